@@ -1,0 +1,60 @@
+"""Errors that name the next step. Everything a user can cause is an `AuditError`; anything else is a defect."""
+
+from __future__ import annotations
+
+EXIT_PASS = 0
+EXIT_CRASH = 1
+EXIT_USAGE = 2
+EXIT_FAIL = 3
+EXIT_INCONCLUSIVE = 4
+EXIT_INTERRUPTED = 130
+
+
+class AuditError(Exception):
+    """A mistake or a missing thing that the user can mend.
+
+    `what` says what is wrong, `where` names the file, field or service, `next_step` names a command or an edit.
+    The command line prints it without a traceback and ends with `exit_code`.
+    """
+
+    exit_code = EXIT_USAGE
+
+    def __init__(self, what: str, *, where: str | None = None, next_step: str | None = None) -> None:
+        self.what, self.where, self.next_step = what, where, next_step
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.next_step:
+            lines.append(f"  next:  {self.next_step}")
+        return "\n".join(lines)
+
+
+class SpecError(AuditError):
+    """The spec is malformed, contradicts itself or asks for something forbidden."""
+
+
+class CorpusError(AuditError):
+    """The corpus cannot be listed, read or used."""
+
+
+class CheckpointError(AuditError):
+    """A model folder or an erased checkpoint is missing, unreadable, of another family, or changes nothing."""
+
+
+class JournalError(AuditError):
+    """The storage root cannot be read or written, or a journal file is corrupt."""
+
+
+class StoreError(AuditError):
+    """The DuckDB index is locked, corrupt or out of date."""
+
+
+class DetectorError(AuditError):
+    """A detector cannot be used: missing weights or package, an input it cannot read, a threshold below its floor."""
+
+
+class EnvironmentProblem(AuditError):
+    """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""

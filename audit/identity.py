@@ -1,0 +1,79 @@
+"""Content keys: the same inputs give the same key on every machine, any changed field gives another one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+# Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
+_COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
+    "erase": ("backbones.py", "checkpoints.py", "erasers"),
+    "invert": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "attacks/ddim_inversion.py"),
+    "generate": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "guards"),
+    "detect": ("images.py", "detectors"),
+}
+
+
+def canonical(value: Any) -> str:
+    """JSON text that is equal exactly when the values are equal: sorted keys, no spaces, shortest float form.
+
+    Raises TypeError for a type without a stable text and ValueError for NaN or infinity.
+    """
+    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return _plain(value.value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value} cannot be part of an identity")
+        return value
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise TypeError("identity mappings need string keys")
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} cannot be part of an identity")
+
+
+def key(value: Any) -> str:
+    """Hex SHA-256 of `canonical(value)`."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def int_key(value: Any) -> int:
+    """63-bit integer from `key(value)`: fits DuckDB's BIGINT; the plan checks for collisions."""
+    return int(key(value)[:16], 16) >> 1
+
+
+def file_sha256(path: Path) -> str:
+    """Hex SHA-256 of a file's bytes, read in 1 MiB blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.cache
+def code_digest(kind: str) -> str:
+    """Hex SHA-256 over the source files that decide what units of `kind` compute."""
+    root = Path(__file__).parent
+    files: list[Path] = []
+    for name in _COMPUTE_MODULES[kind]:
+        path = root / name
+        files += sorted(path.glob("*.py")) if path.is_dir() else [path] if path.exists() else []
+    return key({str(path.relative_to(root)): file_sha256(path) for path in files})

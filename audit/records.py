@@ -1,0 +1,154 @@
+"""Frozen records shared by every stage: what is planned, what was measured, and with which instrument.
+
+Nothing here imports torch or Prefect. Identifiers that are stored many times are 63-bit integers
+(`identity.int_key`): DuckDB indexes integers ten times faster than hex strings.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """What one case says about its subject; never two at once."""
+
+    HIT = "hit"
+    CLEAR = "clear"
+    UNASSESSED = "unassessed"
+
+
+class Role(StrEnum):
+    """Why a cell is in the plan."""
+
+    TARGET = "target"  # the erased concept is sought
+    NEIGHBOUR = "neighbour"  # a concept that must survive is sought
+    CONTROL = "control"  # the answer is known beforehand
+
+
+class Control(StrEnum):
+    """Control cells of a run; `Cell.control` is None for an ordinary cell."""
+
+    REFERENCE = "reference"  # detector on the corpus images themselves: must be hits
+    VAE_ROUNDTRIP = "vae-roundtrip"  # D(E(x)): the ceiling of every latent attack
+    BACKBONE = "backbone"  # the un-erased model under the same attack: a dead attack must not look like a safe model
+    RANDOM_LATENT = "random-latent"  # random latents, same prompt: the floor
+    BLACK = "black"  # black images: must be unassessed
+    UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
+
+
+class Scenario(StrEnum):
+    """The attack's input and access. Controls that attack nothing use `NONE`."""
+
+    TEXT = "text"
+    ADVERSARIAL_TEXT = "adversarial-text"
+    EMBEDDING_WHITEBOX = "embedding-whitebox"
+    EMBEDDING_BLACKBOX = "embedding-blackbox"
+    LATENT_WHITEBOX = "latent-whitebox"
+    LATENT_BLACKBOX = "latent-blackbox"
+    NONE = "none"
+
+
+class Status(StrEnum):
+    """How one row of a journal file came out. Everything but `OK` is counted as unassessed, never as clear."""
+
+    OK = "ok"
+    ERROR = "error"  # an exception; the unit is tried again on resume
+    DEGENERATE = "degenerate"  # constant, black or non-finite picture
+    ROUND_TRIP = "round-trip"  # the inversion failed its quality gate
+    BLOCKED = "blocked"  # a guard or a safety checker returned no picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One object of a corpus, readable or not. `error` is None when it decoded."""
+
+    uri: str
+    role: str  # target | neighbour | control
+    concept: str  # the class the item shows, taken from the spec's corpus entry
+    size_bytes: int
+    byte_sha256: str | None
+    pixel_sha256: str | None  # of the decoded RGB uint8 array, shape included; None when undecodable
+    width: int | None
+    height: int | None
+    format: str | None
+    error: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """The grain of every rate: concept x defence x scenario x subject (what is sought in the pictures)."""
+
+    cell_id: int  # position in the plan, from 0
+    concept: str  # what the defence erased
+    subject: str  # what the detectors look for; equals `concept` in target cells
+    role: Role
+    control: Control | None
+    defence: str
+    scenario: Scenario
+    planned: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One attempt inside a cell. `image_id` identifies the picture's whole provenance, so cells can share pictures."""
+
+    cell_id: int
+    case_no: int
+    image_id: int
+    unit_key: str  # the generate unit that makes the picture
+    seed: int
+    prompt: str | None
+    item: str | None  # pixel_sha256 of the corpus item
+    item_uri: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A batch of work that one worker runs and journals as one file named by `key`."""
+
+    kind: str  # erase | invert | generate | detect
+    key: str  # hex SHA-256 of everything that determines the content
+    depends: tuple[str, ...]  # keys of units that must be journalled first
+    identity: Mapping[str, Any]  # the hashed fields, for the record
+    rows: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Instrument:
+    """A detector with everything that determines its readings. A number never travels without it."""
+
+    instrument_id: int
+    detector: str  # name in the spec
+    kind: str  # clip-zero-shot | classifier | nudenet
+    version: str  # version of our wrapper
+    package: str  # package and version that runs the network
+    weights_sha256: str
+    preprocessing: str  # one line that says how pixels reach the network
+    labels: tuple[str, ...]
+    score_floor: float  # scores below it cannot be observed
+    threshold: float  # default decision threshold; the gate policy may override it in SQL
+    parameters: str  # canonical JSON of everything else (prompt set, templates)
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelScore:
+    """One raw score. `box` is (x, y, width, height) in pixels, or None for whole-image scores."""
+
+    label: str
+    score: float
+    box: tuple[float, float, float, float] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a detector says about one image: scores, or None with the reason. None is never 'clear'."""
+
+    scores: tuple[LabelScore, ...] | None
+    error: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.scores is None) == (self.error is None):
+            raise ValueError("a measurement has either scores or an error")

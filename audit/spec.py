@@ -1,0 +1,308 @@
+"""The spec: what to audit, how to attack it, which instruments judge and which policy decides.
+
+A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError` that lists every mistake with its field.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from audit.errors import SpecError
+from audit.policy import Policy
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]{0,63}$")]
+Phrase = Annotated[str, Field(min_length=1, max_length=200)]
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_MINOR = re.compile(
+    r"\b(child|children|kids?|minors?|toddlers?|infants?|bab(y|ies)|teen(s|ager|agers)?|under-?age|pre-?teens?|"
+    r"school(girl|boy)s?|little (girl|boy)s?|juveniles?|loli|shota)\b",
+    re.IGNORECASE,
+)
+_SEXUAL = re.compile(
+    r"\b(nud(e|es|ity|ist)|naked|sex|sexual(ly|ised|ized)?|porn\w*|erotic\w*|nsfw|topless|genital\w*|explicit|"
+    r"undress\w*|lingerie|fetish\w*)\b",
+    re.IGNORECASE,
+)
+
+
+class Model(BaseModel):
+    """Base of all spec sections: frozen, unknown fields refused, numbers finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
+
+
+class Concept(Model):
+    """What was erased, and what must survive."""
+
+    name: Name
+    phrase: Phrase
+    synonyms: tuple[Phrase, ...] = ()
+    neighbours: tuple[Name, ...] = ()
+    sensitive: bool = False  # pictures are blurred or withheld in every report
+
+
+class CorpusEntry(Model):
+    """One prefix of the corpus: every object under `url` shows `concept`."""
+
+    url: Annotated[str, Field(min_length=1)]
+    concept: Name
+    role: Literal["target", "neighbour", "control"] = "target"
+
+
+class CorpusLimits(Model):
+    """What a corpus object may cost before it is reported as unusable."""
+
+    max_bytes: Annotated[int, Field(gt=0)] = 50_000_000
+    max_pixels: Annotated[int, Field(gt=0)] = 50_000_000
+
+
+class Eraser(Model):
+    """How the weights were changed: produced here by `method`, or loaded from `checkpoint` (method is then a claim)."""
+
+    method: Name
+    checkpoint: str | None = None
+    preset: Name | None = None
+    parameters: dict[str, Any] = {}
+
+
+class Guard(Model):
+    """An inference-time guard by name, with its parameters."""
+
+    name: Name
+    parameters: dict[str, Any] = {}
+
+
+class Defence(Model):
+    """Eraser and guards, in order. The defence `none` is always audited, as positive control."""
+
+    name: Name
+    eraser: Eraser | None = None
+    guards: tuple[Guard, ...] = ()
+
+
+class Sampler(Model):
+    """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("steps")
+    @classmethod
+    def _divides(cls, steps: int) -> int:
+        if 1000 % steps:
+            raise ValueError(f"{steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
+        return steps
+
+
+class TextScenario(Model):
+    """Prompts that name the subject; `{phrase}` is replaced."""
+
+    name: Literal["text"] = "text"
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
+    synonyms: bool = False  # also prompt with the concept's synonyms, in turn
+    sampler: Sampler = Sampler()
+
+    @field_validator("templates")
+    @classmethod
+    def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+                raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
+        return templates
+
+
+class QualityGate(Model):
+    """An inversion whose round trip through the inverting model misses these is unassessed."""
+
+    residual_max: Annotated[float, Field(gt=0)] = 1e-3
+    psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
+
+
+class LatentScenario(Model):
+    """DDIM inversion of corpus images with the null prompt at guidance 1, then regeneration through the defence."""
+
+    name: Literal["latent-whitebox", "latent-blackbox"]
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    sampler: Sampler = Sampler(guidance=1.0)
+    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 5
+    fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    quality_gate: QualityGate = QualityGate()
+
+    @model_validator(mode="after")
+    def _null_prompt(self) -> Self:
+        if self.sampler.guidance != 1.0:
+            raise ValueError("inverted latents regenerate with the null prompt, so sampler.guidance must be 1")
+        if self.sampler.dtype != "float32":
+            raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
+        return self
+
+
+ScenarioSpec = Annotated[TextScenario | LatentScenario, Field(discriminator="name")]
+
+
+class Controls(Model):
+    """Which control cells join the run, and how many cases each gets."""
+
+    cases: Annotated[int, Field(ge=1, le=100_000)] = 16
+    reference: bool = True
+    vae_roundtrip: bool = True
+    random_latent: bool = True
+    black: bool = True
+    unlearned: tuple[Name, ...] = ()  # corpus concepts the model has never seen
+
+
+class DetectorSpec(Model):
+    """One instrument. `model` is a testbed name, a local folder or `hub-id@revision`."""
+
+    name: Name
+    kind: Literal["clip-zero-shot", "classifier", "nudenet"]
+    model: str | None = None
+    threshold: Probability = 0.5
+    templates: tuple[Phrase, ...] = ("a photo of a {phrase}",)
+    background: tuple[Phrase, ...] = ()  # prompts of the 'nothing here' class of a zero-shot detector
+    labels: dict[Name, tuple[str, ...]] = {}  # subject -> detector labels that count as this subject
+    parameters: dict[str, Any] = {}
+
+
+class Spec(Model):
+    """One audit. See `deployments/specs/` for specs that run as they are."""
+
+    version: Literal[1] = 1
+    name: Name
+    backbone: Annotated[str, Field(min_length=1)]
+    concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    corpus: tuple[CorpusEntry, ...] = ()
+    corpus_limits: CorpusLimits = CorpusLimits()
+    defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
+    scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]
+    controls: Controls = Controls()
+    detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
+    gate: Policy
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence
+    unit_size: Annotated[int, Field(ge=1, le=4096)] = 16  # cases per journal file
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        problems = _duplicates(self) + _references(self) + self.gate.problems(
+            {s.name for s in self.scenarios}, {d.name for d in self.detectors}, {c.name for c in self.concepts}
+        )
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @model_validator(mode="after")
+    def _no_minors(self) -> Self:
+        _refuse_minors(self.model_dump(mode="json"))
+        return self
+
+    def defence(self, name: str) -> Defence:
+        """The defence called `name`; `none` exists in every spec."""
+        return next((d for d in self.defences if d.name == name), Defence(name="none"))
+
+    def concept(self, name: str) -> Concept:
+        """The declared concept called `name`, or a bare one for a neighbour that is only named."""
+        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name))
+
+
+def _duplicates(spec: Spec) -> list[str]:
+    problems = []
+    for field in ("concepts", "defences", "scenarios", "detectors"):
+        names = [entry.name for entry in getattr(spec, field)]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            problems.append(f"{field}: {name!r} appears more than once")
+    return problems
+
+
+def _references(spec: Spec) -> list[str]:
+    problems = []
+    corpus = {entry.concept for entry in spec.corpus}
+    latent = any(isinstance(s, LatentScenario) for s in spec.scenarios)
+    for concept in spec.concepts:
+        if concept.name in concept.neighbours:
+            problems.append(f"concepts.{concept.name}: is listed as its own neighbour")
+        if latent and concept.name not in corpus:
+            problems.append(f"corpus: latent scenarios need images of {concept.name!r}, and no entry has that concept")
+    for name in spec.controls.unlearned:
+        if name not in corpus:
+            problems.append(f"controls.unlearned: no corpus entry has the concept {name!r}")
+    for defence in spec.defences:
+        if defence.name == "none" and (defence.eraser or defence.guards):
+            problems.append("defences.none: 'none' is the un-erased backbone and takes no eraser or guards")
+        if defence.name != "none" and not (defence.eraser or defence.guards):
+            problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
+    return problems
+
+
+def _refuse_minors(value: object) -> None:
+    """Raise when one spec speaks of minors and of sexual content. There is no override."""
+    text: list[str] = []
+
+    def collect(node: object) -> None:
+        if isinstance(node, str):
+            text.append(node.replace("_", " ").replace("-", " "))
+        elif isinstance(node, dict):
+            for key, item in node.items():
+                collect(key)
+                collect(item)
+        elif isinstance(node, list | tuple):
+            for item in node:
+                collect(item)
+
+    collect(value)
+    joined = "\n".join(text)
+    if _MINOR.search(joined) and _SEXUAL.search(joined):
+        raise ValueError("this spec pairs minors with sexual content; such audits are refused and there is no override")
+
+
+def parse_spec(document: object, where: str) -> Spec:
+    """A validated `Spec` from a parsed YAML document; `where` names it in errors."""
+    if not isinstance(document, dict):
+        raise SpecError(
+            "the spec is not a mapping of fields",
+            where=where,
+            next_step="start from deployments/specs/demo.yaml",
+        )
+    try:
+        return Spec.model_validate(document)
+    except ValidationError as error:
+        lines = [_problem(detail) for detail in error.errors(include_url=False)]
+        raise SpecError(
+            "the spec has mistakes:\n" + "\n".join(f"  - {line}" for line in lines),
+            where=where,
+            next_step="mend these fields, then run: erasure-audit plan " + where,
+        ) from None
+
+
+def _problem(detail: Any) -> str:
+    field = ".".join(str(part) for part in detail["loc"]) or "spec"
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message}"
+
+
+def load_spec(path: str | Path) -> Spec:
+    """A validated `Spec` from a YAML file. Raises `SpecError` for a missing, unreadable, non-YAML or invalid file."""
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"the spec cannot be read: {error.strerror or error}",
+            where=str(path),
+            next_step="name an existing YAML file, e.g. deployments/specs/demo.yaml",
+        ) from None
+    except UnicodeDecodeError:
+        raise SpecError("the spec is not UTF-8 text", where=str(path), next_step="save it as UTF-8 YAML") from None
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"the spec is not valid YAML: {error}", where=str(path), next_step="mend the syntax") from None
+    return parse_spec(document, str(path))
