@@ -1,0 +1,133 @@
+"""Frozen records of what a finished run says: rates, controls, checks, decisions, verdict. Read by gate and reports."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from typing import Any
+
+
+class VerdictStatus(StrEnum):
+    """PASS opens the gate. FAIL and INCONCLUSIVE both keep it shut."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+
+@dataclasses.dataclass(frozen=True)
+class CrrRow:
+    """Concept reproduction rate of one cell by one instrument, never without its denominator."""
+
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    control: str | None
+    defence: str
+    scenario: str
+    detector: str
+    instrument_id: int
+    threshold: float
+    planned: int
+    assessed: int
+    unassessed: int
+    hits: int
+    rate: float | None  # hits / assessed; None when nothing was assessed
+    ci_low: float  # two-sided Clopper-Pearson of hits / assessed at the policy's confidence; (0, 1) when assessed == 0
+    ci_high: float
+    worst_case: float  # (hits + unassessed) / planned
+
+
+@dataclasses.dataclass(frozen=True)
+class UnassessedRow:
+    """How many cases of a cell were not assessed, and why."""
+
+    cell_id: int
+    detector: str
+    reason: str  # missing | error | degenerate | round-trip | blocked | not-measured
+    cases: int
+    example: str | None  # one error message
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundTripRow:
+    """Inversion quality of one cell: medians and extremes over its cases; decibels and relative residuals."""
+
+    cell_id: int
+    cases: int
+    residual_median: float
+    residual_max: float
+    psnr_median_db: float
+    psnr_min_db: float
+    latent_rms: float
+    failed_gate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
+
+    name: str
+    source: str  # great-expectations | sql
+    status: str  # passed | failed | error
+    detail: str
+    rows: int  # offending rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What the policy says about one cell: the bounds it was decided on, and what would decide it."""
+
+    cell_id: int
+    concept: str
+    defence: str
+    scenario: str
+    detector: str
+    limit: float
+    low: float  # one-sided lower bound on the CRR, every unassessed case counted as clear
+    high: float  # one-sided upper bound on the CRR, every unassessed case counted as a hit
+    status: VerdictStatus
+    reason: str
+    further_cases: int | None  # cases that would decide at the observed rate; None when decided or undecidable
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The end of a run."""
+
+    status: VerdictStatus
+    reasons: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    checks: tuple[CheckResult, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Where a report finds one picture: the journal unit and the row's image_id, with its outcome."""
+
+    cell_id: int
+    case_no: int
+    image_id: int
+    unit_key: str
+    outcome: str
+    reason: str | None
+    score: float | None
+    sensitive: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """Everything a report needs, read from the index in one go."""
+
+    run_id: str
+    name: str
+    created_at: str  # ISO 8601, UTC
+    spec: dict[str, Any]
+    provenance: dict[str, Any]  # package versions, host, device, digests, code revision
+    instruments: tuple[dict[str, Any], ...]
+    crr: tuple[CrrRow, ...]
+    unassessed: tuple[UnassessedRow, ...]
+    round_trips: tuple[RoundTripRow, ...]
+    samples: tuple[Sample, ...]
+    verdict: Verdict
