@@ -1,0 +1,1 @@
+"""Ways into the model: one file per attack."""
