@@ -105,9 +105,7 @@ class Journal:
         """Return when the root can be written, read and deleted from. Raises `JournalError` with the next step."""
         self.store.probe()
 
-    def write(
-        self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None
-    ) -> None:
+    def write(self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None) -> None:
         """Store one unit: `blob` first, then the Parquet file that commits it. Raises `JournalError`.
 
         `table` has `SCHEMAS[kind]`. A row with status 'error' makes the unit failed: resume tries it again.
@@ -157,7 +155,7 @@ class Journal:
         return set(self.listing(kind).failed)
 
     def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The unit's rows, from its complete file or else its failed one. Raises `JournalError` when absent or corrupt."""
+        """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key) as parquet:
             return parquet.read(columns=list(columns) if columns is not None else None)
 

@@ -22,12 +22,27 @@ from fsspec.implementations.local import LocalFileSystem
 from audit.errors import JournalError
 
 _STALE_SECONDS = 24 * 3600.0
-_UNREACHABLE = ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionClosedError", "ReadTimeoutError",
-                "ConnectionError", "HTTPClientError", "ProxyConnectionError", "EndpointResolutionError", "SSLError")
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound",
-                   "NoAuthTokenError", "TokenRetrievalError")
-# botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums only
-# when the operation demands them, because several S3 servers do not implement the newer default (FlexibleChecksumError).
+_UNREACHABLE = (
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionClosedError",
+    "ReadTimeoutError",
+    "ConnectionError",
+    "HTTPClientError",
+    "ProxyConnectionError",
+    "EndpointResolutionError",
+    "SSLError",
+)
+_NO_CREDENTIALS = (
+    "NoCredentialsError",
+    "PartialCredentialsError",
+    "CredentialRetrievalError",
+    "ProfileNotFound",
+    "NoAuthTokenError",
+    "TokenRetrievalError",
+)
+# botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums
+# only when the operation demands them: several S3 servers lack the newer default (FlexibleChecksumError).
 _S3_CONFIG: dict[str, Any] = {
     "connect_timeout": 10,
     "read_timeout": 60,
@@ -38,7 +53,7 @@ _S3_CONFIG: dict[str, Any] = {
 
 
 class StorageUnavailable(JournalError):
-    """The storage did not answer. The same call may succeed later, so callers may retry it a bounded number of times."""
+    """The storage did not answer. The same call may succeed later: callers may retry it a bounded number of times."""
 
 
 class ObjectStore:
@@ -196,7 +211,9 @@ def explain(error: Exception, where: str) -> JournalError:
     number = getattr(error, "errno", None)
     text = str(error).strip() or name
     if number in (errno.ENOSPC, errno.EDQUOT):
-        return JournalError("the disk is full", where=where, next_step="free space there, then run: erasure-audit resume")
+        return JournalError(
+            "the disk is full", where=where, next_step="free space, then run: erasure-audit resume RUN_ID"
+        )
     if number == errno.EROFS:
         return JournalError("the file system is read-only", where=where, next_step="choose a writable storage root")
     if name in _NO_CREDENTIALS or "could not find credentials" in text.lower():
@@ -207,8 +224,9 @@ def explain(error: Exception, where: str) -> JournalError:
         )
     if isinstance(error, PermissionError) or name == "ClientError":
         remote = where.startswith(("s3:", "s3a:"))
-        hint = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy" if remote else "change its owner or mode"
-        return JournalError(f"access is denied: {text}", where=where, next_step=hint + ", or choose another storage root")
+        keys = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
+        hint = f"{keys if remote else 'change its owner or mode'}, or choose another storage root"
+        return JournalError(f"access is denied: {text}", where=where, next_step=hint)
     if isinstance(error, FileNotFoundError):
         bucket = "bucket" in text.lower()
         return JournalError(
@@ -217,7 +235,9 @@ def explain(error: Exception, where: str) -> JournalError:
             next_step="create the bucket, or correct the storage root" if bucket else "correct the path",
         )
     if isinstance(error, NotADirectoryError | FileExistsError):
-        return JournalError("a part of the path is a file, not a folder", where=where, next_step="choose another storage root")
+        return JournalError(
+            "a part of the path is a file, not a folder", where=where, next_step="choose another storage root"
+        )
     if name in _UNREACHABLE or isinstance(error, ConnectionError | TimeoutError) or name.startswith("Client"):
         return StorageUnavailable(
             f"the storage does not answer: {text}",

@@ -72,7 +72,10 @@ def test_what_is_written_is_read(journal: Journal) -> None:
     assert journal.read("detect", key, ["image_id"]).column_names == ["image_id"]
     assert journal.blob("detect", key) == b"tensors"
     assert journal.header("detect", key) == {
-        "kind": "detect", "key": key, "identity": {"a": 1}, "runtime": {"seconds": 2.5},
+        "kind": "detect",
+        "key": key,
+        "identity": {"a": 1},
+        "runtime": {"seconds": 2.5},
     }
 
 
@@ -211,7 +214,7 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
 
 
 def test_an_unwritable_root_is_said() -> None:
-    with pytest.raises(JournalError, match="read-only|denied|does not exist"):
+    with pytest.raises(JournalError, match=r"read-only|denied|does not exist"):
         Journal("/sys/erasure-audit").probe()
 
 
@@ -236,7 +239,7 @@ def test_a_missing_bucket_is_said(aws: str) -> None:
 
 def test_an_unreachable_s3_is_said_and_may_be_retried(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    with pytest.raises(StorageUnavailable, match="does not answer(.*\n)*.*AWS_ENDPOINT_URL"):
+    with pytest.raises(StorageUnavailable, match=r"does not answer(.*\n)*.*AWS_ENDPOINT_URL"):
         Journal("s3://bucket/x").probe()
 
 
@@ -246,7 +249,7 @@ def test_missing_credentials_are_said(aws: str, monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    with pytest.raises(JournalError, match="no usable credentials(.*\n)*.*AWS_ACCESS_KEY_ID"):
+    with pytest.raises(JournalError, match=r"no usable credentials(.*\n)*.*AWS_ACCESS_KEY_ID"):
         Journal("s3://bucket/x").probe()
 
 
