@@ -63,10 +63,9 @@ class CorpusLimits(Model):
 
 
 class Eraser(Model):
-    """How the weights were changed: produced here by `method`, or loaded from `checkpoint` (method is then a claim)."""
+    """How the weights were changed: the method that produces them, with its parameters over those of a preset."""
 
     method: Name
-    checkpoint: str | None = None
     preset: Name | None = None
     parameters: dict[str, Any] = {}
 
@@ -208,9 +207,20 @@ class Spec(Model):
         """The defence called `name`; `none` exists in every spec."""
         return next((d for d in self.defences if d.name == name), Defence(name="none"))
 
+    def defence_names(self) -> tuple[str, ...]:
+        """All defences in order; `none` comes first and is always there."""
+        return ("none", *(d.name for d in self.defences if d.name != "none"))
+
+    def subjects(self) -> tuple[Concept, ...]:
+        """Everything the detectors have to tell apart: concepts, their neighbours, unlearned classes; each once."""
+        names = [c.name for c in self.concepts]
+        names += [n for c in self.concepts for n in c.neighbours]
+        names += self.controls.unlearned
+        return tuple(self.concept(name) for name in dict.fromkeys(names))
+
     def concept(self, name: str) -> Concept:
         """The declared concept called `name`, or a bare one for a neighbour that is only named."""
-        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name))
+        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name.replace("-", " ")))
 
 
 def _duplicates(spec: Spec) -> list[str]:

@@ -1,0 +1,179 @@
+"""A plan: every cell, case and unit of a run, fixed before any model is loaded. It is the denominator of every rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit.errors import JournalError
+from audit.journal import Journal
+from audit.records import Cell, Control, Instrument, Role, Scenario, Unit
+from audit.spec import Spec, parse_spec
+
+T = TypeVar("T")
+
+CASES_SCHEMA = pa.schema(
+    [
+        ("cell_id", pa.int32()),
+        ("case_no", pa.int32()),
+        ("image_id", pa.int64()),
+        ("unit_key", pa.string()),
+        ("seed", pa.int64()),
+        ("prompt", pa.string()),
+        ("item", pa.string()),
+        ("item_uri", pa.string()),
+        ("invert_key", pa.string()),
+    ]
+)
+UNITS_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("key", pa.string()),
+        ("depends", pa.list_(pa.string())),
+        ("identity", pa.string()),
+        ("rows", pa.int32()),
+        ("cell_ids", pa.list_(pa.int32())),
+    ]
+)
+KINDS = ("erase", "invert", "generate", "detect")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedCell:
+    """A cell with what SQL needs to judge it."""
+
+    cell: Cell
+    sensitive: bool
+    gate_residual_max: float | None
+    gate_psnr_min_db: float | None
+
+    def as_row(self) -> dict[str, Any]:
+        """The cell as one flat JSON object."""
+        return {
+            **dataclasses.asdict(self.cell),
+            "sensitive": self.sensitive,
+            "gate_residual_max": self.gate_residual_max,
+            "gate_psnr_min_db": self.gate_psnr_min_db,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that a run will do. `cases` and `units` are Arrow tables, so that large plans stay small in memory."""
+
+    run_id: str
+    name: str
+    created_at: str  # ISO 8601, UTC
+    spec: Spec
+    backbone: Mapping[str, Any]
+    cells: tuple[PlannedCell, ...]
+    cases: pa.Table
+    units: pa.Table
+    instruments: tuple[Instrument, ...]
+    rules: tuple[Mapping[str, Any], ...]
+    corpus: Mapping[str, Any]
+
+    def units_of(self, kind: str) -> Iterator[Unit]:
+        """The units of one kind, in plan order."""
+        table = self.units.filter(pc.equal(self.units["kind"], kind))
+        for batch in table.to_batches(max_chunksize=256):
+            for row in batch.to_pylist():
+                identity = json.loads(row["identity"])
+                yield Unit(row["kind"], row["key"], tuple(row["depends"]), identity, row["rows"])
+
+    def pending(self, kind: str, journal: Journal) -> list[Unit]:
+        """Units of `kind` without a complete journal file: resume is this anti-join and nothing else."""
+        done = journal.keys(kind)
+        return [unit for unit in self.units_of(kind) if unit.key not in done]
+
+    def cases_of(self, unit_key: str) -> list[dict[str, Any]]:
+        """Rows of `CASES_SCHEMA` of one generate unit, one per picture even when several cells share it."""
+        rows = self.cases.filter(pc.equal(self.cases["unit_key"], unit_key)).to_pylist()
+        return list({row["image_id"]: row for row in rows}.values())
+
+    def items_of(self, invert_key: str) -> dict[str, str]:
+        """Corpus item -> URI for one invert unit."""
+        rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
+        return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
+
+    def document(self) -> dict[str, Any]:
+        """The plan's JSON part (everything but cases and units)."""
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "created_at": self.created_at,
+            "spec": self.spec.model_dump(mode="json"),
+            "backbone": dict(self.backbone),
+            "cells": [cell.as_row() for cell in self.cells],
+            "instruments": [dataclasses.asdict(i) for i in self.instruments],
+            "rules": [dict(rule) for rule in self.rules],
+            "policy": self.spec.gate.model_dump(mode="json"),
+            "corpus": dict(self.corpus),
+            "totals": {"cases": self.cases.num_rows, "units": self.units.num_rows},
+        }
+
+    def write(self, journal: Journal) -> None:
+        """Store the plan under its run; the JSON is written last and marks it complete."""
+        journal.put_run(self.run_id, "cases.parquet", _parquet(self.cases))
+        journal.put_run(self.run_id, "units.parquet", _parquet(self.units))
+        journal.put_run(self.run_id, "plan.json", json.dumps(self.document(), indent=1, sort_keys=True).encode())
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_plan(journal: Journal, run_id: str) -> Plan:
+    """The stored plan of a run; raises `JournalError` when there is none or it is damaged."""
+    try:
+        document = json.loads(journal.get_run(run_id, "plan.json"))
+        cases = pq.read_table(io.BytesIO(journal.get_run(run_id, "cases.parquet")))
+        units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")))
+        cells = tuple(_cell(row) for row in document["cells"])
+        instruments = tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
+    except (ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        raise JournalError(
+            f"the plan of run {run_id!r} is damaged: {error}", next_step="start it again: erasure-audit run SPEC"
+        ) from error
+    return Plan(
+        run_id=document["run_id"],
+        name=document["name"],
+        created_at=document["created_at"],
+        spec=parse_spec(document["spec"], f"plan of run {run_id}"),
+        backbone=document["backbone"],
+        cells=cells,
+        cases=cases,
+        units=units,
+        instruments=instruments,
+        rules=tuple(document["rules"]),
+        corpus=document["corpus"],
+    )
+
+
+def _cell(row: Mapping[str, Any]) -> PlannedCell:
+    cell = Cell(
+        cell_id=row["cell_id"],
+        concept=row["concept"],
+        subject=row["subject"],
+        role=Role(row["role"]),
+        control=Control(row["control"]) if row["control"] else None,
+        defence=row["defence"],
+        scenario=Scenario(row["scenario"]),
+        planned=row["planned"],
+    )
+    return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
+
+
+def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of at most `size` values."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

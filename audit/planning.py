@@ -1,0 +1,316 @@
+"""Resolve a spec into cells, cases and units, without torch and without loading any model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from audit import erasers, guards, identity
+from audit.attacks.prompts import prompts
+from audit.errors import SpecError
+from audit.model_refs import ModelRef
+from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, Plan, PlannedCell, chunks
+from audit.records import Cell, Control, Instrument, Role, Scenario
+from audit.spec import Concept, LatentScenario, Spec, TextScenario
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusItem:
+    """One planned reference image: `item` is its pixel hash, or a stand-in for an object that cannot be decoded."""
+
+    item: str
+    uri: str
+
+
+class _Builder:
+    """Collects cells, cases and units; pictures that several cells need are planned once."""
+
+    def __init__(self, spec: Spec, backbone: ModelRef, items: Mapping[str, Sequence[CorpusItem]]) -> None:
+        self.spec, self.backbone, self.items = spec, backbone, items
+        self.cells: list[PlannedCell] = []
+        self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
+        self.units: dict[str, dict[str, Any]] = {}
+        self._image_units: dict[int, str] = {}
+        self._invert_units: dict[tuple[str, str], str] = {}
+
+    def model(self, defence: str, concept: Concept) -> str | None:
+        """Key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
+        eraser = self.spec.defence(defence).eraser
+        if eraser is None:
+            return None
+        described = {
+            "kind": "erase",
+            "backbone": self.backbone.sha256,
+            "method": eraser.method,
+            "parameters": erasers.resolve_parameters(eraser),
+            "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
+            "code": identity.code_digest("erase"),
+        }
+        return self._unit("erase", described, (), 1, len(self.cells))
+
+    def common(self, source: str, defence: str, concept: Concept, sampler: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Identity fields that all pictures of a cell share."""
+        resolved = [guards.resolve(guard, concept) for guard in self.spec.defence(defence).guards]
+        return {
+            "source": source,
+            "backbone": self.backbone.sha256,
+            "model": self.model(defence, concept) if sampler else None,
+            "guards": resolved if sampler else [],
+            "sampler": sampler,
+            "code": identity.code_digest("generate"),
+        }
+
+    def add(
+        self,
+        cell: Cell,
+        common: Mapping[str, Any],
+        cases: Sequence[Mapping[str, Any]],
+        latent: LatentScenario | None = None,
+        inverter: str | None = None,
+    ) -> None:
+        """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them."""
+        index = len(self.cells)
+        concept = self.spec.concept(cell.subject)
+        gate = latent.quality_gate if latent else None
+        self.cells.append(
+            PlannedCell(
+                dataclasses.replace(cell, cell_id=index, planned=len(cases)),
+                sensitive=concept.sensitive or self.spec.concept(cell.concept).sensitive,
+                gate_residual_max=gate.residual_max if gate else None,
+                gate_psnr_min_db=gate.psnr_min_db if gate else None,
+            )
+        )
+        inverts = self._inverts(latent, inverter, cases, index) if latent else [None] * len(cases)
+        images = [
+            identity.int_key({**common, **_identity_of(case), "invert": invert})
+            for case, invert in zip(cases, inverts, strict=True)
+        ]
+        self._generate_units(common, images, sorted({i for i in inverts if i}), index)
+        for number, (case, image, invert) in enumerate(zip(cases, images, inverts, strict=True)):
+            row = {
+                "cell_id": index,
+                "case_no": number,
+                "image_id": image,
+                "unit_key": self._image_units[image],
+                "invert_key": invert,
+                **case,
+            }
+            for name, column in self.columns.items():
+                column.append(row.get(name))
+
+    def _inverts(
+        self, latent: LatentScenario, inverter: str | None, cases: Sequence[Mapping[str, Any]], cell: int
+    ) -> list[str | None]:
+        """The invert unit of each case; items already inverted by the same model keep their unit."""
+        described = {
+            "kind": "invert",
+            "backbone": self.backbone.sha256,
+            "model": inverter,
+            "steps": latent.sampler.steps,
+            "passes": latent.fixed_point_passes,
+            "tolerance": latent.fixed_point_tolerance,
+            "code": identity.code_digest("invert"),
+        }
+        shared = identity.key(described)
+        new = [item for item in dict.fromkeys(c["item"] for c in cases) if (shared, item) not in self._invert_units]
+        for chunk in chunks(new, self.spec.unit_size):
+            unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inverter), len(chunk), cell)
+            self._invert_units.update({(shared, item): unit for item in chunk})
+        keys = [self._invert_units[shared, case["item"]] for case in cases]
+        for unit in set(keys):
+            self.units[unit]["cell_ids"].add(cell)
+        return list(keys)
+
+    def _generate_units(self, common: Mapping[str, Any], images: Sequence[int], inverts: list[str], cell: int) -> None:
+        new = [image for image in dict.fromkeys(images) if image not in self._image_units]
+        depends = (*_some(common["model"]), *inverts)
+        for chunk in chunks(new, self.spec.unit_size):
+            described = {"kind": "generate", **common, "images": list(chunk)}
+            unit = self._unit("generate", described, depends, len(chunk), cell)
+            self._image_units.update(dict.fromkeys(chunk, unit))
+        for unit in {self._image_units[image] for image in images}:
+            self.units[unit]["cell_ids"].add(cell)
+
+    def detect(self, instruments: Iterable[Instrument]) -> None:
+        """Plan one detect unit per generate unit and instrument."""
+        generated = [(key, unit) for key, unit in self.units.items() if unit["kind"] == "generate"]
+        for instrument in instruments:
+            described = dataclasses.asdict(dataclasses.replace(instrument, detector="", threshold=0.0))
+            for key, unit in generated:
+                fields = {"kind": "detect", "generate": key, "instrument": described}
+                fields["code"] = identity.code_digest("detect")
+                made = self._unit("detect", fields, (key,), unit["rows"], min(unit["cell_ids"]))
+                self.units[made]["cell_ids"] |= unit["cell_ids"]
+
+    def _unit(self, kind: str, described: Mapping[str, Any], depends: Iterable[str], rows: int, cell: int) -> str:
+        key = identity.key(described)
+        unit = self.units.setdefault(
+            key, {"kind": kind, "depends": tuple(depends), "identity": described, "rows": rows, "cell_ids": set()}
+        )
+        unit["cell_ids"].add(cell)
+        return key
+
+    def tables(self) -> tuple[pa.Table, pa.Table]:
+        """Cases and units as Arrow tables; raises on a collision of 63-bit picture identities."""
+        units = [
+            {
+                "kind": unit["kind"],
+                "key": key,
+                "depends": list(unit["depends"]),
+                "identity": identity.canonical(unit["identity"]),
+                "rows": unit["rows"],
+                "cell_ids": sorted(unit["cell_ids"]),
+            }
+            for key, unit in self.units.items()
+        ]
+        return pa.table(self.columns, schema=CASES_SCHEMA), pa.Table.from_pylist(units, schema=UNITS_SCHEMA)
+
+
+def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: case.get(name) for name in ("seed", "prompt", "item")}
+
+
+def _some(key: str | None) -> tuple[str, ...]:
+    return (key,) if key else ()
+
+
+def build_plan(
+    spec: Spec,
+    *,
+    run_id: str,
+    created_at: str,
+    backbone: ModelRef,
+    items: Mapping[str, Sequence[CorpusItem]],
+    instruments: Sequence[Instrument],
+    rules: Sequence[Mapping[str, Any]],
+    corpus: Mapping[str, Any],
+) -> Plan:
+    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order.
+
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has.
+    """
+    builder = _Builder(spec, backbone, items)
+    for concept in spec.concepts:
+        for scenario in spec.scenarios:
+            for defence in spec.defence_names():
+                if isinstance(scenario, TextScenario):
+                    _text_cells(builder, concept, scenario, defence)
+                else:
+                    _latent_cells(builder, concept, scenario, defence)
+        _control_cells(builder, concept)
+    builder.detect(instruments)
+    cases, units = builder.tables()
+    return Plan(
+        run_id=run_id,
+        name=spec.name,
+        created_at=created_at,
+        spec=spec,
+        backbone={
+            "name": backbone.name,
+            "source": backbone.source,
+            "revision": backbone.revision,
+            "sha256": backbone.sha256,
+            "files": dict(backbone.files),
+        },
+        cells=tuple(builder.cells),
+        cases=cases,
+        units=units,
+        instruments=tuple(instruments),
+        rules=tuple(rules),
+        corpus=corpus,
+    )
+
+
+def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, control: Control | None = None) -> Cell:
+    role = Role.CONTROL if control else Role.TARGET if subject == concept.name else Role.NEIGHBOUR
+    return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
+
+
+def _sampler(scenario: TextScenario | LatentScenario) -> dict[str, Any]:
+    return scenario.sampler.model_dump(mode="json")
+
+
+def _text_cells(builder: _Builder, concept: Concept, scenario: TextScenario, defence: str) -> None:
+    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    control = Control.BACKBONE if defence == "none" else None
+    subjects = [(concept, scenario.cases, control)]
+    if builder.spec.neighbour_cases:
+        subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
+    for subject, count, kind in subjects:
+        cases = [
+            {"seed": builder.spec.seed + number, "prompt": prompt}
+            for number, prompt in enumerate(prompts(scenario, subject, count))
+        ]
+        builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+
+
+def _latent_cells(builder: _Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
+    common = builder.common("latent", defence, concept, _sampler(scenario))
+    inverter = common["model"] if scenario.name == "latent-whitebox" else None
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
+    builder.add(cell, common, _items(builder, concept.name, scenario.cases, scenario.name), scenario, inverter)
+    for name in builder.spec.controls.unlearned:
+        cases = _items(builder, name, builder.spec.controls.cases, "controls.unlearned")
+        cell = _cell(concept, name, defence, Scenario(scenario.name), Control.UNLEARNED)
+        builder.add(cell, common, cases, scenario, inverter)
+
+
+def _control_cells(builder: _Builder, concept: Concept) -> None:
+    controls = builder.spec.controls
+    latent = next((s for s in builder.spec.scenarios if isinstance(s, LatentScenario)), None)
+
+    def add(control: Control, source: str, cases: Sequence[Mapping[str, Any]], defence: str = "none") -> None:
+        sampler = _sampler(latent) if latent and source == "noise" else None
+        cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
+        builder.add(cell, builder.common(source, defence, concept, sampler), cases)
+
+    if builder.items.get(concept.name):
+        for enabled, control, source in (
+            (controls.reference, Control.REFERENCE, "image"),
+            (controls.vae_roundtrip, Control.VAE_ROUNDTRIP, "vae"),
+        ):
+            if enabled:
+                add(control, source, _items(builder, concept.name, controls.cases, f"controls.{control}"))
+    seeds = [{"seed": builder.spec.seed + number, "prompt": ""} for number in range(controls.cases)]
+    if controls.random_latent and latent:
+        for defence in builder.spec.defence_names():
+            add(Control.RANDOM_LATENT, "noise", seeds, defence)
+    if controls.black:
+        add(Control.BLACK, "black", [{"seed": number} for number in range(min(4, controls.cases))])
+
+
+def _items(builder: _Builder, concept: str, count: int, field: str) -> list[dict[str, Any]]:
+    available = builder.items.get(concept, ())
+    if len(available) < count:
+        raise SpecError(
+            f"{field} asks for {count} images of {concept!r} and the corpus has {len(available)} different ones",
+            where="corpus",
+            next_step=f"add images, or lower the number of cases to {len(available)}",
+        )
+    return [{"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)} for i in available[:count]]
+
+
+def _item_seed(seed: int, item: str) -> int:
+    """A 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
+    return identity.int_key({"seed": seed, "item": item}) % 2**31
+
+
+def plan_size(plan: Plan) -> dict[str, int]:
+    """Cells, cases, distinct pictures and units by kind of a plan."""
+    kinds = plan.units["kind"].to_pylist()
+    return {
+        "cells": len(plan.cells),
+        "cases": plan.cases.num_rows,
+        "pictures": len(plan.cases["image_id"].unique()),
+        **{f"{kind}_units": kinds.count(kind) for kind in ("erase", "invert", "generate", "detect")},
+    }
+
+
+def unit_identity(text: str) -> dict[str, Any]:
+    """The hashed fields of a unit from its stored JSON."""
+    return dict(json.loads(text))

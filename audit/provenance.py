@@ -1,0 +1,49 @@
+"""Where and with what a run was made: versions, machine, code revision. No environment variables, no user names."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "erasure-audit", "torch", "diffusers", "transformers", "safetensors", "numpy", "pillow", "onnxruntime", "nudenet",
+    "duckdb", "pyarrow", "pandas", "scipy", "prefect", "great-expectations", "s3fs",
+)  # fmt: skip
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, platform, host name and the revision of the code, as a JSON object."""
+    return {
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "code": _revision(),
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _revision() -> dict[str, Any] | None:
+    """Commit and whether the tree differs from it; None outside a checkout, such as an installed wheel."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = _git(root, "rev-parse", "HEAD")
+        return {"commit": commit, "modified": bool(_git(root, "status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=True)
+    return done.stdout.strip()

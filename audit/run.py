@@ -1,0 +1,149 @@
+"""The steps of a run as plain functions, in order; tasks wrap them one by one. Importing this loads no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.gate import decide
+from audit.journal import Journal
+from audit.model_refs import pipeline_family, resolve_model
+from audit.plan import Plan, read_plan
+from audit.planning import CorpusItem, build_plan
+from audit.policy import Policy
+from audit.provenance import provenance
+from audit.report import write_reports
+from audit.results import RunResult, Sample
+from audit.spec import Spec
+from audit.store import Store
+
+if TYPE_CHECKING:
+    from audit.worker import Worker
+
+
+def open_journal(root: str) -> Journal:
+    """The journal at `root`, proven writable. Raises `JournalError` otherwise."""
+    journal = Journal(root)
+    journal.probe()
+    return journal
+
+
+def new_run_id(name: str, now: dt.datetime) -> str:
+    """An id that sorts by time: name, UTC second, four hex digits that keep two runs of one second apart."""
+    salt = hashlib.sha256(f"{name}{now.isoformat()}".encode()).hexdigest()[:4]
+    return f"{name}-{now:%Y%m%dT%H%M%SZ}-{salt}"
+
+
+def collect(
+    spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None
+) -> pa.Table:
+    """The corpus manifest: one row per object, unreadable ones included; stored with the run."""
+    manifest = pa.Table.from_batches(
+        list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)), schema=corpus.MANIFEST_SCHEMA
+    )
+    sink = io.BytesIO()
+    pq.write_table(manifest, sink, compression="zstd")
+    journal.put_run(run_id, "manifest.parquet", sink.getvalue())
+    return manifest
+
+
+def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
+    """The stored plan of a new run; models are resolved to digests, nothing is loaded.
+
+    Raises an `AuditError` for anything that would stop the run later: missing weights, another family, too few images.
+    """
+    plan = draft(spec, run_id, created_at, manifest)
+    stored = json.dumps(spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
+    journal.put_run(run_id, "spec.yaml", stored)
+    journal.put_run(run_id, "provenance.json", json.dumps(provenance(), indent=1, sort_keys=True).encode())
+    plan.write(journal)
+    return plan
+
+
+def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
+    """The plan of a run that is not stored."""
+    backbone = resolve_model(spec.backbone)
+    pipeline_family(backbone)
+    subjects = spec.subjects()
+    instruments, rules = [], []
+    for detector in spec.detectors:
+        built = detectors.build(detector, subjects, "cpu")
+        instruments.append(built.instrument)
+        for rule in detectors.counting_rules(built, subjects):
+            threshold = spec.gate.thresholds.get(detector.name, rule["threshold"])
+            detectors.check_threshold(built.instrument, threshold)
+            rules.append({**rule, "threshold": threshold})
+    return build_plan(
+        spec,
+        run_id=run_id,
+        created_at=created_at,
+        backbone=backbone,
+        items=corpus_items(manifest),
+        instruments=instruments,
+        rules=rules,
+        corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
+    )
+
+
+def corpus_items(manifest: pa.Table) -> dict[str, list[CorpusItem]]:
+    """Concept -> its different reference images, in URI order.
+
+    Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
+    """
+    items: dict[str, dict[str, CorpusItem]] = {}
+    for row in manifest.select(["uri", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
+        item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"
+        items.setdefault(row["concept"], {}).setdefault(item, CorpusItem(item, row["uri"]))
+    return {concept: list(found.values()) for concept, found in items.items()}
+
+
+def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: int | None = None) -> Worker:
+    """A worker for `plan` in this process."""
+    from audit.worker import Worker
+
+    return Worker(plan, journal, device=device, batch_size=batch_size)
+
+
+def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
+    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy."""
+    with Store(database) as store:
+        store.consolidate(journal, run_id)
+        return store.publish(database.parent / "published")
+
+
+def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
+    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one."""
+    result = reading.read_result(published, run_id)
+    manifest = pq.read_table(io.BytesIO(journal.get_run(run_id, "manifest.parquet")))
+    found = checks.run_checks(published, run_id)
+    if manifest.num_rows:
+        found += expectations.check_manifest(manifest.to_pandas())
+    found += expectations.check_results(*reading.result_frames(published, run_id))
+    verdict = decide(policy or read_plan(journal, run_id).spec.gate, result.crr, found)
+    return dataclasses.replace(result, verdict=verdict)
+
+
+def report(
+    journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False
+) -> dict[str, Path]:
+    """Write every report format into `directory`; the paths by format."""
+
+    def picture(sample: Sample) -> bytes | None:
+        table = journal.read("generate", sample.unit_key, ["image_id", "image"])
+        for row in table.to_pylist():
+            if row["image_id"] == sample.image_id and row["image"]:
+                data: bytes = row["image"]["bytes"]
+                return data
+        return None
+
+    return write_reports(result, picture, directory, show_sensitive=show_sensitive)

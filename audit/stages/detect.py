@@ -1,0 +1,50 @@
+"""Measure the pictures of one generate unit with one instrument; scores are stored raw."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from audit.detectors.base import Detector
+from audit.journal import SCHEMAS, Journal
+from audit.records import LabelScore, Status, Unit
+from audit.stages.batching import Row, run_batches
+
+
+def run_detect(unit: Unit, detector: Detector, journal: Journal, batch_size: int) -> pa.Table:
+    """One row per picture that exists. Pictures that were not made have no row: their own status already says why."""
+    pictures = journal.read("generate", unit.identity["generate"], ["image_id", "status", "image"]).to_pylist()
+    ready = [row for row in pictures if row["status"] == Status.OK.value]
+    identifier = detector.instrument.instrument_id
+
+    def row(case: Mapping[str, Any], status: Status, error: str | None, scores: list[Row] | None) -> Row:
+        return {
+            "image_id": case["image_id"],
+            "status": status.value,
+            "error": error,
+            "scores": scores,
+            "instrument_id": identifier,
+        }
+
+    def work(batch: Any) -> list[Row]:
+        pixels = [np.asarray(Image.open(io.BytesIO(case["image"]["bytes"])).convert("RGB")) for case in batch]
+        measured = detector.measure(pixels)
+        return [
+            row(case, Status.ERROR, result.error, None)
+            if result.scores is None
+            else row(case, Status.OK, None, [_score(score) for score in result.scores])
+            for case, result in zip(batch, measured, strict=True)
+        ]
+
+    rows = run_batches(ready, batch_size, work, lambda case, error: row(case, Status.ERROR, error, None))
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["detect"])
+
+
+def _score(score: LabelScore) -> Row:
+    x, y, w, h = score.box or (None, None, None, None)
+    return {"label": score.label, "score": score.score, "x": x, "y": y, "w": w, "h": h}

@@ -1,0 +1,45 @@
+"""Produce one erased model's weights and the facts about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import safetensors.torch
+
+from audit.checkpoints import apply_weights
+from audit.erasers import uce
+from audit.journal import SCHEMAS
+from audit.models import Models
+from audit.records import Status, Unit
+from audit.spec import Concept
+
+_ERASERS = {uce.NAME: uce.erase}
+
+
+def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes]:
+    """The unit's one row, with the measured footprint, and the changed tensors as safetensors bytes.
+
+    Raises `CheckpointError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
+    """
+    described: Mapping[str, Any] = unit.identity
+    concept = Concept.model_validate(described["concept"])
+    weights = _ERASERS[described["method"]](models.pipeline, [concept], described["parameters"])
+    _, footprint = apply_weights(models.pipeline.unet, weights, f"eraser {described['method']} on {concept.name!r}")
+    facts = {
+        "tensors": footprint.tensors,
+        "parameters": footprint.parameters,
+        "parameter_share": footprint.parameter_share,
+        "relative_norm": footprint.relative_norm,
+        "names": sorted(weights),
+    }
+    row = {
+        "artefact": f"{described['method']}-{concept.name}",
+        "status": Status.OK.value,
+        "error": None,
+        "facts": json.dumps(facts, sort_keys=True),
+    }
+    blob = safetensors.torch.save(weights, {"method": described["method"], "concept": concept.name})
+    return pa.Table.from_pylist([row], schema=SCHEMAS["erase"]), blob

@@ -1,0 +1,136 @@
+"""Make the pictures of one unit: from prompts, inverted latents, random latents, or the control sources."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import safetensors.torch
+import torch
+
+from audit.guards.base import Conditioning
+from audit.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
+from audit.journal import SCHEMAS, Journal
+from audit.models import Models
+from audit.records import Status, Unit
+from audit.sampling import initial_noise, sample
+from audit.stages.batching import Row, run_batches
+from audit.stages.invert import Pixels, ReadItem
+
+
+def run_generate(
+    unit: Unit, cases: Sequence[Mapping[str, Any]], models: Models, journal: Journal, read_item: ReadItem, batch_size: int
+) -> pa.Table:
+    """One row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
+    maker = _Maker(models, journal, read_item, unit.identity)
+    rows = run_batches(cases, batch_size, maker, lambda case, error: _row(case, Status.ERROR, error))
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["generate"])
+
+
+def _row(case: Mapping[str, Any], status: Status, error: str | None, **values: Any) -> Row:
+    empty = dict.fromkeys(SCHEMAS["generate"].names)
+    shared = {name: case[name] for name in ("image_id", "invert_key", "item")}
+    return {**empty, **shared, "status": status.value, "error": error, **values}
+
+
+def _picture(case: Mapping[str, Any], pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
+    """A finished picture, or its row without one when it is black, constant or not finite."""
+    reason = degenerate(pixels)
+    values = {"unet_calls": calls, "guard_report": report, "pixel_sha256": pixel_sha256(pixels)}
+    image = {"bytes": encode_png(pixels), "path": f"{case['image_id']}.png"}
+    status = Status.OK if reason is None else Status.DEGENERATE
+    return _row(case, status, reason, image=image, **values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """Makes one batch of pictures; the unit's source says from what."""
+
+    models: Models
+    journal: Journal
+    read_item: ReadItem
+    identity: Mapping[str, Any]
+
+    def __call__(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        match self.identity["source"]:
+            case "prompt" | "noise":
+                seeds = [row["seed"] for row in cases]
+                return self._sample(cases, initial_noise(seeds, self.models.pipeline.latent_shape))
+            case "latent":
+                return self._from_latents(cases)
+            case "black":
+                side = self.models.pipeline.resolution
+                return [_picture(row, np.zeros((side, side, 3), np.uint8)) for row in cases]
+            case "image" | "vae":
+                return [row for case in cases for row in self._from_reference(case)]
+            case other:
+                raise ValueError(f"unknown source {other!r}")
+
+    def _sample(self, cases: Sequence[Mapping[str, Any]], latents: torch.Tensor) -> list[Row]:
+        models, sampler = self.models, self.identity["sampler"]
+        device = models.device
+        texts = tuple(row["prompt"] or "" for row in cases)
+        conditioning = Conditioning(
+            models.states(texts).to(device), models.states([""] * len(cases)).to(device), sampler["guidance"], texts
+        )
+        model = models.noise_model(self.identity["model"], sampler["dtype"])
+        schedule = models.pipeline.schedule(sampler["steps"])
+        guards = models.guards(self.identity["guards"])
+        result = sample(model, schedule, latents.to(device), conditioning, guards)
+        finite = torch.isfinite(result.latents).flatten(1).all(1)
+        pixels = _uint8(models.pipeline.decode_latents(result.latents))
+        return [
+            _picture(row, pixels[i], result.unet_calls, result.guard_reports[i])
+            if finite[i]
+            else _row(row, Status.DEGENERATE, "the latent is not finite", unet_calls=result.unet_calls)
+            for i, row in enumerate(cases)
+        ]
+
+    def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Pictures of the cases whose inversion gave a latent; the others carry the inversion's status on."""
+        inverted = {key: self._inversion(key) for key in {row["invert_key"] for row in cases}}
+        found: dict[int, torch.Tensor] = {}
+        rows: dict[int, Row] = {}
+        for row in cases:
+            status, latents = inverted[row["invert_key"]]
+            if row["item"] in latents:
+                found[row["image_id"]] = latents[row["item"]]
+            else:
+                known = status[row["item"]]
+                rows[row["image_id"]] = _row(row, Status(known["status"]), f"inversion: {known['error']}")
+        ready = [row for row in cases if row["image_id"] in found]
+        if ready:
+            made = self._sample(ready, torch.stack([found[row["image_id"]] for row in ready]))
+            rows.update({row["image_id"]: row for row in made})
+        return [rows[row["image_id"]] for row in cases]
+
+    def _inversion(self, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
+        return _read_inversion(self.journal, key)
+
+    def _from_reference(self, case: Mapping[str, Any]) -> list[Row]:
+        """The reference image as the model sees it, or after the VAE alone."""
+        try:
+            pixels = to_model_input(self.read_item(case["item"]), self.models.pipeline.resolution)
+        except ImageError as error:
+            return [_row(case, Status.UNREADABLE, error.what)]
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        if self.identity["source"] == "vae":
+            pipeline = self.models.pipeline
+            images = pipeline.decode_latents(pipeline.encode_images(images))
+        return [_picture(case, _uint8(images)[0])]
+
+
+@functools.lru_cache(maxsize=8)
+def _read_inversion(journal: Journal, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
+    columns = journal.read("invert", key, ["item", "status", "error"])
+    return {row["item"]: row for row in columns.to_pylist()}, safetensors.torch.load(journal.blob("invert", key))
+
+
+def _uint8(images: torch.Tensor) -> Pixels:
+    """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
+    scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
+    return (scaled.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -1,0 +1,127 @@
+"""One worker process: runs units of one plan and journals each as one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+import torch
+
+from audit import detectors
+from audit.corpus import read_picture
+from audit.detectors.base import Detector
+from audit.errors import CheckpointError
+from audit.images import Pixels
+from audit.journal import Journal
+from audit.model_refs import resolve_model
+from audit.models import Models
+from audit.plan import Plan
+from audit.records import Status, Unit
+from audit.stages.detect import run_detect
+from audit.stages.erase import run_erase
+from audit.stages.generate import run_generate
+from audit.stages.invert import run_invert
+
+log = logging.getLogger(__name__)
+
+DEFAULT_BATCH = {"cpu": 32, "cuda": 64, "mps": 16}
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitReport:
+    """How one unit went. `errors` counts rows that resume will try again."""
+
+    kind: str
+    key: str
+    rows: int
+    errors: int
+    unassessed: int  # rows whose status is not ok, errors included
+    unet_calls: int  # UNet evaluations, summed over the unit's pictures
+    seconds: float
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best one this machine has (cuda, then cpu)."""
+    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+
+
+class Worker:
+    """Runs units of `plan`; models and detectors are loaded once, when the first unit needs them."""
+
+    def __init__(self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None) -> None:
+        self.plan, self.journal = plan, journal
+        self.device = pick_device(device)
+        self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+        ref = resolve_model(plan.spec.backbone)
+        if ref.sha256 != plan.backbone["sha256"]:
+            raise CheckpointError(
+                "the backbone's files have changed since this run was planned",
+                where=str(ref.path),
+                next_step="restore the files, or start a new run: erasure-audit run SPEC",
+            )
+        self.models = Models(ref, journal, self.device)
+        self._detectors: dict[int, Detector] = {}
+
+    def run(self, unit: Unit) -> UnitReport:
+        """The report of one unit, after its file is in the journal. What it depends on must be there already."""
+        started = time.perf_counter()
+        table, blob = self._compute(unit)
+        seconds = time.perf_counter() - started
+        status = table.column("status").to_pylist()
+        calls = sum(c or 0 for c in table.column("unet_calls").to_pylist()) if "unet_calls" in table.column_names else 0
+        report = UnitReport(
+            kind=unit.kind,
+            key=unit.key,
+            rows=table.num_rows,
+            errors=status.count(Status.ERROR.value),
+            unassessed=sum(s != Status.OK.value for s in status),
+            unet_calls=calls,
+            seconds=seconds,
+        )
+        header = {"identity": dict(unit.identity), "runtime": {**self._runtime(), **dataclasses.asdict(report)}}
+        self.journal.write(unit.kind, unit.key, table, header, blob)
+        return report
+
+    def _compute(self, unit: Unit) -> tuple[pa.Table, bytes | None]:
+        match unit.kind:
+            case "erase":
+                return run_erase(unit, self.models)
+            case "invert":
+                uris = self.plan.items_of(unit.key)
+                return run_invert(unit, self.models, lambda item: self._read(item, uris), self.batch_size)
+            case "generate":
+                cases = self.plan.cases_of(unit.key)
+                uris = {row["item"]: row["item_uri"] for row in cases if row["item"]}
+                read = lambda item: self._read(item, uris)  # noqa: E731
+                return run_generate(unit, cases, self.models, self.journal, read, self.batch_size), None
+            case "detect":
+                detector = self._detector(unit.identity["instrument"]["instrument_id"])
+                return run_detect(unit, detector, self.journal, self.batch_size), None
+            case other:
+                raise ValueError(f"unknown unit kind {other!r}")
+
+    def _read(self, item: str, uris: Mapping[str, str]) -> Pixels:
+        limits = self.plan.spec.corpus_limits
+        return read_picture(uris[item], limits, None if item.startswith("unreadable-") else item)
+
+    def _detector(self, instrument_id: int) -> Detector:
+        if instrument_id not in self._detectors:
+            planned = next(i for i in self.plan.instruments if i.instrument_id == instrument_id)
+            spec = next(d for d in self.plan.spec.detectors if d.name == planned.detector)
+            detector = detectors.build(spec, self.plan.spec.subjects(), self.device)
+            if detector.instrument.instrument_id != instrument_id:
+                raise CheckpointError(
+                    f"detector {spec.name!r} has changed since this run was planned (weights, package or prompts)",
+                    where=str(spec.model),
+                    next_step="restore it, or start a new run: erasure-audit run SPEC",
+                )
+            self._detectors[instrument_id] = detector
+        return self._detectors[instrument_id]
+
+    def _runtime(self) -> dict[str, Any]:
+        return {"host": platform.node(), "device": str(self.device), "torch": torch.__version__}
