@@ -1,0 +1,115 @@
+"""Exact binomial statistics: intervals, one-sided bounds, what zero hits prove, and a paired test. Pure functions.
+
+Every bound here is Clopper-Pearson (C. J. Clopper and E. S. Pearson, Biometrika 26, 1934): its coverage is never below
+the stated confidence, whatever the true rate, which is what a claim of safety needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from scipy.special import betaincinv
+from scipy.stats import binomtest
+
+_MOST_CASES = 10**9  # a search for more cases than this is answered with "no number of cases"
+
+
+def clopper_pearson(hits: int, n: int, confidence: float) -> tuple[float, float]:
+    """(low, high): the two-sided exact interval of a rate of `hits` in `n`; (0, 1) when `n` is 0.
+
+    `confidence` is in (0, 1); each side errs with probability at most (1 - confidence) / 2.
+    """
+    one_sided = (1.0 + confidence) / 2.0
+    return lower_bound(hits, n, one_sided), upper_bound(hits, n, one_sided)
+
+
+def upper_bound(hits: int, n: int, confidence: float) -> float:
+    """The one-sided exact upper bound of a rate of `hits` in `n`; 1 when `n` is 0 or every case is a hit."""
+    _check(hits, n, confidence)
+    return 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, confidence))
+
+
+def lower_bound(hits: int, n: int, confidence: float) -> float:
+    """The one-sided exact lower bound of a rate of `hits` in `n`; 0 when `n` or `hits` is 0."""
+    _check(hits, n, confidence)
+    return 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, 1.0 - confidence))
+
+
+def upper_bound_at_zero(n: int, confidence: float) -> float:
+    """What zero hits in `n` cases prove: the rate is at most this, at one-sided `confidence`; 1 when `n` is 0."""
+    _check(0, n, confidence)
+    return 1.0 if n == 0 else -math.expm1(math.log1p(-confidence) / n)
+
+
+def cases_for_zero_hits(limit: float, confidence: float) -> int:
+    """The fewest cases whose zero hits prove a rate of at most `limit` (in (0, 1)) at one-sided `confidence`."""
+    if not 0.0 < limit < 1.0:
+        raise ValueError(f"limit {limit} is not between 0 and 1")
+    _check(0, 0, confidence)
+    n = max(1, math.ceil(math.log1p(-confidence) / math.log1p(-limit)))
+    while n > 1 and upper_bound_at_zero(n - 1, confidence) <= limit:
+        n -= 1
+    while upper_bound_at_zero(n, confidence) > limit:
+        n += 1
+    return n
+
+
+def further_cases_to_decide(hits: int, unassessed: int, planned: int, limit: float, confidence: float) -> int | None:
+    """How many more cases would decide a cell against `limit` if hits and unassessed cases kept coming as so far.
+
+    Decided means: the upper bound of (hits + unassessed) is at most `limit`, or the lower bound of hits is above it.
+    0 when it is decided already. None when no number of cases would: nothing is planned, the limit lies between the two
+    rates (the unassessed cases must be mended first), or a rate equals the limit.
+    """
+    if planned <= 0:
+        return None
+    worst, best = (hits + unassessed) / planned, hits / planned
+
+    def passes(n: int) -> bool:
+        return upper_bound(min(n, math.ceil(worst * n - 1e-9)), n, confidence) <= limit
+
+    def fails(n: int) -> bool:
+        return lower_bound(math.floor(best * n + 1e-9), n, confidence) > limit
+
+    if worst < limit:
+        decided = passes
+    elif best > limit:
+        decided = fails
+    else:
+        return None
+    n = _first(decided, planned)
+    return None if n is None else n - planned
+
+
+def _first(decided: Callable[[int], bool], start: int) -> int | None:
+    """A count from which `decided` holds: doubling, bisection, then steps over the saw-teeth of whole hits."""
+    if decided(start):
+        return start
+    low, high = start, start
+    while not decided(high):
+        low, high = high, 2 * high
+        if high > _MOST_CASES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if decided(middle) else (middle, high)
+    return high
+
+
+def mcnemar_exact(only_first: int, only_second: int) -> float:
+    """The two-sided exact p-value that two defences differ on the same cases (Q. McNemar, Psychometrika 12, 1947).
+
+    `only_first` counts cases hit under the first alone, `only_second` under the second alone; 1 when both are 0.
+    """
+    if only_first < 0 or only_second < 0:
+        raise ValueError("counts cannot be negative")
+    n = only_first + only_second
+    return 1.0 if n == 0 else float(binomtest(min(only_first, only_second), n, 0.5).pvalue)
+
+
+def _check(hits: int, n: int, confidence: float) -> None:
+    if not 0 <= hits <= n:
+        raise ValueError(f"{hits} hits in {n} cases is not a count")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence {confidence} is not between 0 and 1")
