@@ -1,0 +1,51 @@
+# The commands people type. Everything runs inside .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test test-all lint bench testbed testbed-card constraints clean
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "erasure-audit needs Python 3.11 or newer; try: make PYTHON=python3.12 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## run a complete testbed audit and print its verdict
+	$(BIN)/erasure-audit testbed scenes demo/corpus/ring --concept ring --count 32
+	$(BIN)/erasure-audit testbed scenes demo/corpus/arrow --concept arrow --count 16
+	$(BIN)/erasure-audit run deployments/specs/demo.yaml --exit-zero
+
+test: $(STAMP) ## run the test suite without the long tests
+	$(BIN)/python -m pytest
+
+test-all: $(STAMP) ## run every test
+	$(BIN)/python -m pytest -m ''
+
+lint: $(STAMP) ## ruff, mypy --strict over audit/, import contracts, sqlfluff
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sqlfluff lint sql
+
+bench: $(STAMP) ## print speed and memory ratios, measured in one run
+	$(BIN)/python -m tests.bench
+
+testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cores)
+	$(BIN)/python -m audit.testbed.train --stage all
+
+testbed-card: $(STAMP) ## measure the testbed and write its model card
+	$(BIN)/python -m audit.testbed.card
+
+constraints: ## resolve the newest compatible set and write constraints.txt
+	$(PYTHON) -m venv build/constraints
+	build/constraints/bin/python -m pip install --quiet -e '.[dev]'
+	build/constraints/bin/python -m pip freeze --exclude-editable | sed -E 's/\+cpu$$//' > constraints.txt
+
+clean: ## remove what the targets made, .venv included
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache
