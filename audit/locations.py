@@ -1,0 +1,45 @@
+"""Where a run keeps what is not in the journal: the DuckDB index and the reports."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from audit import urls
+from audit.identity import key
+
+ROOT_VARIABLE = "ERASURE_AUDIT_ROOT"
+DEFAULT_ROOT = "./runs"
+
+
+def storage_root(given: str | None = None) -> str:
+    """The storage root: `given`, else ERASURE_AUDIT_ROOT, else `./runs`."""
+    return given or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+
+
+def local_folder(root: str) -> Path | None:
+    """The folder behind a local root; None for an object store."""
+    if urls.scheme(root) != "file":
+        return None
+    return Path(urls.absolute(root).removeprefix("file://"))
+
+
+def database_path(root: str, given: str | None = None) -> Path:
+    """The DuckDB index of a root: `given`, else `<root>/db/audit.duckdb`, else a file in the user's cache folder.
+
+    The index can be deleted and rebuilt at any time, which is what a cache folder is for.
+    """
+    if given:
+        return Path(given).expanduser()
+    folder = local_folder(root)
+    if folder is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        folder = cache / "erasure-audit" / key(urls.absolute(root.rstrip("/")))[:16]
+    return folder / "db" / "audit.duckdb"
+
+
+def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
+    """Where a run's reports go: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
+    if given:
+        return Path(given).expanduser()
+    return (local_folder(root) or Path.cwd()) / "reports" / run_id

@@ -1,0 +1,44 @@
+"""The audit, as a table of contents."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from prefect import flow
+
+from audit.results import RunResult
+from tasks.collect import collect
+from tasks.conclude import conclude
+from tasks.consolidate import consolidate
+from tasks.context import Settings
+from tasks.detect import detect
+from tasks.erase import erase
+from tasks.generate import generate
+from tasks.invert import invert
+from tasks.opening import open_run
+from tasks.plan import plan
+from tasks.report import report
+from tasks.units import StageReport
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished run: its result, its report files by format, and what each stage did in this process."""
+
+    result: RunResult
+    reports: dict[str, Path]
+    stages: tuple[StageReport, ...]
+
+
+@flow(name="audit", persist_result=False)
+def audit(
+    spec: str | None = None, root: str | None = None, run_id: str | None = None, settings: Settings | None = None
+) -> Finished:
+    """The finished run of `spec`, or of the stored run `run_id`, of which only what is missing is computed."""
+    run = open_run(spec, root, run_id, settings)
+    if not run.planned:
+        plan(run, collect(run))
+    stages = (erase(run), invert(run), generate(run), detect(run))
+    result = conclude(run, consolidate(run))
+    return Finished(result, report(run, result), stages)

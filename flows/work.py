@@ -1,0 +1,26 @@
+"""Help with the units of an existing run: what further GPU workers do."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from tasks.context import Settings
+from tasks.detect import detect
+from tasks.erase import erase
+from tasks.generate import generate
+from tasks.invert import invert
+from tasks.opening import open_run
+from tasks.units import Share, StageReport
+
+
+@flow(name="work", persist_result=False)
+def work(
+    run_id: str, root: str | None = None, shard: str | None = None, settings: Settings | None = None
+) -> tuple[StageReport, ...]:
+    """What this process did for the run `run_id`. `shard` is `i/n`, from 1: begin with that slice of each stage.
+
+    Nobody waits for anybody: a helper that has finished its own slice goes on with whatever is still missing.
+    """
+    share = Share.parse(shard)
+    run = open_run(None, root, run_id, settings)
+    return erase(run, share), invert(run, share), generate(run, share), detect(run, share)

@@ -1,0 +1,21 @@
+"""The corpus manifest: every object listed, hashed and decoded once, before anything is planned."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+from prefect import task
+
+from audit import run as steps
+from tasks.context import Run
+from tasks.progress import reporter
+from tasks.retrying import TASK
+
+
+@task(name="collect", **TASK)
+def collect(run: Run) -> pa.Table:
+    """The manifest, one row per corpus object; it is stored with the run."""
+    reporter().begin("collect", None, 0)
+    try:
+        return steps.collect(run.spec, run.journal, run.run_id, lambda done: reporter().update("collect", done))
+    finally:
+        reporter().end("collect")

@@ -1,0 +1,115 @@
+"""What every task of one run shares: its address, its settings, and the objects this process keeps for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+
+from audit import locations
+from audit.journal import Journal
+from audit.plan import Plan, read_plan
+from audit.spec import Spec, parse_spec
+
+if TYPE_CHECKING:
+    from audit.worker import Worker
+
+
+class Settings(BaseModel):
+    """How this process runs the audit; nothing here changes a picture or a number."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: str | None = Field(None, description="torch device, e.g. cpu or cuda:1; the best one by default")
+    batch_size: int | None = Field(None, ge=1, description="pictures per model call; by device by default")
+    gpu_slot: str | None = Field(
+        default_factory=lambda: os.environ.get("ERASURE_AUDIT_GPU_SLOT") or None,
+        description="Prefect global concurrency limit that each unit holds while it computes",
+    )
+    database: str | None = Field(None, description="path of the DuckDB index")
+    reports: str | None = Field(None, description="folder for the reports")
+    show_sensitive: bool = Field(False, description="show sensitive pictures unblurred; the act is logged")
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run as tasks see it: small and cheap to pass, everything heavy is looked up in this process."""
+
+    run_id: str
+    root: str
+    settings: Settings
+
+    @property
+    def journal(self) -> Journal:
+        """The journal at the root, one per process."""
+        return _journal(self.root)
+
+    @property
+    def spec(self) -> Spec:
+        """The spec as it was stored when the run began."""
+        return stored_spec(self.journal, self.run_id)
+
+    @property
+    def plan(self) -> Plan:
+        """The stored plan."""
+        return _plan(self.root, self.run_id)
+
+    @property
+    def worker(self) -> Worker:
+        """This process's worker; models stay loaded from unit to unit."""
+        return _worker(self.root, self.run_id, self.settings.device, self.settings.batch_size)
+
+    @property
+    def planned(self) -> bool:
+        """Whether the plan is stored already."""
+        return self.run_id in self.journal.runs()
+
+    @property
+    def database(self) -> Path:
+        """The DuckDB index."""
+        return locations.database_path(self.root, self.settings.database)
+
+    @property
+    def report_folder(self) -> Path:
+        """Where the reports go."""
+        return locations.report_folder(self.root, self.run_id, self.settings.reports)
+
+
+def store_spec(journal: Journal, run_id: str, spec: Spec) -> None:
+    """Keep the resolved spec with the run (JSON is YAML), so that a run killed while it plans can be resumed."""
+    journal.put_run(run_id, "spec.yaml", json.dumps(spec.model_dump(mode="json"), indent=1).encode())
+
+
+def stored_spec(journal: Journal, run_id: str) -> Spec:
+    """The spec that was stored with the run; `JournalError` for an unknown run."""
+    document: Any = yaml.safe_load(journal.get_run(run_id, "spec.yaml"))
+    return parse_spec(document, f"the spec stored with run {run_id}")
+
+
+@functools.lru_cache(maxsize=4)
+def _journal(root: str) -> Journal:
+    return Journal(root)
+
+
+@functools.lru_cache(maxsize=2)
+def _plan(root: str, run_id: str) -> Plan:
+    return read_plan(_journal(root), run_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _worker(root: str, run_id: str, device: str | None, batch_size: int | None) -> Worker:
+    from audit import run
+
+    return run.worker(_plan(root, run_id), _journal(root), device=device, batch_size=batch_size)
+
+
+def forget() -> None:
+    """Drop what this process keeps, so that a new run sees the storage and the credentials of now."""
+    for cached in (_worker, _plan, _journal):
+        cached.cache_clear()

@@ -1,0 +1,106 @@
+"""How a run tells where it is: to the terminal or the log through a reporter, and to Prefect as a progress artifact."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Protocol
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.logging import get_run_logger
+
+ARTIFACT_SECONDS = 5.0  # an artifact update is a request; more often shows nobody anything
+
+
+class Reporter(Protocol):
+    """Shows the progress of a run. `done` and `total` count units, or corpus objects while collecting."""
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Start showing a stage; `total` is None when it is not known yet."""
+
+    def update(self, stage: str, done: int) -> None:
+        """Show how far the stage is."""
+
+    def end(self, stage: str) -> None:
+        """Stop showing the stage."""
+
+    def note(self, text: str) -> None:
+        """Show one line about something that went wrong or is worth knowing."""
+
+
+class LogReporter:
+    """Writes to the run's Prefect log; what workers use."""
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Log the size of the stage."""
+        get_run_logger().info("%s: %s of %s done", stage, done, "?" if total is None else total)
+
+    def update(self, stage: str, done: int) -> None:
+        """Log at debug level: the artifact shows the progress."""
+        get_run_logger().debug("%s: %d done", stage, done)
+
+    def end(self, stage: str) -> None:
+        """Log the end of the stage."""
+        get_run_logger().info("%s: ended", stage)
+
+    def note(self, text: str) -> None:
+        """Log a warning."""
+        get_run_logger().warning(text)
+
+
+_reporter: Reporter = LogReporter()
+
+
+def reporter() -> Reporter:
+    """The reporter of this process."""
+    return _reporter
+
+
+@contextlib.contextmanager
+def reporting_to(new: Reporter) -> Iterator[None]:
+    """A block whose runs report to `new`."""
+    global _reporter
+    before, _reporter = _reporter, new
+    try:
+        yield
+    finally:
+        _reporter = before
+
+
+class StageProgress:
+    """Progress of one stage of units, shown by the reporter and kept as an artifact."""
+
+    def __init__(self, run_id: str, stage: str, total: int, done: int) -> None:
+        self.stage, self.total, self.done = stage, total, done
+        self._artifact: UUID | None = None
+        self._told = time.monotonic()
+        _reporter.begin(stage, total, done)
+        if total > done:
+            self._tell(f"{stage} units of run {run_id}")
+
+    def advance(self) -> None:
+        """Count one more unit."""
+        self.done += 1
+        _reporter.update(self.stage, self.done)
+        if time.monotonic() - self._told >= ARTIFACT_SECONDS:
+            self._tell()
+
+    def end(self) -> None:
+        """Show the final state."""
+        if self._artifact is not None:
+            self._tell()
+        _reporter.end(self.stage)
+
+    def _tell(self, description: str | None = None) -> None:
+        percent = 100.0 * min(self.done, self.total) / max(self.total, 1)
+        self._told = time.monotonic()
+        try:
+            if self._artifact is None:
+                artifact = create_progress_artifact(percent, key=f"audit-{self.stage}", description=description)
+                self._artifact = artifact if isinstance(artifact, UUID) else None
+            else:
+                update_progress_artifact(self._artifact, percent)
+        except Exception as error:  # a picture of the progress is not worth a run
+            get_run_logger().warning("the progress artifact was not stored: %s", error)

@@ -1,0 +1,48 @@
+"""When a task is tried again: storage that did not answer, and nothing else."""
+
+from __future__ import annotations
+
+import errno
+from typing import Any
+
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task, exponential_backoff
+
+from audit.corpus_errors import SourceUnavailable
+from audit.journal import StorageUnavailable
+
+# Retrying a full disk, a missing file or a denied access only delays the message.
+_PASSING = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH,
+    errno.EINTR, errno.EIO, errno.ENETDOWN, errno.ENETUNREACH, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+
+
+def passing(error: object) -> bool:
+    """Whether the same call may succeed later."""
+    if isinstance(error, StorageUnavailable | SourceUnavailable | ConnectionError | TimeoutError):
+        return True
+    return isinstance(error, OSError) and error.errno in _PASSING
+
+
+def io_failed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Prefect's `retry_condition_fn`: whether the failed state carries a passing error."""
+    return passing(failure(state))
+
+
+def failure(state: State[Any]) -> BaseException:
+    """The exception of a state that did not complete."""
+    found = state.result(raise_on_failure=False)
+    return found if isinstance(found, BaseException) else RuntimeError(state.message or state.name or "failed")
+
+
+# NO_CACHE: what is done is read from the journal; Prefect's policies do not see changes below a thin task.
+TASK: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "persist_result": False,
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": io_failed,
+}

@@ -1,0 +1,167 @@
+"""Runs the units of one stage, one at a time: models are not thread-safe and fill the device by themselves."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pyarrow.compute as pc
+
+from audit.errors import AuditError
+from audit.plan import KINDS, Plan
+from audit.records import Unit
+from tasks.context import Run
+from tasks.progress import StageProgress, reporter
+from tasks.retrying import failure
+
+UnitTask = Callable[..., Any]
+REFRESH_SECONDS = 15.0  # how often the journal is asked what other workers have finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A unit that has no complete file now: its cases are unassessed until a resume computes it."""
+
+    kind: str
+    key: str
+    message: str
+
+
+@dataclasses.dataclass(frozen=True)
+class StageReport:
+    """What happened to the units of one kind in this process; `before` were complete already, `elsewhere` meanwhile."""
+
+    kind: str
+    units: int
+    before: int
+    computed: int
+    elsewhere: int
+    rows: int
+    unet_calls: int
+    seconds: float  # inside units
+    failures: tuple[Failure, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """Which units a helper begins with: slice `index` of `count`, from 0; `count` 0 means from the end backwards."""
+
+    index: int = 0
+    count: int = 0
+
+    @classmethod
+    def parse(cls, text: str | None) -> Share:
+        """The share that `i/n` (from 1) means; None is a helper without a slice of its own."""
+        if text is None:
+            return cls()
+        index, _, count = text.partition("/")
+        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+            raise AuditError(f"{text!r} is not a shard", where="--shard", next_step="write i/n, such as 1/4 to 4/4")
+        return cls(int(index) - 1, int(count))
+
+    def order(self, rows: Sequence[int]) -> list[int]:
+        """All rows, the helper's own first: it never waits for others, and helps them when its own are done."""
+        if not self.count:
+            return list(reversed(rows))
+        start = len(rows) * self.index // self.count
+        return [*rows[start:], *rows[:start]]
+
+
+def run_units(
+    run: Run, kind: str, unit_task: UnitTask, *, share: Share | None = None, essential: bool = False
+) -> StageReport:
+    """The stage's report, after every unit of `kind` was tried once.
+
+    A unit that raises is recorded and the others go on, unless the stage is essential or the storage itself is gone.
+    """
+    stage = _Stage(run, kind, share)
+    progress = StageProgress(run.run_id, kind, len(stage.rows), stage.before)
+    reports, failures, seconds = [], [], 0.0
+    for unit in stage.pending():
+        missing = stage.missing(unit)
+        if missing:
+            failures.append(Failure(kind, unit.key, f"not tried: {missing[0]} is not in the journal"))
+            continue
+        _ = run.worker  # one that cannot be made ends the run here, with its own message
+        started = time.perf_counter()
+        state = unit_task(run, unit, return_state=True)
+        seconds += time.perf_counter() - started
+        if state.is_completed():
+            report = state.result()
+            reports.append(report)
+            if report.errors:
+                failures.append(Failure(kind, unit.key, f"{report.errors} of {report.rows} rows are errors"))
+        else:
+            failures.append(_failed(run, unit, failure(state), essential))
+        progress.advance()
+    progress.end()
+    return StageReport(
+        kind=kind,
+        units=len(stage.rows),
+        before=stage.before,
+        computed=len(reports),
+        elsewhere=stage.elsewhere,
+        rows=sum(r.rows for r in reports),
+        unet_calls=sum(r.unet_calls for r in reports),
+        seconds=seconds,
+        failures=tuple(failures),
+    )
+
+
+def _failed(run: Run, unit: Unit, error: BaseException, essential: bool) -> Failure:
+    if essential or not isinstance(error, Exception):
+        raise error
+    run.journal.probe()  # raises when nothing more could be stored: computing on would be wasted
+    what = error.what if isinstance(error, AuditError) else f"{type(error).__name__}: {error}"
+    first = (what or "no message").splitlines()[0]
+    reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first}")
+    return Failure(unit.kind, unit.key, first)
+
+
+class _Stage:
+    """The units of one kind and what the journal has of them."""
+
+    def __init__(self, run: Run, kind: str, share: Share | None) -> None:
+        self.run, self.kind = run, kind
+        self.plan: Plan = run.plan
+        self.rows = pc.indices_nonzero(pc.equal(self.plan.units["kind"], kind)).to_pylist()
+        self.order = share.order(self.rows) if share else self.rows
+        self.elsewhere = 0
+        self._refresh()
+        keys = self.plan.units["key"]
+        self.before = sum(keys[row].as_py() in self.done for row in self.rows)
+        self._available: set[str] | None = None
+
+    def _refresh(self) -> None:
+        self.done = self.run.journal.keys(self.kind)
+        self._asked = time.monotonic()
+
+    def pending(self) -> Iterator[Unit]:
+        """Units without a complete file, looked up again from time to time while others work too."""
+        keys = self.plan.units["key"]
+        began = frozenset(self.done)
+        for row in self.order:
+            if time.monotonic() - self._asked > REFRESH_SECONDS:
+                self._refresh()
+            key = keys[row].as_py()
+            if key in self.done:
+                self.elsewhere += key not in began
+                continue
+            yield self._unit(row)
+
+    def _unit(self, row: int) -> Unit:
+        (found,) = self.plan.units.slice(row, 1).to_pylist()
+        identity = json.loads(found["identity"])
+        return Unit(found["kind"], found["key"], tuple(found["depends"]), identity, found["rows"])
+
+    def missing(self, unit: Unit) -> list[str]:
+        """What the unit depends on and the journal has in no form, as `kind key`."""
+        if not unit.depends:
+            return []
+        if self._available is None:
+            earlier = [self.run.journal.listing(kind) for kind in KINDS[: KINDS.index(self.kind)]]
+            self._available = {key for listing in earlier for key in (*listing.complete, *listing.failed)}
+        return [f"unit {key[:12]} it depends on" for key in unit.depends if key not in self._available]
