@@ -95,7 +95,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Pixels:
     except Image.DecompressionBombError:
         limit = Image.MAX_IMAGE_PIXELS  # Pillow applies it to TIFF tiles and GIF frames while it loads them
         raise ImageError(f"too many pixels: a tile or frame of this {kind} exceeds Pillow's limit of {limit}") from None
-    except Exception as error:  # noqa: BLE001 - Pillow's decoders raise nearly every built-in exception on hostile bytes
+    except Exception as error:  # Pillow's decoders raise nearly every built-in exception on hostile bytes
         raise ImageError(f"truncated or corrupt {kind}: {error or type(error).__name__}") from None
 
 
@@ -134,7 +134,7 @@ def _orientation(image: ImageFile.ImageFile) -> int:
     """EXIF orientation 1..8; 1 when there is none or the EXIF block is corrupt (the pixels may still be good)."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
-    except Exception:  # noqa: BLE001 - corrupt EXIF raises many things, and warnings where they are errors
+    except Exception:  # corrupt EXIF raises many things, and warnings where they are errors
         return 1
 
 
@@ -189,7 +189,10 @@ def encode_png(array: Pixels) -> bytes:
 
 
 def to_model_input(array: Pixels, size: int) -> npt.NDArray[np.float32]:
-    """The centre square, resized (Lanczos) to size x size x 3, float32 in [-1, 1]; pixels that fit are not resampled."""
+    """The centre square resized (Lanczos) to size x size x 3, float32 in [-1, 1].
+
+    A square of that size is not resampled. Raises ValueError for a size below 1.
+    """
     _require_pixels(array)
     if size < 1:
         raise ValueError(f"size must be at least 1, got {size}")

@@ -109,7 +109,8 @@ def test_16_bit_colour_keeps_its_high_bytes() -> None:
 def test_12_bit_tiff_uses_its_own_depth() -> None:
     # two samples of 12 bits in three bytes: 0xFFF and 0x800
     entries = [
-        (256, 4, 2), (257, 4, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 0), (277, 3, 1), (278, 4, 1), (279, 4, 3),
+        (256, 4, 2), (257, 4, 1), (258, 3, 12), (259, 3, 1), (262, 3, 1), (273, 4, 0),
+        (277, 3, 1), (278, 4, 1), (279, 4, 3),
     ]  # fmt: skip
     offset = 8 + 2 + 12 * len(entries) + 4
     body = b"".join(

@@ -1,0 +1,179 @@
+"""The corpus manifest: every object under every corpus URL, hashed, decoded, and kept even when it cannot be read.
+
+The manifest is Arrow record batches of `SCHEMA`, stored as one Parquet file. Memory does not grow with the pictures: at
+most `WINDOW` objects are in flight, and one digest and one URI are remembered for each distinct picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pyarrow as pa
+
+from audit import images, urls
+from audit.corpus_errors import SourceUnavailable, explain
+from audit.corpus_manifest import SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
+from audit.corpus_source import Found, Source, open_source
+from audit.errors import CorpusError
+from audit.images import ImageError, Pixels
+from audit.records import Item
+from audit.spec import CorpusEntry, CorpusLimits
+
+__all__ = [
+    "SCHEMA", "StoredManifest", "fetch", "items", "manifest", "manifest_sha256", "read_manifest", "write_manifest",
+]  # fmt: skip
+
+THREADS = 8  # requests in flight; decoding shares them
+WINDOW = 2 * THREADS  # objects read ahead of the row that is written next
+BATCH_ROWS = 500
+_ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(Item))
+
+Progress = Callable[[int], None]
+
+
+def manifest(
+    entries: Sequence[CorpusEntry], limits: CorpusLimits, *, progress: Progress | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of `SCHEMA`, one row for each object, streamed while the objects are listed and read.
+
+    Entries come in order of (URL, role, concept), objects in order of URI inside an entry, whatever the order in the
+    spec and however the threads run. `progress` is called with the number of rows so far. An object that cannot be
+    used keeps its row with `error`; of equal pictures inside one role, all but the first carry `duplicate_of`.
+
+    Raises `CorpusError` before anything is read for entries that overlap inside one role or URLs that cannot be used;
+    later for a folder that is missing, empty, a file or closed, and for storage that stops answering
+    (`SourceUnavailable`): a manifest that silently misses objects would shrink the audit.
+    """
+    sources = _sources(entries)  # checked now, not at the first `next`
+    return _batches(_rows(sources, limits), progress)
+
+
+def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]:
+    if not entries:
+        raise CorpusError("the spec names no corpus", next_step="add an entry with url, concept and role to corpus")
+    sources = [(entry, open_source(entry.url)) for entry in entries]
+    sources.sort(key=lambda pair: (pair[1].uri, pair[0].role, pair[0].concept))
+    for (one, first), (other, second) in itertools.combinations(sources, 2):
+        if one.role == other.role and (second.uri.rstrip("/") + "/").startswith(first.uri.rstrip("/") + "/"):
+            raise CorpusError(
+                f"two corpus entries with role {one.role!r} list the same objects "
+                f"(concepts {one.concept!r} and {other.concept!r})",
+                where=f"{first.uri} and {second.uri}",
+                next_step="give each concept its own folder, and name each folder once",
+            )
+    return sources
+
+
+def _rows(sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits) -> Iterator[dict[str, object]]:
+    seen: dict[tuple[str, bytes], str] = {}
+    with ThreadPoolExecutor(THREADS, thread_name_prefix="corpus") as pool:
+        for entry, source in sources:
+            count = 0
+            for item in _read_ahead(pool, source, entry, limits):
+                count += 1
+                row: dict[str, object] = {name: getattr(item, name) for name in _ITEM_FIELDS}
+                row["duplicate_of"] = None
+                if item.pixel_sha256 is not None:
+                    first = seen.setdefault((item.role, bytes.fromhex(item.pixel_sha256)), item.uri)
+                    row["duplicate_of"] = first if first != item.uri else None
+                yield row
+            if not count:
+                raise CorpusError(
+                    "there are no objects under this corpus URL",
+                    where=source.uri,
+                    next_step="correct the URL, or upload the pictures there",
+                )
+
+
+def _read_ahead(pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits) -> Iterator[Item]:
+    """Items in listing order, at most `WINDOW` of them being read at a time."""
+    window: deque[Future[Item]] = deque()
+    try:
+        for found in source.objects():
+            window.append(pool.submit(_examine, source, found, entry, limits))
+            if len(window) >= WINDOW:
+                yield window.popleft().result()
+        while window:
+            yield window.popleft().result()
+    finally:
+        for future in window:
+            future.cancel()
+
+
+def _examine(source: Source, found: Found, entry: CorpusEntry, limits: CorpusLimits) -> Item:
+    """The row of one object; only failures that concern every object are raised."""
+    item = Item(found.uri, entry.role, entry.concept, found.size, None, None, None, None, None, found.problem)
+    if found.problem is not None:
+        return item
+    if found.size > limits.max_bytes:
+        return dataclasses.replace(item, error=f"too many bytes: {found.size}, the limit is {limits.max_bytes}")
+    try:
+        data = source.read(found.uri)
+    except FileNotFoundError:
+        return dataclasses.replace(item, error="vanished while the manifest was made")
+    except PermissionError:
+        return dataclasses.replace(item, error="access denied")
+    except SourceUnavailable:
+        raise
+    except (CorpusError, OSError) as error:
+        reason = error.what if isinstance(error, CorpusError) else error.strerror or type(error).__name__
+        return dataclasses.replace(item, error=f"unreadable: {urls.redact(reason)}")
+    item = dataclasses.replace(
+        item, size_bytes=len(data), byte_sha256=hashlib.sha256(data).hexdigest(), format=images.sniff(data)
+    )
+    try:
+        pixels = images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+    except ImageError as error:
+        return dataclasses.replace(item, error=error.reason)
+    height, width, _ = pixels.shape
+    return dataclasses.replace(item, pixel_sha256=images.pixel_sha256(pixels), width=width, height=height)
+
+
+def _batches(rows: Iterator[dict[str, object]], progress: Progress | None) -> Iterator[pa.RecordBatch]:
+    buffer: list[dict[str, object]] = []
+    for done, row in enumerate(rows, start=1):
+        buffer.append(row)
+        if progress is not None:
+            progress(done)
+        if len(buffer) == BATCH_ROWS:
+            yield pa.RecordBatch.from_pylist(buffer, schema=SCHEMA)
+            buffer = []
+    if buffer:
+        yield pa.RecordBatch.from_pylist(buffer, schema=SCHEMA)
+
+
+def fetch(item: Item, limits: CorpusLimits | None = None) -> Pixels:
+    """The pixels of a manifest row, read again and checked against its byte hash; uint8, height x width x 3.
+
+    `limits` must be those of the manifest (default: those of an empty spec). Raises `CorpusError` when the row has an
+    error, or the object vanished or changed since the manifest; `SourceUnavailable` when the storage does not answer.
+    """
+    limits = limits or CorpusLimits()
+    if item.error is not None or item.byte_sha256 is None:
+        raise CorpusError(
+            f"this corpus object cannot be used: {item.error or 'it has no hash'}",
+            where=item.uri,
+            next_step="replace or remove it, then write the manifest again: erasure-audit corpus",
+        )
+    try:
+        data = open_source(item.uri).read(item.uri)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _changed(item, "it is gone") from None
+    except OSError as error:
+        raise explain(error, item.uri) from None
+    if hashlib.sha256(data).hexdigest() != item.byte_sha256:
+        raise _changed(item, f"{len(data)} bytes with another hash, {item.size_bytes} were recorded")
+    return images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+
+
+def _changed(item: Item, how: str) -> CorpusError:
+    return CorpusError(
+        f"the object changed since the manifest: {how}",
+        where=item.uri,
+        next_step="restore the object, or write the manifest again: erasure-audit corpus",
+    )

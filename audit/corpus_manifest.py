@@ -1,0 +1,173 @@
+"""Manifests as Parquet files: schema, content digest, writing and verified reading."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit import identity, urls
+from audit.corpus_errors import explain
+from audit.corpus_source import open_source, s3_filesystem
+from audit.errors import CorpusError
+from audit.records import Item
+
+METADATA_KEY = b"erasure_audit"
+
+SCHEMA = pa.schema(
+    [
+        pa.field("uri", pa.string(), nullable=False),
+        pa.field("role", pa.string(), nullable=False),
+        pa.field("concept", pa.string(), nullable=False),
+        pa.field("size_bytes", pa.int64(), nullable=False),
+        pa.field("byte_sha256", pa.string()),
+        pa.field("pixel_sha256", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+        pa.field("format", pa.string()),
+        pa.field("error", pa.string()),
+        pa.field("duplicate_of", pa.string()),  # URI of the first row of the same role with the same pixels
+    ]
+)
+_ITEM_FIELDS = tuple(field.name for field in dataclasses.fields(Item))
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredManifest:
+    """A written manifest: its address, its content digest (`manifest_sha256`) and its number of rows."""
+
+    url: str
+    sha256: str
+    rows: int
+
+
+class _Digest:
+    """Content digest of manifest rows, independent of how they are cut into batches and of the Parquet version."""
+
+    def __init__(self) -> None:
+        self._sha = hashlib.sha256()
+        self.rows = 0
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        for row in batch.to_pylist():
+            self._sha.update(identity.canonical(row).encode() + b"\n")
+        self.rows += batch.num_rows
+
+    def hexdigest(self) -> str:
+        return self._sha.hexdigest()
+
+
+def manifest_sha256(table: pa.Table) -> str:
+    """Hex SHA-256 over the rows of a manifest in order; the same corpus gives the same digest everywhere."""
+    digest = _Digest()
+    for batch in table.to_batches():
+        digest.update(batch)
+    return digest.hexdigest()
+
+
+def write_manifest(batches: Iterable[pa.RecordBatch], url: str) -> StoredManifest:
+    """Where the manifest was written, as Parquet at `url` (a path or fsspec URL), with its digest and row count.
+
+    The file appears whole or not at all. Raises `CorpusError` when it cannot be written.
+    """
+    buffer, digest = io.BytesIO(), _Digest()  # about 100 bytes a row once compressed
+    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+        for batch in batches:
+            digest.update(batch)
+            writer.write_batch(batch)
+        header = {"kind": "manifest", "rows": digest.rows, "sha256": digest.hexdigest()}
+        writer.add_key_value_metadata({METADATA_KEY: json.dumps(header).encode()})
+    _put(url, buffer.getvalue())
+    return StoredManifest(urls.absolute(url), digest.hexdigest(), digest.rows)
+
+
+def read_manifest(url: str) -> pa.Table:
+    """The manifest at `url` as a table of `SCHEMA`, its content checked against the digest it was written with.
+
+    Raises `CorpusError` when it is missing, truncated, no manifest, or altered.
+    """
+    target = urls.absolute(url)
+    data = _get(url, target)
+    again = "write it again with: erasure-audit corpus"
+    try:
+        with pq.ParquetFile(io.BytesIO(data)) as file:
+            header = json.loads((file.metadata.metadata or {}).get(METADATA_KEY, b"{}"))
+            table = file.read()
+    except (pa.ArrowException, OSError, ValueError) as error:
+        detail = " ".join(str(error).split())
+        raise CorpusError(f"the manifest cannot be read: {detail}", where=target, next_step=again) from None
+    if header.get("kind") != "manifest" or not table.schema.equals(SCHEMA, check_metadata=False):
+        raise CorpusError("this Parquet file is not a corpus manifest", where=target, next_step=again)
+    table = table.replace_schema_metadata(None)
+    if manifest_sha256(table) != header.get("sha256"):
+        raise CorpusError("the manifest was altered after it was written", where=target, next_step=again)
+    return table
+
+
+def items(table: pa.Table, *, usable: bool = False) -> Iterator[Item]:
+    """The rows of a manifest as `Item` records, in order; with `usable`, only decoded pictures and no duplicates."""
+    for batch in table.to_batches():
+        for row in batch.to_pylist():
+            if not usable or (row["error"] is None and row["duplicate_of"] is None):
+                yield Item(**{name: row[name] for name in _ITEM_FIELDS})
+
+
+def _system(url: str, target: str) -> tuple[Any, str]:
+    if urls.scheme(url) == "s3":
+        return s3_filesystem(), target
+    system, path = fsspec.core.url_to_fs(target)
+    return system, str(path)
+
+
+def _put(url: str, data: bytes) -> None:
+    open_source(url)  # refuses credentials and unusable protocols
+    target = urls.absolute(url)
+    try:
+        if urls.scheme(url) == "file":
+            _put_file(Path(target.removeprefix("file://")), data)
+        else:
+            system, path = _system(url, target)
+            system.pipe_file(path, data)
+    except Exception as error:  # any package's exceptions
+        raise _failure("written", error, target) from None
+
+
+def _put_file(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _get(url: str, target: str) -> bytes:
+    open_source(url)
+    try:
+        system, path = _system(url, target)
+        return bytes(system.cat_file(path))
+    except FileNotFoundError:
+        raise CorpusError(
+            "there is no manifest here", where=target, next_step="write it with: erasure-audit corpus"
+        ) from None
+    except Exception as error:  # any package's exceptions
+        raise _failure("read", error, target) from None
+
+
+def _failure(verb: str, error: Exception, target: str) -> CorpusError:
+    if isinstance(error, OSError) and target.startswith("file://"):
+        reason = error.strerror or type(error).__name__
+        return CorpusError(
+            f"the manifest cannot be {verb}: {reason}", where=target, next_step="choose another place for it"
+        )
+    return explain(error, target)

@@ -1,0 +1,55 @@
+"""Addresses of objects, and text about them, without credentials. Pure functions; nothing here opens anything."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@\"']+@")
+_S3_USERINFO = re.compile(r"(s3a?://)(?!arn:)[^/:\s@\"']+:[^\s@\"']*@")  # secret keys may hold slashes
+_SIGNED = re.compile(
+    r"([?&](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|signature|sig|token|access_key|secret_key)=)"
+    r"[^&\s\"']+",
+    re.IGNORECASE,
+)
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+def scheme(url: str) -> str:
+    """The protocol of `url` in lower case; `file` for a plain path."""
+    head, separator, _ = url.partition("://")
+    if separator:
+        return {"s3a": "s3", "local": "file"}.get(head.lower(), head.lower())
+    return "file"
+
+
+def has_credentials(url: str) -> bool:
+    """Whether `url` carries a user, a password or a signature. A path on disk never does."""
+    authority = url.partition("://")[2].partition("/")[0]
+    keys = scheme(url) == "s3" and ":" in authority and not authority.startswith("arn:")
+    return scheme(url) != "file" and (keys or redact(url) != url)
+
+
+def redact(text: str) -> str:
+    """`text` with user information and signatures in URLs, and the values of AWS key variables, replaced by `***`."""
+    text = _USERINFO.sub("***@", _S3_USERINFO.sub(r"\1***@", text))
+    text = _SIGNED.sub(r"\1***", text)
+    for name in _SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        if len(value) >= 8:  # shorter values are no keys, and would blank ordinary words
+            text = text.replace(value, "***")
+    return text
+
+
+def absolute(url: str) -> str:
+    """`url` as it is recorded: `file:///absolute/path` (relative paths start at the current directory), `s3://b/key`.
+
+    The rest is taken literally: names are not percent-decoded, because object keys and files may hold any character.
+    """
+    kind = scheme(url)
+    if kind != "file":
+        return f"{kind}://{url.partition('://')[2]}"
+    rest = url.partition("://")[2] if "://" in url else url.removeprefix("file:")
+    path = Path(os.path.expanduser(rest)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
+    return "file:///" + os.path.normpath(path).lstrip("/")
