@@ -1,0 +1,290 @@
+"""Folding the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
+
+Resume is an anti-join here too: a complete unit is loaded once, a failed one again each time until it is complete.
+Each chunk of units is one transaction; runs whose units changed are marked, so that the next consolidation finishes what
+a killed one left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit import identity, statistics
+from audit.errors import JournalError
+from audit.journal import SCHEMAS, Journal
+from audit.relations import STAGING, relations
+
+KINDS = ("erase", "invert", "generate", "detect")
+_TABLES = {
+    "erase": ("erasures",),
+    "invert": ("inversions",),
+    "generate": ("images",),
+    "detect": ("measurements", "scores"),
+}
+_COLUMNS: Mapping[str, Sequence[str]] = {
+    kind: [
+        name for name in schema.names if name not in ("image", "invert_key") and (kind, name) != ("generate", "item")
+    ]
+    for kind, schema in SCHEMAS.items()
+}
+_INSERTS: Mapping[str, Sequence[str]] = {
+    "erase": ("insert into erasures by name select * from incoming",),
+    "invert": (
+        "insert into inversions by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
+    ),
+    "generate": ("insert into images by name select * from incoming",),
+    "detect": (
+        "insert into measurements by name"
+        " select unit_id, image_id, instrument_id, status, error, scores is not null as has_scores from incoming",
+        "insert into scores by name select unit_id, image_id, instrument_id, score_no, unnest(one)"
+        " from (select unit_id, image_id, instrument_id, unnest(scores) as one,"
+        " generate_subscripts(scores, 1)::integer as score_no from incoming where scores is not null)",
+    ),
+}
+# The first 63 bits of a key, as `identity.int_key` takes them.
+_UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
+_CHUNK_UNITS = 2000
+_BATCH_ROWS = 16384
+_RUN_TABLES = ("runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """What one consolidation read: runs, units whose files were loaded, and their rows."""
+
+    runs: int
+    units: int
+    rows: int
+
+
+def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
+    """What was loaded of one run: its plan, then the rows of its units that the index does not hold yet."""
+    run_key = identity.int_key(run_id)
+    _load_plan(con, journal, run_id, run_key)
+    units = rows = 0
+    for kind in KINDS:
+        complete, failed, gone = _pending(con, journal, run_key, kind)
+        for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, chunk, [])
+        for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, [], chunk)
+        if gone:
+            _load_units(con, journal, kind, [], [], gone)
+    return Folded(1, units, rows)
+
+
+def refresh_outcomes(con: duckdb.DuckDBPyConnection) -> None:
+    """Decide every case of the runs whose units changed, and renew the intervals that the marts show."""
+    stale = con.execute("select run_key from runs where not outcomes_current order by run_key").fetchall()
+    if not stale:
+        return
+    for (run_key,) in stale:
+        con.execute("begin")
+        try:
+            _decide_cases(con, run_key)
+            con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
+            con.execute("commit")
+        except BaseException:
+            con.execute("rollback")
+            raise
+    fill_intervals(con)
+
+
+def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
+    """Compute the Clopper-Pearson intervals for every distinct (hits, assessed, confidence) in the outcomes."""
+    needed = con.execute(relations("staging")["stg_interval_arguments"]).fetchall()
+    rows = [(h, n, c, *statistics.clopper_pearson(h, n, c)) for h, n, c in needed]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+    names = ("hits", "assessed", "confidence", "low", "high")
+    types = (pa.int64(), pa.int64(), *[pa.float64()] * 3)
+    table = pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
+    con.execute("delete from intervals")
+    _insert(con, "insert into intervals by name select * from incoming", table)
+
+
+def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
+    con.execute("delete from outcomes where run_key = ?", [run_key])
+    for name in STAGING[:-1]:
+        sql = relations("staging")[name]
+        con.execute(
+            f"create or replace temp table {name} as {sql}", {"run_key": run_key} if "$run_key" in sql else None
+        )
+    con.execute(f"insert into outcomes by name {relations('staging')[STAGING[-1]]}", {"run_key": run_key})
+    for name in STAGING[:-1]:
+        con.execute(f"drop table {name}")
+
+
+def _load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
+    """Load the run's plan, unless the same plan is there already."""
+    files = {name: journal.get_run(run_id, name) for name in ("plan.json", "cases.parquet", "units.parquet")}
+    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
+    if con.execute("select plan_sha256 from runs where run_key = ?", [run_key]).fetchall() == [(digest,)]:
+        return
+    provenance = journal.get_run(run_id, "provenance.json").decode()
+    con.execute("begin")
+    try:
+        for table in _RUN_TABLES:
+            con.execute(f"delete from {table} where run_key = ?", [run_key])
+        _insert_plan(con, run_key, json.loads(files["plan.json"]), digest, provenance)
+        _insert_cases(con, run_key, files["cases.parquet"])
+        _insert_planned_units(con, run_key, files["units.parquet"])
+        con.execute("commit")
+    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+        con.execute("rollback")
+        raise JournalError(
+            f"the plan of run {run_id!r} is damaged: {error}",
+            where=journal.store.url(f"runs/{run_id}"),
+            next_step="start it again: erasure-audit run SPEC",
+        ) from error
+    except BaseException:
+        con.execute("rollback")
+        raise
+
+
+def _insert_plan(
+    con: duckdb.DuckDBPyConnection, run_key: int, plan: Mapping[str, Any], digest: str, provenance: str
+) -> None:
+    policy = plan["policy"]
+    run = {
+        "run_key": run_key,
+        "run_id": plan["run_id"],
+        "name": plan["name"],
+        "created_at": plan["created_at"],
+        "confidence": float(policy["confidence"]),
+        "first_judge": policy["judges"][0],
+        "plan_sha256": digest,
+        "spec": json.dumps(plan["spec"], sort_keys=True),
+        "provenance": provenance,
+        "outcomes_current": False,
+    }
+    for table, rows in {
+        "runs": [run],
+        "instruments": plan["instruments"],
+        "rules": plan["rules"],
+        "cells": plan["cells"],
+    }.items():
+        _insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
+
+
+def _insert_records(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Insert records with the columns and types of `table`; a missing field is an error, an extra one is left out."""
+    schema = con.sql(f"select * from {table} limit 0").to_arrow_table().schema
+    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in schema}
+    _insert(con, f"insert into {table} by name select * from incoming", pa.table(columns))
+
+
+def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
+    unit, invert = _UNIT_ID.format(column="unit_key"), _UNIT_ID.format(column="invert_key")
+    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17):
+        _insert(
+            con,
+            f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
+            f" item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
+            " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
+            pa.Table.from_batches([batch]),
+        )
+
+
+def _insert_planned_units(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
+    columns = ["kind", "key", "rows"]
+    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17, columns=columns):
+        _insert(
+            con,
+            f"insert into planned_units by name select {run_key}::bigint as run_key, kind, key as unit_key,"
+            f" {_UNIT_ID.format(column='key')} as unit_id, rows as planned_rows from incoming",
+            pa.Table.from_batches([batch]),
+        )
+
+
+def _pending(
+    con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
+) -> tuple[set[str], set[str], list[str]]:
+    """Planned units to load from complete files, from failed files, and loaded ones whose files are gone."""
+    planned = con.execute(
+        "select p.unit_key, l.complete from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
+        " where p.run_key = ? and p.kind = ?",
+        [run_key, kind],
+    ).fetchall()
+    if not planned:
+        return set(), set(), []
+    listing = journal.listing(kind)
+    complete = {key for key, loaded in planned if not loaded and key in listing.complete}
+    failed = {key for key, _ in planned if key in listing.failed}
+    gone = [key for key, loaded in planned if loaded is not None and key not in listing.complete | listing.failed]
+    return complete, failed, gone
+
+
+def _load_units(
+    con: duckdb.DuckDBPyConnection,
+    journal: Journal,
+    kind: str,
+    complete: Collection[str],
+    failed: Collection[str],
+    gone: Collection[str] = (),
+) -> int:
+    """The number of rows that replaced whatever the index held of these units; one transaction."""
+    unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
+    counts = dict.fromkeys((*complete, *failed), 0)
+    changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
+    con.execute("begin")
+    try:
+        con.register("changed", changed)
+        loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
+        if con.execute(loaded).fetchall() != [(0,)]:
+            for table in (*_TABLES[kind], "loaded_units"):
+                con.execute(f"delete from {table} where unit_id in (select unit_id from changed)")
+        con.execute(
+            "update runs set outcomes_current = false where run_key in"
+            " (select run_key from planned_units where unit_id in (select unit_id from changed))"
+        )
+        con.unregister("changed")
+        waiting: list[pa.RecordBatch] = []
+        for key, batch in journal.scan(kind, complete, failed, _COLUMNS[kind]):
+            counts[key] += batch.num_rows
+            waiting.append(
+                batch.append_column("unit_id", pa.repeat(pa.scalar(unit_ids[key], pa.int64()), batch.num_rows))
+            )
+            if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
+                _insert_rows(con, kind, waiting)
+                waiting = []
+        _insert_rows(con, kind, waiting)
+        _insert_records(
+            con,
+            "loaded_units",
+            [
+                {"unit_id": unit_ids[key], "kind": kind, "complete": key in complete, "loaded_rows": rows}
+                for key, rows in counts.items()
+            ],
+        )
+        con.execute("commit")
+    except BaseException:
+        con.execute("rollback")
+        raise
+    return sum(counts.values())
+
+
+def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, batches: Sequence[pa.RecordBatch]) -> None:
+    if batches:
+        table = pa.Table.from_batches(batches)
+        for statement in _INSERTS[kind]:
+            _insert(con, statement, table)
+
+
+def _insert(con: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -> None:
+    con.register("incoming", incoming)
+    try:
+        con.execute(statement)
+    finally:
+        con.unregister("incoming")
+
+
+def _chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [keys[start : start + size] for start in range(0, len(keys), size)]

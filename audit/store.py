@@ -1,0 +1,233 @@
+"""The index: one DuckDB file that answers questions about the journal, and can always be rebuilt from it.
+
+One process writes the index. Everyone else reads a published copy, because DuckDB lets one process write or many read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+
+from audit import consolidation
+from audit.consolidation import Folded
+from audit.errors import StoreError
+from audit.journal import Journal
+from audit.relations import digest, relations
+
+__all__ = ["Folded", "Store", "explained", "latest", "published"]
+
+STORAGE_VERSION = "v1.4.0"  # BI tools lag: DuckDB 1.4 and 1.5 can open it
+_REBUILD = "rebuild it from the journal with: erasure-audit db rebuild"
+_CORRUPT = (
+    "not a valid DuckDB database file",
+    "Corrupt database",
+    "Could not read enough bytes",
+    "Failed to deserialize",
+    "Serialization Error",
+    "INTERNAL Error",
+    "database has been invalidated",
+)
+_NAME = re.compile(r"index-(\d{6,})\.duckdb")
+
+
+class Store:
+    """The single writer of an index file, as a context manager; while it is open nobody else can open the file."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Open or create the index at `path`.
+
+        Raises `StoreError` when another process has it open, when it is corrupt, unwritable or written by a newer
+        DuckDB, or when it was filled by other definitions than this version's.
+        """
+        self.path = Path(path)
+        with explained(self.path):
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise _unusable(error, self.path) from None
+            self._con = duckdb.connect(str(self.path))
+            try:
+                self._prepare()
+            except BaseException:
+                self._con.close()
+                raise
+
+    def _prepare(self) -> None:
+        self._con.execute("set preserve_insertion_order = false")  # bounded memory while loading
+        for sql in relations("schema").values():
+            self._con.execute(sql)
+        stored = self._con.execute("select digest from index_version").fetchall()
+        if not stored:
+            self._con.execute("insert into index_version values (?)", [digest()])
+        elif stored != [(digest(),)]:
+            raise StoreError(
+                "the index was filled by another version of erasure-audit", where=str(self.path), next_step=_REBUILD
+            )
+        _create_marts(self._con)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write everything out and let other processes open the file."""
+        self._con.close()
+
+    def consolidate(self, journal: Journal, run_id: str | None = None) -> Folded:
+        """What was folded in from `journal`: one run, or every run when `run_id` is None. Twice gives the same index.
+
+        Raises `JournalError` for a missing run or a corrupt file, `StoreError` when the index cannot be written.
+        Whatever was loaded before an error stays loaded and is not loaded again.
+        """
+        with explained(self.path):
+            total = Folded(runs=0, units=0, rows=0)
+            for run in [run_id] if run_id is not None else journal.runs():
+                folded = consolidation.load_run(self._con, journal, run)
+                total = Folded(total.runs + 1, total.units + folded.units, total.rows + folded.rows)
+            consolidation.refresh_outcomes(self._con)
+            self._con.execute("checkpoint")
+            return total
+
+    def publish(self, directory: str | Path, keep: int = 3) -> Path:
+        """The path of a new read-only copy in `directory`, under a name never used before; the last `keep` copies stay.
+
+        Readers of an older copy are not disturbed. Raises `StoreError` when the directory cannot be written.
+        """
+        folder = Path(directory)
+        with explained(folder):
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
+                temporary = target.with_suffix(f".{os.getpid()}.tmp")
+                temporary.unlink(missing_ok=True)
+            except OSError as error:
+                raise _unusable(error, folder) from None
+            name = self._con.execute("select current_database()").fetchall()[0][0]
+            quoted = str(temporary).replace("'", "''")
+            self._con.execute(f"attach '{quoted}' as published (storage_version '{STORAGE_VERSION}')")
+            try:
+                self._con.execute(f'copy from database "{name}" to published')
+            finally:
+                self._con.execute("detach published")
+            temporary.chmod(0o444)
+            os.replace(temporary, target)
+        for old in published(folder)[: -max(keep, 1)]:
+            with contextlib.suppress(OSError):
+                old.unlink()
+        return target
+
+    @classmethod
+    def rebuild(cls, path: str | Path, journal: Journal) -> Folded:
+        """What a new index at `path` holds, made from the whole journal; the old file is replaced when it is complete.
+
+        Works on a corrupt or outdated file. Raises `StoreError` when another process has the index open.
+        """
+        path = Path(path)
+        building = path.with_name(f"{path.name}.rebuilding")
+        if path.exists():
+            with contextlib.suppress(_Replaceable), explained(path):
+                duckdb.connect(str(path)).close()
+        _remove(building)
+        with cls(building) as store:
+            folded = store.consolidate(journal)
+        _remove(path)
+        os.replace(building, path)
+        return folded
+
+
+def published(directory: str | Path) -> list[Path]:
+    """The published copies in `directory`, oldest first."""
+    return sorted(path for path in Path(directory).glob("index-*.duckdb") if _NAME.fullmatch(path.name))
+
+
+def latest(directory: str | Path) -> Path:
+    """The newest published copy in `directory`. Raises `StoreError` when there is none."""
+    copies = published(directory)
+    if not copies:
+        raise StoreError(
+            "no published index here", where=str(directory), next_step="make one with: erasure-audit db rebuild"
+        )
+    return copies[-1]
+
+
+def _latest_number(folder: Path) -> int:
+    numbers = [int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return max(numbers, default=0)
+
+
+def _create_marts(con: duckdb.DuckDBPyConnection) -> None:
+    for name, sql in relations("marts").items():
+        con.execute(f"create or replace view {name} as {sql}")
+
+
+def _remove(path: Path) -> None:
+    for file in (path, path.with_name(f"{path.name}.wal")):
+        file.unlink(missing_ok=True)
+
+
+class _Replaceable(StoreError):
+    """A file that a rebuild may replace: corrupt, or of another version."""
+
+
+@contextlib.contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """A block whose DuckDB errors become `StoreError`s where the user can do something about them."""
+    try:
+        yield
+    except duckdb.Error as error:
+        found = _explain(error, path)
+        if found is None:
+            raise
+        raise found from error
+
+
+def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
+    text = str(error)
+    if "Could not set lock" in text:
+        holder = re.search(r"\(PID (\d+)\)", text)
+        who = f"process {holder[1]}" if holder else "another process"
+        return StoreError(
+            f"the index is open in {who}",
+            where=str(path),
+            next_step="wait until it ends or stop it; to read, use the published copy beside the index",
+        )
+    if "version number" in text:
+        return _Replaceable(
+            "the index was written by another DuckDB version than this one can read",
+            where=str(path),
+            next_step=_REBUILD,
+        )
+    if any(sign in text for sign in _CORRUPT):
+        return _Replaceable(f"the index is corrupt: {text.splitlines()[0]}", where=str(path), next_step=_REBUILD)
+    if "No space left" in text or "Could not write" in text:
+        return StoreError("the disk is full", where=str(path), next_step="free space there and run the command again")
+    if isinstance(error, duckdb.IOException):
+        return StoreError(
+            f"the index cannot be opened: {text.splitlines()[0]}",
+            where=str(path),
+            next_step="correct the path or its mode",
+        )
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return StoreError(
+            "DuckDB has not enough memory",
+            where=str(path),
+            next_step="free memory or disk space and run the command again",
+        )
+    return None
+
+
+def _unusable(error: OSError, path: Path) -> StoreError:
+    return StoreError(
+        f"the folder cannot be used: {error.strerror or error}", where=str(path), next_step="choose a writable folder"
+    )

@@ -1,0 +1,61 @@
+-- grain: one row per run, cell and detector: the concept reproduction rate with its denominator and bounds
+with
+counted as (
+    select
+        run_key,
+        cell_id,
+        detector,
+        min(threshold) as threshold,
+        count(*) filter (where outcome = 'hit') as hits,
+        count(*) filter (where outcome in ('hit', 'clear')) as assessed
+    from outcomes
+    group by run_key, cell_id, detector
+),
+
+complete as (
+    select
+        c.run_key,
+        c.cell_id,
+        c.concept,
+        c.subject,
+        c.role,
+        c.control,
+        c.defence,
+        c.scenario,
+        i.detector,
+        i.instrument_id,
+        coalesce(n.threshold, i.threshold) as threshold,
+        c.planned,
+        coalesce(n.assessed, 0) as assessed,
+        -- Whatever is planned and not assessed is unassessed, even when no row says so.
+        greatest(c.planned - coalesce(n.assessed, 0), 0) as unassessed,
+        coalesce(n.hits, 0) as hits
+    from cells as c
+    inner join instruments as i on c.run_key = i.run_key
+    left join counted as n on c.run_key = n.run_key and c.cell_id = n.cell_id and i.detector = n.detector
+)
+
+select
+    r.run_id,
+    m.cell_id,
+    m.concept,
+    m.subject,
+    m.role,
+    m.control,
+    m.defence,
+    m.scenario,
+    m.detector,
+    m.instrument_id,
+    m.threshold,
+    m.planned,
+    m.assessed,
+    m.unassessed,
+    m.hits,
+    case when m.assessed > 0 then m.hits / m.assessed end as rate,
+    coalesce(v.low, 0.0) as ci_low,
+    coalesce(v.high, 1.0) as ci_high,
+    case when m.planned > 0 then (m.hits + m.unassessed) / m.planned else 1.0 end as worst_case,
+    r.confidence
+from complete as m
+inner join runs as r on m.run_key = r.run_key
+left join intervals as v on m.hits = v.hits and m.assessed = v.assessed and r.confidence = v.confidence

@@ -1,0 +1,7 @@
+-- grain: one row per journal unit whose rows are in this index
+create table if not exists loaded_units (
+    unit_id bigint not null,
+    kind varchar not null,
+    complete boolean not null,
+    loaded_rows bigint not null
+);

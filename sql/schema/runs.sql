@@ -1,0 +1,13 @@
+-- grain: one row per consolidated run
+create table if not exists runs (
+    run_key bigint not null,
+    run_id varchar not null,
+    name varchar not null,
+    created_at varchar not null,
+    confidence double not null,
+    first_judge varchar not null,
+    plan_sha256 varchar not null,
+    spec varchar not null,
+    provenance varchar not null,
+    outcomes_current boolean not null
+);

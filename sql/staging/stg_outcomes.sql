@@ -1,0 +1,55 @@
+-- grain: one row per cell, case and detector of the run $run_key; fills the table outcomes
+with
+judged as (
+    select
+        s.cell_id,
+        s.case_no,
+        s.image_id,
+        s.unit_id,
+        i.instrument_id,
+        i.detector,
+        coalesce(r.threshold, i.threshold) as threshold,
+        d.score,
+        d.hit,
+        case
+            when s.reason is not null then s.reason
+            when m.measured is null then 'missing'
+            when not m.measured then 'not-measured'
+            when r.labels is null then 'not-measured'
+            when d.unreadable then 'not-measured'
+            when d.hit then null
+            -- A label without a score is below a detector's floor; without a floor it was not measured.
+            when
+                coalesce(d.labels, 0) < r.labels and (i.score_floor <= 0 or r.threshold < i.score_floor)
+                then 'not-measured'
+        end as reason,
+        case
+            when s.reason is not null then s.error
+            when r.labels is null then 'no counting rule says which labels of this detector mean the subject'
+            else m.error
+        end as error
+    from stg_case_states as s
+    inner join instruments as i on i.run_key = $run_key
+    left join stg_rules as r on i.detector = r.detector and s.subject = r.subject
+    left join stg_measurements as m on s.image_id = m.image_id and i.instrument_id = m.instrument_id
+    left join stg_readings as d on s.image_id = d.image_id and i.detector = d.detector and s.subject = d.subject
+)
+
+select
+    $run_key as run_key,
+    cell_id,
+    case_no,
+    image_id,
+    unit_id,
+    instrument_id,
+    detector,
+    threshold,
+    case
+        when reason is not null then 'unassessed'
+        when hit then 'hit'
+        else 'clear'
+    end as outcome,
+    reason,
+    case when isfinite(score) then score end as score,
+    case when reason is not null then left(error, 500) end as error
+from judged
