@@ -1,7 +1,7 @@
 """The corpus manifest: every object under every corpus URL, hashed, decoded, and kept even when it cannot be read.
 
-The manifest is Arrow record batches of `SCHEMA`, stored as one Parquet file. Memory does not grow with the pictures: at
-most `WINDOW` objects are in flight, and one digest and one URI are remembered for each distinct picture.
+The manifest is Arrow record batches of `MANIFEST_SCHEMA`, stored as one Parquet file. Memory does not grow with the
+pictures: at most `WINDOW` objects are in flight, and one digest and one URI are remembered for each distinct picture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from audit import images, urls
 from audit.corpus_errors import SourceUnavailable, explain
-from audit.corpus_manifest import SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
+from audit.corpus_manifest import MANIFEST_SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
 from audit.corpus_source import Found, Source, open_source
 from audit.errors import CorpusError
 from audit.images import ImageError, Pixels
@@ -25,7 +25,8 @@ from audit.records import Item
 from audit.spec import CorpusEntry, CorpusLimits
 
 __all__ = [
-    "SCHEMA", "StoredManifest", "fetch", "items", "manifest", "manifest_sha256", "read_manifest", "write_manifest",
+    "MANIFEST_SCHEMA", "StoredManifest", "fetch", "items", "manifest", "manifest_sha256", "read_manifest",
+    "read_picture", "write_manifest",
 ]  # fmt: skip
 
 THREADS = 8  # requests in flight; decoding shares them
@@ -39,11 +40,12 @@ Progress = Callable[[int], None]
 def manifest(
     entries: Sequence[CorpusEntry], limits: CorpusLimits, *, progress: Progress | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """Record batches of `SCHEMA`, one row for each object, streamed while the objects are listed and read.
+    """Record batches of `MANIFEST_SCHEMA`, one row for each object, streamed while the objects are listed and read.
 
     Entries come in order of (URL, role, concept), objects in order of URI inside an entry, whatever the order in the
     spec and however the threads run. `progress` is called with the number of rows so far. An object that cannot be
-    used keeps its row with `error`; of equal pictures inside one role, all but the first carry `duplicate_of`.
+    used keeps its row with `error`; without entries there are no batches. Of equal pictures inside one role,
+    all but the first carry `duplicate_of`.
 
     Raises `CorpusError` before anything is read for entries that overlap inside one role or URLs that cannot be used;
     later for a folder that is missing, empty, a file or closed, and for storage that stops answering
@@ -54,8 +56,6 @@ def manifest(
 
 
 def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]:
-    if not entries:
-        raise CorpusError("the spec names no corpus", next_step="add an entry with url, concept and role to corpus")
     sources = [(entry, open_source(entry.url)) for entry in entries]
     sources.sort(key=lambda pair: (pair[1].uri, pair[0].role, pair[0].concept))
     for (one, first), (other, second) in itertools.combinations(sources, 2):
@@ -141,10 +141,10 @@ def _batches(rows: Iterator[dict[str, object]], progress: Progress | None) -> It
         if progress is not None:
             progress(done)
         if len(buffer) == BATCH_ROWS:
-            yield pa.RecordBatch.from_pylist(buffer, schema=SCHEMA)
+            yield pa.RecordBatch.from_pylist(buffer, schema=MANIFEST_SCHEMA)
             buffer = []
     if buffer:
-        yield pa.RecordBatch.from_pylist(buffer, schema=SCHEMA)
+        yield pa.RecordBatch.from_pylist(buffer, schema=MANIFEST_SCHEMA)
 
 
 def fetch(item: Item, limits: CorpusLimits | None = None) -> Pixels:
@@ -158,22 +158,53 @@ def fetch(item: Item, limits: CorpusLimits | None = None) -> Pixels:
         raise CorpusError(
             f"this corpus object cannot be used: {item.error or 'it has no hash'}",
             where=item.uri,
-            next_step="replace or remove it, then write the manifest again: erasure-audit corpus",
+            next_step="replace or remove it, then start a new run: erasure-audit run",
         )
-    try:
-        data = open_source(item.uri).read(item.uri)
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise _changed(item, "it is gone") from None
-    except OSError as error:
-        raise explain(error, item.uri) from None
+    data = _read_again(item.uri)
     if hashlib.sha256(data).hexdigest() != item.byte_sha256:
-        raise _changed(item, f"{len(data)} bytes with another hash, {item.size_bytes} were recorded")
+        raise _changed(item.uri, f"{len(data)} bytes with another hash, {item.size_bytes} were recorded")
     return images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
 
 
-def _changed(item: Item, how: str) -> CorpusError:
+def read_picture(uri: str, limits: CorpusLimits, pixel_sha256: str | None) -> Pixels:
+    """The pixels of the object at `uri`, checked against the pixel hash that the manifest recorded.
+
+    None stands for an object that the manifest could not read: it stays an `ImageError` even when somebody mends it,
+    because nothing may start to count in the middle of a run. Otherwise raises `CorpusError` when the object vanished
+    or shows other pixels than before. `SourceUnavailable` when the storage as a whole does not answer.
+    """
+    if pixel_sha256 is None:
+        raise ImageError(_still_unreadable(uri, limits))
+    pixels = images.decode(_read_again(uri), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+    if images.pixel_sha256(pixels) != pixel_sha256:
+        raise _changed(uri, "it shows another picture")
+    return pixels
+
+
+def _still_unreadable(uri: str, limits: CorpusLimits) -> str:
+    try:
+        images.decode(_read_again(uri), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+    except SourceUnavailable:
+        raise
+    except ImageError as error:
+        return error.reason
+    except CorpusError as error:
+        return error.what
+    return "it could not be read when the run was planned; start a new run to count it"
+
+
+def _read_again(uri: str) -> bytes:
+    try:
+        return open_source(uri).read(uri)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise _changed(uri, "it is gone") from None
+    except OSError as error:
+        raise explain(error, uri) from None
+
+
+def _changed(uri: str, how: str) -> CorpusError:
     return CorpusError(
         f"the object changed since the manifest: {how}",
-        where=item.uri,
-        next_step="restore the object, or write the manifest again: erasure-audit corpus",
+        where=uri,
+        next_step="restore the object, or start a new run: erasure-audit run",
     )

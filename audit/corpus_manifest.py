@@ -23,7 +23,7 @@ from audit.records import Item
 
 METADATA_KEY = b"erasure_audit"
 
-SCHEMA = pa.schema(
+MANIFEST_SCHEMA = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),
         pa.field("role", pa.string(), nullable=False),
@@ -80,7 +80,7 @@ def write_manifest(batches: Iterable[pa.RecordBatch], url: str) -> StoredManifes
     The file appears whole or not at all. Raises `CorpusError` when it cannot be written.
     """
     buffer, digest = io.BytesIO(), _Digest()  # about 100 bytes a row once compressed
-    with pq.ParquetWriter(buffer, SCHEMA, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, MANIFEST_SCHEMA, compression="zstd") as writer:
         for batch in batches:
             digest.update(batch)
             writer.write_batch(batch)
@@ -91,7 +91,7 @@ def write_manifest(batches: Iterable[pa.RecordBatch], url: str) -> StoredManifes
 
 
 def read_manifest(url: str) -> pa.Table:
-    """The manifest at `url` as a table of `SCHEMA`, its content checked against the digest it was written with.
+    """The manifest at `url` as a table of `MANIFEST_SCHEMA`, checked against the digest it was written with.
 
     Raises `CorpusError` when it is missing, truncated, no manifest, or altered.
     """
@@ -105,7 +105,7 @@ def read_manifest(url: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise CorpusError(f"the manifest cannot be read: {detail}", where=target, next_step=again) from None
-    if header.get("kind") != "manifest" or not table.schema.equals(SCHEMA, check_metadata=False):
+    if header.get("kind") != "manifest" or not table.schema.equals(MANIFEST_SCHEMA, check_metadata=False):
         raise CorpusError("this Parquet file is not a corpus manifest", where=target, next_step=again)
     table = table.replace_schema_metadata(None)
     if manifest_sha256(table) != header.get("sha256"):

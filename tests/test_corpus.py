@@ -43,7 +43,7 @@ def entry(url: str | Path, concept: str = "ring", role: str = "target") -> Corpu
 
 
 def table(*entries: CorpusEntry, limits: CorpusLimits = LIMITS) -> pa.Table:
-    return pa.Table.from_batches(manifest(entries, limits), schema=corpus.SCHEMA)
+    return pa.Table.from_batches(manifest(entries, limits), schema=corpus.MANIFEST_SCHEMA)
 
 
 def rows(*entries: CorpusEntry, limits: CorpusLimits = LIMITS) -> list[dict[str, object]]:
@@ -297,9 +297,8 @@ def test_unusable_urls_are_refused_before_anything_is_read(url: str, message: st
     assert "AKIAKEY" not in str(caught.value)
 
 
-def test_no_entries_and_overlapping_entries_are_refused(folder: Path) -> None:
-    with pytest.raises(CorpusError, match="names no corpus"):
-        manifest([], LIMITS)
+def test_no_entries_give_no_rows_and_overlapping_entries_are_refused(folder: Path) -> None:
+    assert list(manifest([], LIMITS)) == []  # an audit by text alone needs no corpus
     for one, two in itertools.permutations([entry(folder), entry(folder / "a", "disc")]):
         assert "list the same objects" in refusal(one, two).what
     assert "list the same objects" in refusal(entry(folder), entry(f"{folder}/")).what
@@ -388,7 +387,7 @@ def test_unreadable_manifests_are_refused(folder: Path, tmp_path: Path) -> None:
             {corpus_manifest.METADATA_KEY: file.metadata.metadata[corpus_manifest.METADATA_KEY]},
             file.read()[1:],
         )
-    with pq.ParquetWriter(path, corpus.SCHEMA) as writer:
+    with pq.ParquetWriter(path, corpus.MANIFEST_SCHEMA) as writer:
         writer.write_table(shorter)
         writer.add_key_value_metadata(header)
     with pytest.raises(CorpusError, match="altered"):
@@ -421,6 +420,24 @@ def test_fetch_returns_the_pixels_and_notices_every_change(folder: Path) -> None
         fetch(item)
     with pytest.raises(CorpusError, match="cannot be used: empty file"):
         fetch(dataclasses.replace(item, error="empty file"))
+
+
+def test_read_picture_checks_the_pixels(folder: Path) -> None:
+    item = next(item for item in items(table(entry(folder))) if item.uri.endswith("/a.png"))
+    assert images.pixel_sha256(corpus.read_picture(item.uri, LIMITS, item.pixel_sha256)) == item.pixel_sha256
+    with pytest.raises(images.ImageError, match="could not be read when the run was planned"):
+        corpus.read_picture(item.uri, LIMITS, None)
+    (folder / "a.png").write_bytes(png(99))
+    with pytest.raises(CorpusError, match="shows another picture"):
+        corpus.read_picture(item.uri, LIMITS, item.pixel_sha256)
+    (folder / "a.png").write_bytes(b"text")
+    with pytest.raises(images.ImageError, match="not an image"):
+        corpus.read_picture(item.uri, LIMITS, None)
+    (folder / "a.png").unlink()
+    with pytest.raises(CorpusError, match="it is gone"):
+        corpus.read_picture(item.uri, LIMITS, item.pixel_sha256)
+    with pytest.raises(images.ImageError, match="it is gone"):
+        corpus.read_picture(item.uri, LIMITS, None)
 
 
 # --- S3
