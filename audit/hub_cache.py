@@ -58,6 +58,6 @@ def not_available(repo_id: str, revision: str, missing: str) -> CheckpointError:
     return CheckpointError(
         missing,
         where=f"{repo_id}@{revision} in {constants.HF_HUB_CACHE}",
-        next_step=f"run 'hf download {repo_id} --revision {revision}' (or set {DOWNLOAD_VARIABLE}=1 with HF_HUB_OFFLINE "
-        "unset); without network, download on a machine with network, then pass the folder",
+        next_step=f"run 'hf download {repo_id} --revision {revision}' (or set {DOWNLOAD_VARIABLE}=1 with "
+        "HF_HUB_OFFLINE unset); without network, download on a machine with network, then pass the folder",
     )

@@ -36,7 +36,9 @@ class ModelRef:
     source: Literal["testbed", "local", "hub"]
     path: Path
     revision: str | None  # hub commit
-    files: Mapping[str, str]  # weight file, relative to `path` with forward slashes -> hex SHA-256
+    files: Mapping[str, str] = dataclasses.field(
+        hash=False
+    )  # weight file relative to `path`, '/'-separated -> hex SHA-256
     sha256: str
     variant: str | None = None  # "fp16" when only `*.fp16.safetensors` files exist
 
@@ -73,7 +75,7 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
             f"there is no folder {ref!r}, and as a hub id it is not pinned to a commit"
             + (f" ({revision!r} can move)" if revision else ""),
             where=ref,
-            next_step=f"write {repo_id}@<40-hex commit>; the commit is under 'Files and versions' of the model's page, or: "
+            next_step=f"write {repo_id}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
             f"python -c \"import huggingface_hub as h; print(h.model_info('{repo_id}').sha)\"",
         )
     return _from_hub(ref, repo_id, revision)
@@ -256,7 +258,7 @@ def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
         raise CheckpointError(
             f"the weights exist only as pickles ({', '.join(pickles[:3])}), which can run code when they are loaded",
             where=str(folder),
-            next_step="convert to safetensors where you trust the source: save_pretrained(..., safe_serialization=True)",
+            next_step="convert to safetensors where you trust the source: load it once, then save_pretrained(FOLDER)",
         )
     raise CheckpointError(
         "the model folder has no weight file (model.safetensors or diffusion_pytorch_model.safetensors)",

@@ -100,8 +100,8 @@ def cached_sha256(path: Path) -> str:
 
 
 def _cache_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = Path(base) if os.path.isabs(base) else Path("~/.cache").expanduser()
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    root = base if base.is_absolute() else Path("~/.cache").expanduser()
     return root / "erasure-audit" / "sha256"
 
 
@@ -119,4 +119,4 @@ def _remember(entry: Path, digest: str) -> None:
         handle, name = tempfile.mkstemp(dir=entry.parent)
         with os.fdopen(handle, "w", encoding="ascii") as stream:
             stream.write(digest)
-        os.replace(name, entry)
+        Path(name).replace(entry)

@@ -1,0 +1,48 @@
+"""Detectors: pictures in, raw scores out, or the reason why there is none. Torch is imported when measuring only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from audit.detectors.base import Detector, check_threshold
+from audit.spec import Concept, DetectorSpec
+
+__all__ = ["Detector", "build", "check_threshold", "counting_rules"]
+
+
+def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> Detector:
+    """The detector of a spec entry, ready to name its instrument; the network is loaded at the first measurement.
+
+    `concepts` are the subjects that the detectors have to tell apart (`Spec.subjects()`). `device` is a torch device.
+    Raises `DetectorError` or `CheckpointError` for anything in the entry that cannot work.
+    """
+    if detector_spec.kind == "clip-zero-shot":
+        from audit.detectors.clip_zero_shot import ClipZeroShot
+
+        return ClipZeroShot(detector_spec, concepts, str(device))
+    if detector_spec.kind == "classifier":
+        from audit.detectors.classifier import Classifier
+
+        return Classifier(detector_spec, str(device))
+    from audit.detectors.nudenet import NudeNet
+
+    return NudeNet(detector_spec)
+
+
+def counting_rules(
+    detector: Detector, subjects: Sequence[str], *, threshold: float | None = None
+) -> list[dict[str, Any]]:
+    """Rows `{detector, subject, label, threshold}`: a score of `label` at or above `threshold` is a hit on `subject`.
+
+    `threshold` overrides the detector's own, as a gate policy may. Raises `DetectorError` for a threshold below the
+    instrument's score floor and for a subject that no label stands for.
+    """
+    instrument = detector.instrument
+    limit = instrument.threshold if threshold is None else threshold
+    check_threshold(instrument, limit)
+    return [
+        {"detector": instrument.detector, "subject": subject, "label": label, "threshold": limit}
+        for subject in dict.fromkeys(subjects)
+        for label in detector.counted_labels(subject)
+    ]

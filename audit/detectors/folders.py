@@ -1,0 +1,144 @@
+"""Transformers model folders as detectors use them: settings without torch, strict loading, one pixel route."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from audit.detectors.base import Pixels
+from audit.errors import DetectorError
+from audit.model_refs import ModelRef, resolve_model
+from audit.spec import DetectorSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+def resolve(spec: DetectorSpec, testbed_name: str) -> ModelRef:
+    """The model folder of a spec entry; raises `DetectorError` when the entry names none."""
+    if spec.model is None:
+        raise DetectorError(
+            f"detector {spec.name!r} names no model",
+            where=f"detectors.{spec.name}.model",
+            next_step=f"set 'model' to testbed/{testbed_name}, a local folder or org/name@<40-hex commit>",
+        )
+    return resolve_model(spec.model, testbed_name=testbed_name)
+
+
+def read_settings(ref: ModelRef, name: str) -> dict[str, Any]:
+    """A JSON file of the model folder as a dict; raises `DetectorError` when it is missing or malformed."""
+    path = ref.path / name
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise DetectorError(
+            f"the detector's folder has no readable {name}",
+            where=str(path),
+            next_step="download or copy the whole model folder",
+        )
+    return value
+
+
+def pixel_route(ref: ModelRef) -> str:
+    """One line that says how pixels reach the network, from the folder's preprocessor settings."""
+    settings = read_settings(ref, "preprocessor_config.json")
+    steps = ["uint8 RGB", "PIL"]
+    if settings.get("do_resize", True) and "size" in settings:
+        steps.append(f"resize {_size(settings['size'])} resample {settings.get('resample')}")
+    if settings.get("do_center_crop") and "crop_size" in settings:
+        steps.append(f"centre crop {_size(settings['crop_size'])}")
+    if settings.get("do_rescale", True):
+        steps.append(f"times {settings.get('rescale_factor', 1 / 255):.6g}")
+    if settings.get("do_normalize", True):
+        steps.append(f"mean {settings.get('image_mean')} std {settings.get('image_std')}")
+    return " > ".join([*steps, "float32"])
+
+
+def _size(size: Any) -> str:
+    return " ".join(f"{key} {value}" for key, value in size.items()) if isinstance(size, dict) else str(size)
+
+
+def load_network(loader: type[Any], ref: ModelRef, device: str) -> PreTrainedModel:
+    """The network in float32 on `device`, for inference. Raises `DetectorError` when any weight is missing or misfits.
+
+    Strict, because transformers fills missing weights with random numbers and goes on.
+    """
+    import torch
+
+    try:
+        with _quietly():
+            network, found = loader.from_pretrained(
+                ref.path,
+                dtype=torch.float32,
+                variant=ref.variant,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # so that they are listed below, and refused there
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        raise _unusable(ref, " ".join(str(error).split())[:300]) from error
+    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        names = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in found[kind])
+        # Older files store the constant 0, 1, 2, ... of position embeddings; newer classes compute it.
+        names = [name for name in names if not name.endswith("embeddings.position_ids")]
+        if names:
+            raise _unusable(ref, f"its weights have {len(names)} {kind.replace('_', ' ')}, first {names[0]}")
+    try:
+        return network.eval().requires_grad_(False).to(device)
+    except RuntimeError as error:
+        raise DetectorError(
+            f"the detector cannot be moved to device {device!r}: {str(error).splitlines()[0]}",
+            next_step="choose another device; 'erasure-audit doctor' lists those it finds",
+        ) from error
+
+
+def load_image_processor(ref: ModelRef) -> Any:
+    """The folder's image processor on Pillow: its resampling differs from torchvision's, and scores with it."""
+    from transformers import AutoImageProcessor
+
+    try:
+        return AutoImageProcessor.from_pretrained(
+            ref.path, backend="pil", local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(ref, " ".join(str(error).split())[:300]) from error
+
+
+def pixel_values(processor: Any, images: Sequence[Pixels], device: str) -> torch.Tensor:
+    """The network's input, images x channels x height x width in float32."""
+    from PIL import Image
+
+    pictures = [Image.fromarray(image) for image in images]  # arrays would make the processor guess the axes
+    values: torch.Tensor = processor(pictures, return_tensors="pt")["pixel_values"]
+    return values.to(device)
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    """No progress bars and load reports of transformers inside: what they would say is raised as an error."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _unusable(ref: ModelRef, why: str) -> DetectorError:
+    return DetectorError(
+        f"the detector's model cannot be loaded: {why}",
+        where=str(ref.path),
+        next_step="use a folder saved by save_pretrained for this kind of detector",
+    )
