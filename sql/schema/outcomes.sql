@@ -11,5 +11,6 @@ create table if not exists outcomes (
     outcome varchar not null,
     reason varchar,
     score double,
+    labels_complete boolean not null,
     error varchar
 );

@@ -11,6 +11,7 @@ judged as (
         coalesce(r.threshold, i.threshold) as threshold,
         d.score,
         d.hit,
+        coalesce(d.labels >= r.labels, false) as labels_complete,
         case
             when s.reason is not null then s.reason
             when m.measured is null then 'missing'
@@ -20,7 +21,7 @@ judged as (
             when d.hit then null
             -- A label without a score is below a detector's floor; without a floor it was not measured.
             when
-                coalesce(d.labels, 0) < r.labels and (i.score_floor <= 0 or r.threshold < i.score_floor)
+                not coalesce(d.labels >= r.labels, false) and (i.score_floor <= 0 or r.threshold < i.score_floor)
                 then 'not-measured'
         end as reason,
         case
@@ -51,5 +52,6 @@ select
     end as outcome,
     reason,
     case when isfinite(score) then score end as score,
+    labels_complete,
     case when reason is not null then left(error, 500) end as error
 from judged
