@@ -225,3 +225,12 @@ def test_a_folder_without_its_small_files_is_refused(clip_folder: Path, tmp_path
 
 def test_a_working_detector_passes_its_self_test(clip_folder: Path) -> None:
     detector(clip_folder).self_test()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_reads_what_the_cpu_reads(clip_folder: Path, images: list[Pixels]) -> None:
+    entry = {"name": "judge", "kind": "clip-zero-shot", "model": str(clip_folder), "background": BACKGROUND}
+    on_gpu = build(DetectorSpec.model_validate(entry), (RING,), "cuda")
+    assert on_gpu.instrument == detector(clip_folder).instrument
+    np.testing.assert_allclose(probabilities(on_gpu, images), probabilities(detector(clip_folder), images), atol=1e-3)
