@@ -26,15 +26,15 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    device: str | None = Field(None, description="torch device, e.g. cpu or cuda:1; the best one by default")
-    batch_size: int | None = Field(None, ge=1, description="pictures per model call; by device by default")
+    device: str | None = Field(default=None, description="torch device, e.g. cpu or cuda:1; the best one by default")
+    batch_size: int | None = Field(default=None, ge=1, description="pictures per model call; by device by default")
     gpu_slot: str | None = Field(
         default_factory=lambda: os.environ.get("ERASURE_AUDIT_GPU_SLOT") or None,
         description="Prefect global concurrency limit that each unit holds while it computes",
     )
-    database: str | None = Field(None, description="path of the DuckDB index")
-    reports: str | None = Field(None, description="folder for the reports")
-    show_sensitive: bool = Field(False, description="show sensitive pictures unblurred; the act is logged")
+    database: str | None = Field(default=None, description="path of the DuckDB index")
+    reports: str | None = Field(default=None, description="folder for the reports")
+    show_sensitive: bool = Field(default=False, description="show sensitive pictures unblurred; the act is logged")
 
 
 @dataclasses.dataclass(frozen=True)

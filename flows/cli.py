@@ -1,0 +1,112 @@
+"""The command line `erasure-audit`. Prefect and torch are imported by the commands that need them, when they run."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
+from flows.commands import corpus, db, doctor, plan, results, run, testbed
+
+app = typer.Typer(
+    name="erasure-audit",
+    help="Does an erased concept come back? Audits diffusion models and ends in PASS, FAIL or INCONCLUSIVE.",
+    epilog="Exit codes: 0 PASS, 3 FAIL, 4 INCONCLUSIVE, 1 crash, 2 usage, 130 interrupted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+run.register(app)
+plan.register(app)
+results.register(app)
+doctor.register(app)
+app.add_typer(db.app, name="db")
+app.add_typer(testbed.app, name="testbed")
+app.add_typer(corpus.app, name="corpus")
+
+
+@app.callback()
+def _options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of a crash. Works anywhere.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of one command."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    as_json = "--json" in arguments
+    if not debug:
+        warnings.simplefilter("ignore") if not sys.warnoptions else None
+        logging.getLogger().setLevel(logging.CRITICAL)
+    _stop_on_sigterm()
+    try:
+        code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except AuditError as error:
+        return _fail(str(error), error.exit_code, as_json, debug)
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; say nothing at exit either
+        return EXIT_CRASH
+    except Exception as error:
+        if hasattr(error, "format_message"):
+            command = " ".join(_command_words(arguments))
+            text = f"{error.format_message()}\n  next:  erasure-audit {command}--help"
+            return _fail(text, EXIT_USAGE, as_json, debug)
+        line = (str(error).strip() or "no message").splitlines()[0]
+        text = f"unexpected {type(error).__name__}: {line}\n  next:  run with --debug for the traceback"
+        return _fail(text, EXIT_CRASH, as_json, debug)
+
+
+def _fail(text: str, code: int, as_json: bool, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"error: {text}" if code != EXIT_INTERRUPTED else text, file=sys.stderr, flush=True)
+    if as_json:
+        print(json.dumps({"error": text, "exit_code": code}), flush=True)
+    return code
+
+
+def _command_words(arguments: Sequence[str]) -> list[str]:
+    """The command that was meant, as far as it exists, with a space to follow."""
+    known: dict[str, set[str]] = {"": {c.name or "" for c in app.registered_commands}}
+    groups = {group.name: group.typer_instance for group in app.registered_groups}
+    words = [a for a in arguments if not a.startswith("-")]
+    if words and words[0] in known[""]:
+        return [words[0], ""]
+    group: Any = groups.get(words[0]) if words else None
+    if group is None:
+        return [""]
+    names = {c.name for c in group.registered_commands}
+    return [words[0], *([words[1]] if len(words) > 1 and words[1] in names else []), ""]
+
+
+def _stop_on_sigterm() -> None:
+    """Let SIGTERM end a run as Ctrl-C does: what is journalled stays, and the next command is named."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        signal.signal(signal.SIGTERM, stop)
+    except ValueError:
+        return  # not the main thread: somebody else owns the signals
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""corpus: look at a corpus before auditing with it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from audit.spec import CorpusEntry, CorpusLimits
+from flows.commands import options
+from flows.console import emit_json, progress_bars, say, table
+
+app = typer.Typer(help="Look at a corpus before auditing with it.", no_args_is_help=True)
+
+
+@app.callback()
+def _group() -> None:
+    """Look at a corpus before auditing with it."""
+
+
+@app.command("manifest")
+def manifest(
+    url: Annotated[str, typer.Argument(help="Folder or s3:// prefix with the pictures.")],
+    concept: Annotated[str, typer.Option("--concept", help="What the pictures show.")] = "unnamed",
+    role: Annotated[str, typer.Option("--role", help="target, neighbour or control.")] = "target",
+    out: Annotated[str | None, typer.Option("--out", help="Write the manifest there, as Parquet.")] = None,
+    as_json: options.Json = False,
+) -> int:
+    """List, hash and decode every object under URL; say which cannot be used. Exit 2 when none can."""
+    from pydantic import ValidationError
+
+    from audit import corpus
+    from audit.errors import EXIT_USAGE, SpecError
+
+    try:
+        entry = CorpusEntry.model_validate({"url": url, "concept": concept, "role": role})
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        what = f"{'.'.join(map(str, detail['loc']))}: {detail['msg']}"
+        raise SpecError(what, where="corpus manifest", next_step="mend this option") from None
+    import pyarrow as pa
+
+    with progress_bars() as reporter:
+        reporter.begin("collect", None, 0)
+        batches = list(corpus.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n)))
+        reporter.end("collect")
+    found = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
+    errors = Counter(error for error in found["error"].to_pylist() if error)
+    usable = found.num_rows - sum(errors.values())
+    duplicates = found.num_rows - found["duplicate_of"].null_count
+    if out:
+        corpus.write_manifest(batches, out)
+        say(f"manifest written to {out}")
+    summary = {"objects": found.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
+    if as_json:
+        emit_json({**summary, "errors": dict(errors.most_common(20))})
+    else:
+        table([summary])
+        for text, count in errors.most_common(10):
+            print(f"  {count} x {text}")
+    return 0 if usable else EXIT_USAGE

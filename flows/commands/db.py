@@ -1,0 +1,121 @@
+"""db: the DuckDB index of a storage root. It can always be rebuilt from the journal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from audit import locations
+from flows.commands import options
+from flows.console import emit_json, say, table
+
+app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, ask.", no_args_is_help=True)
+
+
+@app.command("runs")
+def runs(root: options.Root = None, as_json: options.Json = False) -> None:
+    """List the runs below the root, and how far each is."""
+    from audit.journal import Journal
+    from audit.plan import KINDS, read_plan
+
+    journal = Journal(locations.storage_root(root))
+    done = {kind: journal.keys(kind) for kind in KINDS}
+    rows = []
+    for run_id in journal.runs():
+        plan = read_plan(journal, run_id)
+        keys = zip(plan.units["kind"].to_pylist(), plan.units["key"].to_pylist(), strict=True)
+        complete = sum(key in done[kind] for kind, key in keys)
+        rows.append(
+            {"run": run_id, "created": plan.created_at, "cases": plan.cases.num_rows, "units": plan.units.num_rows}
+            | {"complete": complete}
+        )
+    if as_json:
+        emit_json(rows)
+    elif rows:
+        table(rows)
+    else:
+        say(f"no runs in {journal.root}; start one with: erasure-audit run SPEC")
+
+
+@app.command("rebuild")
+def rebuild(root: options.Root = None, database: options.Database = None, as_json: options.Json = False) -> None:
+    """Make the index anew from the whole journal, and publish it."""
+    from audit.store import Store
+
+    place = locations.storage_root(root)
+    path = locations.database_path(place, database)
+    folded = Store.rebuild(path, _journal(place))
+    with Store(path) as store:
+        published = store.publish(path.parent / "published")
+    _tell({"index": str(path), "published": str(published), "runs": folded.runs, "units": folded.units}, as_json)
+
+
+@app.command("consolidate")
+def consolidate(
+    run_id: Annotated[str | None, typer.Argument(help="One run; every run of the root without it.")] = None,
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """Fold what the journal has gained into the index."""
+    from audit.store import Store
+
+    place = locations.storage_root(root)
+    path = locations.database_path(place, database)
+    journal = _journal(place)
+    with Store(path) as store:
+        folded = store.consolidate(journal, run_id)
+    _tell({"index": str(path), "runs": folded.runs, "units": folded.units, "rows": folded.rows}, as_json)
+
+
+@app.command("publish")
+def publish(root: options.Root = None, database: options.Database = None, as_json: options.Json = False) -> None:
+    """Publish a read-only copy of the index under a new name, for dashboards and BI tools."""
+    from audit.store import Store
+
+    path = locations.database_path(locations.storage_root(root), database)
+    with Store(path) as store:
+        published = store.publish(path.parent / "published")
+    _tell({"published": str(published)}, as_json)
+
+
+@app.command("sql")
+def sql(
+    query: Annotated[str, typer.Argument(help="A query on the newest published copy, such as 'from crr'.")],
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """Answer QUERY from the newest published copy, read-only."""
+    import duckdb
+
+    from audit.errors import StoreError
+    from audit.store import explained, latest
+
+    path = latest(locations.database_path(locations.storage_root(root), database).parent / "published")
+    # The copy is opened read-only, and a query may not reach for other files or load extensions.
+    with explained(path), duckdb.connect(str(path), read_only=True) as connection:
+        connection.execute("set enable_external_access = false")
+        try:
+            cursor = connection.execute(query)
+        except duckdb.ProgrammingError as error:
+            relations = "list the relations with: erasure-audit db sql 'show tables'"
+            raise StoreError(str(error).strip(), where="QUERY", next_step=relations) from None
+        names = [column[0] for column in cursor.description or []]
+        rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    emit_json(rows) if as_json else table(rows)
+
+
+def _journal(root: str):  # type: ignore[no-untyped-def]
+    from audit.journal import Journal
+
+    return Journal(root)
+
+
+def _tell(document: dict[str, object], as_json: bool) -> None:
+    if as_json:
+        emit_json(document)
+        return
+    for name, value in document.items():
+        print(f"{name:<10} {value}")

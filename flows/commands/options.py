@@ -1,0 +1,29 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from flows.console import Format
+
+Root = Annotated[
+    str | None,
+    typer.Option("--root", help="Storage root: a folder or s3://bucket/prefix.", envvar="ERASURE_AUDIT_ROOT"),
+]
+Database = Annotated[str | None, typer.Option("--database", help="Path of the DuckDB index (default: <root>/db).")]
+Reports = Annotated[str | None, typer.Option("--reports", help="Folder for the reports.")]
+Device = Annotated[str | None, typer.Option("--device", help="torch device, such as cpu or cuda:1.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per model call.")]
+GpuSlot = Annotated[
+    str | None,
+    typer.Option("--gpu-slot", envvar="ERASURE_AUDIT_GPU_SLOT", help="Prefect concurrency limit that each unit holds."),
+]
+ShowSensitive = Annotated[
+    bool, typer.Option("--show-sensitive", help="Show sensitive pictures unblurred in the HTML report.")
+]
+OutputFormat = Annotated[Format, typer.Option("--format", help="How the result is printed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; the same as --format json.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines.")]
+ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when the audit ran, whatever the verdict.")]

@@ -1,0 +1,155 @@
+"""plan: what a run would do, cost and be able to prove, without doing it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audit import locations
+from audit.spec import load_spec
+from flows.commands import options
+from flows.console import Format, amount, duration, emit_json, progress_bars, table
+
+if TYPE_CHECKING:
+    from audit.plan import Plan
+    from audit.pricing import Calls, Price
+
+Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("plan")(plan)
+
+
+def plan(
+    spec: Annotated[Path, typer.Argument(help="YAML file that says what to audit.")],
+    root: options.Root = None,
+    measure: Measure = False,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    output: options.OutputFormat = Format.TERMINAL,
+    as_json: options.Json = False,
+) -> int:
+    """Print cells, cases, units, UNet calls, time and storage of SPEC, and what zero hits can prove. Writes nothing."""
+    parsed = load_spec(spec)
+    from audit import pricing
+    from audit.drafting import draft_plan
+    from audit.journal import Journal
+    from audit.model_refs import resolve_model
+
+    journal = Journal(locations.storage_root(root))
+    with progress_bars() as reporter:
+        reporter.begin("collect", None, 0)
+        drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
+        reporter.end("collect")
+    rates = None
+    if measure:
+        from audit.measuring import measured_rates
+
+        rates = measured_rates(parsed.backbone, device, batch_size)
+    price = pricing.price(drafted, journal, pricing.shape_of(resolve_model(parsed.backbone).path), rates)
+    if as_json or output is Format.JSON:
+        emit_json(_document(drafted, price))
+    else:
+        _print(drafted, price, str(spec))
+    return 0
+
+
+def _document(plan: Plan, price: Price) -> dict[str, Any]:
+    from audit.planning import plan_size
+
+    return {
+        "name": plan.name,
+        "size": plan_size(plan),
+        "cells": [cell.as_row() for cell in plan.cells],
+        "work": _work_rows(price),
+        "unet_calls": _calls(price.calls),
+        "seconds": _calls(price.seconds) if price.seconds else None,
+        "bytes": round(price.storage),
+        "rate_basis": price.rates.basis,
+        "assumptions": list(price.assumptions),
+        "proofs": _proofs(plan),
+    }
+
+
+def _calls(calls: Calls) -> dict[str, int]:
+    return {"low": round(calls.low), "expected": round(calls.expected), "high": round(calls.high)}
+
+
+def _work_rows(price: Price) -> list[dict[str, Any]]:
+    return [
+        {
+            "units": work.kind,
+            "planned": work.units,
+            "done": work.units - work.pending,
+            "pending": work.pending,
+            "rows": work.rows,
+            "UNet calls": round(work.calls.expected),
+            "storage": amount(work.storage),
+        }
+        for work in price.work
+    ]
+
+
+def _proofs(plan: Plan) -> list[dict[str, Any]]:
+    """For each limited target cell: what zero hits in its cases prove, against the limit it has to stay under."""
+    from audit.gate import limit_for
+    from audit.records import Role
+    from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
+
+    policy = plan.spec.gate
+    rows = []
+    for planned in plan.cells:
+        cell = planned.cell
+        found = limit_for(policy, cell.concept, cell.defence, cell.scenario.value)
+        if cell.role is not Role.TARGET or cell.control is not None or found is None:
+            continue
+        limit = found.crr_max
+        bound = upper_bound_at_zero(cell.planned, policy.confidence)
+        needed = cases_for_zero_hits(limit, policy.confidence)
+        rows.append(
+            {
+                "concept": cell.concept,
+                "defence": cell.defence,
+                "scenario": cell.scenario.value,
+                "cases": cell.planned,
+                "zero hits prove CRR <=": round(bound, 4),
+                "limit": limit,
+                "can pass": "yes" if bound <= limit else f"no, needs {needed} cases",
+            }
+        )
+    return rows
+
+
+def _print(plan: Plan, price: Price, spec: str) -> None:
+    from audit.pricing import pictures_sharing
+
+    print(f"{plan.name}: {len(plan.cells)} cells, {plan.cases.num_rows:,} cases")
+    print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
+    print()
+    table(_work_rows(price))
+    print()
+    calls = price.calls
+    spread = f" (between {calls.low:,.0f} and {calls.high:,.0f})" if calls.high > calls.low else ""
+    print(f"UNet calls  {calls.expected:,.0f}{spread}")
+    print(f"storage     {amount(price.storage)}")
+    print(f"time        {_time(price)}")
+    for assumption in price.assumptions:
+        print(f"  - {assumption}")
+    proofs = _proofs(plan)
+    if proofs:
+        print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
+        table(proofs)
+    print(f"\nnext  erasure-audit run {spec}")
+
+
+def _time(price: Price) -> str:
+    if price.seconds is None:
+        return "unknown, run with --measure"
+    low, high = duration(price.seconds.low), duration(price.seconds.high)
+    spread = f", between {low} and {high}" if low != high else ""
+    return f"{duration(price.seconds.expected)}{spread} (from {price.rates.basis})"

@@ -1,0 +1,115 @@
+"""report, gate: what reads a finished or half-finished run again. No model is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+
+from audit import locations
+from audit.errors import SpecError
+from audit.policy import Policy
+from flows.commands import options
+from flows.console import Format
+from flows.verdicts import exit_code, print_result
+
+if TYPE_CHECKING:
+    from audit.results import RunResult
+
+RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
+PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("report")(report)
+    app.command("gate")(gate)
+
+
+def report(
+    run_id: RunId,
+    root: options.Root = None,
+    database: options.Database = None,
+    reports: options.Reports = None,
+    show_sensitive: options.ShowSensitive = False,
+    output: options.OutputFormat = Format.TERMINAL,
+    as_json: options.Json = False,
+) -> int:
+    """Write the reports of RUN_ID again and print its verdict."""
+    from audit import run as steps
+
+    place = locations.storage_root(root)
+    result = _conclude(run_id, place, database, None)
+    folder = locations.report_folder(place, run_id, reports)
+    files = steps.report(steps.open_journal(place), result, folder, show_sensitive=show_sensitive)
+    print_result(result, files, Format.JSON if as_json else output, root)
+    return exit_code(result)
+
+
+def gate(
+    run_id: RunId,
+    root: options.Root = None,
+    database: options.Database = None,
+    policy: PolicyFile = None,
+    output: options.OutputFormat = Format.TERMINAL,
+    as_json: options.Json = False,
+) -> int:
+    """Decide RUN_ID again from its stored numbers, under its own policy or another one."""
+    place = locations.storage_root(root)
+    result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
+    print_result(result, {}, Format.JSON if as_json else output, root)
+    return exit_code(result)
+
+
+def load_policy(path: Path) -> Policy:
+    """The policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
+    try:
+        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise SpecError(
+            f"the policy cannot be read: {what}", where=str(path), next_step="name a YAML file with a policy"
+        ) from None
+    if isinstance(document, dict) and "gate" in document:
+        document = document["gate"]
+    try:
+        return Policy.model_validate(document)
+    except ValidationError as error:
+        lines = [f"  - {'.'.join(map(str, d['loc'])) or 'policy'}: {d['msg']}" for d in error.errors(include_url=False)]
+        raise SpecError(
+            "the policy has mistakes:\n" + "\n".join(lines),
+            where=str(path),
+            next_step="mend these fields; the `gate` section of a spec shows the form",
+        ) from None
+
+
+def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
+    """The result of a run from a fresh copy of the index, which takes in what was journalled since."""
+    from audit import run as steps
+    from audit.plan import read_plan
+
+    journal = steps.open_journal(root)
+    stored = read_plan(journal, run_id)
+    if policy is not None:
+        _check_policy(policy, stored.spec.gate, {d.name for d in stored.spec.detectors}, run_id)
+    published = steps.consolidate(journal, run_id, locations.database_path(root, database))
+    return steps.conclude(journal, run_id, published, policy)
+
+
+def _check_policy(policy: Policy, stored: Policy, detectors: set[str], run_id: str) -> None:
+    unknown = sorted({*policy.judges, *policy.thresholds} - detectors)
+    if unknown:
+        raise SpecError(
+            f"the policy names detectors that the run does not have: {', '.join(unknown)}",
+            where=f"run {run_id}",
+            next_step=f"use some of: {', '.join(sorted(detectors))}",
+        )
+    if dict(policy.thresholds) != dict(stored.thresholds):
+        raise SpecError(
+            "the policy has other thresholds than the run was planned with",
+            where=f"run {run_id}",
+            next_step="change gate.thresholds in the spec and run it: pictures and scores are reused",
+        )

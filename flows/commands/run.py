@@ -1,0 +1,176 @@
+"""run, resume, work: what computes."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from audit import locations
+from audit.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, AuditError
+from audit.spec import load_spec
+from flows import environment
+from flows.commands import options
+from flows.console import Format, emit_json, progress_bars, say
+from flows.verdicts import exit_code, print_result
+
+if TYPE_CHECKING:
+    from tasks.context import Settings
+    from tasks.units import StageReport
+
+SHOWN_FAILURES = 5
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this file."""
+    app.command("run")(run)
+    app.command("resume")(resume)
+    app.command("work")(work)
+
+
+def run(
+    spec: Annotated[Path, typer.Argument(help="YAML file that says what to audit.")],
+    root: options.Root = None,
+    database: options.Database = None,
+    reports: options.Reports = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    gpu_slot: options.GpuSlot = None,
+    show_sensitive: options.ShowSensitive = False,
+    output: options.OutputFormat = Format.TERMINAL,
+    as_json: options.Json = False,
+    exit_zero: options.ExitZero = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Audit SPEC from corpus to verdict and reports."""
+    parsed = load_spec(spec)
+    chosen = _settings(device, batch_size, gpu_slot, database, reports, show_sensitive)
+    from audit.run import new_run_id
+
+    run_id = new_run_id(parsed.name, dt.datetime.now(dt.UTC))
+    return _audit(str(spec), root, run_id, chosen, Format.JSON if as_json else output, exit_zero, verbose)
+
+
+def resume(
+    run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    root: options.Root = None,
+    database: options.Database = None,
+    reports: options.Reports = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    gpu_slot: options.GpuSlot = None,
+    show_sensitive: options.ShowSensitive = False,
+    output: options.OutputFormat = Format.TERMINAL,
+    as_json: options.Json = False,
+    exit_zero: options.ExitZero = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Compute what RUN_ID lacks, then conclude and report it again."""
+    chosen = _settings(device, batch_size, gpu_slot, database, reports, show_sensitive)
+    return _audit(None, root, run_id, chosen, Format.JSON if as_json else output, exit_zero, verbose)
+
+
+def work(
+    run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    root: options.Root = None,
+    shard: Annotated[str | None, typer.Option("--shard", help="Begin with slice i of n, such as 2/4.")] = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
+    gpu_slot: options.GpuSlot = None,
+    as_json: options.Json = False,
+    verbose: options.Verbose = False,
+) -> int:
+    """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
+    chosen = _settings(device, batch_size, gpu_slot, None, None, False)
+    with _flow_of(run_id, root, verbose):
+        from flows.work import work as flow
+
+        stages = flow(run_id, root=root, shard=shard, settings=chosen())
+    computed = sum(stage.computed for stage in stages)
+    failed = _tell_failures(stages)
+    if as_json:
+        emit_json({"run_id": run_id, "computed": computed, "failed": failed})
+    else:
+        print(f"computed {computed} units of {run_id}; {failed} failed")
+    return EXIT_INCONCLUSIVE if failed else 0
+
+
+def _settings(
+    device: str | None,
+    batch_size: int | None,
+    gpu_slot: str | None,
+    database: str | None,
+    reports: str | None,
+    show_sensitive: bool,
+) -> Callable[[], Settings]:
+    """What makes the settings, once Prefect may be imported."""
+
+    def make() -> Settings:
+        from tasks.context import Settings
+
+        return Settings(
+            device=device,
+            batch_size=batch_size,
+            gpu_slot=gpu_slot,
+            database=database,
+            reports=reports,
+            show_sensitive=show_sensitive,
+        )
+
+    return make
+
+
+def _audit(
+    spec: str | None,
+    root: str | None,
+    run_id: str,
+    settings: Callable[[], Settings],
+    output: Format,
+    exit_zero: bool,
+    verbose: bool,
+) -> int:
+    say(f"run {run_id} in {locations.storage_root(root)}")
+    with _flow_of(run_id, root, verbose):
+        from flows.audit import audit
+
+        finished = audit(spec, root=root, run_id=run_id, settings=settings())
+    _tell_failures(finished.stages)
+    print_result(finished.result, finished.reports, output, root)
+    return 0 if exit_zero else exit_code(finished.result)
+
+
+@contextlib.contextmanager
+def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
+    """A block that runs a flow: progress on stderr, stdout kept clean, and a way on after an interruption."""
+    if not verbose:
+        environment.quiet()
+    from prefect.exceptions import TerminationSignal
+
+    from tasks.progress import reporting_to
+
+    where = f" --root {root}" if root else ""
+    try:
+        with progress_bars() as reporter, reporting_to(reporter), contextlib.redirect_stdout(sys.stderr):
+            yield
+    except (KeyboardInterrupt, TerminationSignal):
+        say(f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}")
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    except AuditError as error:
+        if error.next_step:
+            error.next_step = error.next_step.replace("resume RUN_ID", f"resume {run_id}{where}")
+        raise
+
+
+def _tell_failures(stages: Sequence[StageReport]) -> int:
+    """Print what failed on stderr; the number of failed units."""
+    failures: list[Any] = [failure for stage in stages for failure in stage.failures]
+    for failure in failures[:SHOWN_FAILURES]:
+        say(f"{failure.kind} unit {failure.key[:12]}: {failure.message}")
+    if len(failures) > SHOWN_FAILURES:
+        say(f"and {len(failures) - SHOWN_FAILURES} more failed units")
+    return len(failures)

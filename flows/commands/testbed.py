@@ -1,0 +1,46 @@
+"""testbed: scenes to audit with, the model card, and training."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from audit.errors import AuditError
+from flows.commands import options
+from flows.console import emit_json, say
+
+app = typer.Typer(help="The miniature that ships with the tool: scenes, model card, training.", no_args_is_help=True)
+
+
+@app.command("scenes")
+def scenes(
+    url: Annotated[str, typer.Argument(help="Folder or s3:// prefix to write PNG pictures to.")],
+    cls: Annotated[str, typer.Option("--class", help="Shape that every scene contains, such as ring.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=1_000_000, help="How many pictures.")] = 100,
+    split: Annotated[str, typer.Option("--split", help="train, calibration or audit; splits never overlap.")] = "audit",
+    objects: Annotated[int, typer.Option("--objects", min=1, max=2, help="Objects in each scene.")] = 1,
+    start: Annotated[int, typer.Option("--start", min=0, help="Index of the first scene.")] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Write a corpus of rendered scenes; the same arguments give the same pictures."""
+    from audit.corpus_errors import explain
+    from audit.testbed.scenes import write_corpus
+    from audit.urls import has_credentials, redact
+
+    if has_credentials(url):
+        raise AuditError(
+            "the address carries credentials", where=redact(url), next_step="set AWS_ACCESS_KEY_ID and the like instead"
+        )
+    try:
+        written = write_corpus(url, cls, count, split, n_objects=objects, start=start)
+    except (ValueError, ImportError) as error:
+        raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore")):
+            raise explain(error, redact(url)) from error
+        raise
+    if as_json:
+        emit_json({"url": url, "class": cls, "written": len(written)})
+    else:
+        say(f"{len(written)} scenes with a {cls} written to {url}")

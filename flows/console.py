@@ -1,0 +1,156 @@
+"""What the command line shows: progress on stderr, results on stdout, and nothing else on stdout."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+LINE_SECONDS = 10.0  # plain progress lines come at most this often
+
+
+class Format(StrEnum):
+    """How a result is printed; exit codes are the same for all."""
+
+    TERMINAL = "terminal"
+    MARKDOWN = "markdown"
+    JSON = "json"
+    JUNIT = "junit"
+
+
+def say(text: str) -> None:
+    """Print one message for a person, on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def emit_json(document: Any) -> None:
+    """Print the one JSON document of this command on stdout."""
+    print(json.dumps(document, indent=2, default=str, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def table(rows: list[dict[str, Any]]) -> None:
+    """Print rows as aligned columns on stdout; nothing is wrapped or cut."""
+    if not rows:
+        return
+    cells = [[str(name) for name in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
+    for line in cells:
+        print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def amount(size: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+class PlainReporter:
+    """One line when a stage begins, every few seconds while it lasts, and when it ends."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._done = self._began_with = 0
+        self._said = self._began = 0.0
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Say what the stage has to do; a stage without units says nothing."""
+        self._total, self._done, self._began_with = total, done, done
+        self._said = self._began = time.monotonic()
+        if total is None or total > done:
+            say(f"{stage}: {self._state()}")
+
+    def update(self, stage: str, done: int) -> None:
+        """Say how far it is when the last line is old."""
+        self._done = done
+        if time.monotonic() - self._said >= LINE_SECONDS:
+            self._said = time.monotonic()
+            say(f"{stage}: {self._state()}")
+
+    def end(self, stage: str) -> None:
+        """Say how the stage ended."""
+        if self._done > self._began_with:
+            say(f"{stage}: {self._state()} in {duration(time.monotonic() - self._began)}")
+
+    def note(self, text: str) -> None:
+        """Say it."""
+        say(text)
+
+    def _state(self) -> str:
+        return f"{self._done} objects" if self._total is None else f"{self._done}/{self._total} units"
+
+
+class BarReporter:
+    """One progress bar a stage, on a terminal."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._bars: dict[str, TaskID] = {}
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Show a bar; a stage without units shows none."""
+        if total is None or total:
+            self._bars[stage] = self._progress.add_task(stage, total=total, completed=done)
+
+    def update(self, stage: str, done: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._bars[stage], completed=done)
+
+    def end(self, stage: str) -> None:
+        """Leave the bar where it is."""
+        if stage in self._bars:
+            self._progress.stop_task(self._bars[stage])
+
+    def note(self, text: str) -> None:
+        """Print a line above the bars."""
+        self._progress.console.print(text, markup=False, highlight=False)
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[BarReporter | PlainReporter]:
+    """The reporter that fits stderr: bars on a terminal, plain lines elsewhere."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield PlainReporter()
+        return
+    columns = (
+        TextColumn("{task.description:>9}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, redirect_stdout=False) as progress:
+        yield BarReporter(progress)

@@ -1,0 +1,45 @@
+"""Prints the result of a run in the asked format, and its exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from audit import locations
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from audit.results import RunResult, VerdictStatus
+from flows.console import Format
+
+_CODES = {
+    VerdictStatus.PASS: EXIT_PASS,
+    VerdictStatus.FAIL: EXIT_FAIL,
+    VerdictStatus.INCONCLUSIVE: EXIT_INCONCLUSIVE,
+}
+
+
+def exit_code(result: RunResult) -> int:
+    """0 PASS, 3 FAIL, 4 INCONCLUSIVE."""
+    return _CODES[result.verdict.status]
+
+
+def print_result(result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None) -> None:
+    """Print the result on stdout; on a terminal also where the reports are and what to try next."""
+    from audit.report import json_report, junit, markdown, print_report
+
+    if output is not Format.TERMINAL:
+        render = {Format.JSON: json_report.render, Format.JUNIT: junit.render, Format.MARKDOWN: markdown.render}[output]
+        text = render(result)
+        sys.stdout.write(text if text.endswith("\n") else text + "\n")
+        return
+    print_report(result)
+    where = f" --root {root}" if root and root != locations.DEFAULT_ROOT else ""
+    print()
+    if "html" in reports:
+        print(f"report  {reports['html']}")
+    print(f"next    {_next_command(result)}{where}")
+
+
+def _next_command(result: RunResult) -> str:
+    if result.unassessed and any(row.reason in ("missing", "error") for row in result.unassessed):
+        return f"erasure-audit resume {result.run_id}"
+    return f"erasure-audit gate {result.run_id} --policy FILE"
