@@ -6,22 +6,20 @@ Nothing here loads a model or imports torch, so that planning is quick and ident
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weight_files import cached_sha256, check_safetensors
+from audit.weight_files import cached_sha256, check_safetensors, loaded_weights, read_json
 
 TESTBED_NAMES = ("pipeline", "judge", "energy", "classifier")
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies and merges
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 # Parts of a pipeline folder that hold no weights, or weights that the audit never loads (safety checkers would hide
 # the very pictures that are to be judged), so they are not part of the model's identity.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor")
@@ -105,12 +103,12 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
     """
     if not (ref.path / "model_index.json").is_file():
         raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
-    index = _read_json(ref.path / "model_index.json")
+    index = read_json(ref.path / "model_index.json")
     if "transformer" in index or "unet" not in index:
         raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')} without a UNet")
-    unet = _read_json(ref.path / "unet" / "config.json")
-    text = _read_json(ref.path / "text_encoder" / "config.json")
-    scheduler = _read_json(ref.path / "scheduler" / "scheduler_config.json")
+    unet = read_json(ref.path / "unet" / "config.json")
+    text = read_json(ref.path / "text_encoder" / "config.json")
+    scheduler = read_json(ref.path / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
     width = unet.get("cross_attention_dim")
     if index.get("text_encoder_2") or unet.get("addition_embed_type"):
@@ -175,23 +173,25 @@ def _from_hub(ref: str, repo_id: str, revision: str) -> ModelRef:
 def _from_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
     folder = folder.absolute()
     try:
-        empty = not any(folder.iterdir())
+        return _read_folder(name, source, folder, revision)
     except OSError as error:
-        reason = error.strerror or str(error)
         raise CheckpointError(
-            f"the model folder cannot be read: {reason}", where=str(folder), next_step="make it readable for this user"
+            f"the model folder cannot be read: {error.strerror or error}",
+            where=str(error.filename or folder),
+            next_step="make the folder and everything in it readable for this user",
         ) from None
-    if empty:
+
+
+def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
+    if not any(folder.iterdir()):
         raise CheckpointError(
             "the model folder is empty", where=str(folder), next_step="download or copy the model into it"
         )
     parts = _parts(folder)
     weights: dict[str, str] = {}
     variants = set()
-    for part, needs_weights in parts.items():
-        if not needs_weights:
-            continue
-        files, variant = _weight_files(folder / part)
+    for part in (part for part, needs_weights in parts.items() if needs_weights):
+        files, variant = loaded_weights(folder / part)
         variants.add(variant)
         for path in files:
             check_safetensors(path)
@@ -217,12 +217,18 @@ def _parts(folder: Path) -> dict[str, bool]:
     if not (folder / "model_index.json").is_file():
         _need(folder, "config.json", "the folder is no model: it has neither model_index.json nor config.json")
         return {"": True}
-    index = _read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
     parts = {}
     for part, loader in index.items():
         loads = isinstance(loader, list) and len(loader) == 2 and loader[1] is not None
         if part.startswith("_") or part in _NOT_LOADED or not loads:
             continue
+        if Path(part).name != part:
+            raise CheckpointError(
+                f"model_index.json names a part outside the folder: {part!r}",
+                where=str(folder / "model_index.json"),
+                next_step="do not use this model unless you trust its source; download it again",
+            )
         if not (folder / part).is_dir():
             raise CheckpointError(
                 f"the pipeline folder lacks its part {part!r}",
@@ -240,66 +246,4 @@ def _parts(folder: Path) -> dict[str, bool]:
 def _need(folder: Path, name: str, message: str) -> None:
     if not (folder / name).is_file():
         raise CheckpointError(message, where=str(folder / name), next_step="download or copy the whole model folder")
-    _read_json(folder / name)
-
-
-def _weight_files(folder: Path) -> tuple[list[Path], str | None]:
-    """The safetensors files that `from_pretrained` would load from one folder, and the variant they belong to."""
-    for variant in (None, "fp16"):
-        tag = f".{variant}" if variant else ""
-        for stem in ("diffusion_pytorch_model", "model"):
-            if (folder / f"{stem}{tag}.safetensors").is_file():
-                return [folder / f"{stem}{tag}.safetensors"], variant
-            index = folder / f"{stem}.safetensors.index{tag}.json"
-            if index.is_file():
-                return _shards(index), variant
-    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-    if pickles:
-        raise CheckpointError(
-            f"the weights exist only as pickles ({', '.join(pickles[:3])}), which can run code when they are loaded",
-            where=str(folder),
-            next_step="convert to safetensors where you trust the source: load it once, then save_pretrained(FOLDER)",
-        )
-    raise CheckpointError(
-        "the model folder has no weight file (model.safetensors or diffusion_pytorch_model.safetensors)",
-        where=str(folder),
-        next_step="download or copy the whole model folder",
-    )
-
-
-def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(_read_json(index)["weight_map"].values()))
-        unsafe = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    except (KeyError, AttributeError, TypeError):
-        raise CheckpointError(
-            "the weight index is malformed", where=str(index), next_step="download it again"
-        ) from None
-    if unsafe or not names:
-        raise CheckpointError(
-            f"the weight index names a file outside its folder: {unsafe[:1]}"
-            if unsafe
-            else "the weight index is empty",
-            where=str(index),
-            next_step="do not use this model unless you trust its source; download it again",
-        )
-    return [index.parent / name for name in names]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(
-            f"the configuration file cannot be read: {reason}",
-            where=str(path),
-            next_step="download or copy the whole model folder",
-        ) from None
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise CheckpointError(
-            "the configuration file is not valid JSON", where=str(path), next_step="download it again"
-        )
-    return value
+    read_json(folder / name)

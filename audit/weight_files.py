@@ -1,4 +1,4 @@
-"""Weight files on disk: proof that a safetensors file is whole, and digests that are not computed twice."""
+"""Model files on disk: which weights would be loaded, proof that they are whole, digests computed only once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ import struct
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from audit.errors import CheckpointError
 from audit.identity import file_sha256
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
 _SETTLED_SECONDS = 2.0  # a file changed more recently may change again within its timestamp's resolution
+_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
@@ -71,6 +73,72 @@ def _broken(path: Path, why: str) -> CheckpointError:
         where=str(path),
         next_step="download or copy this file again",
     )
+
+
+def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
+    """The safetensors files that `from_pretrained` would load from one folder, and their variant (None or `fp16`).
+
+    Raises `CheckpointError` when there are none, only pickles, or an index that names files elsewhere.
+    """
+    for variant in (None, "fp16"):
+        tag = f".{variant}" if variant else ""
+        for stem in ("diffusion_pytorch_model", "model"):
+            if (folder / f"{stem}{tag}.safetensors").is_file():
+                return [folder / f"{stem}{tag}.safetensors"], variant
+            index = folder / f"{stem}.safetensors.index{tag}.json"
+            if index.is_file():
+                return _shards(index), variant
+    pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+    if pickles:
+        raise CheckpointError(
+            f"the weights exist only as pickles ({', '.join(pickles[:3])}), which can run code when they are loaded",
+            where=str(folder),
+            next_step="convert to safetensors where you trust the source: load it once, then save_pretrained(FOLDER)",
+        )
+    raise CheckpointError(
+        "the model folder has no weight file (model.safetensors or diffusion_pytorch_model.safetensors)",
+        where=str(folder),
+        next_step="download or copy the whole model folder",
+    )
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        unsafe = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
+    except (KeyError, AttributeError, TypeError):
+        raise CheckpointError(
+            "the weight index is malformed", where=str(index), next_step="download it again"
+        ) from None
+    if unsafe or not names:
+        raise CheckpointError(
+            f"the weight index names a file outside its folder: {unsafe[:1]}"
+            if unsafe
+            else "the weight index is empty",
+            where=str(index),
+            next_step="do not use this model unless you trust its source; download it again",
+        )
+    return [index.parent / name for name in names]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A model's JSON object; raises `CheckpointError` when it is missing or malformed."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError(
+            f"the configuration file cannot be read: {reason}",
+            where=str(path),
+            next_step="download or copy the whole model folder",
+        ) from None
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            "the configuration file is not valid JSON", where=str(path), next_step="download it again"
+        )
+    return value
 
 
 def cached_sha256(path: Path) -> str:

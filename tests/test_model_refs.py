@@ -221,7 +221,22 @@ def test_a_pipeline_part_that_is_missing_is_named(pipeline: Path) -> None:
         resolve_model(str(pipeline))
 
 
-def test_an_unreadable_file_and_a_file_instead_of_a_folder(single: Path) -> None:
+def test_a_pipeline_part_stays_inside_its_folder(pipeline: Path) -> None:
+    edit(pipeline / "model_index.json", **{"../clip": ["transformers", "CLIPModel"]})
+    with pytest.raises(CheckpointError, match="names a part outside the folder"):
+        resolve_model(str(pipeline))
+
+
+def test_a_folder_that_cannot_be_listed_is_one_message(single: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(folder: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(Path, "iterdir", denied)
+    with pytest.raises(CheckpointError, match="folder cannot be read: Permission denied"):
+        resolve_model(str(single))
+
+
+def test_a_file_or_nothing_instead_of_a_folder(single: Path) -> None:
     with pytest.raises(CheckpointError, match="must be a folder"):
         resolve_model(str(single / "model.safetensors"))
     with pytest.raises(CheckpointError, match="no model is named"):

@@ -22,6 +22,7 @@ from audit.errors import DetectorError
 from audit.model_refs import ModelRef
 from audit.records import LabelScore
 from audit.spec import DetectorSpec
+from audit.weight_files import read_json
 
 NAME = "classifier"
 VERSION = "1"
@@ -38,7 +39,7 @@ class Classifier(BaseDetector):
         check_parameters(spec, ("activation",), unused=("templates", "background"))
         self._ref = folders.resolve(spec, "classifier")
         self._device = device
-        settings = folders.read_settings(self._ref, "config.json")
+        settings = read_json(self._ref.path / "config.json")
         labels = _labels(self._ref, settings)
         multi_label = settings.get("problem_type") == "multi_label_classification"
         self._activation = spec.parameters.get("activation", "sigmoid" if multi_label else "softmax")

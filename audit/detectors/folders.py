@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ from audit.detectors.base import Pixels
 from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.spec import DetectorSpec
+from audit.weight_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -28,25 +28,9 @@ def resolve(spec: DetectorSpec, testbed_name: str) -> ModelRef:
     return resolve_model(spec.model, testbed_name=testbed_name)
 
 
-def read_settings(ref: ModelRef, name: str) -> dict[str, Any]:
-    """A JSON file of the model folder as a dict; raises `DetectorError` when it is missing or malformed."""
-    path = ref.path / name
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        value = None
-    if not isinstance(value, dict):
-        raise DetectorError(
-            f"the detector's folder has no readable {name}",
-            where=str(path),
-            next_step="download or copy the whole model folder",
-        )
-    return value
-
-
 def pixel_route(ref: ModelRef) -> str:
     """One line that says how pixels reach the network, from the folder's preprocessor settings."""
-    settings = read_settings(ref, "preprocessor_config.json")
+    settings = read_json(ref.path / "preprocessor_config.json")
     steps = ["uint8 RGB", "PIL"]
     if settings.get("do_resize", True) and "size" in settings:
         steps.append(f"resize {_size(settings['size'])} resample {settings.get('resample')}")
