@@ -1,0 +1,63 @@
+"""Pre-rendered training scenes: pictures as one uint8 array, ground truth as small integer arrays."""
+
+from __future__ import annotations
+
+import dataclasses
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, CLASSES, COLOURS, FILLS
+from audit.testbed.scenes import Scene, sample_scene
+
+NOTHING = -1
+
+
+@dataclasses.dataclass(frozen=True)
+class Scenes:
+    """N scenes: images (N, 64, 64, 3) uint8; objects (N, 2, 3) as class, colour, fill, -1 where absent; backgrounds (N,)."""
+
+    images: NDArray[np.uint8]
+    objects: NDArray[np.int64]
+    backgrounds: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: torch.Tensor) -> torch.Tensor:
+        """Pictures (B, 3, 64, 64) in [-1, 1] of the scenes `rows`."""
+        return torch.from_numpy(self.images[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def _render(job: tuple[str, int, bool]) -> tuple[NDArray[np.uint8], list[list[int]], int]:
+    split, index, everything = job
+    count = 0 if everything and index % 10 == 9 else None
+    scene = sample_scene(split, index, classes=ALL_CLASSES if everything else CLASSES, n_objects=count)
+    return scene.image, object_rows(scene), BACKGROUNDS.index(scene.background)
+
+
+def object_rows(scene: Scene) -> list[list[int]]:
+    """Two rows of class, colour and fill numbers; -1 where there is no object."""
+    rows = [[ALL_CLASSES.index(o.cls), COLOURS.index(o.colour), FILLS.index(o.fill)] for o in scene.objects]
+    return [*rows, [NOTHING] * 3, [NOTHING] * 3][:2]
+
+
+def load_scenes(folder: Path, count: int, *, everything: bool, split: str = "train") -> Scenes:
+    """The first `count` scenes of a split, rendered once into `folder`.
+
+    `everything` adds the unlearned classes and empty scenes: for judges, never for the diffusion model or its VAE.
+    """
+    path = folder / f"scenes-{split}-{'all' if everything else 'learned'}-{count}.npz"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            rendered = list(pool.map(_render, ((split, i, everything) for i in range(count)), chunksize=250))
+        images, objects, backgrounds = zip(*rendered, strict=True)
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, images=np.stack(images), objects=np.array(objects), backgrounds=np.array(backgrounds))
+        partial.replace(path)
+    with np.load(path) as arrays:
+        return Scenes(arrays["images"], arrays["objects"], arrays["backgrounds"])

@@ -1,0 +1,106 @@
+"""A resumable training loop: seeded, checkpointed atomically, logged as plain lines."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+CHECKPOINT_EVERY = 250  # steps
+EMA_DECAY = 0.998
+
+
+def pick_device() -> torch.device:
+    """CUDA when present, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A module initialised under a local seed; the global random state is left as it was."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)  # noqa: TID251 - module initialisation knows no other source
+        return make()
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
+    """Linear warm-up, then a cosine down to 2 % of `peak`."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, steps - warmup)
+    return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+class Training:
+    """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one."""
+
+    def __init__(self, name: str, folder: Path, modules: Mapping[str, nn.Module], *, steps: int, peak: float, seed: int) -> None:
+        self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
+        self.path = folder / f"{name}.pt"
+        self.device = pick_device()
+        self.modules = nn.ModuleDict(modules).to(self.device)
+        self.ema = {key: value.detach().clone() for key, value in self.modules.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(self.modules.parameters(), peak, betas=(0.9, 0.99), weight_decay=0.01)
+        self.step, self.seconds = 0, 0.0
+        if self.path.exists():
+            state = torch.load(self.path, map_location=self.device, weights_only=True)
+            self.modules.load_state_dict(state["modules"])
+            self.ema = state["ema"]
+            self.optimiser.load_state_dict(state["optimiser"])
+            self.step, self.seconds = state["step"], state["seconds"]
+
+    def run(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> None:
+        """Train to the end. `loss_of` draws a batch with the step's own generator, so a resumed run sees the same data."""
+        self.modules.train()
+        started, shown = time.perf_counter(), 0.0
+        while self.step < self.steps:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+            with torch.autocast(self.device.type, torch.bfloat16):
+                loss = loss_of(generator)
+            if not torch.isfinite(loss):
+                raise FloatingPointError(f"{self.name}: the loss is not finite at step {self.step}")
+            for group in self.optimiser.param_groups:
+                group["lr"] = learning_rate(self.step, self.steps, self.peak)
+            self.optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
+            self.optimiser.step()
+            self.step += 1
+            self._average()
+            shown = loss.item() if shown == 0 else 0.98 * shown + 0.02 * loss.item()
+            if self.step % 50 == 0:
+                now = time.perf_counter()
+                self.seconds, started = self.seconds + now - started, now
+                print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
+            if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
+                self._save()
+        self.use_average()
+
+    def _average(self) -> None:
+        decay = min(EMA_DECAY, (1 + self.step) / (10 + self.step))
+        for key, value in self.modules.state_dict().items():
+            if value.is_floating_point():
+                self.ema[key].lerp_(value, 1 - decay)
+            else:
+                self.ema[key].copy_(value)
+
+    def use_average(self) -> None:
+        """Put the averaged weights into the modules and switch them to evaluation."""
+        self.modules.load_state_dict(self.ema)
+        self.modules.eval()
+
+    def _save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.path.with_suffix(".partial")
+        state = {
+            "modules": self.modules.state_dict(),
+            "ema": self.ema,
+            "optimiser": self.optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+        }
+        torch.save(state, partial)
+        partial.replace(self.path)

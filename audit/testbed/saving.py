@@ -1,0 +1,77 @@
+"""Write trained parts in the folder formats of diffusers and transformers, as fp16 safetensors."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
+
+from audit.testbed.tokenizer import make_tokenizer
+
+WEIGHTS = Path(__file__).parent / "weights"
+
+# The values of Stable Diffusion v1.4's scheduler_config.json.
+SCHEDULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+def _half(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).cpu().half()
+
+
+def save_vae(vae: AutoencoderKL, folder: Path) -> None:
+    """Keep the VAE in the build folder, at the precision it will ship with."""
+    _half(vae).save_pretrained(folder / "vae")
+
+
+def load_vae(folder: Path) -> AutoencoderKL:
+    """The VAE of the build folder, in float32."""
+    return AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
+
+
+def save_pipeline(
+    vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
+) -> None:
+    """Write `weights/pipeline`, a StableDiffusionPipeline folder."""
+    StableDiffusionPipeline(
+        vae=_half(vae),
+        text_encoder=_half(text_encoder),
+        tokenizer=tokenizer,
+        unet=_half(unet),
+        scheduler=PNDMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(WEIGHTS / "pipeline")
+
+
+def image_processor() -> CLIPImageProcessor:
+    """Preprocessing of the judges and the classifier: 64 pixels, [-1, 1]."""
+    half = [0.5, 0.5, 0.5]
+    return CLIPImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=half, image_std=half
+    )
+
+
+def save_judge(name: str, model: CLIPModel) -> None:
+    """Write `weights/judge` or `weights/energy`, loadable as CLIPModel with tokenizer and image processor."""
+    _half(model).save_pretrained(WEIGHTS / name)
+    make_tokenizer().save_pretrained(WEIGHTS / name)
+    image_processor().save_pretrained(WEIGHTS / name)
+
+
+def save_classifier(model: ResNetForImageClassification) -> None:
+    """Write `weights/classifier`, loadable as AutoModelForImageClassification with its image processor."""
+    _half(model).save_pretrained(WEIGHTS / "classifier")
+    image_processor().save_pretrained(WEIGHTS / "classifier")

@@ -1,0 +1,103 @@
+"""Train two CLIPModels of different seed and shape on rendered scenes: `judge` scores, `energy` is for guards.
+
+Contrastive, with every true pair of the batch as a positive: ground truth is known, so two scenes that the same caption
+describes are not each other's negatives.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.nn import functional
+from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+from audit.testbed.data import load_scenes
+from audit.testbed.loop import Training, build
+from audit.testbed.statements import random_statement, standard_statements, truth
+from audit.testbed.tokenizer import CONTEXT, make_tokenizer
+
+SCENES, BATCH, PEAK = 12_000, 96, 1.5e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Architecture and seed of one judge."""
+
+    seed: int
+    steps: int
+    vision: int  # hidden size
+    layers: int
+    heads: int
+    text: int
+
+
+JUDGES = {
+    "judge": Shape(seed=21, steps=3_000, vision=128, layers=4, heads=4, text=64),
+    "energy": Shape(seed=22, steps=2_500, vision=96, layers=3, heads=3, text=48),
+}
+
+
+def _make(shape: Shape) -> CLIPModel:
+    tokenizer = make_tokenizer()
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=shape.text,
+        intermediate_size=2 * shape.text,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=shape.vision,
+        intermediate_size=3 * shape.vision,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        image_size=64,
+        patch_size=8,
+    )
+    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
+
+
+def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Pictures (B, 3, H, W) with a random mild blur, shift in brightness and noise: judges see decoded latents."""
+    blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    strength = torch.rand((len(images), 1, 1, 1), generator=generator)
+    shift = 0.1 * torch.randn((len(images), 3, 1, 1), generator=generator)
+    noise = 0.08 * torch.rand((len(images), 1, 1, 1), generator=generator)
+    mixed = images + 0.8 * strength * (blurred - images) + shift
+    return (mixed + noise * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
+
+
+def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
+    """The trained CLIPModel called `name`, in evaluation mode."""
+    shape = JUDGES[name]
+    scenes, tokenizer, standard = load_scenes(folder, SCENES, everything=True), make_tokenizer(), standard_statements()
+    model = build(lambda: _make(shape), shape.seed)
+    training = Training(name, folder, {"clip": model}, steps=int(shape.steps * scale), peak=PEAK, seed=shape.seed)
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        statements = [*(random_statement(scenes, int(row), rng) for row in rows), *standard]
+        targets = torch.from_numpy(truth(scenes, rows.numpy(), statements)).to(training.device)
+        tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
+        images = augment(scenes.batch(rows), generator).to(training.device)
+        logits = model(**tokens, pixel_values=images).logits_per_image.float()
+        return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T)
+
+    training.run(loss_of)
+    return model
+
+
+def _multi_positive(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy against the uniform distribution over each row's true columns; rows without one do not count."""
+    weights = targets.float()
+    used = weights.sum(1) > 0
+    weights = weights[used] / weights[used].sum(1, keepdim=True)
+    return -(weights * torch.log_softmax(logits[used], 1)).sum(1).mean()
