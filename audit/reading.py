@@ -97,14 +97,14 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
 
 
 def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rates, samples) of one run as pandas frames, for validation: the columns of mart_crr and mart_samples."""
+    """(rates, measurements) of one run as pandas frames, for validation: the columns of these two marts."""
     con = open_published(path)
     try:
         with explained(Path(path)):
             require_run(con, run_id, path)
             rates = con.execute("select * from mart_crr where run_id = ? order by cell_id, detector", [run_id]).df()
-            order = "order by cell_id, detector, case_no"
-            return rates, con.execute(f"select * from mart_samples where run_id = ? {order}", [run_id]).df()
+            columns = "image_id, instrument_id, status, label, score"
+            return rates, con.execute(f"select {columns} from mart_measurements where run_id = ?", [run_id]).df()
     finally:
         con.close()
 

@@ -79,7 +79,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     for detector in spec.detectors:
         built = detectors.build(detector, subjects, "cpu")
         instruments.append(built.instrument)
-        for rule in detectors.counting_rules(built, subjects):
+        for rule in detectors.counting_rules(built, [subject.name for subject in subjects]):
             threshold = spec.gate.thresholds.get(detector.name, rule["threshold"])
             detectors.check_threshold(built.instrument, threshold)
             rules.append({**rule, "threshold": threshold})
