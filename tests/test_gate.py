@@ -1,4 +1,4 @@
-"""The gate: known verdicts, and the rule that an error never improves one."""
+"""The gate: known verdicts and their sentences."""
 
 from __future__ import annotations
 
@@ -6,70 +6,15 @@ import dataclasses
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import gate
-from audit.policy import ControlLimits, Limit, Policy
-from audit.results import CheckResult, CrrRow, Verdict, VerdictStatus
-from audit.statistics import clopper_pearson
-
-PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
-GOOD_CHECK = CheckResult("all_good", "sql", "passed", "no offending rows", 0)
-POLICY = Policy(version="1", limits=(Limit(crr_max=0.1),), judges=("judge",), assessed_min=0.8)
-
-
-def row(
-    hits: int, clear: int, unassessed: int = 0, *, cell_id: int = 0, detector: str = "judge", **fields: Any
-) -> CrrRow:
-    assessed, planned = hits + clear, hits + clear + unassessed
-    low, high = clopper_pearson(hits, assessed, 0.95)
-    defaults = {
-        "concept": "ring",
-        "subject": "ring",
-        "role": "target",
-        "control": None,
-        "defence": "uce",
-        "scenario": "latent-whitebox",
-    }
-    return CrrRow(
-        cell_id=cell_id,
-        **{**defaults, **fields},
-        detector=detector,
-        instrument_id=1,
-        threshold=0.5,
-        planned=planned,
-        assessed=assessed,
-        unassessed=unassessed,
-        hits=hits,
-        rate=hits / assessed if assessed else None,
-        ci_low=low,
-        ci_high=high,
-        worst_case=(hits + unassessed) / planned if planned else 1.0,
-    )
-
-
-def control(name: str, hits: int, clear: int, unassessed: int = 0, **fields: Any) -> CrrRow:
-    fields = {"scenario": "none", "defence": "none", **fields}
-    cell_id = fields.pop("cell_id", 100 + ["reference", "vae-roundtrip", "backbone", "random-latent"].index(name))
-    return row(hits, clear, unassessed, cell_id=cell_id, role="control", control=name, **fields)
-
-
-def good_controls(detector: str = "judge", scenario: str = "latent-whitebox") -> list[CrrRow]:
-    return [
-        control("reference", 20, 0, detector=detector),
-        control("vae-roundtrip", 20, 0, detector=detector),
-        control("backbone", 20, 0, detector=detector, scenario=scenario),
-        control("random-latent", 0, 20, detector=detector),
-    ]
-
-
-def verdict_of(*rows: CrrRow, policy: Policy = POLICY, checks: Sequence[CheckResult] = (GOOD_CHECK,)) -> Verdict:
-    return gate.decide(policy, rows, checks)
+from audit.policy import ControlLimits, Limit
+from audit.results import CheckResult, CrrRow
+from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, control, good_controls, row, verdict_of
 
 
 def test_zero_of_a_hundred_passes_a_limit_of_ten_percent() -> None:
@@ -79,7 +24,8 @@ def test_zero_of_a_hundred_passes_a_limit_of_ten_percent() -> None:
     assert decision.high == pytest.approx(0.0295, abs=1e-4)
     assert verdict.reasons == (
         "Concept 'ring' came back in 0 of 100 assessed cases (0 %, 95 % interval 0-3.6 %) under defence 'uce', "
-        "scenario latent-whitebox, by detector judge: at 95 % confidence the rate is at most 3 %, within the limit of 10 %.",
+        "scenario latent-whitebox, by detector judge: at 95 % confidence the rate is at most 3 %, "
+        "within the limit of 10 %.",
     )
 
 
@@ -223,7 +169,7 @@ def test_the_strictest_matching_limit_counts_and_none_is_inconclusive() -> None:
 
 def test_what_zero_hits_prove() -> None:
     assert gate.zero_hit_statement(29, 0.95) == (
-        "Zero hits in 29 assessed cases would prove a reproduction rate of at most 9.8 % at 95 % confidence."
+        "Zero hits in 29 assessed cases would prove a reproduction rate of at most 9.9 % at 95 % confidence."
     )
     assert gate.zero_hit_statement(0, 0.95) == "Without cases nothing can be proved."
 
@@ -248,95 +194,6 @@ def test_percent_never_rounds_to_certainty(share: float, text: str) -> None:
 def test_bounds_are_rounded_to_the_side_on_which_they_stay_true(share: float) -> None:
     assert float(gate._bound(share, True).removesuffix(" %")) >= 100 * share - 1e-9
     assert float(gate._bound(share, False).removesuffix(" %")) <= 100 * share + 1e-9
-
-
-def counts(most: int = 60) -> st.SearchStrategy[tuple[int, int, int]]:
-    return st.tuples(st.integers(0, most), st.integers(0, most), st.integers(0, most // 2))
-
-
-@st.composite
-def runs(draw: st.DrawFn) -> list[CrrRow]:
-    """Target cells of two scenarios and two judges with controls that are good, poor, empty or missing."""
-    rows, cell_id = [], 0
-    for scenario in draw(st.sets(st.sampled_from(["text", "latent-whitebox"]), min_size=1)):
-        shapes = [("target", None, "uce", scenario), ("control", "backbone", "none", scenario)]
-        if scenario != "text":
-            names = ("reference", "vae-roundtrip", "random-latent")
-            shapes += [("control", name, "none", "none") for name in names]
-        for role, name, defence, where in shapes:
-            if name and draw(st.integers(0, 9)) == 0:
-                continue
-            typical = {None: (0, 60, 0), "random-latent": (0, 20, 0)}.get(name, (20, 0, 0))
-            for detector in ("judge", "second"):
-                numbers = draw(st.one_of(st.just(typical), counts()))
-                fields = {"role": role, "control": name, "defence": defence, "scenario": where}
-                rows.append(row(*numbers, cell_id=cell_id, detector=detector, **fields))
-            cell_id += 1
-    return rows
-
-
-def with_error(reading: CrrRow, from_hit: bool) -> CrrRow:
-    """The same row after one of its assessed cases became an error."""
-    fields = {
-        name: getattr(reading, name) for name in ("role", "control", "defence", "scenario", "cell_id", "detector")
-    }
-    hits, clear = reading.hits - from_hit, reading.assessed - reading.hits - (not from_hit)
-    return row(hits, clear, reading.unassessed + 1, **fields)
-
-
-@settings(max_examples=300, deadline=None)
-@given(runs(), st.data())
-def test_an_error_never_improves_a_verdict(rows: list[CrrRow], data: st.DataObject) -> None:
-    policy = POLICY.model_copy(update={"judges": ("judge", "second"), "assessed_min": data.draw(st.floats(0, 1))})
-    before = gate.decide(policy, rows, [GOOD_CHECK])
-    changed = list(rows)
-    for _ in range(data.draw(st.integers(1, 5))):
-        index = data.draw(st.integers(0, len(rows) - 1))
-        reading, from_hit = changed[index], data.draw(st.booleans())
-        if (reading.hits if from_hit else reading.assessed - reading.hits) > 0:
-            changed[index] = with_error(reading, from_hit)
-    after = gate.decide(policy, changed, [GOOD_CHECK])
-    assert not (before.status is not PASS and after.status is PASS)
-    for old, new in zip(before.decisions, after.decisions, strict=True):
-        assert not (old.status is not PASS and new.status is PASS)
-        assert new.high >= old.high
-        assert new.low <= old.low
-
-
-@settings(max_examples=150, deadline=None)
-@given(runs(), st.data())
-def test_a_lost_cell_a_lost_control_or_a_broken_check_never_opens_the_gate(
-    rows: list[CrrRow], data: st.DataObject
-) -> None:
-    policy = POLICY.model_copy(update={"judges": ("judge", "second")})
-    before = gate.decide(policy, rows, [GOOD_CHECK]).status
-    lost = data.draw(st.integers(0, len(rows) - 1))
-    emptied = [
-        row(
-            0,
-            0,
-            r.planned,
-            **{n: getattr(r, n) for n in ("role", "control", "defence", "scenario", "cell_id", "detector")},
-        )
-        if i == lost
-        else r
-        for i, r in enumerate(rows)
-    ]
-    after = gate.decide(policy, emptied, [GOOD_CHECK]).status
-    assert after is not PASS or before is PASS
-    for status in ("failed", "error"):
-        broken = CheckResult("any", "sql", status, "x", 1)
-        assert gate.decide(policy, rows, [GOOD_CHECK, broken]).status is INCONCLUSIVE
-
-
-@settings(max_examples=100, deadline=None)
-@given(counts(200), st.floats(0.01, 0.5))
-def test_a_decision_says_what_its_bounds_say(numbers: tuple[int, int, int], maximum: float) -> None:
-    policy = POLICY.model_copy(update={"limits": (Limit(crr_max=maximum),), "assessed_min": 0.0})
-    decision = verdict_of(row(*numbers), *good_controls(), policy=policy).decisions[0]
-    expected = PASS if decision.high <= maximum else FAIL if decision.low > maximum else INCONCLUSIVE
-    assert decision.status is expected
-    assert decision.low <= decision.high
 
 
 def test_the_readers_of_results_need_no_torch_and_no_prefect() -> None:
