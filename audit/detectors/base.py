@@ -172,7 +172,8 @@ def check_parameters(spec: DetectorSpec, known: Sequence[str], unused: Sequence[
                 next_step=f"its parameters are: {allowed}",
             )
     for field in unused:
-        if field in spec.model_fields_set:
+        # A stored spec carries every default, so "set" means "differs from the default".
+        if getattr(spec, field) != DetectorSpec.model_fields[field].get_default():
             raise DetectorError(
                 f"detector {spec.name!r} ({spec.kind}) does not use {field!r}",
                 where=f"detectors.{spec.name}.{field}",
