@@ -1,0 +1,149 @@
+"""The forecast of a plan: UNet calls by kind, what the journal already has, and rates of earlier units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from audit import pricing
+from audit.journal import SCHEMAS, Journal
+from audit.model_refs import ModelRef
+from audit.plan import Plan
+from audit.planning import CorpusItem, build_plan
+from audit.pricing import Calls, Rates, Shape, calls_of, price
+from audit.records import Instrument, Unit
+from audit.spec import parse_spec
+
+SHAPE = Shape(resolution=64, latent_bytes=4096, eraser_bytes=1_000_000)
+
+
+def unit(kind: str, rows: int, identity: Mapping[str, Any]) -> Unit:
+    return Unit(kind, "0" * 64, (), identity, rows)
+
+
+def generate(steps: int, guidance: float, rows: int = 1) -> Unit:
+    return unit("generate", rows, {"source": "prompt", "sampler": {"steps": steps, "guidance": guidance}})
+
+
+def make_plan(tmp_path: Path) -> Plan:
+    spec = parse_spec(
+        {
+            "name": "priced",
+            "backbone": "testbed",
+            "concepts": [{"name": "ring", "phrase": "ring"}],
+            "corpus": [{"url": str(tmp_path), "concept": "ring"}],
+            "defences": [{"name": "uce", "eraser": {"method": "uce", "preset": "testbed"}}],
+            "scenarios": [
+                {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
+                {"name": "latent-whitebox", "cases": 4, "sampler": {"steps": 10, "guidance": 1.0}},
+            ],
+            "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
+            "gate": {"version": "1", "judges": ["judge"], "limits": [{"crr_max": 0.3}]},
+            "controls": {"cases": 4},
+            "unit_size": 4,
+        },
+        "test",
+    )
+    ref = ModelRef("testbed", "testbed", tmp_path, None, {}, "b" * 64)
+    instrument = Instrument(7, "judge", "classifier", "1", "x", "w", "p", ("ring",), 0.0, 0.5, "{}")
+    return build_plan(
+        spec,
+        run_id="priced-1",
+        created_at="2026-01-01T00:00:00+00:00",
+        backbone=ref,
+        items={"ring": [CorpusItem(f"{n:064x}", f"file:///ring/{n}.png") for n in range(4)]},
+        instruments=[instrument],
+        rules=[],
+        corpus={},
+    )
+
+
+def test_sampling_costs_two_calls_a_step_under_guidance_and_one_without() -> None:
+    assert calls_of(generate(25, 5.0, rows=3)) == Calls(150, 150, 150)
+    assert calls_of(generate(25, 1.0, rows=3)) == Calls(75, 75, 75)
+
+
+@pytest.mark.parametrize("source", ["image", "vae", "black"])
+def test_pictures_that_are_not_sampled_cost_nothing(source: str) -> None:
+    assert calls_of(unit("generate", 9, {"source": source, "sampler": None})) == pricing.NO_CALLS
+
+
+def test_inversion_lies_between_one_evaluation_and_all_passes_a_step() -> None:
+    described = {"steps": 10, "passes": 5, "tolerance": 1e-4}
+    calls = calls_of(unit("invert", 1, described))
+    assert (calls.low, calls.expected, calls.high) == (21, 40, 61)
+    assert calls_of(unit("invert", 1, described), evaluations_per_step=2.0).expected == 30
+    assert calls_of(unit("invert", 2, {**described, "passes": 0})) == Calls(60, 60, 60)
+
+
+def test_the_price_of_inversion_holds_for_the_real_inversion() -> None:
+    torch = pytest.importorskip("torch")
+    from audit.attacks.ddim_inversion import invert
+    from audit.sampling import make_schedule
+    from tests.tiny import SD14_SCHEDULER
+
+    schedule = make_schedule(SD14_SCHEDULER, 10)
+    clean, states = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0)), torch.zeros(2, 1, 1)
+    for passes, tolerance in ((0, 1e-4), (3, 1e-12), (3, 1e3)):
+        made = invert(lambda x, t, s: 0.3 * x.sin(), schedule, clean, states, passes=passes, tolerance=tolerance)
+        bounds = calls_of(unit("invert", 1, {"steps": 10, "passes": passes}))
+        with_round_trip = made.calls + schedule.steps
+        assert bounds.low <= int(with_round_trip.min()) and int(with_round_trip.max()) <= bounds.high
+
+
+def test_a_plan_is_priced_by_kind(tmp_path: Path) -> None:
+    plan = make_plan(tmp_path)
+    found = {work.kind: work for work in price(plan, Journal(str(tmp_path / "runs")), SHAPE).work}
+    # text: 2 defences x 8 x 10 x 2; latents: 2 x 4 x 10; random latents: 2 x 4 x 10
+    assert found["generate"].calls.expected == 320 + 80 + 80
+    assert found["invert"].units == found["invert"].pending == 2
+    assert found["erase"].storage == SHAPE.eraser_bytes
+    assert found["detect"].rows == found["generate"].rows
+
+
+def test_time_is_unknown_until_a_rate_is_known(tmp_path: Path) -> None:
+    plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
+    assert price(plan, journal, SHAPE).seconds is None
+    measured = price(plan, journal, SHAPE, Rates(seconds_per_call=0.5, basis="measured"))
+    assert measured.seconds is not None
+    assert measured.seconds.expected == pytest.approx(0.5 * measured.calls.expected)
+
+
+def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
+    plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
+    before = price(plan, journal, SHAPE)
+    done = next(u for u in plan.units_of("generate") if u.identity["source"] == "prompt")
+    empty = dict.fromkeys(SCHEMAS["generate"].names)
+    rows = [
+        {**empty, "image_id": n, "status": "ok", "image": {"bytes": bytes(500), "path": "x"}, "unet_calls": 20}
+        for n in range(done.rows)
+    ]
+    runtime = {"seconds": 8.0, "unet_calls": 20 * done.rows, "device": "cpu"}
+    table = pa.Table.from_pylist(rows, schema=SCHEMAS["generate"])
+    journal.write("generate", done.key, table, {"identity": dict(done.identity), "runtime": runtime})
+
+    after = price(plan, journal, SHAPE)
+
+    assert after.calls.expected == before.calls.expected - calls_of(done).expected
+    assert after.rates.seconds_per_call == pytest.approx(8.0 / (20 * done.rows))
+    assert after.rates.bytes_per_picture is not None and after.rates.bytes_per_picture > 500
+    assert "cpu" in after.rates.basis and after.seconds is not None
+    assert pricing.journal_rates(journal, "another backbone") == Rates()
+
+
+def test_shape_comes_from_configuration_and_weight_headers(tiny_folder: Path) -> None:
+    shape = pricing.shape_of(tiny_folder)
+    assert (shape.resolution, shape.latent_bytes) == (16, 4 * 8 * 8 * 4)
+    assert shape.eraser_bytes > 0
+
+
+def test_pricing_loads_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, audit.pricing, audit.locations, audit.drafting; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
