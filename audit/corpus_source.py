@@ -253,6 +253,12 @@ def s3_filesystem() -> Any:
 def _s3_for(settings: str, process: int) -> Any:
     config = dict(_S3_CONFIG)
     config |= {option: "when_required" for name, option in _S3_CHECKSUMS.items() if name not in os.environ}
-    system: Any = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)
+    system: Any = fsspec.filesystem(
+        "s3",
+        skip_instance_cache=True,
+        use_listings_cache=False,
+        max_concurrency=1,  # otherwise every read begins with a HEAD request; whole objects are read in parallel here
+        config_kwargs=config,
+    )
     system.retries = _S3_TRIES
     return system

@@ -1,0 +1,297 @@
+"""Great Expectations over data frames: the corpus manifest, and each run's result frames.
+
+An expectation that raised is `error`, never `failed` and never `passed`: Great Expectations reports both as
+`success=False` and tells them apart only in `exception_info`. Its expectations ignore nulls and pass on empty frames,
+so columns are also expected to be filled and frames to have rows. It takes seconds to import and loads on first use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from audit.records import Role, Status
+from audit.results import CheckResult
+
+SOURCE = "great-expectations"
+MAX_ERROR_SHARE = 0.1  # of the corpus objects; more of them unreadable means the wrong folder or a broken upload
+TOLERANCE = 1e-9  # between a stored rate and the quotient of its counts
+
+_HEX64 = "^[0-9a-f]{64}$"
+_FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"]
+_MAX_SIDE = 1_000_000  # pixels; what any accepted format can state
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """One expectation by class name and arguments, with the sentence that reports show."""
+
+    name: str
+    kind: str  # class in great_expectations.expectations
+    arguments: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Expectations about one view of a frame; `view` selects or derives the rows they speak of."""
+
+    expected: tuple[Expected, ...]
+    view: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+
+
+def check_manifest(frame: pd.DataFrame, *, max_error_share: float = MAX_ERROR_SHARE) -> list[CheckResult]:
+    """One result per expectation about a corpus manifest (columns of `audit.corpus.MANIFEST_SCHEMA`)."""
+    return run_suites(frame, _manifest_suites(max_error_share))
+
+
+def check_results(crr: pd.DataFrame, measurements: pd.DataFrame) -> list[CheckResult]:
+    """One result per expectation about a run's frames.
+
+    `crr` has the columns of `audit.results.CrrRow`, one row per cell and instrument. `measurements` has one row per raw
+    score, and one with null `label` and `score` for a measurement without scores: `image_id`, `instrument_id`,
+    `status` (`audit.records.Status`), `label`, `score` in [0, 1].
+    """
+    return run_suites(crr, _crr_suites()) + run_suites(measurements, _measurement_suites())
+
+
+def _not_null(subject: str, *columns: str) -> list[Expected]:
+    return [Expected(f"{subject}: {c} is filled", "ExpectColumnValuesToNotBeNull", {"column": c}) for c in columns]
+
+
+def _between(subject: str, low: float | None, high: float | None, *columns: str) -> list[Expected]:
+    words = f"at least {low}" if high is None else f"within {low} and {high}"
+    bounds = {"min_value": low, "max_value": high}
+    return [
+        Expected(f"{subject}: {c} is {words}", "ExpectColumnValuesToBeBetween", {"column": c, **bounds})
+        for c in columns
+    ]
+
+
+def _in_set(subject: str, column: str, values: Sequence[str]) -> Expected:
+    arguments = {"column": column, "value_set": list(values)}
+    return Expected(f"{subject}: {column} is a known value", "ExpectColumnValuesToBeInSet", arguments)
+
+
+def _null(subject: str, column: str) -> Expected:
+    return Expected(f"{subject}: {column} is empty", "ExpectColumnValuesToBeNull", {"column": column})
+
+
+def _matches(subject: str, column: str, regex: str) -> Expected:
+    arguments = {"column": column, "regex": regex}
+    return Expected(f"{subject}: {column} is well formed", "ExpectColumnValuesToMatchRegex", arguments)
+
+
+def _ordered(subject: str, larger: str, smaller: str) -> Expected:
+    arguments = {"column_A": larger, "column_B": smaller, "or_equal": True, "ignore_row_if": "neither"}
+    return Expected(f"{subject}: {smaller} <= {larger}", "ExpectColumnPairValuesAToBeGreaterThanB", arguments)
+
+
+def _unique(subject: str, *columns: str) -> Expected:
+    arguments = {"column_list": list(columns), "ignore_row_if": "never"}
+    return Expected(f"{subject}: {' + '.join(columns)} is unique", "ExpectCompoundColumnsToBeUnique", arguments)
+
+
+def _rows(subject: str) -> Expected:
+    return Expected(f"{subject}: there are rows", "ExpectTableRowCountToBeBetween", {"min_value": 1})
+
+
+def _manifest_suites(max_error_share: float) -> list[Suite]:
+    whole, readable, unreadable = "manifest", "readable objects", "unreadable objects"
+    return [
+        Suite(
+            (
+                _rows(whole),
+                *_not_null(whole, "uri", "role", "concept", "size_bytes"),
+                _unique(whole, "role", "uri"),
+                _in_set(whole, "role", [role.value for role in Role]),
+                *_between(whole, 0, None, "size_bytes"),
+            )
+        ),
+        Suite(
+            (
+                *_not_null(readable, "byte_sha256", "pixel_sha256", "width", "height", "format"),
+                _matches(readable, "byte_sha256", _HEX64),
+                _matches(readable, "pixel_sha256", _HEX64),
+                *_between(readable, 1, _MAX_SIDE, "width", "height"),
+                _in_set(readable, "format", _FORMATS),
+            ),
+            lambda frame: frame[frame["error"].isna()],
+        ),
+        Suite((_null(unreadable, "pixel_sha256"),), lambda frame: frame[frame["error"].notna()]),
+        Suite(tuple(_between(whole, 0, max_error_share, "unreadable share")), _error_share),
+        Suite((_rows("target concepts"), *_between("target concepts", 1, None, "usable pictures")), _usable_by_concept),
+        Suite(tuple(_between("equal pictures of one role", 1, 1, "concepts")), _concepts_by_picture),
+    ]
+
+
+def _error_share(frame: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame({"unreadable share": [float(frame["error"].notna().mean())]})
+
+
+def _usable_by_concept(frame: pd.DataFrame) -> pd.DataFrame:
+    targets = frame[frame["role"] == Role.TARGET.value]
+    usable = (targets["error"].isna() & targets["duplicate_of"].isna()).astype("int64")
+    return usable.groupby(targets["concept"]).sum().rename("usable pictures").reset_index()
+
+
+def _concepts_by_picture(frame: pd.DataFrame) -> pd.DataFrame:
+    groups = frame[frame["error"].isna()].groupby(["role", "pixel_sha256"])["concept"]
+    return groups.nunique().rename("concepts").reset_index()
+
+
+def _crr_suites() -> list[Suite]:
+    whole, assessed, empty = "rates", "assessed cells", "cells without assessment"
+    counts = ("planned", "assessed", "unassessed", "hits")
+    bounds = ("ci_low", "ci_high", "worst_case", "threshold")
+    return [
+        Suite(
+            (
+                _rows(whole),
+                *_not_null(whole, "cell_id", "instrument_id", "defence", "scenario", "detector", *counts, *bounds),
+                _unique(whole, "cell_id", "instrument_id"),
+                _in_set(whole, "role", [role.value for role in Role]),
+                *_not_null(whole, "role"),
+                *_between(whole, 1, None, "planned"),
+                *_between(whole, 0, None, "assessed", "unassessed", "hits"),
+                *_between(whole, 0.0, 1.0, *bounds),
+                _ordered(whole, "assessed", "hits"),
+                _ordered(whole, "planned", "assessed"),
+                _ordered(whole, "ci_high", "ci_low"),
+            )
+        ),
+        Suite(
+            tuple(_between(whole, -TOLERANCE, TOLERANCE, "planned - assessed - unassessed", "error of worst_case")),
+            _count_errors,
+        ),
+        Suite(
+            (
+                *_not_null(assessed, "rate"),
+                _ordered(assessed, "rate", "ci_low"),
+                _ordered(assessed, "ci_high", "rate"),
+                *_between(assessed, -TOLERANCE, TOLERANCE, "error of rate"),
+            ),
+            _with_rate_error,
+        ),
+        Suite(
+            (
+                _null(empty, "rate"),
+                *_between(empty, 0.0, 0.0, "ci_low"),
+                *_between(empty, 1.0, 1.0, "ci_high"),
+            ),
+            lambda frame: frame[frame["assessed"] == 0],
+        ),
+    ]
+
+
+def _count_errors(frame: pd.DataFrame) -> pd.DataFrame:
+    worst = (frame["hits"] + frame["unassessed"]) / frame["planned"]
+    return pd.DataFrame(
+        {
+            "planned - assessed - unassessed": frame["planned"] - frame["assessed"] - frame["unassessed"],
+            "error of worst_case": (frame["worst_case"] - worst).astype("float64"),
+        }
+    )
+
+
+def _with_rate_error(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame[frame["assessed"] > 0]
+    rate = frame["rate"].astype("float64")
+    return frame.assign(**{"rate": rate, "error of rate": rate - frame["hits"] / frame["assessed"]})
+
+
+def _measurement_suites() -> list[Suite]:
+    whole, scored, failed = "measurements", "scores", "measurements without a reading"
+    return [
+        Suite(
+            (
+                _rows(whole),
+                *_not_null(whole, "image_id", "instrument_id", "status"),
+                _in_set(whole, "status", [status.value for status in Status]),
+            )
+        ),
+        Suite(
+            (*_not_null(scored, "label", "score"), *_between(scored, 0.0, 1.0, "score")),
+            lambda frame: frame[
+                (frame["status"] == Status.OK.value) & (frame["label"].notna() | frame["score"].notna())
+            ],
+        ),
+        Suite((_null(failed, "score"),), lambda frame: frame[frame["status"] != Status.OK.value]),
+    ]
+
+
+def run_suites(frame: pd.DataFrame, suites: Sequence[Suite]) -> list[CheckResult]:
+    """One result per expectation, in order. A view that cannot be made turns all its expectations into `error`."""
+    results: list[CheckResult] = []
+    for suite in suites:
+        try:
+            view = suite.view(frame).reset_index(drop=True)
+            results += _validate(view, suite)
+        except Exception as error:  # whatever a malformed frame raises, the check did not run
+            results += [_error(e, f"{type(error).__name__}: {error}") for e in suite.expected]
+    return results
+
+
+@functools.cache
+def _frames() -> Any:
+    """Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import warns about modules that Python and pandas deprecate
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return (
+        context.data_sources.add_pandas("frames")
+        .add_dataframe_asset("frame")
+        .add_batch_definition_whole_dataframe("all")
+    )
+
+
+def _validate(view: pd.DataFrame, suite: Suite) -> list[CheckResult]:
+    batch = _frames().get_batch({"dataframe": view})
+    import great_expectations as gx
+    import great_expectations.expectations as classes
+
+    built = [getattr(classes, e.kind)(**e.arguments, meta={"position": i}) for i, e in enumerate(suite.expected)]
+    outcome = batch.validate(gx.ExpectationSuite(name="suite", expectations=built))
+    found = {r.expectation_config.meta["position"]: r for r in outcome.results}
+    return [
+        _result(e, found[i]) if i in found else _error(e, "no result came back") for i, e in enumerate(suite.expected)
+    ]
+
+
+def _result(expected: Expected, outcome: Any) -> CheckResult:
+    raised = _raised(outcome.exception_info or {})
+    if raised is not None:
+        return _error(expected, raised)
+    values = outcome.result or {}
+    if outcome.success is True:
+        return CheckResult(expected.name, SOURCE, "passed", "", 0)
+    rows = int(values.get("unexpected_count") or 0)
+    if "observed_value" in values:
+        detail = f"observed {values['observed_value']}"
+    else:
+        examples = ", ".join(repr(value) for value in list(values.get("partial_unexpected_list") or ())[:3])
+        detail = f"{rows} of {values.get('element_count', '?')} rows" + (f", such as {examples}" if examples else "")
+    return CheckResult(expected.name, SOURCE, "failed", detail, rows)
+
+
+def _raised(information: Mapping[str, Any]) -> str | None:
+    """The message of an expectation that raised, or None. It is one record or one per metric, depending on where."""
+    nested = [value for value in information.values() if isinstance(value, Mapping)]
+    for record in (information, *nested):
+        if record.get("raised_exception"):
+            return str(record.get("exception_message") or "the expectation raised")
+    return None
+
+
+def _error(expected: Expected, message: str) -> CheckResult:
+    return CheckResult(expected.name, SOURCE, "error", f"the check could not run: {' '.join(message.split())}", 0)
