@@ -15,8 +15,6 @@ from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weight_files import cached_sha256, check_safetensors, loaded_weights, read_json
 
-TESTBED_NAMES = ("pipeline", "judge", "energy", "classifier")
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies and merges
@@ -136,23 +134,16 @@ def _refuse(ref: ModelRef, why: str) -> CheckpointError:
 
 
 def _testbed(ref: str, bare: str) -> ModelRef:
+    from audit.testbed import NAMES, weights_path
+
     name = ref.removeprefix("testbed").removeprefix("/") or bare
-    if name not in TESTBED_NAMES:
+    if name not in NAMES:
         raise CheckpointError(
             f"the testbed has no model called {name!r}",
             where=ref,
-            next_step="use one of: " + ", ".join(f"testbed/{known}" for known in TESTBED_NAMES),
+            next_step="use one of: " + ", ".join(f"testbed/{known}" for known in NAMES),
         )
-    from audit.testbed import weights_path
-
-    folder = Path(weights_path(name))
-    if not folder.is_dir():
-        raise CheckpointError(
-            f"the testbed's {name} weights are not there",
-            where=str(folder),
-            next_step="install the package with its data files, or train them: make testbed",
-        )
-    return _from_folder(ref, "testbed", folder, None)
+    return _from_folder(ref, "testbed", weights_path(name), None)
 
 
 def _from_hub(ref: str, repo_id: str, revision: str) -> ModelRef:

@@ -354,7 +354,7 @@ def resolve_from(server: Any, tmp_path: Path, **environment: str) -> subprocess.
     }
     command = [sys.executable, "-c", code]
     return subprocess.run(
-        command, check=False, env={**os.environ, **settings}, capture_output=True, text=True, timeout=60
+        command, check=False, env={**os.environ, **settings}, capture_output=True, text=True, timeout=240
     )
 
 
