@@ -97,14 +97,18 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
 
 
 def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rates, measurements) of one run as pandas frames, for validation: the columns of these two marts."""
+    """(rates, readings) of one run as pandas frames, for validation.
+
+    Rates have the columns of mart_crr. Readings have those of mart_reading_extremes: the raw scores that bound all
+    others, so the frame stays small whatever the run's size. Raises `StoreError` as `read_result` does.
+    """
     con = open_published(path)
     try:
         with explained(Path(path)):
             require_run(con, run_id, path)
-            rates = con.execute("select * from mart_crr where run_id = ? order by cell_id, detector", [run_id]).df()
-            columns = "image_id, instrument_id, status, label, score"
-            return rates, con.execute(f"select {columns} from mart_measurements where run_id = ?", [run_id]).df()
+            select = "select * from {} where run_id = ? order by all"
+            rates = con.execute(select.format("mart_crr"), [run_id]).df()
+            return rates, con.execute(select.format("mart_reading_extremes"), [run_id]).df()
     finally:
         con.close()
 
