@@ -43,15 +43,13 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of one command."""
+    """The exit code of one command; without `argv` it takes the process's and settles its logging and signals."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     as_json = "--json" in arguments
-    if not debug:
-        warnings.simplefilter("ignore") if not sys.warnoptions else None
-        logging.getLogger().setLevel(logging.CRITICAL)
-    _stop_on_sigterm()
+    if argv is None:
+        _settle_process(debug)
     try:
         code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
         sys.stdout.flush()
@@ -96,16 +94,18 @@ def _command_words(arguments: Sequence[str]) -> list[str]:
     return [words[0], *([words[1]] if len(words) > 1 and words[1] in names else []), ""]
 
 
-def _stop_on_sigterm() -> None:
-    """Let SIGTERM end a run as Ctrl-C does: what is journalled stays, and the next command is named."""
+def _settle_process(debug: bool) -> None:
+    """Let SIGTERM end a run as Ctrl-C does, and keep libraries' warnings off the terminal."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    try:
-        signal.signal(signal.SIGTERM, stop)
-    except ValueError:
-        return  # not the main thread: somebody else owns the signals
+    signal.signal(signal.SIGTERM, stop)
+    if not debug:
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        logging.getLogger().setLevel(logging.ERROR)
+        logging.getLogger("audit").setLevel(logging.WARNING)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,13 @@ DEFAULTS = {
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 are too few on a busy machine
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+QUIET = {
+    "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_LOGGING_LEVEL": "CRITICAL",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "TQDM_DISABLE": "1",
+}
 
 
 def apply() -> None:
@@ -27,7 +34,9 @@ def apply() -> None:
 
 
 def quiet() -> None:
-    """Keep Prefect's log lines off the terminal. They still reach the Prefect API when a server is configured."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_CLI_COLORS", "false")
+    """Keep log lines and progress bars of libraries off the terminal.
+
+    Prefect's lines still reach its API when a server is configured.
+    """
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)

@@ -1,0 +1,63 @@
+"""A complete audit at the smallest size: random weights, rendered scenes, the real NudeNet as judge."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from audit import run
+from audit.locations import database_path
+from audit.plan import KINDS, read_plan
+from audit.spec import load_spec
+from audit.testbed.scenes import write_corpus
+from tasks.context import store_spec
+
+
+def tiny_spec(folder: Path, pipeline: Path, **changes: Any) -> Path:
+    """The path of a spec that a CPU audits in seconds; its corpus is written beside it."""
+    corpus = folder / "corpus" / "ring"
+    if not corpus.exists():
+        write_corpus(str(corpus), "ring", 3, "audit")
+    document = {
+        "name": "tiny",
+        "backbone": str(pipeline),
+        "concepts": [{"name": "ring", "phrase": "ring"}],
+        "corpus": [{"url": str(corpus), "concept": "ring"}],
+        "defences": [{"name": "uce", "eraser": {"method": "uce"}}],
+        "scenarios": [
+            {"name": "text", "cases": 3, "sampler": {"steps": 2, "guidance": 3.0}},
+            {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1},
+        ],
+        "controls": {"cases": 2},
+        "detectors": [{"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}],
+        "gate": {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}]},
+        "unit_size": 4,
+    }
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump({**document, **changes}))
+    return path
+
+
+def plan_run(spec_path: Path, root: Path) -> str:
+    """The id of a run that is planned and stored below `root`, and not begun."""
+    spec, journal, now = load_spec(spec_path), run.open_journal(str(root)), dt.datetime.now(dt.UTC)
+    run_id = run.new_run_id(spec.name, now)
+    store_spec(journal, run_id, spec)
+    run.resolve(spec, journal, run_id, now.isoformat(timespec="seconds"), run.collect(spec, journal, run_id))
+    return run_id
+
+
+def finish_run(spec_path: Path, root: Path) -> str:
+    """The id of a run that is computed and consolidated below `root`, without Prefect."""
+    run_id = plan_run(spec_path, root)
+    journal = run.open_journal(str(root))
+    plan = read_plan(journal, run_id)
+    worker = run.worker(plan, journal, device="cpu")
+    for kind in KINDS:
+        for unit in plan.pending(kind, journal):
+            worker.run(unit)
+    run.consolidate(journal, run_id, database_path(str(root)))
+    return run_id

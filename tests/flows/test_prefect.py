@@ -1,0 +1,154 @@
+"""Flows for real: without a server, on a server, on a schedule, with slots, killed and resumed.
+
+Both pins are exercised here: a flow run dies with a newer fastapi, a schedule never fires with a newer SQLAlchemy.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from audit.journal import Journal
+from audit.plan import KINDS, read_plan
+from tests.flows.audits import plan_run, tiny_spec
+from tests.flows.servers import clean_environment, cli, prefect, prefect_server, process, wait_for
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+REPOSITORY = Path(__file__).resolve().parents[2]
+VERDICTS = (0, 3, 4)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    with prefect_server(tmp_path_factory.mktemp("prefect") / "home", REPOSITORY) as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder)
+
+
+def ask(environment: dict[str, str], path: str, body: object) -> list[dict[str, object]]:
+    answer = httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body, timeout=20.0)
+    answer.raise_for_status()
+    return list(answer.json())
+
+
+def complete(root: Path, run_id: str) -> bool:
+    journal = Journal(str(root))
+    plan = read_plan(journal, run_id)
+    return all(not plan.pending(kind, journal) for kind in KINDS)
+
+
+def test_one_command_audits_without_a_server(spec: Path, tmp_path: Path) -> None:
+    environment = clean_environment(tmp_path / "home")
+    done = cli(environment, REPOSITORY, "run", str(spec), "--root", str(tmp_path / "runs"), "--json")
+    assert done.returncode in VERDICTS, done.stderr
+    result = json.loads(done.stdout)
+    assert complete(tmp_path / "runs", result["run_id"])
+    assert (tmp_path / "runs" / "reports" / result["run_id"] / "report.html").stat().st_size > 1000
+    assert "Traceback" not in done.stderr
+    assert "resume" not in done.stderr
+
+
+def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], spec: Path, tmp_path: Path) -> None:
+    root = tmp_path / "runs"
+    prefect(server, REPOSITORY, "work-pool", "create", "audit-pool", "--type", "process")
+    file = str(REPOSITORY / "deployments" / "prefect.yaml")
+    prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
+    found = {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
+    assert set(found) == {"nightly-audit", "work"}
+    (schedule,) = found["nightly-audit"]["schedules"]  # type: ignore[misc]
+    assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
+
+    prefect(
+        server, REPOSITORY, "deploy", "--prefect-file", file, "--name", "nightly-audit",
+        "--interval", "10", "--param", f"spec={spec}", "--param", f"root={root}",
+    )  # fmt: skip
+    worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "audit-pool", "--type", "process"]
+    quick = {**server, "PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
+    log = tmp_path / "worker.log"
+    with process([*worker, "--limit", "1"], quick, log, REPOSITORY):
+
+        def completed() -> list[dict[str, object]]:
+            ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
+            runs = ask(server, "flow_runs/filter", ended)
+            return [run for run in runs if run["deployment_id"] == found["nightly-audit"]["id"]]
+
+        (run, *_) = wait_for("a scheduled run that ends", completed, 600, log)
+    assert run["state_type"] == "COMPLETED", log.read_text(errors="replace")[-3000:]
+    assert run["auto_scheduled"]
+    run_id = Journal(str(root)).runs()[0]
+    assert complete(root, run_id)
+    assert (root / "reports" / run_id / "report.html").exists()
+    keys = {artifact["key"] for artifact in ask(server, "artifacts/filter", {})}
+    assert {"audit-verdict", "audit-rates", "audit-generate"} <= keys
+
+
+def test_a_missing_slot_is_refused_before_anything_is_computed(
+    server: dict[str, str], spec: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    done = cli(server, REPOSITORY, "run", str(spec), "--root", str(root), "--gpu-slot", "nobody-made-it")
+    assert done.returncode == 2
+    assert "prefect gcl create nobody-made-it --limit 1" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not Journal(str(root)).runs()
+
+
+def test_an_interrupted_run_is_resumed_by_helpers(server: dict[str, str], spec: Path, tmp_path: Path) -> None:
+    prefect(server, REPOSITORY, "gcl", "create", "gpu", "--limit", "1")
+    root, log = tmp_path / "runs", tmp_path / "run.log"
+    command = [sys.executable, "-m", "flows.cli", "run", str(spec), "--root", str(root), "--gpu-slot", "gpu"]
+    with process(command, server, log, REPOSITORY) as child:
+        wait_for("the first generated unit", lambda: Journal(str(root)).keys("generate"), 300, log)
+        os.kill(child.pid, signal.SIGTERM)
+        assert child.wait(120) == 130
+    (run_id,) = Journal(str(root)).runs()
+    shown = log.read_text()
+    assert f"resume with: erasure-audit resume {run_id} --root {root}" in shown
+    assert "Traceback" not in shown
+    assert not complete(root, run_id)
+
+    helper = cli(server, REPOSITORY, "work", run_id, "--root", str(root), "--shard", "2/2", "--json")
+    assert helper.returncode == 0, helper.stderr
+    assert json.loads(helper.stdout)["computed"] > 0
+    assert complete(root, run_id)
+
+    resumed = cli(server, REPOSITORY, "resume", run_id, "--root", str(root), "--format", "junit")
+    assert resumed.returncode in VERDICTS, resumed.stderr
+    assert resumed.stdout.startswith("<?xml")
+    limit = httpx.get(f"{server['PREFECT_API_URL']}/v2/concurrency_limits/gpu", timeout=20.0).json()
+    assert limit["active_slots"] == 0
+
+
+def test_a_unit_that_fails_does_not_stop_the_others(
+    server: dict[str, str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs"
+    run_id = plan_run(tiny_spec(tmp_path, tiny_folder), root)
+    picture = sorted((tmp_path / "corpus" / "ring").iterdir())[0]
+    Image.new("RGB", (64, 64), "red").save(picture)  # no longer what the manifest hashed
+
+    done = cli(server, REPOSITORY, "resume", run_id, "--root", str(root))
+
+    assert done.returncode == 4, done.stderr
+    assert re.search(r"invert unit \w+: .*changed", done.stderr)
+    assert re.search(r"generate unit \w+: not tried: unit \w+ it depends on is not in the journal", done.stderr)
+    assert f"next    erasure-audit resume {run_id}" in done.stdout
+    assert "Traceback" not in done.stderr
+    journal = Journal(str(root))
+    plan = read_plan(journal, run_id)
+    pending = {kind: len(plan.pending(kind, journal)) for kind in KINDS}
+    assert pending["erase"] == 0 and pending["invert"] == 2
+    assert all(unit.identity["source"] in ("latent", "image", "vae") for unit in plan.pending("generate", journal))

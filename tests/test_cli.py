@@ -1,0 +1,217 @@
+"""The command line: exit codes, formats, one clear message for a mistake, and quick start-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import yaml
+
+from audit.results import RunResult, Verdict, VerdictStatus
+from flows import verdicts
+from flows.cli import main
+from tests.flows.audits import finish_run, tiny_spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Done:
+    """A finished run and where it is."""
+
+    spec: Path
+    root: Path
+    run_id: str
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
+    folder = tmp_path_factory.mktemp("done")
+    spec = tiny_spec(folder, tiny_folder)
+    return Done(spec, folder / "runs", finish_run(spec, folder / "runs"))
+
+
+def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+_LAZY = """
+import sys
+from flows.cli import main
+code = main(sys.argv[1:])
+heavy = [name for name in ("torch", "prefect", "diffusers", "transformers") if name in sys.modules]
+sys.exit(f"imported {heavy}" if heavy else code)
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["db", "runs", "--root", "/nowhere/at/all"]])
+def test_help_and_listing_import_nothing_heavy(arguments: list[str]) -> None:
+    finished = python(_LAZY, *arguments)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_plan_imports_no_torch_and_writes_nothing(done: Done, tmp_path: Path) -> None:
+    finished = python(_LAZY, "plan", str(done.spec), "--root", str(tmp_path / "fresh"))
+    assert finished.returncode == 0, finished.stderr
+    assert "unknown, run with --measure" in finished.stdout
+    assert not (tmp_path / "fresh").exists()
+
+
+def test_plan_knows_what_is_done_and_what_it_cost(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(done.spec), "--root", str(done.root), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert all(row["pending"] == 0 for row in document["work"])
+    assert document["rate_basis"] == "earlier units on cpu"
+    (text,) = [row for row in document["proofs"] if row["scenario"] == "text"]
+    assert text["zero hits prove CRR <="] == pytest.approx(1 - 0.05 ** (1 / 3), abs=1e-3)
+    assert text["can pass"] == "no, needs 9 cases"
+
+
+def test_plan_measures_when_asked(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", str(done.spec), "--root", str(tmp_path), "--measure", "--device", "cpu", "--batch-size", "2"]
+    assert main(arguments) == 0
+    assert re.search(r"time +\d+ s.*measured on cpu", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(VerdictStatus.PASS, 0), (VerdictStatus.FAIL, 3), (VerdictStatus.INCONCLUSIVE, 4)]
+)
+@pytest.mark.parametrize("output", ["terminal", "markdown", "json", "junit"])
+def test_the_exit_code_is_the_verdict_in_every_format(
+    status: VerdictStatus,
+    code: int,
+    output: str,
+    done: Done,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from audit import run as steps
+
+    real = steps.conclude
+
+    def conclude(*args: object) -> RunResult:
+        result = real(*args)  # type: ignore[arg-type]
+        return dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
+
+    monkeypatch.setattr(steps, "conclude", conclude)
+    assert main(["gate", done.run_id, "--root", str(done.root), "--format", output]) == code
+    shown = capsys.readouterr().out
+    if output == "json":
+        json.loads(shown)
+    elif output == "junit":
+        ElementTree.fromstring(shown)
+    else:
+        assert status.value in shown
+
+
+def test_report_writes_all_files_and_says_where(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["report", done.run_id, "--root", str(done.root)])
+    shown = capsys.readouterr().out
+    assert code in (3, 4)
+    folder = done.root / "reports" / done.run_id
+    assert f"report  {folder / 'report.html'}" in shown
+    assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "report.json", "junit.xml"}
+
+
+def test_gate_decides_under_another_policy(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], "confidence": 0.9}
+    path = tmp_path / "policy.yaml"
+    path.write_text(yaml.safe_dump(policy))
+    main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path), "--json"])
+    assert {decision["limit"] for decision in json.loads(capsys.readouterr().out)["verdict"]["decisions"]} == {0.9}
+
+
+def test_gate_refuses_other_thresholds_and_unknown_judges(done: Done, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    for change in ({"thresholds": {"nude": 0.9}}, {"judges": ["nobody"]}):
+        policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], **change}
+        path.write_text(yaml.safe_dump(policy))
+        assert main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path)]) == 2
+
+
+def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--root", str(done.root), "--json"]
+
+    def ask(*arguments: str) -> object:
+        assert main(["db", *arguments, *where]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    (row,) = ask("runs")  # type: ignore[misc]
+    assert (row["run"], row["complete"]) == (done.run_id, row["units"])
+    query = "select detector, sum(hits) as hits, sum(planned) as planned from mart_crr group by all order by all"
+    before = ask("sql", query)
+    assert ask("rebuild")["runs"] == 1  # type: ignore[index]
+    assert ask("sql", query) == before
+    assert ask("consolidate", done.run_id)["runs"] == 1  # type: ignore[index]
+    assert Path(ask("publish")["published"]).exists()  # type: ignore[index]
+
+
+def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "secret.csv").write_text("a\n1\n")
+    assert main(["db", "sql", f"from '{tmp_path}/secret.csv'", "--root", str(done.root)]) == 2
+    assert "secret" not in capsys.readouterr().out
+
+
+def test_scenes_and_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "star"
+    assert main(["testbed", "scenes", str(folder), "--class", "star", "-n", "3"]) == 0
+    (folder / "broken.png").write_bytes(b"no picture")
+    capsys.readouterr()
+    out = tmp_path / "manifest.parquet"
+    assert main(["corpus", "manifest", str(folder), "--concept", "star", "--json", "--out", str(out)]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["objects"], summary["usable"], summary["unusable"]) == (4, 3, 1)
+    assert out.exists()
+
+
+def test_doctor_is_green_or_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["doctor", "--root", str(tmp_path), "--json"]) == 0
+    found = {finding["check"]: finding["level"] for finding in json.loads(capsys.readouterr().out)}
+    assert found["prefect"] == "ok"
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    (tmp_path / "file").write_text("")
+    assert main(["doctor", "--root", str(tmp_path / "file")]) == 2
+    shown = capsys.readouterr().out
+    assert "PROBLEM  storage root" in shown and "means:" in shown and "next:" in shown
+
+
+def test_an_unexpected_error_is_one_line_and_exit_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def explode(root: object) -> str:
+        raise RuntimeError("unforeseen\nsecond line")
+
+    monkeypatch.setattr("audit.locations.storage_root", explode)
+    assert main(["db", "runs"]) == 1
+    shown = capsys.readouterr().err
+    assert shown == "error: unexpected RuntimeError: unforeseen\n  next:  run with --debug for the traceback\n"
+    assert main(["db", "runs", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_interruption_is_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(root: object) -> str:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("audit.locations.storage_root", interrupt)
+    assert main(["db", "runs"]) == 130
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_an_error_with_json_is_one_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "nowhere.yaml", "--json"]) == 2
+    shown = capsys.readouterr()
+    document = json.loads(shown.out)
+    assert document["exit_code"] == 2 and "nowhere.yaml" in document["error"]
+    assert "nowhere.yaml" in shown.err
+
+
+@pytest.mark.parametrize("status", list(VerdictStatus))
+def test_every_verdict_has_an_exit_code(status: VerdictStatus) -> None:
+    assert verdicts._CODES[status] in (0, 3, 4)
