@@ -13,10 +13,10 @@ from typing import Literal
 
 from packaging.version import Version
 
-from audit import corpus_source, locations, urls
+from audit import corpus_source, locations, testbed, urls
 from audit.errors import AuditError
 from audit.journal import Journal
-from audit.model_refs import TESTBED_NAMES, resolve_model
+from audit.model_refs import resolve_model
 from audit.spec import DetectorSpec, Spec
 
 Level = Literal["ok", "warning", "problem"]
@@ -190,7 +190,7 @@ def _variable(name: str) -> str:
 
 
 def _testbed() -> Iterator[Finding]:
-    for name in TESTBED_NAMES:
+    for name in testbed.NAMES:
         reference = "testbed" if name == "pipeline" else f"testbed/{name}"
         try:
             model = resolve_model(reference)

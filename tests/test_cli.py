@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -136,18 +137,18 @@ def test_gate_refuses_other_thresholds_and_unknown_judges(done: Done, tmp_path: 
 def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
     where = ["--root", str(done.root), "--json"]
 
-    def ask(*arguments: str) -> object:
+    def ask(*arguments: str) -> Any:
         assert main(["db", *arguments, *where]) == 0
         return json.loads(capsys.readouterr().out)
 
-    (row,) = ask("runs")  # type: ignore[misc]
+    (row,) = ask("runs")
     assert (row["run"], row["complete"]) == (done.run_id, row["units"])
     query = "select detector, sum(hits) as hits, sum(planned) as planned from mart_crr group by all order by all"
     before = ask("sql", query)
-    assert ask("rebuild")["runs"] == 1  # type: ignore[index]
+    assert ask("rebuild")["runs"] == 1
     assert ask("sql", query) == before
-    assert ask("consolidate", done.run_id)["runs"] == 1  # type: ignore[index]
-    assert Path(ask("publish")["published"]).exists()  # type: ignore[index]
+    assert ask("consolidate", done.run_id)["runs"] == 1
+    assert Path(ask("publish")["published"]).exists()
 
 
 def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +12,8 @@ import typer
 from audit.errors import AuditError
 from flows.commands import options
 from flows.console import emit_json, say
+
+BUILD = Path("build/testbed")
 
 app = typer.Typer(help="The miniature that ships with the tool: scenes, model card, training.", no_args_is_help=True)
 
@@ -44,3 +49,28 @@ def scenes(
         emit_json({"url": url, "class": cls, "written": len(written)})
     else:
         say(f"{len(written)} scenes with a {cls} written to {url}")
+
+
+@app.command("train")
+def train(
+    stage: Annotated[str, typer.Option("--stage", help="vae, judges, classifier, diffusion or all.")] = "all",
+    build: Annotated[Path, typer.Option("--build", help="Folder for checkpoints and rendered scenes.")] = BUILD,
+    scale: Annotated[float, typer.Option("--scale", min=0.0, help="Multiplies every number of steps.")] = 1.0,
+) -> None:
+    """Train the testbed from scratch; every stage resumes where it stopped."""
+    from audit.testbed.train import STAGES, run_stage
+
+    if stage not in (*STAGES, "all"):
+        raise AuditError(f"there is no stage {stage!r}", where="--stage", next_step=f"use {', '.join(STAGES)} or all")
+    for name in STAGES if stage == "all" else (stage,):
+        run_stage(name, build, scale)
+
+
+@app.command("card")
+def card(
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures per class.")] = 100,
+    scenes: Annotated[int, typer.Option("--scenes", min=1, help="Held-out scenes for each accuracy.")] = 600,
+) -> int:
+    """Measure the shipped testbed and write its model card and contact sheet; minutes on a CPU."""
+    command = [sys.executable, "-m", "audit.testbed.card", "--seeds", str(seeds), "--scenes", str(scenes)]
+    return subprocess.run(command, check=False).returncode

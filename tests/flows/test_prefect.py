@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -38,7 +39,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
     return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder)
 
 
-def ask(environment: dict[str, str], path: str, body: object) -> list[dict[str, object]]:
+def ask(environment: dict[str, str], path: str, body: object) -> list[dict[str, Any]]:
     answer = httpx.post(f"{environment['PREFECT_API_URL']}/{path}", json=body, timeout=20.0)
     answer.raise_for_status()
     return list(answer.json())
@@ -68,7 +69,7 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], spec: P
     prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
     found = {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
     assert set(found) == {"nightly-audit", "work"}
-    (schedule,) = found["nightly-audit"]["schedules"]  # type: ignore[misc]
+    (schedule,) = found["nightly-audit"]["schedules"]
     assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
 
     prefect(
@@ -80,7 +81,7 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], spec: P
     log = tmp_path / "worker.log"
     with process([*worker, "--limit", "1"], quick, log, REPOSITORY):
 
-        def completed() -> list[dict[str, object]]:
+        def completed() -> list[dict[str, Any]]:
             ended = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}}}
             runs = ask(server, "flow_runs/filter", ended)
             return [run for run in runs if run["deployment_id"] == found["nightly-audit"]["id"]]
