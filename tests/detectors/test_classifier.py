@@ -144,6 +144,12 @@ def test_mistakes_in_the_entry_are_refused(classifier_folder: Path, fields: dict
         detector(classifier_folder, **fields)
 
 
+def test_an_entry_that_was_stored_with_its_defaults_builds_the_same_detector(classifier_folder: Path) -> None:
+    entry = DetectorSpec(name="classes", kind="classifier", model=str(classifier_folder), labels={"hoop": ("ring",)})
+    stored = DetectorSpec.model_validate(json.loads(json.dumps(entry.model_dump(mode="json"))))
+    assert build(stored, ()).instrument == build(entry, ()).instrument
+
+
 def test_weights_that_yield_nan_are_not_measurements(
     classifier_folder: Path, tmp_path: Path, images: list[Pixels]
 ) -> None:
