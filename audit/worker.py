@@ -15,7 +15,7 @@ import torch
 from audit import detectors
 from audit.corpus import read_picture
 from audit.detectors.base import Detector
-from audit.errors import CheckpointError
+from audit.errors import CheckpointError, EnvironmentProblem
 from audit.images import Pixels
 from audit.journal import Journal
 from audit.model_refs import resolve_model
@@ -46,8 +46,20 @@ class UnitReport:
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best one this machine has (cuda, then cpu)."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """The device called `name`, or the best one this machine has (cuda, then cpu).
+
+    Raises `EnvironmentProblem` for a name that torch does not know or that this machine cannot use.
+    """
+    try:
+        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise EnvironmentProblem(
+            f"the device {name!r} cannot be used: {str(error).splitlines()[0]}",
+            where="--device",
+            next_step="name a device of this machine, such as cpu or cuda:0; erasure-audit doctor lists them",
+        ) from None
+    return device
 
 
 class Worker:
