@@ -10,7 +10,8 @@ from tasks.erase import erase
 from tasks.generate import generate
 from tasks.invert import invert
 from tasks.opening import open_run
-from tasks.units import Share, StageReport
+from tasks.share import Share
+from tasks.units import StageReport
 
 
 @flow(name="work", persist_result=False)

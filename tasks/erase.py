@@ -9,8 +9,9 @@ from prefect import task
 from audit.records import Unit
 from tasks.context import Run
 from tasks.retrying import TASK
+from tasks.share import Share
 from tasks.slots import gpu_slot
-from tasks.units import Share, StageReport, run_units
+from tasks.units import StageReport, run_units
 
 if TYPE_CHECKING:
     from audit.worker import UnitReport

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pyarrow.compute as pc
@@ -16,6 +16,7 @@ from audit.records import Unit
 from tasks.context import Run
 from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
+from tasks.share import Share
 
 UnitTask = Callable[..., Any]
 REFRESH_SECONDS = 15.0  # how often the journal is asked what other workers have finished
@@ -43,31 +44,6 @@ class StageReport:
     unet_calls: int
     seconds: float  # inside units
     failures: tuple[Failure, ...]
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """Which units a helper begins with: slice `index` of `count`, from 0; `count` 0 means from the end backwards."""
-
-    index: int = 0
-    count: int = 0
-
-    @classmethod
-    def parse(cls, text: str | None) -> Share:
-        """The share that `i/n` (from 1) means; None is a helper without a slice of its own."""
-        if text is None:
-            return cls()
-        index, _, count = text.partition("/")
-        if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
-            raise AuditError(f"{text!r} is not a shard", where="--shard", next_step="write i/n, such as 1/4 to 4/4")
-        return cls(int(index) - 1, int(count))
-
-    def order(self, rows: Sequence[int]) -> list[int]:
-        """All rows, the helper's own first: it never waits for others, and helps them when its own are done."""
-        if not self.count:
-            return list(reversed(rows))
-        start = len(rows) * self.index // self.count
-        return [*rows[start:], *rows[:start]]
 
 
 def run_units(

@@ -86,6 +86,9 @@ def work(
     verbose: options.Verbose = False,
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
+    from tasks.share import Share
+
+    Share.parse(shard)  # a mistake is told before Prefect starts
     chosen = _settings(device, batch_size, gpu_slot, None, None, False)
     with _flow_of(run_id, root, verbose):
         from flows.work import work as flow
