@@ -95,6 +95,7 @@ def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torc
             requires_safety_checker=False,
             use_safetensors=True,
             local_files_only=True,
+            variant=ref.variant,
             dtype=torch.float32,
         )
     except (OSError, ValueError, RuntimeError, KeyError) as error:

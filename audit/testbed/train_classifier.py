@@ -13,7 +13,7 @@ from audit.testbed.data import NOTHING, load_scenes
 from audit.testbed.loop import Training, build
 from audit.testbed.train_judges import SCENES, augment
 
-STEPS, BATCH, SEED, PEAK = 2_500, 96, 31, 2e-3
+STEPS, BATCH, SEED, PEAK = 1_750, 96, 31, 2e-3
 
 
 def _make() -> ResNetForImageClassification:

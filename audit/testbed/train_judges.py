@@ -19,7 +19,7 @@ from audit.testbed.loop import Training, build
 from audit.testbed.statements import random_statement, standard_statements, truth
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
-SCENES, BATCH, PEAK = 12_000, 96, 1.5e-3
+SCENES, BATCH, PEAK = 12_000, 64, 1e-3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=3_000, vision=128, layers=4, heads=4, text=64),
-    "energy": Shape(seed=22, steps=2_500, vision=96, layers=3, heads=3, text=48),
+    "judge": Shape(seed=21, steps=2_000, vision=112, layers=4, heads=4, text=64),
+    "energy": Shape(seed=22, steps=1_400, vision=96, layers=3, heads=3, text=48),
 }
 
 
@@ -61,7 +61,8 @@ def _make(shape: Shape) -> CLIPModel:
         image_size=64,
         patch_size=8,
     )
-    return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64))
+    config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
+    return CLIPModel._from_config(config, attn_implementation="eager")  # fused attention trains slower on CPUs
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

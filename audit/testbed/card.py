@@ -1,0 +1,173 @@
+"""`python -m audit.testbed.card`: measure the shipped testbed and write its model card and contact sheet."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from audit import detectors
+from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.detectors.base import Detector
+from audit.guards.base import Conditioning
+from audit.model_refs import resolve_model
+from audit.sampling import initial_noise, sample
+from audit.spec import Concept, DetectorSpec
+from audit.statistics import clopper_pearson
+from audit.testbed.captions import ALL_CLASSES, CLASSES
+from audit.testbed.scenes import Scene, sample_scene
+from audit.testbed.train_vae import reconstruction_psnr
+
+HERE = Path(__file__).parent
+GUIDANCE, STEPS = 5.0, 25
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """A detector's agreement with the renderer on held-out scenes; the unlearned classes are included."""
+
+    name: str
+    single: float  # top class of single-object scenes
+    pair: float  # both classes of two-object scenes are the top two
+
+
+def build_detectors(device: str) -> list[Detector]:
+    """The two judges and the classifier, as an audit would load them."""
+    concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
+    background = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
+    specs = [
+        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=background),
+        DetectorSpec(name="energy", kind="clip-zero-shot", model="testbed/energy", background=background),
+        DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
+    ]
+    return [detectors.build(spec, concepts, device) for spec in specs]
+
+
+def class_scores(detector: Detector, images: list[Pixels]) -> npt.NDArray[np.float64]:
+    """Scores (N, classes) in the order of `ALL_CLASSES`; raises when an image could not be measured."""
+    rows = []
+    for measured in detector.measure(images):
+        if measured.scores is None:
+            raise RuntimeError(f"{detector.instrument.detector}: {measured.error}")
+        found = {score.label: score.score for score in measured.scores}
+        rows.append([found[name] for name in ALL_CLASSES])
+    return np.array(rows)
+
+
+def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
+    """Accuracy on held-out scenes of one and of two objects."""
+
+    def share(scenes: list[Scene], count: int) -> float:
+        order = class_scores(detector, [scene.image for scene in scenes]).argsort(1)[:, -count:]
+        hits = [{ALL_CLASSES[i] for i in top} == {o.cls for o in scene.objects} for top, scene in zip(order, scenes, strict=True)]
+        return float(np.mean(hits))
+
+    return Accuracy(detector.instrument.detector, share(singles, 1), share(pairs, 2))
+
+
+def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
+    """Pictures (64, 64, 3) of one prompt, one per seed."""
+    texts = (prompt,) * len(seeds)
+    states, null = pipeline.encode_text(texts), pipeline.encode_text([""] * len(seeds))
+    conditioning = Conditioning(states, null, GUIDANCE, texts)
+    noise = initial_noise(seeds, pipeline.latent_shape).to(pipeline.device)
+    made = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
+    images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
+    return list(images.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy())
+
+
+def forward_ms(pipeline: Pipeline, batch: int = 64) -> float:
+    """Milliseconds per image of one UNet evaluation in float32: the best of five, after a warm-up."""
+    latents = initial_noise(list(range(batch)), pipeline.latent_shape).to(pipeline.device)
+    states, model = pipeline.encode_text([""] * batch), noise_model(pipeline.unet)
+    times = []
+    with torch.no_grad():
+        for _ in range(6):
+            started = time.perf_counter()
+            model(latents, 500, states)
+            times.append(time.perf_counter() - started)
+    return min(times[1:]) / batch * 1000
+
+
+def contact_sheet(rows: list[list[Pixels]], path: Path) -> None:
+    """Write one PNG with a row of pictures per class, enlarged twice."""
+    sheet = np.concatenate([np.concatenate(row, 1) for row in rows], 0)
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path, optimize=True)
+
+
+def main() -> None:
+    """Measure everything and write README.md and contact_sheet.png beside this file."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="pictures per class")
+    parser.add_argument("--scenes", type=int, default=600, help="held-out scenes for each accuracy")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
+    singles = [sample_scene("audit", i, classes=ALL_CLASSES, n_objects=1) for i in range(arguments.scenes)]
+    pairs = [sample_scene("audit", i, classes=ALL_CLASSES, n_objects=2) for i in range(arguments.scenes)]
+    found = build_detectors(device)
+    accuracies = [accuracy(detector, singles, pairs) for detector in found]
+    learned = np.stack([sample_scene("audit", i).image for i in range(256)])
+    psnr = reconstruction_psnr(pipeline.vae, torch.from_numpy(learned).permute(0, 3, 1, 2).float() / 127.5 - 1)
+    sheet, crr = [], []
+    for name in CLASSES:
+        pictures = generate(pipeline, f"a photo of a {name}", list(range(arguments.seeds)))
+        column = ALL_CLASSES.index(name)
+        crr.append((name, [int((class_scores(d, pictures)[:, column] >= 0.5).sum()) for d in found]))
+        sheet.append(pictures[:10])
+    pair_prompts = [f"a photo of a red {a} and a blue {b}" for a, b in zip(CLASSES, CLASSES[3:] + CLASSES[:3], strict=True)]
+    sheet.append([generate(pipeline, prompt, [0])[0] for prompt in pair_prompts])
+    contact_sheet(sheet, HERE / "contact_sheet.png")
+    card = write_card(pipeline, accuracies, psnr.numpy(), crr, arguments.seeds, arguments.scenes)
+    (HERE / "README.md").write_text(card)
+    print(card)
+
+
+def write_card(
+    pipeline: Pipeline,
+    accuracies: list[Accuracy],
+    psnr: npt.NDArray[np.float32],
+    crr: list[tuple[str, list[int]]],
+    seeds: int,
+    scenes: int,
+) -> str:
+    """The model card as Markdown."""
+    template = (HERE / "card.md.txt").read_text()
+    parts = {"UNet": pipeline.unet, "VAE": pipeline.vae, "text encoder": pipeline.text_encoder}
+    sizes = "\n".join(f"| {name} | {sum(p.numel() for p in module.parameters()):,} |" for name, module in parts.items())
+    weights = sum(path.stat().st_size for path in (HERE / "weights").rglob("*") if path.is_file())
+    judged = "\n".join(f"| {a.name} | {a.single:.3f} | {a.pair:.3f} |" for a in accuracies)
+    rows = []
+    for name, hits in crr:
+        cells = []
+        for count in hits:
+            low, high = clopper_pearson(count, seeds, 0.95)
+            cells.append(f"{count}/{seeds} ({low:.2f}-{high:.2f})")
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return template.format(
+        sizes=sizes,
+        megabytes=weights / 1e6,
+        forward=forward_ms(pipeline),
+        threads=torch.get_num_threads(),
+        device=pipeline.device,
+        judged=judged,
+        scenes=scenes,
+        psnr_mean=float(psnr.mean()),
+        psnr_low=float(np.percentile(psnr, 5)),
+        crr="\n".join(rows),
+        seeds=seeds,
+        steps=STEPS,
+        guidance=GUIDANCE,
+        scaling=pipeline.vae.config["scaling_factor"],
+    )
+
+
+if __name__ == "__main__":
+    main()
