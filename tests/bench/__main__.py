@@ -1,0 +1,22 @@
+"""`python -m tests.bench`: every benchmark in one run, as one table."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+
+import torch
+
+from tests.bench import bench_pipeline, bench_run
+from tests.bench.table import print_table
+
+
+def main() -> None:
+    """Measure and print."""
+    warnings.simplefilter("ignore")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print_table(bench_pipeline.figures() + bench_run.figures())
+
+
+if __name__ == "__main__":
+    main()

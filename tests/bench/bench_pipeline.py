@@ -1,0 +1,90 @@
+"""Inversion and regeneration: batches through our loop against a plain per-image script over diffusers' classes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMInverseScheduler, DDIMScheduler
+
+from audit.attacks.ddim_inversion import invert
+from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.guards.base import Conditioning
+from audit.model_refs import resolve_model
+from audit.sampling import sample
+from audit.testbed.scenes import sample_scene
+from tests.bench.table import Figure
+
+IMAGES, STEPS, PASSES = 32, 25, 3
+
+
+def plain(pipeline: Pipeline, images: torch.Tensor) -> torch.Tensor:
+    """The straightforward script: one image at a time, a fixed number of passes, prompt encoded for every image."""
+    config = {**pipeline.scheduler_config, "clip_sample": False, "timestep_spacing": "leading"}
+    results = []
+    for image in images:
+        null = pipeline.encode_text([""])
+        forward, backward = DDIMInverseScheduler.from_config(config), DDIMScheduler.from_config(config)
+        forward.set_timesteps(STEPS)
+        backward.set_timesteps(STEPS)
+        latent = pipeline.encode_images(image[None])
+        with torch.no_grad():
+            for t in forward.timesteps:
+                previous = latent
+                for _ in range(PASSES):
+                    noise = pipeline.unet(latent, t, null).sample
+                    latent = forward.step(noise, t, previous).prev_sample
+            for t in backward.timesteps:
+                latent = backward.step(pipeline.unet(latent, t, null).sample, t, latent).prev_sample
+        results.append(pipeline.decode_latents(latent))
+    return torch.cat(results)
+
+
+def ours(pipeline: Pipeline, images: torch.Tensor) -> torch.Tensor:
+    """The same through the audit's loop, in one batch, each image stopping when it has converged."""
+    null = pipeline.encode_text([""]).expand(len(images), -1, -1)
+    model, schedule = noise_model(pipeline.unet), pipeline.schedule(STEPS)
+    inverted = invert(model, schedule, pipeline.encode_images(images), null, passes=PASSES, tolerance=1e-4)
+    conditioning = Conditioning(null, null, 1.0, ("",) * len(images))
+    return pipeline.decode_latents(sample(model, schedule, inverted.latents, conditioning).latents)
+
+
+def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
+    """Seconds and result."""
+    started = time.perf_counter()
+    result = work(*arguments)
+    return time.perf_counter() - started, result
+
+
+def forward_share(pipeline: Pipeline, images: torch.Tensor) -> float:
+    """Share of the wall time of `ours` that is spent inside UNet and VAE forwards."""
+    inside, started = [0.0], [0.0]
+    handles = []
+    for module in (pipeline.unet, pipeline.vae.encoder, pipeline.vae.decoder):
+        handles.append(module.register_forward_pre_hook(lambda *_: started.__setitem__(0, time.perf_counter())))
+        handles.append(module.register_forward_hook(lambda *_: inside.__setitem__(0, inside[0] + time.perf_counter() - started[0])))
+    seconds, _ = timed(ours, pipeline, images)
+    for handle in handles:
+        handle.remove()
+    return inside[0] / seconds
+
+
+def figures() -> list[Figure]:
+    """Speed-up over the plain script, agreement of the pictures, and the share of time inside the networks."""
+    pipeline = load_pipeline(resolve_model("testbed"), torch.device("cpu"))
+    scenes = np.stack([sample_scene("audit", i).image for i in range(IMAGES)])
+    images = torch.from_numpy(scenes).permute(0, 3, 1, 2).float() / 127.5 - 1
+    ours(pipeline, images[:4])  # warm-up
+    slow, expected = timed(plain, pipeline, images)
+    fast, got = timed(ours, pipeline, images)
+    error = (got - expected).pow(2).mean((1, 2, 3)).clamp_min(1e-12)
+    agreement = float((10 * torch.log10(4 / error)).median())
+    how = f"{IMAGES} images, {STEPS} steps, plain: {PASSES} passes a step"
+    return [
+        Figure("inversion + regeneration, plain script / ours", f"{slow / fast:.2f}x", "> 1x", how),
+        Figure("agreement of the two, median PSNR", f"{agreement:.0f} dB", "", "same cases, same steps"),
+        Figure("wall time inside model forwards", f"{forward_share(pipeline, images):.0%}", "", "UNet and VAE"),
+    ]
