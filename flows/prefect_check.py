@@ -1,14 +1,16 @@
-"""Doctor's look at Prefect: which API this machine would use, and whether it answers."""
+"""Which Prefect API this machine would use, and whether it answers: for doctor, and before a flow starts."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from audit.doctor import Finding
+from audit.errors import EnvironmentProblem
 
 
 def check_prefect() -> Iterator[Finding]:
-    """Findings about the Prefect API; a missing server is fine as long as the ephemeral one is allowed."""
+    """One finding about the Prefect API; a missing server is fine as long as the temporary one is allowed."""
     import httpx
     from prefect.settings import get_current_settings
 
@@ -22,21 +24,43 @@ def check_prefect() -> Iterator[Finding]:
             yield Finding(
                 "prefect",
                 "problem",
-                "no server configured and the temporary one is forbidden",
+                "no Prefect server is configured and the temporary one is forbidden",
                 "no flow can start",
                 "set PREFECT_API_URL, or PREFECT_SERVER_ALLOW_EPHEMERAL_MODE=true",
             )
         return
     try:
-        answer = httpx.get(f"{address.rstrip('/')}/health", timeout=5.0)
+        answer = httpx.get(f"{address.rstrip('/')}/health", timeout=10.0)
         answer.raise_for_status()
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         yield Finding(
             "prefect",
             "problem",
-            f"{address} does not answer: {error or type(error).__name__}",
+            f"the Prefect server at {address} does not answer: {str(error) or type(error).__name__}",
             "no flow can start while PREFECT_API_URL points there",
             "start it (prefect server start), correct PREFECT_API_URL, or unset it to run without a server",
         )
     else:
         yield Finding("prefect", "ok", f"{address} answers")
+
+
+def require_prefect() -> None:
+    """Return when a flow can start. Raises `EnvironmentProblem` otherwise."""
+    for finding in check_prefect():
+        if finding.level == "problem":
+            raise EnvironmentProblem(finding.found, where="PREFECT_API_URL", next_step=finding.next_step)
+
+
+@contextlib.contextmanager
+def temporary_server_explained() -> Iterator[None]:
+    """A block in which a temporary server that does not come up is an `EnvironmentProblem`."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "ephemeral Prefect API server" not in str(error):
+            raise
+        raise EnvironmentProblem(
+            "Prefect's temporary server did not start in time",
+            where="this machine",
+            next_step="check with: erasure-audit doctor; on a busy machine start one yourself: prefect server start",
+        ) from error

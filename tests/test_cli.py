@@ -17,6 +17,7 @@ import yaml
 from audit.results import RunResult, Verdict, VerdictStatus
 from flows import verdicts
 from flows.cli import main
+from flows.commands import results
 from tests.flows.audits import finish_run, tiny_spec
 
 
@@ -36,6 +37,11 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
     return Done(spec, folder / "runs", finish_run(spec, folder / "runs"))
 
 
+@pytest.fixture(scope="module")
+def result(done: Done) -> RunResult:
+    return results._conclude(done.run_id, str(done.root), None, None)
+
+
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
 
@@ -43,6 +49,7 @@ def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 _LAZY = """
 import sys
 from flows.cli import main
+from flows.commands import results
 code = main(sys.argv[1:])
 heavy = [name for name in ("torch", "prefect", "diffusers", "transformers") if name in sys.modules]
 sys.exit(f"imported {heavy}" if heavy else code)
@@ -86,20 +93,13 @@ def test_the_exit_code_is_the_verdict_in_every_format(
     status: VerdictStatus,
     code: int,
     output: str,
-    done: Done,
+    result: RunResult,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    from audit import run as steps
-
-    real = steps.conclude
-
-    def conclude(*args: object) -> RunResult:
-        result = real(*args)  # type: ignore[arg-type]
-        return dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
-
-    monkeypatch.setattr(steps, "conclude", conclude)
-    assert main(["gate", done.run_id, "--root", str(done.root), "--format", output]) == code
+    decided = dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
+    monkeypatch.setattr(results, "_conclude", lambda *arguments: decided)
+    assert main(["gate", result.run_id, "--format", output]) == code
     shown = capsys.readouterr().out
     if output == "json":
         json.loads(shown)

@@ -99,7 +99,7 @@ def sql(
         connection.execute("set enable_external_access = false")
         try:
             cursor = connection.execute(query)
-        except duckdb.ProgrammingError as error:
+        except duckdb.Error as error:
             relations = "list the relations with: erasure-audit db sql 'show tables'"
             raise StoreError(str(error).strip(), where="QUERY", next_step=relations) from None
         names = [column[0] for column in cursor.description or []]

@@ -154,11 +154,18 @@ def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         environment.quiet()
     from prefect.exceptions import TerminationSignal
 
+    from flows.prefect_check import require_prefect, temporary_server_explained
     from tasks.progress import reporting_to
 
+    require_prefect()
     where = f" --root {root}" if root else ""
     try:
-        with progress_bars() as reporter, reporting_to(reporter), contextlib.redirect_stdout(sys.stderr):
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            temporary_server_explained(),
+            progress_bars() as reporter,
+            reporting_to(reporter),
+        ):
             yield
     except (KeyboardInterrupt, TerminationSignal):
         say(f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}")

@@ -1,0 +1,152 @@
+"""The parts of the orchestration that need no Prefect server."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit import locations
+from audit.errors import AuditError, CheckpointError, JournalError
+from audit.journal import StorageUnavailable
+from flows import console, environment
+from tasks.share import Share
+
+
+@given(st.integers(0, 200), st.integers(1, 12))
+def test_helpers_together_begin_everywhere_and_each_visits_every_unit(units: int, count: int) -> None:
+    rows = list(range(units))
+    orders = [Share(index, count).order(rows) for index in range(count)]
+    assert all(sorted(order) == rows for order in orders)
+    own = [order[: units * (i + 1) // count - units * i // count] for i, order in enumerate(orders)]
+    assert sorted(row for part in own for row in part) == rows
+
+
+def test_a_helper_without_a_shard_comes_from_the_other_end() -> None:
+    assert Share.parse(None).order([0, 1, 2]) == [2, 1, 0]
+    assert Share.parse("2/3") == Share(1, 3)
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/", "-1/2", "1/2/3", "a/b"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(AuditError, match="is not a shard"):
+        Share.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "again"),
+    [
+        (StorageUnavailable("gone"), True),
+        (ConnectionResetError(), True),
+        (OSError(errno.EIO, "io"), True),
+        (OSError(errno.ENOSPC, "full"), False),
+        (FileNotFoundError(errno.ENOENT, "absent"), False),
+        (OSError("a loader's own message"), False),
+        (JournalError("denied"), False),
+        (CheckpointError("changed"), False),
+        (RuntimeError("bug"), False),
+    ],
+)
+def test_only_storage_that_did_not_answer_is_tried_again(error: Exception, again: bool) -> None:
+    from tasks.retrying import passing
+
+    assert passing(error) is again
+
+
+def test_telemetry_is_off_by_default_and_what_the_user_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in environment.DEFAULTS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GX_ANALYTICS_ENABLED", "true")
+    environment.apply()
+    assert os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
+    assert os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["GX_ANALYTICS_ENABLED"] == "true"
+
+
+def test_importing_a_flow_settles_telemetry_before_prefect() -> None:
+    code = """
+import os, sys
+import flows.audit
+from prefect.settings import get_current_settings
+assert get_current_settings().server.analytics_enabled is False
+assert os.environ["GX_ANALYTICS_ENABLED"] == "false"
+"""
+    kept = {name: value for name, value in os.environ.items() if "ANALYTICS" not in name and name != "DO_NOT_TRACK"}
+    done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_index_lies_beside_a_local_root_and_in_the_cache_for_an_object_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert locations.database_path("/audits") == Path("/audits/db/audit.duckdb")
+    assert locations.database_path("file:///audits") == Path("/audits/db/audit.duckdb")
+    remote = locations.database_path("s3://bucket/audits")
+    assert tmp_path in remote.parents
+    assert remote == locations.database_path("s3://bucket/audits/") != locations.database_path("s3://bucket/other")
+    assert locations.report_folder("s3://bucket/audits", "run-1") == Path.cwd() / "reports" / "run-1"
+    assert locations.report_folder("/audits", "run-1", "/elsewhere") == Path("/elsewhere")
+
+
+def test_the_root_is_the_option_then_the_variable_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_ROOT", "s3://bucket/x")
+    assert locations.storage_root("/given") == "/given"
+    assert locations.storage_root() == "s3://bucket/x"
+    monkeypatch.delenv("ERASURE_AUDIT_ROOT")
+    assert locations.storage_root() == "./runs"
+
+
+def test_progress_without_a_terminal_is_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    with console.progress_bars() as reporter:
+        reporter.begin("erase", 0, 0)
+        reporter.end("erase")
+        reporter.begin("generate", 4, 2)
+        reporter.update("generate", 3)
+        reporter.note("a unit failed")
+        reporter.update("generate", 4)
+        reporter.end("generate")
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    lines = shown.err.splitlines()
+    assert lines[:4] == ["generate: 2/4 units", "generate: 3/4 units", "a unit failed", "generate: 4/4 units"]
+    assert lines[4].startswith("generate: 4/4 units in ")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0 B"), (999, "999 B"), (57_400, "57 kB"), (5e9, "5 GB"), (2.5e12, "2.5 TB")]
+)
+def test_amounts_are_readable(value: float, text: str) -> None:
+    assert console.amount(value) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.4, "0 s"), (89, "89 s"), (600, "10 min"), (7200, "2.0 h")])
+def test_durations_are_readable(value: float, text: str) -> None:
+    assert console.duration(value) == text
+
+
+def test_flows_are_tables_of_contents() -> None:
+    """No flow file outgrows 40 lines of code, and no task body 15."""
+    import ast
+
+    root = Path(__file__).resolve().parents[2]
+    for path in [root / "flows" / "audit.py", root / "flows" / "work.py", *sorted((root / "tasks").glob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            calls = [d.func for d in node.decorator_list if isinstance(d, ast.Call)]
+            names = {call.id for call in calls if isinstance(call, ast.Name)}
+            length = (node.end_lineno or 0) - node.lineno + 1
+            if "flow" in names:
+                assert length <= 40, f"{path.name}: {node.name}"
+            if "task" in names:
+                assert length <= 15, f"{path.name}: {node.name}"
