@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -39,8 +40,16 @@ def say(text: str) -> None:
 
 
 def emit_json(document: Any) -> None:
-    """Print the one JSON document of this command on stdout."""
-    print(json.dumps(document, indent=2, default=str, ensure_ascii=False, allow_nan=False), flush=True)
+    """Print the one JSON document of this command on stdout. JSON has no NaN or infinity: they become null."""
+    print(json.dumps(_finite(document), indent=2, default=str, ensure_ascii=False, allow_nan=False), flush=True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table(rows: list[dict[str, Any]]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
 import re
 import shutil
@@ -11,53 +9,15 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from flows.cli import main
 from tests.flows.audits import finish_run, plan_run, tiny_spec
+from tests.mistakes import Arguments, Bench, entry, mistakes
 from tests.servers import moto_server, use
 
-Arguments = list[str]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bench:
-    """A folder to break things in, a spec that works, and a finished run that must not be touched."""
-
-    folder: Path
-    pipeline: Path
-    done: tuple[Path, str]  # root and run id
-
-    def spec(self, **changes: Any) -> str:
-        """A spec with some sections replaced; None removes one."""
-        path = tiny_spec(self.folder, self.pipeline)
-        document = yaml.safe_load(path.read_text())
-        document.update(changes)
-        path.write_text(yaml.safe_dump({name: value for name, value in document.items() if value is not None}))
-        return str(path)
-
-    def plan(self, **changes: Any) -> Arguments:
-        """`plan` of such a spec."""
-        return ["plan", self.spec(**changes), "--root", str(self.folder / "runs")]
-
-    def text(self, content: str | bytes, name: str = "broken.yaml") -> Arguments:
-        """`plan` of a file with this content."""
-        path = self.folder / name
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
-        return ["plan", str(path)]
-
-    def copy(self) -> tuple[Path, str]:
-        """A copy of the finished run that may be broken."""
-        root = self.folder / "copy"
-        shutil.copytree(self.done[0], root)
-        return root, self.done[1]
-
-    def model(self, name: str = "model") -> Path:
-        """A copy of the pipeline that may be broken."""
-        return Path(shutil.copytree(self.pipeline, self.folder / name))
+ALL = list(mistakes())
 
 
 @pytest.fixture(scope="module")
@@ -87,297 +47,7 @@ def check(arguments: Arguments, message: str, capsys: pytest.CaptureFixture[str]
     assert shown.out == ""
 
 
-LATENT = {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}}
-TEXT = {"name": "text", "cases": 3, "sampler": {"steps": 2}}
-NUDE = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}
-RING = {"name": "ring", "phrase": "ring"}
-GATE = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}]}
-UCE = {"name": "uce", "eraser": {"method": "uce"}}
-
-SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
-    "no such file": (lambda b: ["plan", "nowhere.yaml"], "cannot be read: No such file.*nowhere"),
-    "a directory": (lambda b: ["plan", str(b.folder)], "cannot be read: Is a directory"),
-    "binary": (lambda b: b.text(bytes(range(256))), "not UTF-8 text"),
-    "not YAML": (lambda b: b.text("a: [1, 2"), "not valid YAML"),
-    "a Python object": (lambda b: b.text("a: !!python/object/apply:os.getcwd []"), "not valid YAML"),
-    "empty": (lambda b: b.text(""), "not a mapping"),
-    "a list": (lambda b: b.text("- a\n- b\n"), "not a mapping"),
-    "an unknown field": (lambda b: b.plan(colour="red"), "colour: Extra inputs"),
-    "a missing field": (lambda b: b.plan(backbone=None), "backbone: Field required"),
-    "text for a number": (lambda b: b.plan(scenarios=[{**TEXT, "cases": "many"}]), r"cases: .*valid integer"),
-    "no cases": (lambda b: b.plan(scenarios=[{**TEXT, "cases": 0}]), r"cases: .*greater than or equal to 1"),
-    "not a number": (lambda b: b.plan(gate={**GATE, "assessed_min": float("nan")}), "assessed_min: .*finite"),
-    "no defences": (lambda b: b.plan(defences=[]), "defences: "),
-    "two defences of one name": (lambda b: b.plan(defences=[UCE, UCE]), "'uce' appears more than once"),
-    "two concepts of one name": (lambda b: b.plan(concepts=[RING, RING]), "'ring' appears more than once"),
-    "an unusable name": (lambda b: b.plan(name="a/../b"), "name: "),
-    "an unknown judge": (lambda b: b.plan(gate={**GATE, "judges": ["nobody"]}), "'nobody' is not in detectors"),
-    "an unknown scenario": (lambda b: b.plan(scenarios=[{"name": "telepathy"}]), "telepathy"),
-    "a limit on an unplanned scenario": (
-        lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0.3, "scenario": "latent-blackbox"}]}),
-        "scenario 'latent-blackbox' is not in scenarios",
-    ),
-    "an impossible limit": (lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0}]}), "crr_max: .*greater than 0"),
-    "a weak confidence": (lambda b: b.plan(gate={**GATE, "confidence": 0.4}), "confidence: .*greater than 0.5"),
-    "steps that do not divide 1000": (
-        lambda b: b.plan(scenarios=[{**TEXT, "sampler": {"steps": 30}}]),
-        "30 does not divide 1000",
-    ),
-    "guidance for inverted latents": (
-        lambda b: b.plan(scenarios=[{**LATENT, "sampler": {"steps": 2, "guidance": 7.5}}]),
-        "guidance must be 1",
-    ),
-    "bfloat16 for inversion": (
-        lambda b: b.plan(scenarios=[{**LATENT, "sampler": {"steps": 2, "guidance": 1.0, "dtype": "bfloat16"}}]),
-        "needs sampler.dtype float32",
-    ),
-    "a template without the phrase": (
-        lambda b: b.plan(scenarios=[{**TEXT, "templates": ["a photo"]}]),
-        r"must contain \{phrase\} once",
-    ),
-    "a template with other braces": (
-        lambda b: b.plan(scenarios=[{**TEXT, "templates": ["a {phrase} by {artist}"]}]),
-        r"must contain \{phrase\} once and no other",
-    ),
-    "minors with sexual content": (
-        lambda b: b.plan(concepts=[{**RING, "phrase": "a nude", "synonyms": ["a child"]}]),
-        "refused and there is no override",
-    ),
-    "a concept beside itself": (lambda b: b.plan(concepts=[{**RING, "neighbours": ["ring"]}]), "its own neighbour"),
-    "latents without a corpus": (lambda b: b.plan(corpus=[]), "need images of 'ring'"),
-    "an unlearned class without images": (
-        lambda b: b.plan(controls={"cases": 2, "unlearned": ["arrow"]}),
-        "no corpus entry has the concept 'arrow'",
-    ),
-    "'none' with an eraser": (lambda b: b.plan(defences=[{**UCE, "name": "none"}]), "'none' is the un-erased backbone"),
-    "a defence of nothing": (lambda b: b.plan(defences=[{"name": "empty"}]), "needs an eraser or guards"),
-    "an unknown eraser": (
-        lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "rubber"}}]),
-        "method 'rubber' is not known",
-    ),
-    "an unknown parameter of an eraser": (
-        lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "uce", "parameters": {"strenght": 1}}}]),
-        "strenght",
-    ),
-    "an unknown guard": (lambda b: b.plan(defences=[{"name": "x", "guards": [{"name": "dog"}]}]), "guard 'dog' is not"),
-}
-
-PICTURES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
-    "a missing folder": (lambda b: b.plan(corpus=[entry(b.folder / "nowhere")]), "nowhere"),
-    "an empty folder": (lambda b: b.plan(corpus=[entry(make(b.folder / "empty"))]), "no objects under this corpus"),
-    "a file": (lambda b: b.plan(corpus=[entry(touch(b.folder / "one.png"))]), "one.png"),
-    "one folder for two concepts": (
-        lambda b: b.plan(corpus=[entry(b.folder / "corpus"), entry(b.folder / "corpus" / "ring", "star")]),
-        "list the same objects",
-    ),
-    "credentials in the address": (
-        lambda b: b.plan(corpus=[entry("s3://AKIAXXXXXXXX:secretsecret@bucket/ring")]),
-        "carries credentials",
-    ),
-    "an unknown protocol": (lambda b: b.plan(corpus=[entry("gopher://host/ring")]), "gopher"),
-    "too few images": (lambda b: b.plan(scenarios=[{**LATENT, "cases": 50}]), "asks for 50 images.*has 3"),
-    "a role that does not exist": (lambda b: ["corpus", "manifest", str(b.folder), "--role", "boss"], "role: "),
-    "a manifest of nothing": (lambda b: ["corpus", "manifest", str(make(b.folder / "empty"))], "no objects"),
-    "scenes of an unknown class": (
-        lambda b: ["testbed", "scenes", str(b.folder / "x"), "--class", "unicorn"],
-        "unknown class 'unicorn'",
-    ),
-    "scenes of an unknown split": (
-        lambda b: ["testbed", "scenes", str(b.folder / "x"), "--class", "ring", "--split", "exam"],
-        "unknown split 'exam'",
-    ),
-    "scenes into an address with credentials": (
-        lambda b: ["testbed", "scenes", "s3://AKIAXXXXXXXX:secretsecret@bucket/x", "--class", "ring"],
-        "carries credentials",
-    ),
-}
-
-
-def entry(url: object, concept: str = "ring") -> dict[str, str]:
-    return {"url": str(url), "concept": concept}
-
-
-def make(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-def touch(path: Path, content: bytes = b"x") -> Path:
-    path.write_bytes(content)
-    return path
-
-
-def edited(b: Bench, component: str, **changes: Any) -> Arguments:
-    """`plan` with a pipeline whose component has another configuration."""
-    folder = b.model()
-    path = folder / component
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    return b.plan(backbone=str(folder))
-
-
-def broken_weights(b: Bench, change: Callable[[Path], object]) -> Arguments:
-    folder = b.model()
-    (weights,) = (folder / "unet").glob("*.safetensors")
-    change(weights)
-    return b.plan(backbone=str(folder))
-
-
-MODELS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
-    "a missing folder": (lambda b: b.plan(backbone="./nowhere"), "no such model folder"),
-    "a file": (lambda b: b.plan(backbone=str(touch(b.folder / "model.ckpt"))), "must be a folder"),
-    "a hub id without a revision": (lambda b: b.plan(backbone="CompVis/stable-diffusion-v1-4"), "commit"),
-    "a hub id on a branch": (lambda b: b.plan(backbone="CompVis/stable-diffusion-v1-4@main"), "commit"),
-    "a hub model that is not here": (lambda b: b.plan(backbone=f"CompVis/sd@{'a' * 40}"), "not in the local"),
-    "an unknown testbed model": (lambda b: b.plan(backbone="testbed/oracle"), "no model called 'oracle'"),
-    "SDXL": (
-        lambda b: edited(b, "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
-        "SDXL|text_encoder_2",
-    ),
-    "SD 2.x": (lambda b: edited(b, "scheduler/scheduler_config.json", prediction_type="v_prediction"), "2.x"),
-    "inpainting": (lambda b: edited(b, "unet/config.json", in_channels=9), "9 in"),
-    "truncated weights": (
-        lambda b: broken_weights(b, lambda path: os.truncate(path, path.stat().st_size // 2)),
-        "truncated|incomplete|broken",
-    ),
-    "weights that are no safetensors": (
-        lambda b: broken_weights(b, lambda path: path.write_bytes(b"\xff" * 4096)),
-        "safetensors",
-    ),
-    "pickles only": (
-        lambda b: broken_weights(b, lambda path: path.rename(path.with_name("diffusion_pytorch_model.bin"))),
-        "pickle|safetensors",
-    ),
-    "no scheduler": (lambda b: without(b, "scheduler"), "scheduler"),
-    "a threshold below what can be seen": (
-        lambda b: b.plan(detectors=[{**NUDE, "threshold": 0.01}]),
-        "outside what it can report",
-    ),
-    "a gate threshold below what can be seen": (
-        lambda b: b.plan(gate={**GATE, "thresholds": {"nude": 0.01}}),
-        "outside what it can report",
-    ),
-    "labels that are not mapped": (
-        lambda b: b.plan(detectors=[{"name": "nude", "kind": "nudenet"}]),
-        "does not know which of its labels mean",
-    ),
-    "labels that do not exist": (
-        lambda b: b.plan(detectors=[{**NUDE, "labels": {"ring": ["HALO"]}}]),
-        "HALO",
-    ),
-    "a parameter that does not exist": (
-        lambda b: b.plan(detectors=[{**NUDE, "parameters": {"speed": 9}}]),
-        "no parameter 'speed'",
-    ),
-    "a model for a detector that ships its own": (
-        lambda b: b.plan(detectors=[{**NUDE, "model": "testbed/judge"}]),
-        "does not use 'model'",
-    ),
-    "a judge without weights": (
-        lambda b: b.plan(detectors=[{"name": "nude", "kind": "classifier", "model": "./nowhere"}]),
-        "no such model folder",
-    ),
-    "a device that does not exist": (
-        lambda b: [*b.plan(), "--measure", "--device", "quantum"],
-        "device 'quantum' cannot be used",
-    ),
-}
-
-
-def without(b: Bench, component: str) -> Arguments:
-    folder = b.model()
-    shutil.rmtree(folder / component)
-    return b.plan(backbone=str(folder))
-
-
-def in_copy(change: Callable[[Path, str], object], *command: str) -> Callable[[Bench], Arguments]:
-    """A command on a copy of the finished run in which something was broken; RUN stands for its id."""
-
-    def build(b: Bench) -> Arguments:
-        root, run_id = b.copy()
-        change(root, run_id)
-        return [*(run_id if word == "RUN" else word for word in command), "--root", str(root)]
-
-    return build
-
-
-def damage(name: str, content: bytes) -> Callable[[Path, str], object]:
-    return lambda root, run_id: (root / "runs" / run_id / name).write_bytes(content)
-
-
-def truncate_a_unit(root: Path, run_id: str) -> None:
-    path = sorted((root / "units" / "detect").glob("*/*.parquet"))[0]
-    os.truncate(path, path.stat().st_size - 20)
-
-
-STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
-    "an unknown run": (lambda b: ["gate", "nobody-1", "--root", str(b.done[0])], "run 'nobody-1' has no"),
-    "a run id that is a path": (lambda b: ["report", "../../etc", "--root", str(b.done[0])], "is not a run id"),
-    "a root that is a file": (
-        lambda b: ["gate", "x", "--root", str(touch(b.folder / "file") / "runs")],
-        "a file, not a folder",
-    ),
-    "a root with credentials": (
-        lambda b: ["db", "runs", "--root", "s3://key:secret@bucket/x"],
-        "root carries credentials",
-    ),
-    "a root without a bucket": (lambda b: ["db", "runs", "--root", "s3://"], "names no bucket"),
-    "a root of an unknown protocol": (lambda b: ["db", "runs", "--root", "gopher://x/y"], "protocol"),
-    "a plan that is no JSON": (in_copy(damage("plan.json", b"{"), "gate", "RUN"), "plan of run .* is damaged"),
-    "a plan without its fields": (in_copy(damage("plan.json", b"{}"), "gate", "RUN"), "plan of run .* is damaged"),
-    "cases that are no Parquet": (in_copy(damage("cases.parquet", b"x" * 99), "gate", "RUN"), "is damaged"),
-    "a corrupt index": (
-        in_copy(lambda root, run: touch(root / "db" / "audit.duckdb", b"no database" * 999), "gate", "RUN"),
-        "index is corrupt.*db rebuild",
-    ),
-    "a corrupt unit": (in_copy(truncate_a_unit, "db", "rebuild"), "journal file is corrupt.*resume"),
-    "an index where a file is": (
-        lambda b: ["db", "publish", "--database", str(touch(b.folder / "file") / "audit.duckdb")],
-        "cannot be used",
-    ),
-    "no published index": (lambda b: ["db", "sql", "select 1", "--root", str(b.folder)], "no published index"),
-    "a query with a mistake": (lambda b: ["db", "sql", "selekt 1", "--root", str(b.done[0])], "syntax error"),
-    "a query on nothing": (lambda b: ["db", "sql", "from nowhere", "--root", str(b.done[0])], "nowhere"),
-    "a query that writes": (
-        lambda b: ["db", "sql", "create table t as select 1", "--root", str(b.done[0])],
-        "read-only",
-    ),
-    "reports where a file is": (
-        lambda b: ["report", b.done[1], "--root", str(b.done[0]), "--reports", str(touch(b.folder / "file") / "x")],
-        "report cannot be written",
-    ),
-}
-
-COMMANDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
-    "an unknown command": (lambda b: ["audit"], "No such command"),
-    "an unknown command of a group": (lambda b: ["db", "drop"], "No such command"),
-    "an unknown option": (lambda b: ["run", b.spec(), "--fast"], "No such option"),
-    "a missing argument": (lambda b: ["run"], "Missing argument"),
-    "an unknown format": (lambda b: ["run", b.spec(), "--format", "pdf"], "pdf"),
-    "an empty batch": (lambda b: ["run", b.spec(), "--batch-size", "0"], "batch-size"),
-    "a shard beyond the last": (lambda b: ["work", "x", "--shard", "5/4"], "'5/4' is not a shard"),
-    "a shard that is a word": (lambda b: ["work", "x", "--shard", "first"], "'first' is not a shard"),
-    "a missing policy": (lambda b: ["gate", "x", "--policy", "nowhere.yaml"], "policy cannot be read"),
-    "a policy with mistakes": (
-        lambda b: ["gate", "x", "--policy", str(touch(b.folder / "p.yaml", b"version: '1'\nlimits: []\n"))],
-        "policy has mistakes.*judges",
-    ),
-    "an unknown training stage": (lambda b: ["testbed", "train", "--stage", "dessert"], "no stage 'dessert'"),
-}
-
-
-def _all() -> Iterator[Any]:
-    for group, cases in (
-        ("spec", SPECS),
-        ("corpus", PICTURES),
-        ("model", MODELS),
-        ("store", STORES),
-        ("command", COMMANDS),
-    ):
-        for name, (build, message) in cases.items():
-            yield pytest.param(build, message, id=f"{group}: {name}")
-
-
-@pytest.mark.parametrize(("build", "message"), list(_all()))
+@pytest.mark.parametrize(("build", "message"), [pytest.param(*rest, id=name) for name, *rest in ALL])
 def test_a_mistake_gets_one_clear_message(
     build: Callable[[Bench], Arguments], message: str, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -385,7 +55,7 @@ def test_a_mistake_gets_one_clear_message(
 
 
 def test_there_are_enough_mistakes() -> None:
-    assert len(list(_all())) >= 40
+    assert len(ALL) >= 40
 
 
 def test_storage_that_does_not_answer(
