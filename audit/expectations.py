@@ -125,7 +125,7 @@ def _manifest_suites(max_error_share: float) -> list[Suite]:
         ),
         Suite((_null(unreadable, "pixel_sha256"),), lambda frame: frame[frame["error"].notna()]),
         Suite(tuple(_between(whole, 0, max_error_share, "unreadable share")), _error_share),
-        Suite((_rows("target concepts"), *_between("target concepts", 1, None, "usable pictures")), _usable_by_concept),
+        Suite(tuple(_between("concepts of one role", 1, None, "usable pictures")), _usable_by_concept),
         Suite(tuple(_between("equal pictures of one role", 1, 1, "concepts")), _concepts_by_picture),
     ]
 
@@ -135,9 +135,9 @@ def _error_share(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _usable_by_concept(frame: pd.DataFrame) -> pd.DataFrame:
-    targets = frame[frame["role"] == Role.TARGET.value]
-    usable = (targets["error"].isna() & targets["duplicate_of"].isna()).astype("int64")
-    return usable.groupby(targets["concept"]).sum().rename("usable pictures").reset_index()
+    usable = (frame["error"].isna() & frame["duplicate_of"].isna()).astype("int64")
+    groups = usable.groupby([frame["role"], frame["concept"]], dropna=False)
+    return groups.sum().rename("usable pictures").reset_index()
 
 
 def _concepts_by_picture(frame: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from audit import urls
 from audit.errors import SpecError
 from audit.policy import Policy
 
@@ -53,6 +54,13 @@ class CorpusEntry(Model):
     url: Annotated[str, Field(min_length=1)]
     concept: Name
     role: Literal["target", "neighbour", "control"] = "target"
+
+    @field_validator("url")
+    @classmethod
+    def _no_credentials(cls, url: str) -> str:
+        if urls.has_credentials(url):
+            raise ValueError("carries credentials; remove them and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        return url
 
 
 class CorpusLimits(Model):
@@ -191,8 +199,12 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = _duplicates(self) + _references(self) + self.gate.problems(
-            {s.name for s in self.scenarios}, {d.name for d in self.detectors}, {c.name for c in self.concepts}
+        problems = (
+            _duplicates(self)
+            + _references(self)
+            + self.gate.problems(
+                {s.name for s in self.scenarios}, {d.name for d in self.detectors}, {c.name for c in self.concepts}
+            )
         )
         if problems:
             raise ValueError("; ".join(problems))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import http.server
 import itertools
 import json
@@ -17,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import boto3
 import numpy as np
@@ -26,9 +28,9 @@ import pytest
 from audit import corpus, corpus_manifest, images, urls
 from audit.corpus import fetch, items, manifest, manifest_sha256, read_manifest, write_manifest
 from audit.corpus_errors import SourceUnavailable
-from audit.errors import CorpusError
+from audit.errors import CorpusError, SpecError
 from audit.records import Item
-from audit.spec import CorpusEntry, CorpusLimits
+from audit.spec import CorpusEntry, CorpusLimits, parse_spec
 from tests.servers import Environment, free_port, moto_server, rclone_server, use
 
 LIMITS = CorpusLimits()
@@ -88,14 +90,19 @@ def bucket(moto: Environment, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     """A fresh bucket on moto; this process points at the server."""
     use(monkeypatch, moto)
     name = f"corpus-{abs(hash(request.node.name)):x}"
-    boto3.client("s3").create_bucket(Bucket=name)
+    client(moto["AWS_ENDPOINT_URL"]).create_bucket(Bucket=name)
     return name
 
 
+@functools.cache
+def client(endpoint: str) -> Any:
+    return boto3.client("s3", endpoint_url=endpoint)
+
+
 def upload(bucket: str, objects: dict[str, bytes]) -> None:
-    client = boto3.client("s3")
+    s3 = client(os.environ["AWS_ENDPOINT_URL"])
     for key, body in objects.items():
-        client.put_object(Bucket=bucket, Key=key, Body=body)
+        s3.put_object(Bucket=bucket, Key=key, Body=body)
 
 
 # --- folders on disk
@@ -297,6 +304,14 @@ def test_unusable_urls_are_refused_before_anything_is_read(url: str, message: st
     assert "AKIAKEY" not in str(caught.value)
 
 
+def test_a_spec_with_credentials_in_a_url_is_refused_without_repeating_them() -> None:
+    document = {"name": "x", "corpus": [{"url": "s3://KEY1234:s3cr3t@bucket/x", "concept": "ring"}]}
+    with pytest.raises(SpecError) as caught:
+        parse_spec(document, "spec.yaml")
+    assert "corpus.0.url: carries credentials" in str(caught.value)
+    assert "s3cr3t" not in str(caught.value)
+
+
 def test_no_entries_give_no_rows_and_overlapping_entries_are_refused(folder: Path) -> None:
     assert list(manifest([], LIMITS)) == []  # an audit by text alone needs no corpus
     for one, two in itertools.permutations([entry(folder), entry(folder / "a", "disc")]):
@@ -466,7 +481,7 @@ def test_s3_objects_that_change_or_vanish(bucket: str) -> None:
     upload(bucket, {"a.png": png(1)})
     with pytest.raises(CorpusError, match="changed since the manifest"):
         fetch(item)
-    boto3.client("s3").delete_object(Bucket=bucket, Key="a.png")
+    client(os.environ["AWS_ENDPOINT_URL"]).delete_object(Bucket=bucket, Key="a.png")
     with pytest.raises(CorpusError, match="it is gone"):
         fetch(item)
 

@@ -113,9 +113,8 @@ MANIFEST_FAULTS: dict[str, tuple[Change, str]] = {
     ),
     "a target without pictures": (
         lambda f: pd.concat([f, f[f["error"].notna()].assign(concept="star", uri="file:///x")]),
-        "target concepts: usable pictures is at least 1",
+        "concepts of one role: usable pictures is at least 1",
     ),
-    "no targets": (lambda f: f[f["role"] == "neighbour"], "target concepts: there are rows"),
     "one picture, two concepts": (
         lambda f: pd.concat([f, f.iloc[:1].assign(concept="star", uri="file:///x")]),
         "equal pictures of one role: concepts is within 1 and 1",
