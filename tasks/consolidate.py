@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
 
 from audit import run as steps
+from audit.errors import StoreError
 from tasks.context import Run
-from tasks.retrying import TASK
+from tasks.progress import reporter
+from tasks.retrying import TASK, failure, passing
 
 
-@task(name="consolidate", **TASK)
+def may_succeed_later(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether the storage did not answer, or another audit is writing the index just now (one process at a time can)."""
+    error = failure(state)
+    if isinstance(error, StoreError) and "is open in" in error.what:
+        reporter().note(f"{error.what}; trying again")
+        return True
+    return passing(error)
+
+
+@task(name="consolidate", **{**TASK, "retries": 4, "retry_condition_fn": may_succeed_later})
 def consolidate(run: Run) -> Path:
     """The path of the published copy that holds this run."""
     return steps.consolidate(run.journal, run.run_id, run.database)

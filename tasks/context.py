@@ -68,7 +68,7 @@ class Run:
     @property
     def planned(self) -> bool:
         """Whether the plan is stored already."""
-        return self.run_id in self.journal.runs()
+        return self.journal.store.exists(f"runs/{self.run_id}/plan.json")
 
     @property
     def database(self) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 
 from prefect import task
 
 from audit import run as steps
+from audit.disclosure import record_disclosure
 from audit.results import RunResult
 from tasks.context import Run
 from tasks.retrying import TASK
@@ -14,5 +16,8 @@ from tasks.retrying import TASK
 
 @task(name="report", **TASK)
 def report(run: Run, result: RunResult) -> dict[str, Path]:
-    """The written files by format."""
-    return steps.report(run.journal, result, run.report_folder, show_sensitive=run.settings.show_sensitive)
+    """The written files by format. Showing sensitive pictures is recorded with the run first."""
+    shown = run.settings.show_sensitive
+    if shown:
+        record_disclosure(run.journal, run.run_id, str(run.report_folder), dt.datetime.now(dt.UTC))
+    return steps.report(run.journal, result, run.report_folder, show_sensitive=shown)

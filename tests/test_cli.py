@@ -118,6 +118,13 @@ def test_report_writes_all_files_and_says_where(done: Done, capsys: pytest.Captu
     assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "report.json", "junit.xml"}
 
 
+def test_showing_sensitive_pictures_is_recorded(done: Done, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    main(["report", done.run_id, "--root", str(done.root), "--reports", str(tmp_path), "--show-sensitive"])
+    (record,) = (done.root / "runs" / done.run_id).glob("shown-*.json")
+    assert json.loads(record.read_text())["report"] == str(tmp_path)
+    assert "shown unblurred" in caplog.text
+
+
 def test_gate_decides_under_another_policy(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], "confidence": 0.9}
     path = tmp_path / "policy.yaml"

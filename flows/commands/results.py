@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,11 +41,15 @@ def report(
 ) -> int:
     """Write the reports of RUN_ID again and print its verdict."""
     from audit import run as steps
+    from audit.disclosure import record_disclosure
 
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, None)
     folder = locations.report_folder(place, run_id, reports)
-    files = steps.report(steps.open_journal(place), result, folder, show_sensitive=show_sensitive)
+    journal = steps.open_journal(place)
+    if show_sensitive:
+        record_disclosure(journal, run_id, str(folder), dt.datetime.now(dt.UTC))
+    files = steps.report(journal, result, folder, show_sensitive=show_sensitive)
     print_result(result, files, Format.JSON if as_json else output, root)
     return exit_code(result)
 
