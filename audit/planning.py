@@ -292,7 +292,9 @@ def _items(builder: _Builder, concept: str, count: int, field: str) -> list[dict
             where="corpus",
             next_step=f"add images, or lower the number of cases to {len(available)}",
         )
-    return [{"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)} for i in available[:count]]
+    return [
+        {"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)} for i in available[:count]
+    ]
 
 
 def _item_seed(seed: int, item: str) -> int:

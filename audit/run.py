@@ -44,9 +44,7 @@ def new_run_id(name: str, now: dt.datetime) -> str:
     return f"{name}-{now:%Y%m%dT%H%M%SZ}-{salt}"
 
 
-def collect(
-    spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None
-) -> pa.Table:
+def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
     """The corpus manifest: one row per object, unreadable ones included; stored with the run."""
     manifest = pa.Table.from_batches(
         list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)), schema=corpus.MANIFEST_SCHEMA
@@ -133,9 +131,7 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     return dataclasses.replace(result, verdict=verdict)
 
 
-def report(
-    journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False
-) -> dict[str, Path]:
+def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:
     """Write every report format into `directory`; the paths by format."""
 
     def picture(sample: Sample) -> bytes | None:

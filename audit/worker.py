@@ -65,7 +65,9 @@ def pick_device(name: str | None = None) -> torch.device:
 class Worker:
     """Runs units of `plan`; models and detectors are loaded once, when the first unit needs them."""
 
-    def __init__(self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None
+    ) -> None:
         self.plan, self.journal = plan, journal
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
@@ -125,7 +127,7 @@ class Worker:
         if instrument_id not in self._detectors:
             planned = next(i for i in self.plan.instruments if i.instrument_id == instrument_id)
             spec = next(d for d in self.plan.spec.detectors if d.name == planned.detector)
-            detector = detectors.build(spec, self.plan.spec.subjects(), self.device)
+            detector = detectors.build(spec, self.plan.spec.subjects(), str(self.device))
             if detector.instrument.instrument_id != instrument_id:
                 raise CheckpointError(
                     f"detector {spec.name!r} has changed since this run was planned (weights, package or prompts)",

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from audit.backbones import Pipeline
-from audit.errors import CheckpointError, SpecError
 from audit.erasers.uce_parameters import UceParameters
+from audit.errors import CheckpointError, SpecError
 from audit.spec import Concept
 
 NAME = "uce"

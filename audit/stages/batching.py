@@ -15,7 +15,9 @@ T = TypeVar("T")
 Row = dict[str, Any]
 
 
-def run_batches(cases: Sequence[T], size: int, work: Callable[[Sequence[T]], list[Row]], fail: Callable[[T, str], Row]) -> list[Row]:
+def run_batches(
+    cases: Sequence[T], size: int, work: Callable[[Sequence[T]], list[Row]], fail: Callable[[T, str], Row]
+) -> list[Row]:
     """One row per case, in order. `work` handles a batch; a batch that raises is halved until single cases are left,
     and a case that still raises becomes `fail(case, message)` with status 'error', which is counted as unassessed.
     """

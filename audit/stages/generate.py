@@ -23,7 +23,12 @@ from audit.stages.invert import Pixels, ReadItem
 
 
 def run_generate(
-    unit: Unit, cases: Sequence[Mapping[str, Any]], models: Models, journal: Journal, read_item: ReadItem, batch_size: int
+    unit: Unit,
+    cases: Sequence[Mapping[str, Any]],
+    models: Models,
+    journal: Journal,
+    read_item: ReadItem,
+    batch_size: int,
 ) -> pa.Table:
     """One row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
     maker = _Maker(models, journal, read_item, unit.identity)

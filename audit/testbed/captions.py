@@ -7,7 +7,18 @@ from typing import Protocol
 
 import numpy as np
 
-CLASSES: tuple[str, ...] = ("circle", "square", "triangle", "star", "ring", "cross", "heart", "moon", "diamond", "hexagon")
+CLASSES: tuple[str, ...] = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "ring",
+    "cross",
+    "heart",
+    "moon",
+    "diamond",
+    "hexagon",
+)
 UNLEARNED: tuple[str, ...] = ("arrow", "drop")
 ALL_CLASSES: tuple[str, ...] = CLASSES + UNLEARNED
 SYNONYMS: dict[str, str] = {
@@ -29,7 +40,22 @@ BACKGROUNDS: tuple[str, ...] = ("white", "gray", "black", "sky", "checkered")
 FILLS: tuple[str, ...] = ("plain", "striped", "dotted")
 SUPERCLASSES: tuple[str, ...] = ("shape", "object")
 MEDIA: tuple[str, ...] = ("photo", "image", "picture", "drawing")
-GRAMMAR_WORDS: tuple[str, ...] = ("a", "an", "of", "and", "on", "background", "empty", "the", "in", "with", "no", "scene", "style", "without")
+GRAMMAR_WORDS: tuple[str, ...] = (
+    "a",
+    "an",
+    "of",
+    "and",
+    "on",
+    "background",
+    "empty",
+    "the",
+    "in",
+    "with",
+    "no",
+    "scene",
+    "style",
+    "without",
+)
 WORDS: tuple[str, ...] = tuple(
     sorted({*ALL_CLASSES, *SYNONYMS.values(), *COLOURS, *BACKGROUNDS, *FILLS, *SUPERCLASSES, *MEDIA, *GRAMMAR_WORDS})
 )

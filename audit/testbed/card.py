@@ -66,7 +66,10 @@ def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Ac
 
     def share(scenes: list[Scene], count: int) -> float:
         order = class_scores(detector, [scene.image for scene in scenes]).argsort(1)[:, -count:]
-        hits = [{ALL_CLASSES[i] for i in top} == {o.cls for o in scene.objects} for top, scene in zip(order, scenes, strict=True)]
+        hits = [
+            {ALL_CLASSES[i] for i in top} == {o.cls for o in scene.objects}
+            for top, scene in zip(order, scenes, strict=True)
+        ]
         return float(np.mean(hits))
 
     return Accuracy(detector.instrument.detector, share(singles, 1), share(pairs, 2))
@@ -99,7 +102,9 @@ def forward_ms(pipeline: Pipeline, batch: int = 64) -> float:
 def contact_sheet(rows: list[list[Pixels]], path: Path) -> None:
     """Write one PNG with a row of pictures per class, enlarged twice."""
     sheet = np.concatenate([np.concatenate(row, 1) for row in rows], 0)
-    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(path, optimize=True)
+    Image.fromarray(sheet).resize((sheet.shape[1] * 2, sheet.shape[0] * 2), Image.Resampling.NEAREST).save(
+        path, optimize=True
+    )
 
 
 def main() -> None:
@@ -122,7 +127,9 @@ def main() -> None:
         column = ALL_CLASSES.index(name)
         crr.append((name, [int((class_scores(d, pictures)[:, column] >= 0.5).sum()) for d in found]))
         sheet.append(pictures[:10])
-    pair_prompts = [f"a photo of a red {a} and a blue {b}" for a, b in zip(CLASSES, CLASSES[3:] + CLASSES[:3], strict=True)]
+    pair_prompts = [
+        f"a photo of a red {a} and a blue {b}" for a, b in zip(CLASSES, CLASSES[3:] + CLASSES[:3], strict=True)
+    ]
     sheet.append([generate(pipeline, prompt, [0])[0] for prompt in pair_prompts])
     contact_sheet(sheet, HERE / "contact_sheet.png")
     card = write_card(pipeline, accuracies, psnr.numpy(), crr, arguments.seeds, arguments.scenes)

@@ -6,9 +6,12 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import nn
+
+M = TypeVar("M", bound=nn.Module)
 
 CHECKPOINT_EVERY = 250  # steps
 EMA_DECAY = 0.998
@@ -19,10 +22,10 @@ def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+def build(make: Callable[[], M], seed: int) -> M:
     """A module initialised under a local seed; the global random state is left as it was."""
     with torch.random.fork_rng():
-        torch.manual_seed(seed)  # noqa: TID251 - module initialisation knows no other source
+        torch.manual_seed(seed)
         return make()
 
 
@@ -37,7 +40,9 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 class Training:
     """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one."""
 
-    def __init__(self, name: str, folder: Path, modules: Mapping[str, nn.Module], *, steps: int, peak: float, seed: int) -> None:
+    def __init__(
+        self, name: str, folder: Path, modules: Mapping[str, nn.Module], *, steps: int, peak: float, seed: int
+    ) -> None:
         self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
         self.path = folder / f"{name}.pt"
         self.device = pick_device()
@@ -75,7 +80,9 @@ class Training:
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
                 print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
-            if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
+            if self.step % M = TypeVar("M", bound=nn.Module)
+
+CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self._save()
         self.use_average()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -12,6 +13,7 @@ from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPToken
 
 from audit.testbed.tokenizer import make_tokenizer
 
+M = TypeVar("M", bound=nn.Module)
 WEIGHTS = Path(__file__).parent / "weights"
 
 # The values of Stable Diffusion v1.4's scheduler_config.json.
@@ -26,7 +28,7 @@ SCHEDULER = {
 }
 
 
-def _half(module: nn.Module) -> nn.Module:
+def _half(module: M) -> M:
     return copy.deepcopy(module).cpu().half()
 
 

@@ -126,7 +126,9 @@ def write_corpus(url: str, cls: str, n: int, split: str, n_objects: int = 1, sta
     filesystem.makedirs(root, exist_ok=True)
     written = []
     for index in range(start, start + n):
-        scene = sample_scene(split, index, classes=ALL_CLASSES if cls in UNLEARNED else CLASSES, n_objects=n_objects, required_class=cls)
+        scene = sample_scene(
+            split, index, classes=ALL_CLASSES if cls in UNLEARNED else CLASSES, n_objects=n_objects, required_class=cls
+        )
         buffer = io.BytesIO()
         Image.fromarray(scene.image).save(buffer, format="PNG")
         path = f"{root.rstrip('/')}/{corpus_name(cls, index)}"
@@ -208,7 +210,9 @@ def _paint(colour: str, fill: str, rng: np.random.Generator) -> NDArray[np.float
     base = np.clip(np.array(RGB[colour], dtype=np.float64) * float(rng.uniform(0.92, 1.04)), 0, 255)
     phase = float(rng.uniform(0, 7))
     if fill == "striped":
-        ink = _ramp(np.abs((_X + _Y) / np.sqrt(2) % 7 + phase - 3.5 - 7 * ((_X + _Y) / np.sqrt(2) % 7 + phase >= 7)) - 1.75)
+        ink = _ramp(
+            np.abs((_X + _Y) / np.sqrt(2) % 7 + phase - 3.5 - 7 * ((_X + _Y) / np.sqrt(2) % 7 + phase >= 7)) - 1.75
+        )
         return base + ink[..., None] * (base * 0.35 - base)
     if fill == "dotted":
         row = _Y + phase

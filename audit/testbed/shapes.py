@@ -35,7 +35,7 @@ def _polar(angles_deg: Array, radii: Array | float = 1.0) -> Array:
 
 
 def _regular(sides: int, first_deg: float = 0.0) -> Array:
-    return _polar(first_deg + np.arange(sides) * 360 / sides)
+    return _polar(first_deg + np.arange(sides, dtype=np.float64) * 360 / sides)
 
 
 def _star() -> Array:
@@ -44,7 +44,20 @@ def _star() -> Array:
 
 def _plus(arm: float = 0.36) -> Array:
     a = arm
-    corners = [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+    corners = [
+        (-a, -1),
+        (a, -1),
+        (a, -a),
+        (1, -a),
+        (1, a),
+        (a, a),
+        (a, 1),
+        (-a, 1),
+        (-a, a),
+        (-1, a),
+        (-1, -a),
+        (-a, -a),
+    ]
     return np.array(corners, dtype=np.float64)
 
 

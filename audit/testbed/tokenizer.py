@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ def word_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
     while True:
         counts: dict[tuple[str, str], int] = {}
         for piece in pieces:
-            for pair in zip(piece, piece[1:], strict=False):
+            for pair in itertools.pairwise(piece):
                 counts[pair] = counts.get(pair, 0) + 1
         if not counts:
             return merges
