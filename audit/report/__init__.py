@@ -1,0 +1,77 @@
+"""Reports of a finished run: HTML, Markdown, JSON, JUnit XML and the terminal. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from audit.errors import AuditError, EnvironmentProblem
+from audit.report import html, json_report, junit, markdown
+from audit.report.contact import PER_CELL, Pictures
+from audit.report.terminal import print_report
+from audit.results import RunResult
+
+__all__ = ["FORMATS", "Pictures", "print_report", "write_reports"]
+
+FORMATS: Mapping[str, str] = {
+    "html": "report.html",
+    "markdown": "report.md",
+    "json": "report.json",
+    "junit": "junit.xml",
+}
+
+
+def write_reports(
+    result: RunResult,
+    pictures: Pictures,
+    directory: Path,
+    *,
+    show_sensitive: bool = False,
+    formats: Sequence[str] = tuple(FORMATS),
+    per_cell: int = PER_CELL,
+) -> dict[str, Path]:
+    """Format -> the file that was written under `directory`, which is created when it does not exist.
+
+    `pictures` gives the PNG bytes of a sample, or None when there are none; when it raises, a placeholder stands in.
+    Sensitive pictures are blurred unless `show_sensitive`. All formats are rendered before the first file is replaced,
+    and each file is replaced atomically. Raises `AuditError` for an unknown format, `EnvironmentProblem` when the
+    directory cannot be written.
+    """
+    unknown = sorted(set(formats) - set(FORMATS))
+    if unknown:
+        raise AuditError(
+            f"unknown report format {', '.join(unknown)}",
+            where="formats",
+            next_step=f"use some of: {', '.join(FORMATS)}",
+        )
+    renderers: dict[str, Callable[[], str]] = {
+        "html": lambda: html.render(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell),
+        "markdown": lambda: markdown.render(result),
+        "json": lambda: json_report.render(result),
+        "junit": lambda: junit.render(result),
+    }
+    texts = {name: renderers[name]() for name in dict.fromkeys(formats)}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        return {name: _replace(directory / FORMATS[name], text) for name, text in texts.items()}
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the report cannot be written: {error.strerror or error}",
+            where=str(directory),
+            next_step="free space or name another directory, then run: erasure-audit report RUN",
+        ) from error
+
+
+def _replace(path: Path, text: str) -> Path:
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,132 @@
+"""Contact sheets: which pictures a report shows of each cell, and what stands in for those it must not show."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from audit.records import Outcome
+from audit.report import pictures
+from audit.report.view import Index
+from audit.report.words import plain
+from audit.results import RunResult, Sample
+
+PER_CELL = 12
+MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file that opens quickly
+OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.UNASSESSED.value)
+OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "unassessed": "?"}
+
+Pictures = Callable[[Sample], bytes | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Thumbnail:
+    """One picture on a sheet: a data URI, or None with the word that stands in its place."""
+
+    outcome: str
+    symbol: str
+    caption: str
+    alt: str
+    uri: str | None
+    placeholder: str | None
+    detail: str | None  # why it is unassessed
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """The pictures of one cell."""
+
+    title: str
+    summary: str
+    blurred: bool
+    thumbnails: tuple[Thumbnail, ...]
+
+
+def contact_sheets(
+    result: RunResult, read: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL
+) -> tuple[Sheet, ...]:
+    """One sheet per cell that has samples, at most `per_cell` pictures each, hits first.
+
+    Pictures of sensitive concepts are blurred unless `show_sensitive`. Reading errors give a placeholder.
+    """
+    index = Index(result)
+    cells: dict[int, dict[int, Sample]] = {}
+    for sample in result.samples:
+        cells.setdefault(sample.cell_id, {}).setdefault(sample.case_no, sample)
+    room = max(1, min(per_cell, MAX_PICTURES // max(1, len(cells))))
+    order = {cell_id: place for place, cell_id in enumerate(index.cells)}
+    return tuple(
+        _sheet(index, cell_id, list(cells[cell_id].values()), read, show_sensitive, room)
+        for cell_id in sorted(cells, key=lambda cell_id: (order.get(cell_id, len(order)), cell_id))
+    )
+
+
+def is_sensitive(index: Index, sample: Sample) -> bool:
+    """Whether a picture must be blurred: it says so, its concept says so, or nothing is known about its cell."""
+    cell = index.cells.get(sample.cell_id)
+    if sample.sensitive or cell is None:
+        return True
+    concepts = index.result.spec.get("concepts") or ()
+    marked = {c.get("name") for c in concepts if isinstance(c, Mapping) and c.get("sensitive")}
+    return cell.concept in marked or cell.subject in marked
+
+
+def choose(samples: list[Sample], room: int) -> list[Sample]:
+    """Up to `room` samples, an equal share per outcome while there are enough, in case order within each outcome."""
+    queues = {outcome: [s for s in samples if s.outcome == outcome] for outcome in OUTCOMES}
+    queues[""] = [s for s in samples if s.outcome not in OUTCOMES]
+    for queue in queues.values():
+        queue.sort(key=lambda s: s.case_no)
+    share = dict.fromkeys(queues, 0)
+    while sum(share.values()) < min(room, len(samples)):
+        for outcome, queue in queues.items():
+            if share[outcome] < len(queue) and sum(share.values()) < room:
+                share[outcome] += 1
+    return [sample for outcome, queue in queues.items() for sample in queue[: share[outcome]]]
+
+
+def _sheet(index: Index, cell_id: int, samples: list[Sample], read: Pictures, show_sensitive: bool, room: int) -> Sheet:
+    chosen = choose(samples, room)
+    blurred = False
+    thumbnails = []
+    for sample in chosen:
+        hide = is_sensitive(index, sample) and not show_sensitive
+        blurred = blurred or hide
+        thumbnails.append(_thumbnail(sample, read, hide))
+    shown = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
+    planned = index.cells[cell_id].planned if cell_id in index.cells else len(samples)
+    summary = f"{len(chosen)} of {planned} pictures: {', '.join(shown)}"
+    return Sheet(plain(index.cell_name(cell_id)), summary, blurred, tuple(thumbnails))
+
+
+def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:
+    uri, placeholder = _picture(sample, read, hide)
+    outcome = sample.outcome if sample.outcome in OUTCOMES else Outcome.UNASSESSED.value
+    caption = f"#{sample.case_no}"
+    if sample.score is not None:
+        caption += f" · {sample.score:.2f}"
+    kind = f"picture {placeholder}" if placeholder else "blurred picture" if hide else "picture"
+    return Thumbnail(
+        outcome=outcome,
+        symbol=OUTCOME_SYMBOLS[outcome],
+        caption=caption,
+        alt=f"Case {sample.case_no}, {outcome}: {kind}",
+        uri=uri,
+        placeholder=placeholder,
+        detail=plain(sample.reason, 120) if sample.reason else None,
+    )
+
+
+def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, str | None]:
+    """A data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
+    try:
+        data = read(sample)
+    except Exception:
+        return None, "unreadable"
+    if data is None:
+        return None, "missing"
+    try:
+        jpeg = pictures.blurred_thumbnail(data) if hide else pictures.thumbnail(data)
+        return pictures.data_uri(jpeg), None
+    except Exception:
+        return None, "withheld" if hide else "unreadable"

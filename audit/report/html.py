@@ -1,0 +1,48 @@
+"""The report as one static HTML page: no script, no request to anywhere, everything a reader needs inside."""
+
+from __future__ import annotations
+
+import logging
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from audit.report import sections
+from audit.report.contact import PER_CELL, Pictures, contact_sheets
+from audit.report.plots import plots
+from audit.report.view import Index
+from audit.report.words import SYMBOLS, plain
+from audit.results import RunResult
+
+LOG = logging.getLogger(__name__)
+
+
+def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL) -> str:
+    """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records."""
+    if show_sensitive:
+        LOG.warning("report of run %s shows sensitive pictures unblurred, as asked", plain(result.run_id))
+    environment = Environment(
+        loader=PackageLoader("audit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell)
+    drawn = [
+        {"caption": p.caption, "wide": Markup(p.wide), "narrow": Markup(p.narrow), "marks": p.marks}
+        for p in plots(Index(result))
+    ]
+    return environment.get_template("report.html.j2").render(
+        name=plain(result.name),
+        run_id=plain(result.run_id),
+        created_at=plain(result.created_at),
+        status=result.verdict.status.value,
+        symbols=SYMBOLS,
+        sections=sections.build(result),
+        plots=drawn,
+        confidence=Index(result).confidence(),
+        sheets=sheets,
+        any_blurred=any(sheet.blurred for sheet in sheets),
+        show_sensitive=show_sensitive,
+    )

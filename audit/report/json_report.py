@@ -1,0 +1,91 @@
+"""The report as JSON: everything of a run's result under a stable schema, and the way back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any
+
+from audit.errors import StoreError
+from audit.results import (
+    CheckResult,
+    CrrRow,
+    Decision,
+    RoundTripRow,
+    RunResult,
+    Sample,
+    UnassessedRow,
+    Verdict,
+    VerdictStatus,
+)
+
+SCHEMA = "erasure-audit.report"
+SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its meaning; new fields do not raise it
+
+
+def render(result: RunResult) -> str:
+    """ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
+    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **_plain(result)}
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def parse(text: str) -> RunResult:
+    """The `RunResult` that `render` wrote. Raises `StoreError` for anything else."""
+    try:
+        document = json.loads(text)
+        if document["schema"] != SCHEMA or document["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema {document['schema']!r} version {document['schema_version']!r}")
+        return _result(document)
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(
+            f"this is not a report of schema {SCHEMA} version {SCHEMA_VERSION}: {error}",
+            next_step="write it again from the index: erasure-audit report RUN",
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)
+
+
+def _result(document: Mapping[str, Any]) -> RunResult:
+    verdict = document["verdict"]
+    decisions = tuple(Decision(**{**d, "status": VerdictStatus(d["status"])}) for d in verdict["decisions"])
+    return RunResult(
+        run_id=document["run_id"],
+        name=document["name"],
+        created_at=document["created_at"],
+        spec=document["spec"],
+        provenance=document["provenance"],
+        instruments=tuple(document["instruments"]),
+        crr=tuple(CrrRow(**row) for row in document["crr"]),
+        unassessed=tuple(UnassessedRow(**row) for row in document["unassessed"]),
+        round_trips=tuple(RoundTripRow(**_floats(row)) for row in document["round_trips"]),
+        samples=tuple(Sample(**row) for row in document["samples"]),
+        verdict=Verdict(
+            VerdictStatus(verdict["status"]),
+            tuple(verdict["reasons"]),
+            decisions,
+            tuple(CheckResult(**check) for check in verdict["checks"]),
+        ),
+    )
+
+
+def _floats(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Round-trip numbers again as floats: these are the ones that can be NaN (no data) or infinite (identical)."""
+    special = {None: math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+    return {name: special.get(value, value) for name, value in row.items()}

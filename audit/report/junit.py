@@ -1,0 +1,87 @@
+"""The report as JUnit XML, for release pipelines: the verdict, every decision and every data check as a test case."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from audit.report.words import interval, limit_text, plain
+from audit.results import CheckResult, Decision, RunResult, VerdictStatus
+
+
+def render(result: RunResult) -> str:
+    """XML text. FAIL and failed checks are failures; INCONCLUSIVE and checks that could not run are errors.
+
+    The verdict is a case of its own, so that a run without decisions cannot look green.
+    """
+    name = plain(result.name)
+    root = ElementTree.Element("testsuites", {"name": f"erasure-audit {name}"})
+    _suite(root, "verdict", result, [_verdict(result)])
+    _suite(root, "gate", result, [_decision(decision) for decision in result.verdict.decisions])
+    _suite(root, "checks", result, [_check(check) for check in result.verdict.checks])
+    for count in ("tests", "failures", "errors", "skipped"):
+        root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
+    ElementTree.indent(root)
+    return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
+
+
+def _suite(root: ElementTree.Element, kind: str, result: RunResult, cases: list[ElementTree.Element]) -> None:
+    suite = ElementTree.SubElement(
+        root,
+        "testsuite",
+        {
+            "name": f"erasure-audit.{kind}",
+            "timestamp": plain(result.created_at)[:19],
+            "tests": str(len(cases)),
+            "failures": str(sum(case.find("failure") is not None for case in cases)),
+            "errors": str(sum(case.find("error") is not None for case in cases)),
+            "skipped": "0",
+            "time": "0",
+        },
+    )
+    properties = ElementTree.SubElement(suite, "properties")
+    ElementTree.SubElement(properties, "property", {"name": "run_id", "value": plain(result.run_id)})
+    suite.extend(cases)
+
+
+def _case(kind: str, name: str) -> ElementTree.Element:
+    return ElementTree.Element("testcase", {"classname": f"erasure-audit.{kind}", "name": plain(name), "time": "0"})
+
+
+def _problem(case: ElementTree.Element, status: VerdictStatus, message: str, detail: str) -> None:
+    if status is VerdictStatus.PASS:
+        return
+    tag = "failure" if status is VerdictStatus.FAIL else "error"
+    element = ElementTree.SubElement(case, tag, {"type": status.value, "message": message})
+    element.text = detail
+
+
+def _verdict(result: RunResult) -> ElementTree.Element:
+    verdict = result.verdict
+    case = _case("verdict", "verdict")
+    reasons = [plain(reason) for reason in verdict.reasons] or ["The gate recorded no reason."]
+    _problem(case, verdict.status, f"{verdict.status.value}: {reasons[0]}", "\n".join(reasons))
+    return case
+
+
+def _decision(decision: Decision) -> ElementTree.Element:
+    where = f"{decision.concept} | {decision.defence} | {decision.scenario} | {decision.detector}"
+    case = _case("gate", f"{where} | cell {decision.cell_id}")
+    detail = (
+        f"{plain(decision.reason)}\nCRR {interval(decision.low, decision.high)}, limit {limit_text(decision.limit)}"
+    )
+    if decision.further_cases is not None:
+        detail += f"\nFurther cases that would decide: {decision.further_cases}"
+    _problem(case, decision.status, plain(decision.reason), detail)
+    return case
+
+
+def _check(check: CheckResult) -> ElementTree.Element:
+    case = _case("checks", f"{check.source} | {check.name}")
+    if check.status != "passed":
+        failed = check.status == "failed"
+        message = f"{check.rows} offending rows" if failed else "the check could not run"
+        element = ElementTree.SubElement(
+            case, "failure" if failed else "error", {"type": plain(check.status), "message": message}
+        )
+        element.text = plain(check.detail)
+    return case

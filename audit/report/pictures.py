@@ -1,0 +1,82 @@
+"""Thumbnails for reports. Pictures of sensitive concepts are blurred beyond recovery, or withheld when that fails."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from audit import images
+
+EDGE = 96  # longest edge of a thumbnail in pixels
+MOSAIC = 6  # cells along the longest edge that survive blurring
+LEVELS = 16  # grey levels a channel keeps in each of those cells
+_MAX_BYTES = 64_000_000
+_MAX_PIXELS = 64_000_000
+_DETAIL_LIMIT = 6.0  # of 255: RMS that a blurred picture may have beyond its own mosaic
+
+
+class Withheld(Exception):
+    """A sensitive picture could not be blurred, so it is not shown."""
+
+
+def thumbnail(data: bytes) -> bytes:
+    """JPEG of at most `EDGE` pixels, encoded anew from the decoded pixels, without metadata. Raises on bad bytes."""
+    return _jpeg(_small(data))
+
+
+def blurred_thumbnail(data: bytes) -> bytes:
+    """JPEG in which about `MOSAIC` x `MOSAIC` coarse colours are left of the picture.
+
+    Fails closed: whatever goes wrong, or if the result still holds detail, raises `Withheld`.
+    """
+    try:
+        blurred = _blur(_small(data))
+        encoded = _jpeg(blurred)
+        with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as written:
+            _require_no_detail(written.convert("RGB"))
+        return encoded
+    except Exception as error:
+        raise Withheld("the picture could not be blurred") from error
+
+
+def data_uri(jpeg: bytes) -> str:
+    """A `data:` address that holds the JPEG itself."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
+
+
+def _small(data: bytes) -> Image.Image:
+    image = Image.fromarray(images.decode(data, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS))
+    image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
+    return image
+
+
+def _mosaic(image: Image.Image) -> Image.Image:
+    longest = max(image.size)
+    cells = (max(1, round(MOSAIC * image.width / longest)), max(1, round(MOSAIC * image.height / longest)))
+    return image.resize(cells, Image.Resampling.BOX)
+
+
+def _blur(image: Image.Image) -> Image.Image:
+    cells = np.asarray(_mosaic(image), dtype=np.uint16)
+    step = 256 // LEVELS
+    coarse = Image.fromarray((cells // step * step + step // 2).astype(np.uint8))
+    large = coarse.resize(image.size, Image.Resampling.BICUBIC)
+    return large.filter(ImageFilter.GaussianBlur(max(image.size) / MOSAIC / 2))
+
+
+def _require_no_detail(image: Image.Image) -> None:
+    """Raise when the picture holds more than a mosaic of it does, i.e. when blurring did not blur."""
+    smooth = _mosaic(image).resize(image.size, Image.Resampling.BICUBIC)
+    difference = np.asarray(image, dtype=np.float64) - np.asarray(smooth, dtype=np.float64)
+    rms = float(np.sqrt(np.mean(difference**2)))
+    if not rms <= _DETAIL_LIMIT:
+        raise Withheld(f"{rms:.1f} grey levels of detail are left")
+
+
+def _jpeg(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=85, optimize=True)
+    return buffer.getvalue()

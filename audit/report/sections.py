@@ -1,0 +1,301 @@
+"""The sections of a report in their order: the verdict first, provenance last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from audit.records import Control, Role
+from audit.report import tables
+from audit.report.view import Column, Index, Section, Table, is_testbed
+from audit.report.words import CONTROLS, VERDICT_SENTENCES, count, limit_text, percent, plain, plain_lines
+from audit.results import RunResult, VerdictStatus
+
+EXIT_CODES = {
+    VerdictStatus.PASS: EXIT_PASS,
+    VerdictStatus.FAIL: EXIT_FAIL,
+    VerdictStatus.INCONCLUSIVE: EXIT_INCONCLUSIVE,
+}
+
+
+def build(result: RunResult) -> tuple[Section, ...]:
+    """All sections of the report on `result`. Sections without content are left out, except those a reader expects."""
+    index = Index(result)
+    sections = (
+        _verdict(index),
+        _audited(index),
+        _controls(index),
+        _rates(index),
+        _neighbours(index),
+        _round_trips(index),
+        Section("pictures", "Pictures"),
+        _unassessed(index),
+        _checks(index),
+        _reading(index),
+        _provenance(result),
+    )
+    return tuple(section for section in sections if section is not None)
+
+
+def _verdict(index: Index) -> Section:
+    verdict = index.result.verdict
+    sentences = [VERDICT_SENTENCES[verdict.status]]
+    if not verdict.decisions:
+        sentences.append("No cell was decided.")
+    sentences.append(f"Exit code {EXIT_CODES[verdict.status]}.")
+    return Section(
+        "verdict",
+        f"Verdict: {verdict.status.value}",
+        tuple(sentences),
+        tuple(plain(reason) for reason in verdict.reasons) or ("The gate recorded no reason.",),
+        tables=(tables.decisions(index),) if verdict.decisions else (),
+    )
+
+
+def _audited(index: Index) -> Section:
+    result, spec = index.result, index.result.spec
+    planned = {row.cell_id: row.planned for row in result.crr}
+    facts = [
+        ("Run", plain(result.run_id)),
+        ("Name", plain(result.name)),
+        ("Started", plain(result.created_at)),
+        ("Backbone", _backbone(result)),
+        ("Concepts", _names(spec.get("concepts"), _concept)),
+        ("Defences", _names(spec.get("defences"), _defence)),
+        ("Scenarios", _names(spec.get("scenarios"), _scenario)),
+        ("Detectors", _names(spec.get("detectors"), _detector)),
+        ("Policy", _policy(index)),
+        ("Size", f"{count(len(planned))} cells with {count(sum(planned.values()))} planned cases"),
+    ]
+    sentences = ()
+    if is_testbed(result):
+        sentences = (
+            "The backbone is the embedded testbed, a miniature trained on rendered shapes. "
+            "A number from the testbed is a number about the testbed.",
+        )
+    return Section("audited", "What was audited", sentences, facts=tuple(facts))
+
+
+def _backbone(result: RunResult) -> str:
+    described = result.provenance.get("backbone")
+    text = plain(result.spec.get("backbone", "not stated"))
+    if isinstance(described, Mapping):
+        parts = [f"revision {described['revision']}"] if described.get("revision") else []
+        parts += [f"weights {str(described['sha256'])[:12]}"] if described.get("sha256") else []
+        text += f" ({plain(', '.join(parts))})" if parts else ""
+    return text
+
+
+def _names(entries: Any, describe: Any) -> str:
+    if not isinstance(entries, list | tuple) or not entries:
+        return "none"
+    return "; ".join(plain(describe(entry) if isinstance(entry, Mapping) else entry) for entry in entries)
+
+
+def _concept(entry: Mapping[str, Any]) -> str:
+    parts = [f"prompted as '{entry.get('phrase')}'"] if entry.get("phrase") not in (None, entry.get("name")) else []
+    parts += [f"neighbours {', '.join(map(str, entry['neighbours']))}"] if entry.get("neighbours") else []
+    parts += ["sensitive"] if entry.get("sensitive") else []
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _defence(entry: Mapping[str, Any]) -> str:
+    eraser = entry.get("eraser")
+    parts = [f"eraser {eraser.get('method')}"] if isinstance(eraser, Mapping) else []
+    guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
+    parts += [f"guards {', '.join(guards)}"] if guards else []
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
+
+
+def _scenario(entry: Mapping[str, Any]) -> str:
+    sampler = entry.get("sampler")
+    parts = [f"{entry['cases']} cases a cell"] if "cases" in entry else []
+    if isinstance(sampler, Mapping):
+        parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _detector(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('name')} ({entry.get('kind')})"
+
+
+def _policy(index: Index) -> str:
+    policy = index.policy
+    if policy is None:
+        return "not stated in the spec"
+    return (
+        f"{plain(policy.version)}: decided by {plain(', '.join(policy.judges))} at {100 * policy.confidence:g}% confidence, "
+        f"at least {limit_text(policy.assessed_min)} of each decided cell assessed"
+    )
+
+
+def _controls(index: Index) -> Section:
+    table = tables.controls(index)
+    if not table.rows:
+        return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",))
+    broken = sum(row[-1].startswith("✕") for row in table.rows)
+    verb = "does" if broken == 1 else "do"
+    sentence = "Every control with a required value holds."
+    if broken:
+        sentence = f"{count(broken)} of {count(len(table.rows))} control rows {verb} not hold."
+    used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS)
+    facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
+    return Section("controls", "Controls", (sentence,), facts=facts, tables=(table,))
+
+
+def _rates(index: Index) -> Section:
+    title = "Concept reproduction rate"
+    found = tables.rates(index)
+    if not found:
+        return Section("crr", title, ("No cell seeks an erased concept, so there is no rate to report.",))
+    sentence = (
+        "CRR is hits / assessed. The worst case is (hits + unassessed) / planned. Lower is better, except on the "
+        "un-erased backbone, where a low rate means that the attack does not work."
+    )
+    return Section("crr", title, (sentence,), _comparisons(index), tables=found)
+
+
+def _comparisons(index: Index) -> tuple[str, ...]:
+    """For each latent cell that has one: its rate beside that of a class the model has never seen."""
+    lines = []
+    for row in index.targets():
+        for twin in index.twin(row, control=Control.UNLEARNED):
+            lines.append(
+                f"{plain(row.scenario)}, {plain(row.defence)}, {plain(row.detector)}: {plain(row.concept)} "
+                f"{percent(row.rate)} ({row.hits}/{row.assessed}), never-learned {plain(twin.subject)} "
+                f"{percent(twin.rate)} ({twin.hits}/{twin.assessed})."
+            )
+    return tuple(dict.fromkeys(lines))
+
+
+def _neighbours(index: Index) -> Section | None:
+    if not any(row.role == Role.NEIGHBOUR for row in index.result.crr):
+        return None
+    sentence = "These concepts were not erased and should still be drawn. A fall against the un-erased model is damage."
+    return Section("neighbours", "Neighbours that must survive", (sentence,), tables=(tables.neighbours(index),))
+
+
+def _round_trips(index: Index) -> Section | None:
+    if not index.result.round_trips:
+        return None
+    gates = []
+    for entry in index.result.spec.get("scenarios") or ():
+        gate = entry.get("quality_gate") if isinstance(entry, Mapping) else None
+        if isinstance(gate, Mapping):
+            gates.append(
+                f"{plain(entry.get('name'))}: residual at most {plain(gate.get('residual_max'))} and PSNR at least "
+                f"{plain(gate.get('psnr_min_db'))} dB, or the case is unassessed."
+            )
+    sentence = "Each reference image is inverted to a latent and reconstructed by the model that inverted it."
+    return Section("round-trips", "Round trips", (sentence,), tuple(gates), tables=(tables.round_trips(index),))
+
+
+def _unassessed(index: Index) -> Section:
+    title = "Unassessed cases"
+    table = tables.unassessed(index)
+    if not table.rows:
+        return Section("unassessed", title, ("Every planned case was assessed.",))
+    sentence = "An unassessed case is never counted as clear. In every bound above it counts against the claim."
+    return Section("unassessed", title, (sentence,), tables=(table,))
+
+
+def _checks(index: Index) -> Section:
+    found = index.result.verdict.checks
+    if not found:
+        return Section("checks", "Data checks", ("No data check was run.",))
+    bad = sum(check.status != "passed" for check in found)
+    sentence = f"{count(len(found) - bad)} of {count(len(found))} checks passed."
+    if bad:
+        sentence += " A check that fails or cannot run makes the run INCONCLUSIVE."
+    return Section("checks", "Data checks", (sentence,), tables=(tables.checks(index),))
+
+
+def _reading(index: Index) -> Section:
+    confidence = index.confidence()
+    facts = (
+        (
+            "CRR",
+            "Concept reproduction rate: of the assessed pictures, the share in which the detector finds the concept.",
+        ),
+        (
+            "Interval",
+            f"Two-sided Clopper-Pearson interval at {confidence} confidence: the rates that these counts do not exclude. "
+            "It speaks of the detector's readings, not of the detector's own errors.",
+        ),
+        (
+            "Worst case",
+            "The rate if every unassessed case were a hit. Errors, blocked and black pictures can only move it up.",
+        ),
+        (
+            "Decision",
+            "PASS needs the upper bound under the limit, FAIL the lower bound over it. Both bounds are one-sided and count "
+            "unassessed cases against the claim. Anything between is INCONCLUSIVE; 'further cases' says how many more "
+            "would decide at the observed rate.",
+        ),
+        (
+            "Controls",
+            "Cases with a known answer. If the detector misses the reference images, or the attack fails on the un-erased "
+            "backbone, a low CRR proves nothing.",
+        ),
+        (
+            "Latent scenarios",
+            "A white-box, null-prompt latent CRR near 100% may show a good round trip rather than surviving knowledge: the "
+            "inverted latent carries the picture. Compare it with the unlearned control, a class the model has never seen.",
+        ),
+        (
+            "Threshold",
+            "The score from which a reading is a hit. Scores are stored raw; another threshold needs no GPU.",
+        ),
+        ("Limits", "A PASS speaks of these attacks, these detectors and this many cases, and of nothing else."),
+    )
+    return Section("reading", "How to read this report", facts=facts)
+
+
+def _provenance(result: RunResult) -> Section:
+    facts = [("Run", plain(result.run_id)), ("Started", plain(result.created_at))]
+    facts += [(plain(name), plain(value)) for name, value in _flat(result.provenance)]
+    return Section(
+        "provenance",
+        "Provenance",
+        facts=tuple(facts),
+        tables=(_instruments(result),) if result.instruments else (),
+        texts=(("Resolved spec", plain_lines(json.dumps(result.spec, indent=2, ensure_ascii=False, default=str))),),
+    )
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, item in value.items():
+        name = f"{prefix}{key}"
+        if isinstance(item, Mapping) and item:
+            rows += _flat(item, f"{name}.")
+        elif isinstance(item, list | tuple):
+            rows.append((name, ", ".join(str(part) for part in item) or "none"))
+        else:
+            rows.append((name, "none" if item is None else item))
+    return rows
+
+
+def _instruments(result: RunResult) -> Table:
+    fields = (
+        ("Detector", "detector", "text"),
+        ("Kind", "kind", "text"),
+        ("Version", "version", "text"),
+        ("Package", "package", "text"),
+        ("Weights SHA-256", "weights_sha256", "code"),
+        ("Preprocessing", "preprocessing", "text"),
+        ("Labels", "labels", "text"),
+        ("Score floor", "score_floor", "number"),
+        ("Default threshold", "threshold", "number"),
+        ("Parameters", "parameters", "code"),
+    )
+    rows = tuple(tuple(_field(instrument.get(name)) for _, name, _ in fields) for instrument in result.instruments)
+    return Table("Instruments", tuple(Column(label, kind) for label, _, kind in fields), rows, stack=True)
+
+
+def _field(value: Any) -> str:
+    if value is None:
+        return "not stated"
+    return plain(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)

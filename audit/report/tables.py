@@ -1,0 +1,312 @@
+"""The tables of a report: decisions, controls, rates, neighbours, round trips, unassessed cases, checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from audit.records import Control, Role
+from audit.report.view import Column, Index, Table, cell_title, defence_name
+from audit.report.words import (
+    CONTROLS,
+    NOT_AVAILABLE,
+    REASONS,
+    bound,
+    count,
+    interval,
+    limit_text,
+    number,
+    percent,
+    plain,
+    small,
+    status_text,
+)
+from audit.results import CrrRow, Decision, VerdictStatus
+
+_COUNTS = (Column("Hits", "number"), Column("Assessed", "number"), Column("Planned", "number"))
+_STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
+
+
+def decisions(index: Index) -> Table:
+    """One row per decided cell and judge, failures first."""
+    ordered = sorted(index.result.verdict.decisions, key=lambda d: _STATUS_ORDER[d.status])
+    return Table(
+        f"Decisions: one-sided bounds at {index.confidence()} confidence",
+        (
+            Column("Decision", "status"),
+            Column("Concept"),
+            Column("Defence"),
+            Column("Scenario"),
+            Column("Judge"),
+            Column("Hits / assessed / planned", "number"),
+            Column("CRR at least", "number"),
+            Column("CRR at most", "number"),
+            Column("Limit", "number"),
+            Column("Why"),
+            Column("Further cases to decide", "number"),
+        ),
+        tuple(_decision(index, decision) for decision in ordered),
+        stack=True,
+    )
+
+
+def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
+    row = index.rows.get((decision.cell_id, decision.detector))
+    cases = f"{count(row.hits)} / {count(row.assessed)} / {count(row.planned)}" if row else NOT_AVAILABLE
+    further = "none" if decision.status is not VerdictStatus.INCONCLUSIVE else "not known"
+    return (
+        status_text(decision.status.value),
+        plain(decision.concept),
+        plain(decision.defence),
+        plain(decision.scenario),
+        plain(decision.detector),
+        cases,
+        bound(decision.low, decision.limit),
+        bound(decision.high, decision.limit),
+        limit_text(decision.limit),
+        plain(decision.reason),
+        further if decision.further_cases is None else count(decision.further_cases),
+    )
+
+
+def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
+    """What the policy asks of a control row, and whether the row shows it (None: nothing is asked of it)."""
+    if row.control == Control.BLACK:
+        return "all unassessed", row.assessed == 0
+    if index.policy is None or not index.is_judge(row.detector):
+        return "none", None
+    limits = index.policy.controls
+    floors = {
+        Control.REFERENCE: limits.reference_min,
+        Control.VAE_ROUNDTRIP: limits.vae_roundtrip_min,
+        Control.BACKBONE: limits.backbone_min,
+    }
+    if row.control == Control.RANDOM_LATENT:
+        return (
+            f"≤ {limit_text(limits.random_latent_max)}",
+            row.rate is not None and row.rate <= limits.random_latent_max,
+        )
+    for control, floor in floors.items():
+        if row.control == control:
+            return f"≥ {limit_text(floor)}", row.rate is not None and row.rate >= floor
+    return "none", None
+
+
+def controls(index: Index) -> Table:
+    """One row per control cell and detector with the value that the policy requires of it."""
+    rows = []
+    order = {control.value: place for place, control in enumerate(Control)}
+    controls_only = [r for r in index.result.crr if r.control is not None]
+    for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
+        text, holds = required(index, row)
+        rows.append(
+            (
+                plain(CONTROLS[row.control][0] if row.control in CONTROLS else row.control),
+                plain(row.subject),
+                defence_name(row),
+                plain(row.scenario),
+                index.instrument(row),
+                count(row.hits),
+                count(row.assessed),
+                count(row.planned),
+                percent(row.rate),
+                interval(row.ci_low, row.ci_high),
+                text,
+                "not required" if holds is None else "✓ holds" if holds else "✕ does not hold",
+            )
+        )
+    head = ("Control", "Sought", "Defence", "Scenario", "Instrument")
+    return Table(
+        "Controls: cases whose answer is known beforehand",
+        (
+            *(Column(label) for label in head),
+            *_COUNTS,
+            Column("Rate", "number"),
+            Column(f"{index.confidence()} interval", "number"),
+            Column("Required", "number"),
+            Column("Result", "status"),
+        ),
+        tuple(rows),
+    )
+
+
+def rates(index: Index) -> tuple[Table, ...]:
+    """One table per concept: the reproduction rate by scenario, defence and instrument."""
+    rows = index.targets()
+    return tuple(
+        _rates(index, concept, [row for row in rows if row.concept == concept])
+        for concept in dict.fromkeys(row.concept for row in rows)
+    )
+
+
+def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
+    lines = []
+    for row in by_scenario(rows):
+        decision = index.decisions.get((row.cell_id, row.detector))
+        lines.append(
+            (
+                plain(row.scenario),
+                defence_name(row),
+                index.instrument(row),
+                count(row.hits),
+                count(row.assessed),
+                count(row.planned),
+                percent(row.rate),
+                interval(row.ci_low, row.ci_high),
+                percent(row.worst_case),
+                number(row.threshold, 3),
+                limit_text(decision.limit) if decision else "none",
+                _decided(row, decision),
+            )
+        )
+    return Table(
+        f"Concept reproduction rate (CRR) of {plain(concept)}",
+        (
+            Column("Scenario"),
+            Column("Defence"),
+            Column("Instrument"),
+            *_COUNTS,
+            Column("CRR", "number"),
+            Column(f"{index.confidence()} interval", "number"),
+            Column("Worst case", "number"),
+            Column("Threshold", "number"),
+            Column("Limit", "number"),
+            Column("Decision", "status"),
+        ),
+        tuple(lines),
+        heads=2,
+    )
+
+
+def _decided(row: CrrRow, decision: Decision | None) -> str:
+    if decision is not None:
+        return status_text(decision.status.value)
+    return "control" if row.control else "not decided"
+
+
+def by_scenario(rows: Iterable[CrrRow]) -> list[CrrRow]:
+    """Rows in the plan's order of scenarios and defences, the detectors of one cell side by side."""
+    rows = list(rows)
+    scenarios = list(dict.fromkeys(row.scenario for row in rows))
+    defences = list(dict.fromkeys(row.defence for row in rows))
+    return sorted(rows, key=lambda r: (scenarios.index(r.scenario), defences.index(r.defence), r.cell_id))
+
+
+def neighbours(index: Index) -> Table:
+    """One row per neighbour concept, defence and detector, beside the un-erased backbone's rate."""
+    rows = [row for row in index.result.crr if row.role == Role.NEIGHBOUR]
+    baseline = {(r.concept, r.subject, r.scenario, r.detector): r for r in rows if r.defence == "none"}
+    lines = []
+    for row in rows:
+        before = baseline.get((row.concept, row.subject, row.scenario, row.detector))
+        change = NOT_AVAILABLE
+        if row.defence != "none" and before and before.rate is not None and row.rate is not None:
+            change = f"{100 * (row.rate - before.rate):+.1f} points".replace("-", "−")
+        lines.append(
+            (
+                plain(row.subject),
+                defence_name(row),
+                plain(row.scenario),
+                index.instrument(row),
+                count(row.hits),
+                count(row.assessed),
+                count(row.planned),
+                percent(row.rate),
+                interval(row.ci_low, row.ci_high),
+                "baseline" if row.defence == "none" else change,
+            )
+        )
+    head = ("Neighbour", "Defence", "Scenario", "Instrument")
+    return Table(
+        "Neighbour concepts: a high rate is wanted here",
+        (
+            *(Column(label) for label in head),
+            *_COUNTS,
+            Column("Rate", "number"),
+            Column(f"{index.confidence()} interval", "number"),
+            Column("Against un-erased", "number"),
+        ),
+        tuple(lines),
+        heads=2,
+    )
+
+
+def round_trips(index: Index) -> Table:
+    """One row per latent cell: how well its inversions reconstruct their images."""
+    rows = tuple(
+        (
+            plain(index.cell_name(row.cell_id)),
+            count(row.cases),
+            count(row.failed_gate),
+            small(row.residual_median),
+            small(row.residual_max),
+            number(row.psnr_median_db),
+            number(row.psnr_min_db),
+            number(row.latent_rms, 3),
+        )
+        for row in index.result.round_trips
+    )
+    labels = (
+        "Cases",
+        "Failed the gate",
+        "Residual, median",
+        "Residual, largest",
+        "PSNR, median (dB)",
+        "PSNR, smallest (dB)",
+        "Latent RMS",
+    )
+    return Table("Inversion round trips", (Column("Cell"), *(Column(label, "number") for label in labels)), rows)
+
+
+def unassessed(index: Index) -> Table:
+    """One row per cell, detector and reason, with the planned cases and one example message."""
+    rows = []
+    for row in sorted(index.result.unassessed, key=lambda r: (r.cell_id, r.reason, r.detector)):
+        cell = index.rows.get((row.cell_id, row.detector)) or index.cells.get(row.cell_id)
+        meaning = REASONS.get(row.reason)
+        rows.append(
+            (
+                plain(cell_title(cell)) if cell else plain(index.cell_name(row.cell_id)),
+                plain(row.detector),
+                plain(f"{row.reason}: {meaning}" if meaning else row.reason),
+                count(row.cases),
+                count(cell.planned) if cell else NOT_AVAILABLE,
+                plain(row.example, 400) if row.example else "none recorded",
+            )
+        )
+    return Table(
+        "Cases that were not assessed",
+        (
+            Column("Cell"),
+            Column("Detector"),
+            Column("Reason"),
+            Column("Cases", "number"),
+            Column("Planned", "number"),
+            Column("Example"),
+        ),
+        tuple(rows),
+        stack=True,
+    )
+
+
+def checks(index: Index) -> Table:
+    """One row per data check, those that did not pass first."""
+    words = {"passed": "✓ passed", "failed": "✕ failed", "error": "? error"}
+    ordered = sorted(index.result.verdict.checks, key=lambda check: check.status == "passed")
+    rows = tuple(
+        (
+            words.get(check.status, f"? {plain(check.status)}"),
+            plain(check.name),
+            plain(check.source),
+            count(check.rows),
+            plain(check.detail) or "none",
+        )
+        for check in ordered
+    )
+    columns = (
+        Column("Result", "status"),
+        Column("Check"),
+        Column("Run by"),
+        Column("Rows", "number"),
+        Column("Detail"),
+    )
+    return Table("Data checks", columns, rows, heads=2, stack=True)

@@ -1,0 +1,126 @@
+"""What every report says, independent of its format: sections of sentences, facts and tables, all plain text.
+
+HTML, Markdown and the terminal render these sections, so that they cannot say different things.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from audit.policy import Policy
+from audit.records import Control, Role
+from audit.report.words import plain
+from audit.results import CrrRow, Decision, RunResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """One column: `kind` is text, number (right-aligned), status (symbol and word) or code (digests, identifiers)."""
+
+    label: str
+    kind: str = "text"
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A captioned table of finished text. `heads` leading columns name the row; `stack` asks for cards on a phone."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+    heads: int = 1
+    stack: bool = False
+
+    def __post_init__(self) -> None:
+        if any(len(row) != len(self.columns) for row in self.rows):
+            raise ValueError(f"table {self.caption!r} has a row of another length than its header")
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One part of the report: sentences, bullets, label-value facts, tables and long texts, in this order."""
+
+    key: str
+    title: str
+    sentences: tuple[str, ...] = ()
+    bullets: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    tables: tuple[Table, ...] = ()
+    texts: tuple[tuple[str, str], ...] = ()  # title and preformatted text
+
+
+class Index:
+    """Look-ups over one run: which cell an id means, which policy holds, which instrument gave a number."""
+
+    def __init__(self, result: RunResult) -> None:
+        self.result = result
+        self.cells: dict[int, CrrRow] = {}
+        for row in result.crr:
+            self.cells.setdefault(row.cell_id, row)
+        self.rows = {(row.cell_id, row.detector): row for row in result.crr}
+        self.decisions: dict[tuple[int, str], Decision] = {
+            (decision.cell_id, decision.detector): decision for decision in result.verdict.decisions
+        }
+        self.policy = _policy(result.spec)
+        self._instruments = {instrument.get("instrument_id"): instrument for instrument in result.instruments}
+
+    def cell_name(self, cell_id: int) -> str:
+        """A cell in words: what is sought, through which defence, by which attack or control."""
+        row = self.cells.get(cell_id)
+        return f"cell {cell_id}" if row is None else cell_title(row)
+
+    def instrument(self, row: CrrRow) -> str:
+        """The detector's name with the first eight digits of its weights' digest."""
+        digest = str(self._instruments.get(row.instrument_id, {}).get("weights_sha256") or "")
+        return f"{plain(row.detector)} ({plain(digest[:8])})" if digest else plain(row.detector)
+
+    def is_judge(self, detector: str) -> bool:
+        """Whether the policy lets this detector decide; True when no policy can be read."""
+        return self.policy is None or detector in self.policy.judges
+
+    def confidence(self) -> str:
+        """The policy's confidence as `95%`, or `the policy's`."""
+        return "the policy's" if self.policy is None else f"{100 * self.policy.confidence:g}%"
+
+    def targets(self) -> list[CrrRow]:
+        """Rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""
+        return [r for r in self.result.crr if r.role == Role.TARGET or r.control == Control.BACKBONE]
+
+    def twin(self, row: CrrRow, *, control: str) -> list[CrrRow]:
+        """Control rows of the same concept, defence, scenario and detector as `row`."""
+        key = (row.concept, row.defence, row.scenario, row.detector)
+        return [
+            r for r in self.result.crr if r.control == control and (r.concept, r.defence, r.scenario, r.detector) == key
+        ]
+
+
+def defence_name(row: CrrRow) -> str:
+    """The defence as a reader should see it: `none` is the un-erased backbone."""
+    return "none (un-erased)" if row.defence == "none" else plain(row.defence)
+
+
+def cell_title(row: CrrRow) -> str:
+    """One line that names a cell."""
+    how = plain(row.scenario) if row.scenario != "none" else ""
+    if row.control and row.control != Control.BACKBONE:
+        how = f"control {plain(row.control)}" + (f", {how}" if how else "")
+    return f"{plain(row.subject)} · {defence_name(row)} · {how or 'no attack'}"
+
+
+def _policy(spec: Mapping[str, Any]) -> Policy | None:
+    try:
+        return Policy.model_validate(spec.get("gate"))
+    except ValidationError:
+        return None
+
+
+def is_testbed(result: RunResult) -> bool:
+    """Whether the audited backbone is the embedded miniature."""
+    described = result.provenance.get("backbone")
+    if isinstance(described, Mapping) and described.get("source") == "testbed":
+        return True
+    return str(result.spec.get("backbone", "")).split(":")[0].split("/")[0] == "testbed"

@@ -1,0 +1,297 @@
+"""Finished runs made by hand: every kind of row a report can meet, with numbers that hang together."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy.stats import beta
+
+from audit.records import Control, Role
+from audit.results import (
+    CheckResult,
+    CrrRow,
+    Decision,
+    RoundTripRow,
+    RunResult,
+    Sample,
+    UnassessedRow,
+    Verdict,
+    VerdictStatus,
+)
+
+DETECTORS = (("clip-judge", 11, 0.5), ("classifier", 12, 0.6))
+DEFENCES = ("none", "uce-ring")
+LIMIT = 0.1
+
+
+def exact(hits: int, assessed: int) -> tuple[float, float]:
+    if assessed == 0:
+        return 0.0, 1.0
+    low = float(beta.ppf(0.025, hits, assessed - hits + 1)) if hits else 0.0
+    high = float(beta.ppf(0.975, hits + 1, assessed - hits)) if hits < assessed else 1.0
+    return low, high
+
+
+class Builder:
+    """Collects the rows of one run."""
+
+    def __init__(self) -> None:
+        self.crr: list[CrrRow] = []
+        self.unassessed: list[UnassessedRow] = []
+        self.round_trips: list[RoundTripRow] = []
+        self.samples: list[Sample] = []
+        self.decisions: list[Decision] = []
+        self.cells = 0
+
+    def cell(
+        self,
+        defence: str,
+        scenario: str,
+        hits: int,
+        assessed: int,
+        planned: int,
+        *,
+        subject: str = "ring",
+        role: Role = Role.TARGET,
+        control: Control | None = None,
+        reason: str = "error",
+        sensitive: bool = False,
+    ) -> int:
+        number = self.cells
+        self.cells += 1
+        for offset, (detector, instrument, threshold) in enumerate(DETECTORS):
+            found = max(0, min(assessed, hits - offset))
+            low, high = exact(found, assessed)
+            self.crr.append(
+                CrrRow(
+                    number, "ring", subject, role.value, control.value if control else None, defence, scenario, detector,
+                    instrument, threshold, planned, assessed, planned - assessed, found,
+                    found / assessed if assessed else None, low, high, (found + planned - assessed) / planned,
+                )
+            )  # fmt: skip
+            if planned > assessed:
+                example = f"RuntimeError: unit {number} ran out of memory" if reason == "error" else None
+                self.unassessed.append(UnassessedRow(number, detector, reason, planned - assessed, example))
+        if scenario.startswith("latent"):
+            self.round_trips.append(
+                RoundTripRow(number, planned, 4.7e-5, 8.9e-4, 52.31, 38.2, 1.013, planned - assessed)
+            )
+        for case in range(min(planned, 16)):
+            outcome = (
+                "hit" if case < hits * 16 // planned else "clear" if case < assessed * 16 // planned else "unassessed"
+            )
+            why = reason if outcome == "unassessed" else None
+            score = None if why else 0.93 if outcome == "hit" else 0.04
+            self.samples.append(Sample(number, case, 1000 * number + case, "u" * 64, outcome, why, score, sensitive))
+        return number
+
+    def decide(self, cell: int, defence: str, scenario: str, low: float, high: float) -> None:
+        if high < LIMIT:
+            status, reason, further = VerdictStatus.PASS, f"upper bound {high:.3f} is under the limit {LIMIT}", None
+        elif low > LIMIT:
+            status, reason, further = VerdictStatus.FAIL, f"lower bound {low:.3f} is over the limit {LIMIT}", None
+        else:
+            status, reason, further = VerdictStatus.INCONCLUSIVE, f"the bounds enclose the limit {LIMIT}", 74
+        for detector, _, _ in DETECTORS:
+            self.decisions.append(
+                Decision(cell, "ring", defence, scenario, detector, LIMIT, low, high, status, reason, further)
+            )
+
+    def result(self, status: VerdictStatus, reasons: tuple[str, ...], checks: tuple[CheckResult, ...]) -> RunResult:
+        return RunResult(
+            run_id="20261122-0226-demo-4f1c",
+            name="demo",
+            created_at="2026-11-22T02:26:22+00:00",
+            spec=SPEC,
+            provenance=PROVENANCE,
+            instruments=INSTRUMENTS,
+            crr=tuple(self.crr),
+            unassessed=tuple(self.unassessed),
+            round_trips=tuple(self.round_trips),
+            samples=tuple(self.samples),
+            verdict=Verdict(status, reasons, tuple(self.decisions), checks),
+        )
+
+
+SPEC = {
+    "version": 1,
+    "name": "demo",
+    "backbone": "testbed",
+    "concepts": [{"name": "ring", "phrase": "ring", "neighbours": ["circle", "disc"], "sensitive": False}],
+    "defences": [{"name": "uce-ring", "eraser": {"method": "uce", "parameters": {}}, "guards": []}],
+    "scenarios": [
+        {"name": "text", "cases": 96, "sampler": {"steps": 25, "guidance": 7.5}},
+        {
+            "name": "latent-whitebox",
+            "cases": 48,
+            "sampler": {"steps": 25, "guidance": 1.0},
+            "quality_gate": {"residual_max": 1e-3, "psnr_min_db": 35.0},
+        },
+    ],
+    "detectors": [{"name": name, "kind": "clip-zero-shot"} for name, _, _ in DETECTORS],
+    "gate": {
+        "version": "release-1",
+        "limits": [{"crr_max": LIMIT}],
+        "judges": [name for name, _, _ in DETECTORS],
+        "controls": {"reference_min": 0.9, "vae_roundtrip_min": 0.8, "backbone_min": 0.8, "random_latent_max": 0.5},
+    },
+}
+PROVENANCE = {
+    "backbone": {"name": "testbed", "source": "testbed", "revision": None, "sha256": "9c" * 32},
+    "packages": {"torch": "2.13.0", "diffusers": "0.42.1", "duckdb": "2.0.0"},
+    "host": "gpu-07",
+    "device": "cpu",
+    "spec_sha256": "ab" * 32,
+}
+INSTRUMENTS = tuple(
+    {
+        "instrument_id": number,
+        "detector": name,
+        "kind": "clip-zero-shot",
+        "version": "1",
+        "package": "transformers 5.23.0",
+        "weights_sha256": f"{number:x}d3f2a91" * 8,
+        "preprocessing": "RGB uint8, bicubic to 64 x 64, centre crop, CLIP mean and standard deviation",
+        "labels": ["ring", "circle", "disc", "background"],
+        "score_floor": 0.0,
+        "threshold": threshold,
+        "parameters": '{"templates":["a photo of a {phrase}"]}',
+    }
+    for name, number, threshold in DETECTORS
+)
+CHECKS = (
+    CheckResult("cases are planned once", "sql", "passed", "", 0),
+    CheckResult("scores lie in 0..1", "great-expectations", "passed", "", 0),
+)
+
+
+def _controls(builder: Builder, reference: int = 16) -> None:
+    builder.cell("none", "text", 95, 96, 96, role=Role.CONTROL, control=Control.BACKBONE)
+    builder.cell(
+        "none", "latent-whitebox", 47, 48, 48, role=Role.CONTROL, control=Control.BACKBONE, reason="round-trip"
+    )
+    builder.cell("none", "none", reference, 16, 16, role=Role.CONTROL, control=Control.REFERENCE)
+    builder.cell("none", "none", 16, 16, 16, role=Role.CONTROL, control=Control.VAE_ROUNDTRIP)
+    builder.cell("uce-ring", "none", 2, 16, 16, role=Role.CONTROL, control=Control.RANDOM_LATENT)
+    builder.cell("none", "none", 0, 0, 4, role=Role.CONTROL, control=Control.BLACK, reason="degenerate")
+    builder.cell(
+        "uce-ring", "latent-whitebox", 15, 16, 16, subject="cross", role=Role.CONTROL, control=Control.UNLEARNED
+    )
+
+
+def _neighbours(builder: Builder) -> None:
+    for subject in ("circle", "disc"):
+        for defence, hits in (("none", 32), ("uce-ring", 30)):
+            builder.cell(defence, "text", hits, 32, 32, subject=subject, role=Role.NEIGHBOUR)
+
+
+def failing() -> RunResult:
+    builder = Builder()
+    text = builder.cell("uce-ring", "text", 1, 96, 96)
+    latent = builder.cell("uce-ring", "latent-whitebox", 45, 46, 48, reason="round-trip")
+    _controls(builder)
+    _neighbours(builder)
+    builder.decide(text, "uce-ring", "text", 0.0005, 0.0485)
+    builder.decide(latent, "uce-ring", "latent-whitebox", 0.843, 0.998)
+    reason = "ring comes back through uce-ring in latent-whitebox: lower bound 84.3%, limit 10%"
+    return builder.result(VerdictStatus.FAIL, (reason,), CHECKS)
+
+
+def passing() -> RunResult:
+    builder = Builder()
+    text = builder.cell("uce-ring", "text", 1, 96, 96)
+    latent = builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    _controls(builder)
+    builder.decide(text, "uce-ring", "text", 0.0005, 0.0485)
+    builder.decide(latent, "uce-ring", "latent-whitebox", 0.0, 0.0605)
+    return builder.result(VerdictStatus.PASS, ("every decided cell is under its limit",), CHECKS)
+
+
+def inconclusive() -> RunResult:
+    builder = Builder()
+    text = builder.cell("uce-ring", "text", 6, 80, 96)
+    _controls(builder, reference=9)
+    builder.decide(text, "uce-ring", "text", 0.03, 0.31)
+    checks = (
+        *CHECKS,
+        CheckResult("one reading per picture and instrument", "sql", "failed", "picture 17 was read twice", 1),
+        CheckResult("manifest digests are unique", "great-expectations", "error", "KeyError: 'pixel_sha256'", 0),
+    )
+    reasons = ("control reference: 9 of 16, at least 90% required", "check 'one reading per picture' returned 1 row")
+    return builder.result(VerdictStatus.INCONCLUSIVE, reasons, checks)
+
+
+def all_unassessed() -> RunResult:
+    builder = Builder()
+    text = builder.cell("uce-ring", "text", 0, 0, 96)
+    latent = builder.cell("uce-ring", "latent-whitebox", 0, 0, 48, reason="round-trip")
+    builder.round_trips[-1] = RoundTripRow(latent, 48, float("nan"), float("inf"), float("nan"), float("-inf"), 0.0, 48)
+    builder.decide(text, "uce-ring", "text", 0.0, 1.0)
+    builder.decide(latent, "uce-ring", "latent-whitebox", 0.0, 1.0)
+    return builder.result(VerdictStatus.INCONCLUSIVE, ("nothing was assessed",), ())
+
+
+def empty() -> RunResult:
+    return RunResult(
+        "r0", "empty", "2026-11-22T02:26:22+00:00", {}, {}, (), (), (), (), (),
+        Verdict(VerdictStatus.INCONCLUSIVE, (), (), ()),
+    )  # fmt: skip
+
+
+HOSTILE = (
+    "<script>alert('x')</script>\"'|`**[a](b)**\n\n# {{ 7*7 }} $\\frac{1}$ \x1b[31m\x00\u202e\ud800 &amp; ]]> [red]"
+)
+
+
+def hostile() -> RunResult:
+    """Every string a run can carry, set to `HOSTILE`, and very long names."""
+    run = failing()
+    name = HOSTILE + "n" * 300
+
+    def poison(record: object) -> dict[str, object]:
+        return {
+            field.name: name
+            for field in dataclasses.fields(record)  # type: ignore[arg-type]
+            if isinstance(getattr(record, field.name), str)
+            and field.name not in ("status", "role", "control", "outcome", "unit_key")
+        }
+
+    verdict = dataclasses.replace(
+        run.verdict,
+        reasons=(name,),
+        decisions=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.decisions),
+        checks=tuple(dataclasses.replace(c, **poison(c)) for c in run.verdict.checks),
+    )
+    return dataclasses.replace(
+        run,
+        name=name,
+        run_id=name,
+        created_at=name,
+        spec={name: name, "backbone": name, "concepts": [{"name": name, "phrase": name}], "scenarios": name},
+        provenance={name: {name: [name]}, "backbone": name},
+        instruments=tuple({**i, "detector": name, "parameters": name, "weights_sha256": name} for i in run.instruments),
+        crr=tuple(dataclasses.replace(row, **poison(row)) for row in run.crr),
+        unassessed=tuple(dataclasses.replace(row, **poison(row), example=name) for row in run.unassessed),
+        samples=tuple(dataclasses.replace(sample, reason=name) for sample in run.samples),
+        verdict=verdict,
+    )
+
+
+def picture(sample: Sample) -> bytes:
+    """PNG bytes of a 64 x 64 scene that differs from case to case."""
+    rng = np.random.default_rng(sample.image_id)
+    ground = rng.integers(150, 255, 3, dtype=np.uint8)
+    image = Image.fromarray(np.broadcast_to(ground, (64, 64, 3)) - rng.integers(0, 12, (64, 64, 3), dtype=np.uint8))
+    x, y = (int(v) for v in rng.integers(8, 28, 2))
+    color = tuple(int(v) for v in rng.integers(0, 140, 3))
+    draw = ImageDraw.Draw(image)
+    if sample.outcome == "hit":
+        draw.ellipse((x, y, x + 26, y + 26), outline=color, width=6)
+    else:
+        draw.rectangle((x, y, x + 22, y + 22), fill=color)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
