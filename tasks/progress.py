@@ -80,9 +80,9 @@ class StageProgress:
         if total > done:
             self._tell(f"{stage} units of run {run_id}")
 
-    def advance(self) -> None:
-        """Count one more unit."""
-        self.done += 1
+    def show(self, done: int) -> None:
+        """Show that `done` units need nothing more from this process."""
+        self.done = done
         _reporter.update(self.stage, self.done)
         if time.monotonic() - self._told >= ARTIFACT_SECONDS:
             self._tell()

@@ -60,6 +60,7 @@ def run_units(
         missing = stage.missing(unit)
         if missing:
             failures.append(Failure(kind, unit.key, f"not tried: {missing[0]} is not in the journal"))
+            progress.show(stage.settled)
             continue
         _ = run.worker  # one that cannot be made ends the run here, with its own message
         started = time.perf_counter()
@@ -72,7 +73,7 @@ def run_units(
                 failures.append(Failure(kind, unit.key, f"{report.errors} of {report.rows} rows are errors"))
         else:
             failures.append(_failed(run, unit, failure(state), essential))
-        progress.advance()
+        progress.show(stage.settled)
     progress.end()
     return StageReport(
         kind=kind,
@@ -109,6 +110,7 @@ class _Stage:
         self._refresh()
         keys = self.plan.units["key"]
         self.before = sum(keys[row].as_py() in self.done for row in self.rows)
+        self.settled = self.before  # complete before, tried here, or complete elsewhere meanwhile
         self._available: set[str] | None = None
 
     def _refresh(self) -> None:
@@ -125,7 +127,9 @@ class _Stage:
             key = keys[row].as_py()
             if key in self.done:
                 self.elsewhere += key not in began
+                self.settled += key not in began
                 continue
+            self.settled += 1
             yield self._unit(row)
 
     def _unit(self, row: int) -> Unit:
