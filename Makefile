@@ -16,8 +16,8 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $@
 
 demo: $(STAMP) ## run a complete testbed audit and print its verdict
-	$(BIN)/erasure-audit testbed scenes demo/corpus/ring --concept ring --count 32
-	$(BIN)/erasure-audit testbed scenes demo/corpus/arrow --concept arrow --count 16
+	$(BIN)/erasure-audit testbed scenes demo/corpus/ring --class ring --count 32
+	$(BIN)/erasure-audit testbed scenes demo/corpus/arrow --class arrow --count 16
 	$(BIN)/erasure-audit run deployments/specs/demo.yaml --exit-zero
 
 test: $(STAMP) ## run the test suite without the long tests
