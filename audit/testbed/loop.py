@@ -80,9 +80,7 @@ class Training:
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
                 print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
-            if self.step % M = TypeVar("M", bound=nn.Module)
-
-CHECKPOINT_EVERY == 0 or self.step == self.steps:
+            if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self._save()
         self.use_average()
 
