@@ -47,10 +47,7 @@ def document(corpus: str) -> dict[str, Any]:
         ],
         "neighbour_cases": 2,
         "controls": {"cases": 4, "unlearned": ["arrow"]},
-        "detectors": [
-            {"name": "clip-judge", "kind": "clip-zero-shot", "model": "testbed/judge"},
-            {"name": "classifier", "kind": "classifier", "model": "testbed/classifier"},
-        ],
+        "detectors": [{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
         "gate": {
             "version": "test",
             "judges": ["classifier"],
@@ -101,11 +98,16 @@ def marts(root: Path) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of the newest published index, without what names the run."""
     published = max((root / "db" / "published").glob("*.duckdb"))
     with duckdb.connect(str(published), read_only=True) as con:
-        return {name: con.execute(f"select {columns} from {name} order by all").fetchall() for name, columns in MARTS.items()}
+        return {
+            name: con.execute(f"select {columns} from {name} order by all").fetchall()
+            for name, columns in MARTS.items()
+        }
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory, bucket: tuple[dict[str, str], str]) -> tuple[Path, dict[str, Any], int]:
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, bucket: tuple[dict[str, str], str]
+) -> tuple[Path, dict[str, Any], int]:
     """Folder, JSON document and exit code of one uninterrupted run from S3."""
     folder = tmp_path_factory.mktemp("run")
     variables, corpus = bucket
@@ -117,7 +119,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory, bucket: tuple[dict[str, s
 
 def rates(root: Path) -> dict[tuple[str, str, str], tuple[int, int, int]]:
     published = max((root / "db" / "published").glob("*.duckdb"))
-    query = "select subject, coalesce(control, role), defence || '/' || scenario, hits, assessed, planned from mart_crr where detector = 'classifier'"
+    query = """
+        select subject, coalesce(control, role), defence || '/' || scenario, hits, assessed, planned
+        from mart_crr where detector = 'classifier'
+    """
     with duckdb.connect(str(published), read_only=True) as con:
         return {(row[0], row[1], row[2]): row[3:] for row in con.execute(query).fetchall()}
 
