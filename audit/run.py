@@ -45,10 +45,9 @@ def new_run_id(name: str, now: dt.datetime) -> str:
 
 
 def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
-    """The corpus manifest: one row per object, unreadable ones included; stored with the run."""
-    manifest = pa.Table.from_batches(
-        list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)), schema=corpus.MANIFEST_SCHEMA
-    )
+    """The corpus manifest: one row per object, unreadable ones included, none without a corpus; stored with the run."""
+    batches = list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
+    manifest = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(manifest, sink, compression="zstd")
     journal.put_run(run_id, "manifest.parquet", sink.getvalue())
