@@ -23,7 +23,7 @@ from audit.plan import KINDS, read_plan
 from tests.flows.audits import plan_run, tiny_spec
 from tests.flows.servers import clean_environment, cli, prefect, prefect_server, process, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERDICTS = (0, 3, 4)
 
@@ -62,8 +62,12 @@ def test_one_command_audits_without_a_server(spec: Path, tmp_path: Path) -> None
     assert "resume" not in done.stderr
 
 
-def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], spec: Path, tmp_path: Path) -> None:
+def test_a_schedule_fires_and_completes_an_audit(
+    server: dict[str, str], tiny_folder: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "runs"
+    text = [{"name": "text", "cases": 1, "sampler": {"steps": 2}}]
+    spec = tiny_spec(tmp_path, tiny_folder, scenarios=text, corpus=[], controls={"cases": 1, "random_latent": False})
     prefect(server, REPOSITORY, "work-pool", "create", "audit-pool", "--type", "process")
     file = str(REPOSITORY / "deployments" / "prefect.yaml")
     prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
@@ -86,7 +90,7 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], spec: P
             runs = ask(server, "flow_runs/filter", ended)
             return [run for run in runs if run["deployment_id"] == found["nightly-audit"]["id"]]
 
-        (run, *_) = wait_for("a scheduled run that ends", completed, 600, log)
+        (run, *_) = wait_for("a scheduled run that ends", completed, 1200, log)
     assert run["state_type"] == "COMPLETED", log.read_text(errors="replace")[-3000:]
     assert run["auto_scheduled"]
     run_id = Journal(str(root)).runs()[0]
@@ -107,6 +111,7 @@ def test_a_missing_slot_is_refused_before_anything_is_computed(
     assert not Journal(str(root)).runs()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_is_resumed_by_helpers(server: dict[str, str], spec: Path, tmp_path: Path) -> None:
     prefect(server, REPOSITORY, "gcl", "create", "gpu", "--limit", "1")
     root, log = tmp_path / "runs", tmp_path / "run.log"
@@ -133,9 +138,8 @@ def test_an_interrupted_run_is_resumed_by_helpers(server: dict[str, str], spec: 
     assert limit["active_slots"] == 0
 
 
-def test_a_unit_that_fails_does_not_stop_the_others(
-    server: dict[str, str], tiny_folder: Path, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_a_unit_that_fails_does_not_stop_the_others(server: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     run_id = plan_run(tiny_spec(tmp_path, tiny_folder), root)
     picture = sorted((tmp_path / "corpus" / "ring").iterdir())[0]
