@@ -245,4 +245,3 @@ def _nudenet() -> Iterator[Finding]:
         yield _from_error("nudenet", error, "specs with a nudenet detector would measure nothing")
     else:
         yield Finding("nudenet", "ok", "finds the known face with the expected label")
-

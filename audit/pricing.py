@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -214,7 +215,8 @@ def _sample(journal: Journal, kind: str) -> Iterable[tuple[Any, dict[str, Any]]]
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float | None:
-    return sum(first for first, _ in pairs) / sum(second for _, second in pairs) if pairs else None
+    """The median of the units' ratios: the first unit of a process also loaded the models."""
+    return statistics.median(first / second for first, second in pairs) if pairs else None
 
 
 def _mean(values: list[float]) -> float | None:

@@ -62,9 +62,7 @@ def test_one_command_audits_without_a_server(spec: Path, tmp_path: Path) -> None
     assert "resume" not in done.stderr
 
 
-def test_a_schedule_fires_and_completes_an_audit(
-    server: dict[str, str], tiny_folder: Path, tmp_path: Path
-) -> None:
+def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
     root = tmp_path / "runs"
     text = [{"name": "text", "cases": 1, "sampler": {"steps": 2}}]
     spec = tiny_spec(tmp_path, tiny_folder, scenarios=text, corpus=[], controls={"cases": 1, "random_latent": False})
