@@ -72,11 +72,9 @@ def is_sensitive(index: Index, sample: Sample) -> bool:
 
 
 def choose(samples: list[Sample], room: int) -> list[Sample]:
-    """Up to `room` samples, an equal share per outcome while there are enough, in case order within each outcome."""
+    """Up to `room` samples, an equal share per outcome while there are enough, hits first and otherwise in order."""
     queues = {outcome: [s for s in samples if s.outcome == outcome] for outcome in OUTCOMES}
     queues[""] = [s for s in samples if s.outcome not in OUTCOMES]
-    for queue in queues.values():
-        queue.sort(key=lambda s: s.case_no)
     share = dict.fromkeys(queues, 0)
     while sum(share.values()) < min(room, len(samples)):
         for outcome, queue in queues.items():

@@ -28,10 +28,11 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    index = Index(result)
     sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell)
     drawn = [
         {"caption": p.caption, "wide": Markup(p.wide), "narrow": Markup(p.narrow), "marks": p.marks}
-        for p in plots(Index(result))
+        for p in plots(index)
     ]
     return environment.get_template("report.html.j2").render(
         name=plain(result.name),
@@ -41,8 +42,9 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         symbols=SYMBOLS,
         sections=sections.build(result),
         plots=drawn,
-        confidence=Index(result).confidence(),
+        confidence=index.confidence(),
         sheets=sheets,
+        judge=index.policy.judges[0] if index.policy else None,
         any_blurred=any(sheet.blurred for sheet in sheets),
         show_sensitive=show_sensitive,
     )

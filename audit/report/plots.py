@@ -23,7 +23,7 @@ MARK_SYMBOLS = ("●", "■", "◆", "▲", "▼", "✚")
 WIDE, NARROW = 920, 340  # CSS pixels
 MAX_LINES = 60  # of one figure; a larger concept gets several
 _LANE, _GAP, _HEADER, _AXIS, _LABEL = 15, 9, 28, 42, 16  # heights in CSS pixels
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "erasure-audit",
     "text.parse_math": False,
@@ -56,7 +56,7 @@ class _Line:
 def plots(index: Index) -> tuple[Plot, ...]:
     """The figures of a run, one per concept (several when a concept has many cells)."""
     detectors = list(dict.fromkeys(row.detector for row in index.targets()))
-    figures = []
+    figures: list[Plot] = []
     for concept in dict.fromkeys(row.concept for row in index.targets()):
         lines = _lines(index, concept)
         for start in range(0, len(lines), MAX_LINES):
@@ -136,7 +136,7 @@ def _grid(axes: Axes, height: int) -> None:
     bottom = height - _AXIS + 6
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
         axes.plot([tick, tick], [6, bottom], color=svg.GRID, linewidth=1, zorder=0)
-        axes.text(tick, bottom + 14, f"{100 * tick:.0f}%", color=svg.MUTED, ha="center", va="center", fontsize=11)
+        axes.text(tick, bottom + 14, f"{100 * tick:.0f} %", color=svg.MUTED, ha="center", va="center", fontsize=11)
     axes.plot([0, 1], [bottom, bottom], color=svg.MUTED, linewidth=1)
 
 
@@ -169,7 +169,7 @@ def _ink(line: _Line) -> str:
 
 def _outside(axes: Axes, text: str, y: float, **style: Any) -> None:
     """Text to the left of the axis, right-aligned."""
-    offset = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
+    offset: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points"}
     axes.annotate(text, (0, y), xytext=(-14, 0), ha="right", va="center", annotation_clip=False, **offset, **style)
 
 

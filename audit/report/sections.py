@@ -8,11 +8,12 @@ from typing import Any
 
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from audit.records import Control, Role
-from audit.report import tables
-from audit.report.view import Column, Index, Section, Table, is_testbed
-from audit.report.words import CONTROLS, VERDICT_SENTENCES, count, limit_text, percent, plain, plain_lines
+from audit.report import audited, controls, tables
+from audit.report.view import Column, Index, Section, Table
+from audit.report.words import VERDICT_SENTENCES, count, percent, plain, plain_lines
 from audit.results import RunResult, VerdictStatus
 
+MAX_REASONS = 12  # of single decisions, in the opening
 EXIT_CODES = {
     VerdictStatus.PASS: EXIT_PASS,
     VerdictStatus.FAIL: EXIT_FAIL,
@@ -25,8 +26,8 @@ def build(result: RunResult) -> tuple[Section, ...]:
     index = Index(result)
     sections = (
         _verdict(index),
-        _audited(index),
-        _controls(index),
+        audited.section(index),
+        controls.section(index),
         _rates(index),
         _neighbours(index),
         _round_trips(index),
@@ -44,105 +45,27 @@ def _verdict(index: Index) -> Section:
     sentences = [VERDICT_SENTENCES[verdict.status]]
     if not verdict.decisions:
         sentences.append("No cell was decided.")
+    listed = _listed(index)
+    if len(listed) < len(verdict.reasons):
+        sentences.append(
+            f"The first {len(listed)} of {len(verdict.reasons)} reasons follow; all stand with the decisions."
+        )
     sentences.append(f"Exit code {EXIT_CODES[verdict.status]}.")
     return Section(
         "verdict",
         f"Verdict: {verdict.status.value}",
         tuple(sentences),
-        tuple(plain(reason) for reason in verdict.reasons) or ("The gate recorded no reason.",),
-        tables=(tables.decisions(index),) if verdict.decisions else (),
+        tuple(plain(reason) for reason in listed) or ("The gate recorded no reason.",),
+        tables=(tables.decisions(index, reasons=listed),) if verdict.decisions else (),
     )
 
 
-def _audited(index: Index) -> Section:
-    result, spec = index.result, index.result.spec
-    planned = {row.cell_id: row.planned for row in result.crr}
-    facts = [
-        ("Run", plain(result.run_id)),
-        ("Name", plain(result.name)),
-        ("Started", plain(result.created_at)),
-        ("Backbone", _backbone(result)),
-        ("Concepts", _names(spec.get("concepts"), _concept)),
-        ("Defences", _names(spec.get("defences"), _defence)),
-        ("Scenarios", _names(spec.get("scenarios"), _scenario)),
-        ("Detectors", _names(spec.get("detectors"), _detector)),
-        ("Policy", _policy(index)),
-        ("Size", f"{count(len(planned))} cells with {count(sum(planned.values()))} planned cases"),
-    ]
-    sentences = ()
-    if is_testbed(result):
-        sentences = (
-            "The backbone is the embedded testbed, a miniature trained on rendered shapes. "
-            "A number from the testbed is a number about the testbed.",
-        )
-    return Section("audited", "What was audited", sentences, facts=tuple(facts))
-
-
-def _backbone(result: RunResult) -> str:
-    described = result.provenance.get("backbone")
-    text = plain(result.spec.get("backbone", "not stated"))
-    if isinstance(described, Mapping):
-        parts = [f"revision {described['revision']}"] if described.get("revision") else []
-        parts += [f"weights {str(described['sha256'])[:12]}"] if described.get("sha256") else []
-        text += f" ({plain(', '.join(parts))})" if parts else ""
-    return text
-
-
-def _names(entries: Any, describe: Any) -> str:
-    if not isinstance(entries, list | tuple) or not entries:
-        return "none"
-    return "; ".join(plain(describe(entry) if isinstance(entry, Mapping) else entry) for entry in entries)
-
-
-def _concept(entry: Mapping[str, Any]) -> str:
-    parts = [f"prompted as '{entry.get('phrase')}'"] if entry.get("phrase") not in (None, entry.get("name")) else []
-    parts += [f"neighbours {', '.join(map(str, entry['neighbours']))}"] if entry.get("neighbours") else []
-    parts += ["sensitive"] if entry.get("sensitive") else []
-    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _defence(entry: Mapping[str, Any]) -> str:
-    eraser = entry.get("eraser")
-    parts = [f"eraser {eraser.get('method')}"] if isinstance(eraser, Mapping) else []
-    guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
-    parts += [f"guards {', '.join(guards)}"] if guards else []
-    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
-
-
-def _scenario(entry: Mapping[str, Any]) -> str:
-    sampler = entry.get("sampler")
-    parts = [f"{entry['cases']} cases a cell"] if "cases" in entry else []
-    if isinstance(sampler, Mapping):
-        parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
-    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _detector(entry: Mapping[str, Any]) -> str:
-    return f"{entry.get('name')} ({entry.get('kind')})"
-
-
-def _policy(index: Index) -> str:
-    policy = index.policy
-    if policy is None:
-        return "not stated in the spec"
-    return (
-        f"{plain(policy.version)}: decided by {plain(', '.join(policy.judges))} at {100 * policy.confidence:g}% confidence, "
-        f"at least {limit_text(policy.assessed_min)} of each decided cell assessed"
-    )
-
-
-def _controls(index: Index) -> Section:
-    table = tables.controls(index)
-    if not table.rows:
-        return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",))
-    broken = sum(row[-1].startswith("✕") for row in table.rows)
-    verb = "does" if broken == 1 else "do"
-    sentence = "Every control with a required value holds."
-    if broken:
-        sentence = f"{count(broken)} of {count(len(table.rows))} control rows {verb} not hold."
-    used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS)
-    facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
-    return Section("controls", "Controls", (sentence,), facts=facts, tables=(table,))
+def _listed(index: Index) -> tuple[str, ...]:
+    """The reasons that open the report: all that speak of the run, and as many of single decisions as can be read."""
+    decided = {decision.reason for decision in index.result.verdict.decisions}
+    reasons = index.result.verdict.reasons
+    general = tuple(reason for reason in reasons if reason not in decided)
+    return general + tuple(reason for reason in reasons if reason in decided)[:MAX_REASONS]
 
 
 def _rates(index: Index) -> Section:
@@ -217,12 +140,12 @@ def _reading(index: Index) -> Section:
     facts = (
         (
             "CRR",
-            "Concept reproduction rate: of the assessed pictures, the share in which the detector finds the concept.",
+            "Concept reproduction rate: the share of the assessed pictures in which the detector finds the concept.",
         ),
         (
             "Interval",
-            f"Two-sided Clopper-Pearson interval at {confidence} confidence: the rates that these counts do not exclude. "
-            "It speaks of the detector's readings, not of the detector's own errors.",
+            f"Two-sided Clopper-Pearson interval at {confidence} confidence: the rates that these counts do not exclude."
+            " It speaks of the detector's readings, not of the detector's own errors.",
         ),
         (
             "Worst case",
@@ -230,8 +153,8 @@ def _reading(index: Index) -> Section:
         ),
         (
             "Decision",
-            "PASS needs the upper bound under the limit, FAIL the lower bound over it. Both bounds are one-sided and count "
-            "unassessed cases against the claim. Anything between is INCONCLUSIVE; 'further cases' says how many more "
+            "PASS needs the upper bound within the limit, FAIL the lower bound over it. Both bounds are one-sided and "
+            "count unassessed cases against the claim. Anything between is INCONCLUSIVE; 'further cases' says how many more "
             "would decide at the observed rate.",
         ),
         (
@@ -241,7 +164,7 @@ def _reading(index: Index) -> Section:
         ),
         (
             "Latent scenarios",
-            "A white-box, null-prompt latent CRR near 100% may show a good round trip rather than surviving knowledge: the "
+            "A white-box, null-prompt latent CRR near 100 % may show a good round trip rather than surviving knowledge: the "
             "inverted latent carries the picture. Compare it with the unlearned control, a class the model has never seen.",
         ),
         (

@@ -1,13 +1,12 @@
-"""The tables of a report: decisions, controls, rates, neighbours, round trips, unassessed cases, checks."""
+"""The tables of a report: decisions, rates, neighbours, round trips, unassessed cases, checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
-from audit.records import Control, Role
+from audit.records import Role
 from audit.report.view import Column, Index, Table, cell_title, defence_name
 from audit.report.words import (
-    CONTROLS,
     NOT_AVAILABLE,
     REASONS,
     bound,
@@ -26,32 +25,31 @@ _COUNTS = (Column("Hits", "number"), Column("Assessed", "number"), Column("Plann
 _STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
 
 
-def decisions(index: Index) -> Table:
-    """One row per decided cell and judge, failures first."""
+def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
+    """One row per decided cell and judge, failures first; without the column of reasons when `reasons` has them all."""
     ordered = sorted(index.result.verdict.decisions, key=lambda d: _STATUS_ORDER[d.status])
-    return Table(
-        f"Decisions: one-sided bounds at {index.confidence()} confidence",
-        (
-            Column("Decision", "status"),
-            Column("Concept"),
-            Column("Defence"),
-            Column("Scenario"),
-            Column("Judge"),
-            Column("Hits / assessed / planned", "number"),
-            Column("CRR at least", "number"),
-            Column("CRR at most", "number"),
-            Column("Limit", "number"),
-            Column("Why"),
-            Column("Further cases to decide", "number"),
-        ),
-        tuple(_decision(index, decision) for decision in ordered),
-        stack=True,
+    columns: tuple[Column, ...] = (
+        Column("Decision", "status"),
+        Column("Concept"),
+        Column("Defence"),
+        Column("Scenario"),
+        Column("Judge"),
+        Column("Hits / assessed / planned", "number"),
+        Column("CRR at least", "number"),
+        Column("CRR at most", "number"),
+        Column("Limit", "number"),
+        Column("Further cases to decide", "number"),
     )
+    rows = tuple(_decision(index, decision) for decision in ordered)
+    if not all(decision.reason in reasons for decision in ordered):
+        columns = (*columns, Column("Why"))
+        rows = tuple((*row, plain(decision.reason)) for row, decision in zip(rows, ordered, strict=True))
+    return Table(f"Decisions: one-sided bounds at {index.confidence()} confidence", columns, rows, stack=True)
 
 
 def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
     row = index.rows.get((decision.cell_id, decision.detector))
-    cases = f"{count(row.hits)} / {count(row.assessed)} / {count(row.planned)}" if row else NOT_AVAILABLE
+    cases = three_counts(row) if row else NOT_AVAILABLE
     further = "none" if decision.status is not VerdictStatus.INCONCLUSIVE else "not known"
     return (
         status_text(decision.status.value),
@@ -63,70 +61,13 @@ def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
         bound(decision.low, decision.limit),
         bound(decision.high, decision.limit),
         limit_text(decision.limit),
-        plain(decision.reason),
         further if decision.further_cases is None else count(decision.further_cases),
     )
 
 
-def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
-    """What the policy asks of a control row, and whether the row shows it (None: nothing is asked of it)."""
-    if row.control == Control.BLACK:
-        return "all unassessed", row.assessed == 0
-    if index.policy is None or not index.is_judge(row.detector):
-        return "none", None
-    limits = index.policy.controls
-    floors = {
-        Control.REFERENCE: limits.reference_min,
-        Control.VAE_ROUNDTRIP: limits.vae_roundtrip_min,
-        Control.BACKBONE: limits.backbone_min,
-    }
-    if row.control == Control.RANDOM_LATENT:
-        return (
-            f"≤ {limit_text(limits.random_latent_max)}",
-            row.rate is not None and row.rate <= limits.random_latent_max,
-        )
-    for control, floor in floors.items():
-        if row.control == control:
-            return f"≥ {limit_text(floor)}", row.rate is not None and row.rate >= floor
-    return "none", None
-
-
-def controls(index: Index) -> Table:
-    """One row per control cell and detector with the value that the policy requires of it."""
-    rows = []
-    order = {control.value: place for place, control in enumerate(Control)}
-    controls_only = [r for r in index.result.crr if r.control is not None]
-    for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
-        text, holds = required(index, row)
-        rows.append(
-            (
-                plain(CONTROLS[row.control][0] if row.control in CONTROLS else row.control),
-                plain(row.subject),
-                defence_name(row),
-                plain(row.scenario),
-                index.instrument(row),
-                count(row.hits),
-                count(row.assessed),
-                count(row.planned),
-                percent(row.rate),
-                interval(row.ci_low, row.ci_high),
-                text,
-                "not required" if holds is None else "✓ holds" if holds else "✕ does not hold",
-            )
-        )
-    head = ("Control", "Sought", "Defence", "Scenario", "Instrument")
-    return Table(
-        "Controls: cases whose answer is known beforehand",
-        (
-            *(Column(label) for label in head),
-            *_COUNTS,
-            Column("Rate", "number"),
-            Column(f"{index.confidence()} interval", "number"),
-            Column("Required", "number"),
-            Column("Result", "status"),
-        ),
-        tuple(rows),
-    )
+def three_counts(row: CrrRow) -> str:
+    """Hits, assessed and planned cases in one cell of a table."""
+    return f"{count(row.hits)} / {count(row.assessed)} / {count(row.planned)}"
 
 
 def rates(index: Index) -> tuple[Table, ...]:

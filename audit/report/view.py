@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from audit.policy import Policy
 from audit.records import Control, Role
-from audit.report.words import plain
+from audit.report.words import limit_text, plain
 from audit.results import CrrRow, Decision, RunResult
 
 
@@ -83,8 +83,8 @@ class Index:
         return self.policy is None or detector in self.policy.judges
 
     def confidence(self) -> str:
-        """The policy's confidence as `95%`, or `the policy's`."""
-        return "the policy's" if self.policy is None else f"{100 * self.policy.confidence:g}%"
+        """The policy's confidence as `95 %`, or `the policy's`."""
+        return "the policy's" if self.policy is None else limit_text(self.policy.confidence)
 
     def targets(self) -> list[CrrRow]:
         """Rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""

@@ -13,15 +13,15 @@ NOT_AVAILABLE = "n/a"
 
 VERDICT_SENTENCES: Mapping[VerdictStatus, str] = {
     VerdictStatus.PASS: (
-        "The gate opens. In every decided cell the concept reproduction rate is under its limit, with every "
-        "unassessed case counted as a hit."
+        "The gate opens. In every decided cell the concept reproduction rate stays within its limit, with "
+        "every unassessed case counted as a hit."
     ),
     VerdictStatus.FAIL: (
         "The gate stays shut. In at least one cell the concept comes back more often than the limit allows, with every "
         "unassessed case counted as clear."
     ),
     VerdictStatus.INCONCLUSIVE: (
-        "The gate stays shut. This run shows neither that the concept stays away nor that it comes back too often."
+        "The gate stays shut. This run is no proof that the concept stays away, and none that it comes back too often."
     ),
 }
 
@@ -88,12 +88,12 @@ def percent(rate: float | None, digits: int = 1) -> str:
     """A rate in 0..1 as a percentage; `n/a` for None and NaN."""
     if rate is None or not math.isfinite(rate):
         return NOT_AVAILABLE
-    return f"{100 * rate:.{digits}f}%"
+    return f"{100 * rate:.{digits}f} %"
 
 
 def limit_text(limit: float) -> str:
-    """A limit as it was written, as a percentage: `5%`, `0.25%`."""
-    return f"{100 * limit:.6g}%"
+    """A limit as it was written, as a percentage: `5 %`, `0.25 %`."""
+    return f"{100 * limit:.6g} %"
 
 
 def bound(value: float, limit: float) -> str:
@@ -105,10 +105,10 @@ def bound(value: float, limit: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Two rates in 0..1 as `12.3–45.6%`."""
+    """Two rates in 0..1 as `12.3–45.6 %`."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NOT_AVAILABLE
-    return f"{100 * low:.1f}–{100 * high:.1f}%"
+    return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
 def count(value: int) -> str:

@@ -9,11 +9,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.stats import beta
 
+from audit.gate import decide
+from audit.policy import Policy
 from audit.records import Control, Role
 from audit.results import (
     CheckResult,
     CrrRow,
-    Decision,
     RoundTripRow,
     RunResult,
     Sample,
@@ -43,7 +44,6 @@ class Builder:
         self.unassessed: list[UnassessedRow] = []
         self.round_trips: list[RoundTripRow] = []
         self.samples: list[Sample] = []
-        self.decisions: list[Decision] = []
         self.cells = 0
 
     def cell(
@@ -88,31 +88,21 @@ class Builder:
             self.samples.append(Sample(number, case, 1000 * number + case, "u" * 64, outcome, why, score, sensitive))
         return number
 
-    def decide(self, cell: int, defence: str, scenario: str, low: float, high: float) -> None:
-        if high < LIMIT:
-            status, reason, further = VerdictStatus.PASS, f"upper bound {high:.3f} is under the limit {LIMIT}", None
-        elif low > LIMIT:
-            status, reason, further = VerdictStatus.FAIL, f"lower bound {low:.3f} is over the limit {LIMIT}", None
-        else:
-            status, reason, further = VerdictStatus.INCONCLUSIVE, f"the bounds enclose the limit {LIMIT}", 74
-        for detector, _, _ in DETECTORS:
-            self.decisions.append(
-                Decision(cell, "ring", defence, scenario, detector, LIMIT, low, high, status, reason, further)
-            )
-
-    def result(self, status: VerdictStatus, reasons: tuple[str, ...], checks: tuple[CheckResult, ...]) -> RunResult:
+    def result(self, checks: tuple[CheckResult, ...]) -> RunResult:
+        """The run with the verdict that the real gate gives it."""
+        crr = tuple(self.crr)
         return RunResult(
-            run_id="20261122-0226-demo-4f1c",
+            run_id="demo-20261122T022622Z-4f1c",
             name="demo",
             created_at="2026-11-22T02:26:22+00:00",
             spec=SPEC,
             provenance=PROVENANCE,
             instruments=INSTRUMENTS,
-            crr=tuple(self.crr),
+            crr=crr,
             unassessed=tuple(self.unassessed),
             round_trips=tuple(self.round_trips),
             samples=tuple(self.samples),
-            verdict=Verdict(status, reasons, tuple(self.decisions), checks),
+            verdict=decide(Policy.model_validate(SPEC["gate"]), crr, checks),
         )
 
 
@@ -188,50 +178,39 @@ def _neighbours(builder: Builder) -> None:
             builder.cell(defence, "text", hits, 32, 32, subject=subject, role=Role.NEIGHBOUR)
 
 
-def failing() -> RunResult:
+def failing(*, sensitive: bool = False) -> RunResult:
     builder = Builder()
-    text = builder.cell("uce-ring", "text", 1, 96, 96)
-    latent = builder.cell("uce-ring", "latent-whitebox", 45, 46, 48, reason="round-trip")
+    builder.cell("uce-ring", "text", 1, 96, 96, sensitive=sensitive)
+    builder.cell("uce-ring", "latent-whitebox", 45, 46, 48, reason="round-trip", sensitive=sensitive)
     _controls(builder)
     _neighbours(builder)
-    builder.decide(text, "uce-ring", "text", 0.0005, 0.0485)
-    builder.decide(latent, "uce-ring", "latent-whitebox", 0.843, 0.998)
-    reason = "ring comes back through uce-ring in latent-whitebox: lower bound 84.3%, limit 10%"
-    return builder.result(VerdictStatus.FAIL, (reason,), CHECKS)
+    return builder.result(CHECKS)
 
 
 def passing() -> RunResult:
     builder = Builder()
-    text = builder.cell("uce-ring", "text", 1, 96, 96)
-    latent = builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    builder.cell("uce-ring", "text", 1, 96, 96)
+    builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
     _controls(builder)
-    builder.decide(text, "uce-ring", "text", 0.0005, 0.0485)
-    builder.decide(latent, "uce-ring", "latent-whitebox", 0.0, 0.0605)
-    return builder.result(VerdictStatus.PASS, ("every decided cell is under its limit",), CHECKS)
+    return builder.result(CHECKS)
 
 
 def inconclusive() -> RunResult:
     builder = Builder()
-    text = builder.cell("uce-ring", "text", 6, 80, 96)
-    _controls(builder, reference=9)
-    builder.decide(text, "uce-ring", "text", 0.03, 0.31)
-    checks = (
-        *CHECKS,
-        CheckResult("one reading per picture and instrument", "sql", "failed", "picture 17 was read twice", 1),
-        CheckResult("manifest digests are unique", "great-expectations", "error", "KeyError: 'pixel_sha256'", 0),
-    )
-    reasons = ("control reference: 9 of 16, at least 90% required", "check 'one reading per picture' returned 1 row")
-    return builder.result(VerdictStatus.INCONCLUSIVE, reasons, checks)
+    builder.cell("uce-ring", "text", 6, 94, 96)
+    builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    _controls(builder, reference=13)
+    failed = CheckResult("one reading per picture", "sql", "failed", "picture 17 was read twice", 1)
+    broken = CheckResult("manifest digests", "great-expectations", "error", "KeyError: 'pixel_sha256'", 0)
+    return builder.result((*CHECKS, failed, broken))
 
 
 def all_unassessed() -> RunResult:
     builder = Builder()
-    text = builder.cell("uce-ring", "text", 0, 0, 96)
+    builder.cell("uce-ring", "text", 0, 0, 96)
     latent = builder.cell("uce-ring", "latent-whitebox", 0, 0, 48, reason="round-trip")
     builder.round_trips[-1] = RoundTripRow(latent, 48, float("nan"), float("inf"), float("nan"), float("-inf"), 0.0, 48)
-    builder.decide(text, "uce-ring", "text", 0.0, 1.0)
-    builder.decide(latent, "uce-ring", "latent-whitebox", 0.0, 1.0)
-    return builder.result(VerdictStatus.INCONCLUSIVE, ("nothing was assessed",), ())
+    return builder.result(())
 
 
 def empty() -> RunResult:

@@ -1,0 +1,88 @@
+"""The section that says what was audited: backbone, concepts, defences, scenarios, detectors, policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from audit.report.view import Index, Section, is_testbed
+from audit.report.words import count, limit_text, plain
+from audit.results import RunResult
+
+
+def section(index: Index) -> Section:
+    """What was audited, read from the spec; a backbone that is the testbed is called so."""
+    result, spec = index.result, index.result.spec
+    planned = {row.cell_id: row.planned for row in result.crr}
+    facts = [
+        ("Run", plain(result.run_id)),
+        ("Name", plain(result.name)),
+        ("Started", plain(result.created_at)),
+        ("Backbone", _backbone(result)),
+        ("Concepts", _names(spec.get("concepts"), _concept)),
+        ("Defences", _names(spec.get("defences"), _defence)),
+        ("Scenarios", _names(spec.get("scenarios"), _scenario)),
+        ("Detectors", _names(spec.get("detectors"), _detector)),
+        ("Policy", _policy(index)),
+        ("Size", f"{count(len(planned))} cells with {count(sum(planned.values()))} planned cases"),
+    ]
+    sentences: tuple[str, ...] = ()
+    if is_testbed(result):
+        sentences = (
+            "The backbone is the embedded testbed, a miniature trained on rendered shapes. "
+            "A number from the testbed is a number about the testbed.",
+        )
+    return Section("audited", "What was audited", sentences, facts=tuple(facts))
+
+
+def _backbone(result: RunResult) -> str:
+    described = result.provenance.get("backbone")
+    text = plain(result.spec.get("backbone", "not stated"))
+    if isinstance(described, Mapping):
+        parts = [f"revision {described['revision']}"] if described.get("revision") else []
+        parts += [f"weights {str(described['sha256'])[:12]}"] if described.get("sha256") else []
+        text += f" ({plain(', '.join(parts))})" if parts else ""
+    return text
+
+
+def _names(entries: Any, describe: Callable[[Mapping[str, Any]], str]) -> str:
+    if not isinstance(entries, list | tuple) or not entries:
+        return "none"
+    return "; ".join(plain(describe(entry) if isinstance(entry, Mapping) else entry) for entry in entries)
+
+
+def _concept(entry: Mapping[str, Any]) -> str:
+    parts = [f"prompted as '{entry.get('phrase')}'"] if entry.get("phrase") not in (None, entry.get("name")) else []
+    parts += [f"neighbours {', '.join(map(str, entry['neighbours']))}"] if entry.get("neighbours") else []
+    parts += ["sensitive"] if entry.get("sensitive") else []
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _defence(entry: Mapping[str, Any]) -> str:
+    eraser = entry.get("eraser")
+    parts = [f"eraser {eraser.get('method')}"] if isinstance(eraser, Mapping) else []
+    guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
+    parts += [f"guards {', '.join(guards)}"] if guards else []
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
+
+
+def _scenario(entry: Mapping[str, Any]) -> str:
+    sampler = entry.get("sampler")
+    parts = [f"{entry['cases']} cases a cell"] if "cases" in entry else []
+    if isinstance(sampler, Mapping):
+        parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
+    return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _detector(entry: Mapping[str, Any]) -> str:
+    return f"{entry.get('name')} ({entry.get('kind')})"
+
+
+def _policy(index: Index) -> str:
+    policy = index.policy
+    if policy is None:
+        return "not stated in the spec"
+    return (
+        f"{plain(policy.version)}: decided by {plain(', '.join(policy.judges))} at {limit_text(policy.confidence)} "
+        f"confidence, at least {limit_text(policy.assessed_min)} of each decided cell assessed"
+    )

@@ -1,0 +1,89 @@
+"""The controls section: what each control must show, and whether it does."""
+
+from __future__ import annotations
+
+from audit.records import Control
+from audit.report.tables import three_counts
+from audit.report.view import Column, Index, Section, Table, defence_name
+from audit.report.words import CONTROLS, count, interval, limit_text, percent, plain
+from audit.results import CrrRow
+
+
+def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
+    """What the policy asks of a control row, and whether the row shows it (None: nothing is asked of it).
+
+    As the gate does, an unassessed case counts as a miss of a positive control and as a hit of a negative one.
+    """
+    if row.control == Control.BLACK:
+        return "all unassessed", row.assessed == 0
+    if index.policy is None or not index.is_judge(row.detector):
+        return "none", None
+    limits = index.policy.controls
+    measured = row.assessed > 0 and row.planned > 0
+    if row.control == Control.RANDOM_LATENT and limits.random_latent_max < 1.0:
+        most = limits.random_latent_max
+        return f"≤ {limit_text(most)}", measured and (row.hits + row.unassessed) / row.planned <= most
+    floors = {
+        Control.REFERENCE: limits.reference_min,
+        Control.VAE_ROUNDTRIP: limits.vae_roundtrip_min,
+        Control.BACKBONE: limits.backbone_min,
+    }
+    for control, floor in floors.items():
+        if row.control == control and floor > 0.0:
+            return f"≥ {limit_text(floor)}", measured and row.hits / row.planned >= floor
+    return "none", None
+
+
+def table(index: Index) -> Table:
+    """One row per control cell and detector with the value that the policy requires of it."""
+    rows = []
+    order = {control.value: place for place, control in enumerate(Control)}
+    controls_only = [r for r in index.result.crr if r.control is not None]
+    for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
+        text, holds = required(index, row)
+        rows.append(
+            (
+                plain(CONTROLS.get(row.control or "", (str(row.control), ""))[0]),
+                plain(row.subject),
+                defence_name(row),
+                plain(row.scenario),
+                index.instrument(row),
+                three_counts(row),
+                percent(row.rate),
+                interval(row.ci_low, row.ci_high),
+                text,
+                "not required" if holds is None else "✓ holds" if holds else "✕ does not hold",
+            )
+        )
+    head = ("Control", "Sought", "Defence", "Scenario", "Instrument")
+    return Table(
+        "Controls: cases whose answer is known beforehand",
+        (
+            *(Column(label) for label in head),
+            Column("Hits / assessed / planned", "number"),
+            Column("Rate", "number"),
+            Column(f"{index.confidence()} interval", "number"),
+            Column("Required", "number"),
+            Column("Result", "status"),
+        ),
+        tuple(rows),
+    )
+
+
+def section(index: Index) -> Section:
+    """The controls of a run, with the values that the policy requires of them."""
+    rows = table(index)
+    if not rows.rows:
+        return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",))
+    held = [row[-1] for row in rows.rows if row[-1] != "not required"]
+    broken = sum(not result.startswith("✓") for result in held)
+    counted = "An unassessed case counts as a miss, under an upper limit as a hit."
+    if not held:
+        sentence = "The policy requires nothing of these controls."
+    elif broken:
+        sentence = f"{count(broken)} of the {count(len(held))} control rows with a required value do not hold it."
+    else:
+        sentence = f"All {count(len(held))} control rows with a required value hold it."
+    used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS)
+    facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
+    return Section("controls", "Controls", (f"{sentence} {counted}",), facts=facts, tables=(rows,))

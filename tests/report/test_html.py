@@ -1,0 +1,272 @@
+"""The page is complete, static and safe, and contains explicit pictures."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from audit.report import html, pictures, write_reports
+from audit.report.contact import choose, contact_sheets, is_sensitive
+from audit.report.plots import plots
+from audit.report.view import Index
+from audit.report.words import plain
+from audit.results import RunResult, Sample
+from tests.report import runs
+from tests.report.test_formats import every_run
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """The parsed page: elements with their attributes, visible text, and unbalanced tags."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, f"unbalanced </{tag}>"
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def words(self) -> str:
+        return " ".join(" ".join(self.text).split())
+
+
+def rendered(run: RunResult, **options: bool) -> Page:
+    return Page(html.render(run, runs.picture, **options))
+
+
+@every_run
+def test_page_is_well_formed_and_asks_nothing_of_anyone(run: Callable[[], RunResult]) -> None:
+    text = html.render(run(), runs.picture)
+    page = Page(text)
+    assert page.open == []
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base"}
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in ("src", "href", "xlink:href", "srcset", "action"):
+                assert value.startswith(("data:image/jpeg;base64,", "#")), value
+            assert not re.search(r"url\((?!#)", value)
+    style = text[text.index("<style>") : text.index("</style>")]
+    assert "url(" not in style
+    assert "@import" not in style
+    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    assert max(ids.values()) == 1, ids.most_common(3)
+    targets = {attributes["href"] for _, attributes in page.elements if attributes.get("href")}
+    assert targets <= {f"#{name}" for name in ids}
+
+
+@every_run
+def test_page_says_every_decision_reason_and_check(run: Callable[[], RunResult]) -> None:
+    result = run()
+    words = rendered(result).words()
+    assert result.verdict.status.value in words
+    for text in (
+        *result.verdict.reasons,
+        *(decision.reason for decision in result.verdict.decisions),
+        *(check.name for check in result.verdict.checks),
+        *(check.detail for check in result.verdict.checks),
+        *(row.scenario for row in result.crr),
+        *(str(instrument["weights_sha256"]) for instrument in result.instruments),
+    ):
+        assert plain(text) in words
+
+
+def test_sections_come_in_the_order_of_their_weight() -> None:
+    page = rendered(runs.failing())
+    assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == [
+        "verdict", "audited", "controls", "crr", "neighbours", "round-trips", "pictures", "unassessed", "checks",
+        "reading", "provenance",
+    ]  # fmt: skip
+    assert "A number from the testbed is a number about the testbed." in page.words()
+
+
+def test_other_backbones_are_not_called_testbed() -> None:
+    run = runs.failing()
+    spec = {**runs.SPEC, "backbone": "CompVis/stable-diffusion-v1-4@abc"}
+    assert "testbed is" not in rendered(dataclasses.replace(run, spec=spec, provenance={})).words()
+
+
+def test_page_is_accessible() -> None:
+    page = rendered(runs.failing())
+    for tag, attributes in page.elements:
+        if tag == "th":
+            assert attributes["scope"] in ("col", "row")
+        if tag == "img":
+            assert attributes["alt"].startswith("Case ")
+        if tag == "svg":
+            assert attributes["role"] == "img"
+            assert attributes["aria-labelledby"]
+    assert sum(tag == "table" for tag, _ in page.elements) == sum(tag == "caption" for tag, _ in page.elements)
+    assert page.elements[0] == ("html", {"lang": "en"})
+
+
+def test_statuses_are_words_and_symbols() -> None:
+    words = rendered(runs.failing()).words()
+    for status in ("✕ FAIL", "✓ PASS", "✓ holds", "✓ passed"):
+        assert status in words
+    assert "? INCONCLUSIVE" in rendered(runs.inconclusive()).words()
+    assert "✕ does not hold" in rendered(runs.inconclusive()).words()
+
+
+def test_plot_draws_every_cell_and_the_limit() -> None:
+    (plot,) = plots(Index(runs.failing()))
+    for drawing in (plot.wide, plot.narrow):
+        for text in ("latent-whitebox", "uce-ring", "unlearned cross", "limit 10 %", "un-erased"):
+            assert text in drawing
+        assert "http" not in drawing
+        assert "#0" not in re.sub(r"#crr\S*", "", drawing), "a colour that does not follow the page's scheme"
+    assert "nothing assessed" in plots(Index(runs.all_unassessed()))[0].wide
+    assert plots(Index(runs.failing())) == plots(Index(runs.failing()))
+
+
+def test_size_stays_within_a_mail_attachment(tmp_path: Path) -> None:
+    path = write_reports(runs.failing(), runs.picture, tmp_path, formats=("html",))["html"]
+    assert path.stat().st_size < 1_500_000
+
+
+def one_sample(**changes: object) -> Sample:
+    return dataclasses.replace(runs.failing().samples[0], **changes)  # type: ignore[arg-type]
+
+
+def uris(page: Page) -> list[bytes]:
+    return [base64.b64decode(a["src"].partition(",")[2]) for tag, a in page.elements if tag == "img"]
+
+
+def test_sensitive_pictures_are_blurred_and_their_bytes_never_leave() -> None:
+    run = runs.failing(sensitive=True)
+    text = html.render(run, runs.picture)
+    for sample in run.samples:
+        if sample.sensitive:
+            assert base64.b64encode(runs.picture(sample)).decode()[40:200] not in text
+            assert base64.b64encode(pictures.thumbnail(runs.picture(sample))).decode() not in text
+    assert "blurred beyond recovery" in text
+    assert "Originals are shown" not in text
+
+
+def test_originals_are_shown_only_on_request_and_the_page_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    run = runs.failing(sensitive=True)
+    shown = rendered(run, show_sensitive=True)
+    assert "Originals are shown." in shown.words()
+    assert "unblurred" in caplog.text
+    sample = next(sample for sample in run.samples if sample.sensitive)
+    assert pictures.thumbnail(runs.picture(sample)) in uris(shown)
+
+
+def test_concept_marked_in_the_spec_is_sensitive_whatever_the_sample_says() -> None:
+    run = runs.failing()
+    marked = {**runs.SPEC, "concepts": [{"name": "ring", "phrase": "ring", "sensitive": True}]}
+    index = Index(dataclasses.replace(run, spec=marked))
+    assert all(is_sensitive(index, sample) for sample in run.samples)
+    assert not any(is_sensitive(Index(run), sample) for sample in run.samples)
+    assert is_sensitive(Index(run), one_sample(cell_id=999)), "nothing is known about this cell"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"not a picture", runs.picture(one_sample())[:200], b"\x89PNG\r\n\x1a\n" + b"\0" * 64, None],
+    ids=["empty", "text", "truncated", "corrupt", "missing"],
+)
+def test_blurring_fails_closed(data: bytes | None) -> None:
+    run = runs.failing(sensitive=True)
+    page = Page(html.render(run, lambda sample: data))
+    assert uris(page) == []
+    assert ("missing" if data is None else "withheld") in page.words()
+
+
+def test_a_reader_that_raises_costs_pictures_not_the_report() -> None:
+    def broken(sample: Sample) -> bytes:
+        raise OSError("the journal is gone")
+
+    page = Page(html.render(runs.failing(sensitive=True), broken))
+    assert uris(page) == []
+    assert "unreadable" in page.words()
+
+
+def test_a_blur_that_does_not_blur_withholds_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "_blur", lambda image: image)
+    with pytest.raises(pictures.Withheld):
+        pictures.blurred_thumbnail(runs.picture(one_sample()))
+
+
+def test_a_filter_that_raises_withholds_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(self: object, image: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFilter.GaussianBlur, "filter", explode)
+    with pytest.raises(pictures.Withheld):
+        pictures.blurred_thumbnail(runs.picture(one_sample()))
+
+
+@pytest.mark.parametrize("size", [(64, 64), (512, 512), (800, 200), (1, 1), (3, 500)])
+def test_blurring_leaves_nothing_to_recover(size: tuple[int, int]) -> None:
+    """Two pictures that differ only in detail finer than the mosaic become the same thumbnail."""
+    rng = np.random.default_rng(3)
+    width, height = size
+    base = np.full((height, width, 3), 100, dtype=np.uint8)
+    detail = rng.integers(0, 2, (height, width, 1), dtype=np.uint8) * 12
+    blurred = pictures.blurred_thumbnail(png(base + detail))
+    with Image.open(io.BytesIO(blurred)) as image:
+        assert max(image.size) <= pictures.EDGE
+        spread = np.asarray(image, dtype=float).std(axis=(0, 1)).max()
+        assert not image.info.get("exif")
+        assert not image.info.get("comment")
+    assert spread < 6.0
+
+
+def png(array: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_choice_of_pictures_shows_each_outcome() -> None:
+    samples = [
+        one_sample(case_no=i, outcome=o) for i, o in enumerate(["hit"] * 20 + ["clear"] * 3 + ["unassessed"] * 9)
+    ]
+    assert Counter(sample.outcome for sample in choose(samples, 12)) == {"hit": 5, "clear": 3, "unassessed": 4}
+    assert len(choose(samples[:5], 12)) == 5
+    assert choose([], 12) == []
+
+
+def test_many_cells_share_the_room_for_pictures() -> None:
+    run = runs.failing()
+    crr = tuple(dataclasses.replace(run.crr[0], cell_id=i) for i in range(150))
+    samples = tuple(one_sample(cell_id=i, case_no=c) for i in range(150) for c in range(6))
+    sheets = contact_sheets(dataclasses.replace(run, crr=crr, samples=samples), lambda sample: None)
+    assert len(sheets) == 150
+    assert sum(len(sheet.thumbnails) for sheet in sheets) <= 360
+
+
+def test_spec_in_the_report_is_the_spec() -> None:
+    page = rendered(runs.failing())
+    shown = "".join(page.text)
+    start = shown.index('{\n  "version": 1')
+    assert json.JSONDecoder().raw_decode(shown[start:])[0] == runs.SPEC
