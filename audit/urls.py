@@ -51,5 +51,5 @@ def absolute(url: str) -> str:
     if kind != "file":
         return f"{kind}://{url.partition('://')[2]}"
     rest = url.partition("://")[2] if "://" in url else url.removeprefix("file:")
-    path = Path(os.path.expanduser(rest)).absolute()  # noqa: PTH111 - Path's own raises for an unknown user
+    path = Path(os.path.expanduser(rest)).absolute()  # Path.expanduser raises for an unknown user
     return "file:///" + os.path.normpath(path).lstrip("/")
