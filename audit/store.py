@@ -113,19 +113,25 @@ class Store:
                 temporary.unlink(missing_ok=True)
             except OSError as error:
                 raise _unusable(error, folder) from None
-            name = self._con.execute("select current_database()").fetchall()[0][0]
             quoted = str(temporary).replace("'", "''")
-            self._con.execute(f"attach '{quoted}' as published (storage_version '{STORAGE_VERSION}')")
             try:
-                self._con.execute(f'copy from database "{name}" to published')
+                self._copy_to(quoted)
+                temporary.chmod(0o444)
+                os.replace(temporary, target)
             finally:
-                self._con.execute("detach published")
-            temporary.chmod(0o444)
-            os.replace(temporary, target)
+                temporary.unlink(missing_ok=True)
         for old in published(folder)[: -max(keep, 1)]:
             with contextlib.suppress(OSError):
                 old.unlink()
         return target
+
+    def _copy_to(self, quoted: str) -> None:
+        name = self._con.execute("select current_database()").fetchall()[0][0]
+        self._con.execute(f"attach '{quoted}' as copy_to_publish (storage_version '{STORAGE_VERSION}')")
+        try:
+            self._con.execute(f'copy from database "{name}" to copy_to_publish')
+        finally:
+            self._con.execute("detach copy_to_publish")
 
     @classmethod
     def rebuild(cls, path: str | Path, journal: Journal) -> Folded:

@@ -22,11 +22,10 @@ extremes as (
         instrument_id,
         status,
         label,
-        min(score) as lowest,
-        arg_min(image_id, score) as lowest_image_id,
-        max(score) as highest,
-        arg_max(image_id, score) as highest_image_id,
-        any_value(image_id) filter (where score is null) as missing_image_id
+        -- The picture's identity breaks ties, so that a rebuilt index gives the same rows.
+        min({ 'score': score, 'image_id': image_id }) filter (where score is not null) as lowest,
+        max({ 'score': score, 'image_id': image_id }) filter (where score is not null) as highest,
+        min(image_id) filter (where score is null) as missing_image_id
     from readings
     group by run_key, instrument_id, status, label
 ),
@@ -34,23 +33,23 @@ extremes as (
 listed as (
     select
         run_key,
-        lowest_image_id as image_id,
+        struct_extract(lowest, 'image_id') as image_id,
         instrument_id,
         status,
         label,
-        lowest as score
+        struct_extract(lowest, 'score') as score
     from extremes
-    where lowest_image_id is not null
+    where lowest is not null
     union all
     select
         run_key,
-        highest_image_id as image_id,
+        struct_extract(highest, 'image_id') as image_id,
         instrument_id,
         status,
         label,
-        highest as score
+        struct_extract(highest, 'score') as score
     from extremes
-    where highest_image_id is not null
+    where highest is not null
     union all
     select
         run_key,
