@@ -1,0 +1,78 @@
+"""Manifest files: what is written comes back, and what was damaged or altered does not."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from audit import corpus, corpus_manifest, urls
+from audit.corpus import items, manifest, manifest_sha256, read_manifest, write_manifest
+from audit.errors import CorpusError
+from tests.corpora import LIMITS, entry, png, table, write_folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folder(tmp_path)
+
+
+@pytest.mark.parametrize("form", ["{}/run/manifest.parquet", "file://{}/manifest.parquet"])
+def test_manifests_survive_writing_and_reading(folder: Path, tmp_path: Path, form: str) -> None:
+    url = form.format(tmp_path)
+    expected = table(entry(folder))
+    stored = write_manifest(manifest([entry(folder)], LIMITS), url)
+    assert (stored.rows, stored.sha256) == (5, manifest_sha256(expected))
+    back = read_manifest(url)
+    assert back.equals(expected)
+    assert [dataclasses.asdict(item)["uri"] for item in items(back)] == expected["uri"].to_pylist()
+    assert [path.name for path in Path(urls.absolute(url).removeprefix("file://")).parent.glob("*.tmp")] == []
+
+
+def test_the_digest_follows_content_not_batches(folder: Path) -> None:
+    whole = table(entry(folder))
+    cut = pa.Table.from_batches(whole.to_batches(max_chunksize=2))
+    assert manifest_sha256(cut) == manifest_sha256(whole)
+    before = manifest_sha256(whole)
+    (folder / "a.png").write_bytes(png(99))
+    assert manifest_sha256(table(entry(folder))) != before
+
+
+def test_unreadable_manifests_are_refused(folder: Path, tmp_path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "manifest.parquet"
+    with pytest.raises(CorpusError, match="no manifest here"):
+        read_manifest(str(path))
+    write_manifest(manifest([entry(folder)], LIMITS), str(path))
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(CorpusError, match="cannot be read"):
+        read_manifest(str(path))
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(CorpusError, match="not a corpus manifest"):
+        read_manifest(str(path))
+    path.write_bytes(data)
+    with pq.ParquetFile(path) as file:
+        header, shorter = (
+            {corpus_manifest.METADATA_KEY: file.metadata.metadata[corpus_manifest.METADATA_KEY]},
+            file.read()[1:],
+        )
+    with pq.ParquetWriter(path, corpus.MANIFEST_SCHEMA) as writer:
+        writer.write_table(shorter)
+        writer.add_key_value_metadata(header)
+    with pytest.raises(CorpusError, match="altered"):
+        read_manifest(str(path))
+    with pytest.raises(CorpusError, match="cannot be written"):
+        write_manifest(manifest([entry(folder)], LIMITS), str(path / "below"))
+
+
+def test_a_manifest_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "ok").mkdir()
+    (tmp_path / "ok" / "1.png").write_bytes(png(0))
+    target = tmp_path / "out" / "manifest.parquet"
+    with pytest.raises(CorpusError):
+        write_manifest(manifest([entry(tmp_path / "ok"), entry(tmp_path / "zzz")], LIMITS), str(target))
+    assert not target.exists()
