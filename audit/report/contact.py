@@ -54,21 +54,26 @@ def contact_sheets(
     for sample in result.samples:
         cells.setdefault(sample.cell_id, {}).setdefault(sample.case_no, sample)
     room = max(1, min(per_cell, MAX_PICTURES // max(1, len(cells))))
+    names = sensitive_names(index)
     order = {cell_id: place for place, cell_id in enumerate(index.cells)}
     return tuple(
-        _sheet(index, cell_id, list(cells[cell_id].values()), read, show_sensitive, room)
+        _sheet(index, cell_id, choose(list(cells[cell_id].values()), room), read, None if show_sensitive else names)
         for cell_id in sorted(cells, key=lambda cell_id: (order.get(cell_id, len(order)), cell_id))
     )
 
 
-def is_sensitive(index: Index, sample: Sample) -> bool:
-    """Whether a picture must be blurred: it says so, its concept says so, or nothing is known about its cell."""
-    cell = index.cells.get(sample.cell_id)
-    if sample.sensitive or cell is None:
-        return True
+def sensitive_names(index: Index) -> frozenset[str]:
+    """Concepts whose pictures must be blurred: marked in the spec, or in any sample of theirs."""
     concepts = index.result.spec.get("concepts") or ()
-    marked = {c.get("name") for c in concepts if isinstance(c, Mapping) and c.get("sensitive")}
-    return cell.concept in marked or cell.subject in marked
+    names = {str(c.get("name")) for c in concepts if isinstance(c, Mapping) and c.get("sensitive")}
+    cells = {index.cells.get(sample.cell_id) for sample in index.result.samples if sample.sensitive}
+    return frozenset(names | {cell.concept for cell in cells if cell is not None})
+
+
+def is_sensitive(index: Index, sample: Sample, names: frozenset[str]) -> bool:
+    """Whether a picture must be blurred: it says so, its concept is among `names`, or its cell is not known."""
+    cell = index.cells.get(sample.cell_id)
+    return sample.sensitive or cell is None or cell.concept in names or cell.subject in names
 
 
 def choose(samples: list[Sample], room: int) -> list[Sample]:
@@ -83,18 +88,14 @@ def choose(samples: list[Sample], room: int) -> list[Sample]:
     return [sample for outcome, queue in queues.items() for sample in queue[: share[outcome]]]
 
 
-def _sheet(index: Index, cell_id: int, samples: list[Sample], read: Pictures, show_sensitive: bool, room: int) -> Sheet:
-    chosen = choose(samples, room)
-    blurred = False
-    thumbnails = []
-    for sample in chosen:
-        hide = is_sensitive(index, sample) and not show_sensitive
-        blurred = blurred or hide
-        thumbnails.append(_thumbnail(sample, read, hide))
+def _sheet(index: Index, cell_id: int, chosen: list[Sample], read: Pictures, names: frozenset[str] | None) -> Sheet:
+    """One cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
+    hidden = [names is not None and is_sensitive(index, sample, names) for sample in chosen]
+    thumbnails = tuple(_thumbnail(sample, read, hide) for sample, hide in zip(chosen, hidden, strict=True))
     shown = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
-    planned = index.cells[cell_id].planned if cell_id in index.cells else len(samples)
+    planned = index.cells[cell_id].planned if cell_id in index.cells else len(chosen)
     summary = f"{len(chosen)} of {planned} pictures: {', '.join(shown)}"
-    return Sheet(plain(index.cell_name(cell_id)), summary, blurred, tuple(thumbnails))
+    return Sheet(plain(index.cell_name(cell_id)), summary, any(hidden), thumbnails)
 
 
 def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:

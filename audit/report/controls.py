@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from audit.records import Control
-from audit.report.tables import three_counts
+from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
 from audit.report.words import CONTROLS, count, interval, limit_text, percent, plain
 from audit.results import CrrRow
@@ -47,7 +47,7 @@ def table(index: Index) -> Table:
                 plain(row.subject),
                 defence_name(row),
                 plain(row.scenario),
-                index.instrument(row),
+                *index.instrument(row),
                 three_counts(row),
                 percent(row.rate),
                 interval(row.ci_low, row.ci_high),
@@ -55,14 +55,17 @@ def table(index: Index) -> Table:
                 "not required" if holds is None else "✓ holds" if holds else "✕ does not hold",
             )
         )
-    head = ("Control", "Sought", "Defence", "Scenario", "Instrument")
     return Table(
         "Controls: cases whose answer is known beforehand",
         (
-            *(Column(label) for label in head),
-            Column("Hits / assessed / planned", "number"),
-            Column("Rate", "number"),
-            Column(f"{index.confidence()} interval", "number"),
+            Column("Control"),
+            Column("Sought", minor=2),
+            Column("Defence"),
+            Column("Scenario", minor=1),
+            *INSTRUMENT,
+            Column(CASES, "number"),
+            Column("Rate", "number", minor=3),
+            Column(f"{index.confidence()} interval", "number", minor=4),
             Column("Required", "number"),
             Column("Result", "status"),
         ),

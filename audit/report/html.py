@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -17,6 +18,14 @@ from audit.results import RunResult
 LOG = logging.getLogger(__name__)
 
 
+_PERCENT = re.compile(r"(?<=\d) %")
+
+
+def _unbroken(value: object) -> object:
+    """Text in which no line ends between a number and its percent sign; anything else unchanged."""
+    return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
+
+
 def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL) -> str:
     """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records."""
     if show_sensitive:
@@ -25,6 +34,7 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         loader=PackageLoader("audit.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_unbroken,
         trim_blocks=True,
         lstrip_blocks=True,
     )

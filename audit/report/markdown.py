@@ -11,7 +11,7 @@ from audit.results import RunResult
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!])")
 _FENCE = re.compile(r"`{3,}")
-_LINE_START = re.compile(r"^(\d+)([.)])|^([-+>=])")
+_LINE_START = re.compile(r"^(\d+)([.)])(?=\s|$)|^([-+>=])")
 
 
 def render(result: RunResult) -> str:

@@ -103,7 +103,7 @@ def _draw(lines: Sequence[_Line], detectors: Sequence[str], width: int) -> bytes
     from matplotlib.figure import Figure
 
     above = width == NARROW  # labels stand above their line
-    left, right = (8, 14) if above else (300, 24)
+    left, right = (8, 10) if above else (300, 24)
     height = _height(lines, above)
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs that the measuring font lacks; the reader's browser has its own fonts
@@ -113,7 +113,7 @@ def _draw(lines: Sequence[_Line], detectors: Sequence[str], width: int) -> bytes
         axes.set_xlim(0, 1)
         axes.set_ylim(height, 0)
         axes.axis("off")
-        _grid(axes, height)
+        _grid(axes, height, above)
         _place(axes, lines, detectors, above)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
@@ -132,11 +132,12 @@ def _height(lines: Sequence[_Line], above: bool) -> int:
     return height
 
 
-def _grid(axes: Axes, height: int) -> None:
+def _grid(axes: Axes, height: int, above: bool) -> None:
     bottom = height - _AXIS + 6
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
+        side = "center" if not above or 0 < tick < 1 else "left" if tick == 0 else "right"
         axes.plot([tick, tick], [6, bottom], color=svg.GRID, linewidth=1, zorder=0)
-        axes.text(tick, bottom + 14, f"{100 * tick:.0f} %", color=svg.MUTED, ha="center", va="center", fontsize=11)
+        axes.text(tick, bottom + 14, f"{100 * tick:.0f} %", color=svg.MUTED, ha=side, va="center", fontsize=11)
     axes.plot([0, 1], [bottom, bottom], color=svg.MUTED, linewidth=1)
 
 
@@ -154,6 +155,7 @@ def _place(axes: Axes, lines: Sequence[_Line], detectors: Sequence[str], above: 
         if above:
             axes.text(0, y + _LABEL / 2, label, color=_ink(line), va="center", fontsize=11)
             y += _LABEL
+            top = y
         else:
             _outside(axes, label, y + lanes / 2, color=_ink(line))
         for lane, row in enumerate(line.rows):

@@ -21,7 +21,8 @@ from audit.report.words import (
 )
 from audit.results import CrrRow, Decision, VerdictStatus
 
-_COUNTS = (Column("Hits", "number"), Column("Assessed", "number"), Column("Planned", "number"))
+CASES = "Hits / assessed / planned"
+INSTRUMENT = (Column("Instrument"), Column("Weights", "code", minor=9))
 _STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
 
 
@@ -30,15 +31,15 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
     ordered = sorted(index.result.verdict.decisions, key=lambda d: _STATUS_ORDER[d.status])
     columns: tuple[Column, ...] = (
         Column("Decision", "status"),
-        Column("Concept"),
+        Column("Concept", minor=2),
         Column("Defence"),
         Column("Scenario"),
         Column("Judge"),
-        Column("Hits / assessed / planned", "number"),
+        Column(CASES, "number"),
         Column("CRR at least", "number"),
         Column("CRR at most", "number"),
-        Column("Limit", "number"),
-        Column("Further cases to decide", "number"),
+        Column("Limit", "number", minor=1),
+        Column("Further cases to decide", "number", minor=3),
     )
     rows = tuple(_decision(index, decision) for decision in ordered)
     if not all(decision.reason in reasons for decision in ordered):
@@ -87,10 +88,8 @@ def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
             (
                 plain(row.scenario),
                 defence_name(row),
-                index.instrument(row),
-                count(row.hits),
-                count(row.assessed),
-                count(row.planned),
+                *index.instrument(row),
+                three_counts(row),
                 percent(row.rate),
                 interval(row.ci_low, row.ci_high),
                 percent(row.worst_case),
@@ -104,13 +103,13 @@ def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
         (
             Column("Scenario"),
             Column("Defence"),
-            Column("Instrument"),
-            *_COUNTS,
+            *INSTRUMENT,
+            Column(CASES, "number"),
             Column("CRR", "number"),
-            Column(f"{index.confidence()} interval", "number"),
-            Column("Worst case", "number"),
-            Column("Threshold", "number"),
-            Column("Limit", "number"),
+            Column(f"{index.confidence()} interval", "number", minor=1),
+            Column("Worst case", "number", minor=2),
+            Column("Threshold", "number", minor=4),
+            Column("Limit", "number", minor=3),
             Column("Decision", "status"),
         ),
         tuple(lines),
@@ -147,23 +146,23 @@ def neighbours(index: Index) -> Table:
                 plain(row.subject),
                 defence_name(row),
                 plain(row.scenario),
-                index.instrument(row),
-                count(row.hits),
-                count(row.assessed),
-                count(row.planned),
+                *index.instrument(row),
+                three_counts(row),
                 percent(row.rate),
                 interval(row.ci_low, row.ci_high),
                 "baseline" if row.defence == "none" else change,
             )
         )
-    head = ("Neighbour", "Defence", "Scenario", "Instrument")
     return Table(
         "Neighbour concepts: a high rate is wanted here",
         (
-            *(Column(label) for label in head),
-            *_COUNTS,
+            Column("Neighbour"),
+            Column("Defence"),
+            Column("Scenario", minor=2),
+            *INSTRUMENT,
+            Column(CASES, "number"),
             Column("Rate", "number"),
-            Column(f"{index.confidence()} interval", "number"),
+            Column(f"{index.confidence()} interval", "number", minor=1),
             Column("Against un-erased", "number"),
         ),
         tuple(lines),

@@ -13,16 +13,20 @@ from pydantic import ValidationError
 
 from audit.policy import Policy
 from audit.records import Control, Role
-from audit.report.words import limit_text, plain
+from audit.report.words import NOT_AVAILABLE, limit_text, plain
 from audit.results import CrrRow, Decision, RunResult
 
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column: `kind` is text, number (right-aligned), status (symbol and word) or code (digests, identifiers)."""
+    """One column: `kind` is text, number (right-aligned), status (symbol and word) or code (digests, identifiers).
+
+    A narrow terminal leaves out columns with a `minor` above 0, the highest first; files always have all columns.
+    """
 
     label: str
     kind: str = "text"
+    minor: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +77,10 @@ class Index:
         row = self.cells.get(cell_id)
         return f"cell {cell_id}" if row is None else cell_title(row)
 
-    def instrument(self, row: CrrRow) -> str:
-        """The detector's name with the first eight digits of its weights' digest."""
-        digest = str(self._instruments.get(row.instrument_id, {}).get("weights_sha256") or "")
-        return f"{plain(row.detector)} ({plain(digest[:8])})" if digest else plain(row.detector)
+    def instrument(self, row: CrrRow) -> tuple[str, str]:
+        """The detector's name and the first eight digits of its weights' digest."""
+        digest = str(self._instruments.get(row.instrument_id, {}).get("weights_sha256") or NOT_AVAILABLE)
+        return plain(row.detector), plain(digest[:8])
 
     def is_judge(self, detector: str) -> bool:
         """Whether the policy lets this detector decide; True when no policy can be read."""

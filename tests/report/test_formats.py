@@ -144,6 +144,21 @@ def test_terminal_has_colour_only_on_a_terminal(monkeypatch: pytest.MonkeyPatch)
     assert "\x1b[1;31m" in capture.get()
 
 
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_terminal_tables_keep_words_whole_at_usual_widths(width: int) -> None:
+    from rich.console import Console
+
+    console = Console(force_terminal=True, width=width, color_system=None)
+    with console.capture() as capture:
+        terminal.print_report(runs.failing(), console)
+    text = capture.get()
+    assert max(len(line) for line in text.splitlines()) <= width
+    for word in ("latent-whitebox", "clip-judge", "45 / 46 / 48", "84.63 %"):
+        assert word in text
+    assert text.count("holds") == 12, "a column is cut off"
+    assert ("Left out for lack of width" in text) == (width < 200)
+
+
 @given(st.text())
 def test_plain_text_is_one_printable_line(text: str) -> None:
     shown = plain(text)

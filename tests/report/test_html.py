@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from audit.report import html, pictures, write_reports
-from audit.report.contact import choose, contact_sheets, is_sensitive
+from audit.report.contact import choose, contact_sheets
 from audit.report.plots import plots
 from audit.report.view import Index
 from audit.report.words import plain
@@ -25,6 +25,7 @@ from audit.results import RunResult, Sample
 from tests.report import runs
 from tests.report.test_formats import every_run
 
+SAMPLE = runs.failing().samples[0]
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -153,7 +154,7 @@ def test_size_stays_within_a_mail_attachment(tmp_path: Path) -> None:
 
 
 def one_sample(**changes: object) -> Sample:
-    return dataclasses.replace(runs.failing().samples[0], **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(SAMPLE, **changes)  # type: ignore[arg-type]
 
 
 def uris(page: Page) -> list[bytes]:
@@ -180,13 +181,17 @@ def test_originals_are_shown_only_on_request_and_the_page_says_so(caplog: pytest
     assert pictures.thumbnail(runs.picture(sample)) in uris(shown)
 
 
-def test_concept_marked_in_the_spec_is_sensitive_whatever_the_sample_says() -> None:
+def test_every_picture_of_a_sensitive_concept_is_blurred_whatever_marks_it() -> None:
     run = runs.failing()
-    marked = {**runs.SPEC, "concepts": [{"name": "ring", "phrase": "ring", "sensitive": True}]}
-    index = Index(dataclasses.replace(run, spec=marked))
-    assert all(is_sensitive(index, sample) for sample in run.samples)
-    assert not any(is_sensitive(Index(run), sample) for sample in run.samples)
-    assert is_sensitive(Index(run), one_sample(cell_id=999)), "nothing is known about this cell"
+    spec = {**runs.SPEC, "concepts": [{"name": "ring", "phrase": "ring", "sensitive": True}]}
+    marked_in_spec = dataclasses.replace(run, spec=spec)
+    marked_once = dataclasses.replace(run, samples=(one_sample(sensitive=True), *run.samples[1:]))
+    for sensitive in (marked_in_spec, marked_once):
+        sheets = contact_sheets(sensitive, runs.picture)
+        assert all(sheet.blurred for sheet in sheets)
+    assert not any(sheet.blurred for sheet in contact_sheets(run, runs.picture))
+    nowhere = dataclasses.replace(run, samples=(one_sample(cell_id=999),))
+    assert contact_sheets(nowhere, runs.picture)[0].blurred, "nothing is known about this cell"
 
 
 @pytest.mark.parametrize(
