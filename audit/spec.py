@@ -139,7 +139,7 @@ class LatentScenario(Model):
     name: Literal["latent-whitebox", "latent-blackbox"]
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     sampler: Sampler = Sampler(guidance=1.0)
-    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 5
+    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
     fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     quality_gate: QualityGate = QualityGate()
 
