@@ -11,7 +11,8 @@ from tests.tiny import SD14_SCHEDULER
 
 MEANS = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
 SPREAD = 0.15
-LEVELS = {t: a for n in (10, 25, 50) for t, a in zip(*(lambda s: (s.timesteps, s.abar[1:]))(make_schedule(SD14_SCHEDULER, n)))}
+SCHEDULES = [make_schedule(SD14_SCHEDULER, steps) for steps in (10, 25, 50)]
+LEVELS = {t: abar for s in SCHEDULES for t, abar in zip(s.timesteps, s.abar[1:], strict=True)}
 
 
 def mixture(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:

@@ -38,7 +38,10 @@ SPEC: dict[str, Any] = {
 
 
 def items(count: int = 8) -> dict[str, list[CorpusItem]]:
-    return {name: [CorpusItem(identity.key([name, i]), f"file:///{name}/{i}") for i in range(count)] for name in ("ring", "arrow")}
+    return {
+        name: [CorpusItem(identity.key([name, i]), f"file:///{name}/{i}") for i in range(count)]
+        for name in ("ring", "arrow")
+    }
 
 
 def changed(path: tuple[str | int, ...], value: Any) -> dict[str, Any]:
@@ -55,7 +58,9 @@ def backbone(tiny_folder: Path) -> ModelRef:
     return resolve_model(str(tiny_folder))
 
 
-def plan_of(backbone: ModelRef, document: dict[str, Any] = SPEC, corpus: dict[str, list[CorpusItem]] | None = None) -> Plan:
+def plan_of(
+    backbone: ModelRef, document: dict[str, Any] = SPEC, corpus: dict[str, list[CorpusItem]] | None = None
+) -> Plan:
     return build_plan(
         parse_spec(document, "test"),
         run_id="run",

@@ -51,7 +51,9 @@ def audit(folder: Path, widths: Widths, cases: int) -> tuple[Plan, Journal, list
     manifest = run.collect(spec, journal, "sd14")
     plan = run.resolve(spec, journal, "sd14", "2026-01-01T00:00:00+00:00", manifest)
     worker = run.worker(plan, journal, "cpu", 2)
-    reports = [worker.run(unit) for kind in ("erase", "invert", "generate", "detect") for unit in plan.pending(kind, journal)]
+    reports = [
+        worker.run(unit) for kind in ("erase", "invert", "generate", "detect") for unit in plan.pending(kind, journal)
+    ]
     return plan, journal, reports
 
 
@@ -65,7 +67,9 @@ def check(plan: Plan, journal: Journal, reports: list[UnitReport], side: int) ->
         for row in journal.read("invert", key).to_pylist():
             assert row["status"] == "ok"
             assert row["residual_max"] is not None
-    made = [row for key in journal.keys("generate") for row in journal.read("generate", key).to_pylist() if row["image"]]
+    made = [
+        row for key in journal.keys("generate") for row in journal.read("generate", key).to_pylist() if row["image"]
+    ]
     assert made
     assert {Image.open(io.BytesIO(row["image"]["bytes"])).size for row in made} == {(side, side)}
 

@@ -9,9 +9,9 @@ import torch
 
 from audit.backbones import Pipeline, load_pipeline
 from audit.checkpoints import apply_weights
-from audit.errors import CheckpointError, SpecError
 from audit.erasers.uce import Edit, edited_matrix, erase
 from audit.erasers.uce_parameters import UceParameters, resolve
+from audit.errors import CheckpointError, SpecError
 from audit.model_refs import resolve_model
 from audit.spec import Concept
 
@@ -82,7 +82,9 @@ def test_an_edit_that_changes_nothing_is_refused(pipeline: Pipeline) -> None:
         ({"conv_in.bias": torch.full((8,), torch.nan)}, "NaN"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(pipeline: Pipeline, weights: dict[str, torch.Tensor], message: str) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    pipeline: Pipeline, weights: dict[str, torch.Tensor], message: str
+) -> None:
     with pytest.raises(CheckpointError, match=message):
         apply_weights(pipeline.unet, weights, "test")
 

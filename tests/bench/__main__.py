@@ -14,7 +14,9 @@ from tests.bench.table import print_table
 def main() -> None:
     """Measure and print."""
     warnings.simplefilter("ignore")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n")
+    print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
+    )
     print_table(bench_pipeline.figures() + bench_run.figures())
 
 

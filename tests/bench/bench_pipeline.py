@@ -65,7 +65,9 @@ def forward_share(pipeline: Pipeline, images: torch.Tensor) -> float:
     handles = []
     for module in (pipeline.unet, pipeline.vae.encoder, pipeline.vae.decoder):
         handles.append(module.register_forward_pre_hook(lambda *_: started.__setitem__(0, time.perf_counter())))
-        handles.append(module.register_forward_hook(lambda *_: inside.__setitem__(0, inside[0] + time.perf_counter() - started[0])))
+        handles.append(
+            module.register_forward_hook(lambda *_: inside.__setitem__(0, inside[0] + time.perf_counter() - started[0]))
+        )
     seconds, _ = timed(ours, pipeline, images)
     for handle in handles:
         handle.remove()
