@@ -7,6 +7,7 @@ single signed distance function draws them all. Rotation is limited per class, b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,13 +30,13 @@ def _unit(points: Array) -> Array:
     return (points - (low + high) / 2) * (2 / (high - low).max())
 
 
-def _polar(angles_deg: Array, radii: Array | float = 1.0) -> Array:
+def _polar(angles_deg: NDArray[np.floating[Any]], radii: Array | float = 1.0) -> Array:
     angles = np.deg2rad(angles_deg)
     return np.stack([radii * np.sin(angles), -radii * np.cos(angles)], -1)
 
 
 def _regular(sides: int, first_deg: float = 0.0) -> Array:
-    return _polar(first_deg + np.arange(sides, dtype=np.float64) * 360 / sides)
+    return _polar(np.arange(sides) * (360.0 / sides) + first_deg)
 
 
 def _star() -> Array:
