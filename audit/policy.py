@@ -21,7 +21,8 @@ class Limit(BaseModel):
 
 
 class ControlLimits(BaseModel):
-    """What the controls must show before any cell that stands on them can be decided. Rates are hits / assessed."""
+    """What the controls must show before any cell that stands on them can be decided. Rates are of planned cases:
+    an unassessed case counts as a miss, and as a hit under an upper limit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

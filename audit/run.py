@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import hashlib
 import io
 import json
@@ -120,25 +121,26 @@ def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
 
 def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
     """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one."""
-    result = reading.read_result(published, run_id)
+    result = reading.read_result(published, run_id, policy)
     manifest = pq.read_table(io.BytesIO(journal.get_run(run_id, "manifest.parquet")))
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
     found += expectations.check_results(*reading.result_frames(published, run_id))
-    verdict = decide(policy or read_plan(journal, run_id).spec.gate, result.crr, found)
-    return dataclasses.replace(result, verdict=verdict)
+    used = policy or read_plan(journal, run_id).spec.gate
+    spec = {**result.spec, "gate": used.model_dump(mode="json")}
+    return dataclasses.replace(result, spec=spec, verdict=decide(used, result.crr, found))
 
 
 def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:
     """Write every report format into `directory`; the paths by format."""
 
+    @functools.lru_cache(maxsize=1)  # the report asks cell by cell, so neighbouring pictures share a unit
+    def pictures(unit_key: str) -> dict[int, bytes]:
+        rows = journal.read("generate", unit_key, ["image_id", "image"]).to_pylist()
+        return {row["image_id"]: row["image"]["bytes"] for row in rows if row["image"]}
+
     def picture(sample: Sample) -> bytes | None:
-        table = journal.read("generate", sample.unit_key, ["image_id", "image"])
-        for row in table.to_pylist():
-            if row["image_id"] == sample.image_id and row["image"]:
-                data: bytes = row["image"]["bytes"]
-                return data
-        return None
+        return pictures(sample.unit_key).get(sample.image_id)
 
     return write_reports(result, picture, directory, show_sensitive=show_sensitive)
