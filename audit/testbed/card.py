@@ -39,7 +39,7 @@ class Accuracy:
 
 
 def build_detectors(device: str) -> list[Detector]:
-    """The two judges and the classifier, as an audit would load them."""
+    """The two judges and the classifier as an audit would load them, as far as their weights are there."""
     concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
     background = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
     specs = [
@@ -47,7 +47,7 @@ def build_detectors(device: str) -> list[Detector]:
         DetectorSpec(name="energy", kind="clip-zero-shot", model="testbed/energy", background=background),
         DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
     ]
-    return [detectors.build(spec, concepts, device) for spec in specs]
+    return [detectors.build(spec, concepts, device) for spec in specs if (HERE / "weights" / spec.name).is_dir()]
 
 
 def class_scores(detector: Detector, images: list[Pixels]) -> npt.NDArray[np.float64]:
@@ -165,6 +165,8 @@ def write_card(
         threads=torch.get_num_threads(),
         device=pipeline.device,
         judged=judged,
+        missing=", ".join(sorted({"judge", "energy", "classifier"} - {a.name for a in accuracies})) or "none",
+        header="| class | " + " | ".join(a.name for a in accuracies) + " |\n|" + "---|" * (len(accuracies) + 1),
         scenes=scenes,
         psnr_mean=float(psnr.mean()),
         psnr_low=float(np.percentile(psnr, 5)),
