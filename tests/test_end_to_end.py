@@ -19,6 +19,9 @@ import yaml
 from audit.testbed.scenes import write_corpus
 from tests.servers import moto_server
 
+# Whole audits in processes of their own; a busy machine takes several times as long as a free one.
+pytestmark = pytest.mark.timeout(2400)
+
 CELLS = "concept, subject, role, control, defence, scenario, detector"
 MARTS = {
     "mart_crr": f"{CELLS}, planned, assessed, unassessed, hits, rate, ci_low, ci_high, worst_case",
@@ -80,11 +83,12 @@ def command(folder: Path, *arguments: str, variables: Mapping[str, str]) -> subp
         text=True,
         env=environment,
         cwd=folder,
+        start_new_session=True,
     )
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=280)
+    out, err = process.communicate(timeout=1200)
     return process.returncode, out, err
 
 
@@ -174,7 +178,7 @@ def test_another_batch_size_gives_the_same_outcomes(
 
 def wait_for_units(root: Path, kind: str, process: subprocess.Popen[str]) -> None:
     """Return when the first unit of a kind is in the journal."""
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 1200
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"the run ended before {kind}: {process.communicate()}")
@@ -192,7 +196,7 @@ def test_sigkill_and_resume_give_identical_marts(
     spec = write_spec(tmp_path, corpus)
     process = command(tmp_path, "run", str(spec), "--root", "root", variables=variables)
     wait_for_units(tmp_path / "root", "generate", process)
-    process.send_signal(signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGKILL)  # with its temporary Prefect server, as when a host is lost
     process.communicate()
     (run_id,) = [path.parent.name for path in (tmp_path / "root" / "runs").glob("*/plan.json")]
     code, _, err = finish(command(tmp_path, "resume", run_id, "--root", "root", "--json", variables=variables))
