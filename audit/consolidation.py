@@ -1,8 +1,8 @@
 """Folding the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
 
 Resume is an anti-join here too: a complete unit is loaded once, a failed one again each time until it is complete.
-Each chunk of units is one transaction; runs whose units changed are marked, so that the next consolidation finishes what
-a killed one left.
+Each chunk of units is one transaction; runs whose units changed are marked, so that the next consolidation finishes
+what a killed one left.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -52,7 +53,7 @@ _INSERTS: Mapping[str, Sequence[str]] = {
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _CHUNK_UNITS = 2000
-_BATCH_ROWS = 16384
+_BATCH_UNITS = 500
 _RUN_TABLES = ("runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes")
 
 
@@ -218,7 +219,8 @@ def _pending(
     listing = journal.listing(kind)
     complete = {key for key, loaded in planned if not loaded and key in listing.complete}
     failed = {key for key, _ in planned if key in listing.failed}
-    gone = [key for key, loaded in planned if loaded is not None and key not in listing.complete | listing.failed]
+    present = listing.complete | listing.failed
+    gone = [key for key, loaded in planned if loaded is not None and key not in present]
     return complete, failed, gone
 
 
@@ -246,13 +248,11 @@ def _load_units(
             " (select run_key from planned_units where unit_id in (select unit_id from changed))"
         )
         con.unregister("changed")
-        waiting: list[pa.RecordBatch] = []
-        for key, batch in journal.scan(kind, complete, failed, _COLUMNS[kind]):
-            counts[key] += batch.num_rows
-            waiting.append(
-                batch.append_column("unit_id", pa.repeat(pa.scalar(unit_ids[key], pa.int64()), batch.num_rows))
-            )
-            if sum(one.num_rows for one in waiting) >= _BATCH_ROWS:
+        waiting: list[tuple[int, pa.Table]] = []
+        for key, table in journal.scan(kind, counts, _COLUMNS[kind]):
+            counts[key] = table.num_rows
+            waiting.append((unit_ids[key], table))
+            if len(waiting) == _BATCH_UNITS:
                 _insert_rows(con, kind, waiting)
                 waiting = []
         _insert_rows(con, kind, waiting)
@@ -271,11 +271,13 @@ def _load_units(
     return sum(counts.values())
 
 
-def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, batches: Sequence[pa.RecordBatch]) -> None:
-    if batches:
-        table = pa.Table.from_batches(batches)
+def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, units: Sequence[tuple[int, pa.Table]]) -> None:
+    if units:
+        rows = pa.concat_tables([table for _, table in units])
+        unit_ids = np.repeat([unit_id for unit_id, _ in units], [table.num_rows for _, table in units])
+        rows = rows.append_column("unit_id", pa.array(unit_ids, pa.int64()))
         for statement in _INSERTS[kind]:
-            _insert(con, statement, table)
+            _insert(con, statement, rows)
 
 
 def _insert(con: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -> None:

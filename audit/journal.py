@@ -10,17 +10,18 @@ Two workers that write the same key write the same content, so nothing here need
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
@@ -82,6 +83,8 @@ _HUGGINGFACE = {
 }
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_THREADS = 8
+_SCAN_CHUNK = 16  # units that one thread reads in a go
 _SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write
 
 
@@ -120,7 +123,9 @@ class Journal:
         pq.write_table(
             table.replace_schema_metadata(metadata),
             sink,
-            compression="zstd",
+            # Files are small and read whole: statistics only cost time and would repeat parts of pictures.
+            compression="snappy",
+            write_statistics=False,
             use_dictionary=[name for name in ("status", "invert_key", "item") if name in table.column_names],
             write_page_checksum=True,
         )
@@ -134,7 +139,7 @@ class Journal:
         failed: set[str] = set()
         folder = f"units/{kind}"
         shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
-        with ThreadPoolExecutor(8) as pool:
+        with ThreadPoolExecutor(_THREADS) as pool:
             for entries in pool.map(self.store.entries, shards):
                 for name, size in entries:
                     key, _, suffix = name.partition(".")
@@ -156,12 +161,13 @@ class Journal:
 
     def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
-        with self._open(kind, key) as parquet:
-            return parquet.read(columns=list(columns) if columns is not None else None)
+        with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
+            # Threads are for many files at a time, not for the columns of a small one.
+            return parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
 
     def header(self, kind: str, key: str) -> dict[str, Any]:
         """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
-        with self._open(kind, key) as parquet:
+        with self._open(kind, key, partial=True) as parquet:
             document = (parquet.schema_arrow.metadata or {}).get(_METADATA)
             if document is None:
                 raise pa.ArrowInvalid("the file has no erasure_audit header")
@@ -181,32 +187,25 @@ class Journal:
         for suffix in (".parquet", ".failed.parquet", ".safetensors"):
             self.store.delete(self._name(kind, key, suffix))
 
-    def scan(
-        self, kind: str, complete: Collection[str], failed: Collection[str], columns: Sequence[str]
-    ) -> Iterator[tuple[str, pa.RecordBatch]]:
-        """(unit key, batch) over many units with bounded memory, in no particular order.
+    def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """(key, rows) of many units, read by several threads, with a bounded number of units in memory at a time.
 
         Raises `JournalError` that names the file when one is corrupt or has vanished.
         """
-        names = {self._name(kind, key, ".parquet"): key for key in complete}
-        names |= {self._name(kind, key, ".failed.parquet"): key for key in failed}
-        if not names:
-            return
-        paths = {self.store.path(name): key for name, key in names.items()}
-        schema = pa.schema([SCHEMAS[kind].field(name) for name in columns])
+
+        def work(chunk: Sequence[str]) -> list[tuple[str, pa.Table]]:
+            return [(key, self.read(kind, key, columns)) for key in chunk]
+
+        source = iter(keys)
+        chunks = iter(lambda: tuple(itertools.islice(source, _SCAN_CHUNK)), ())
+        pool = ThreadPoolExecutor(_THREADS)
         try:
-            with translated(self.store.url(f"units/{kind}")):
-                options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
-                parquet = ds.ParquetFileFormat(default_fragment_scan_options=options)
-                dataset = ds.dataset(sorted(paths), schema=schema, format=parquet, filesystem=self.store.fs)
-                scanner = dataset.scanner(batch_readahead=4, fragment_readahead=8, cache_metadata=False)
-                for tagged in scanner.scan_batches():
-                    yield paths[tagged.fragment.path], tagged.record_batch
-        except (pa.ArrowInvalid, pa.ArrowTypeError, JournalError) as error:
-            # The scanner does not say which file: reading them one by one does.
-            for key in sorted(names.values()):
-                self.read(kind, key, columns)
-            raise self._corrupt(f"units/{kind}", error) from error
+            waiting = collections.deque(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 2 * _THREADS))
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     def put_run(self, run_id: str, name: str, data: bytes) -> None:
         """Store the run file `name`, wholly or not at all. Raises `JournalError`."""
@@ -230,19 +229,23 @@ class Journal:
         return sorted(name for name in names if self.store.exists(f"runs/{name}/plan.json"))
 
     @contextlib.contextmanager
-    def _open(self, kind: str, key: str) -> Iterator[pq.ParquetFile]:
+    def _open(self, kind: str, key: str, partial: bool) -> Iterator[pq.ParquetFile]:
         """The unit's Parquet file, its own errors turned into ones that name the file and what mends it."""
         for suffix in (".parquet", ".failed.parquet"):
             name = self._name(kind, key, suffix)
             try:
-                data = self.store.get(name)
+                source = self.store.open(name, partial=partial and kind == "generate")
             except FileNotFoundError:
                 continue
-            try:
-                with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as parquet:
-                    yield parquet
-            except (pa.ArrowException, OSError, ValueError) as error:
-                raise self._corrupt(name, error) from error
+            with translated(self.store.url(name)):
+                try:
+                    with source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet:
+                        yield parquet
+                except (pa.ArrowException, OSError, ValueError) as error:
+                    # An OSError of Arrow's own has no number: a failed checksum. Others speak of disk or network.
+                    if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
+                        raise
+                    raise self._corrupt(name, error) from error
             return
         raise self._absent(self._name(kind, key, ".parquet"))
 

@@ -98,18 +98,18 @@ def test_a_late_failed_file_does_not_hide_a_complete_one(journal: Journal) -> No
 
 
 def test_scan_reads_many_units_and_says_which(journal: Journal) -> None:
-    complete = {key_of(f"c{i}") for i in range(5)}
+    complete = {key_of(f"c{i}") for i in range(40)}
     failed = {key_of(f"f{i}") for i in range(2)}
     for key in complete:
         journal.write("detect", key, detect_table(), {})
     for key in failed:
         journal.write("detect", key, detect_table("error"), {})
     rows: dict[str, int] = {}
-    for key, batch in journal.scan("detect", complete, failed, ["image_id", "scores"]):
-        assert batch.schema.names == ["image_id", "scores"]
-        rows[key] = rows.get(key, 0) + batch.num_rows
+    for key, table in journal.scan("detect", complete | failed, ["image_id", "scores"]):
+        assert table.column_names == ["image_id", "scores"]
+        rows[key] = rows.get(key, 0) + table.num_rows
     assert rows == dict.fromkeys(complete | failed, 3)
-    assert list(journal.scan("detect", [], [], ["image_id"])) == []
+    assert list(journal.scan("detect", [], ["image_id"])) == []
 
 
 def test_run_files(journal: Journal) -> None:
@@ -164,7 +164,27 @@ def test_a_corrupt_file_is_named_with_the_command_that_mends_it(tmp_path: Path, 
     with pytest.raises(JournalError, match=f"corrupt.*(\n.*)*{keys[1]}.parquet(\n.*)*erasure-audit resume"):
         journal.read("detect", keys[1])
     with pytest.raises(JournalError, match=f"corrupt.*(\n.*)*{keys[1]}.parquet(\n.*)*erasure-audit resume"):
-        list(journal.scan("detect", keys, [], ["image_id", "status"]))
+        list(journal.scan("detect", keys, ["image_id", "status"]))
+
+
+def test_a_unit_with_large_pictures_is_read_in_parts(journal: Journal) -> None:
+    key, picture = key_of("unit"), os.urandom(3 << 20)
+    rows = [{"image_id": n, "status": "ok", "image": {"bytes": picture, "path": None}} for n in range(2)]
+    journal.write("generate", key, pa.Table.from_pylist(rows, SCHEMAS["generate"]), {"identity": 1})
+    assert journal.read("generate", key, ["image_id", "status"]).column("image_id").to_pylist() == [0, 1]
+    assert journal.read("generate", key, ["image"]).column("image").to_pylist()[1]["bytes"] == picture
+    assert journal.header("generate", key)["identity"] == 1
+
+
+def test_a_failing_disk_is_not_taken_for_a_corrupt_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    journal, key = Journal(str(tmp_path)), key_of("unit")
+    journal.write("detect", key, detect_table(), {})
+    monkeypatch.setattr(pq.ParquetFile, "read", failing)
+    with pytest.raises(StorageUnavailable, match="Input/output error"):
+        journal.read("detect", key)
 
 
 def test_an_empty_file_of_a_crashed_store_is_no_unit(tmp_path: Path) -> None:
