@@ -11,18 +11,24 @@ import torch
 from numpy.typing import NDArray
 
 from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, CLASSES, COLOURS, FILLS
-from audit.testbed.scenes import Scene, sample_scene
+from audit.testbed.scenes import IMAGE_SIDE, Scene, sample_scene
 
 NOTHING = -1
+PATCH = 8  # pixels; the judges' patch size
+COVERED = 6  # of a patch's 64 pixels: an object that shows less is not asked for
 
 
 @dataclasses.dataclass(frozen=True)
 class Scenes:
-    """N scenes: images (N, 64, 64, 3) uint8; objects (N, 2, 3) as class, colour, fill, -1 where absent; backgrounds (N,)."""
+    """N scenes: images (N, 64, 64, 3) uint8; objects (N, 2, 3) as class, colour, fill, -1 where absent; backgrounds (N,).
+
+    `patches` (N, 64) tells which object, 0 or 1, each patch of 8 x 8 pixels shows, row by row; -1 for none.
+    """
 
     images: NDArray[np.uint8]
     objects: NDArray[np.int64]
     backgrounds: NDArray[np.int64]
+    patches: NDArray[np.int64]
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,17 +38,26 @@ class Scenes:
         return torch.from_numpy(self.images[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def _render(job: tuple[str, int, bool]) -> tuple[NDArray[np.uint8], list[list[int]], int]:
+def _render(job: tuple[str, int, bool]) -> tuple[NDArray[np.uint8], list[list[int]], int, NDArray[np.int64]]:
     split, index, everything = job
     count = 0 if everything and index % 10 == 9 else None
     scene = sample_scene(split, index, classes=ALL_CLASSES if everything else CLASSES, n_objects=count)
-    return scene.image, object_rows(scene), BACKGROUNDS.index(scene.background)
+    return scene.image, object_rows(scene), BACKGROUNDS.index(scene.background), shown_in_patches(scene)
 
 
 def object_rows(scene: Scene) -> list[list[int]]:
     """Two rows of class, colour and fill numbers; -1 where there is no object."""
     rows = [[ALL_CLASSES.index(o.cls), COLOURS.index(o.colour), FILLS.index(o.fill)] for o in scene.objects]
     return [*rows, [NOTHING] * 3, [NOTHING] * 3][:2]
+
+
+def shown_in_patches(scene: Scene) -> NDArray[np.int64]:
+    """The number of the object that each patch shows, row by row; -1 for none."""
+    side = IMAGE_SIDE // PATCH
+    shown = np.full((side, side), NOTHING, dtype=np.int64)
+    for number, thing in enumerate(scene.objects):
+        shown[thing.mask.reshape(side, PATCH, side, PATCH).sum((1, 3)) >= COVERED] = number
+    return shown.reshape(-1)
 
 
 def load_scenes(folder: Path, count: int, *, everything: bool, split: str = "train") -> Scenes:
@@ -55,9 +70,15 @@ def load_scenes(folder: Path, count: int, *, everything: bool, split: str = "tra
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor() as pool:
             rendered = list(pool.map(_render, ((split, i, everything) for i in range(count)), chunksize=250))
-        images, objects, backgrounds = zip(*rendered, strict=True)
+        images, objects, backgrounds, patches = zip(*rendered, strict=True)
         partial = path.with_suffix(".partial.npz")
-        np.savez(partial, images=np.stack(images), objects=np.array(objects), backgrounds=np.array(backgrounds))
+        np.savez(
+            partial,
+            images=np.stack(images),
+            objects=np.array(objects),
+            backgrounds=np.array(backgrounds),
+            patches=np.stack(patches),
+        )
         partial.replace(path)
     with np.load(path) as arrays:
-        return Scenes(arrays["images"], arrays["objects"], arrays["backgrounds"])
+        return Scenes(arrays["images"], arrays["objects"], arrays["backgrounds"], arrays["patches"])

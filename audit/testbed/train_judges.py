@@ -1,7 +1,8 @@
 """Train two CLIPModels of different seed and shape on rendered scenes: `judge` scores, `energy` is for guards.
 
 Contrastive, with every true pair of the batch as a positive: ground truth is known, so two scenes that the same caption
-describes are not each other's negatives.
+describes are not each other's negatives. Captions alone teach a vision transformer its first edges very slowly, so that
+during training two linear heads also ask every patch and the whole picture what they show; they are thrown away.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from audit.testbed.data import load_scenes
+from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, COLOURS, FILLS
+from audit.testbed.data import NOTHING, PATCH, Scenes, load_scenes
 from audit.testbed.loop import Training, build
 from audit.testbed.statements import random_statement, standard_statements, truth
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
@@ -35,8 +38,8 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=2_000, vision=112, layers=4, heads=4, text=64),
-    "energy": Shape(seed=22, steps=1_400, vision=96, layers=3, heads=3, text=48),
+    "judge": Shape(seed=21, steps=5_000, vision=112, layers=4, heads=4, text=64),
+    "energy": Shape(seed=22, steps=4_000, vision=96, layers=3, heads=3, text=48),
 }
 
 
@@ -59,7 +62,7 @@ def _make(shape: Shape) -> CLIPModel:
         num_hidden_layers=shape.layers,
         num_attention_heads=shape.heads,
         image_size=64,
-        patch_size=8,
+        patch_size=PATCH,
     )
     config = CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=64)
     return CLIPModel._from_config(config, attn_implementation="eager")  # fused attention trains slower on CPUs
@@ -75,12 +78,60 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return (mixed + noise * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
 
 
+class Lessons(nn.Module):
+    """What the renderer knows of a picture, asked of a vision transformer's last hidden states (B, 1 + patches, width)."""
+
+    ABSENT_WEIGHT = 0.3  # most patches show no object
+
+    def __init__(self, width: int, scenes: Scenes) -> None:
+        super().__init__()
+        self.per_patch = (len(ALL_CLASSES) + 1, len(COLOURS) + 1, len(FILLS) + 1)  # the last of each: no object
+        self.whole = (len(ALL_CLASSES), len(ALL_CLASSES) * len(COLOURS), len(BACKGROUNDS))
+        self.patch_head = nn.Linear(width, sum(self.per_patch))
+        self.whole_head = nn.Linear(width, sum(self.whole))
+        objects, shown = torch.from_numpy(scenes.objects), torch.from_numpy(scenes.patches)
+        self.patch_answers = [
+            torch.where(shown == NOTHING, size - 1, objects[:, :, attribute].gather(1, shown.clamp(min=0)))
+            for attribute, size in enumerate(self.per_patch)
+        ]
+        classes, colours = objects[:, :, 0], objects[:, :, 1]
+        self.present = _several_hot(classes, classes, self.whole[0])
+        self.coloured = _several_hot(classes, classes * len(COLOURS) + colours, self.whole[1])
+        self.backgrounds = torch.from_numpy(scenes.backgrounds)
+
+    def loss(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """A scalar; `rows` are the scenes that the batch shows."""
+        device = hidden.device
+        answers = self.patch_head(hidden[:, 1:]).float().flatten(0, 1).split(self.per_patch, 1)
+        total = torch.zeros((), device=device)
+        for part, truths in zip(answers, self.patch_answers, strict=True):
+            weight = torch.ones(part.shape[1], device=device)
+            weight[-1] = self.ABSENT_WEIGHT
+            total = total + functional.cross_entropy(part, truths[rows].flatten().to(device), weight)
+        present, coloured, background = self.whole_head(hidden[:, 0]).float().split(self.whole, 1)
+        bits = functional.binary_cross_entropy_with_logits
+        return (
+            total
+            + 6 * bits(present, self.present[rows].to(device))
+            + 20 * bits(coloured, self.coloured[rows].to(device))
+            + 0.3 * functional.cross_entropy(background, self.backgrounds[rows].to(device))
+        )
+
+
+def _several_hot(classes: torch.Tensor, numbers: torch.Tensor, size: int) -> torch.Tensor:
+    """Ones (N, size) at the `numbers` (N, 2) of the objects that are there."""
+    ones = torch.zeros(len(numbers), size + 1)
+    return ones.scatter_(1, torch.where(classes == NOTHING, size, numbers), 1.0)[:, :-1]
+
+
 def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
     """The trained CLIPModel called `name`, in evaluation mode."""
     shape = JUDGES[name]
     scenes, tokenizer, standard = load_scenes(folder, SCENES, everything=True), make_tokenizer(), standard_statements()
     model = build(lambda: _make(shape), shape.seed)
-    training = Training(name, folder, {"clip": model}, steps=int(shape.steps * scale), peak=PEAK, seed=shape.seed)
+    lessons = build(lambda: Lessons(shape.vision, scenes), shape.seed + 100)
+    modules = {"clip": model, "lessons": lessons}
+    training = Training(name, folder, modules, steps=int(shape.steps * scale), peak=PEAK, seed=shape.seed)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
@@ -89,8 +140,9 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
         targets = torch.from_numpy(truth(scenes, rows.numpy(), statements)).to(training.device)
         tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
         images = augment(scenes.batch(rows), generator).to(training.device)
-        logits = model(**tokens, pixel_values=images).logits_per_image.float()
-        return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T)
+        made = model(**tokens, pixel_values=images)
+        logits, hidden = made.logits_per_image.float(), made.vision_model_output.last_hidden_state
+        return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T) + lessons.loss(hidden, rows)
 
     training.run(loss_of)
     return model
