@@ -182,8 +182,12 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
         [policy.confidence, policy.judges[0], run_id],
     )
     con.execute("create table overrides (detector varchar, threshold double)")
-    for detector, threshold in policy.thresholds.items():
-        con.execute("insert into overrides values (?, ?)", [detector, threshold])
+    con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's
+        "insert into overrides select i.detector, coalesce(t.threshold, i.threshold) from published.instruments as i"
+        " left join (select unnest(?::varchar[]) as detector, unnest(?::double[]) as threshold) as t using (detector)"
+        " where i.run_key in (select run_key from runs)",
+        [list(policy.thresholds), list(policy.thresholds.values())],
+    )
     con.execute(_OUTCOMES_UNDER_POLICY)
     con.execute(relations("schema")["intervals"])
     fill_intervals(con)

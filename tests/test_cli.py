@@ -133,9 +133,24 @@ def test_gate_decides_under_another_policy(done: Done, tmp_path: Path, capsys: p
     assert {decision["limit"] for decision in json.loads(capsys.readouterr().out)["verdict"]["decisions"]} == {0.9}
 
 
-def test_gate_refuses_other_thresholds_and_unknown_judges(done: Done, tmp_path: Path) -> None:
+def test_gate_counts_the_stored_scores_under_other_thresholds(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "policy.yaml"
-    for change in ({"thresholds": {"nude": 0.9}}, {"judges": ["nobody"]}):
+    hits = []
+    for threshold in (0.25, 1.0):
+        policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], "thresholds": {"nude": threshold}}
+        path.write_text(yaml.safe_dump(policy))
+        main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path), "--json"])
+        rows = json.loads(capsys.readouterr().out)["crr"]
+        assert {row["threshold"] for row in rows} == {threshold}
+        hits.append(sum(row["hits"] for row in rows))
+    assert hits[0] >= hits[1] == 0
+
+
+def test_gate_refuses_thresholds_below_the_floor_and_unknown_judges(done: Done, tmp_path: Path) -> None:
+    path = tmp_path / "policy.yaml"
+    for change in ({"thresholds": {"nude": 0.1}}, {"judges": ["nobody"]}):
         policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], **change}
         path.write_text(yaml.safe_dump(policy))
         assert main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path)]) == 2

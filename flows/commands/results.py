@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from audit import locations
+from audit.detectors.base import check_threshold
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.records import Instrument
 from flows.commands import options
 from flows.console import Format
 from flows.verdicts import exit_code, print_result
@@ -99,22 +102,20 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
     journal = steps.open_journal(root)
     stored = read_plan(journal, run_id)
     if policy is not None:
-        _check_policy(policy, stored.spec.gate, {d.name for d in stored.spec.detectors}, run_id)
+        _check_policy(policy, stored.instruments, run_id)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
     return steps.conclude(journal, run_id, published, policy)
 
 
-def _check_policy(policy: Policy, stored: Policy, detectors: set[str], run_id: str) -> None:
-    unknown = sorted({*policy.judges, *policy.thresholds} - detectors)
+def _check_policy(policy: Policy, instruments: Sequence[Instrument], run_id: str) -> None:
+    """Return when the run's instruments can answer the policy; raises `SpecError` or `DetectorError`."""
+    by_name = {instrument.detector: instrument for instrument in instruments}
+    unknown = sorted({*policy.judges, *policy.thresholds} - set(by_name))
     if unknown:
         raise SpecError(
             f"the policy names detectors that the run does not have: {', '.join(unknown)}",
             where=f"run {run_id}",
-            next_step=f"use some of: {', '.join(sorted(detectors))}",
+            next_step=f"use some of: {', '.join(sorted(by_name))}",
         )
-    if dict(policy.thresholds) != dict(stored.thresholds):
-        raise SpecError(
-            "the policy has other thresholds than the run was planned with",
-            where=f"run {run_id}",
-            next_step="change gate.thresholds in the spec and run it: pictures and scores are reused",
-        )
+    for name, threshold in policy.thresholds.items():
+        check_threshold(by_name[name], threshold)
