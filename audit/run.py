@@ -63,7 +63,8 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
     plan = draft(spec, run_id, created_at, manifest)
     stored = json.dumps(spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
-    journal.put_run(run_id, "provenance.json", json.dumps(provenance(), indent=1, sort_keys=True).encode())
+    facts = {**provenance(), "backbone": dict(plan.backbone), "spec_sha256": hashlib.sha256(stored).hexdigest()}
+    journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
     plan.write(journal)
     return plan
 
