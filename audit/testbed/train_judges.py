@@ -23,6 +23,7 @@ from audit.testbed.statements import random_statement, standard_statements, trut
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
 SCENES, BATCH, PEAK = 12_000, 64, 1e-3
+PAIRS = 38  # of a batch show two objects, which are smaller and harder than one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,8 +39,8 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=5_000, vision=112, layers=4, heads=4, text=64),
-    "energy": Shape(seed=22, steps=4_000, vision=96, layers=3, heads=3, text=48),
+    "judge": Shape(seed=21, steps=6_500, vision=112, layers=4, heads=4, text=64),
+    "energy": Shape(seed=22, steps=4_500, vision=96, layers=3, heads=3, text=48),
 }
 
 
@@ -129,12 +130,13 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
     shape = JUDGES[name]
     scenes, tokenizer, standard = load_scenes(folder, SCENES, everything=True), make_tokenizer(), standard_statements()
     model = build(lambda: _make(shape), shape.seed)
+    crowded = torch.from_numpy((scenes.objects[:, :, 0] != NOTHING).all(1))
     lessons = build(lambda: Lessons(shape.vision, scenes), shape.seed + 100)
     modules = {"clip": model, "lessons": lessons}
     training = Training(name, folder, modules, steps=int(shape.steps * scale), peak=PEAK, seed=shape.seed)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
-        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
+        rows = _draw(crowded, PAIRS, generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         statements = [*(random_statement(scenes, int(row), rng) for row in rows), *standard]
         targets = torch.from_numpy(truth(scenes, rows.numpy(), statements)).to(training.device)
@@ -146,6 +148,13 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
 
     training.run(loss_of)
     return model
+
+
+def _draw(crowded: torch.Tensor, pairs: int, generator: torch.Generator) -> torch.Tensor:
+    """Numbers (BATCH,) of scenes, `pairs` of them from the scenes that are `crowded` (N,)."""
+    with_two, others = crowded.nonzero()[:, 0], (~crowded).nonzero()[:, 0]
+    first = with_two[torch.randint(len(with_two), (pairs,), generator=generator)]
+    return torch.cat([first, others[torch.randint(len(others), (BATCH - pairs,), generator=generator)]])
 
 
 def _multi_positive(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
