@@ -17,7 +17,11 @@ from audit.stages.batching import Row, run_batches
 
 
 def run_detect(unit: Unit, detector: Detector, journal: Journal, batch_size: int) -> pa.Table:
-    """One row per picture that exists. Pictures that were not made have no row: their own status already says why."""
+    """One row per picture that exists, and one with status 'error' per picture whose making failed.
+
+    The latter keep the unit failed, so that resume measures these pictures once they have been made. Pictures that no
+    retry will make (degenerate, unreadable, blocked) have no row: their own status already says why.
+    """
     pictures = journal.read("generate", unit.identity["generate"], ["image_id", "status", "image"]).to_pylist()
     ready = [row for row in pictures if row["status"] == Status.OK.value]
     identifier = detector.instrument.instrument_id
@@ -42,6 +46,8 @@ def run_detect(unit: Unit, detector: Detector, journal: Journal, batch_size: int
         ]
 
     rows = run_batches(ready, batch_size, work, lambda case, error: row(case, Status.ERROR, error, None))
+    failed = (case for case in pictures if case["status"] == Status.ERROR.value)
+    rows += [row(case, Status.ERROR, "the picture could not be made", None) for case in failed]
     return pa.Table.from_pylist(rows, schema=SCHEMAS["detect"])
 
 
