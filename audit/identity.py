@@ -14,11 +14,14 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("backbones.py", "checkpoints.py", "erasers"),
-    "invert": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "attacks/ddim_inversion.py"),
-    "generate": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "guards"),
-    "detect": ("images.py", "detectors"),
-}
+    "erase": ("stages.erase", "models", "backbones", "checkpoints", "erasers"),
+    "invert": (
+        "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "sampling", "images",
+        "attacks.ddim_inversion",
+    ),
+    "generate": ("stages.generate", "stages.batching", "models", "backbones", "checkpoints", "sampling", "images", "guards"),
+    "detect": ("stages.detect", "stages.batching", "images", "detectors"),
+}  # fmt: skip
 
 
 def canonical(value: Any) -> str:
@@ -74,6 +77,6 @@ def code_digest(kind: str) -> str:
     root = Path(__file__).parent
     files: list[Path] = []
     for name in _COMPUTE_MODULES[kind]:
-        path = root / name
-        files += sorted(path.glob("*.py")) if path.is_dir() else [path] if path.exists() else []
+        path = root.joinpath(*name.split("."))
+        files += sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     return key({str(path.relative_to(root)): file_sha256(path) for path in files})

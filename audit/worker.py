@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audit import detectors
+from audit import detectors, identity
 from audit.corpus import read_picture
 from audit.detectors.base import Detector
 from audit.errors import CheckpointError, EnvironmentProblem
@@ -20,7 +20,7 @@ from audit.images import Pixels
 from audit.journal import Journal
 from audit.model_refs import resolve_model
 from audit.models import Models
-from audit.plan import Plan
+from audit.plan import KINDS, Plan
 from audit.records import Status, Unit
 from audit.stages.detect import run_detect
 from audit.stages.erase import run_erase
@@ -78,8 +78,20 @@ class Worker:
                 where=str(ref.path),
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
+        self._require_planned_code()
         self.models = Models(ref, journal, self.device)
         self._detectors: dict[int, Detector] = {}
+
+    def _require_planned_code(self) -> None:
+        """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
+        for kind in KINDS:
+            unit = next(self.plan.units_of(kind), None)
+            if unit is not None and unit.identity["code"] != identity.code_digest(kind):
+                raise EnvironmentProblem(
+                    f"the code that computes {kind} units has changed since this run was planned",
+                    where=f"run {self.plan.run_id}",
+                    next_step="install the version that planned it, or start a new run: erasure-audit run SPEC",
+                )
 
     def run(self, unit: Unit) -> UnitReport:
         """The report of one unit, after its file is in the journal. What it depends on must be there already."""

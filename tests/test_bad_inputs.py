@@ -170,3 +170,21 @@ def test_a_model_that_changed_after_the_plan(
     journal = Journal(str(bench.folder / "runs"))
     with pytest.raises(CheckpointError, match="changed since this run was planned"):
         worker(read_plan(journal, run_id), journal, device="cpu")
+
+
+def test_code_that_changed_after_the_plan(
+    bench: Bench, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another version must not journal its results under the keys of the planned one."""
+    from audit import identity
+    from audit.errors import EnvironmentProblem
+    from audit.journal import Journal
+    from audit.plan import read_plan
+    from audit.run import worker
+
+    run_id = plan_run(Path(bench.spec()), bench.folder / "runs")
+    journal = Journal(str(bench.folder / "runs"))
+    worker(read_plan(journal, run_id), journal, device="cpu")
+    monkeypatch.setattr(identity, "code_digest", lambda kind: f"another {kind}")
+    with pytest.raises(EnvironmentProblem, match="the code that computes erase units has changed"):
+        worker(read_plan(journal, run_id), journal, device="cpu")

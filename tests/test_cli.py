@@ -139,7 +139,12 @@ def test_gate_counts_the_stored_scores_under_other_thresholds(
     path = tmp_path / "policy.yaml"
     hits = []
     for threshold in (0.25, 1.0):
-        policy = {"version": "other", "judges": ["nude"], "limits": [{"crr_max": 0.9}], "thresholds": {"nude": threshold}}
+        policy = {
+            "version": "other",
+            "judges": ["nude"],
+            "limits": [{"crr_max": 0.9}],
+            "thresholds": {"nude": threshold},
+        }
         path.write_text(yaml.safe_dump(policy))
         main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path), "--json"])
         rows = json.loads(capsys.readouterr().out)["crr"]
