@@ -154,7 +154,7 @@ def _crr_suites() -> list[Suite]:
             (
                 _rows(whole),
                 *_not_null(whole, "cell_id", "instrument_id", "defence", "scenario", "detector", *counts, *bounds),
-                _unique(whole, "cell_id", "instrument_id"),
+                _unique(whole, "cell_id", "detector"),
                 _in_set(whole, "role", [role.value for role in Role]),
                 *_not_null(whole, "role"),
                 *_between(whole, 1, None, "planned"),

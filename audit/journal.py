@@ -82,7 +82,7 @@ _HUGGINGFACE = {
     }
 }
 _KEY = re.compile(r"[0-9a-f]{64}")
-_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
 _THREADS = 8
 _SCAN_CHUNK = 16  # units that one thread reads in a go
 _SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write

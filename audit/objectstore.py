@@ -8,18 +8,19 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import tempfile
 import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from audit import urls
 from audit.errors import JournalError
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
@@ -43,6 +44,7 @@ _NO_CREDENTIALS = (
     "NoAuthTokenError",
     "TokenRetrievalError",
 )
+_NO_BUCKET = re.compile(r"specified bucket does not exist|NoSuchBucket", re.IGNORECASE)
 # botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums
 # only when the operation demands them: several S3 servers lack the newer default (FlexibleChecksumError).
 _S3_CONFIG: dict[str, Any] = {
@@ -192,10 +194,10 @@ def _protocol(root: str) -> str:
     protocol, separator, rest = root.partition("://")
     if not separator:
         return "file"
-    if "@" in urlsplit(root).netloc:
+    if urls.has_credentials(root):
         raise JournalError(
             "the storage root carries credentials",
-            where=f"{protocol}://***@{rest.rpartition('@')[2]}",
+            where=urls.redact(root),
             next_step="remove them from the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
     if protocol in ("s3", "s3a") and not rest.strip("/"):
@@ -211,7 +213,7 @@ def translated(where: str, *, absent_is_error: bool = True) -> Iterator[None]:
     except JournalError:
         raise
     except FileNotFoundError as error:
-        if not absent_is_error and "bucket" not in str(error).lower():
+        if not absent_is_error and not _NO_BUCKET.search(str(error)):
             raise
         raise explain(error, where) from error
     except Exception as error:
@@ -224,7 +226,7 @@ def explain(error: Exception, where: str) -> JournalError:
     """The `JournalError` that tells the user what `error` at `where` means and what to do next."""
     name = type(error).__name__
     number = getattr(error, "errno", None)
-    text = str(error).strip() or name
+    text = urls.redact(str(error).strip()) or name  # a message may repeat an endpoint with its password
     if number in (errno.ENOSPC, errno.EDQUOT):
         return JournalError(
             "the disk is full", where=where, next_step="free space, then run: erasure-audit resume RUN_ID"
@@ -243,7 +245,7 @@ def explain(error: Exception, where: str) -> JournalError:
         hint = f"{keys if remote else 'change its owner or mode'}, or choose another storage root"
         return JournalError(f"access is denied: {text}", where=where, next_step=hint)
     if isinstance(error, FileNotFoundError):
-        bucket = "bucket" in text.lower()
+        bucket = _NO_BUCKET.search(text)
         return JournalError(
             "the bucket does not exist" if bucket else "the file does not exist",
             where=where,

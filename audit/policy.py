@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -46,15 +47,25 @@ class Policy(BaseModel):
     thresholds: dict[str, Probability] = {}  # detector -> threshold, over the detector's own
     controls: ControlLimits = ControlLimits()
 
-    def problems(self, scenarios: set[str], detectors: set[str], concepts: set[str]) -> list[str]:
+    def problems(
+        self,
+        *,
+        scenarios: Collection[str],
+        detectors: Collection[str],
+        concepts: Collection[str],
+        defences: Collection[str],
+    ) -> list[str]:
         """Sentences about names in this policy that the spec does not define; empty when all exist."""
         problems = []
         for judge in (*self.judges, *self.thresholds):
             if judge not in detectors:
                 problems.append(f"gate: detector {judge!r} is not in detectors ({', '.join(sorted(detectors))})")
         for i, limit in enumerate(self.limits):
-            if limit.scenario is not None and limit.scenario not in scenarios:
-                problems.append(f"gate.limits.{i}: scenario {limit.scenario!r} is not in scenarios")
-            if limit.concept is not None and limit.concept not in concepts:
-                problems.append(f"gate.limits.{i}: concept {limit.concept!r} is not in concepts")
+            for field, chosen, known in (
+                ("scenario", limit.scenario, scenarios),
+                ("concept", limit.concept, concepts),
+                ("defence", limit.defence, defences),
+            ):
+                if chosen is not None and chosen not in known:
+                    problems.append(f"gate.limits.{i}: {field} {chosen!r} is not in {field}s")
         return problems

@@ -6,6 +6,7 @@ A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError`
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -21,14 +22,15 @@ Phrase = Annotated[str, Field(min_length=1, max_length=200)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _MINOR = re.compile(
-    r"\b(child|children|kids?|minors?|toddlers?|infants?|bab(y|ies)|teen(s|ager|agers)?|under-?age|pre-?teens?|"
-    r"school(girl|boy)s?|little (girl|boy)s?|juveniles?|loli|shota)\b",
-    re.IGNORECASE,
+    r"\b(child(ren|like|hood)?s?|kid(s|die|dies|do)?|minors?|toddlers?|infants?|bab(y|ies)|newborns?|teen\w*|tweens?|"
+    r"under ?aged?|pre ?teen\w*|pre ?school\w*|school ?(girl|boy|child|children|kid)s?|kindergart\w*|adolescen\w*|"
+    r"(little|young|small) (girl|boy|lad|lass|one)s?|juveniles?|pubescent|pre ?pubescent|loli\w*|shota\w*|jailbait|"
+    r"(\d|1[0-7]) ?(years?|yrs?|yo) ?(olds?)?|youths?)\b",
 )
 _SEXUAL = re.compile(
-    r"\b(nud(e|es|ity|ist)|naked|sex|sexual(ly|ised|ized)?|porn\w*|erotic\w*|nsfw|topless|genital\w*|explicit|"
-    r"undress\w*|lingerie|fetish\w*)\b",
-    re.IGNORECASE,
+    r"\b(nud(e|es|ity|ist|ists|ism)|naked\w*|sex(y|es|ual\w*)?|porn\w*|erotic\w*|nsfw|topless|bottomless|genital\w*|"
+    r"explicit|undress\w*|unclothed|lingerie|fetish\w*|hentai|xxx|breasts?|nipples?|penis\w*|vagina\w*|vulva\w*|"
+    r"orgasm\w*|masturbat\w*|intercourse|strip ?(tease|ping|per)\w*)\b",
 )
 
 
@@ -45,7 +47,17 @@ class Concept(Model):
     phrase: Phrase
     synonyms: tuple[Phrase, ...] = ()
     neighbours: tuple[Name, ...] = ()
-    sensitive: bool = False  # pictures are blurred or withheld in every report
+    sensitive: bool = False  # pictures are blurred or withheld in every report; sexual concepts always are
+
+    @model_validator(mode="before")
+    @classmethod
+    def _sexual_is_sensitive(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        synonyms = fields.get("synonyms")
+        texts = [fields.get("name"), fields.get("phrase"), *(synonyms if isinstance(synonyms, list | tuple) else ())]
+        sexual = any(_SEXUAL.search(_words(text)) for text in texts if isinstance(text, str))
+        return {**fields, "sensitive": True} if sexual else fields
 
 
 class CorpusEntry(Model):
@@ -199,13 +211,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = (
-            _duplicates(self)
-            + _references(self)
-            + self.gate.problems(
-                {s.name for s in self.scenarios}, {d.name for d in self.detectors}, {c.name for c in self.concepts}
-            )
-        )
+        problems = _duplicates(self) + _references(self) + self.unknown_names(self.gate)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -214,6 +220,15 @@ class Spec(Model):
     def _no_minors(self) -> Self:
         _refuse_minors(self.model_dump(mode="json"))
         return self
+
+    def unknown_names(self, policy: Policy) -> list[str]:
+        """Sentences about names in `policy` that this spec does not define; empty when all exist."""
+        return policy.problems(
+            scenarios={s.name for s in self.scenarios},
+            detectors={d.name for d in self.detectors},
+            concepts={c.name for c in self.concepts},
+            defences=self.defence_names(),
+        )
 
     def defence(self, name: str) -> Defence:
         """The defence called `name`; `none` exists in every spec."""
@@ -264,13 +279,19 @@ def _references(spec: Spec) -> list[str]:
     return problems
 
 
+def _words(text: str) -> str:
+    """`text` as plain lower-case words: compatibility forms, full width or joined by signs, read as what they show."""
+    shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return re.sub(r"[\W_]+", " ", shown).casefold()
+
+
 def _refuse_minors(value: object) -> None:
     """Raise when one spec speaks of minors and of sexual content. There is no override."""
     text: list[str] = []
 
     def collect(node: object) -> None:
         if isinstance(node, str):
-            text.append(node.replace("_", " ").replace("-", " "))
+            text.append(_words(node))
         elif isinstance(node, dict):
             for key, item in node.items():
                 collect(key)
@@ -280,7 +301,7 @@ def _refuse_minors(value: object) -> None:
                 collect(item)
 
     collect(value)
-    joined = "\n".join(text)
+    joined = "\n".join(text)  # a line per field: a phrase is not read across two of them
     if _MINOR.search(joined) and _SEXUAL.search(joined):
         raise ValueError("this spec pairs minors with sexual content; such audits are refused and there is no override")
 

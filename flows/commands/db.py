@@ -82,7 +82,7 @@ def publish(root: options.Root = None, database: options.Database = None, as_jso
 
 @app.command("sql")
 def sql(
-    query: Annotated[str, typer.Argument(help="A query on the newest published copy, such as 'from crr'.")],
+    query: Annotated[str, typer.Argument(help="A query on the newest published copy, such as 'from mart_crr'.")],
     root: options.Root = None,
     database: options.Database = None,
     as_json: options.Json = False,

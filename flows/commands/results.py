@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,12 +14,12 @@ from audit import locations
 from audit.detectors.base import check_threshold
 from audit.errors import SpecError
 from audit.policy import Policy
-from audit.records import Instrument
 from flows.commands import options
 from flows.console import Format
 from flows.verdicts import exit_code, print_result
 
 if TYPE_CHECKING:
+    from audit.plan import Plan
     from audit.results import RunResult
 
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
@@ -102,20 +101,19 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
     journal = steps.open_journal(root)
     stored = read_plan(journal, run_id)
     if policy is not None:
-        _check_policy(policy, stored.instruments, run_id)
+        _check_policy(policy, stored)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
     return steps.conclude(journal, run_id, published, policy)
 
 
-def _check_policy(policy: Policy, instruments: Sequence[Instrument], run_id: str) -> None:
-    """Return when the run's instruments can answer the policy; raises `SpecError` or `DetectorError`."""
-    by_name = {instrument.detector: instrument for instrument in instruments}
-    unknown = sorted({*policy.judges, *policy.thresholds} - set(by_name))
+def _check_policy(policy: Policy, plan: Plan) -> None:
+    """Return when the run can answer the policy; raises `SpecError` or `DetectorError`."""
+    unknown = plan.spec.unknown_names(policy)
     if unknown:
         raise SpecError(
-            f"the policy names detectors that the run does not have: {', '.join(unknown)}",
-            where=f"run {run_id}",
-            next_step=f"use some of: {', '.join(sorted(by_name))}",
+            "the policy names what the run does not have:\n" + "\n".join(f"  - {problem}" for problem in unknown),
+            where=f"run {plan.run_id}",
+            next_step="use the names of the run's spec; erasure-audit report shows it",
         )
-    for name, threshold in policy.thresholds.items():
-        check_threshold(by_name[name], threshold)
+    for instrument in plan.instruments:
+        check_threshold(instrument, policy.thresholds.get(instrument.detector, instrument.threshold))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audit import locations
+from audit import locations, urls
 from audit.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, AuditError
 from audit.spec import load_spec
 from flows import environment
@@ -137,7 +137,7 @@ def _audit(
     exit_zero: bool,
     verbose: bool,
 ) -> int:
-    say(f"run {run_id} in {locations.storage_root(root)}")
+    say(f"run {run_id} in {urls.redact(locations.storage_root(root))}")
     with _flow_of(run_id, root, verbose):
         from flows.audit import audit
 
@@ -158,7 +158,7 @@ def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
     from tasks.progress import reporting_to
 
     require_prefect()
-    where = f" --root {root}" if root else ""
+    where = f" --root {urls.redact(root)}" if root else ""
     try:
         with (
             contextlib.redirect_stdout(sys.stderr),

@@ -1,0 +1,74 @@
+"""What a spec may not ask for, and what it gets without asking."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from audit.errors import SpecError
+from audit.spec import Spec, parse_spec
+
+
+def document(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "x",
+        "backbone": "testbed",
+        "concepts": [{"name": "ring", "phrase": "ring"}],
+        "defences": [{"name": "uce", "eraser": {"method": "uce"}}],
+        "scenarios": [{"name": "text"}],
+        "detectors": [{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
+        "gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1}]},
+        **changes,
+    }
+
+
+def spec(**changes: Any) -> Spec:
+    return parse_spec(document(**changes), "test")
+
+
+MINORS = (
+    "child", "children", "kids", "a minor", "toddler", "babies", "teenage", "teens", "underage", "under-aged",
+    "pre-teen", "schoolgirl", "school boy", "school children", "kindergarten", "adolescent", "little girl", "young boys",
+    "juvenile", "lolicon", "12 year old", "16-years-old", "9yo", "prepubescent", "youth", "ＣＨＩＬＤ", "school_girl",
+)  # fmt: skip
+SEXUAL = ("nude", "nudity", "naked", "sex", "sexy", "sexual", "porn", "pornographic", "erotica", "nsfw", "topless",
+          "genitalia", "explicit", "undressed", "hentai", "xxx", "breast", "masturbation", "NUDE", "nu\u200bde")  # fmt: skip
+
+
+@pytest.mark.parametrize("minor", MINORS)
+def test_minors_and_sexual_content_are_refused_together(minor: str) -> None:
+    with pytest.raises(SpecError, match="there is no override"):
+        spec(concepts=[{"name": "c", "phrase": f"a photo of {minor}", "synonyms": ["nude person"]}])
+
+
+@pytest.mark.parametrize("sexual", SEXUAL)
+def test_every_word_for_it_counts_and_the_two_may_stand_anywhere(sexual: str) -> None:
+    with pytest.raises(SpecError, match="there is no override"):
+        spec(
+            concepts=[{"name": "c", "phrase": sexual}],
+            scenarios=[{"name": "text", "templates": ["a child and a {phrase}"]}],
+        )
+
+
+@pytest.mark.parametrize("word", ["child", "nude", "kidney", "sextant", "analysis", "minority", "tween"])
+def test_one_of_the_two_alone_is_allowed(word: str) -> None:
+    assert spec(concepts=[{"name": "c", "phrase": word}]).concepts[0].phrase == word
+
+
+@pytest.mark.parametrize("sexual", SEXUAL)
+def test_sexual_concepts_are_sensitive_whatever_the_spec_says(sexual: str) -> None:
+    fields = {"name": "c", "phrase": "x", "synonyms": [sexual], "sensitive": False}
+    assert spec(concepts=[fields]).concepts[0].sensitive
+
+
+def test_other_concepts_are_sensitive_when_the_spec_says_so() -> None:
+    assert not spec().concepts[0].sensitive
+    assert spec(concepts=[{"name": "c", "phrase": "blood", "sensitive": True}]).concepts[0].sensitive
+
+
+@pytest.mark.parametrize(("field", "name"), [("scenario", "txt"), ("concept", "rings"), ("defence", "uces")])
+def test_a_limit_on_an_unknown_name_is_refused(field: str, name: str) -> None:
+    gate = {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1, field: name}]}
+    with pytest.raises(SpecError, match=f"{field} '{name}' is not in {field}s"):
+        spec(gate=gate)
