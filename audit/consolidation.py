@@ -59,11 +59,12 @@ _RUN_TABLES = ("runs", "instruments", "rules", "cells", "cases", "planned_units"
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """What one consolidation read: runs, units whose files were loaded, and their rows."""
+    """What one consolidation read: runs, units whose files were loaded, their rows, and why runs were left out."""
 
     runs: int
     units: int
     rows: int
+    damaged: tuple[str, ...] = ()
 
 
 def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:

@@ -78,11 +78,7 @@ def _bound(share: float, upwards: bool) -> str:
 
 def limit_for(policy: Policy, concept: str, defence: str, scenario: str) -> Limit | None:
     """The strictest limit of the policy that speaks of this cell; None when none does."""
-    matching = [
-        limit
-        for limit in policy.limits
-        if limit.concept in (None, concept) and limit.defence in (None, defence) and limit.scenario in (None, scenario)
-    ]
+    matching = [limit for limit in policy.limits if limit.speaks_of(concept, defence, scenario)]
     return min(matching, key=lambda limit: limit.crr_max, default=None)
 
 

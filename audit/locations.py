@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from audit import urls
+from audit.errors import JournalError
 from audit.identity import key
 
 ROOT_VARIABLE = "ERASURE_AUDIT_ROOT"
@@ -13,8 +14,18 @@ DEFAULT_ROOT = "./runs"
 
 
 def storage_root(given: str | None = None) -> str:
-    """The storage root: `given`, else ERASURE_AUDIT_ROOT, else `./runs`."""
-    return given or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    """The storage root: `given`, else ERASURE_AUDIT_ROOT, else `./runs`.
+
+    Raises `JournalError` when it carries credentials: it is printed, and a flow's parameters are stored by Prefect.
+    """
+    root = given or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    if urls.has_credentials(root):
+        raise JournalError(
+            "the storage root carries credentials",
+            where=urls.redact(root),
+            next_step="remove them from the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
+        )
+    return root
 
 
 def local_folder(root: str) -> Path | None:

@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Any, Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
@@ -22,6 +22,15 @@ _CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies a
 # the very pictures that are to be judged), so they are not part of the model's identity.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor")
 _NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
+
+
+# The noise levels that DDIM's grid is made of here; the first value is diffusers' default.
+_SCHEDULES: Mapping[str, tuple[Any, ...]] = {
+    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "num_train_timesteps": (1000,),
+    "trained_betas": (None,),
+    "rescale_betas_zero_snr": (False, None),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +113,11 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
     index = read_json(ref.path / "model_index.json")
     if "transformer" in index or "unet" not in index:
         raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')} without a UNet")
-    unet = read_json(ref.path / "unet" / "config.json")
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        loader = index.get(part)
+        if not (isinstance(loader, list) and len(loader) == 2 and all(isinstance(name, str) for name in loader)):
+            raise _refuse(ref, f"has no {part} that model_index.json says how to load")
+    unet, vae = read_json(ref.path / "unet" / "config.json"), read_json(ref.path / "vae" / "config.json")
     text = read_json(ref.path / "text_encoder" / "config.json")
     scheduler = read_json(ref.path / "scheduler" / "scheduler_config.json")
     prediction = scheduler.get("prediction_type", "epsilon")
@@ -122,7 +135,21 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
         raise _refuse(ref, "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim")
     if prediction != "epsilon":
         raise _refuse(ref, f"predicts {prediction!r}; only epsilon prediction is supported")
+    _check_values(ref, unet, vae, scheduler)
     return "sd1"
+
+
+def _check_values(ref: ModelRef, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> None:
+    """Return when the sampler can honour these settings; what it would silently ignore is refused."""
+    if not isinstance(unet.get("sample_size"), int):
+        raise _refuse(
+            ref, f"has a UNet with sample_size {unet.get('sample_size')!r}; one number (of latents) is needed"
+        )
+    if not isinstance(vae.get("block_out_channels"), list) or not vae["block_out_channels"]:
+        raise _refuse(ref, "has a VAE without block_out_channels")
+    for name, supported in _SCHEDULES.items():
+        if scheduler.get(name, supported[0]) not in supported:
+            raise _refuse(ref, f"has a scheduler with {name} {scheduler[name]!r}, which is not supported")
 
 
 def _refuse(ref: ModelRef, why: str) -> CheckpointError:

@@ -42,6 +42,7 @@ UNITS_SCHEMA = pa.schema(
         ("cell_ids", pa.list_(pa.int32())),
     ]
 )
+_OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
 KINDS = ("erase", "invert", "generate", "detect")
 
 
@@ -148,7 +149,7 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         run_id=document["run_id"],
         name=document["name"],
         created_at=document["created_at"],
-        spec=parse_spec(document["spec"], f"plan of run {run_id}"),
+        spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
         backbone=document["backbone"],
         cells=cells,
         cases=cases,

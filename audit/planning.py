@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -74,12 +73,11 @@ class _Builder:
     ) -> None:
         """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them."""
         index = len(self.cells)
-        concept = self.spec.concept(cell.subject)
         gate = latent.quality_gate if latent else None
         self.cells.append(
             PlannedCell(
                 dataclasses.replace(cell, cell_id=index, planned=len(cases)),
-                sensitive=concept.sensitive or self.spec.concept(cell.concept).sensitive,
+                sensitive=self.spec.is_sensitive(cell.subject) or self.spec.is_sensitive(cell.concept),
                 gate_residual_max=gate.residual_max if gate else None,
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )
@@ -285,6 +283,7 @@ def _control_cells(builder: _Builder, concept: Concept) -> None:
 
 
 def _items(builder: _Builder, concept: str, count: int, field: str) -> list[dict[str, Any]]:
+    # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
     available = builder.items.get(concept, ())
     if len(available) < count:
         raise SpecError(
@@ -293,7 +292,8 @@ def _items(builder: _Builder, concept: str, count: int, field: str) -> list[dict
             next_step=f"add images, or lower the number of cases to {len(available)}",
         )
     return [
-        {"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)} for i in available[:count]
+        {"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)}
+        for i in sorted(available, key=lambda i: _item_seed(builder.spec.seed, i.item))[:count]
     ]
 
 
@@ -311,8 +311,3 @@ def plan_size(plan: Plan) -> dict[str, int]:
         "pictures": len(plan.cases["image_id"].unique()),
         **{f"{kind}_units": kinds.count(kind) for kind in ("erase", "invert", "generate", "detect")},
     }
-
-
-def unit_identity(text: str) -> dict[str, Any]:
-    """The hashed fields of a unit from its stored JSON."""
-    return dict(json.loads(text))

@@ -20,6 +20,11 @@ class Limit(BaseModel):
     concept: str | None = None
     defence: str | None = None
 
+    def speaks_of(self, concept: str, defence: str, scenario: str) -> bool:
+        """Whether this limit applies to a cell."""
+        chosen = zip((self.concept, self.defence, self.scenario), (concept, defence, scenario), strict=True)
+        return all(selector in (None, value) for selector, value in chosen)
+
 
 class ControlLimits(BaseModel):
     """What the controls must show before any cell that stands on them can be decided. Rates are of planned cases:

@@ -113,6 +113,13 @@ def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataF
         con.close()
 
 
+def rates_frame(result: RunResult) -> pd.DataFrame:
+    """The rates of a result as a frame with the columns that `result_frames` gives: for rates under another policy."""
+    import pandas as pd
+
+    return pd.DataFrame([dataclasses.asdict(row) for row in result.crr])
+
+
 def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) -> RunResult:
     ((name, created_at, spec, provenance, judge),) = con.execute(
         "select name, created_at, spec, provenance, first_judge from runs where run_id = ?", [run_id]
@@ -124,7 +131,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         name=name,
         created_at=created_at,
         spec=json.loads(spec),
-        provenance=json.loads(provenance),
+        provenance={**json.loads(provenance), "erasers": _erasers(con, run_id)},
         instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
         crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
         unassessed=_typed(UnassessedRow, _records(con, mart.format("mart_unassessed") + ", detector, reason", run_id)),
@@ -132,6 +139,17 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
     )
+
+
+def _erasers(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
+    """What each erased model of the run was measured to change against the backbone, by artefact."""
+    rows = con.execute(
+        "select e.artefact, coalesce(e.facts, '{}') from erasures as e inner join planned_units as u using (unit_id)"
+        " inner join runs as r using (run_key) where r.run_id = ? order by all",
+        [run_id],
+    ).fetchall()
+    facts = {artefact: json.loads(text) for artefact, text in rows}
+    return {artefact: {k: v for k, v in found.items() if k != "names"} for artefact, found in facts.items()}
 
 
 def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:

@@ -124,7 +124,9 @@ class RunResult:
     name: str
     created_at: str  # ISO 8601, UTC
     spec: dict[str, Any]
-    provenance: dict[str, Any]  # package versions, host, device, digests, code revision
+    provenance: dict[
+        str, Any
+    ]  # package versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
     instruments: tuple[dict[str, Any], ...]
     crr: tuple[CrrRow, ...]
     unassessed: tuple[UnassessedRow, ...]

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.errors import JournalError
 from audit.gate import decide
 from audit.journal import Journal
 from audit.model_refs import pipeline_family, resolve_model
 from audit.plan import Plan, read_plan
 from audit.planning import CorpusItem, build_plan
 from audit.policy import Policy
+from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
@@ -63,7 +65,12 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
     plan = draft(spec, run_id, created_at, manifest)
     stored = json.dumps(spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
-    facts = {**provenance(), "backbone": dict(plan.backbone), "spec_sha256": hashlib.sha256(stored).hexdigest()}
+    facts = {
+        **provenance(),
+        "backbone": dict(plan.backbone),
+        "corpus": dict(plan.corpus),
+        "spec_sha256": hashlib.sha256(stored).hexdigest(),
+    }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
     plan.write(journal)
     return plan
@@ -82,25 +89,30 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
             threshold = spec.gate.thresholds.get(detector.name, rule["threshold"])
             detectors.check_threshold(built.instrument, threshold)
             rules.append({**rule, "threshold": threshold})
-    return build_plan(
+    plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
-        items=corpus_items(manifest),
+        items=corpus_items(manifest, spec),
         instruments=instruments,
         rules=rules,
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
+    check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
+    return plan
 
 
-def corpus_items(manifest: pa.Table) -> dict[str, list[CorpusItem]]:
-    """Concept -> its different reference images, in URI order.
+def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
+    """Concept -> its different reference images, in URI order: role target for what was erased, control for unlearned.
 
     Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
     """
+    roles = dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
     items: dict[str, dict[str, CorpusItem]] = {}
-    for row in manifest.select(["uri", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
+    for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
+        if row["role"] != roles.get(row["concept"]):
+            continue
         item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"
         items.setdefault(row["concept"], {}).setdefault(item, CorpusItem(item, row["uri"]))
     return {concept: list(found.values()) for concept, found in items.items()}
@@ -123,14 +135,32 @@ def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
 def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
     """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one."""
     result = reading.read_result(published, run_id, policy)
-    manifest = pq.read_table(io.BytesIO(journal.get_run(run_id, "manifest.parquet")))
+    plan = read_plan(journal, run_id)
+    manifest = _stored_manifest(journal, plan)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
-    found += expectations.check_results(*reading.result_frames(published, run_id))
-    used = policy or read_plan(journal, run_id).spec.gate
+    rates, readings = reading.result_frames(published, run_id)
+    found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
+    used = policy or plan.spec.gate
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
     return dataclasses.replace(result, spec=spec, verdict=decide(used, result.crr, found))
+
+
+def _stored_manifest(journal: Journal, plan: Plan) -> pa.Table:
+    """The manifest that the run was planned from. Raises `JournalError` when the stored one is damaged or another."""
+    try:
+        manifest = pq.read_table(io.BytesIO(journal.get_run(plan.run_id, "manifest.parquet")))
+        if corpus.manifest_sha256(manifest) == plan.corpus["sha256"]:
+            return manifest
+        problem = "is not the one that the run was planned from"
+    except (pa.ArrowException, OSError, ValueError) as error:
+        problem = f"is damaged: {error}"
+    raise JournalError(
+        f"the stored corpus manifest {problem}",
+        where=f"run {plan.run_id}",
+        next_step="start the audit again: erasure-audit run SPEC; pictures and scores are reused",
+    )
 
 
 def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from audit import urls
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.yaml_files import load_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]{0,63}$")]
 Phrase = Annotated[str, Field(min_length=1, max_length=200)]
@@ -28,8 +29,8 @@ _MINOR = re.compile(
     r"(\d|1[0-7]) ?(years?|yrs?|yo) ?(olds?)?|youths?)\b",
 )
 _SEXUAL = re.compile(
-    r"\b(nud(e|es|ity|ist|ists|ism)|naked\w*|sex(y|es|ual\w*)?|porn\w*|erotic\w*|nsfw|topless|bottomless|genital\w*|"
-    r"explicit|undress\w*|unclothed|lingerie|fetish\w*|hentai|xxx|breasts?|nipples?|penis\w*|vagina\w*|vulva\w*|"
+    r"\b(nud(e|es|ity|ist|ists|ism)|naked\w*|sex(y|es|ual\w*)?|porn\w*|erotic\w*|nsfw|topless|bottomless|(\w+ )?genital\w*|"
+    r"explicit|undress\w*|unclothed|lingerie|fetish\w*|hentai|xxx|breasts?|buttocks|anus|nipples?|penis\w*|vagina\w*|vulva\w*|"
     r"orgasm\w*|masturbat\w*|intercourse|strip ?(tease|ping|per)\w*)\b",
 )
 
@@ -211,7 +212,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = _duplicates(self) + _references(self) + self.unknown_names(self.gate)
+        problems = _duplicates(self) + _references(self) + _undecidable(self) + self.unknown_names(self.gate)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -245,6 +246,11 @@ class Spec(Model):
         names += self.controls.unlearned
         return tuple(self.concept(name) for name in dict.fromkeys(names))
 
+    def is_sensitive(self, subject: str) -> bool:
+        """Whether pictures in which `subject` is sought are blurred or withheld: as declared, or by what is looked for."""
+        labels = [label for detector in self.detectors for label in detector.labels.get(subject, ())]
+        return self.concept(subject).sensitive or any(_SEXUAL.search(_words(label)) for label in labels)
+
     def concept(self, name: str) -> Concept:
         """The declared concept called `name`, or a bare one for a neighbour that is only named."""
         return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name.replace("-", " ")))
@@ -261,16 +267,19 @@ def _duplicates(spec: Spec) -> list[str]:
 
 def _references(spec: Spec) -> list[str]:
     problems = []
-    corpus = {entry.concept for entry in spec.corpus}
+    corpus = {entry.concept for entry in spec.corpus if entry.role == "target"}
+    controls = {entry.concept for entry in spec.corpus if entry.role == "control"}
     latent = any(isinstance(s, LatentScenario) for s in spec.scenarios)
     for concept in spec.concepts:
         if concept.name in concept.neighbours:
             problems.append(f"concepts.{concept.name}: is listed as its own neighbour")
         if latent and concept.name not in corpus:
-            problems.append(f"corpus: latent scenarios need images of {concept.name!r}, and no entry has that concept")
+            problems.append(
+                f"corpus: latent scenarios need images of {concept.name!r}, and no entry of role target has them"
+            )
     for name in spec.controls.unlearned:
-        if name not in corpus:
-            problems.append(f"controls.unlearned: no corpus entry has the concept {name!r}")
+        if name not in controls:
+            problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
     for defence in spec.defences:
         if defence.name == "none" and (defence.eraser or defence.guards):
             problems.append("defences.none: 'none' is the un-erased backbone and takes no eraser or guards")
@@ -283,6 +292,33 @@ def _words(text: str) -> str:
     """`text` as plain lower-case words: compatibility forms, full width or joined by signs, read as what they show."""
     shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     return re.sub(r"[\W_]+", " ", shown).casefold()
+
+
+def _undecidable(spec: Spec) -> list[str]:
+    """What no amount of compute could decide under the spec's own policy."""
+    problems, policy, controls = [], spec.gate, spec.controls
+    defences = [name for name in spec.defence_names() if name != "none"]
+    if not defences:
+        problems.append("defences: only the bare backbone is listed, so there is nothing to decide")
+    for concept in spec.concepts:
+        for defence in defences:
+            for scenario in spec.scenarios:
+                if not any(limit.speaks_of(concept.name, defence, scenario.name) for limit in policy.limits):
+                    problems.append(
+                        f"gate.limits: none speaks of {concept.name!r}, {defence!r}, scenario {scenario.name!r}"
+                    )
+        for detector in spec.detectors:
+            if detector.name in policy.judges and detector.labels.get(concept.name) == ():
+                problems.append(f"gate.judges: {detector.name!r} is told not to see {concept.name!r}")
+    if any(isinstance(scenario, LatentScenario) for scenario in spec.scenarios):
+        for name, made, asked in (
+            ("reference", controls.reference, policy.controls.reference_min > 0),
+            ("vae_roundtrip", controls.vae_roundtrip, policy.controls.vae_roundtrip_min > 0),
+            ("random_latent", controls.random_latent, policy.controls.random_latent_max < 1),
+        ):
+            if asked and not made:
+                problems.append(f"controls.{name}: is off, and gate.controls asks for it in latent scenarios")
+    return problems
 
 
 def _refuse_minors(value: object) -> None:
@@ -306,8 +342,8 @@ def _refuse_minors(value: object) -> None:
         raise ValueError("this spec pairs minors with sexual content; such audits are refused and there is no override")
 
 
-def parse_spec(document: object, where: str) -> Spec:
-    """A validated `Spec` from a parsed YAML document; `where` names it in errors."""
+def parse_spec(document: object, where: str, next_step: str | None = None) -> Spec:
+    """A validated `Spec` from a parsed YAML document; `where` names it in errors, `next_step` says what mends it."""
     if not isinstance(document, dict):
         raise SpecError(
             "the spec is not a mapping of fields",
@@ -321,7 +357,7 @@ def parse_spec(document: object, where: str) -> Spec:
         raise SpecError(
             "the spec has mistakes:\n" + "\n".join(f"  - {line}" for line in lines),
             where=where,
-            next_step="mend these fields, then run: erasure-audit plan " + where,
+            next_step=next_step or f"mend these fields, then run: erasure-audit plan {where}",
         ) from None
 
 
@@ -345,7 +381,7 @@ def load_spec(path: str | Path) -> Spec:
     except UnicodeDecodeError:
         raise SpecError("the spec is not UTF-8 text", where=str(path), next_step="save it as UTF-8 YAML") from None
     try:
-        document = yaml.safe_load(text)
+        document = load_yaml(text)
     except yaml.YAMLError as error:
         raise SpecError(f"the spec is not valid YAML: {error}", where=str(path), next_step="mend the syntax") from None
     return parse_spec(document, str(path))

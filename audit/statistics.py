@@ -83,7 +83,7 @@ def further_cases_to_decide(hits: int, unassessed: int, planned: int, limit: flo
 
 
 def _first(decided: Callable[[int], bool], start: int) -> int | None:
-    """A count from which `decided` holds: doubling, bisection, then steps over the saw-teeth of whole hits."""
+    """A count at which `decided` holds, by doubling and bisection: hits are whole, so a slightly smaller one may do too."""
     if decided(start):
         return start
     low, high = start, start

@@ -6,8 +6,11 @@ One process writes the index. Everyone else reads a published copy, because Duck
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import fcntl
 import os
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -17,13 +20,14 @@ import duckdb
 
 from audit import consolidation
 from audit.consolidation import Folded
-from audit.errors import StoreError
-from audit.journal import Journal
+from audit.errors import JournalError, StoreError
+from audit.journal import Journal, StorageUnavailable
 from audit.relations import digest, relations
 
 __all__ = ["Folded", "Store", "explained", "latest", "published"]
 
 STORAGE_VERSION = "v1.4.0"  # BI tools lag: DuckDB 1.4 and 1.5 can open it
+_YOUNG_SECONDS = 3600.0
 _REBUILD = "rebuild it from the journal with: erasure-audit db rebuild"
 _CORRUPT = (
     "not a valid DuckDB database file",
@@ -52,12 +56,12 @@ class Store:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise _unusable(error, self.path) from None
-            self._con = duckdb.connect(str(self.path))
-            try:
+            with contextlib.ExitStack() as opened:
+                opened.enter_context(_locked(self.path))
+                self._con = duckdb.connect(str(self.path))
+                opened.callback(self._con.close)
                 self._prepare()
-            except BaseException:
-                self._con.close()
-                raise
+                self._opened = opened.pop_all()
 
     def _prepare(self) -> None:
         self._con.execute("set preserve_insertion_order = false")  # bounded memory while loading
@@ -82,27 +86,37 @@ class Store:
 
     def close(self) -> None:
         """Write everything out and let other processes open the file."""
-        self._con.close()
+        self._opened.close()
 
     def consolidate(self, journal: Journal, run_id: str | None = None) -> Folded:
         """What was folded in from `journal`: one run, or every run when `run_id` is None. Twice gives the same index.
 
         Raises `JournalError` for a missing run or a corrupt file, `StoreError` when the index cannot be written.
-        Whatever was loaded before an error stays loaded and is not loaded again.
+        Whatever was loaded before an error stays loaded and is not loaded again. Of every run, a damaged one does not
+        keep the others out: the result names it.
         """
         with explained(self.path):
             total = Folded(runs=0, units=0, rows=0)
             for run in [run_id] if run_id is not None else journal.runs():
-                folded = consolidation.load_run(self._con, journal, run)
-                total = Folded(total.runs + 1, total.units + folded.units, total.rows + folded.rows)
+                try:
+                    folded = consolidation.load_run(self._con, journal, run)
+                except JournalError as error:
+                    if run_id is not None or isinstance(error, StorageUnavailable):
+                        raise
+                    total = dataclasses.replace(total, damaged=(*total.damaged, f"run {run}: {error}"))
+                    continue
+                total = dataclasses.replace(
+                    total, runs=total.runs + 1, units=total.units + folded.units, rows=total.rows + folded.rows
+                )
             consolidation.refresh_outcomes(self._con)
             self._con.execute("checkpoint")
             return total
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
-        """The path of a new read-only copy in `directory`, under a name never used before; the last `keep` copies stay.
+        """The path of a new read-only copy in `directory`, under a name never used before.
 
-        Readers of an older copy are not disturbed. Raises `StoreError` when the directory cannot be written.
+        The last `keep` copies stay, and those younger than an hour: a report may open its copy more than once.
+        Raises `StoreError` when the directory cannot be written.
         """
         folder = Path(directory)
         with explained(folder):
@@ -122,7 +136,8 @@ class Store:
                 temporary.unlink(missing_ok=True)
         for old in published(folder)[: -max(keep, 1)]:
             with contextlib.suppress(OSError):
-                old.unlink()
+                if time.time() - old.stat().st_mtime > _YOUNG_SECONDS:
+                    old.unlink()
         return target
 
     def _copy_to(self, quoted: str) -> None:
@@ -141,15 +156,40 @@ class Store:
         """
         path = Path(path)
         building = path.with_name(f"{path.name}.rebuilding")
-        if path.exists():
-            with contextlib.suppress(_Replaceable), explained(path):
-                duckdb.connect(str(path)).close()
-        _remove(building)
-        with cls(building) as store:
-            folded = store.consolidate(journal)
-        _remove(path)
-        os.replace(building, path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unusable(error, path) from None
+        with _locked(path):
+            if path.exists():
+                with contextlib.suppress(_Replaceable), explained(path):
+                    duckdb.connect(str(path)).close()
+            _remove(building)
+            with cls(building) as store:
+                folded = store.consolidate(journal)
+            path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
+            os.replace(building, path)
         return folded
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """A block in which no other process writes the index at `path`, or replaces it: DuckDB's lock ends with each file."""
+    try:
+        handle = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
+    except OSError as error:
+        raise _unusable(error, path) from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
+            raise _in_use(path, f"process {holder}" if holder else "another process") from None
+        os.ftruncate(handle, 0)
+        os.pwrite(handle, str(os.getpid()).encode(), 0)
+        yield
+    finally:
+        os.close(handle)
 
 
 def published(directory: str | Path) -> list[Path]:
@@ -203,11 +243,7 @@ def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
     if "Could not set lock" in text:
         holder = re.search(r"\(PID (\d+)\)", text)
         who = f"process {holder[1]}" if holder else "another process"
-        return StoreError(
-            f"the index is open in {who}",
-            where=str(path),
-            next_step="wait until it ends or stop it; to read, use the published copy beside the index",
-        )
+        return _in_use(path, who)
     if "version number" in text:
         return _Replaceable(
             "the index was written by another DuckDB version than this one can read",
@@ -231,6 +267,14 @@ def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
             next_step="free memory or disk space and run the command again",
         )
     return None
+
+
+def _in_use(path: Path, who: str) -> StoreError:
+    return StoreError(
+        f"the index is open in {who}",
+        where=str(path),
+        next_step="wait until it ends or stop it; to read, use the published copy beside the index",
+    )
 
 
 def _unusable(error: OSError, path: Path) -> StoreError:

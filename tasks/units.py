@@ -42,7 +42,7 @@ class StageReport:
     elsewhere: int
     rows: int
     unet_calls: int
-    seconds: float  # inside units
+    seconds: float  # of the bare work, as the units themselves measured it: no Prefect, no journal write
     failures: tuple[Failure, ...]
 
 
@@ -55,7 +55,7 @@ def run_units(
     """
     stage = _Stage(run, kind, share)
     progress = StageProgress(run.run_id, kind, len(stage.rows), stage.before)
-    reports, failures, seconds = [], [], 0.0
+    reports, failures = [], []
     for unit in stage.pending():
         missing = stage.missing(unit)
         if missing:
@@ -63,9 +63,7 @@ def run_units(
             progress.show(stage.settled)
             continue
         _ = run.worker  # one that cannot be made ends the run here, with its own message
-        started = time.perf_counter()
         state = unit_task(run, unit, return_state=True)
-        seconds += time.perf_counter() - started
         if state.is_completed():
             report = state.result()
             reports.append(report)
@@ -83,7 +81,7 @@ def run_units(
         elsewhere=stage.elsewhere,
         rows=sum(r.rows for r in reports),
         unet_calls=sum(r.unet_calls for r in reports),
-        seconds=seconds,
+        seconds=sum(r.seconds for r in reports),
         failures=tuple(failures),
     )
 

@@ -68,6 +68,7 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "not YAML": (lambda b: b.text("a: [1, 2"), "not valid YAML"),
     "a Python object": (lambda b: b.text("a: !!python/object/apply:os.getcwd []"), "not valid YAML"),
     "empty": (lambda b: b.text(""), "not a mapping"),
+    "a key given twice": (lambda b: b.text("name: a\nbackbone: x\nname: b\n"), "the key 'name' appears twice"),
     "a list": (lambda b: b.text("- a\n- b\n"), "not a mapping"),
     "an unknown field": (lambda b: b.plan(colour="red"), "colour: Extra inputs"),
     "a missing field": (lambda b: b.plan(backbone=None), "backbone: Field required"),
@@ -83,6 +84,23 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "a limit on an unplanned scenario": (
         lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0.3, "scenario": "latent-blackbox"}]}),
         "scenario 'latent-blackbox' is not in scenarios",
+    ),
+    "a limit on an unknown defence": (
+        lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0.3, "defence": "ucee"}]}),
+        "defence 'ucee' is not in defences",
+    ),
+    "a scenario without a limit": (
+        lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0.3, "scenario": "text"}]}),
+        "none speaks of 'ring', 'uce', scenario 'latent-whitebox'",
+    ),
+    "nothing but the backbone": (lambda b: b.plan(defences=[{"name": "none"}]), "only the bare backbone is listed"),
+    "a judge that may not see": (
+        lambda b: b.plan(detectors=[{**NUDE, "labels": {"ring": []}}]),
+        "'nude' is told not to see 'ring'",
+    ),
+    "a control that the gate needs and nobody makes": (
+        lambda b: b.plan(controls={"cases": 2, "vae_roundtrip": False}),
+        "controls.vae_roundtrip: is off",
     ),
     "an impossible limit": (lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0}]}), "crr_max: .*greater than 0"),
     "a weak confidence": (lambda b: b.plan(gate={**GATE, "confidence": 0.4}), "confidence: .*greater than 0.5"),
@@ -114,7 +132,7 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "latents without a corpus": (lambda b: b.plan(corpus=[]), "need images of 'ring'"),
     "an unlearned class without images": (
         lambda b: b.plan(controls={"cases": 2, "unlearned": ["arrow"]}),
-        "no corpus entry has the concept 'arrow'",
+        "no corpus entry of role control has the concept 'arrow'",
     ),
     "'none' with an eraser": (lambda b: b.plan(defences=[{**UCE, "name": "none"}]), "'none' is the un-erased backbone"),
     "a defence of nothing": (lambda b: b.plan(defences=[{"name": "empty"}]), "needs an eraser or guards"),
@@ -215,6 +233,25 @@ MODELS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         "pickle|safetensors",
     ),
     "no scheduler": (lambda b: without(b, "scheduler"), "scheduler"),
+    "noise levels of its own": (
+        lambda b: edited(b, "scheduler/scheduler_config.json", trained_betas=[0.1, 0.2]),
+        "trained_betas .* not supported",
+    ),
+    "rescaled noise levels": (
+        lambda b: edited(b, "scheduler/scheduler_config.json", rescale_betas_zero_snr=True),
+        "rescale_betas_zero_snr True, which is not supported",
+    ),
+    "unknown noise levels": (
+        lambda b: edited(b, "scheduler/scheduler_config.json", beta_schedule="spline"),
+        "beta_schedule 'spline', which is not supported",
+    ),
+    "pictures that are not square": (lambda b: edited(b, "unet/config.json", sample_size=[8, 16]), "sample_size"),
+    "a VAE without blocks": (lambda b: edited(b, "vae/config.json", block_out_channels=None), "block_out_channels"),
+    "a UNet that nobody loads": (lambda b: edited(b, "model_index.json", unet=[None, None]), "has no unet"),
+    "a prompt that is too long": (
+        lambda b: b.plan(scenarios=[{"name": "text", "cases": 1, "templates": ["a " * 90 + "{phrase}"]}]),
+        "tokens, and the backbone's text encoder reads",
+    ),
     "a threshold below what can be seen": (
         lambda b: b.plan(detectors=[{**NUDE, "threshold": 0.01}]),
         "outside what it can report",
@@ -287,6 +324,10 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         lambda b: ["db", "runs", "--root", "s3://key:secret@bucket/x"],
         "root carries credentials",
     ),
+    "a root with a secret that has slashes": (
+        lambda b: ["db", "runs", "--root", "s3://key:se/cret@bucket/x"],
+        "root carries credentials",
+    ),
     "a root without a bucket": (lambda b: ["db", "runs", "--root", "s3://"], "names no bucket"),
     "a root of an unknown protocol": (lambda b: ["db", "runs", "--root", "gopher://x/y"], "protocol"),
     "a plan that is no JSON": (in_copy(damage("plan.json", b"{"), "gate", "RUN"), "plan of run .* is damaged"),
@@ -298,9 +339,13 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     ),
     "a corrupt unit": (in_copy(truncate_a_unit, "db", "rebuild"), "journal file is corrupt.*resume"),
     "an index where a file is": (
-        lambda b: ["db", "publish", "--database", str(touch(b.folder / "file") / "audit.duckdb")],
+        lambda b: [
+            *("db", "publish", "--root", str(b.done[0])),
+            *("--database", str(touch(b.folder / "file") / "audit.duckdb")),
+        ],
         "cannot be used",
     ),
+    "an index of nothing": (lambda b: ["db", "rebuild", "--root", str(b.folder)], "no runs below this storage root"),
     "no published index": (lambda b: ["db", "sql", "select 1", "--root", str(b.folder)], "no published index"),
     "a query with a mistake": (lambda b: ["db", "sql", "selekt 1", "--root", str(b.done[0])], "syntax error"),
     "a query on nothing": (lambda b: ["db", "sql", "from nowhere", "--root", str(b.done[0])], "nowhere"),
@@ -320,6 +365,7 @@ COMMANDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "an unknown option": (lambda b: ["run", b.spec(), "--fast"], "No such option"),
     "a missing argument": (lambda b: ["run"], "Missing argument"),
     "an unknown format": (lambda b: ["run", b.spec(), "--format", "pdf"], "pdf"),
+    "a plan as JUnit": (lambda b: ["plan", b.spec(), "--format", "junit"], "a plan has no junit form"),
     "an empty batch": (lambda b: ["run", b.spec(), "--batch-size", "0"], "batch-size"),
     "a shard beyond the last": (lambda b: ["work", "x", "--shard", "5/4"], "'5/4' is not a shard"),
     "a shard that is a word": (lambda b: ["work", "x", "--shard", "first"], "'first' is not a shard"),

@@ -76,7 +76,7 @@ def test_rates_add_up(tmp_path: Path, journal: Journal) -> None:
     assert [row.cell_id for row in result.round_trips] == [1]
     assert [i["detector"] for i in result.instruments] == ["judge", "second"]
     assert result.spec["name"] == "synthetic"
-    assert result.provenance == {"host": "test"}
+    assert result.provenance["host"] == "test"
     assert result.verdict.status is VerdictStatus.INCONCLUSIVE
 
 
@@ -213,6 +213,8 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
         first = store.publish(folder)
         with duckdb.connect(str(first), read_only=True) as reader:
             for _ in range(4):
+                for path in published(folder):
+                    os.utime(path, (0, 0))
                 last = store.publish(folder, keep=2)
             assert reader.execute("select count(*) from mart_crr").fetchall() == [(8,)]
     assert [path.name for path in published(folder)] == ["index-000004.duckdb", "index-000005.duckdb"]
@@ -303,7 +305,7 @@ def test_a_damaged_plan_is_said_and_leaves_nothing(tmp_path: Path, journal: Jour
     a_run().write(journal)
     journal.put_run("run-1", name, data)
     with Store(tmp_path / "index.duckdb") as store, pytest.raises(JournalError, match="plan of run 'run-1' is damaged"):
-        store.consolidate(journal)
+        store.consolidate(journal, "run-1")
     assert not any(rows for name, rows in contents(tmp_path / "index.duckdb").items() if name != "index_version")
 
 
@@ -315,6 +317,25 @@ def test_a_corrupt_unit_is_named_and_the_rest_stays_loaded(tmp_path: Path, journ
     good = file.read_bytes()
     file.write_bytes(good[:-30])
     with Store(path) as store, pytest.raises(JournalError, match=f"corrupt.*(\n.*)*{key}"):
-        store.consolidate(journal)
+        store.consolidate(journal, "run-1")
     file.write_bytes(good)
     assert filled(path, journal) == filled(tmp_path / "new.duckdb", journal)
+
+
+def test_a_damaged_run_does_not_keep_the_others_out(tmp_path: Path, journal: Journal) -> None:
+    a_run().write(journal)
+    whole = filled(tmp_path / "whole.duckdb", journal)
+    journal.put_run("run-0", "plan.json", b"{")
+    path = tmp_path / "index.duckdb"
+    folded = Store.rebuild(path, journal)
+    assert (folded.runs, len(folded.damaged)) == (1, 1)
+    assert folded.damaged[0].startswith("run run-0: the plan of run 'run-0' is damaged")
+    assert contents(path) == whole
+
+
+def test_a_young_copy_stays_for_whoever_reads_it(tmp_path: Path, journal: Journal) -> None:
+    a_run().write(journal)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        copies = [store.publish(tmp_path / "published", keep=1) for _ in range(3)]
+    assert published(tmp_path / "published") == copies

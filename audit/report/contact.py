@@ -58,7 +58,7 @@ def contact_sheets(
     order = {cell_id: place for place, cell_id in enumerate(index.cells)}
     return tuple(
         _sheet(index, cell_id, choose(list(cells[cell_id].values()), room), read, None if show_sensitive else names)
-        for cell_id in sorted(cells, key=lambda cell_id: (order.get(cell_id, len(order)), cell_id))
+        for cell_id in sorted(cells, key=lambda cell_id: (order.get(cell_id, len(order)), cell_id))[:MAX_PICTURES]
     )
 
 

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from audit.corpus_errors import SourceUnavailable
+from audit.errors import CheckpointError, DetectorError, JournalError
 from audit.plan import chunks
 
 log = logging.getLogger(__name__)
@@ -20,6 +22,7 @@ def run_batches(
 ) -> list[Row]:
     """One row per case, in order. `work` handles a batch; a batch that raises is halved until single cases are left,
     and a case that still raises becomes `fail(case, message)` with status 'error', which is counted as unassessed.
+    Errors of the model, the detector, the journal or the storage as a whole are raised.
     """
     rows: list[Row] = []
     for batch in chunks(cases, size):
@@ -33,6 +36,8 @@ def _run(batch: Sequence[T], work: Callable[[Sequence[T]], list[Row]], fail: Cal
         if len(rows) != len(batch):
             raise RuntimeError(f"{len(rows)} results for {len(batch)} cases")
         return rows
+    except (CheckpointError, DetectorError, JournalError, SourceUnavailable):
+        raise  # not about a picture: halving would only say it once per case, and hide from a retry what may pass
     except Exception as error:
         log.warning("a batch of %d failed: %s: %s", len(batch), type(error).__name__, error)
         if torch.cuda.is_available():

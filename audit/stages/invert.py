@@ -13,6 +13,8 @@ import safetensors.torch
 import torch
 
 from audit.attacks.ddim_inversion import invert, latent_statistics
+from audit.corpus_errors import SourceUnavailable
+from audit.errors import CorpusError
 from audit.guards.base import Conditioning
 from audit.images import ImageError, to_model_input
 from audit.journal import SCHEMAS
@@ -37,7 +39,7 @@ def run_invert(unit: Unit, models: Models, read_item: ReadItem, batch_size: int)
 
 
 def _read(items: Sequence[str], read_item: ReadItem) -> tuple[dict[str, Pixels], list[Row]]:
-    """Readable items, and rows for those whose object cannot be decoded (which no retry mends)."""
+    """Readable items, and rows for the others: undecodable objects, which no retry mends, and vanished or changed ones."""
     readable: dict[str, Pixels] = {}
     rows: list[Row] = []
     for item in items:
@@ -45,6 +47,10 @@ def _read(items: Sequence[str], read_item: ReadItem) -> tuple[dict[str, Pixels],
             readable[item] = read_item(item)
         except ImageError as error:
             rows.append(_row(item, Status.UNREADABLE, error.what))
+        except SourceUnavailable:
+            raise
+        except CorpusError as error:
+            rows.append(_row(item, Status.ERROR, error.what))
     return readable, rows
 
 

@@ -11,9 +11,9 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.data import NOTHING, load_scenes
 from audit.testbed.loop import Training, build
-from audit.testbed.train_judges import SCENES, augment
+from audit.testbed.train_judges import augment
 
-STEPS, BATCH, SEED, PEAK = 1_750, 96, 31, 2e-3
+SCENES, STEPS, BATCH, SEED, PEAK = 12_000, 1_750, 96, 31, 2e-3
 
 
 def _make() -> ResNetForImageClassification:

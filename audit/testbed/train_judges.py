@@ -22,7 +22,7 @@ from audit.testbed.loop import Training, build
 from audit.testbed.statements import random_statement, standard_statements, truth
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
-SCENES, BATCH, PEAK = 12_000, 64, 1e-3
+SCENES, BATCH, PEAK = 48_000, 64, 1e-3  # with 12,000 scenes they learn those by heart: 1.00 there, 0.75 on new pairs
 PAIRS = 38  # of a batch show two objects, which are smaller and harder than one
 
 
@@ -39,8 +39,8 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=6_500, vision=112, layers=4, heads=4, text=64),
-    "energy": Shape(seed=22, steps=4_500, vision=96, layers=3, heads=3, text=48),
+    "judge": Shape(seed=21, steps=9_000, vision=112, layers=4, heads=4, text=64),
+    "energy": Shape(seed=22, steps=3_500, vision=96, layers=3, heads=3, text=48),
 }
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from audit import locations
+from audit.errors import StoreError
 from flows.commands import options
 from flows.console import emit_json, say, table
+
+if TYPE_CHECKING:
+    from audit.consolidation import Folded
+    from audit.journal import Journal
 
 app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, ask.", no_args_is_help=True)
 
@@ -48,6 +54,7 @@ def rebuild(root: options.Root = None, database: options.Database = None, as_jso
     folded = Store.rebuild(path, _journal(place))
     with Store(path) as store:
         published = store.publish(path.parent / "published")
+    _require_whole(folded, path)
     _tell({"index": str(path), "published": str(published), "runs": folded.runs, "units": folded.units}, as_json)
 
 
@@ -66,6 +73,7 @@ def consolidate(
     journal = _journal(place)
     with Store(path) as store:
         folded = store.consolidate(journal, run_id)
+    _require_whole(folded, path)
     _tell({"index": str(path), "runs": folded.runs, "units": folded.units, "rows": folded.rows}, as_json)
 
 
@@ -74,7 +82,9 @@ def publish(root: options.Root = None, database: options.Database = None, as_jso
     """Publish a read-only copy of the index under a new name, for dashboards and BI tools."""
     from audit.store import Store
 
-    path = locations.database_path(locations.storage_root(root), database)
+    place = locations.storage_root(root)
+    _journal(place)
+    path = locations.database_path(place, database)
     with Store(path) as store:
         published = store.publish(path.parent / "published")
     _tell({"published": str(published)}, as_json)
@@ -90,7 +100,6 @@ def sql(
     """Answer QUERY from the newest published copy, read-only."""
     import duckdb
 
-    from audit.errors import StoreError
     from audit.store import explained, latest
 
     path = latest(locations.database_path(locations.storage_root(root), database).parent / "published")
@@ -107,10 +116,29 @@ def sql(
     emit_json(rows) if as_json else table(rows)
 
 
-def _journal(root: str):  # type: ignore[no-untyped-def]
+def _journal(root: str) -> Journal:
+    """The journal at `root`; a root without runs is a mistyped one, and an index of it would only look empty."""
+    from audit.errors import JournalError
     from audit.journal import Journal
 
-    return Journal(root)
+    journal = Journal(root)
+    if not journal.runs():
+        raise JournalError(
+            "there are no runs below this storage root",
+            where=journal.root,
+            next_step="name the root of your runs with --root, or start a run: erasure-audit run SPEC",
+        )
+    return journal
+
+
+def _require_whole(folded: Folded, path: Path) -> None:
+    """Return when every run was folded in; otherwise raises `StoreError` that names the others."""
+    if folded.damaged:
+        raise StoreError(
+            "some runs were left out of the index:\n" + "\n".join(folded.damaged),
+            where=str(path),
+            next_step=f"do what each says; the other runs ({folded.runs}) are in the index",
+        )
 
 
 def _tell(document: dict[str, object], as_json: bool) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit import locations
+from audit.errors import SpecError
 from audit.spec import load_spec
 from flows.commands import options
 from flows.console import Format, amount, duration, emit_json, progress_bars, table
@@ -36,6 +37,8 @@ def plan(
 ) -> int:
     """Print cells, cases, units, UNet calls, time and storage of SPEC, and what zero hits can prove. Writes nothing."""
     parsed = load_spec(spec)
+    if output not in (Format.TERMINAL, Format.JSON):
+        raise SpecError(f"a plan has no {output.value} form", where="--format", next_step="use terminal or json")
     from audit import pricing
     from audit.drafting import draft_plan
     from audit.journal import Journal

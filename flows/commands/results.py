@@ -14,6 +14,7 @@ from audit import locations
 from audit.detectors.base import check_threshold
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.yaml_files import load_yaml
 from flows.commands import options
 from flows.console import Format
 from flows.verdicts import exit_code, print_result
@@ -74,7 +75,7 @@ def gate(
 def load_policy(path: Path) -> Policy:
     """The policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
     try:
-        document: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        document: Any = load_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise SpecError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from audit import locations, urls
+from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, AuditError
 from audit.spec import load_spec
 from flows import environment
@@ -88,7 +88,8 @@ def work(
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
     from tasks.share import Share
 
-    Share.parse(shard)  # a mistake is told before Prefect starts
+    Share.parse(shard)  # mistakes are told before Prefect starts
+    locations.storage_root(root)
     chosen = _settings(device, batch_size, gpu_slot, None, None, False)
     with _flow_of(run_id, root, verbose):
         from flows.work import work as flow
@@ -137,7 +138,7 @@ def _audit(
     exit_zero: bool,
     verbose: bool,
 ) -> int:
-    say(f"run {run_id} in {urls.redact(locations.storage_root(root))}")
+    say(f"run {run_id} in {locations.storage_root(root)}")
     with _flow_of(run_id, root, verbose):
         from flows.audit import audit
 
@@ -158,7 +159,7 @@ def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
     from tasks.progress import reporting_to
 
     require_prefect()
-    where = f" --root {urls.redact(root)}" if root else ""
+    where = f" --root {root}" if root else ""
     try:
         with (
             contextlib.redirect_stdout(sys.stderr),

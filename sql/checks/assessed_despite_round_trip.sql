@@ -15,9 +15,9 @@ where
     and c.invert_unit_id is not null
     and not (
         coalesce(v.status = 'ok', false)
-        and (l.gate_residual_max is null or coalesce(v.residual_max <= l.gate_residual_max, false))
+        and (l.gate_residual_max is null or coalesce(v.residual_max < l.gate_residual_max, false))
         and (
             l.gate_psnr_min_db is null
-            or coalesce(v.psnr_roundtrip_db >= l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
+            or coalesce(v.psnr_roundtrip_db > l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
         )
     )

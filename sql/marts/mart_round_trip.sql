@@ -13,10 +13,10 @@ select
     median(v.latent_rms) as latent_rms,
     count(*) filter (
         where coalesce(v.status, 'missing') <> 'ok'
-        or (l.gate_residual_max is not null and not coalesce(v.residual_max <= l.gate_residual_max, false))
+        or (l.gate_residual_max is not null and not coalesce(v.residual_max < l.gate_residual_max, false))
         or (
             l.gate_psnr_min_db is not null
-            and not coalesce(v.psnr_roundtrip_db >= l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
+            and not coalesce(v.psnr_roundtrip_db > l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
         )
     ) as failed_gate
 from cases as c

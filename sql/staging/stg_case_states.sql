@@ -14,12 +14,12 @@ select
         when v.status <> 'ok' then 'round-trip'
         when
             l.gate_residual_max is not null
-            and not coalesce(v.residual_max <= l.gate_residual_max, false)
+            and not coalesce(v.residual_max < l.gate_residual_max, false)
             then 'round-trip'
         -- NaN sorts above every number, so it has to be named.
         when
             l.gate_psnr_min_db is not null
-            and not coalesce(v.psnr_roundtrip_db >= l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
+            and not coalesce(v.psnr_roundtrip_db > l.gate_psnr_min_db and not isnan(v.psnr_roundtrip_db), false)
             then 'round-trip'
     end as reason,
     coalesce(g.error, v.error) as error
