@@ -40,7 +40,7 @@ class Shape:
 
 JUDGES = {
     "judge": Shape(seed=21, steps=9_000, vision=112, layers=4, heads=4, text=64),
-    "energy": Shape(seed=22, steps=3_500, vision=96, layers=3, heads=3, text=48),
+    "energy": Shape(seed=22, steps=8_000, vision=96, layers=3, heads=3, text=48),
 }
 
 
