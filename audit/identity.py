@@ -14,9 +14,23 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("backbones.py", "checkpoints.py", "erasers"),
-    "invert": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "attacks/ddim_inversion.py"),
-    "generate": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "guards"),
+    "erase": ("backbones.py", "checkpoint_refs.py", "checkpoints", "claims.py", "erasers"),
+    "invert": (
+        "backbones.py",
+        "checkpoints",
+        "erasers/receler_adapter.py",
+        "sampling.py",
+        "images.py",
+        "attacks/ddim_inversion.py",
+    ),
+    "generate": (
+        "backbones.py",
+        "checkpoints",
+        "erasers/receler_adapter.py",
+        "sampling.py",
+        "images.py",
+        "guards",
+    ),
     "detect": ("images.py", "detectors"),
 }
 

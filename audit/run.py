@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.checkpoint_refs import resolve_checkpoint
 from audit.gate import decide
 from audit.journal import Journal
-from audit.model_refs import pipeline_family, resolve_model
+from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Plan, read_plan
 from audit.planning import CorpusItem, build_plan
 from audit.policy import Policy
@@ -30,6 +32,9 @@ from audit.store import Store
 
 if TYPE_CHECKING:
     from audit.worker import Worker
+
+
+log = logging.getLogger(__name__)
 
 
 def open_journal(root: str) -> Journal:
@@ -72,6 +77,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
+    _check_checkpoints(spec, backbone)
     subjects = spec.subjects()
     instruments, rules = [], []
     for detector in spec.detectors:
@@ -91,6 +97,18 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=rules,
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
+
+
+def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
+    """Recognise and measure every checkpoint of the spec, so that a bad one ends here and not after other work."""
+    declared = [d.eraser for d in spec.defences if d.eraser is not None and d.eraser.checkpoint is not None]
+    if declared:
+        from audit.claims import inspect  # imports torch
+
+        for eraser in declared:
+            found = inspect(resolve_checkpoint(eraser.checkpoint or ""), backbone, eraser.method)
+            for warning in found["warnings"]:
+                log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
 
 
 def corpus_items(manifest: pa.Table) -> dict[str, list[CorpusItem]]:

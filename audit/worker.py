@@ -78,7 +78,7 @@ class Worker:
                 where=str(ref.path),
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
-        self.models = Models(ref, journal, self.device)
+        self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
 
     def run(self, unit: Unit) -> UnitReport:

@@ -60,10 +60,17 @@ def _concept(entry: Mapping[str, Any]) -> str:
 
 def _defence(entry: Mapping[str, Any]) -> str:
     eraser = entry.get("eraser")
-    parts = [f"eraser {eraser.get('method')}"] if isinstance(eraser, Mapping) else []
+    parts = [_eraser(eraser)] if isinstance(eraser, Mapping) else []
     guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
     parts += [f"guards {', '.join(guards)}"] if guards else []
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
+
+
+def _eraser(entry: Mapping[str, Any]) -> str:
+    """A checkpoint's method is what the user says, not what was found."""
+    if entry.get("checkpoint"):
+        return f"checkpoint {entry['checkpoint']}, claimed to be {entry.get('method')}"
+    return f"eraser {entry.get('method')}"
 
 
 def _scenario(entry: Mapping[str, Any]) -> str:
