@@ -131,7 +131,13 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         round_trips=_typed(RoundTripRow, _records(con, mart.format("mart_round_trip"), run_id)),
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
+        erasures=_erasures(con, run_id),
     )
+
+
+def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select artefact, status, facts from mart_erasures where run_id = $run_id order by artefact, facts"
+    return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in _records(con, sql, run_id))
 
 
 def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:

@@ -14,6 +14,7 @@ from audit import run
 from audit.checkpoints.key_sets import key_set
 from audit.errors import CheckpointError, SpecError
 from audit.journal import Journal
+from audit.locations import database_path
 from audit.plan import Plan, read_plan
 from audit.spec import load_spec
 from flows.cli import main
@@ -66,6 +67,10 @@ def test_an_audit_runs_through_checkpoints_of_each_kind(tmp_path: Path, tiny_fol
         "spm-checkpoint": ("spm", "spm"),
     }
     assert not list(root.rglob("units/erase/**/*.safetensors")), "weights were copied into the journal"
+    result = run.conclude(journal, run_id, run.consolidate(journal, run_id, database_path(str(root))))
+    run.report(journal, result, tmp_path / "report")
+    shown = "".join(path.read_text() for path in (tmp_path / "report").glob("*.md"))
+    assert "Claimed method" in shown and "partial-unet" in shown and "claimed to be advunlearn" in shown
     pictures = {}
     for unit in plan.units_of("generate"):
         if unit.identity["source"] == "prompt":
