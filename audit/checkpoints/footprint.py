@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -94,9 +94,10 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
     )
 
 
-def _compare(new: LazyTensors, old: LazyTensors, group: object, sums: dict[str, _Sums], where: str) -> list[str]:
+def _compare(
+    new: LazyTensors, old: LazyTensors, group: Callable[[str], str], sums: dict[str, _Sums], where: str
+) -> list[str]:
     """Names that differ; sums are grown by group."""
-    assert callable(group)
     differing = []
     for name, tensor in new.items():
         after, before = finite(name, tensor, where), old[name].load()

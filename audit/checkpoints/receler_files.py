@@ -21,7 +21,7 @@ def receler_artefact(flat: LazyTensors, config: Path | None, backbone: BackboneT
     """Adapters by flat names (`{entry}.{down|up}.{weight|bias}`); the configuration's rank must be theirs."""
     rank = _check(flat, backbone, where)
     described = read_json(config) if config is not None else {}
-    notes = ()
+    notes: tuple[str, ...] = ()
     if config is None:
         notes = ("there is no eraser_config.json beside the weights: the rank was read from them",)
     elif described.get("eraser_rank", rank) != rank:

@@ -74,7 +74,7 @@ class Transport:
             hidden = inputs[0]
             if down.dim() == 4:
                 assert isinstance(module, nn.Conv2d)
-                low = nn.functional.conv2d(hidden, down, stride=module.stride, padding=module.padding)  # type: ignore[arg-type]
+                low = nn.functional.conv2d(hidden, down, stride=module.stride, padding=module.padding)
                 change = nn.functional.conv2d(low, up)
             else:
                 change = nn.functional.linear(nn.functional.linear(hidden, down), up)

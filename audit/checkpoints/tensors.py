@@ -6,6 +6,7 @@ A 3 GB checkpoint is recognised from its header and compared tensor by tensor, s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -49,7 +50,11 @@ class BackboneTensors:
 
 def in_memory(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
     """Tensors that are there already; read without gradient and on the CPU."""
-    return {name: LazyTensor(tuple(t.shape), lambda t=t: t.detach().cpu()) for name, t in tensors.items()}  # type: ignore[misc]
+    return {name: LazyTensor(tuple(t.shape), functools.partial(_on_cpu, t)) for name, t in tensors.items()}
+
+
+def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.detach().cpu()
 
 
 def bare_text_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,7 +96,7 @@ def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
         metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise _broken(path, f"it is no valid safetensors file ({error})") from None
-    return {n: LazyTensor(shapes[n], lambda n=n: file.get_tensor(n)) for n in names}, metadata  # type: ignore[misc]
+    return {name: LazyTensor(shapes[name], functools.partial(file.get_tensor, name)) for name in names}, metadata
 
 
 def is_safetensors(path: Path) -> bool:
@@ -121,7 +126,7 @@ def from_pickle(path: Path) -> Any:
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6
     except pickle.UnpicklingError as error:
-        if re.search(r"Unsupported|not an allowed|was not allowed|weights_only", str(error)):
+        if _is_pickle(path):
             raise _needs_code(path, str(error)) from None
         raise _broken(path, "it is no PyTorch file") from None
     except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
@@ -129,9 +134,15 @@ def from_pickle(path: Path) -> Any:
         raise _broken(path, f"it is no whole PyTorch file ({first[:160]})") from None
 
 
+def _is_pickle(path: Path) -> bool:
+    """Whether the file begins as PyTorch's zip archives or as a pickle of protocol 2 and later does."""
+    with path.open("rb") as stream:
+        start = stream.read(2)
+    return start == b"PK" or start[:1] == b"\x80"
+
+
 def _needs_code(path: Path, message: str) -> CheckpointError:
-    if not (found := re.search(r"GLOBAL ([\w.]+)", message)):
-        found = re.search(r"(?:operand|class|type|global)\s+([\w.]+)", message)
+    found = re.search(r"GLOBAL ([\w.]+)", message)
     what = f"it asks for {found[1]}" if found else "it holds more than tensors and plain containers"
     return CheckpointError(
         f"the file {path.name} is a pickle that could run code when it is loaded ({what}), so it is refused; "

@@ -111,7 +111,8 @@ def test_bad_checkpoints_end_before_anything_is_computed(
 ) -> None:
     equal = uce_file(tmp_path / "equal.safetensors", tiny_folder, by=0.0)
     for path, message in ((equal, "nothing was erased"), (tmp_path / "none.pt", "no such checkpoint")):
-        assert main(["plan", str(spec_with(tmp_path, tiny_folder, ("uce", path)))]) == 2
+        spec = spec_with(tmp_path, tiny_folder, ("uce", path))
+        assert main(["plan", str(spec), "--root", str(tmp_path / "runs")]) == 2
         shown = capsys.readouterr().err
         assert message in shown and "\n  next:  " in shown
 
