@@ -14,7 +14,7 @@ from diffusers import UNet2DConditionModel
 
 from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
-from audit.checkpoints import ErasedModel, apply_artefact, apply_weights
+from audit.checkpoints import ErasedModel, apply_artefact
 from audit.errors import CheckpointError
 from audit.guards import negative_prompt
 from audit.guards.base import Guard
@@ -108,8 +108,8 @@ class Models:
             return apply_artefact(self.pipeline, ref, dtype=dtype)
         if erase_key is not None:
             weights = safetensors.torch.load(self.journal.blob("erase", erase_key))
-            unet, _ = apply_weights(unet, weights, f"erase unit {erase_key}")
-        elif unet.dtype != dtype:
+            return apply_artefact(self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype)
+        if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed
         return unet.to(dtype)
 

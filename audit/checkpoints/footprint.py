@@ -126,7 +126,7 @@ def finite(name: str, tensor: LazyTensor, where: str) -> torch.Tensor:
 
 
 def _norm(tensor: torch.Tensor) -> float:
-    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64 if tensor.dtype != torch.bfloat16 else None))
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
 
 
 def _added(artefact: Artefact, sums: dict[str, _Sums]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import safetensors.torch
 
-from audit.checkpoints import apply_weights
+from audit.checkpoints import apply_artefact
 from audit.claims import inspect
 from audit.erasers import uce
 from audit.journal import SCHEMAS
@@ -34,7 +34,8 @@ def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes | None]:
         return _row(f"{described['claim']}-checkpoint", inspect(ref, models.ref, described["claim"])), None
     concept = Concept.model_validate(described["concept"])
     weights = _ERASERS[described["method"]](models.pipeline, [concept], described["parameters"])
-    _, footprint = apply_weights(models.pipeline.unet, weights, f"eraser {described['method']} on {concept.name!r}")
+    where = f"eraser {described['method']} on {concept.name!r}"
+    footprint = apply_artefact(models.pipeline, weights, where=where).footprint
     facts = {
         "tensors": footprint.tensors,
         "parameters": footprint.parameters,
