@@ -12,7 +12,7 @@ from audit.checkpoints.key_sets import group_of, key_set, ldm_names, matching_se
 from audit.checkpoints.named import by_names
 from audit.checkpoints.tensors import BackboneTensors, in_memory
 from audit.erasers.receler_adapter import nested
-from tests.checkpoints.files import SPM_METADATA, State, adapters, merged_state, spm_state
+from tests.checkpoints.files import SPM_METADATA, State, adapters, ldm_full, merged_state, spm_state
 
 REFERENCE = {
     "ALL": (686, 859_520_964, "983bc58de4da8e4e571f08deef04b169c15d06252ffd51558d4caa992638e968"),
@@ -54,7 +54,6 @@ def test_receler_at_full_size(full_unet: State, full_backbone: BackboneTensors) 
     assert sum(tensor.numel() for tensor in flat.values()) == 3_209_408
     widths = [parts["down.weight"].shape[1] for parts in nested(flat).values()]
     assert {width: widths.count(width) for width in set(widths)} == {320: 5, 640: 5, 1280: 6}
-    assert list(nested(flat))[-1].startswith(("mid_block", "up_blocks", "down_blocks"))
 
 
 def test_receler_merged_at_full_size(full_unet: State, full_backbone: BackboneTensors) -> None:
@@ -93,3 +92,9 @@ def test_a_partial_unet_is_recognised_without_reading_a_tensor(
     artefact = by_names(in_memory(state), {}, None, full_backbone, "test")
     assert (artefact.layout.name, artefact.key_set) == ("partial-unet", name)
     assert artefact.names_sha256 == REFERENCE[name][2]
+
+
+def test_a_whole_ldm_checkpoint_at_full_size(full_unet: State, full_backbone: BackboneTensors) -> None:
+    artefact = pickles.recognise(ldm_full(full_unet, {}), None, full_backbone, "test")
+    assert (artefact.layout.name, artefact.key_set, len(artefact.unet)) == ("ldm-full", "ALL", 686)
+    assert artefact.names_sha256 == "a635fa777e57c17aa014b0cb53066680fbcafb6c4c219fe796c8b5415a059dcd"
