@@ -14,6 +14,7 @@ from typing import Literal
 from packaging.version import Version
 
 from audit import corpus_source, locations, testbed, urls
+from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import AuditError
 from audit.journal import Journal
 from audit.model_refs import resolve_model
@@ -209,6 +210,7 @@ def _models(spec: Spec) -> Iterator[Finding]:
         yield _from_error("backbone", error, "the run would end before anything is planned")
     else:
         yield Finding("backbone", "ok", f"{spec.backbone}, weights {model.sha256[:12]}")
+    yield from _checkpoints(spec)
     for entry in spec.detectors:
         try:
             instrument = detectors.build(entry, spec.subjects(), "cpu").instrument
@@ -216,6 +218,19 @@ def _models(spec: Spec) -> Iterator[Finding]:
             yield _from_error(f"detector {entry.name}", error, "the run would end before anything is planned")
         else:
             yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {instrument.weights_sha256[:12]}")
+
+
+def _checkpoints(spec: Spec) -> Iterator[Finding]:
+    for defence in spec.defences:
+        if defence.eraser is None or defence.eraser.checkpoint is None:
+            continue
+        try:
+            found = resolve_checkpoint(defence.eraser.checkpoint)
+        except AuditError as error:
+            yield _from_error(f"defence {defence.name}", error, "the run would end before anything is planned")
+        else:
+            claim = f"claimed to be {defence.eraser.method}"
+            yield Finding(f"defence {defence.name}", "ok", f"checkpoint {found.sha256[:12]}, {claim}")
 
 
 def _corpus(spec: Spec) -> Iterator[Finding]:

@@ -53,6 +53,19 @@ def download(repo_id: str, revision: str) -> Path:
     return folder
 
 
+def download_artefact(repo_id: str, revision: str, inside: str) -> Path:
+    """The snapshot folder after fetching one file or folder of a repository (all of it for "").
+
+    Pickles are fetched too: they are only ever read as tensors. Raises `CheckpointError` when the hub refuses.
+    """
+    wanted = [inside, f"{inside.rstrip('/')}/*"] if inside else ["*"]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError, HTTPError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise not_available(repo_id, revision, f"the download failed: {first}") from None
+
+
 def not_available(repo_id: str, revision: str, missing: str) -> CheckpointError:
     """The error that says what is missing, where it was looked for, and both ways to get it."""
     return CheckpointError(

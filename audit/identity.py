@@ -14,12 +14,15 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("stages.erase", "models", "backbones", "checkpoints", "erasers"),
+    "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "erasers"),
     "invert": (
-        "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "sampling", "images",
-        "attacks.ddim_inversion",
+        "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
+        "images", "corpus", "attacks.ddim_inversion", "guards.base",
     ),
-    "generate": ("stages.generate", "stages.batching", "models", "backbones", "checkpoints", "sampling", "images", "guards"),
+    "generate": (
+        "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
+        "images", "corpus", "guards",
+    ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip
 

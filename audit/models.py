@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.checkpoints import apply_weights
+from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
+from audit.checkpoints import ErasedModel, apply_artefact
+from audit.errors import CheckpointError
 from audit.guards import negative_prompt
 from audit.guards.base import Guard
 from audit.journal import Journal
 from audit.model_refs import ModelRef
+from audit.plan import Plan
 from audit.sampling import NoiseModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -24,13 +28,17 @@ _KEPT = 2  # erased UNets held in memory; a run visits defences in order, so mor
 
 
 class Models:
-    """Backbone, erased UNets and guards of one process on one device."""
+    """Backbone, erased models and guards of one process on one device.
 
-    def __init__(self, ref: ModelRef, journal: Journal, device: torch.device) -> None:
-        self.ref, self.journal, self.device = ref, journal, device
+    An erased model is named by its erase unit's key; None is the backbone. `plan` says which units are checkpoints.
+    """
+
+    def __init__(self, ref: ModelRef, journal: Journal, device: torch.device, plan: Plan | None = None) -> None:
+        self.ref, self.journal, self.device, self.plan = ref, journal, device, plan
         self._pipeline: Pipeline | None = None
-        self._unets: OrderedDict[tuple[str | None, str], UNet2DConditionModel] = OrderedDict()
-        self._states: dict[str, torch.Tensor] = {}
+        self._loaded: OrderedDict[tuple[str | None, str], UNet2DConditionModel | ErasedModel] = OrderedDict()
+        self._declared: dict[str, str] | None = None
+        self._states: dict[tuple[str | None, str], torch.Tensor] = {}
 
     @property
     def pipeline(self) -> Pipeline:
@@ -39,35 +47,88 @@ class Models:
             self._pipeline = load_pipeline(self.ref, self.device)
         return self._pipeline
 
-    def noise_model(self, erase_key: str | None, dtype: str = "float32") -> NoiseModel:
-        """The noise prediction of the backbone (None) or of the erased model whose weights the journal holds."""
-        wanted = (erase_key, dtype)
-        if wanted not in self._unets:
-            self._unets[wanted] = self._load(erase_key, _DTYPES[dtype])
-            while len(self._unets) > _KEPT:
-                self._unets.popitem(last=False)
-        self._unets.move_to_end(wanted)
-        return noise_model(self._unets[wanted])
+    def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
+        """The noise prediction of one model; `texts` are the prompts of the batch, which SPM acts by."""
+        model = self._model(erase_key, dtype)
+        return model.noise_model(texts) if isinstance(model, ErasedModel) else noise_model(model)
 
-    def _load(self, erase_key: str | None, dtype: torch.dtype) -> UNet2DConditionModel:
+    def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
+        """Text-encoder states (B, L, D) of one model; every different text is encoded once per process."""
+        owner = erase_key if erase_key in self._checkpoints() else None
+        for text in dict.fromkeys(texts):
+            if (owner, text) not in self._states:
+                self._states[owner, text] = self._encoder(owner).encode_text([text])[0]
+        return torch.stack([self._states[owner, text] for text in texts])
+
+    def guards(self, described: Sequence[Mapping[str, Any]], erase_key: str | None = None) -> list[Guard]:
+        """Fresh guards for one batch, in the spec's order; they read text as the model they guard does."""
+        return [
+            _GUARDS[guard["name"]](guard["parameters"], lambda texts: self.states(texts, erase_key))
+            for guard in described
+        ]
+
+    def checkpoint(self, erase_key: str, sha256: str) -> CheckpointRef:
+        """The declared checkpoint of an erase unit; raises `CheckpointError` when its files are not the planned ones."""
+        declared = self._checkpoints()[erase_key]
+        ref = resolve_checkpoint(declared)
+        if ref.sha256 != sha256:
+            raise CheckpointError(
+                "the checkpoint's files have changed since this run was planned",
+                where=str(ref.path),
+                next_step="restore the files, or start a new run: erasure-audit run SPEC",
+            )
+        return ref
+
+    def _checkpoints(self) -> dict[str, str]:
+        """Erase unit -> the checkpoint as the spec names it."""
+        if self._declared is None:
+            self._declared = _declared(self.plan) if self.plan is not None else {}
+        return self._declared
+
+    def _encoder(self, owner: str | None) -> Pipeline:
+        """The pipeline with the text encoder of a model."""
+        model = self._model(owner, "float32") if owner is not None else None
+        encoder = model.text_encoder if isinstance(model, ErasedModel) else None
+        return self.pipeline if encoder is None else dataclasses.replace(self.pipeline, text_encoder=encoder)
+
+    def _model(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel | ErasedModel:
+        wanted = (erase_key, dtype)
+        if wanted not in self._loaded:
+            self._loaded[wanted] = self._load(erase_key, _DTYPES[dtype])
+            while len(self._loaded) > _KEPT:
+                self._loaded.popitem(last=False)
+        self._loaded.move_to_end(wanted)
+        return self._loaded[wanted]
+
+    def _load(self, erase_key: str | None, dtype: torch.dtype) -> UNet2DConditionModel | ErasedModel:
         unet = self.pipeline.unet
+        if erase_key is not None and erase_key in self._checkpoints():
+            header = self.journal.header("erase", erase_key)
+            ref = self.checkpoint(erase_key, header["identity"]["checkpoint"])
+            return apply_artefact(self.pipeline, ref, dtype=dtype)
         if erase_key is not None:
             weights = safetensors.torch.load(self.journal.blob("erase", erase_key))
-            unet, _ = apply_weights(unet, weights, f"erase unit {erase_key}")
-        elif unet.dtype != dtype:
+            return apply_artefact(self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype)
+        if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed
         return unet.to(dtype)
 
-    def states(self, texts: Sequence[str]) -> torch.Tensor:
-        """Text-encoder states (B, L, D); every different text is encoded once per process."""
-        for text in dict.fromkeys(texts):
-            if text not in self._states:
-                self._states[text] = self.pipeline.encode_text([text])[0]
-        return torch.stack([self._states[text] for text in texts])
 
-    def guards(self, described: Sequence[Mapping[str, Any]]) -> list[Guard]:
-        """Fresh guards for one batch, in the spec's order."""
-        return [_GUARDS[guard["name"]](guard["parameters"], self.states) for guard in described]
+def _declared(plan: Plan) -> dict[str, str]:
+    """Erase units that are checkpoints -> the name in the spec whose files have the unit's digest."""
+    units = {unit.key: unit.identity for unit in plan.units_of("erase") if "checkpoint" in unit.identity}
+    if not units:
+        return {}
+    names = {d.eraser.checkpoint for d in plan.spec.defences if d.eraser is not None and d.eraser.checkpoint}
+    by_digest = {resolve_checkpoint(name).sha256: name for name in sorted(names)}
+    changed = [key for key, described in units.items() if described["checkpoint"] not in by_digest]
+    if changed:
+        raise CheckpointError(
+            "the files of a checkpoint have changed since this run was planned",
+            where=", ".join(sorted(names)),
+            next_step="restore the files, or start a new run: erasure-audit run SPEC",
+        )
+    return {key: by_digest[described["checkpoint"]] for key, described in units.items()}
 
 
 _GUARDS: Mapping[str, Callable[[Mapping[str, Any], Callable[[list[str]], torch.Tensor]], Guard]] = {

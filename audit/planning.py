@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from audit import erasers, guards, identity
 from audit.attacks.prompts import prompts
+from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, Plan, PlannedCell, chunks
@@ -35,12 +36,15 @@ class _Builder:
         self.units: dict[str, dict[str, Any]] = {}
         self._image_units: dict[int, str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
+        self._checkpoints: dict[str, str] = {}
 
     def model(self, defence: str, concept: Concept) -> str | None:
         """Key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
         eraser = self.spec.defence(defence).eraser
         if eraser is None:
             return None
+        if eraser.checkpoint is not None:
+            return self._unit("erase", self._loaded(eraser.method, eraser.checkpoint), (), 1, len(self.cells))
         described = {
             "kind": "erase",
             "backbone": self.backbone.sha256,
@@ -50,6 +54,18 @@ class _Builder:
             "code": identity.code_digest("erase"),
         }
         return self._unit("erase", described, (), 1, len(self.cells))
+
+    def _loaded(self, claim: str, checkpoint: str) -> dict[str, Any]:
+        """Identity of a checkpoint: its content and what is claimed of it, never where it lies."""
+        if checkpoint not in self._checkpoints:
+            self._checkpoints[checkpoint] = resolve_checkpoint(checkpoint).sha256
+        return {
+            "kind": "erase",
+            "backbone": self.backbone.sha256,
+            "checkpoint": self._checkpoints[checkpoint],
+            "claim": claim,
+            "code": identity.code_digest("erase"),
+        }
 
     def common(self, source: str, defence: str, concept: Concept, sampler: Mapping[str, Any] | None) -> dict[str, Any]:
         """Identity fields that all pictures of a cell share."""

@@ -146,7 +146,9 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
     if unit.kind == "invert":
         return unit.rows * (shape.latent_bytes + ROW)
-    return shape.eraser_bytes if unit.kind == "erase" else unit.rows * DETECT_ROW
+    if unit.kind == "erase":
+        return ROW if "checkpoint" in unit.identity else shape.eraser_bytes  # checkpoints stay where they are
+    return unit.rows * DETECT_ROW
 
 
 def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:

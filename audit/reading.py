@@ -131,25 +131,20 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         name=name,
         created_at=created_at,
         spec=json.loads(spec),
-        provenance={**json.loads(provenance), "erasers": _erasers(con, run_id)},
+        provenance=json.loads(provenance),
         instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
         crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
         unassessed=_typed(UnassessedRow, _records(con, mart.format("mart_unassessed") + ", detector, reason", run_id)),
         round_trips=_typed(RoundTripRow, _records(con, mart.format("mart_round_trip"), run_id)),
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
+        erasures=_erasures(con, run_id),
     )
 
 
-def _erasers(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Any]:
-    """What each erased model of the run was measured to change against the backbone, by artefact."""
-    rows = con.execute(
-        "select e.artefact, coalesce(e.facts, '{}') from erasures as e inner join planned_units as u using (unit_id)"
-        " inner join runs as r using (run_key) where r.run_id = ? order by all",
-        [run_id],
-    ).fetchall()
-    facts = {artefact: json.loads(text) for artefact, text in rows}
-    return {artefact: {k: v for k, v in found.items() if k != "names"} for artefact, found in facts.items()}
+def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select artefact, status, facts from mart_erasures where run_id = $run_id order by artefact, facts"
+    return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in _records(con, sql, run_id))
 
 
 def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:

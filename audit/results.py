@@ -133,3 +133,4 @@ class RunResult:
     round_trips: tuple[RoundTripRow, ...]
     samples: tuple[Sample, ...]
     verdict: Verdict
+    erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import JournalError
 from audit.gate import decide
 from audit.journal import Journal
-from audit.model_refs import pipeline_family, resolve_model
+from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Plan, read_plan
 from audit.planning import CorpusItem, build_plan
 from audit.policy import Policy
@@ -32,6 +34,9 @@ from audit.store import Store
 
 if TYPE_CHECKING:
     from audit.worker import Worker
+
+
+log = logging.getLogger(__name__)
 
 
 def open_journal(root: str) -> Journal:
@@ -80,6 +85,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
+    _check_checkpoints(spec, backbone)
     subjects = spec.subjects()
     instruments, rules = [], []
     for detector in spec.detectors:
@@ -101,6 +107,18 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     )
     check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
     return plan
+
+
+def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
+    """Recognise and measure every checkpoint of the spec, so that a bad one ends here and not after other work."""
+    declared = [d.eraser for d in spec.defences if d.eraser is not None and d.eraser.checkpoint is not None]
+    if declared:
+        from audit.claims import inspect  # imports torch
+
+        for eraser in declared:
+            found = inspect(resolve_checkpoint(eraser.checkpoint or ""), backbone, eraser.method)
+            for warning in found["warnings"]:
+                log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:

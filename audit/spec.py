@@ -84,11 +84,21 @@ class CorpusLimits(Model):
 
 
 class Eraser(Model):
-    """How the weights were changed: the method that produces them, with its parameters over those of a preset."""
+    """How the weights were changed: the method that produces them, with its parameters over those of a preset.
+
+    With `checkpoint` they are loaded as they are, and `method` is the user's claim about them.
+    """
 
     method: Name
     preset: Name | None = None
     parameters: dict[str, Any] = {}
+    checkpoint: Annotated[str, Field(min_length=1)] | None = None  # a file, a folder or org/name@<commit>[/path]
+
+    @model_validator(mode="after")
+    def _loaded_as_it_is(self) -> Self:
+        if self.checkpoint is not None and (self.preset is not None or self.parameters):
+            raise ValueError("a checkpoint is loaded as it is: it takes no preset or parameters")
+        return self
 
 
 class Guard(Model):

@@ -79,7 +79,7 @@ class Worker:
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
         self._require_planned_code()
-        self.models = Models(ref, journal, self.device)
+        self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
 
     def _require_planned_code(self) -> None:

@@ -313,6 +313,30 @@ def truncate_a_unit(root: Path, run_id: str) -> None:
     os.truncate(path, path.stat().st_size - 20)
 
 
+def claimed(b: Bench, checkpoint: object, **more: Any) -> Arguments:
+    """`plan` of a spec whose defence is a checkpoint."""
+    return b.plan(defences=[{"name": "x", "eraser": {"method": "uce", "checkpoint": str(checkpoint), **more}}])
+
+
+CHECKPOINTS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
+    "a missing file": (lambda b: claimed(b, "nowhere.pt"), "no such checkpoint"),
+    "a hub id on a branch": (lambda b: claimed(b, "org/model@main/x.pt"), "not pinned to a commit"),
+    "a hub file that is not here": (lambda b: claimed(b, f"org/model@{'a' * 40}/x.pt"), "not in the local"),
+    "a file of text": (lambda b: claimed(b, touch(b.folder / "x.pt", b"hello world")), "no (whole )?PyTorch file"),
+    "safetensors of nothing": (lambda b: claimed(b, touch(b.folder / "x.safetensors")), "not a whole safetensors"),
+    "an empty folder": (lambda b: claimed(b, make(b.folder / "empty")), "holds no weight file"),
+    "a checkpoint with a preset": (lambda b: claimed(b, "x.pt", preset="testbed"), "takes no preset or parameters"),
+    "the backbone itself": (
+        lambda b: claimed(b, next((b.pipeline / "unet").glob("*.safetensors"))),
+        "equal the backbone's: nothing was erased",
+    ),
+    "an inspected file that is missing": (
+        lambda b: ["inspect", "nowhere.pt", "--backbone", str(b.pipeline)],
+        "no such checkpoint",
+    ),
+}
+
+
 STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "an unknown run": (lambda b: ["gate", "nobody-1", "--root", str(b.done[0])], "run 'nobody-1' has no"),
     "a run id that is a path": (lambda b: ["report", "../../etc", "--root", str(b.done[0])], "is not a run id"),
@@ -384,6 +408,7 @@ def mistakes() -> Iterator[tuple[str, Callable[[Bench], Arguments], str]]:
         ("spec", SPECS),
         ("corpus", PICTURES),
         ("model", MODELS),
+        ("checkpoint", CHECKPOINTS),
         ("store", STORES),
         ("command", COMMANDS),
     ):

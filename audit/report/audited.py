@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from audit.report.view import Index, Section, is_testbed
+from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
 from audit.results import RunResult
 
@@ -32,7 +32,32 @@ def section(index: Index) -> Section:
             "The backbone is the embedded testbed, a miniature trained on rendered shapes. "
             "A number from the testbed is a number about the testbed.",
         )
-    return Section("audited", "What was audited", sentences, facts=tuple(facts))
+    loaded = [row["facts"] for row in result.erasures if "claim" in row["facts"]]
+    bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {said}") for f in loaded for said in f["warnings"])
+    tables = (_checkpoints(loaded),) if loaded else ()
+    return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
+
+
+def _checkpoints(loaded: Sequence[Mapping[str, Any]]) -> Table:
+    """The user's claim about each checkpoint beside what was measured."""
+    columns = (
+        Column("Checkpoint"),
+        Column("Claimed method"),
+        Column("Found layout"),
+        Column("Changed tensors", "number"),
+        Column("Share of parameters", "number"),
+        Column("Relative norm", "number"),
+        Column("SHA-256", "code"),
+    )
+    return Table("Checkpoints: claim and facts", columns, tuple(_checkpoint(row) for row in loaded), stack=True)
+
+
+def _checkpoint(row: Mapping[str, Any]) -> tuple[str, ...]:
+    facts = row["facts"]
+    known = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
+    norm = "added" if facts["relative_norm"] is None else f"{facts['relative_norm']:.3g}"
+    found = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{known}")
+    return (*map(plain, found), f"{facts['parameter_share']:.2%}", norm, plain(facts["sha256"][:12]))
 
 
 def _backbone(result: RunResult) -> str:
@@ -60,10 +85,17 @@ def _concept(entry: Mapping[str, Any]) -> str:
 
 def _defence(entry: Mapping[str, Any]) -> str:
     eraser = entry.get("eraser")
-    parts = [f"eraser {eraser.get('method')}"] if isinstance(eraser, Mapping) else []
+    parts = [_eraser(eraser)] if isinstance(eraser, Mapping) else []
     guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
     parts += [f"guards {', '.join(guards)}"] if guards else []
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
+
+
+def _eraser(entry: Mapping[str, Any]) -> str:
+    """A checkpoint's method is what the user says, not what was found."""
+    if entry.get("checkpoint"):
+        return f"checkpoint {entry['checkpoint']}, claimed to be {entry.get('method')}"
+    return f"eraser {entry.get('method')}"
 
 
 def _scenario(entry: Mapping[str, Any]) -> str:

@@ -77,14 +77,17 @@ class _Maker:
 
     def _sample(self, cases: Sequence[Mapping[str, Any]], latents: torch.Tensor) -> list[Row]:
         models, sampler = self.models, self.identity["sampler"]
-        device = models.device
+        device, erased = models.device, self.identity["model"]
         texts = tuple(row["prompt"] or "" for row in cases)
         conditioning = Conditioning(
-            models.states(texts).to(device), models.states([""] * len(cases)).to(device), sampler["guidance"], texts
+            models.states(texts, erased).to(device),
+            models.states([""] * len(cases), erased).to(device),
+            sampler["guidance"],
+            texts,
         )
-        model = models.noise_model(self.identity["model"], sampler["dtype"])
+        model = models.noise_model(erased, sampler["dtype"], texts)
         schedule = models.pipeline.schedule(sampler["steps"])
-        guards = models.guards(self.identity["guards"])
+        guards = models.guards(self.identity["guards"], erased)
         result = sample(model, schedule, latents.to(device), conditioning, guards)
         finite = torch.isfinite(result.latents).flatten(1).all(1)
         pixels = _uint8(models.pipeline.decode_latents(result.latents))

@@ -71,9 +71,9 @@ class _Inversion:
         pipeline, device = self.models.pipeline, self.models.device
         pixels = np.stack([to_model_input(array, pipeline.resolution) for _, array in batch])
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(device)
-        model = self.models.noise_model(self.identity["model"])
+        model = self.models.noise_model(self.identity["model"], texts=[""] * len(batch))
         schedule = pipeline.schedule(self.identity["steps"])
-        null = self.models.states([""] * len(batch)).to(device)
+        null = self.models.states([""] * len(batch), self.identity["model"]).to(device)
         clean = pipeline.encode_images(images)
         inverted = invert(
             model, schedule, clean, null, passes=self.identity["passes"], tolerance=self.identity["tolerance"]

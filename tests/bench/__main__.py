@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from tests.bench import bench_pipeline, bench_run, bench_store
+from tests.bench import bench_checkpoints, bench_pipeline, bench_run, bench_store
 from tests.bench.table import print_table
 
 
@@ -17,7 +17,8 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print_table([*bench_pipeline.figures(), *bench_run.figures(), *bench_store.figures()])
+    parts = (bench_pipeline, bench_run, bench_store, bench_checkpoints)
+    print_table([figure for part in parts for figure in part.figures()])
 
 
 if __name__ == "__main__":

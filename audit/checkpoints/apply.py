@@ -1,0 +1,94 @@
+"""Put a recognised checkpoint onto a loaded backbone, which stays as it is: tensors that do not change are shared."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel
+
+from audit.backbones import Pipeline, noise_model
+from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
+from audit.checkpoints.footprint import Measured, measure
+from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.named import by_names
+from audit.checkpoints.recognise import recognise
+from audit.checkpoints.spm import Transport
+from audit.checkpoints.tensors import LazyTensors, backbone_modules, in_memory
+from audit.erasers.receler_adapter import Attached, attach, load_adapters
+from audit.sampling import NoiseModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ErasedModel:
+    """An erased model that shares with its backbone whatever the checkpoint leaves alone."""
+
+    unet: UNet2DConditionModel  # with hooks attached where the method adds modules
+    text_encoder: CLIPTextModel | None  # None: the backbone's
+    footprint: Measured
+    artefact: Artefact
+    adapters: Attached | None = None  # Receler
+    transport: Transport | None = None  # SPM
+
+    def noise_model(self, texts: Sequence[str] = ()) -> NoiseModel:
+        """The noise prediction. `texts` are the prompts of the batch; only SPM needs them, and raises without."""
+        model = noise_model(self.unet)
+        return model if self.transport is None else self.transport.bind(model, texts)
+
+
+def apply_artefact(
+    pipeline: Pipeline,
+    checkpoint: CheckpointRef | str | Mapping[str, torch.Tensor],
+    *,
+    where: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> ErasedModel:
+    """The erased model of a checkpoint (a path or hub id, resolved, or tensors by name) on this backbone.
+
+    `dtype` is the UNet's; None keeps the backbone's. Raises `CheckpointError` when the file is of no known layout,
+    belongs to another model, is not safe to read, is not finite, or changes nothing.
+    """
+    live = backbone_modules(pipeline.unet, pipeline.text_encoder)
+    if isinstance(checkpoint, Mapping):
+        artefact = by_names(in_memory(checkpoint), {}, None, live, where or "tensors in memory")
+    else:
+        ref = resolve_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        artefact = recognise(ref, live)
+    footprint = measure(artefact, live)
+    unet = _changed(pipeline.unet, artefact.unet, set(footprint.names), dtype or pipeline.unet.dtype)
+    encoder = None
+    if footprint.text_names:
+        live_names = {name.removeprefix("text_model."): name for name in pipeline.text_encoder.state_dict()}
+        text = {live_names[name]: tensor for name, tensor in artefact.text.items()}
+        wanted = {live_names[name] for name in footprint.text_names}
+        encoder = _changed(pipeline.text_encoder, text, wanted, pipeline.text_encoder.dtype)
+    adapters = transport = None
+    if artefact.adapters:
+        flat = {name: tensor.load() for name, tensor in artefact.adapters.items()}
+        modules = load_adapters(unet, flat, artefact.where).to(unet.dtype).eval().requires_grad_(False)
+        adapters = attach(unet, modules)
+    if artefact.spm is not None:
+        transport = Transport(unet, artefact.spm, pipeline)
+    return ErasedModel(unet, encoder, footprint, artefact, adapters, transport)
+
+
+def _changed(module: Any, tensors: LazyTensors, names: set[str], dtype: torch.dtype) -> Any:
+    """A copy of `module` in `dtype` with some tensors replaced; the others are shared where the dtype allows it."""
+    if dtype == module.dtype:
+        shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
+        made = copy.deepcopy(module, shared)  # the memo says that the tensors are copied already
+    else:
+        made = copy.deepcopy(module).to(dtype)
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        owner = made.get_submodule(path)
+        old = getattr(owner, leaf)
+        new = tensors[name].load().to(old.device, old.dtype, copy=True)
+        setattr(owner, leaf, nn.Parameter(new, requires_grad=False))
+    return made.eval()

@@ -1,0 +1,77 @@
+"""Refuse what belongs to another model: names the backbone lacks, shapes of SD 2.x or SDXL, sets that are not whole."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from audit.checkpoints.key_sets import MEANINGS, matching_set, nearest_set
+from audit.checkpoints.tensors import LazyTensors
+from audit.errors import CheckpointError
+
+_WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+_NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.x and the testbed are supported)"
+
+
+def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
+    """Return when every tensor exists in the backbone with this shape; raises `CheckpointError` otherwise."""
+    check_family(tensors, backbone, where)
+    unexpected = sorted(set(tensors) - set(backbone))
+    if not tensors or len(unexpected) == len(tensors):
+        found = f"e.g. {unexpected[0]}" if unexpected else "it is empty"
+        raise CheckpointError(
+            f"0 of {len(tensors)} tensors have names that the backbone's {part} has ({found}): nothing would be loaded",
+            where=where,
+            next_step=_NEXT,
+        )
+    if unexpected:
+        raise CheckpointError(
+            f"{len(unexpected)} of {len(tensors)} tensors have names that the backbone's {part} does not have "
+            f"(e.g. {unexpected[0]})",
+            where=where,
+            next_step=_NEXT,
+        )
+    for name, tensor in tensors.items():
+        if tensor.shape != backbone[name].shape:
+            raise CheckpointError(
+                f"{name} has shape {tensor.shape}, the backbone's {part} has {backbone[name].shape}",
+                where=where,
+                next_step=_NEXT,
+            )
+
+
+def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> None:
+    """Raise when the width that cross-attention reads, or SDXL's own names, show another family than the backbone's."""
+    width, own = context_width(tensors), context_width(backbone)
+    if any(".transformer_blocks.1." in n or n.startswith(("add_embedding.", "label_emb.")) for n in tensors) and own:
+        width = width or 2048
+    if width is None or own is None or width == own:
+        return
+    family = _WIDTHS.get(width, "another model")
+    raise CheckpointError(
+        f"the checkpoint is made for {family}: its cross-attention reads text of width {width}, "
+        f"the backbone's of width {own}" + ("" if own not in _WIDTHS else f" ({_WIDTHS[own]})"),
+        where=where,
+        next_step=_NEXT,
+    )
+
+
+def context_width(tensors: LazyTensors) -> int | None:
+    """Input width of attn2's key projection: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL. None without one."""
+    for name, tensor in tensors.items():
+        if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) and len(tensor.shape) == 2:
+            return tensor.shape[1]
+    return None
+
+
+def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -> str:
+    """The known key set that the names are. Raises `CheckpointError` for a subset that no eraser writes."""
+    found = matching_set(tensors, backbone)
+    if found is not None:
+        return found
+    near, missing, extra = nearest_set(tensors, backbone)
+    raise CheckpointError(
+        f"its {len(tensors)} tensors are no set that a known eraser changes; nearest is {near} ({MEANINGS[near]}) with "
+        f"{missing} missing and {extra} besides it: the file is incomplete or of an unknown layout",
+        where=where,
+        next_step="get the whole file; of an unknown method, save the erased model's whole UNet state dict instead",
+    )

@@ -1,0 +1,174 @@
+"""What a checkpoint really changes against its backbone, measured tensor by tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import torch
+
+from audit.checkpoints.key_sets import group_of, matching_set
+from audit.checkpoints.layouts import Artefact, SpmFile
+from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
+from audit.errors import CheckpointError
+
+TEXT_ENCODER, ADAPTERS, SPM_LAYERS = "text encoder", "added adapters", "added SPM layers"
+# How finely a type resolves; tensors are compared at the coarser of the two, so that storing is not changing.
+_COARSENESS = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """One group of tensors that differ. `relative_norm` is ||W' - W|| / ||W|| over them; None where nothing was before."""
+
+    tensors: int
+    parameters: int
+    relative_norm: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """The footprint of an artefact: facts, whatever method the user says made it."""
+
+    names: tuple[str, ...]  # UNet tensors that differ, by diffusers names
+    text_names: tuple[str, ...]  # text-encoder tensors that differ
+    key_set: str | None  # the known set that `names` are
+    compared: int  # tensors of the file that have a counterpart in the backbone
+    parameters: int  # in everything that differs or is added
+    parameter_share: float  # of the parameters of the changed component (UNet, or text encoder when only it changes)
+    relative_norm: float | None  # over all UNet tensors that differ, or the text encoder's
+    groups: Mapping[str, Group]
+
+    @property
+    def tensors(self) -> int:
+        """Tensors that differ or are added."""
+        return sum(group.tensors for group in self.groups.values())
+
+
+class _Sums:
+    """Running sums of one group."""
+
+    def __init__(self) -> None:
+        self.tensors = self.parameters = 0
+        self.change = self.norm = 0.0
+
+    def add(self, parameters: int, change: float, norm: float) -> None:
+        self.tensors, self.parameters = self.tensors + 1, self.parameters + parameters
+        self.change, self.norm = self.change + change**2, self.norm + norm**2
+
+    def group(self, added: bool = False) -> Group:
+        ratio = None if added else (self.change / max(self.norm, 1e-30)) ** 0.5
+        return Group(self.tensors, self.parameters, ratio)
+
+
+def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
+    """The measured footprint, two tensors in memory at a time.
+
+    Raises `CheckpointError` when a value is not finite, nothing differs from the backbone, or a file that holds only
+    what its method trained also holds tensors that do not differ.
+    """
+    sums: dict[str, _Sums] = {}
+    names = _compare(artefact.unet, backbone.unet, group_of, sums, artefact.where)
+    text = _compare(artefact.text, backbone.text, lambda name: TEXT_ENCODER, sums, artefact.where)
+    added = _added(artefact, sums)
+    if artefact.spm is not None:
+        _spm(artefact.spm, backbone, sums, artefact.where)
+    _check(artefact, names, text, sums)
+    changed = [s for name, s in sums.items() if name not in (ADAPTERS, SPM_LAYERS, TEXT_ENCODER)]
+    if not changed and TEXT_ENCODER in sums:
+        changed = [sums[TEXT_ENCODER]]
+    if SPM_LAYERS in sums:
+        changed = [sums[SPM_LAYERS]]
+    part = backbone.unet if names or added or artefact.spm else backbone.text
+    parameters = sum(s.parameters for s in sums.values())
+    norm = sum(s.norm for s in changed)
+    return Measured(
+        names=tuple(sorted(names)),
+        text_names=tuple(sorted(text)),
+        key_set=matching_set(names, backbone.unet),
+        compared=len(artefact.unet) + len(artefact.text),
+        parameters=parameters,
+        parameter_share=parameters / sum(tensor.size for tensor in part.values()),
+        relative_norm=(sum(s.change for s in changed) / norm) ** 0.5 if norm else None,
+        groups={name: s.group(name == ADAPTERS) for name, s in sorted(sums.items())},
+    )
+
+
+def _compare(
+    new: LazyTensors, old: LazyTensors, group: Callable[[str], str], sums: dict[str, _Sums], where: str
+) -> list[str]:
+    """Names that differ; sums are grown by group."""
+    differing = []
+    for name, tensor in new.items():
+        after, before = finite(name, tensor, where), old[name].load()
+        if same(before, after):
+            continue
+        differing.append(name)
+        change = _norm(after.float() - before.float())
+        sums.setdefault(group(name), _Sums()).add(tensor.size, change, _norm(before))
+    return differing
+
+
+def same(before: torch.Tensor, after: torch.Tensor) -> bool:
+    """Whether two tensors are equal at the coarser of their precisions: a rounded copy is not a change."""
+    coarser = max(before.dtype, after.dtype, key=lambda dtype: _COARSENESS.get(dtype, 0))
+    return torch.equal(before.to(coarser), after.to(coarser))
+
+
+def finite(name: str, tensor: LazyTensor, where: str) -> torch.Tensor:
+    """The tensor's values; raises `CheckpointError` when one is NaN or infinite."""
+    values = tensor.load()
+    if values.is_floating_point() and not torch.isfinite(values).all():
+        raise CheckpointError(
+            f"{name} holds NaN or infinity", where=where, next_step="get the checkpoint again, or train it again"
+        )
+    return values
+
+
+def _norm(tensor: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def _added(artefact: Artefact, sums: dict[str, _Sums]) -> bool:
+    """Sums of Receler's adapters. One whose `up` is zero adds nothing, as before training."""
+    acting = False
+    for name, tensor in artefact.adapters.items():
+        values = finite(name, tensor, artefact.where)
+        acting |= ".up." in name and bool(values.any())
+        sums.setdefault(ADAPTERS, _Sums()).add(tensor.size, _norm(values.float()), 0.0)
+    if artefact.adapters and not acting:
+        raise CheckpointError(
+            "the erasers' output layers are all zero, as before training: they add nothing to the backbone",
+            where=artefact.where,
+            next_step="pass the checkpoint that was saved after training",
+        )
+    return acting
+
+
+def _spm(spm: SpmFile, backbone: BackboneTensors, sums: dict[str, _Sums], where: str) -> None:
+    """Sums of SPM's layers at multiplier 1: alpha / rank * up @ down against the weight it is added to."""
+    for path, lazy in spm.down.items():
+        down, up = finite(path, lazy, where).float(), finite(path, spm.up[path], where).float()
+        delta = up.flatten(1) @ down.flatten(1) * (spm.alpha / spm.rank)
+        if delta.any():
+            weight = backbone.unet[f"{path}.weight"].load()
+            size = lazy.size + spm.up[path].size
+            sums.setdefault(SPM_LAYERS, _Sums()).add(size, _norm(delta), _norm(weight.float()))
+
+
+def _check(artefact: Artefact, names: list[str], text: list[str], sums: Mapping[str, _Sums]) -> None:
+    if not sums:
+        raise CheckpointError(
+            f"all {len(artefact.unet) + len(artefact.text) or artefact.file_tensors} tensors equal the backbone's: "
+            "nothing was erased",
+            where=artefact.where,
+            next_step="check which layers were trained: ESD's 'xattn' and 'esd-a', for example, select none",
+        )
+    still = sorted(set(artefact.unet) - set(names)) + sorted(set(artefact.text) - set(text))
+    if still and not artefact.whole:
+        raise CheckpointError(
+            f"{len(still)} of its {len(artefact.unet) + len(artefact.text)} tensors equal the backbone's "
+            f"(e.g. {still[0]}): what differs is not what the file declares to have changed",
+            where=artefact.where,
+            next_step="check that the training ran through and that this is the backbone it started from",
+        )

@@ -1,0 +1,143 @@
+"""Names of UNet tensors: the sets that erasers train, the groups a footprint is reported in, and LDM's names for them.
+
+The sets are rules on diffusers names, so they hold for Stable Diffusion 1.x and for the testbed alike. Their sizes and
+digests for Stable Diffusion 1.4 are asserted by the tests.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Collection, Iterable
+
+LDM_PREFIX = "model.diffusion_model."
+
+
+def names_sha256(names: Iterable[str]) -> str:
+    """Hex SHA-256 of the sorted names joined by newlines, without a trailing one."""
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+
+
+def _module_type_is_norm(name: str) -> bool:
+    """Whether a tensor belongs to a GroupNorm or LayerNorm: their modules are the ones called `*norm*`."""
+    return "norm" in name.split(".")[-2]
+
+
+def _is_kv(name: str) -> bool:
+    return "attn2.to_k" in name or "attn2.to_v" in name
+
+
+def _is_trained_by_esd(name: str) -> bool:  # parameters of Linear and Conv2d modules
+    return not _module_type_is_norm(name)
+
+
+_RULES: dict[str, Callable[[str], bool]] = {
+    "KV": _is_kv,  # UCE, ESD-x-strict, RECE, MACE, Concept Ablation
+    "XATTN": lambda n: "attn2" in n,  # ESD-x
+    "SELF": lambda n: "attn1" in n,
+    "QKVO": lambda n: re.search(r"\.to_(q|k|v|out)\.", n) is not None,  # Concept Ablation 'attn'
+    "ESD_U": lambda n: _is_trained_by_esd(n) and "attn2" not in n,  # ESD-u of 2025
+    "ESD_ALL": _is_trained_by_esd,
+    "NOXATTN": lambda n: not n.startswith(("conv_norm_out.", "conv_out.", "time_embedding.")) and "attn2" not in n,
+    "ALL": lambda n: True,
+}
+
+MEANINGS = {
+    "KV": "keys and values of every attn2",
+    "XATTN": "every attn2",
+    "SELF": "every attn1",
+    "QKVO": "every attention projection",
+    "ESD_U": "all linear and convolution layers but attn2",
+    "ESD_ALL": "all linear and convolution layers",
+    "NOXATTN": "all but attn2, time embedding and output (ESD-u of 2023)",
+    "ALL": "the whole UNet",
+}
+
+
+def key_set(name: str, unet_names: Iterable[str]) -> frozenset[str]:
+    """The members of one set (a key of `MEANINGS`) among a UNet's names."""
+    rule = _RULES[name]
+    return frozenset(n for n in unet_names if rule(n))
+
+
+def matching_set(names: Collection[str], unet_names: Collection[str]) -> str | None:
+    """The set that `names` are, exactly; None when they are none of them."""
+    wanted = frozenset(names)
+    return next((name for name in _RULES if wanted and key_set(name, unet_names) == wanted), None)
+
+
+def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int]:
+    """The set closest to `names`, how many of its members are missing and how many names are not in it."""
+    wanted = frozenset(names)
+
+    def gaps(name: str) -> tuple[int, int]:
+        members = key_set(name, unet_names)
+        return len(members - wanted), len(wanted - members)
+
+    best = min(_RULES, key=lambda name: sum(gaps(name)))
+    return (best, *gaps(best))
+
+
+def group_of(name: str) -> str:
+    """The part of the UNet that a tensor belongs to; every tensor is in exactly one group."""
+    if _is_kv(name):
+        return "attn2 keys and values"
+    if "attn2" in name:
+        return "attn2 queries and outputs"
+    if "attn1" in name:
+        return "attn1"
+    if _module_type_is_norm(name):
+        return "normalisation"
+    if ".ff." in name:
+        return "feed-forward"
+    if name.startswith("time_embedding.") or "time_emb_proj" in name:
+        return "time embedding"
+    return "convolutions and projections"
+
+
+_RESNET = {
+    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
+}  # fmt: skip
+_TOP = {
+    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
+}  # fmt: skip
+
+
+def ldm_names(unet_names: Collection[str]) -> dict[str, str]:
+    """CompVis (LDM) name -> diffusers name of a UNet's tensors, prefix `model.diffusion_model.` included.
+
+    The numbering follows latent-diffusion's `openaimodel.py`: input and output blocks count through all levels, each
+    level holding its residual layers and then one down- or upsampler.
+    """
+    layers = 1 + max(int(n.split(".")[3]) for n in unet_names if n.startswith("down_blocks.") and ".resnets." in n)
+    with_attention = {n.split(".")[1] for n in unet_names if n.startswith("up_blocks.") and ".attentions." in n}
+    return {LDM_PREFIX + _ldm_name(name, layers, with_attention): name for name in unet_names}
+
+
+def _ldm_name(name: str, layers: int, with_attention: Collection[str]) -> str:
+    for module, ldm in _TOP.items():
+        if name.startswith(module + "."):
+            return ldm + name[len(module) :]
+    if name.startswith("mid_block."):
+        _, kind, index, rest = name.split(".", 3)
+        position = 1 if kind == "attentions" else 2 * int(index)
+        return f"middle_block.{position}.{_inner(kind, rest)}"
+    side, level, kind, index, rest = name.split(".", 4)
+    if side == "down_blocks":
+        first = 1 + int(level) * (layers + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + layers}.0.op.{rest.removeprefix('conv.')}"
+        return f"input_blocks.{first + int(index)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
+    first = int(level) * (layers + 1)
+    if kind == "upsamplers":
+        return f"output_blocks.{first + layers}.{1 + (level in with_attention)}.{rest}"
+    return f"output_blocks.{first + int(index)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
+
+
+def _inner(kind: str, rest: str) -> str:
+    if kind != "resnets":
+        return rest
+    module, _, part = rest.partition(".")
+    return f"{_RESNET[module]}.{part}"

@@ -1,0 +1,72 @@
+"""The layouts that erasers' code writes, and the artefact that reading any of them gives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from audit.checkpoints.tensors import LazyTensors
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How tensors are stored. Several methods share one: the layout never says which of them made a file."""
+
+    name: str
+    says: str  # completes "the file is ..."
+    methods: tuple[str, ...]  # claims that this layout can back
+
+
+PARTIAL = Layout(
+    "partial-unet",
+    "some of a UNet's tensors, by diffusers names",
+    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "concept-ablation", "mace", "rece"),
+)
+FULL = Layout(
+    "full-unet",
+    "a whole UNet, by diffusers names",
+    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "rece", "mace", "concept-ablation", "advunlearn", "stereo"),
+)
+ESD_NESTED = Layout("esd-nested", "ESD's nested modules (`unet.<module>` -> weight, bias)", FULL.methods[:4])
+LDM_FULL = Layout(
+    "ldm-full",
+    "a whole latent-diffusion (CompVis) checkpoint, of which the UNet is used",
+    ("esd-x", "esd-u", "esd-all", "advunlearn", "concept-ablation"),
+)
+RECELER = Layout("receler", "Receler's adapters, which add modules after every attn2", ("receler",))
+RECELER_MERGED = Layout("receler-merged", "a whole UNet with Receler's adapters among its tensors", ("receler",))
+PIPELINE = Layout("pipeline", "a whole diffusers pipeline folder", ("mace", *FULL.methods))
+CA_DELTA = Layout("ca-delta", "Concept Ablation's delta (`unet` -> tensors)", ("concept-ablation",))
+CA_LDM_DELTA = Layout("ca-ldm-delta", "Concept Ablation's delta by latent-diffusion names", ("concept-ablation",))
+SPM = Layout("spm", "SPM's low-rank layers, which act by how close the prompt is to the concept", ("spm",))
+TEXT_STATE = Layout("text-encoder-state", "a text encoder saved by AdvUnlearn's code", ("advunlearn",))
+TEXT_FOLDER = Layout("text-encoder", "a transformers text encoder", ("advunlearn", "concept-ablation"))
+
+
+@dataclasses.dataclass(frozen=True)
+class SpmFile:
+    """SPM's tensors by module path (`down_blocks.0...attn1.to_q`): down, up; and what its metadata says."""
+
+    down: LazyTensors
+    up: LazyTensors
+    rank: int
+    alpha: float
+    prompts: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """A recognised checkpoint, in the backbone's own names. Its tensors are read when they are needed."""
+
+    layout: Layout
+    where: str
+    names_sha256: str  # of the names that are used, as the file spells them
+    file_tensors: int  # how many those are
+    key_set: str | None = None  # the known set that the UNet names are
+    unet: LazyTensors = dataclasses.field(default_factory=dict)
+    text: LazyTensors = dataclasses.field(default_factory=dict)
+    adapters: LazyTensors = dataclasses.field(default_factory=dict)  # Receler, flat names
+    spm: SpmFile | None = None
+    whole: bool = False  # the file also holds tensors that its method does not train
+    notes: tuple[str, ...] = ()
+    config: Mapping[str, object] = dataclasses.field(default_factory=dict)

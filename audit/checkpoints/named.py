@@ -1,0 +1,61 @@
+"""What a flat set of named tensors is, whatever container it came in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from audit.checkpoints import layouts
+from audit.checkpoints.families import check_names_and_shapes, known_set
+from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
+from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.ldm_files import ldm
+from audit.checkpoints.receler_files import merged_receler, receler_artefact
+from audit.checkpoints.spm_files import spm_artefact
+from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names
+from audit.erasers.receler_adapter import PARTS
+from audit.errors import CheckpointError
+
+_TEXT_STARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+_ADAPTER = tuple(f".{part}" for part in PARTS)
+
+
+def by_names(
+    tensors: LazyTensors, metadata: object, config: Path | None, backbone: BackboneTensors, where: str
+) -> Artefact:
+    """What a flat set of named tensors is."""
+    if any(name.startswith("lora_unet_") for name in tensors):
+        return spm_artefact(tensors, metadata, backbone, where)
+    if any(".adapter." in name for name in tensors):
+        return merged_receler(tensors, backbone, where)
+    if tensors and all(name.endswith(_ADAPTER) for name in tensors):
+        return receler_artefact(tensors, config, backbone, where)
+    if any(name.startswith(LDM_PREFIX) for name in tensors):
+        return ldm(tensors, backbone, where, delta=False)
+    bare = bare_text_names(tensors)
+    if bare and all(name.startswith(_TEXT_STARTS) for name in bare):
+        return text_artefact(bare, layouts.TEXT_FOLDER, backbone, where, names_sha256(tensors))
+    return unet_artefact(tensors, backbone, where)
+
+
+def unet_artefact(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
+    """A whole UNet or a known part of one."""
+    check_names_and_shapes(tensors, backbone.unet, where)
+    found = known_set(tensors, backbone.unet, where)
+    whole = found == "ALL"
+    layout = layouts.FULL if whole else layouts.PARTIAL
+    return Artefact(layout, where, names_sha256(tensors), len(tensors), found, unet=tensors, whole=whole)
+
+
+def text_artefact(
+    bare: LazyTensors, layout: layouts.Layout, backbone: BackboneTensors, where: str, digest: str
+) -> Artefact:
+    """A whole text encoder; its names carry no `text_model.` prefix any more."""
+    check_names_and_shapes(bare, backbone.text, where, "text encoder")
+    missing = sorted(set(backbone.text) - set(bare))
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of the text encoder's {len(backbone.text)} tensors are missing (e.g. {missing[0]})",
+            where=where,
+            next_step="get the whole checkpoint",
+        )
+    return Artefact(layout, where, digest, len(bare), text=bare, whole=True)

@@ -1,0 +1,122 @@
+"""What a loaded pickle is, from its top-level keys: the layouts of ESD, Receler, Concept Ablation, AdvUnlearn, RECE, UCE."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from audit.checkpoints import layouts
+from audit.checkpoints.families import check_names_and_shapes, known_set
+from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
+from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.ldm_files import ldm
+from audit.checkpoints.named import by_names, text_artefact
+from audit.checkpoints.receler_files import receler_artefact
+from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names, in_memory
+from audit.erasers.receler_adapter import PARTS
+from audit.errors import CheckpointError
+
+_ADV = "text_encoder."
+_MACE = re.compile(r"\d+_for_mat[12]")
+
+
+def recognise(content: Any, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
+    """The artefact that a pickle holds. Raises `CheckpointError` for what is no erased model."""
+    if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
+        raise _unknown(where, f"it holds a {type(content).__name__}, not named tensors")
+    keys = list(content)
+    if any(key.startswith(LDM_PREFIX) for key in keys):
+        return ldm(_tensors(content, where), backbone, where, delta=False)
+    if isinstance(content.get("state_dict"), Mapping):
+        return ldm(_tensors(content["state_dict"], where), backbone, where, delta=True)
+    if isinstance(content.get("unet"), Mapping):
+        return _ca_delta(content, backbone, where)
+    if all(key.startswith("unet.") and isinstance(content[key], Mapping) for key in keys):
+        flat = {f"{k.removeprefix('unet.')}.{p}": t for k, parts in content.items() for p, t in parts.items()}
+        return _nested_esd(_tensors(flat, where), backbone, where)
+    if any(isinstance(value, Mapping) and set(PARTS) <= set(value) for value in content.values()):
+        if not all(isinstance(value, Mapping) for value in content.values()):
+            raise _unknown(where, "it mixes Receler's erasers with other entries")
+        flat = {f"{entry}.{part}": t for entry, parts in content.items() for part, t in parts.items()}
+        return receler_artefact(_tensors(flat, where), config, backbone, where)
+    if any(key.startswith(_ADV) for key in keys):
+        return _advunlearn(_tensors(content, where), backbone, where)
+    _refuse_others(content, where)
+    return by_names(_tensors(content, where), {}, config, backbone, where)
+
+
+def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str) -> Artefact:
+    unet = _tensors(content["unet"], where)
+    found = content.get("text_encoder")
+    text = bare_text_names(_tensors(found, where)) if isinstance(found, Mapping) else {}
+    if unet:
+        check_names_and_shapes(unet, backbone.unet, where)
+    if text or not unet:
+        check_names_and_shapes(text, backbone.text, where, "text encoder")
+    key_set = known_set(unet, backbone.unet, where) if unet else None
+    others = sorted(set(content) - {"unet", "text_encoder"})
+    notes = (f"its entries {', '.join(others)} are not used",) if others else ()
+    names = [*unet, *text]
+    return Artefact(
+        layouts.CA_DELTA, where, names_sha256(names), len(names), key_set,
+        unet=unet, text=text, whole=key_set == "ALL" or bool(text), notes=notes,
+    )  # fmt: skip
+
+
+def _nested_esd(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
+    check_names_and_shapes(tensors, backbone.unet, where)
+    found = known_set(tensors, backbone.unet, where)
+    digest = names_sha256(tensors)
+    return Artefact(layouts.ESD_NESTED, where, digest, len(tensors), found, unet=tensors, whole=found == "ALL")
+
+
+def _advunlearn(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
+    """The wrapper's state dict names every tensor twice; only `text_encoder.*` is taken.
+
+    Under transformers 4 these are `text_encoder.text_model.*`, under transformers 5 there is no `text_model`.
+    """
+    bare = bare_text_names({n.removeprefix(_ADV): tensor for n, tensor in tensors.items() if n.startswith(_ADV)})
+    digest = names_sha256(name for name in tensors if name.startswith(_ADV) and not name.endswith("position_ids"))
+    found = text_artefact(bare, layouts.TEXT_STATE, backbone, where, digest)
+    aliases = len(tensors) - len(bare)
+    notes = (f"{aliases} aliases and buffers of the same tensors are not used",) if aliases else ()
+    return dataclasses.replace(found, notes=notes)
+
+
+def _refuse_others(content: Mapping[str, Any], where: str) -> None:
+    keys = list(content)
+    if any(_MACE.fullmatch(key) for key in keys):
+        raise CheckpointError(
+            "the file is MACE's cached prior (statistics of COCO captions for its closed form), not a model",
+            where=where,
+            next_step="pass the folder that MACE writes last, LoRA_fusion_model",
+        )
+    alone = content[keys[0]] if len(keys) == 1 else None
+    if isinstance(alone, torch.Tensor) and alone.dim() <= 2 and (keys[0].startswith("<") or "." not in keys[0]):
+        raise CheckpointError(
+            f"the file is a learned token embedding ({keys[0]}), as textual inversion writes: an attack's input, "
+            "not a defence",
+            where=where,
+            next_step="pass the erased model's own checkpoint",
+        )
+
+
+def _tensors(content: Mapping[str, Any], where: str) -> LazyTensors:
+    """The mapping's tensors; anything else in it is refused by name."""
+    for name, value in content.items():
+        if not isinstance(value, torch.Tensor):
+            raise _unknown(where, f"its entry {name!r} is a {type(value).__name__}, not a tensor")
+    return in_memory(content)
+
+
+def _unknown(where: str, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the file is no checkpoint of a known layout: {why}",
+        where=where,
+        next_step="pass what the eraser's own code saved, or the erased model's UNet as a state dict",
+    )

@@ -1,0 +1,61 @@
+"""Say what a checkpoint is, from its content alone; file names and suffixes decide nothing.
+
+The order is: folders by what they hold; safetensors by their header; pickles by their top-level keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from audit.checkpoint_refs import CheckpointRef
+from audit.checkpoints import layouts, pickles
+from audit.checkpoints.families import check_names_and_shapes
+from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.named import by_names, unet_artefact
+from audit.checkpoints.receler_files import merged_receler
+from audit.checkpoints.tensors import (
+    BackboneTensors,
+    bare_text_names,
+    from_pickle,
+    from_safetensors,
+    from_shards,
+    is_safetensors,
+)
+from audit.errors import CheckpointError
+
+
+def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
+    """The artefact, with names and shapes proven to be the backbone's; no tensor is read from a safetensors file.
+
+    Raises `CheckpointError` for what is no erased model, another family's, incomplete, unreadable or unsafe to read.
+    """
+    where = str(ref.path)
+    if ref.kind == "pipeline":
+        return _pipeline(ref, backbone, where)
+    if ref.kind in ("unet", "text-encoder"):
+        return by_names(from_shards(ref.paths()), {}, None, backbone, where)
+    path = ref.paths()[0]
+    config = path.parent / "eraser_config.json"
+    found = _from_file(path, config if config.is_file() else None, backbone)
+    return dataclasses.replace(found, where=where)
+
+
+def _from_file(path: Path, config: Path | None, backbone: BackboneTensors) -> Artefact:
+    if is_safetensors(path):
+        tensors, metadata = from_safetensors(path)
+        return by_names(tensors, metadata, config, backbone, str(path))
+    return pickles.recognise(from_pickle(path), config, backbone, str(path))
+
+
+def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Artefact:
+    unet = from_shards(ref.paths("unet"))
+    if not unet:
+        raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
+    if any(".adapter." in name for name in unet):
+        return merged_receler(unet, backbone, where)
+    found = unet_artefact(unet, backbone, where)
+    text = bare_text_names(from_shards(ref.paths("text_encoder")))
+    if text:
+        check_names_and_shapes(text, backbone.text, where, "text encoder")
+    return dataclasses.replace(found, layout=layouts.PIPELINE, text=text, whole=True)

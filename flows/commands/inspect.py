@@ -1,0 +1,74 @@
+"""inspect: what an erased checkpoint is and what it changes, without generating anything."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands import options
+from flows.console import emit_json, table
+
+Checkpoint = Annotated[str, typer.Argument(help="A file, a folder, or org/name@<40-hex commit>[/path inside].")]
+Backbone = Annotated[
+    str, typer.Option("--backbone", help="What was erased from: testbed, a diffusers folder, or org/name@<commit>.")
+]
+Claim = Annotated[
+    str | None, typer.Option("--claim", help="The method that is said to have made it, such as esd-x or uce.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("inspect")(inspect)
+
+
+def inspect(
+    checkpoint: Checkpoint, backbone: Backbone = "testbed", claim: Claim = None, as_json: options.Json = False
+) -> int:
+    """Say what CHECKPOINT is, what it changes in the backbone, and what does not fit. Generates nothing."""
+    from audit.checkpoint_refs import resolve_checkpoint
+    from audit.model_refs import pipeline_family, resolve_model
+
+    ref = resolve_checkpoint(checkpoint)
+    model = resolve_model(backbone)
+    pipeline_family(model)
+    from audit import claims
+
+    found = claims.inspect(ref, model, claim)
+    if as_json:
+        emit_json(found)
+    else:
+        _print(found)
+    return 0
+
+
+def _print(found: dict[str, Any]) -> None:
+    facts = found["facts"]
+    known = f", key set {facts['file_key_set']}" if facts["file_key_set"] else ""
+    print(f"file       {facts['says']} ({facts['layout']}), {facts['file_tensors']} tensors{known}")
+    print(f"sha256     {facts['sha256']}")
+    print(f"names      {facts['names_sha256']}")
+    for name, value in facts["settings"].items():
+        print(f"{name:<10} {value}")
+    print(f"backbone   {facts['backbone']['name']}, sha256 {facts['backbone']['sha256']}")
+    changed = f" = {facts['changed_key_set']}" if facts["changed_key_set"] else ""
+    norm = "" if facts["relative_norm"] is None else f", relative norm {facts['relative_norm']:.3g}"
+    print(
+        f"changes    {facts['tensors']} tensors{changed}, {facts['parameters']:,} parameters "
+        f"({facts['parameter_share']:.3%}){norm}\n"
+    )
+    table(
+        [
+            {
+                "group": name,
+                "tensors": group["tensors"],
+                "parameters": group["parameters"],
+                "relative norm": "added" if group["relative_norm"] is None else f"{group['relative_norm']:.3g}",
+            }
+            for name, group in facts["groups"].items()
+        ]
+    )
+    print(f"\nclaim      {found['claim'] or 'none'}")
+    for warning in found["warnings"]:
+        print(f"WARNING    {warning}")

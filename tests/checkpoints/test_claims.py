@@ -1,0 +1,88 @@
+"""The user's claim and the measured facts stay apart, and what does not fit is said; `inspect` prints both."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from audit.checkpoint_refs import resolve_checkpoint
+from audit.claims import inspect
+from audit.model_refs import ModelRef
+from flows.cli import main
+from tests.checkpoints.files import TABLE, State
+
+FITTING = {
+    "A1 esd-x": "esd-x",
+    "A1 esd-u": "esd-u",
+    "A1 esd-all": "esd-all",
+    "A1 esd-x-strict": "esd-x-strict",
+    "A3": "esd-x",
+    "A5": "esd-u",
+    "B1": "uce",
+    "B2": "uce",
+    "C1": "receler",
+    "C2": "receler",
+    "G1": "mace",
+    "H1 attn": "concept-ablation",
+    "H1 embedding": "concept-ablation",
+    "H2": "concept-ablation",
+    "I": "spm",
+    "J2": "advunlearn",
+    "K": "rece",
+}
+
+
+@pytest.mark.parametrize("row", FITTING)
+def test_a_fitting_claim_draws_no_warning(row: str, backbone: ModelRef, unet: State, text: State, folder: Path) -> None:
+    path = TABLE[row][0](folder, unet, text)
+    found = inspect(resolve_checkpoint(str(path)), backbone, FITTING[row])
+    assert found["claim"] == FITTING[row] and found["warnings"] == []
+    json.dumps(found, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("row", "claim", "warning"),
+    [
+        ("B1", "esd-x", "esd-x, which changes XATTN .* what differs is 32 of attn2 keys and values"),
+        ("A1 esd-x", "uce", "uce, which changes KV"),
+        ("B1", "receler", "receler does not write that"),
+        ("C1", "esd-x", "esd-x does not write that"),
+        ("J2", "esd-u", "esd-u does not write that"),
+        ("B1", "vendor-x", "nothing is known about the method 'vendor-x'"),
+        ("B1", None, "no method is claimed; the file fits: .*uce"),
+        ("A4", "esd-x", r"all \d+ tensors of the UNet differ.*non-EMA"),  # trap 12
+    ],
+)
+def test_what_does_not_fit_is_said(
+    row: str, claim: str | None, warning: str, backbone: ModelRef, unet: State, text: State, folder: Path
+) -> None:
+    found = inspect(resolve_checkpoint(str(TABLE[row][0](folder, unet, text))), backbone, claim)
+    assert any(re.search(warning, said) for said in found["warnings"]), found["warnings"]
+    assert claim is None or claim not in json.dumps({k: v for k, v in found["facts"].items() if k != "says"})
+
+
+def test_inspect_prints_facts_and_warnings(
+    backbone: ModelRef, unet: State, text: State, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = TABLE["A1 esd-x"][0](folder, unet, text)
+    arguments = ["inspect", str(path), "--backbone", str(backbone.path), "--claim", "uce"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "partial-unet" in shown and "key set XATTN" in shown and "attn2 queries and outputs" in shown
+    assert "claim      uce" in shown and "WARNING    claimed to be uce" in shown
+    assert main([*arguments, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    facts = document["facts"]
+    assert (facts["tensors"], facts["changed_key_set"], document["claim"]) == (80, "XATTN", "uce")
+    assert 0 < facts["parameter_share"] < 1 and 0 < facts["relative_norm"] < 10
+    assert len(facts["names"]) == 80
+
+
+def test_inspect_says_what_is_wrong(backbone: ModelRef, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "a.pt").write_bytes(b"nonsense")
+    assert main(["inspect", str(folder / "a.pt"), "--backbone", str(backbone.path)]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == "" and "where:" in shown.err and "next:" in shown.err
