@@ -14,7 +14,7 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("backbones.py", "checkpoints.py", "erasers"),
+    "erase": ("backbones.py", "checkpoints.py", "attention.py", "erasers"),
     "invert": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "attacks/ddim_inversion.py"),
     "generate": ("backbones.py", "checkpoints.py", "sampling.py", "images.py", "guards"),
     "detect": ("images.py", "detectors"),
