@@ -212,7 +212,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _no_minors(self) -> Self:
-        _refuse_minors(self.model_dump(mode="json"))
+        refuse_minors(self.model_dump(mode="json"))
         return self
 
     def defence(self, name: str) -> Defence:
@@ -264,7 +264,7 @@ def _references(spec: Spec) -> list[str]:
     return problems
 
 
-def _refuse_minors(value: object) -> None:
+def refuse_minors(value: object) -> None:
     """Raise when one spec speaks of minors and of sexual content. There is no override."""
     text: list[str] = []
 

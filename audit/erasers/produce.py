@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from audit import erasers
+from audit import erasers, identity
 from audit.backbones import Pipeline
 from audit.erasers import esd, receler, uce
 from audit.erasers.base import (
@@ -29,6 +29,7 @@ from audit.erasers.base import (
 from audit.erasers.phrases import phrases, token_ids
 from audit.erasers.receler_adapter import attach, load_adapters
 from audit.errors import EraserError
+from audit.model_refs import ModelRef
 from audit.spec import Concept
 
 _PROBE_SIDE, _PROBE_ROWS, _PROBE_TIMESTEP = 16, 2, 500
@@ -72,7 +73,15 @@ def produce(
         curve=made.curve,
         seconds=made.seconds,
     )
-    return Erased(_artefact(method, made, stored, record), record)
+    key = request_key(pipeline.ref, method, concepts, parameters)
+    return Erased(_artefact(method, made, stored, record, key), record)
+
+
+def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], parameters: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of what was asked for; an artefact's header carries it, so that it is not made twice."""
+    described = [concept.model_dump(mode="json") for concept in concepts]
+    asked = {"backbone": ref.sha256, "method": method, "concepts": described, "parameters": dict(parameters)}
+    return identity.key(asked)
 
 
 def _method(name: str) -> tuple[Method, ModuleType]:
@@ -87,12 +96,13 @@ def spelled_out(pipeline: Pipeline, phrase: str) -> bool:
     return any(len(word) > 2 and len(token_ids(pipeline, word)) == len(word) for word in phrase.split())
 
 
-def _artefact(method: str, made: Made, stored: Mapping[str, torch.Tensor], record: Record) -> Artefact:
+def _artefact(method: str, made: Made, stored: Mapping[str, torch.Tensor], record: Record, key: str) -> Artefact:
     metadata = {
         "method": method,
         "concepts": json.dumps(record.concepts),
         "backbone_sha256": record.backbone_sha256,
         "parameters": json.dumps(record.parameters, sort_keys=True),
+        "request": key,
     }
     companions = {}
     if made.config:
@@ -148,16 +158,16 @@ def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, f
         return [pipeline.unet(latents, _PROBE_TIMESTEP, encoder_hidden_states=s).sample.float() for s in states]
 
     before = predictions()
-    with applied(pipeline, made):
+    with applied(pipeline, made.layout, made.tensors):
         after = predictions()
     return {text: float((a - b).norm() / b.norm()) for text, a, b in zip(texts, after, before, strict=True)}
 
 
 @contextlib.contextmanager
-def applied(pipeline: Pipeline, made: Made) -> Iterator[None]:
+def applied(pipeline: Pipeline, layout: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """A block in which the pipeline's UNet is the erased one, without a second copy of it; the old bits come back."""
-    if made.layout == "receler":
-        adapters = load_adapters(pipeline.unet, made.tensors, "the trained erasers").to(pipeline.unet.dtype)
+    if layout == "receler":
+        adapters = load_adapters(pipeline.unet, tensors, "the trained erasers").to(pipeline.unet.dtype)
         attached = attach(pipeline.unet, adapters)
         try:
             yield
@@ -165,9 +175,9 @@ def applied(pipeline: Pipeline, made: Made) -> Iterator[None]:
             attached.detach()
         return
     parameters = dict(pipeline.unet.named_parameters())
-    before = {name: parameters[name].data for name in made.tensors}
+    before = {name: parameters[name].data for name in tensors}
     try:
-        for name, tensor in made.tensors.items():
+        for name, tensor in tensors.items():
             parameters[name].data = tensor.to(before[name])
         yield
     finally:

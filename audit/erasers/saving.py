@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 
@@ -39,6 +40,18 @@ def save(erased: Erased, folder: Path, *, official: bool = True) -> Path:
     write_atomically(folder / "README.md", lambda partial: partial.write_text(text, encoding="utf-8"))
     shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
     return path
+
+
+def finished(folder: Path) -> tuple[Path, str] | None:
+    """The tensors' path and the request's key of a complete artefact in `folder`; None when there is none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not (folder / "README.md").is_file() or not files:
+        return None
+    try:
+        with safetensors.safe_open(files[0], "pt") as opened:
+            return files[0], (opened.metadata() or {}).get("request", "")
+    except (OSError, safetensors.SafetensorError):
+        return files[0], ""
 
 
 def _official(artefact: Artefact) -> bytes:

@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from tests.bench import bench_pipeline, bench_run
+from tests.bench import bench_erasers, bench_pipeline, bench_run
 from tests.bench.table import print_table
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    print_table(bench_pipeline.figures() + bench_run.figures())
+    print_table(bench_pipeline.figures() + bench_erasers.figures() + bench_run.figures())
 
 
 if __name__ == "__main__":
