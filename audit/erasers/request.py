@@ -28,7 +28,7 @@ class Request(Model):
     method: str
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     preset: str | None = None  # without one: `testbed` for the testbed, `official` for everything else
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _no_minors(self) -> Self:
