@@ -42,10 +42,10 @@ testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cor
 testbed-card: $(STAMP) ## measure the testbed and write its model card
 	$(BIN)/python -m audit.testbed.card
 
-testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method (resumable; about 15 minutes on two cores)
+testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method (resumable; minutes on two cores)
 	$(BIN)/python -m audit.testbed.erased
 
-erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/README.md (resumable; about 2 hours)
+erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/README.md (resumable; hours on two cores)
 	$(BIN)/python -m audit.testbed.erasers_table
 
 constraints: ## resolve the newest compatible set and write constraints.txt
