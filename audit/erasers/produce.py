@@ -59,6 +59,7 @@ def produce(
     change = measured(pipeline, made, concepts)
     stored = {name: tensor.to(DTYPES[parameters["stored"]]).contiguous() for name, tensor in made.tensors.items()}
     require_finite(stored, f"{method}'s weights do not fit into {parameters['stored']}", "--set stored=float32")
+    _require_changed(pipeline.unet, made, stored)
     record = Record(
         method=method,
         version=module.VERSION,
@@ -108,6 +109,23 @@ def _artefact(method: str, made: Made, stored: Mapping[str, torch.Tensor], recor
     if made.config:
         companions["eraser_config.json"] = json.dumps(dict(made.config), indent=2).encode() + b"\n"
     return Artefact(method, made.layout, dict(stored), made.filename, metadata, companions)
+
+
+def _require_changed(unet: nn.Module, made: Made, stored: Mapping[str, torch.Tensor]) -> None:
+    """Raise `EraserError` when a selected tensor is the backbone's again once it is rounded to the stored dtype.
+
+    The file would declare a change that it does not hold, and strict loaders would refuse it.
+    """
+    if made.layout == "receler":
+        return
+    state = unet.state_dict()
+    still = [name for name, tensor in stored.items() if torch.equal(state[name].cpu().to(tensor.dtype), tensor)]
+    if still:
+        raise EraserError(
+            f"{len(still)} of {len(stored)} selected tensors are still the backbone's as they would be stored "
+            f"(e.g. {still[0]})",
+            next_step="train more or faster (iterations, learning_rate), or store float32: --set stored=float32",
+        )
 
 
 def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Change:

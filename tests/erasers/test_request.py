@@ -127,6 +127,12 @@ def test_changing_nothing_is_an_error(pipeline: Pipeline) -> None:
         measured(pipeline, Made("receler", silent, "x.safetensors", ("abc",)), [CONCEPT])
 
 
+def test_a_change_that_rounding_would_undo_is_an_error(pipeline: Pipeline) -> None:
+    parameters = quick("esd-x", iterations=1, learning_rate=1e-8, stored="bfloat16")
+    with pytest.raises(EraserError, match="still the backbone's"):
+        produce(pipeline, "esd-x", [CONCEPT], parameters)
+
+
 @pytest.mark.parametrize(
     ("method", "files"),
     [
