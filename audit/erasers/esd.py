@@ -1,6 +1,7 @@
 """ESD: erased by learning from negative guidance (Gandikota et al. 2023, arXiv 2303.07345; code rohitgandikota/erasing).
 
-The model in training imitates, on noisy latents x_t of the concept c, the frozen model eps* guided away from c:
+The model in training imitates, on noisy latents x_t of the concept c, the frozen model eps* guided away from c
+(numbers in brackets are this file's own):
 
 (1) 2023 code, the paper's rule:  eps_theta(x_t, c) <- eps*(x_t, 0) - eta (eps*(x_t, c) - eps*(x_t, 0))
 (2) 2025 code:             eps_theta(x_t, c_from) <- eps*(x_t, c_from) - eta (eps*(x_t, c) - eps*(x_t, 0))

@@ -1,7 +1,8 @@
 """Receler: reliable erasing with lightweight erasers (Huang et al. 2024, arXiv 2311.17717; code jasper0314-huang/Receler).
 
 Adapters after every attn2 are trained, with all weights of the backbone frozen, so that on noisy latents z_t of the
-concept, with attention mask M of its word and adversarial prompt embeddings a placed after the word,
+concept, with attention mask M of its word and adversarial prompt embeddings a placed after the word (numbers in
+brackets are this file's own),
 
 (1) L_erase = || eps_theta(z_t, [c; a]) - (eps_0 - eta (eps_p - eps_0)) ||^2     eps_0, eps_p: adapters switched off
 (2) L_reg   = mean over layers of || o_l outside M ||^2 / area outside M         o_l: an adapter's output
