@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
@@ -43,12 +44,30 @@ class Noisy:
 
     def rows(self, index: torch.Tensor) -> Noisy:
         """The batch of these rows."""
-        chosen = {name: None if value is None else value[index] for name, value in vars(self).items()}
-        return Noisy(**chosen)
+        return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> Noisy:
         """The batch on a device."""
-        return Noisy(**{name: None if value is None else value.to(device) for name, value in vars(self).items()})
+        return self._each(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that are there, by field."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Noisy:
+        return from_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
+
+
+def from_tensors(found: Mapping[str, torch.Tensor]) -> Noisy:
+    """A batch from its tensors by field; raises KeyError when one but `maps` is missing."""
+    return Noisy(
+        latents=found["latents"],
+        timesteps=found["timesteps"],
+        prompt=found["prompt"],
+        null=found["null"],
+        concept=found["concept"],
+        maps=found.get("maps"),
+    )
 
 
 def predict(
@@ -104,15 +123,17 @@ class Latents:
         if not self._pool:
             self._pool = self._sample_pool(session)
             if path:
-                stored = {f"{i}.{n}": t for i, p in enumerate(self._pool) for n, t in vars(p).items() if t is not None}
+                stored = {f"{i}.{name}": t.clone() for i, p in enumerate(self._pool) for name, t in p.tensors().items()}
                 write_atomically(path, lambda partial: safetensors.torch.save_file(stored, partial))
 
     def _read(self, path: Path) -> list[Noisy]:
         try:
             stored = safetensors.torch.load_file(path)
-            names = [field.name for field in dataclasses.fields(Noisy)]
-            return [Noisy(**{n: stored.get(f"{i}.{n}") for n in names}) for i in range(len(self.concepts))]  # type: ignore[arg-type]
-        except (OSError, safetensors.SafetensorError):
+            return [
+                from_tensors({name.partition(".")[2]: t for name, t in stored.items() if name.startswith(f"{i}.")})
+                for i in range(len(self.concepts))
+            ]
+        except (OSError, KeyError, safetensors.SafetensorError):
             return []
 
     @torch.no_grad()
@@ -143,8 +164,8 @@ class Latents:
             for start in range(0, each, _POOL_BATCH):
                 parts += self._trajectory(which, min(_POOL_BATCH, each - start), generator)
                 session.listener.update(stage, which * each + min(start + _POOL_BATCH, each))
-            joined = {n: [vars(part)[n] for part in parts] for n in vars(parts[0])}
-            pools.append(Noisy(**{n: None if v[0] is None else torch.cat(v) for n, v in joined.items()}))
+            names = parts[0].tensors()
+            pools.append(from_tensors({name: torch.cat([part.tensors()[name] for part in parts]) for name in names}))
         session.listener.end(stage)
         return pools
 
