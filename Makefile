@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-all lint bench testbed testbed-card constraints clean
+.PHONY: help demo test test-all lint bench testbed testbed-card testbed-erased erasers-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,12 @@ testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cor
 
 testbed-card: $(STAMP) ## measure the testbed and write its model card
 	$(BIN)/python -m audit.testbed.card
+
+testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method (resumable; minutes on two cores)
+	$(BIN)/python -m audit.testbed.erased
+
+erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/README.md (resumable; hours on two cores)
+	$(BIN)/python -m audit.testbed.erasers_table
 
 constraints: ## resolve the newest compatible set and write constraints.txt
 	$(PYTHON) -m venv build/constraints

@@ -44,6 +44,10 @@ class CheckpointError(AuditError):
     """A model folder or an erased checkpoint is missing, unreadable, of another family, or changes nothing."""
 
 
+class EraserError(AuditError):
+    """An eraser selects no parameters, changes nothing, diverges, or is asked for something it cannot do."""
+
+
 class JournalError(AuditError):
     """The storage root cannot be read or written, or a journal file is corrupt."""
 

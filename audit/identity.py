@@ -14,7 +14,7 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "erasers"),
+    "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "attention", "erasers"),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
         "images", "corpus", "attacks.ddim_inversion", "guards.base",

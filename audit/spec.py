@@ -229,7 +229,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _no_minors(self) -> Self:
-        _refuse_minors(self.model_dump(mode="json"))
+        refuse_minors(self.model_dump(mode="json"))
         return self
 
     def unknown_names(self, policy: Policy) -> list[str]:
@@ -331,7 +331,7 @@ def _undecidable(spec: Spec) -> list[str]:
     return problems
 
 
-def _refuse_minors(value: object) -> None:
+def refuse_minors(value: object) -> None:
     """Raise when one spec speaks of minors and of sexual content. There is no override."""
     text: list[str] = []
 

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
-from flows.commands import corpus, db, doctor, inspect, plan, results, run, testbed
+from flows.commands import corpus, db, doctor, erase, inspect, plan, results, run, testbed
 
 app = typer.Typer(
     name="erasure-audit",
@@ -29,6 +29,7 @@ app = typer.Typer(
 run.register(app)
 plan.register(app)
 results.register(app)
+erase.register(app)
 doctor.register(app)
 inspect.register(app)
 app.add_typer(db.app, name="db")

@@ -89,7 +89,8 @@ def duration(seconds: float) -> str:
 class PlainReporter:
     """One line when a stage begins, every few seconds while it lasts, and when it ends."""
 
-    def __init__(self) -> None:
+    def __init__(self, counted: str = "units") -> None:
+        self._counted = counted
         self._total: int | None = None
         self._done = self._began_with = 0
         self._said = self._began = 0.0
@@ -118,7 +119,7 @@ class PlainReporter:
         say(text)
 
     def _state(self) -> str:
-        return f"{self._done} objects" if self._total is None else f"{self._done}/{self._total} units"
+        return f"{self._done} objects" if self._total is None else f"{self._done}/{self._total} {self._counted}"
 
 
 class BarReporter:
@@ -148,11 +149,11 @@ class BarReporter:
 
 
 @contextlib.contextmanager
-def progress_bars() -> Iterator[BarReporter | PlainReporter]:
-    """The reporter that fits stderr: bars on a terminal, plain lines elsewhere."""
+def progress_bars(counted: str = "units") -> Iterator[BarReporter | PlainReporter]:
+    """The reporter that fits stderr: bars on a terminal, plain lines elsewhere. `counted` names what a total counts."""
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainReporter()
+        yield PlainReporter(counted)
         return
     columns = (
         TextColumn("{task.description:>9}"),

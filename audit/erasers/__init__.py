@@ -1,26 +1,57 @@
-"""Erasers: backbone weights in, erased weights out, with a record of what changed. One file per method."""
+"""Erasers: backbone and concepts in, an artefact and a record of what changed out. One file per method.
+
+Importing this loads no torch: the plan needs names and parameters before any model is loaded. `produce` computes.
+"""
 
 from __future__ import annotations
 
+import difflib
 from typing import Any
 
 from audit.errors import SpecError
 from audit.spec import Eraser
 
-METHODS = ("uce",)
+ESD_METHODS = ("esd-x", "esd-u", "esd-x-strict", "esd-all")
+METHODS = (*ESD_METHODS, "uce", "receler")
+
+# What papers, READMEs and older codes call them. In the official code of 2025 most of these select no parameter at all
+# and train nothing, without an error.
+_MEANT = {
+    "esd": "esd-x",
+    "esdx": "esd-x",
+    "xattn": "esd-x",
+    "esd-xattn": "esd-x",
+    "noxattn": "esd-u",
+    "esdu": "esd-u",
+    "esd-noxattn": "esd-u",
+    "esd-a": "esd-all",
+    "esdall": "esd-all",
+    "full": "esd-all",
+    "xattn-strict": "esd-x-strict",
+    "esdxstrict": "esd-x-strict",
+}
+
+
+def check_method(method: str) -> None:
+    """Return when `method` is known; raises `SpecError` that says what may have been meant."""
+    if method in METHODS:
+        return
+    lowered = method.lower().replace("_", "-")
+    close = difflib.get_close_matches(lowered, METHODS, 1)
+    meant = lowered if lowered in METHODS else _MEANT.get(lowered) or (close[0] if close else None)
+    raise SpecError(
+        f"eraser method {method!r} is not known here" + (f"; did you mean {meant}?" if meant else ""),
+        where="defences",
+        next_step=f"use one of: {', '.join(METHODS)}",
+    )
 
 
 def resolve_parameters(eraser: Eraser) -> dict[str, Any]:
-    """All parameters of a method with its defaults and preset filled in; raises `SpecError` for unknown names.
+    """All parameters of a method with its defaults and preset filled in; raises `SpecError` for unknown names."""
+    from audit.erasers import esd_parameters, receler_parameters, uce_parameters
 
-    Does not import torch: the plan needs the parameters for its keys before any model is loaded.
-    """
-    if eraser.method not in METHODS:
-        raise SpecError(
-            f"eraser method {eraser.method!r} is not known here",
-            where="defences",
-            next_step=f"use one of: {', '.join(METHODS)}",
-        )
-    from audit.erasers import uce_parameters
-
-    return uce_parameters.resolve(eraser.preset, eraser.parameters)
+    check_method(eraser.method)
+    if eraser.method in ESD_METHODS:
+        return esd_parameters.resolve(eraser.preset, eraser.parameters, eraser.method)
+    module = uce_parameters if eraser.method == "uce" else receler_parameters
+    return module.resolve(eraser.preset, eraser.parameters)

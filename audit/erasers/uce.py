@@ -8,18 +8,22 @@ with v_e = W c_guide. Sums run over token states; scales are divided by nothing,
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from audit.backbones import Pipeline
+from audit.erasers.base import Made, Session, require_finite
+from audit.erasers.phrases import Prompt, prompts, slug, word_positions
 from audit.erasers.uce_parameters import UceParameters
-from audit.errors import CheckpointError, SpecError
+from audit.errors import EraserError
 from audit.spec import Concept
 
 NAME = "uce"
-VERSION = "1"
+VERSION = "2"  # 1 preserved a neighbour even when it was erased itself
+PAPER = "Gandikota et al. 2024, arXiv 2308.14761"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,44 +50,70 @@ def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -
     return torch.linalg.solve(right, left, left=False).to(weight.dtype)
 
 
-def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Edited attn2 to_k and to_v weights by their diffusers names, in float32.
+def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session) -> Made:
+    """Edited attn2 to_k and to_v weights by their diffusers names.
 
-    Raises `SpecError` when a phrase has no tokens the text encoder knows, and `CheckpointError` when the UNet has no
+    Raises `SpecError` when a phrase has no tokens the text encoder knows, and `EraserError` when the UNet has no
     cross-attention to edit or the edit is not finite.
     """
+    started = time.monotonic()
     options = UceParameters(**parameters)
-    edit = _token_states(pipeline, concepts, options)
-    names = [n for n in pipeline.unet.state_dict() if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
-    if not names:
-        raise CheckpointError("the UNet has no attn2 layers, so UCE has nothing to edit", where=str(pipeline.ref.path))
+    texts, edit = token_states(pipeline, concepts, options)
+    kept = _preserved(concepts, options)
     state = pipeline.unet.state_dict()
-    edited = {name: edited_matrix(state[name].float(), edit, options).cpu().contiguous() for name in names}
-    broken = [name for name, tensor in edited.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(f"the closed-form edit of {broken[0]} is not finite", next_step="raise regularisation")
-    return edited
+    names = [name for name in state if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+    if not names:
+        raise EraserError("the UNet has no attn2 layers, so UCE has nothing to edit", where=str(pipeline.ref.path))
+    session.listener.begin(NAME, len(names), 0)
+    edited = {}
+    for number, name in enumerate(names):
+        edited[name] = edited_matrix(state[name].float(), edit, options).cpu().contiguous()
+        session.listener.update(NAME, number + 1)
+    require_finite(edited, "the closed-form edit", "raise regularisation")
+    session.listener.end(NAME)
+    return Made(
+        layout="unet-partial",
+        tensors=edited,
+        filename=f"uce-{slug(concepts)}.safetensors",
+        prompts=texts,
+        preserved=tuple(kept),
+        seconds=time.monotonic() - started,
+    )
 
 
-def _token_states(pipeline: Pipeline, concepts: Sequence[Concept], options: UceParameters) -> Edit:
-    erased: list[torch.Tensor] = []
-    guides: list[torch.Tensor] = []
-    kept: list[torch.Tensor] = []
-    for concept in concepts:
-        phrases = [concept.phrase, *(concept.synonyms if options.synonyms else ())]
-        for template in ("{phrase}", *options.templates):
-            for phrase in phrases:
-                rows = _states(pipeline, template.replace("{phrase}", phrase), phrase, options.tokens)
-                target = _states(pipeline, options.guide, options.guide, options.tokens)
-                erased.append(rows)
-                # Tails of different length are aligned at their end, where both are padding.
-                guides.append(_aligned(target, len(rows)))
-            if options.preserve_neighbours:
-                for name in concept.neighbours:
-                    phrase = name.replace("-", " ")
-                    kept.append(_states(pipeline, template.replace("{phrase}", phrase), phrase, options.tokens))
-    width = erased[0].shape[1]
-    return Edit(torch.cat(erased), torch.cat(guides), torch.cat(kept) if kept else torch.empty(0, width))
+def token_states(
+    pipeline: Pipeline, concepts: Sequence[Concept], options: UceParameters
+) -> tuple[tuple[str, ...], Edit]:
+    """The prompts that are erased, and the token states of the edit.
+
+    A concept that is erased itself is never preserved as another one's neighbour.
+    """
+    templates = tuple(dict.fromkeys(("{phrase}", *options.templates)))
+    erased = prompts(pipeline, concepts, templates, options.synonyms)
+    target = pipeline.encode_text([options.guide])[0].cpu()
+    if options.guide:
+        last = word_positions(pipeline, options.guide, options.guide).stop - 1
+        target = target[last : last + 1] if options.tokens == "last" else target[last:]
+    else:  # the null prompt has only its start token
+        target = target[:1] if options.tokens == "last" else target
+    rows = [_states(prompt, options.tokens) for prompt in erased]
+    # Tails of different length are aligned at their end, where both are padding.
+    guides = [_aligned(target, len(row)) for row in rows]
+    kept = list(_preserved(concepts, options).values())
+    neighbours = prompts(pipeline, kept, templates, False) if kept else ()
+    preserve = [_states(prompt, options.tokens) for prompt in neighbours]
+    empty = torch.empty(0, rows[0].shape[1])
+    texts = tuple(prompt.text for prompt in erased)
+    return texts, Edit(torch.cat(rows), torch.cat(guides), torch.cat(preserve) if preserve else empty)
+
+
+def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str, Concept]:
+    """Neighbours of the concepts by name, each once, without those that are erased."""
+    if not options.preserve_neighbours or options.preserve_scale == 0:
+        return {}
+    names = dict.fromkeys(name for concept in concepts for name in concept.neighbours)
+    gone = {concept.name for concept in concepts}
+    return {name: Concept(name=name, phrase=name.replace("-", " ")) for name in names if name not in gone}
 
 
 def _aligned(target: torch.Tensor, rows: int) -> torch.Tensor:
@@ -92,16 +122,7 @@ def _aligned(target: torch.Tensor, rows: int) -> torch.Tensor:
     return torch.cat([target[:1].expand(rows - len(target), -1), target])
 
 
-def _states(pipeline: Pipeline, text: str, phrase: str, tokens: str) -> torch.Tensor:
+def _states(prompt: Prompt, tokens: str) -> torch.Tensor:
     """Text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
-    ids = pipeline.tokenizer(text)["input_ids"]
-    inner = pipeline.tokenizer(phrase, add_special_tokens=False)["input_ids"]
-    if phrase and (not inner or set(inner) <= {pipeline.tokenizer.unk_token_id}):
-        raise SpecError(
-            f"the text encoder knows no token of the phrase {phrase!r}",
-            where="concepts",
-            next_step="use a word of the backbone's vocabulary",
-        )
-    last = len(ids) - 2 if phrase else 0  # before the end token; the null prompt has only its start token
-    states = pipeline.encode_text([text])[0].cpu()
+    last, states = prompt.word.stop - 1, prompt.states[0].cpu()
     return states[last : last + 1] if tokens == "last" else states[last:]

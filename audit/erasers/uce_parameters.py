@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from audit.errors import SpecError
+from audit.erasers.parameters import Parameters, Template, resolve_with
 
 
-class UceParameters(BaseModel):
+class UceParameters(Parameters):
     """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025).
 
     `tokens` says which positions of a prompt are edited: `last` is the concept's last token (official, new code);
@@ -18,15 +18,12 @@ class UceParameters(BaseModel):
     encoder copies into later positions. `templates` wrap the concept in further prompts ({phrase} is replaced).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
     regularisation: float = Field(0.5, gt=0)  # lambda: pulls the edit towards the old matrix
     erase_scale: float = Field(1.0, gt=0)
     preserve_scale: float = Field(1.0, ge=0)
     guide: str = ""  # what the concept is mapped to; '' is the null prompt
     tokens: Literal["last", "tail"] = "last"
-    templates: tuple[str, ...] = ()
-    synonyms: bool = False  # erase the synonyms too
+    templates: tuple[Template, ...] = ()
     preserve_neighbours: bool = True
 
 
@@ -38,14 +35,6 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def resolve(preset: str | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(preset: str | None, parameters: Mapping[str, Any], method: str = "uce") -> dict[str, Any]:
     """Every parameter's value; raises `SpecError` naming the first bad one."""
-    name = preset or "official"
-    if name not in PRESETS:
-        raise SpecError(f"uce has no preset {name!r}", where="defences", next_step=f"use one of: {', '.join(PRESETS)}")
-    try:
-        return UceParameters(**{**PRESETS[name], **parameters}).model_dump(mode="json")
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"])
-        raise SpecError(f"uce parameter {field}: {detail['msg']}", where="defences", next_step="mend it") from None
+    return resolve_with(UceParameters, PRESETS, method, preset, parameters)

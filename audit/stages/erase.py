@@ -9,15 +9,13 @@ from typing import Any
 import pyarrow as pa
 import safetensors.torch
 
-from audit.checkpoints import apply_artefact
 from audit.claims import inspect
-from audit.erasers import uce
+from audit.erasers.produce import produce
+from audit.erasers.saving import facts
 from audit.journal import SCHEMAS
 from audit.models import Models
 from audit.records import Status, Unit
 from audit.spec import Concept
-
-_ERASERS = {uce.NAME: uce.erase}
 
 
 def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes | None]:
@@ -26,25 +24,28 @@ def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes | None]:
     A checkpoint's tensors stay where they are: its row carries the claim and the facts, and whoever loads it proves by
     its digest that it is the same.
 
-    Raises `CheckpointError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
+    Raises `EraserError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
     """
     described: Mapping[str, Any] = unit.identity
     if "checkpoint" in described:
         ref = models.checkpoint(unit.key, described["checkpoint"])
         return _row(f"{described['claim']}-checkpoint", inspect(ref, models.ref, described["claim"])), None
     concept = Concept.model_validate(described["concept"])
-    weights = _ERASERS[described["method"]](models.pipeline, [concept], described["parameters"])
-    where = f"eraser {described['method']} on {concept.name!r}"
-    footprint = apply_artefact(models.pipeline, weights, where=where).footprint
-    facts = {
-        "tensors": footprint.tensors,
-        "parameters": footprint.parameters,
-        "parameter_share": footprint.parameter_share,
-        "relative_norm": footprint.relative_norm,
-        "names": sorted(weights),
+    erased = produce(models.pipeline, described["method"], [concept], described["parameters"])
+    change = erased.record.change
+    measured = {
+        "tensors": change.tensors,
+        "parameters": change.parameters,
+        "parameter_share": change.parameter_share,
+        "relative_norm": change.relative_norm,
+        "effect": dict(change.effect),
+        "names": sorted(erased.artefact.tensors),
+        "layout": erased.artefact.layout,
+        "record": facts(erased.record),
     }
-    blob = safetensors.torch.save(weights, {"method": described["method"], "concept": concept.name})
-    return _row(f"{described['method']}-{concept.name}", facts), blob
+    metadata = {**erased.artefact.metadata, "layout": erased.artefact.layout}
+    blob = safetensors.torch.save(dict(erased.artefact.tensors), metadata)
+    return _row(f"{described['method']}-{concept.name}", measured), blob
 
 
 def _row(artefact: str, facts: Mapping[str, Any]) -> pa.Table:

@@ -21,6 +21,7 @@ from audit.sampling import initial_noise, sample
 from audit.spec import Concept, DetectorSpec
 from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES, CLASSES
+from audit.testbed.markers import ERASERS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train_vae import reconstruction_psnr
 
@@ -133,7 +134,10 @@ def main() -> None:
     sheet.append([generate(pipeline, prompt, [0])[0] for prompt in pair_prompts])
     contact_sheet(sheet, HERE / "contact_sheet.png")
     card = write_card(pipeline, accuracies, psnr.numpy(), crr, arguments.seeds, arguments.scenes)
-    (HERE / "README.md").write_text(card)
+    readme = HERE / "README.md"
+    if readme.exists():
+        card = carry_over(readme.read_text(), card, ERASERS)
+    readme.write_text(card)
     print(card)
 
 

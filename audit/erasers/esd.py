@@ -1,0 +1,156 @@
+"""ESD: erased by learning from negative guidance (Gandikota et al. 2023, arXiv 2303.07345; code rohitgandikota/erasing).
+
+The model in training imitates, on noisy latents x_t of the concept c, the frozen model eps* guided away from c
+(numbers in brackets are this file's own):
+
+(1) 2023 code, the paper's rule:  eps_theta(x_t, c) <- eps*(x_t, 0) - eta (eps*(x_t, c) - eps*(x_t, 0))
+(2) 2025 code:             eps_theta(x_t, c_from) <- eps*(x_t, c_from) - eta (eps*(x_t, c) - eps*(x_t, 0))
+
+With c_from = c, (2) at eta + 1 is (1) at eta. ESD knows no concepts to preserve; what survives is left to the choice
+of parameters: esd-x trains the cross-attention, esd-u everything else, esd-all both, esd-x-strict keys and values only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
+from torch import nn
+
+from audit import erasers
+from audit.backbones import Pipeline
+from audit.erasers.base import Made, Session
+from audit.erasers.esd_parameters import EsdParameters
+from audit.erasers.latents import Latents, Noisy, predict
+from audit.erasers.phrases import Prompt, prompts, slug
+from audit.erasers.training import Training, training_key
+from audit.errors import EraserError
+from audit.spec import Concept
+
+NAME = "esd"
+VERSION = "1"
+PAPER = "Gandikota et al. 2023, arXiv 2303.07345"
+
+METHODS = erasers.ESD_METHODS
+
+
+def selects(method: str, module: str) -> bool:
+    """Whether `method` trains the Linear or Conv2d module with this dotted name."""
+    match method:
+        case "esd-x":
+            return "attn2" in module
+        case "esd-u":
+            return "attn2" not in module
+        case "esd-x-strict":
+            return "attn2.to_k" in module or "attn2.to_v" in module
+        case "esd-all":
+            return True
+    erasers.check_method(method)
+    raise EraserError(f"{method} is not a variant of ESD", next_step=f"use one of: {', '.join(METHODS)}")
+
+
+def trained_names(unet: nn.Module, method: str) -> tuple[str, ...]:
+    """Names of the parameters that `method` trains, in the UNet's order.
+
+    Only Linear and Conv2d modules are trained, as in the official code: normalisation stays. Raises `EraserError` when
+    there are none.
+    """
+    names = [
+        f"{module}.{name}"
+        for module, layer in unet.named_modules()
+        if isinstance(layer, nn.Linear | nn.Conv2d) and selects(method, module)
+        for name, _ in layer.named_parameters()
+    ]
+    if not names:
+        raise EraserError(f"{method} selects no parameter of this UNet", next_step="use another method or backbone")
+    return tuple(names)
+
+
+def target(noisy: Noisy, eta: float, convention: str) -> torch.Tensor:
+    """What the erased model shall predict, (B, C, h, w): formula (1) for `old`, (2) for `new`."""
+    base = noisy.null if convention == "old" else noisy.prompt
+    return base - eta * (noisy.concept - noisy.null)
+
+
+def erase(
+    pipeline: Pipeline,
+    concepts: Sequence[Concept],
+    parameters: Mapping[str, Any],
+    session: Session,
+    *,
+    method: str = "esd-x",
+) -> Made:
+    """The trained parameters by diffusers name; with several concepts, each iteration erases one drawn at random.
+
+    Raises `SpecError` for a phrase the text encoder cannot read, `EraserError` when nothing is selected or training
+    diverges.
+    """
+    options = EsdParameters(**parameters)
+    concept_prompts = prompts(pipeline, concepts, options.templates, options.synonyms)
+    sources = _sources(pipeline, concept_prompts, options.erase_from)
+    unet, trained = prepare(pipeline.unet, method)
+    key = training_key(pipeline, method, concepts, options)
+    latents = Latents(
+        pipeline,
+        lambda x, t, states: predict(pipeline.unet, x, t, states, options.compute),
+        lambda x, t, states: predict(unet, x, t, states, options.compute),
+        options,
+        concepts=concept_prompts,
+        sources=sources,
+    )
+    optimiser = torch.optim.Adam(trained.values(), lr=options.learning_rate)
+    training = Training(
+        method,
+        key,
+        trained,
+        {"weights": optimiser},
+        iterations=options.iterations,
+        seed=options.seed,
+        session=session,
+    )
+    latents.fill_pool(key, session)
+
+    def iterate(generator: torch.Generator) -> torch.Tensor:
+        which, noisy = latents.draw(generator)
+        states = latents.sources[which].states.expand(len(noisy.latents), -1, -1)
+        predicted = predict(unet, noisy.latents, noisy.timesteps, states, options.compute)
+        wanted = target(noisy, options.negative_guidance, options.convention)
+        loss = nn.functional.mse_loss(predicted, wanted)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return loss
+
+    training.run(iterate)
+    source = slug(concepts) if options.erase_from is None else options.erase_from.replace(" ", "_")
+    return Made(
+        layout="unet-partial",
+        tensors={name: tensor.detach().float().cpu().contiguous() for name, tensor in trained.items()},
+        filename=f"esd-{slug(concepts)}-from-{source}-{method.replace('-', '')}.safetensors",
+        prompts=tuple(prompt.text for prompt in concept_prompts),
+        curve=training.curve,
+        seconds=training.seconds,
+    )
+
+
+def prepare(unet: UNet2DConditionModel, method: str) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+    """A copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
+    names = trained_names(unet, method)
+    copied = copy.deepcopy(unet).requires_grad_(False)
+    if copied.device.type == "cpu":
+        # The backward pass of torch's fused attention on CPUs takes as long as the rest of a training step.
+        copied.set_attn_processor(AttnProcessor())
+    parameters = dict(copied.named_parameters())
+    return copied, {name: parameters[name].requires_grad_(True) for name in names}
+
+
+def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:
+    """The prompts that make the latents: the concept's own, or `erase_from` for all."""
+    if text is None:
+        return tuple(concepts)
+    source = Prompt(text, "", pipeline.encode_text([text]), range(0))
+    return (source,) * len(concepts)

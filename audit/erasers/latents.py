@@ -1,0 +1,240 @@
+"""Training latents: noisy latents on the way to a picture of the concept, with the frozen model's predictions on them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_pndm import PNDMScheduler
+
+from audit.attention import CrossAttentionMaps
+from audit.backbones import Pipeline
+from audit.erasers.base import Session
+from audit.erasers.parameters import TrainedParameters
+from audit.erasers.phrases import Prompt
+from audit.erasers.training import write_atomically
+from audit.errors import EraserError
+
+_GRID = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
+_POOL_BATCH = 16  # trajectories denoised at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Noisy:
+    """A batch of noisy latents (B, C, h, w) of one prompt at `timesteps` (B,), and what the frozen model predicts there.
+
+    `prompt` is the prediction with the prompt that made the latents, `null` with the null prompt, `concept` with the
+    concept itself (the same as `prompt` unless a concept is erased from another prompt). `maps` (B, side, side) is the
+    attention to the concept's word, when it was asked for.
+    """
+
+    latents: torch.Tensor
+    timesteps: torch.Tensor
+    prompt: torch.Tensor
+    null: torch.Tensor
+    concept: torch.Tensor
+    maps: torch.Tensor | None = None
+
+    def rows(self, index: torch.Tensor) -> Noisy:
+        """The batch of these rows."""
+        return self._each(lambda tensor: tensor[index])
+
+    def to(self, device: torch.device) -> Noisy:
+        """The batch on a device."""
+        return self._each(lambda tensor: tensor.to(device))
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The tensors that are there, by field."""
+        return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Noisy:
+        return from_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
+
+
+def from_tensors(found: Mapping[str, torch.Tensor]) -> Noisy:
+    """A batch from its tensors by field; raises KeyError when one but `maps` is missing."""
+    return Noisy(
+        latents=found["latents"],
+        timesteps=found["timesteps"],
+        prompt=found["prompt"],
+        null=found["null"],
+        concept=found["concept"],
+        maps=found.get("maps"),
+    )
+
+
+def predict(
+    unet: UNet2DConditionModel, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, compute: str
+) -> torch.Tensor:
+    """Noise prediction (B, C, h, w) in float32; `compute` bfloat16 runs under autocast, over the weights as they are."""
+    with torch.autocast(latents.device.type, torch.bfloat16, enabled=compute == "bfloat16"):
+        return unet(latents, timesteps, encoder_hidden_states=states).sample.float()
+
+
+class Latents:
+    """Draws training latents for the prompts of one eraser.
+
+    `trained` is the model in training (its sampling is used when the parameters say `latents_from: trained`);
+    `frozen` predicts with the backbone. They are functions so that adapters can be switched on and off around them.
+    """
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        frozen: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        trained: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        parameters: TrainedParameters,
+        *,
+        concepts: Sequence[Prompt],
+        sources: Sequence[Prompt] | None = None,
+        mask_side: int = 0,
+    ) -> None:
+        self.pipeline, self.frozen, self.options = pipeline, frozen, parameters
+        self.sampling = trained if parameters.latents_from == "trained" else frozen
+        self.concepts, self.sources = tuple(concepts), tuple(sources or concepts)
+        self.mask_side = mask_side
+        self.null = pipeline.encode_text([""])
+        self.shape = latent_shape(pipeline, parameters.pixels)
+        self._pool: list[Noisy] = []
+
+    def draw(self, generator: torch.Generator) -> tuple[int, Noisy]:
+        """The index of a prompt and a batch of its latents, from the pool when there is one."""
+        which = int(torch.randint(len(self.concepts), (1,), generator=generator))
+        if self._pool:
+            pool = self._pool[which]
+            rows = torch.randint(len(pool.latents), (self.options.batch_size,), generator=generator)
+            return which, pool.rows(rows).to(self.pipeline.device)
+        return which, self._fresh(which, generator)
+
+    def fill_pool(self, key: str, session: Session) -> None:
+        """Sample the pool, or read the one that an earlier process left in the session's folder."""
+        if not self.options.pool:
+            return
+        path = session.folder / f"latents-{key[:16]}.safetensors" if session.folder else None
+        if path and path.exists():
+            self._pool = self._read(path)
+        if not self._pool:
+            self._pool = self._sample_pool(session)
+            if path:
+                stored = {f"{i}.{name}": t.clone() for i, p in enumerate(self._pool) for name, t in p.tensors().items()}
+                write_atomically(path, lambda partial: safetensors.torch.save_file(stored, partial))
+
+    def _read(self, path: Path) -> list[Noisy]:
+        try:
+            stored = safetensors.torch.load_file(path)
+            return [
+                from_tensors({name.partition(".")[2]: t for name, t in stored.items() if name.startswith(f"{i}.")})
+                for i in range(len(self.concepts))
+            ]
+        except (OSError, KeyError, safetensors.SafetensorError):
+            return []
+
+    @torch.no_grad()
+    def _fresh(self, which: int, generator: torch.Generator) -> Noisy:
+        """Latents that the model denoises for this iteration, from random noise down to a random step."""
+        steps = self.options.steps
+        scheduler = make_scheduler(self.pipeline, self.options)
+        stop = int(torch.randint(steps, (1,), generator=generator))
+        latents = self._noise(self.options.batch_size, generator)
+        for timestep in scheduler.timesteps[:stop]:
+            latents = self._step(scheduler, which, latents, int(timestep))
+        timesteps = torch.full((len(latents),), int(scheduler.timesteps[stop]))
+        if self.options.jitter:
+            interval = int(scheduler.config["num_train_timesteps"]) // steps
+            first = (steps - 1 - stop) * interval
+            timesteps = torch.randint(first, first + interval, (len(latents),), generator=generator)
+        return self._evaluate(which, latents, timesteps.to(latents.device))
+
+    @torch.no_grad()
+    def _sample_pool(self, session: Session) -> list[Noisy]:
+        """All steps of `pool` guided trajectories of the frozen model, spread over the prompts."""
+        each = -(-self.options.pool // len(self.concepts))
+        stage, pools = "latents", []
+        session.listener.begin(stage, each * len(self.concepts), 0)
+        for which in range(len(self.concepts)):
+            generator = torch.Generator().manual_seed(2**40 + self.options.seed * 1_000_003 + which)
+            parts: list[Noisy] = []
+            for start in range(0, each, _POOL_BATCH):
+                parts += self._trajectory(which, min(_POOL_BATCH, each - start), generator)
+                session.listener.update(stage, which * each + min(start + _POOL_BATCH, each))
+            names = parts[0].tensors()
+            pools.append(from_tensors({name: torch.cat([part.tensors()[name] for part in parts]) for name in names}))
+        session.listener.end(stage)
+        return pools
+
+    def _trajectory(self, which: int, batch: int, generator: torch.Generator) -> list[Noisy]:
+        scheduler = make_scheduler(self.pipeline, self.options)
+        latents, found = self._noise(batch, generator), []
+        for timestep in scheduler.timesteps:
+            at = torch.full((batch,), int(timestep), device=latents.device)
+            noisy = self._evaluate(which, latents, at)
+            found.append(noisy.to(torch.device("cpu")))
+            guided = noisy.null + self.options.guidance * (noisy.prompt - noisy.null)
+            latents = scheduler.step(guided, int(timestep), latents).prev_sample
+        return found
+
+    def _step(self, scheduler: Any, which: int, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        """One guided step of the model that samples."""
+        batch = len(latents)
+        states = torch.cat([self.null.expand(batch, -1, -1), self.sources[which].states.expand(batch, -1, -1)])
+        at = torch.full((2 * batch,), timestep, device=latents.device)
+        null, prompt = self.sampling(torch.cat([latents, latents]), at, states).chunk(2)
+        guided = null + self.options.guidance * (prompt - null)
+        return scheduler.step(guided, timestep, latents).prev_sample
+
+    def _evaluate(self, which: int, latents: torch.Tensor, timesteps: torch.Tensor) -> Noisy:
+        """What the frozen model predicts for null prompt, source and concept, in one batch."""
+        batch, source, concept = len(latents), self.sources[which], self.concepts[which]
+        wanted = [self.null, source.states] + ([] if source is concept else [concept.states])
+        states = torch.cat([s.expand(batch, -1, -1) for s in wanted])
+        count = len(wanted)
+        repeated, at = latents.repeat(count, 1, 1, 1), timesteps.repeat(count)
+        maps = None
+        if self.mask_side:
+            with CrossAttentionMaps(self.pipeline.unet, self.mask_side) as captured:
+                predictions = self.frozen(repeated, at, states)
+            maps = captured.mean(concept.word)[-batch:]
+        else:
+            predictions = self.frozen(repeated, at, states)
+        parts = predictions.chunk(count)
+        return Noisy(latents, timesteps, parts[1], parts[0], parts[-1], maps)
+
+    def _noise(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn((batch, *self.shape), generator=generator).to(self.pipeline.device)
+
+
+def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]:
+    """(channels, height, width) of training latents for pictures of `pixels` x `pixels`.
+
+    Raises `EraserError` when the UNet cannot halve the side as often as it has to.
+    """
+    if pixels is None:
+        return pipeline.latent_shape
+    factor = pipeline.resolution // pipeline.latent_shape[1]
+    least = factor * 2 ** (len(pipeline.unet.config["block_out_channels"]) - 1)
+    if pixels % least:
+        raise EraserError(
+            f"training pictures of {pixels} pixels do not fit this backbone",
+            where="pixels",
+            next_step=f"use a multiple of {least}, such as {pipeline.resolution}",
+        )
+    return pipeline.latent_shape[0], pixels // factor, pixels // factor
+
+
+def make_scheduler(pipeline: Pipeline, parameters: TrainedParameters) -> Any:
+    """A fresh diffusers sampler on the pipeline's noise levels, set to the asked number of steps."""
+    grid = {name: pipeline.scheduler_config[name] for name in _GRID if name in pipeline.scheduler_config}
+    scheduler: Any = (
+        PNDMScheduler(**grid, skip_prk_steps=True)
+        if parameters.sampler == "pndm"
+        else DDIMScheduler(**grid, clip_sample=False, timestep_spacing="leading")
+    )
+    scheduler.set_timesteps(parameters.steps)
+    return scheduler

@@ -1,0 +1,80 @@
+"""The prompts that an eraser erases, as the backbone's text encoder reads them."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import torch
+
+from audit.backbones import Pipeline
+from audit.errors import SpecError
+from audit.spec import Concept
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One prompt of a concept. `word` holds the positions of the concept's tokens among the L of `states` (1, L, D)."""
+
+    text: str
+    concept: str  # name
+    states: torch.Tensor
+    word: range
+
+
+def phrases(concept: Concept, synonyms: bool) -> tuple[str, ...]:
+    """The concept's phrase, followed by its synonyms when they are erased too."""
+    return (concept.phrase, *(concept.synonyms if synonyms else ()))
+
+
+def prompts(
+    pipeline: Pipeline, concepts: Sequence[Concept], templates: Sequence[str], synonyms: bool
+) -> tuple[Prompt, ...]:
+    """Every template filled with every phrase, in a fixed order, each text once.
+
+    Raises `SpecError` when there is no concept, or a phrase has no tokens or unknown ones.
+    """
+    if not concepts:
+        raise SpecError("no concept is named, so there is nothing to erase", next_step="name one with --concept")
+    found: dict[str, Prompt] = {}
+    for concept in concepts:
+        for phrase in phrases(concept, synonyms):
+            for template in templates:
+                text = template.replace("{phrase}", phrase)
+                if text not in found:
+                    word = word_positions(pipeline, text, phrase)
+                    found[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word)
+    return tuple(found.values())
+
+
+def token_ids(pipeline: Pipeline, phrase: str) -> list[int]:
+    """Token ids of a phrase without start and end; raises `SpecError` when it has none or an unknown one."""
+    ids: list[int] = pipeline.tokenizer(phrase, add_special_tokens=False)["input_ids"]
+    # CLIP's own vocabulary spells any byte, so a word without tokens of its own falls apart into letters instead.
+    if not ids or pipeline.tokenizer.unk_token_id in ids:
+        found = "it falls into no token at all" if not ids else "part of it is unknown to its vocabulary"
+        raise SpecError(
+            f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
+            where="concepts",
+            next_step="use words of the backbone's vocabulary",
+        )
+    return ids
+
+
+def word_positions(pipeline: Pipeline, text: str, phrase: str) -> range:
+    """Positions of the phrase's last occurrence among the tokens of `text`, start token included."""
+    inner, ids = token_ids(pipeline, phrase), pipeline.tokenizer(text)["input_ids"]
+    for start in range(len(ids) - len(inner), 0, -1):
+        if ids[start : start + len(inner)] == inner:
+            return range(start, start + len(inner))
+    raise SpecError(
+        f"the phrase {phrase!r} melts into other words in {text!r}",
+        where="templates",
+        next_step="separate {phrase} from the words around it with spaces",
+    )
+
+
+def slug(concepts: Sequence[Concept]) -> str:
+    """The concepts' phrases as one file name part, spaces as underscores, as the official codes write it."""
+    return "-".join(re.sub(r"[^\w.]+", "_", concept.phrase.strip()) for concept in concepts)

@@ -1,0 +1,203 @@
+"""Runs one eraser and proves that it erased something: an artefact with its record, or an error."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from audit import erasers, identity
+from audit.backbones import Pipeline
+from audit.erasers import esd, receler, uce
+from audit.erasers.base import (
+    DTYPES,
+    Artefact,
+    Change,
+    Erased,
+    Made,
+    Method,
+    Record,
+    Session,
+    require_finite,
+)
+from audit.erasers.phrases import phrases, token_ids
+from audit.erasers.receler_adapter import attach, load_adapters
+from audit.errors import EraserError
+from audit.model_refs import ModelRef
+from audit.spec import Concept
+
+_PROBE_SIDE, _PROBE_ROWS, _PROBE_TIMESTEP = 16, 2, 500
+
+
+def produce(
+    pipeline: Pipeline,
+    method: str,
+    concepts: Sequence[Concept],
+    parameters: Mapping[str, Any],
+    session: Session | None = None,
+) -> Erased:
+    """The artefact of `method` without `concepts`, and the record of what changed. The pipeline is left as it was.
+
+    `parameters` are resolved ones (`erasers.resolve_parameters`). Raises `SpecError` for an unknown method or a phrase
+    that the text encoder cannot read, `EraserError` when nothing is selected, nothing changes, or training diverges.
+    """
+    erasers.check_method(method)
+    session = session or Session()
+    for concept in concepts:
+        for phrase in phrases(concept, bool(parameters["synonyms"])):
+            if spelled_out(pipeline, phrase):
+                session.listener.note(f"{phrase!r} is read letter by letter: the backbone may never have learnt it")
+    run, module = _method(method)
+    made = run(pipeline, concepts, parameters, session)
+    require_finite(made.tensors, f"{method} made weights that cannot be used", "change the parameters")
+    change = measured(pipeline, made, concepts)
+    stored = {name: tensor.to(DTYPES[parameters["stored"]]).contiguous() for name, tensor in made.tensors.items()}
+    require_finite(stored, f"{method}'s weights do not fit into {parameters['stored']}", "--set stored=float32")
+    _require_changed(pipeline.unet, made, stored)
+    record = Record(
+        method=method,
+        version=module.VERSION,
+        paper=module.PAPER,
+        concepts=tuple(concept.name for concept in concepts),
+        prompts=made.prompts,
+        preserved=made.preserved,
+        parameters=dict(parameters),
+        backbone=pipeline.ref.name,
+        backbone_sha256=pipeline.ref.sha256,
+        change=change,
+        curve=made.curve,
+        seconds=made.seconds,
+    )
+    key = request_key(pipeline.ref, method, concepts, parameters)
+    return Erased(_artefact(method, made, stored, record, key), record)
+
+
+def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], parameters: Mapping[str, Any]) -> str:
+    """Hex SHA-256 of what was asked for; an artefact's header carries it, so that it is not made twice."""
+    described = [concept.model_dump(mode="json") for concept in concepts]
+    asked = {"backbone": ref.sha256, "method": method, "concepts": described, "parameters": dict(parameters)}
+    return identity.key(asked)
+
+
+def _method(name: str) -> tuple[Method, ModuleType]:
+    if name in erasers.ESD_METHODS:
+        return functools.partial(esd.erase, method=name), esd
+    module = {uce.NAME: uce, receler.NAME: receler}[name]
+    return module.erase, module
+
+
+def spelled_out(pipeline: Pipeline, phrase: str) -> bool:
+    """Whether the tokenizer has no piece of some word of the phrase longer than one letter."""
+    return any(len(word) > 2 and len(token_ids(pipeline, word)) == len(word) for word in phrase.split())
+
+
+def _artefact(method: str, made: Made, stored: Mapping[str, torch.Tensor], record: Record, key: str) -> Artefact:
+    metadata = {
+        "method": method,
+        "concepts": json.dumps(record.concepts),
+        "backbone_sha256": record.backbone_sha256,
+        "parameters": json.dumps(record.parameters, sort_keys=True),
+        "request": key,
+    }
+    companions = {}
+    if made.config:
+        companions["eraser_config.json"] = json.dumps(dict(made.config), indent=2).encode() + b"\n"
+    return Artefact(method, made.layout, dict(stored), made.filename, metadata, companions)
+
+
+def _require_changed(unet: nn.Module, made: Made, stored: Mapping[str, torch.Tensor]) -> None:
+    """Raise `EraserError` when a selected tensor is the backbone's again once it is rounded to the stored dtype.
+
+    The file would declare a change that it does not hold, and strict loaders would refuse it.
+    """
+    if made.layout == "receler":
+        return
+    state = unet.state_dict()
+    still = [name for name, tensor in stored.items() if torch.equal(state[name].cpu().to(tensor.dtype), tensor)]
+    if still:
+        raise EraserError(
+            f"{len(still)} of {len(stored)} selected tensors are still the backbone's as they would be stored "
+            f"(e.g. {still[0]})",
+            next_step="train more or faster (iterations, learning_rate), or store float32: --set stored=float32",
+        )
+
+
+def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Change:
+    """What `made` changes in the backbone's weights and predictions. Raises `EraserError` when that is nothing."""
+    total = sum(parameter.numel() for parameter in pipeline.unet.parameters())
+    changed, norm = _weight_change(pipeline.unet, made)
+    if not changed:
+        raise EraserError(
+            "the eraser changed no weight: nothing was erased", next_step="check the concept and the parameters"
+        )
+    texts = ["", *dict.fromkeys([*(c.phrase for c in concepts), *made.preserved])]
+    effect = _effect(pipeline, made, texts)
+    if not any(effect[concept.phrase] > 0 for concept in concepts):
+        raise EraserError(
+            "the eraser changed no prediction for the concept: nothing was erased",
+            next_step="check the concept and the parameters",
+        )
+    count = sum(made.tensors[name].numel() for name in changed)
+    return Change(len(changed), count, count / total, norm, effect)
+
+
+def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None]:
+    """Names of the tensors that differ or do something, and the relative norm of the difference."""
+    if made.layout == "receler":
+        return [name for name, tensor in made.tensors.items() if bool(tensor.any())], None
+    state, changed = unet.state_dict(), []
+    difference = norm = 0.0
+    for name, tensor in made.tensors.items():
+        old = state[name].float().cpu()
+        if not torch.equal(old, tensor):
+            changed.append(name)
+            difference += float((tensor - old).double().pow(2).sum())
+            norm += float(old.double().pow(2).sum())
+    return changed, (difference / max(norm, 1e-30)) ** 0.5
+
+
+@torch.no_grad()
+def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, float]:
+    """||eps' - eps|| / ||eps|| by prompt, on a few seeded latents of at most 16 x 16 in the middle of the noise."""
+    channels, side, _ = pipeline.latent_shape
+    side = min(side, _PROBE_SIDE)
+    noise = torch.randn((_PROBE_ROWS, channels, side, side), generator=torch.Generator().manual_seed(0))
+    latents = noise.to(pipeline.device, pipeline.unet.dtype)
+    encoded = pipeline.encode_text(texts).to(pipeline.unet.dtype)
+
+    def predictions() -> list[torch.Tensor]:
+        states = [row.expand(_PROBE_ROWS, -1, -1) for row in encoded]
+        return [pipeline.unet(latents, _PROBE_TIMESTEP, encoder_hidden_states=s).sample.float() for s in states]
+
+    before = predictions()
+    with applied(pipeline, made.layout, made.tensors):
+        after = predictions()
+    return {text: float((a - b).norm() / b.norm()) for text, a, b in zip(texts, after, before, strict=True)}
+
+
+@contextlib.contextmanager
+def applied(pipeline: Pipeline, layout: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """A block in which the pipeline's UNet is the erased one, without a second copy of it; the old bits come back."""
+    if layout == "receler":
+        adapters = load_adapters(pipeline.unet, tensors, "the trained erasers").to(pipeline.unet.dtype)
+        attached = attach(pipeline.unet, adapters)
+        try:
+            yield
+        finally:
+            attached.detach()
+        return
+    parameters = dict(pipeline.unet.named_parameters())
+    before = {name: parameters[name].data for name in tensors}
+    try:
+        for name, tensor in tensors.items():
+            parameters[name].data = tensor.to(before[name])
+        yield
+    finally:
+        for name, data in before.items():
+            parameters[name].data = data

@@ -1,0 +1,150 @@
+"""One erased model to be made: what the command line and the flow ask for, checked before anything is loaded.
+
+Importing this loads no torch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from audit import erasers
+from audit.errors import EraserError, SpecError
+from audit.spec import Concept, Eraser, Model, refuse_minors
+
+if TYPE_CHECKING:
+    from audit.erasers.base import Listener, Record
+
+
+class Request(Model):
+    """Which concepts to erase from which backbone, by which method."""
+
+    backbone: Annotated[str, Field(min_length=1)]
+    method: str
+    concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    preset: str | None = None  # without one: `testbed` for the testbed, `official` for everything else
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _no_minors(self) -> Self:
+        refuse_minors(self.model_dump(mode="json"))
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """All parameters of the method; raises `SpecError` for an unknown method, preset or parameter."""
+        erasers.check_method(self.method)
+        preset = self.preset or ("testbed" if self.backbone == "testbed" else None)
+        return erasers.resolve_parameters(
+            Eraser.model_construct(method=self.method, preset=preset, parameters=self.parameters)
+        )
+
+
+def make_request(
+    backbone: str,
+    method: str,
+    concepts: Sequence[str],
+    *,
+    neighbours: Sequence[str] = (),
+    preset: str | None = None,
+    settings: Sequence[str] = (),
+) -> Request:
+    """The request that a command line means; phrases become concepts, `settings` are `key=value` with YAML values.
+
+    Raises `SpecError` for a mistake in any of them.
+    """
+    names = tuple(_name(text) for text in neighbours)
+    try:
+        found = tuple(Concept(name=_name(text), phrase=text, neighbours=names) for text in concepts)
+        request = Request(
+            backbone=backbone, method=method, concepts=found, preset=preset, parameters=_parameters(settings)
+        )
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in detail["loc"]) or "request"
+        message = str(detail["msg"]).removeprefix("Value error, ")
+        raise SpecError(f"{field}: {message}", where="erase", next_step="erasure-audit erase --help") from None
+    try:
+        request.resolved()
+    except SpecError as error:
+        error.where = "erase"  # the message is shared with specs, which call the place `defences`
+        raise
+    return request
+
+
+def _name(phrase: str) -> str:
+    return re.sub(r"[^a-z0-9._+]+", "-", phrase.strip().lower()).strip("-._+")
+
+
+def _parameters(settings: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key.strip():
+            raise SpecError(f"{setting!r} is not key=value", where="--set", next_step="write --set iterations=100")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise SpecError(f"the value of {key} is not valid YAML", where="--set", next_step="quote it") from None
+        # YAML 1.1 reads 1e-5 as text because it lacks a dot.
+        found[key.strip()] = float(text) if isinstance(value, str) and _is_number(text) else value
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def fulfil(
+    request: Request, out: Path, *, device: str | None = None, listener: Listener | None = None, official: bool = True
+) -> tuple[Path, Record | None]:
+    """The artefact's path in `out`, and its record; None when `out` held this very artefact already.
+
+    An interrupted training goes on where it stopped when the same request is fulfilled again. Raises `EraserError` when
+    `out` holds another artefact, and everything that loading and erasing raise.
+    """
+    parameters = request.resolved()
+    from audit.backbones import load_pipeline
+    from audit.erasers import saving
+    from audit.erasers.base import Session, Silent
+    from audit.erasers.produce import produce, request_key
+    from audit.model_refs import resolve_model
+    from audit.worker import pick_device
+
+    chosen, ref = pick_device(device), resolve_model(request.backbone)
+    found = saving.finished(out)
+    if found:
+        path, key = found
+        if key == request_key(ref, request.method, request.concepts, parameters):
+            return path, None
+        raise EraserError(
+            "the output folder holds another finished artefact",
+            where=str(path),
+            next_step="name another folder with --out, or remove this one",
+        )
+    pipeline = load_pipeline(ref, chosen)
+    session = Session(folder=out / saving.UNFINISHED, listener=listener or Silent())
+    erased = produce(pipeline, request.method, request.concepts, parameters, session)
+    return saving.save(erased, out, official=official), erased.record
+
+
+def summary(record: Record) -> Mapping[str, Any]:
+    """What a person wants to know of a finished record first, by label."""
+    change = record.change
+    effect = ", ".join(f"{text or 'null prompt'} {value:.3f}" for text, value in change.effect.items())
+    return {
+        "erased": ", ".join(record.prompts),
+        "preserved": ", ".join(record.preserved) or "-",
+        "changed": f"{change.tensors} tensors, {change.parameters:,} parameters ({change.parameter_share:.2%})",
+        "effect": effect,
+        "loss": f"{record.curve[0].loss:.5f} -> {record.curve[-1].loss:.5f}" if record.curve else "closed form",
+        "seconds": round(record.seconds, 1),
+    }

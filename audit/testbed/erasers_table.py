@@ -1,0 +1,156 @@
+"""`python -m audit.testbed.erasers_table`: does each erased testbed model erase its class, and only its class?
+
+Pictures of "a photo of a CLASS" for all ten classes through every artefact in `erased/`, counted by the testbed's
+judges and written into README.md. Counts are kept in the build folder, so an interrupted measurement goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+
+from audit import identity
+from audit.backbones import Pipeline, load_pipeline
+from audit.detectors.base import Detector
+from audit.erasers.produce import applied
+from audit.erasers.training import write_atomically
+from audit.errors import CheckpointError
+from audit.model_refs import resolve_model
+from audit.statistics import clopper_pearson
+from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
+from audit.testbed.card import GUIDANCE, HERE, STEPS, build_detectors, class_scores, generate
+from audit.testbed.erased import ERASED
+from audit.testbed.markers import ERASERS, replaced
+
+JUDGES = ("classifier", "judge")  # never `energy`: a guard may optimise against it
+THRESHOLD, CONFIDENCE, BATCH = 0.5, 0.95, 50
+Counts = dict[str, dict[str, int]]  # class -> judge -> hits
+
+
+@dataclasses.dataclass(frozen=True)
+class Artefact:
+    """One erased model of `erased/`."""
+
+    method: str
+    concept: str
+    path: Path
+
+
+def find(folder: Path) -> list[Artefact]:
+    """The complete artefacts below `folder`, ordered by concept and method.
+
+    Raises `CheckpointError` when there is none.
+    """
+    found = []
+    for path in sorted(folder.glob("*/*.safetensors")):
+        if not (path.parent / "README.md").exists():
+            continue
+        with safetensors.safe_open(path, "pt") as opened:
+            metadata = opened.metadata()
+        (concept,) = json.loads(metadata["concepts"])
+        found.append(Artefact(metadata["method"], concept, path))
+    if not found:
+        raise CheckpointError("there are no erased models here", where=str(folder), next_step="make testbed-erased")
+    return sorted(found, key=lambda artefact: (artefact.concept, artefact.method))
+
+
+def count(pipeline: Pipeline, judges: Sequence[Detector], cls: str, seeds: int) -> dict[str, int]:
+    """Hits by judge in `seeds` pictures of the plain prompt for a class."""
+    hits = {judge.instrument.detector: 0 for judge in judges}
+    for start in range(0, seeds, BATCH):
+        pictures = generate(pipeline, class_prompt(cls), list(range(start, min(start + BATCH, seeds))))
+        for judge in judges:
+            scores = class_scores(judge, pictures)[:, ALL_CLASSES.index(cls)]
+            hits[judge.instrument.detector] += int((scores >= THRESHOLD).sum())
+    return hits
+
+
+class Counter:
+    """Counts of every model, kept in one file by the digests of weights and judges."""
+
+    def __init__(self, pipeline: Pipeline, judges: Sequence[Detector], seeds: int, path: Path) -> None:
+        self.pipeline, self.judges, self.seeds, self.path = pipeline, judges, seeds, path
+        self.kept: dict[str, Counts] = json.loads(path.read_text()) if path.exists() else {}
+
+    def counts(self, artefact: Artefact | None) -> Counts:
+        """Hits by class and judge of one erased model, or of the backbone."""
+        weights = identity.file_sha256(artefact.path) if artefact else None
+        instruments = [judge.instrument.weights_sha256 for judge in self.judges]
+        key = identity.key([self.pipeline.ref.sha256, weights, instruments, self.seeds, GUIDANCE, STEPS, THRESHOLD])
+        found = self.kept.setdefault(key, {})
+        label = artefact.path.parent.name if artefact else "backbone"
+        for cls in CLASSES:
+            if cls not in found:
+                found[cls] = self._measure(artefact, cls)
+                print(f"{label} {cls}: {found[cls]} of {self.seeds}", file=sys.stderr, flush=True)
+                text = json.dumps(self.kept)
+                write_atomically(self.path, lambda partial, text=text: partial.write_text(text))  # type: ignore[misc]
+        return found
+
+    def _measure(self, artefact: Artefact | None, cls: str) -> dict[str, int]:
+        if artefact is None:
+            return count(self.pipeline, self.judges, cls, self.seeds)
+        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(artefact.path).items()}
+        layout = "receler" if artefact.method == "receler" else "unet-partial"
+        with applied(self.pipeline, layout, tensors):
+            return count(self.pipeline, self.judges, cls, self.seeds)
+
+
+def rate(hits: int, total: int) -> str:
+    """A rate with its denominator and interval."""
+    low, high = clopper_pearson(hits, total, CONFIDENCE)
+    return f"{hits / total:.2f} = {hits}/{total} ({low:.2f}-{high:.2f})"
+
+
+def table(rows: Sequence[tuple[Artefact, Counts]], backbone: Counts, judges: Sequence[str], seeds: int) -> str:
+    """The Markdown table; the mean over the nine other classes is their pooled rate, as all have the same seeds."""
+    lines = [
+        f"CRR on text prompts, {seeds} seeds a class, {STEPS} DDIM steps, guidance {GUIDANCE}, score >= {THRESHOLD}, "
+        f"{CONFIDENCE:.0%} intervals. The goals: CRR of the erased class at most 0.25 for every method and 0.10 for the",
+        "best, and the nine others at 0.85 of the backbone's or more.",
+        "",
+        "| concept | method | judge | CRR erased | backbone | mean CRR of the others | backbone | kept |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for artefact, counts in rows:
+        others = [cls for cls in CLASSES if cls != artefact.concept]
+        for judge in judges:
+            own, before = counts[artefact.concept][judge], backbone[artefact.concept][judge]
+            rest, rest_before = (sum(c[cls][judge] for cls in others) for c in (counts, backbone))
+            total = len(others) * seeds
+            kept = f"{rest / rest_before:.2f}" if rest_before else "-"
+            cells = [artefact.concept, artefact.method, judge, rate(own, seeds), rate(before, seeds)]
+            lines.append("| " + " | ".join([*cells, rate(rest, total), rate(rest_before, total), kept]) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Measure what is not measured yet and write the table into README.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=100, help="pictures per class and model")
+    parser.add_argument("--erased", type=Path, default=ERASED, help="folder of the erased models")
+    parser.add_argument("--build", type=Path, default=Path("build/testbed"), help="folder where counts are kept")
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md")
+    arguments = parser.parse_args()
+    artefacts = find(arguments.erased)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
+    judges = [judge for judge in build_detectors(device) if judge.instrument.detector in JUDGES]
+    counter = Counter(pipeline, judges, arguments.seeds, arguments.build / "erasers-table.json")
+    backbone = counter.counts(None)
+    rows = [(artefact, counter.counts(artefact)) for artefact in artefacts]
+    written = table(rows, backbone, [judge.instrument.detector for judge in judges], arguments.seeds)
+    arguments.readme.write_text(replaced(arguments.readme.read_text(), ERASERS, written))
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

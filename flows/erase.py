@@ -1,0 +1,30 @@
+"""Erasing, as a table of contents: what a GPU worker runs to make an erased model."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from audit.erasers.request import make_request
+from tasks.produce import produce
+from tasks.slots import require_slot
+
+
+@flow(name="erase", persist_result=False)
+def erase(
+    method: str,
+    concepts: list[str],
+    out: str,
+    backbone: str = "testbed",
+    neighbours: list[str] | None = None,
+    preset: str | None = None,
+    settings: list[str] | None = None,
+    device: str | None = None,
+    gpu_slot: str | None = None,
+) -> str:
+    """The path of the artefact in `out`. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
+    request = make_request(
+        backbone, method, concepts, neighbours=neighbours or (), preset=preset, settings=settings or ()
+    )
+    if gpu_slot:
+        require_slot(gpu_slot)
+    return produce(request, out, device, gpu_slot)

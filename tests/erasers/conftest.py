@@ -1,0 +1,50 @@
+"""A tiny backbone with random weights, and parameters that train it in a few iterations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from audit.backbones import Pipeline, load_pipeline
+from audit.erasers import resolve_parameters
+from audit.model_refs import resolve_model
+from audit.spec import Concept, Eraser
+
+CONCEPT = Concept(name="abc", phrase="abc", neighbours=("xyz",))
+QUICK: dict[str, dict[str, Any]] = {
+    "esd": {"iterations": 4, "steps": 4, "pixels": 16, "learning_rate": 1e-3, "compute": "float32"},
+    "receler": {
+        "iterations": 3,
+        "steps": 4,
+        "pixels": 16,
+        "rank": 4,
+        "mask_side": 8,
+        "adversarial_iterations": 2,
+        "adversarial_tokens": 3,
+    },
+    "uce": {},
+}
+
+
+@pytest.fixture(scope="session")
+def pipeline(tiny_folder: Path) -> Pipeline:
+    return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
+
+
+def quick(method: str, preset: str | None = None, **changes: Any) -> dict[str, Any]:
+    """Resolved parameters of a method, cut down to seconds."""
+    family = "esd" if method.startswith("esd") else method
+    return resolve_parameters(Eraser(method=method, preset=preset, parameters={**QUICK[family], **changes}))
+
+
+def weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:
+    """A copy of the backbone's UNet weights."""
+    return {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
+
+
+def same(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors agree bit for bit."""
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
