@@ -1,16 +1,33 @@
 """Erased models on disk: what a file is, what it changes, and the model it makes of a backbone.
 
-`recognise` says what a checkpoint is, `measure` what it changes, `apply_artefact` makes the erased model.
+`recognise` says what a checkpoint is, `measure` what it changes, `apply_artefact` makes the erased model. Names are
+imported when they are first used: recognising needs torch but not diffusers, which takes seconds to import.
 """
 
 from __future__ import annotations
 
-from audit.checkpoints.apply import ErasedModel, apply_artefact
-from audit.checkpoints.footprint import Measured, measure
-from audit.checkpoints.layouts import Artefact
-from audit.checkpoints.recognise import recognise
-from audit.checkpoints.tensors import backbone_files
-from audit.checkpoints.weights import Footprint, apply_weights
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from audit.checkpoints.apply import ErasedModel, apply_artefact
+    from audit.checkpoints.footprint import Measured, measure
+    from audit.checkpoints.layouts import Artefact
+    from audit.checkpoints.recognition import recognise
+    from audit.checkpoints.tensors import backbone_files
+    from audit.checkpoints.weights import Footprint, apply_weights
+
+_MODULES = {
+    "Artefact": "layouts",
+    "ErasedModel": "apply",
+    "Footprint": "weights",
+    "Measured": "footprint",
+    "apply_artefact": "apply",
+    "apply_weights": "weights",
+    "backbone_files": "tensors",
+    "measure": "footprint",
+    "recognise": "recognition",
+}
 
 __all__ = [
     "Artefact",
@@ -23,3 +40,9 @@ __all__ = [
     "measure",
     "recognise",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

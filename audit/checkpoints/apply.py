@@ -18,7 +18,7 @@ from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
 from audit.checkpoints.footprint import Measured, measure
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.named import by_names
-from audit.checkpoints.recognise import recognise
+from audit.checkpoints.recognition import recognise
 from audit.checkpoints.spm import Transport
 from audit.checkpoints.tensors import LazyTensors, backbone_modules, in_memory
 from audit.erasers.receler_adapter import Attached, attach, load_adapters

@@ -5,11 +5,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from audit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
 
 
 @dataclasses.dataclass(frozen=True)

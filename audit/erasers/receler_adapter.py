@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
 
 from audit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel  # seconds to import, and only a type here
 
 RANK = 128  # official default for Stable Diffusion v1.x
 CONFIG_TYPE = "adapter"  # `eraser_type` in the official eraser_config.json

@@ -152,6 +152,13 @@ class Training:
         self.done, self.seconds, self.losses = state["done"], state["seconds"], list(state["losses"])
 
 
+def _umask() -> int:
+    """What the process keeps from new files' permissions; it can only be read by setting it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def partial(path: Path) -> Path:
     """Where a file is written before it gets its name."""
     return path.with_name(f".{path.name}.partial")
@@ -168,6 +175,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(unfinished)
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
+        unfinished.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
         unfinished.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         with contextlib.suppress(OSError):

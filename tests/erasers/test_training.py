@@ -113,7 +113,15 @@ def test_a_checkpoint_that_does_not_fit_is_not_continued(tmp_path: Path, damage:
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    write_atomically(path, lambda unfinished: unfinished.write_text("old"))
+
+    def write(unfinished: Path) -> None:
+        unfinished.write_text("old")
+        unfinished.chmod(0o600)
+
+    write_atomically(path, write)
+    (tmp_path / "ordinary").write_text("")
+    assert path.stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+    (tmp_path / "ordinary").unlink()
 
     def fail(unfinished: Path) -> None:
         unfinished.write_text("half")
