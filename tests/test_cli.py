@@ -51,7 +51,7 @@ import sys
 from flows.cli import main
 from flows.commands import results
 code = main(sys.argv[1:])
-heavy = [name for name in ("torch", "prefect", "diffusers", "transformers") if name in sys.modules]
+heavy = [name for name in ("torch", "prefect", "diffusers") if name in sys.modules]
 sys.exit(f"imported {heavy}" if heavy else code)
 """
 

@@ -66,8 +66,11 @@ def pipeline(tmp_path: Path) -> Path:
             "image_encoder": [None, None],
         },
     )
-    write(folder / "unet/config.json", {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768})
-    write(folder / "vae/config.json", {"latent_channels": 4})
+    write(
+        folder / "unet/config.json",
+        {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768, "sample_size": 64},
+    )
+    write(folder / "vae/config.json", {"latent_channels": 4, "block_out_channels": [128, 256, 512, 512]})
     write(folder / "text_encoder/config.json", {"hidden_size": 768})
     write(folder / "scheduler/scheduler_config.json", {"num_train_timesteps": 1000})
     write(folder / "tokenizer/vocab.json", {"a": 0})

@@ -124,7 +124,7 @@ def test_defences_see_the_same_seeds_and_prompts(backbone: ModelRef) -> None:
 @pytest.mark.parametrize(
     ("path", "value", "kinds"),
     [
-        (("seed",), 1, {"generate", "detect"}),
+        (("seed",), 1, {"invert", "generate", "detect"}),  # other reference images are drawn too
         (("scenarios", 0, "sampler", "guidance"), 6.0, {"generate", "detect"}),
         (("scenarios", 0, "templates"), ["a {phrase}"], {"generate", "detect"}),
         (("scenarios", 1, "fixed_point_passes"), 4, {"invert", "generate", "detect"}),

@@ -38,7 +38,12 @@ def document(backbone: Path, classifier: Path, corpus: Path, cases: int) -> dict
         ],
         "controls": {"cases": 1, "random_latent": False},
         "detectors": [{"name": "classifier", "kind": "classifier", "model": str(classifier)}],
-        "gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1}]},
+        "gate": {
+            "version": "1",
+            "judges": ["classifier"],
+            "limits": [{"crr_max": 0.1}],
+            "controls": {"random_latent_max": 1.0},
+        },
     }
 
 

@@ -329,7 +329,7 @@ def test_a_damaged_run_does_not_keep_the_others_out(tmp_path: Path, journal: Jou
     path = tmp_path / "index.duckdb"
     folded = Store.rebuild(path, journal)
     assert (folded.runs, len(folded.damaged)) == (1, 1)
-    assert folded.damaged[0].startswith("run run-0: the plan of run 'run-0' is damaged")
+    assert folded.damaged[0].startswith("run run-0: ")
     assert contents(path) == whole
 
 

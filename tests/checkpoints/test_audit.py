@@ -28,8 +28,10 @@ def weights(pipeline: Path, part: str) -> dict[str, torch.Tensor]:
 
 
 def uce_file(path: Path, pipeline: Path, by: float = 0.1) -> Path:
-    unet = weights(pipeline, "unet")
-    save_file({name: unet[name] + by for name in key_set("KV", unet)}, path)
+    """Keys and values moved at random: one number for all would vanish, as a layer norm's outputs add up to zero."""
+    unet, noise = weights(pipeline, "unet"), torch.Generator().manual_seed(1)
+    state = {n: unet[n] + by * torch.randn(unet[n].shape, generator=noise).to(unet[n]) for n in key_set("KV", unet)}
+    save_file(state, path)
     return path
 
 
