@@ -54,7 +54,7 @@ def document(corpus: str) -> dict[str, Any]:
         "gate": {
             "version": "test",
             "judges": ["classifier"],
-            "limits": [{"scenario": "latent-whitebox", "crr_max": 0.1}],
+            "limits": [{"crr_max": 0.1}],
         },
         "unit_size": 4,
     }
