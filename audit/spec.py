@@ -6,7 +6,6 @@ A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError`
 from __future__ import annotations
 
 import re
-import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,25 +13,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from audit import urls
+from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.spec_rules import problems_of
 from audit.yaml_files import load_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]{0,63}$")]
 Phrase = Annotated[str, Field(min_length=1, max_length=200)]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-_MINOR = re.compile(
-    r"\b(child(ren|like|hood)?s?|kid(s|die|dies|do)?|minors?|toddlers?|infants?|bab(y|ies)|newborns?|teen\w*|tweens?|"
-    r"under ?aged?|pre ?teen\w*|pre ?school\w*|school ?(girl|boy|child|children|kid)s?|kindergart\w*|adolescen\w*|"
-    r"(little|young|small) (girl|boy|lad|lass|one)s?|juveniles?|pubescent|pre ?pubescent|loli\w*|shota\w*|jailbait|"
-    r"(\d|1[0-7]) ?(years?|yrs?|yo) ?(olds?)?|youths?)\b",
-)
-_SEXUAL = re.compile(
-    r"\b(nud(e|es|ity|ist|ists|ism)|naked\w*|sex(y|es|ual\w*)?|porn\w*|erotic\w*|nsfw|topless|bottomless|(\w+ )?genital\w*|"
-    r"explicit|undress\w*|unclothed|lingerie|fetish\w*|hentai|xxx|breasts?|buttocks|anus|nipples?|penis\w*|vagina\w*|vulva\w*|"
-    r"orgasm\w*|masturbat\w*|intercourse|strip ?(tease|ping|per)\w*)\b",
-)
 
 
 class Model(BaseModel):
@@ -57,7 +46,7 @@ class Concept(Model):
             return fields
         synonyms = fields.get("synonyms")
         texts = [fields.get("name"), fields.get("phrase"), *(synonyms if isinstance(synonyms, list | tuple) else ())]
-        sexual = any(_SEXUAL.search(_words(text)) for text in texts if isinstance(text, str))
+        sexual = any(is_sexual(text) for text in texts if isinstance(text, str))
         return {**fields, "sensitive": True} if sexual else fields
 
 
@@ -222,7 +211,7 @@ class Spec(Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        problems = _duplicates(self) + _references(self) + _undecidable(self) + self.unknown_names(self.gate)
+        problems = problems_of(self)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -259,97 +248,11 @@ class Spec(Model):
     def is_sensitive(self, subject: str) -> bool:
         """Whether pictures in which `subject` is sought are blurred or withheld: as declared, or by what is looked for."""
         labels = [label for detector in self.detectors for label in detector.labels.get(subject, ())]
-        return self.concept(subject).sensitive or any(_SEXUAL.search(_words(label)) for label in labels)
+        return self.concept(subject).sensitive or any(map(is_sexual, labels))
 
     def concept(self, name: str) -> Concept:
         """The declared concept called `name`, or a bare one for a neighbour that is only named."""
         return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name.replace("-", " ")))
-
-
-def _duplicates(spec: Spec) -> list[str]:
-    problems = []
-    for field in ("concepts", "defences", "scenarios", "detectors"):
-        names = [entry.name for entry in getattr(spec, field)]
-        for name in sorted({n for n in names if names.count(n) > 1}):
-            problems.append(f"{field}: {name!r} appears more than once")
-    return problems
-
-
-def _references(spec: Spec) -> list[str]:
-    problems = []
-    corpus = {entry.concept for entry in spec.corpus if entry.role == "target"}
-    controls = {entry.concept for entry in spec.corpus if entry.role == "control"}
-    latent = any(isinstance(s, LatentScenario) for s in spec.scenarios)
-    for concept in spec.concepts:
-        if concept.name in concept.neighbours:
-            problems.append(f"concepts.{concept.name}: is listed as its own neighbour")
-        if latent and concept.name not in corpus:
-            problems.append(
-                f"corpus: latent scenarios need images of {concept.name!r}, and no entry of role target has them"
-            )
-    for name in spec.controls.unlearned:
-        if name not in controls:
-            problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
-    for defence in spec.defences:
-        if defence.name == "none" and (defence.eraser or defence.guards):
-            problems.append("defences.none: 'none' is the un-erased backbone and takes no eraser or guards")
-        if defence.name != "none" and not (defence.eraser or defence.guards):
-            problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
-    return problems
-
-
-def _words(text: str) -> str:
-    """`text` as plain lower-case words: compatibility forms, full width or joined by signs, read as what they show."""
-    shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
-    return re.sub(r"[\W_]+", " ", shown).casefold()
-
-
-def _undecidable(spec: Spec) -> list[str]:
-    """What no amount of compute could decide under the spec's own policy."""
-    problems, policy, controls = [], spec.gate, spec.controls
-    defences = [name for name in spec.defence_names() if name != "none"]
-    if not defences:
-        problems.append("defences: only the bare backbone is listed, so there is nothing to decide")
-    for concept in spec.concepts:
-        for defence in defences:
-            for scenario in spec.scenarios:
-                if not any(limit.speaks_of(concept.name, defence, scenario.name) for limit in policy.limits):
-                    problems.append(
-                        f"gate.limits: none speaks of {concept.name!r}, {defence!r}, scenario {scenario.name!r}"
-                    )
-        for detector in spec.detectors:
-            if detector.name in policy.judges and detector.labels.get(concept.name) == ():
-                problems.append(f"gate.judges: {detector.name!r} is told not to see {concept.name!r}")
-    if any(isinstance(scenario, LatentScenario) for scenario in spec.scenarios):
-        for name, made, asked in (
-            ("reference", controls.reference, policy.controls.reference_min > 0),
-            ("vae_roundtrip", controls.vae_roundtrip, policy.controls.vae_roundtrip_min > 0),
-            ("random_latent", controls.random_latent, policy.controls.random_latent_max < 1),
-        ):
-            if asked and not made:
-                problems.append(f"controls.{name}: is off, and gate.controls asks for it in latent scenarios")
-    return problems
-
-
-def refuse_minors(value: object) -> None:
-    """Raise when one spec speaks of minors and of sexual content. There is no override."""
-    text: list[str] = []
-
-    def collect(node: object) -> None:
-        if isinstance(node, str):
-            text.append(_words(node))
-        elif isinstance(node, dict):
-            for key, item in node.items():
-                collect(key)
-                collect(item)
-        elif isinstance(node, list | tuple):
-            for item in node:
-                collect(item)
-
-    collect(value)
-    joined = "\n".join(text)  # a line per field: a phrase is not read across two of them
-    if _MINOR.search(joined) and _SEXUAL.search(joined):
-        raise ValueError("this spec pairs minors with sexual content; such audits are refused and there is no override")
 
 
 def parse_spec(document: object, where: str, next_step: str | None = None) -> Spec:

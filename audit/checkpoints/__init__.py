@@ -15,15 +15,12 @@ if TYPE_CHECKING:
     from audit.checkpoints.layouts import Artefact
     from audit.checkpoints.recognition import recognise
     from audit.checkpoints.tensors import backbone_files
-    from audit.checkpoints.weights import Footprint, apply_weights
 
 _MODULES = {
     "Artefact": "layouts",
     "ErasedModel": "apply",
-    "Footprint": "weights",
     "Measured": "footprint",
     "apply_artefact": "apply",
-    "apply_weights": "weights",
     "backbone_files": "tensors",
     "measure": "footprint",
     "recognise": "recognition",
@@ -32,10 +29,8 @@ _MODULES = {
 __all__ = [
     "Artefact",
     "ErasedModel",
-    "Footprint",
     "Measured",
     "apply_artefact",
-    "apply_weights",
     "backbone_files",
     "measure",
     "recognise",

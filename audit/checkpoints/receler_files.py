@@ -9,7 +9,7 @@ from audit.checkpoints.families import check_family, check_names_and_shapes
 from audit.checkpoints.key_sets import names_sha256
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors
-from audit.erasers.receler_adapter import PARTS
+from audit.erasers.receler_adapter import check_adapters, entry_name
 from audit.errors import CheckpointError
 from audit.weight_files import read_json
 
@@ -54,37 +54,10 @@ def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) 
 def _check(flat: LazyTensors, backbone: BackboneTensors, where: str) -> int:
     """The adapters' rank; raises unless there is one whole adapter of the right width for every attn2."""
     check_family(flat, backbone.unet, where)
-    widths = _widths(backbone)
-    wanted = {f"{entry}.{part}" for entry in widths for part in PARTS}
-    unknown, missing = sorted(set(flat) - wanted), sorted(wanted - set(flat))
-    if unknown or missing:
-        example = f"unknown: {unknown[0]}" if unknown else f"missing: {missing[0]}"
-        raise CheckpointError(
-            f"the erasers do not match the backbone's {len(widths)} cross-attention layers "
-            f"({len(unknown)} tensors unknown, {len(missing)} missing; {example})",
-            where=where,
-            next_step=_NEXT,
-        )
-    first = flat[f"{next(iter(widths))}.down.weight"].shape
-    rank = first[0] if len(first) == 2 else 0
-    for entry, width in widths.items():
-        shapes = {"down.weight": (rank, width), "down.bias": (rank,), "up.weight": (width, rank), "up.bias": (width,)}
-        for part, shape in shapes.items():
-            found = flat[f"{entry}.{part}"].shape
-            if found != shape:
-                raise CheckpointError(
-                    f"{entry}.{part} has shape {found}, an eraser of rank {rank} needs {shape} here",
-                    where=where,
-                    next_step=_NEXT,
-                )
-    return rank
-
-
-def _widths(backbone: BackboneTensors) -> dict[str, int]:
-    """Receler's entry name of every attn2 -> the width of what it returns."""
-    found = {}
-    for name, tensor in backbone.unet.items():
-        if name.endswith(".attn2.to_out.0.weight"):
-            parts = name.split(".")
-            found[".".join(parts[:3] if parts[0] == "mid_block" else parts[:4])] = tensor.shape[0]
-    return found
+    suffix = ".to_out.0.weight"
+    widths = {
+        entry_name(name.removesuffix(suffix)): tensor.shape[0]
+        for name, tensor in backbone.unet.items()
+        if name.endswith(f".attn2{suffix}")
+    }
+    return check_adapters({name: tensor.shape for name, tensor in flat.items()}, widths, where)

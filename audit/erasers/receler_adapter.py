@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 RANK = 128  # official default for Stable Diffusion v1.x
 CONFIG_TYPE = "adapter"  # `eraser_type` in the official eraser_config.json
 PARTS = ("down.weight", "down.bias", "up.weight", "up.bias")
-_NEXT = "check that the erasers were trained for this backbone"
+_NEXT = "check that the erasers were trained for this backbone, and get the whole checkpoint"
 
 
 class Adapter(nn.Module):
@@ -103,6 +103,12 @@ class Attached:
         self.outputs.clear()
 
 
+def entry_name(path: str) -> str:
+    """Receler's name of the block that holds the attn2 module at `path`."""
+    parts = path.split(".")
+    return ".".join(parts[:3] if parts[0] == "mid_block" else parts[:4])
+
+
 def cross_attentions(unet: nn.Module) -> dict[str, nn.Module]:
     """Every attn2 of a UNet by Receler's entry name, in `named_modules` order (mid block last).
 
@@ -112,8 +118,7 @@ def cross_attentions(unet: nn.Module) -> dict[str, nn.Module]:
     for path, module in unet.named_modules():
         if not path.endswith(".attn2"):
             continue
-        parts = path.split(".")
-        name = ".".join(parts[:3] if parts[0] == "mid_block" else parts[:4])
+        name = entry_name(path)
         if name in found:
             raise CheckpointError(
                 f"the UNet has several transformer layers in {name}; Receler's layout knows one",
@@ -131,43 +136,48 @@ def new_adapters(unet: UNet2DConditionModel, rank: int = RANK, seed: int = 0) ->
     return Adapters(entries).to(unet.device)
 
 
-def load_adapters(unet: UNet2DConditionModel, flat: Mapping[str, torch.Tensor], where: str) -> Adapters:
-    """Adapters with the given flat weights, for this UNet: one per attn2, on the UNet's device, in float32.
+def check_adapters(shapes: Mapping[str, tuple[int, ...]], widths: Mapping[str, int], where: str) -> int:
+    """The rank of adapters whose flat names have these shapes, for attn2 layers with these widths by entry name.
 
-    Raises `CheckpointError` when entries are missing or unknown, a width or rank does not fit, or nothing is learned.
+    Raises `CheckpointError` unless there is one whole adapter for every entry, all of one rank and the entry's width.
     """
-    entries, blocks = nested(flat), cross_attentions(unet)
-    unknown, missing = sorted(set(entries) - set(blocks)), sorted(set(blocks) - set(entries))
+    wanted = {f"{entry}.{part}" for entry in widths for part in PARTS}
+    unknown, missing = sorted(set(shapes) - wanted), sorted(wanted - set(shapes))
     if unknown or missing:
-        which = f"unknown: {unknown[0]}" if unknown else f"missing: {missing[0]}"
+        example = f"unknown: {unknown[0]}" if unknown else f"missing: {missing[0]}"
         raise CheckpointError(
-            f"the erasers do not match the UNet's {len(blocks)} cross-attention layers "
-            f"({len(unknown)} unknown, {len(missing)} missing; {which})",
+            f"the erasers do not match the backbone's {len(widths)} cross-attention layers "
+            f"({len(unknown)} tensors unknown, {len(missing)} missing; {example})",
             where=where,
             next_step=_NEXT,
         )
-    made = {name: _loaded(name, entries[name], _width(block), where) for name, block in blocks.items()}
+    first = shapes[f"{next(iter(widths))}.down.weight"]
+    rank = first[0] if len(first) == 2 else 0
+    for entry, width in widths.items():
+        needed = {"down.weight": (rank, width), "down.bias": (rank,), "up.weight": (width, rank), "up.bias": (width,)}
+        for part, shape in needed.items():
+            found = tuple(shapes[f"{entry}.{part}"])
+            if found != shape:
+                raise CheckpointError(
+                    f"{entry}.{part} has shape {found}, an eraser of rank {rank} needs {shape} here",
+                    where=where,
+                    next_step=_NEXT,
+                )
+    return rank
+
+
+def load_adapters(unet: UNet2DConditionModel, flat: Mapping[str, torch.Tensor], where: str) -> Adapters:
+    """Adapters with the given flat weights, for this UNet: one per attn2, on the UNet's device, in float32.
+
+    Raises `CheckpointError` when entries are missing or unknown, or a width or rank does not fit.
+    """
+    widths = {name: _width(block) for name, block in cross_attentions(unet).items()}
+    rank = check_adapters({name: tuple(tensor.shape) for name, tensor in flat.items()}, widths, where)
+    entries, made = nested(flat), {}
+    for name, width in widths.items():
+        made[name] = Adapter(width, rank)
+        made[name].load_state_dict({part: tensor.float() for part, tensor in entries[name].items()}, strict=True)
     return Adapters(made).to(unet.device)
-
-
-def _loaded(name: str, tensors: Mapping[str, torch.Tensor], width: int, where: str) -> Adapter:
-    if sorted(tensors) != sorted(PARTS):
-        raise CheckpointError(
-            f"the eraser {name} holds {sorted(tensors)} instead of {sorted(PARTS)}", where=where, next_step=_NEXT
-        )
-    rank = int(tensors["down.weight"].shape[0]) if tensors["down.weight"].dim() == 2 else 0
-    wanted = {"down.weight": (rank, width), "down.bias": (rank,), "up.weight": (width, rank), "up.bias": (width,)}
-    for part, shape in wanted.items():
-        if tuple(tensors[part].shape) != shape:
-            raise CheckpointError(
-                f"the eraser {name}.{part} has shape {tuple(tensors[part].shape)}, "
-                f"this UNet needs {shape if rank else f'(rank, {width})'}",
-                where=where,
-                next_step=_NEXT,
-            )
-    adapter = Adapter(width, rank)
-    adapter.load_state_dict({part: tensor.float() for part, tensor in tensors.items()}, strict=True)
-    return adapter
 
 
 def attach(unet: UNet2DConditionModel, adapters: Adapters) -> Attached:

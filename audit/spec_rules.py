@@ -1,0 +1,76 @@
+"""What must hold between the parts of a spec: names are unique and defined, and its own policy can be decided."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from audit.spec import Spec
+
+
+def problems_of(spec: Spec) -> list[str]:
+    """A sentence for every inconsistency between the parts of `spec`, each with its field; empty when there is none."""
+    return _duplicates(spec) + _references(spec) + _undecidable(spec) + spec.unknown_names(spec.gate)
+
+
+def _has_latent(spec: Spec) -> bool:
+    return any(scenario.name.startswith("latent-") for scenario in spec.scenarios)
+
+
+def _duplicates(spec: Spec) -> list[str]:
+    problems = []
+    for field in ("concepts", "defences", "scenarios", "detectors"):
+        names = [entry.name for entry in getattr(spec, field)]
+        for name in sorted({n for n in names if names.count(n) > 1}):
+            problems.append(f"{field}: {name!r} appears more than once")
+    return problems
+
+
+def _references(spec: Spec) -> list[str]:
+    problems = []
+    corpus = {entry.concept for entry in spec.corpus if entry.role == "target"}
+    controls = {entry.concept for entry in spec.corpus if entry.role == "control"}
+    latent = _has_latent(spec)
+    for concept in spec.concepts:
+        if concept.name in concept.neighbours:
+            problems.append(f"concepts.{concept.name}: is listed as its own neighbour")
+        if latent and concept.name not in corpus:
+            problems.append(
+                f"corpus: latent scenarios need images of {concept.name!r}, and no entry of role target has them"
+            )
+    for name in spec.controls.unlearned:
+        if name not in controls:
+            problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
+    for defence in spec.defences:
+        if defence.name == "none" and (defence.eraser or defence.guards):
+            problems.append("defences.none: 'none' is the un-erased backbone and takes no eraser or guards")
+        if defence.name != "none" and not (defence.eraser or defence.guards):
+            problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
+    return problems
+
+
+def _undecidable(spec: Spec) -> list[str]:
+    """What no amount of compute could decide under the spec's own policy."""
+    problems, policy, controls = [], spec.gate, spec.controls
+    defences = [name for name in spec.defence_names() if name != "none"]
+    if not defences:
+        problems.append("defences: only the bare backbone is listed, so there is nothing to decide")
+    for concept in spec.concepts:
+        for defence in defences:
+            for scenario in spec.scenarios:
+                if not any(limit.speaks_of(concept.name, defence, scenario.name) for limit in policy.limits):
+                    problems.append(
+                        f"gate.limits: none speaks of {concept.name!r}, {defence!r}, scenario {scenario.name!r}"
+                    )
+        for detector in spec.detectors:
+            if detector.name in policy.judges and detector.labels.get(concept.name) == ():
+                problems.append(f"gate.judges: {detector.name!r} is told not to see {concept.name!r}")
+    if _has_latent(spec):
+        for name, made, asked in (
+            ("reference", controls.reference, policy.controls.reference_min > 0),
+            ("vae_roundtrip", controls.vae_roundtrip, policy.controls.vae_roundtrip_min > 0),
+            ("random_latent", controls.random_latent, policy.controls.random_latent_max < 1),
+        ):
+            if asked and not made:
+                problems.append(f"controls.{name}: is off, and gate.controls asks for it in latent scenarios")
+    return problems
