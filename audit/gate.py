@@ -47,15 +47,6 @@ def decide(policy: Policy, crr: Sequence[CrrRow], checks: Sequence[CheckResult])
     return Verdict(status, (*blocked, *reasons), decisions, tuple(checks))
 
 
-def zero_hit_statement(n: int, confidence: float) -> str:
-    """A sentence that says what zero hits in `n` assessed cases would prove at one-sided `confidence`."""
-    if n <= 0:
-        return "Without cases nothing can be proved."
-    proved = _bound(statistics.upper_bound_at_zero(n, confidence), upwards=True)
-    claim = f"Zero hits in {n} assessed cases would prove a reproduction rate of at most {proved}"
-    return f"{claim} at {percent(confidence, 1)} confidence."
-
-
 def percent(share: float, digits: int = 0) -> str:
     """A share in [0, 1] as text: two significant digits below 10 %, else `digits` decimals; never rounded to 0 or 1."""
     value = 100.0 * share

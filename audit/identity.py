@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import importlib.metadata
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +18,17 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "attention", "erasers"),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "attacks.ddim_inversion", "guards.base",
+        "images", "corpus", "corpus_source", "attacks.ddim_inversion", "guards.base",
     ),
     "generate": (
         "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "guards",
+        "images", "corpus", "corpus_source", "guards",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip
+
+# Their arithmetic is part of every result. Detectors name what else they use (onnxruntime, nudenet) in their instrument.
+_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 def canonical(value: Any) -> str:
@@ -76,10 +80,11 @@ def file_sha256(path: Path) -> str:
 
 @functools.cache
 def code_digest(kind: str) -> str:
-    """Hex SHA-256 over the source files that decide what units of `kind` compute."""
+    """Hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
     root = Path(__file__).parent
     files: list[Path] = []
     for name in _COMPUTE_MODULES[kind]:
         path = root.joinpath(*name.split("."))
         files += sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    return key({str(path.relative_to(root)): file_sha256(path) for path in files})
+    sources = {str(path.relative_to(root)): file_sha256(path) for path in files}
+    return key({"sources": sources, "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES}})

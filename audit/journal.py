@@ -155,10 +155,6 @@ class Journal:
         """Keys of the complete units of `kind`: what resume need not do again. Raises `JournalError`."""
         return set(self.listing(kind).complete)
 
-    def failed_keys(self, kind: str) -> set[str]:
-        """Keys of the units of `kind` that have only a failed file. Raises `JournalError`."""
-        return set(self.listing(kind).failed)
-
     def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
@@ -181,11 +177,6 @@ class Journal:
             return self.store.get(name)
         except FileNotFoundError:
             raise self._absent(name) from None
-
-    def discard(self, kind: str, key: str) -> None:
-        """Remove every file of one unit, so that resume computes it again."""
-        for suffix in (".parquet", ".failed.parquet", ".safetensors"):
-            self.store.delete(self._name(kind, key, suffix))
 
     def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
         """(key, rows) of many units, read by several threads, with a bounded number of units in memory at a time.

@@ -19,13 +19,18 @@ def storage_root(given: str | None = None) -> str:
     Raises `JournalError` when it carries credentials: it is printed, and a flow's parameters are stored by Prefect.
     """
     root = given or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT
+    refuse_credentials(root)
+    return root
+
+
+def refuse_credentials(root: str) -> None:
+    """Raise `JournalError` when a storage root carries credentials: roots are printed, logged and stored."""
     if urls.has_credentials(root):
         raise JournalError(
             "the storage root carries credentials",
             where=urls.redact(root),
             next_step="remove them from the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
-    return root
 
 
 def local_folder(root: str) -> Path | None:

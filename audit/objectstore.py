@@ -22,6 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from audit import urls
 from audit.errors import JournalError
+from audit.locations import refuse_credentials
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
 _STALE_SECONDS = 24 * 3600.0
@@ -194,12 +195,7 @@ def _protocol(root: str) -> str:
     protocol, separator, rest = root.partition("://")
     if not separator:
         return "file"
-    if urls.has_credentials(root):
-        raise JournalError(
-            "the storage root carries credentials",
-            where=urls.redact(root),
-            next_step="remove them from the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
-        )
+    refuse_credentials(root)
     if protocol in ("s3", "s3a") and not rest.strip("/"):
         raise JournalError("the storage root names no bucket", where=root, next_step="use s3://bucket/prefix")
     return protocol

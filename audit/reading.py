@@ -69,15 +69,6 @@ def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -
         )
 
 
-def read_runs(path: str | Path) -> list[dict[str, Any]]:
-    """One record per run in the index, newest first: the columns of mart_runs."""
-    con = open_published(path)
-    try:
-        return _records(con, "select * from mart_runs order by created_at desc, run_id")
-    finally:
-        con.close()
-
-
 def read_result(path: str | Path, run_id: str, policy: Policy | None = None, samples_per_cell: int = 24) -> RunResult:
     """Everything a report needs of one run, with a verdict that says that the gate has not decided yet.
 

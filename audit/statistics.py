@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable
 
 from scipy.special import betaincinv
-from scipy.stats import binomtest
 
 _MOST_CASES = 10**9  # a search for more cases than this is answered with "no number of cases"
 
@@ -95,17 +94,6 @@ def _first(decided: Callable[[int], bool], start: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if decided(middle) else (middle, high)
     return high
-
-
-def mcnemar_exact(only_first: int, only_second: int) -> float:
-    """The two-sided exact p-value that two defences differ on the same cases (Q. McNemar, Psychometrika 12, 1947).
-
-    `only_first` counts cases hit under the first alone, `only_second` under the second alone; 1 when both are 0.
-    """
-    if only_first < 0 or only_second < 0:
-        raise ValueError("counts cannot be negative")
-    n = only_first + only_second
-    return 1.0 if n == 0 else float(binomtest(min(only_first, only_second), n, 0.5).pvalue)
 
 
 def _check(hits: int, n: int, confidence: float) -> None:

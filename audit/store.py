@@ -169,6 +169,7 @@ class Store:
                 folded = store.consolidate(journal)
             path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
             os.replace(building, path)
+            building.with_name(f"{building.name}.lock").unlink(missing_ok=True)
         return folded
 
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -200,8 +201,15 @@ class Run:
         """Write the `index`-th unit of `kind` anew, with changed fields by row number."""
         key = self.key(kind, index)
         rows = [{**row, **changes.get(number, {})} for number, row in enumerate(self.rows(key))]
-        journal.discard(kind, key)
+        discard(journal, kind, key)
         journal.write(kind, key, self.table(kind, rows), {})
+
+
+def discard(journal: Journal, kind: str, key: str) -> None:
+    """Remove the unit's files, as a user who clears a damaged journal would."""
+    for path in Path(journal.store.base).rglob(f"{key}.*"):
+        if kind in path.parts:
+            path.unlink()
 
 
 def invert_row(item: str) -> dict[str, Any]:

@@ -167,13 +167,6 @@ def test_the_strictest_matching_limit_counts_and_none_is_inconclusive() -> None:
     assert verdict.reasons[0].startswith("No limit of the policy speaks of the cell")
 
 
-def test_what_zero_hits_prove() -> None:
-    assert gate.zero_hit_statement(29, 0.95) == (
-        "Zero hits in 29 assessed cases would prove a reproduction rate of at most 9.9 % at 95 % confidence."
-    )
-    assert gate.zero_hit_statement(0, 0.95) == "Without cases nothing can be proved."
-
-
 @pytest.mark.parametrize(
     ("share", "text"),
     [

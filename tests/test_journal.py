@@ -67,7 +67,7 @@ def test_what_is_written_is_read(journal: Journal) -> None:
     assert journal.keys("detect") == set()
     journal.write("detect", key, table, {"identity": {"a": 1}, "runtime": {"seconds": 2.5}}, blob=b"tensors")
     assert journal.keys("detect") == {key}
-    assert journal.failed_keys("detect") == set()
+    assert set(journal.listing("detect").failed) == set()
     assert journal.read("detect", key).equals(table)
     assert journal.read("detect", key, ["image_id"]).column_names == ["image_id"]
     assert journal.blob("detect", key) == b"tensors"
@@ -82,10 +82,10 @@ def test_what_is_written_is_read(journal: Journal) -> None:
 def test_an_error_row_makes_the_unit_failed_until_a_complete_file_exists(journal: Journal) -> None:
     key = key_of("unit")
     journal.write("detect", key, detect_table("error"), {})
-    assert (journal.keys("detect"), journal.failed_keys("detect")) == (set(), {key})
+    assert (journal.keys("detect"), set(journal.listing("detect").failed)) == (set(), {key})
     assert journal.read("detect", key).column("status").to_pylist() == ["error"] * 3
     journal.write("detect", key, detect_table("degenerate"), {})
-    assert (journal.keys("detect"), journal.failed_keys("detect")) == ({key}, set())
+    assert (journal.keys("detect"), set(journal.listing("detect").failed)) == ({key}, set())
     assert journal.read("detect", key).column("status").to_pylist() == ["degenerate"] * 3
 
 
@@ -93,7 +93,7 @@ def test_a_late_failed_file_does_not_hide_a_complete_one(journal: Journal) -> No
     key = key_of("unit")
     journal.write("detect", key, detect_table("ok"), {})
     journal.write("detect", key, detect_table("error"), {})
-    assert (journal.keys("detect"), journal.failed_keys("detect")) == ({key}, set())
+    assert (journal.keys("detect"), set(journal.listing("detect").failed)) == ({key}, set())
     assert journal.read("detect", key).column("status").to_pylist() == ["ok"] * 3
 
 
@@ -130,16 +130,12 @@ def test_probe_leaves_nothing_behind(journal: Journal) -> None:
     assert [name for name, _ in journal.store.entries("") if name != ".tmp"] == []
 
 
-def test_absent_and_discarded_units_are_named(journal: Journal) -> None:
+def test_absent_units_are_named(journal: Journal) -> None:
     key = key_of("unit")
     with pytest.raises(JournalError, match=f"lacks a file.*(\n.*)*{key}.*(\n.*)*erasure-audit resume"):
         journal.read("detect", key)
     with pytest.raises(JournalError, match="lacks a file"):
         journal.blob("detect", key)
-    journal.write("detect", key, detect_table(), {}, blob=b"x")
-    journal.discard("detect", key)
-    assert journal.keys("detect") == set()
-    journal.discard("detect", key)
 
 
 def test_images_are_stored_as_datasets_reads_them(tmp_path: Path) -> None:

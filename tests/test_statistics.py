@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 from audit import statistics
@@ -91,15 +90,6 @@ def test_further_cases_of_a_known_example() -> None:
     assert statistics.further_cases_to_decide(0, 0, 10, 0.1, 0.95) == 19
     assert statistics.further_cases_to_decide(0, 5, 10, 0.1, 0.95) is None
     assert statistics.further_cases_to_decide(0, 0, 0, 0.1, 0.95) is None
-
-
-@given(st.integers(0, 500), st.integers(0, 500))
-def test_mcnemar_is_statsmodels(only_first: int, only_second: int) -> None:
-    if only_first + only_second == 0:
-        assert statistics.mcnemar_exact(0, 0) == 1.0
-        return
-    expected = mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue
-    assert statistics.mcnemar_exact(only_first, only_second) == pytest.approx(min(1.0, expected), abs=1e-9)
 
 
 def test_nothing_assessed_says_nothing() -> None:

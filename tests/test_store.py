@@ -15,11 +15,11 @@ from audit.errors import JournalError, StoreError
 from audit.gate import decide
 from audit.journal import Journal
 from audit.policy import Limit, Policy
-from audit.reading import read_result, read_runs, result_frames
+from audit.reading import read_result, result_frames
 from audit.relations import relations
 from audit.results import VerdictStatus
 from audit.store import Store, latest, published
-from tests.synthetic import Run, cell, control, instrument
+from tests.synthetic import Run, cell, control, discard, instrument
 
 LATENT = {"scenario": "latent-whitebox", "gate_residual_max": 1e-3, "gate_psnr_min_db": 35.0}
 
@@ -125,7 +125,7 @@ def test_units_that_leave_the_journal_leave_the_index(tmp_path: Path, journal: J
     run, path = a_run(), tmp_path / "index.duckdb"
     run.write(journal)
     filled(path, journal)
-    journal.discard("detect", run.key("detect", 0))
+    discard(journal, "detect", run.key("detect", 0))
     changed = filled(path, journal)
     assert changed == filled(tmp_path / "new.duckdb", journal)
     assert ("run-1", 0, "judge", "missing", 4, None) in changed["mart_unassessed"]
@@ -220,7 +220,7 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
     assert [path.name for path in published(folder)] == ["index-000004.duckdb", "index-000005.duckdb"]
     assert last == latest(folder)
     assert os.stat(last).st_mode & 0o222 == 0
-    assert [row["run_id"] for row in read_runs(last)] == ["run-1"]
+    assert read_result(last, "run-1").run_id == "run-1"
     rates, readings = result_frames(last, "run-1")
     assert (len(rates), set(readings["label"])) == (8, {"ring", "disc", "star"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 import importlib.metadata
@@ -51,7 +52,7 @@ class Detector(Protocol):
         """Raises `DetectorError` when the detector misreads a picture whose answer is known."""
 
 
-class BaseDetector:
+class BaseDetector(abc.ABC):
     """The part that all detectors share: input checks, batching, isolation of bad pictures, label rules."""
 
     def __init__(self, spec: DetectorSpec, instrument: Instrument) -> None:
@@ -128,13 +129,13 @@ class BaseDetector:
     def _implicit_labels(self, subject: str) -> tuple[str, ...]:
         return (subject,) if subject in self._instrument.labels else ()
 
+    @abc.abstractmethod
     def _prepare(self) -> None:
         """Loads the network if it is not loaded; raises `DetectorError`, which must not be taken for a bad picture."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
         """Raw scores of a batch of checked pictures."""
-        raise NotImplementedError
 
 
 def check_image(image: Pixels) -> None:

@@ -201,11 +201,6 @@ def nested(flat: Mapping[str, torch.Tensor]) -> dict[str, OrderedDict[str, torch
     return entries
 
 
-def flattened(entries: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """The flat names of nested weights."""
-    return {f"{name}.{part}": tensor for name, parts in entries.items() for part, tensor in parts.items()}
-
-
 def _width(attention: nn.Module) -> int:
     """Width of what an attn2 returns: the rows of its output projection."""
     out: Any = attention.to_out

@@ -14,8 +14,9 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from audit import erasers
+from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
-from audit.spec import Concept, Eraser, Model, refuse_minors
+from audit.spec import Concept, Eraser, Model
 
 if TYPE_CHECKING:
     from audit.erasers.base import Listener, Record

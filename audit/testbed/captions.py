@@ -123,8 +123,3 @@ def caption(things: Sequence[Describable], background: str, rng: np.random.Gener
 def class_prompt(cls: str) -> str:
     """The plain prompt for a class: "a photo of a circle"."""
     return f"a photo of {article(cls)}"
-
-
-def background_prompt(background: str) -> str:
-    """The plain prompt for a scene without objects: "a photo of an empty gray background"."""
-    return f"a photo of {article('empty ' + background_phrase(background))}"
