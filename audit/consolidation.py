@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from audit import identity, statistics
 from audit.errors import JournalError
-from audit.journal import SCHEMAS, Journal
+from audit.journal import SCHEMAS, Journal, runtime
 from audit.relations import STAGING, relations
 
 KINDS = ("erase", "invert", "generate", "detect")
@@ -236,6 +236,7 @@ def _load_units(
     """The number of rows that replaced whatever the index held of these units; one transaction."""
     unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
     counts = dict.fromkeys((*complete, *failed), 0)
+    runtimes: dict[str, Mapping[str, Any]] = {}
     changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
     con.execute("begin")
     try:
@@ -251,7 +252,7 @@ def _load_units(
         con.unregister("changed")
         waiting: list[tuple[int, pa.Table]] = []
         for key, table in journal.scan(kind, counts, _COLUMNS[kind]):
-            counts[key] = table.num_rows
+            counts[key], runtimes[key] = table.num_rows, runtime(table)
             waiting.append((unit_ids[key], table))
             if len(waiting) == _BATCH_UNITS:
                 _insert_rows(con, kind, waiting)
@@ -261,7 +262,13 @@ def _load_units(
             con,
             "loaded_units",
             [
-                {"unit_id": unit_ids[key], "kind": kind, "complete": key in complete, "loaded_rows": rows}
+                {
+                    "unit_id": unit_ids[key],
+                    "kind": kind,
+                    "complete": key in complete,
+                    "loaded_rows": rows,
+                    **{name: runtimes[key].get(name) for name in ("host", "device", "seconds")},
+                }
                 for key, rows in counts.items()
             ],
         )

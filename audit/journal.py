@@ -267,3 +267,10 @@ def _run_name(run_id: str, name: str) -> str:
             next_step="list the runs with: erasure-audit db runs",
         )
     return f"runs/{run_id}/{name}"
+
+
+def runtime(table: pa.Table) -> dict[str, Any]:
+    """Where and how long a unit was computed, from the header that its table carries; empty without one."""
+    document = (table.schema.metadata or {}).get(_METADATA)
+    found: dict[str, Any] = json.loads(document).get("runtime", {}) if document else {}
+    return found

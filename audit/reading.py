@@ -122,7 +122,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         name=name,
         created_at=created_at,
         spec=json.loads(spec),
-        provenance=json.loads(provenance),
+        provenance={**json.loads(provenance), "computed": _computed(con, run_id)},
         instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
         crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
         unassessed=_typed(UnassessedRow, _records(con, mart.format("mart_unassessed") + ", detector, reason", run_id)),
@@ -131,6 +131,17 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         verdict=_UNDECIDED,
         erasures=_erasures(con, run_id),
     )
+
+
+def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
+    """Where the units of each kind were computed, as sentences."""
+    sql = "select * from mart_compute where run_id = $run_id order by kind, host, device"
+    places: dict[str, list[str]] = {}
+    for row in _records(con, sql, run_id):
+        count = f"{row['units']} unit{'s' if row['units'] > 1 else ''}"
+        place = f"{count} on {row['device'] or 'an unknown device'} of {row['host'] or 'an unknown host'}"
+        places.setdefault(row["kind"], []).append(place)
+    return {kind: "; ".join(found) for kind, found in places.items()}
 
 
 def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:

@@ -150,4 +150,5 @@ class Worker:
         return self._detectors[instrument_id]
 
     def _runtime(self) -> dict[str, Any]:
-        return {"host": platform.node(), "device": str(self.device), "torch": torch.__version__}
+        name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
+        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__}

@@ -339,3 +339,17 @@ def test_a_young_copy_stays_for_whoever_reads_it(tmp_path: Path, journal: Journa
         store.consolidate(journal)
         copies = [store.publish(tmp_path / "published", keep=1) for _ in range(3)]
     assert published(tmp_path / "published") == copies
+
+
+def test_the_index_knows_where_units_were_computed(tmp_path: Path, journal: Journal) -> None:
+    run, path = a_run(), tmp_path / "index.duckdb"
+    run.write(journal)
+    key = run.key("generate", 0)
+    header = {"runtime": {"host": "gpu-3", "device": "cuda:0 (H100)", "seconds": 12.5}}
+    table = journal.read("generate", key)
+    discard(journal, "generate", key)
+    journal.write("generate", key, table.replace_schema_metadata(None), header)
+    filled(path, journal)
+    computed = read_result(path, "run-1").provenance["computed"]
+    assert "1 unit on cuda:0 (H100) of gpu-3" in computed["generate"]
+    assert "unknown" in computed["detect"]

@@ -3,5 +3,8 @@ create table if not exists loaded_units (
     unit_id bigint not null,
     kind varchar not null,
     complete boolean not null,
-    loaded_rows bigint not null
+    loaded_rows bigint not null,
+    host varchar,
+    device varchar,
+    seconds double
 );
