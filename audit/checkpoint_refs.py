@@ -14,7 +14,8 @@ from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weight_files import cached_sha256, loaded_weights
+from audit.model_refs import unpinned
+from audit.weight_files import cached_sha256, loaded_weights, unreadable
 
 Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 
@@ -60,11 +61,11 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
         )
     revision, inside = hub["revision"] or "", hub["inside"]
     if not _COMMIT.fullmatch(revision):
-        raise CheckpointError(
-            f"there is no file or folder {ref!r}, and as a hub id it is not pinned to a commit"
-            + (f" ({revision!r} can move)" if revision else ""),
-            where=ref,
-            next_step=f"write {hub['repo']}@<40-hex commit>{'/' + inside if inside else ''}; "
+        raise unpinned(
+            ref,
+            "file or folder",
+            revision,
+            f"write {hub['repo']}@<40-hex commit>{'/' + inside if inside else ''}; "
             "the model's page lists commits under 'Files and versions'",
         )
     if inside and ".." in PurePosixPath(inside).parts:
@@ -90,11 +91,7 @@ def _from_path(name: str, path: Path, revision: str | None) -> CheckpointRef:
             return _made(name, "file", path, revision, _beside(path))
         kind, files = _folder(path)
     except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be read: {error.strerror or error}",
-            where=str(error.filename or path),
-            next_step="make it and everything in it readable for this user",
-        ) from None
+        raise unreadable(path, error) from None
     if kind == "file":
         return _made(name, kind, files[0], revision, _beside(files[0]))
     return _made(name, kind, path, revision, files)

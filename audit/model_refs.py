@@ -76,14 +76,24 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
             next_step="pass an existing folder, 'testbed', or a hub id as 'org/name@<40-hex commit>'",
         )
     if not _COMMIT.fullmatch(revision):
-        raise CheckpointError(
-            f"there is no folder {ref!r}, and as a hub id it is not pinned to a commit"
-            + (f" ({revision!r} can move)" if revision else ""),
-            where=ref,
-            next_step=f"write {repo_id}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
+        raise unpinned(
+            ref,
+            "folder",
+            revision,
+            f"write {repo_id}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
             f"python -c \"import huggingface_hub as h; print(h.model_info('{repo_id}').sha)\"",
         )
     return _from_hub(ref, repo_id, revision)
+
+
+def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointError:
+    """The error for a reference that is no local `what` and, as a hub id, does not name a commit."""
+    moving = f" ({revision!r} can move)" if revision else ""
+    return CheckpointError(
+        f"there is no {what} {ref!r}, and as a hub id it is not pinned to a commit{moving}",
+        where=ref,
+        next_step=next_step,
+    )
 
 
 def component_files(ref: ModelRef, component: str) -> dict[str, str]:

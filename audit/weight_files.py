@@ -43,11 +43,7 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
                 raise _broken(path, "it has no safetensors header")
             text = stream.read(length)
     except OSError as error:
-        raise CheckpointError(
-            f"the weight file cannot be read: {error.strerror or error}",
-            where=str(path),
-            next_step="check that the file exists and that you may read it",
-        ) from None
+        raise unreadable(path, error) from None
     if len(text) < length:
         raise _broken(path, "it ends inside its header")
     names, end = _parse_header(path, text)
@@ -55,6 +51,15 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
         state = "truncated" if size < 8 + length + end else "too long"
         raise _broken(path, f"it is {state}: {size} bytes, the header announces {8 + length + end}")
     return names
+
+
+def unreadable(path: Path, error: OSError) -> CheckpointError:
+    """The error for a weight file that the operating system does not let us read."""
+    return CheckpointError(
+        f"the weight file cannot be read: {error.strerror or error}",
+        where=str(error.filename or path),
+        next_step="check that it exists and that you may read it and everything above it",
+    )
 
 
 def _parse_header(path: Path, text: bytes) -> tuple[tuple[str, ...], int]:

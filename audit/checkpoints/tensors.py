@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from audit.errors import CheckpointError
 from audit.model_refs import ModelRef
-from audit.weight_files import check_safetensors
+from audit.weight_files import check_safetensors, unreadable
 
 _AGAIN = "download or copy this file again"
 _START = 16  # bytes that tell the containers apart
@@ -105,11 +105,7 @@ def is_safetensors(path: Path) -> bool:
         with path.open("rb") as stream:
             start = stream.read(_START)
     except OSError as error:
-        raise CheckpointError(
-            f"the checkpoint cannot be read: {error.strerror or error}",
-            where=str(path),
-            next_step="check that the file exists and that you may read it",
-        ) from None
+        raise unreadable(path, error) from None
     return path.suffix == ".safetensors" or start[8:9] == b"{" or start.startswith(b"version ")
 
 

@@ -17,7 +17,7 @@ from audit.testbed.loop import Training, build
 from audit.testbed.saving import SCHEDULER
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
-SCENES, STEPS, BATCH, SEED, PEAK = 24_000, 7_000, 64, 41, 1e-3
+SCENES, STEPS, BATCH, SEED, PEAK = 24_000, 6_500, 64, 41, 1e-3
 WIDTH = 128  # of the text encoder
 CAPTION_DROP = 0.1
 MIN_SNR = 5.0  # weights of arXiv 2303.09556, which only reweigh the epsilon loss over noise levels
