@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,10 +57,12 @@ def produce(
     run, module = _method(method)
     made = run(pipeline, concepts, parameters, session)
     require_finite(made.tensors, f"{method} made weights that cannot be used", "change the parameters")
-    change = measured(pipeline, made, concepts)
     stored = {name: tensor.to(DTYPES[parameters["stored"]]).contiguous() for name, tensor in made.tensors.items()}
     require_finite(stored, f"{method}'s weights do not fit into {parameters['stored']}", "--set stored=float32")
     _require_changed(pipeline.unet, made, stored)
+    # What the file holds is measured, not what training left before it was rounded.
+    rounded = dataclasses.replace(made, tensors={name: tensor.float() for name, tensor in stored.items()})
+    change = measured(pipeline, rounded, concepts)
     record = Record(
         method=method,
         version=module.VERSION,
@@ -79,9 +82,16 @@ def produce(
 
 
 def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], parameters: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of what was asked for; an artefact's header carries it, so that it is not made twice."""
+    """Hex SHA-256 of what was asked for; an artefact's header carries it, so that it is not made twice.
+
+    The method's version is part of it: an artefact of a version with another result is made again.
+    """
     described = [concept.model_dump(mode="json") for concept in concepts]
-    asked = {"backbone": ref.sha256, "method": method, "concepts": described, "parameters": dict(parameters)}
+    version = _method(method)[1].VERSION
+    asked = {
+        "backbone": ref.sha256, "method": method, "version": version, "concepts": described,
+        "parameters": dict(parameters),
+    }  # fmt: skip
     return identity.key(asked)
 
 

@@ -93,7 +93,7 @@ def card(erased: Erased) -> str:
         f"# {', '.join(record.concepts)} erased by {record.method}",
         _table("fact", "value", rows),
         "## Measured footprint",
-        "Measured in float32, before the tensors were rounded to the stored dtype.",
+        "Measured on the tensors as they are stored.",
         _table("weights", "", footprint),
         "Relative change of the noise prediction, on seeded latents in the middle of the noise:",
         _table("prompt", "change", effect),

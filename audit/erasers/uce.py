@@ -22,7 +22,7 @@ from audit.errors import EraserError
 from audit.spec import Concept
 
 NAME = "uce"
-VERSION = "2"  # 1 preserved a neighbour even when it was erased itself
+VERSION = "3"  # 1 preserved a neighbour even when it was erased itself; 2 aligned tails at their ends
 PAPER = "Gandikota et al. 2024, arXiv 2308.14761"
 
 
@@ -96,12 +96,15 @@ def token_states(
         target = target[last : last + 1] if options.tokens == "last" else target[last:]
     else:  # the null prompt has only its start token
         target = target[:1] if options.tokens == "last" else target
-    rows = [_states(prompt, options.tokens) for prompt in erased]
-    # Tails of different length are aligned at their end, where both are padding.
-    guides = [_aligned(target, len(row)) for row in rows]
+    # Tails start at the last word, so that end token meets end token; what one has beyond the other is left out.
+    rows = [_states(prompt, options.tokens)[: len(target)] for prompt in erased]
+    guides = [target[: len(row)] for row in rows]
     kept = list(_preserved(concepts, options).values())
     neighbours = prompts(pipeline, kept, templates, False) if kept else ()
-    preserve = [_states(prompt, options.tokens) for prompt in neighbours]
+    if options.tokens == "last":
+        preserve = [_states(prompt, "last") for prompt in neighbours]
+    else:  # whole sequences, and always the null prompt's, which the unconditional half of every guided step reads
+        preserve = [pipeline.encode_text([""])[0].cpu(), *(prompt.states[0].cpu() for prompt in neighbours)]
     empty = torch.empty(0, rows[0].shape[1])
     texts = tuple(prompt.text for prompt in erased)
     return texts, Edit(torch.cat(rows), torch.cat(guides), torch.cat(preserve) if preserve else empty)
@@ -114,12 +117,6 @@ def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str,
     names = dict.fromkeys(name for concept in concepts for name in concept.neighbours)
     gone = {concept.name for concept in concepts}
     return {name: Concept(name=name, phrase=name.replace("-", " ")) for name in names if name not in gone}
-
-
-def _aligned(target: torch.Tensor, rows: int) -> torch.Tensor:
-    if len(target) >= rows:
-        return target[-rows:]
-    return torch.cat([target[:1].expand(rows - len(target), -1), target])
 
 
 def _states(prompt: Prompt, tokens: str) -> torch.Tensor:

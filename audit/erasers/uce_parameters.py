@@ -14,8 +14,9 @@ class UceParameters(Parameters):
     """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025).
 
     `tokens` says which positions of a prompt are edited: `last` is the concept's last token (official, new code);
-    `tail` runs from there through every padding position (official, old code), which also reaches what a causal text
-    encoder copies into later positions. `templates` wrap the concept in further prompts ({phrase} is replaced).
+    `tail` runs from there through every padding position, aligned at its start, and preserves whole sequences and the
+    null prompt's (official, old code): it also reaches what a causal text encoder copies into later positions.
+    `templates` wrap the concept in further prompts ({phrase} is replaced).
     """
 
     regularisation: float = Field(0.5, gt=0)  # lambda: pulls the edit towards the old matrix

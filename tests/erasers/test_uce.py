@@ -102,3 +102,29 @@ def test_the_backbone_stays_as_it_was(pipeline: Pipeline) -> None:
     made = erase(pipeline, [CONCEPT], resolve(None, {}), Session())
     assert same(before, weights(pipeline))
     assert all(not torch.equal(before[name], tensor) for name, tensor in made.tensors.items())
+
+
+def test_tails_meet_word_at_word_and_end_at_end(pipeline: Pipeline) -> None:
+    """The old official code's slices start at both last words; the end tokens are paired, and the longer tail is cut."""
+    options = UceParameters(tokens="tail", guide="a dog")
+    texts, edit = token_states(pipeline, [CONCEPT], options)
+    assert texts == (CONCEPT.phrase,)
+    own, guide = pipeline.encode_text([CONCEPT.phrase, options.guide]).cpu()
+    ends = [
+        pipeline.tokenizer(text)["input_ids"].index(pipeline.tokenizer.eos_token_id)
+        for text in (texts[0], options.guide)
+    ]
+    count = len(guide) - (ends[1] - 1)
+    assert torch.equal(edit.erase, own[ends[0] - 1 :][:count])
+    assert torch.equal(edit.guide, guide[ends[1] - 1 :])
+    assert torch.equal(edit.erase[1], own[ends[0]]) and torch.equal(edit.guide[1], guide[ends[1]])
+
+
+def test_tails_preserve_the_null_prompt_and_whole_neighbours(pipeline: Pipeline) -> None:
+    bare = CONCEPT.model_copy(update={"neighbours": ()})
+    _, edit = token_states(pipeline, [bare], UceParameters(tokens="tail"))
+    null = pipeline.encode_text([""])[0].cpu()
+    assert torch.equal(edit.preserve, null)
+    _, edit = token_states(pipeline, [CONCEPT], UceParameters(tokens="tail"))
+    assert torch.equal(edit.preserve[: len(null)], null)
+    assert len(edit.preserve) == (1 + len(CONCEPT.neighbours)) * len(null)
