@@ -44,8 +44,8 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stored": "float32",
     },
     "testbed": {
-        "iterations": 300,
-        "learning_rate": 1e-4,
+        "iterations": 200,
+        "learning_rate": 2e-4,
         "batch_size": 8,
         "templates": ("a photo of a {phrase}", "a {phrase}", "{phrase}"),
         "sampler": "ddim",

@@ -32,7 +32,12 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
     "official": {},
     # The testbed's text encoder is trained from scratch and carries the class word into the end and padding positions,
     # so editing the word's own position alone leaves the concept readable there.
-    "testbed": {"tokens": "tail", "templates": ("a photo of a {phrase}", "a {phrase}"), "regularisation": 0.1},
+    "testbed": {
+        "tokens": "tail",
+        "templates": ("a photo of a {phrase}", "a {phrase}"),
+        "regularisation": 0.1,
+        "erase_scale": 4.0,
+    },
 }
 
 
