@@ -30,7 +30,7 @@ from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
 from audit.spec import Spec
-from audit.store import Store
+from audit.store import Replaceable, Store, set_aside
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -144,7 +144,24 @@ def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: 
 
 
 def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
-    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy."""
+    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy.
+
+    An index that is corrupt, or that another version filled, is first made anew from the journal: it holds nothing
+    that the journal does not, and a run's work must not wait for somebody who rebuilds it.
+    """
+    try:
+        return _fold(journal, run_id, database)
+    except Replaceable as problem:
+        log.warning(
+            "%s: %s; it is made anew from the journal, the old file is kept as %s",
+            database, problem.what, set_aside(database),
+        )  # fmt: skip
+        for damaged in Store.rebuild(database, journal, keep_old=True).damaged:
+            log.warning("left out of the index: %s", damaged)
+        return _fold(journal, run_id, database)
+
+
+def _fold(journal: Journal, run_id: str, database: Path) -> Path:
     with Store(database) as store:
         store.consolidate(journal, run_id)
         return store.publish(database.parent / "published")

@@ -358,7 +358,7 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "a plan without its fields": (in_copy(damage("plan.json", b"{}"), "gate", "RUN"), "plan of run .* is damaged"),
     "cases that are no Parquet": (in_copy(damage("cases.parquet", b"x" * 99), "gate", "RUN"), "is damaged"),
     "a corrupt index": (
-        in_copy(lambda root, run: touch(root / "db" / "audit.duckdb", b"no database" * 999), "gate", "RUN"),
+        in_copy(lambda root, run: touch(root / "db" / "audit.duckdb", b"no database" * 999), "db", "consolidate"),
         "index is corrupt.*db rebuild",
     ),
     "a corrupt unit": (in_copy(truncate_a_unit, "db", "rebuild"), "journal file is corrupt.*resume"),
