@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from audit import checks, corpus, detectors, expectations, identity, reading
 from audit.checkpoint_refs import resolve_checkpoint
+from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError
 from audit.gate import decide
 from audit.journal import Journal
@@ -82,7 +83,8 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
-    """The plan of a run that is not stored."""
+    """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
+    `CorpusError` for a corpus whose run could only end INCONCLUSIVE."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
     _check_checkpoints(spec, backbone)
@@ -106,6 +108,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
     check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
+    require_conclusive(manifest)
     return plan
 
 

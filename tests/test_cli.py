@@ -193,7 +193,11 @@ def test_scenes_and_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["corpus", "manifest", str(folder), "--concept", "star", "--json", "--out", str(out)]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["objects"], summary["usable"], summary["unusable"]) == (4, 3, 1)
+    assert summary["problems"] == ["manifest: unreadable share is within 0 and 0.1: 1 of 1 rows, such as 0.25"]
     assert out.exists()
+    (folder / "broken.png").unlink()
+    assert main(["corpus", "manifest", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
 
 
 def test_doctor_is_green_or_says_why(
