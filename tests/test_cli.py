@@ -161,7 +161,9 @@ def test_gate_refuses_thresholds_below_the_floor_and_unknown_judges(done: Done, 
         assert main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path)]) == 2
 
 
-def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+def test_db_lists_rebuilds_consolidates_publishes_and_answers(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--root", str(done.root), "--json"]
 
     def ask(*arguments: str) -> Any:
@@ -175,7 +177,9 @@ def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys
     assert ask("rebuild")["runs"] == 1
     assert ask("sql", query) == before
     assert ask("consolidate", done.run_id)["runs"] == 1
-    assert Path(ask("publish")["published"]).exists()
+    assert Path(ask("publish")["published"]).parent == done.root / "db" / "published"
+    assert Path(ask("publish", str(tmp_path / "bi"))["published"]) == tmp_path / "bi" / "index-000001.duckdb"
+    assert (tmp_path / "bi" / "index-000001.duckdb").exists()
 
 
 def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,15 +78,20 @@ def consolidate(
 
 
 @app.command("publish")
-def publish(root: options.Root = None, database: options.Database = None, as_json: options.Json = False) -> None:
-    """Publish a read-only copy of the index under a new name, for dashboards and BI tools."""
+def publish(
+    folder: Annotated[Path | None, typer.Argument(help="Where the copy goes; beside the index without it.")] = None,
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """Publish a read-only copy of the index under a new name in FOLDER, for dashboards and BI tools."""
     from audit.store import Store
 
     place = locations.storage_root(root)
     _journal(place)
     path = locations.database_path(place, database)
     with Store(path) as store:
-        published = store.publish(path.parent / "published")
+        published = store.publish(folder.expanduser() if folder else path.parent / "published")
     _tell({"published": str(published)}, as_json)
 
 
