@@ -14,11 +14,13 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from audit.journal import Journal
 from audit.results import RunResult, Verdict, VerdictStatus
 from flows import verdicts
 from flows.cli import main
 from flows.commands import results
 from tests.flows.audits import finish_run, tiny_spec
+from tests.synthetic import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +182,16 @@ def test_db_lists_rebuilds_consolidates_publishes_and_answers(
     assert Path(ask("publish")["published"]).parent == done.root / "db" / "published"
     assert Path(ask("publish", str(tmp_path / "bi"))["published"]) == tmp_path / "bi" / "index-000001.duckdb"
     assert (tmp_path / "bi" / "index-000001.duckdb").exists()
+
+
+def test_db_sql_answers_from_what_was_just_consolidated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    where = ["--root", str(tmp_path), "--json"]
+    for number in (1, 2):
+        Run(f"run-{number}").write(Journal(str(tmp_path)))
+        assert main(["db", "consolidate", *where]) == 0
+        capsys.readouterr()
+        assert main(["db", "sql", "select count(*) as runs from mart_runs", *where]) == 0
+        assert json.loads(capsys.readouterr().out) == [{"runs": number}]
 
 
 def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,7 +65,7 @@ def consolidate(
     database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:
-    """Fold what the journal has gained into the index."""
+    """Fold what the journal has gained into the index, and publish it: `db sql` and dashboards read published copies."""
     from audit.store import Store
 
     place = locations.storage_root(root)
@@ -73,8 +73,10 @@ def consolidate(
     journal = _journal(place)
     with Store(path) as store:
         folded = store.consolidate(journal, run_id)
+        published = store.publish(path.parent / "published")
     _require_whole(folded, path)
-    _tell({"index": str(path), "runs": folded.runs, "units": folded.units, "rows": folded.rows}, as_json)
+    counts = {"runs": folded.runs, "units": folded.units, "rows": folded.rows}
+    _tell({"index": str(path), "published": str(published), **counts}, as_json)
 
 
 @app.command("publish")
