@@ -15,15 +15,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
-from audit.errors import JournalError
+from audit.errors import JournalError, SpecError
 from audit.gate import decide
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
-from audit.plan import Plan, read_plan
+from audit.plan import Outline, Plan, read_outline
 from audit.planning import CorpusItem, build_plan
 from audit.policy import Policy
 from audit.prompt_lengths import check_prompts
@@ -171,25 +172,40 @@ def _fold(journal: Journal, run_id: str, database: Path) -> Path:
 
 
 def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
-    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one."""
+    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one.
+
+    The stored spec is not validated: what was measured can be shown when the spec's format has changed since.
+    Raises `SpecError` when the stored policy is of a form that this version does not know and none is given.
+    """
+    outline = read_outline(journal, run_id)
+    used = policy or _stored_policy(outline)
     result = reading.read_result(published, run_id, policy)
-    plan = read_plan(journal, run_id)
-    manifest = _stored_manifest(journal, plan)
+    manifest = _stored_manifest(journal, outline)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
     rates, readings = reading.result_frames(published, run_id)
     found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
-    used = policy or plan.spec.gate
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
     return dataclasses.replace(result, spec=spec, verdict=decide(used, result.crr, found))
 
 
-def _stored_manifest(journal: Journal, plan: Plan) -> pa.Table:
+def _stored_policy(outline: Outline) -> Policy:
+    try:
+        return Policy.model_validate(outline.policy)
+    except ValidationError as error:
+        raise SpecError(
+            f"the policy stored with this run is not one of this version: {error.errors(include_url=False)[0]['msg']}",
+            where=f"run {outline.run_id}",
+            next_step=f"decide it by a policy of this version: erasure-audit gate {outline.run_id} --policy SPEC",
+        ) from None
+
+
+def _stored_manifest(journal: Journal, plan: Outline) -> pa.Table:
     """The manifest that the run was planned from. Raises `JournalError` when the stored one is damaged or another."""
     try:
         manifest = pq.read_table(io.BytesIO(journal.get_run(plan.run_id, "manifest.parquet")))
-        if corpus.manifest_sha256(manifest) == plan.corpus["sha256"]:
+        if corpus.manifest_sha256(manifest) == plan.corpus_sha256:
             return manifest
         problem = "is not the one that the run was planned from"
     except (pa.ArrowException, OSError, ValueError) as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -192,6 +193,41 @@ def test_db_sql_answers_from_what_was_just_consolidated(tmp_path: Path, capsys: 
         capsys.readouterr()
         assert main(["db", "sql", "select count(*) as runs from mart_runs", *where]) == 0
         assert json.loads(capsys.readouterr().out) == [{"runs": number}]
+
+
+def test_db_lists_runs_that_cannot_be_read_beside_the_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal = Journal(str(tmp_path))
+    for number in range(4):  # the spec in these plans is not one of this version
+        Run(f"run-{number}").write_plan(journal)
+    journal.put_run("run-1", "plan.json", b'{"cut')
+    journal.put_run("run-2", "units.parquet", b"PAR1")
+    assert main(["db", "runs", "--root", str(tmp_path), "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [row["run"] for row in rows] == ["run-0", "run-1", "run-2", "run-3"]
+    assert [row["problem"] and row["problem"][:31] for row in rows] == [
+        None, "the plan of run 'run-1' is dama", "the plan of run 'run-2' is dama", None,
+    ]  # fmt: skip
+    assert [(row["cases"], row["units"], row["complete"]) for row in (rows[0], rows[1])] == [(4, 2, 0), (None,) * 3]
+    assert main(["db", "runs", "--root", str(tmp_path)]) == 0
+
+
+def test_results_can_be_shown_after_the_format_of_specs_has_changed(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(done.root, tmp_path / "runs")
+    path = root / "runs" / done.run_id / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["spec"] = {"backbones": [plan["spec"].pop("backbone")], **plan["spec"], "scenarios": {"text": 3}}
+    path.write_text(json.dumps(plan))
+    assert main(["report", done.run_id, "--root", str(root)]) in (3, 4)
+    assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec), "--json"]) in (3, 4)
+    path.write_text(json.dumps({**plan, "policy": {**plan["policy"], "colour": "red"}}))
+    capsys.readouterr()
+    assert main(["gate", done.run_id, "--root", str(root)]) == 2
+    assert "not one of this version" in capsys.readouterr().err
+    assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec)]) in (3, 4)
 
 
 def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,21 +22,13 @@ app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, a
 
 @app.command("runs")
 def runs(root: options.Root = None, as_json: options.Json = False) -> None:
-    """List the runs below the root, and how far each is."""
+    """List the runs below the root, how far each is, and which of them cannot be read."""
     from audit.journal import Journal
-    from audit.plan import KINDS, read_plan
+    from audit.plan import KINDS
 
     journal = Journal(locations.storage_root(root))
     done = {kind: journal.keys(kind) for kind in KINDS}
-    rows = []
-    for run_id in journal.runs():
-        plan = read_plan(journal, run_id)
-        keys = zip(plan.units["kind"].to_pylist(), plan.units["key"].to_pylist(), strict=True)
-        complete = sum(key in done[kind] for kind, key in keys)
-        rows.append(
-            {"run": run_id, "created": plan.created_at, "cases": plan.cases.num_rows, "units": plan.units.num_rows}
-            | {"complete": complete}
-        )
+    rows = [_run_row(journal, run_id, done) for run_id in journal.runs()]
     if as_json:
         emit_json(rows)
     elif rows:
@@ -121,6 +114,29 @@ def sql(
         names = [column[0] for column in cursor.description or []]
         rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
     emit_json(rows) if as_json else table(rows)
+
+
+def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) -> dict[str, object]:
+    """What is known of one run; one that cannot be read must not hide the others."""
+    from audit.errors import JournalError
+    from audit.journal import StorageUnavailable
+    from audit.plan import planned_keys, read_outline
+
+    row: dict[str, object] = {"run": run_id, **dict.fromkeys(("created", "cases", "units", "complete", "problem"))}
+    try:
+        outline, keys = read_outline(journal, run_id), planned_keys(journal, run_id)
+    except StorageUnavailable:
+        raise
+    except JournalError as error:
+        return {**row, "problem": error.what}
+    complete = sum(key in done.get(kind, ()) for kind, key in keys)
+    return {
+        **row,
+        "created": outline.created_at,
+        "cases": outline.cases,
+        "units": len(keys),
+        "complete": complete,
+    }
 
 
 def _journal(root: str) -> Journal:
