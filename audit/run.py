@@ -89,23 +89,15 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
     _check_checkpoints(spec, backbone)
-    subjects = spec.subjects()
-    instruments, rules = [], []
-    for detector in spec.detectors:
-        built = detectors.build(detector, subjects, "cpu")
-        instruments.append(built.instrument)
-        for rule in detectors.counting_rules(built, [subject.name for subject in subjects]):
-            threshold = spec.gate.thresholds.get(detector.name, rule["threshold"])
-            detectors.check_threshold(built.instrument, threshold)
-            rules.append({**rule, "threshold": threshold})
+    measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
         items=corpus_items(manifest, spec),
-        instruments=instruments,
-        rules=rules,
+        instruments=[instrument for instrument, _ in measuring],
+        rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
     check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
