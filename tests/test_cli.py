@@ -15,13 +15,11 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from audit.journal import Journal
 from audit.results import RunResult, Verdict, VerdictStatus
 from flows import verdicts
 from flows.cli import main
 from flows.commands import results
 from tests.flows.audits import finish_run, tiny_spec
-from tests.synthetic import Run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -183,34 +181,6 @@ def test_db_lists_rebuilds_consolidates_publishes_and_answers(
     assert Path(ask("publish")["published"]).parent == done.root / "db" / "published"
     assert Path(ask("publish", str(tmp_path / "bi"))["published"]) == tmp_path / "bi" / "index-000001.duckdb"
     assert (tmp_path / "bi" / "index-000001.duckdb").exists()
-
-
-def test_db_sql_answers_from_what_was_just_consolidated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    where = ["--root", str(tmp_path), "--json"]
-    for number in (1, 2):
-        Run(f"run-{number}").write(Journal(str(tmp_path)))
-        assert main(["db", "consolidate", *where]) == 0
-        capsys.readouterr()
-        assert main(["db", "sql", "select count(*) as runs from mart_runs", *where]) == 0
-        assert json.loads(capsys.readouterr().out) == [{"runs": number}]
-
-
-def test_db_lists_runs_that_cannot_be_read_beside_the_others(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    journal = Journal(str(tmp_path))
-    for number in range(4):  # the spec in these plans is not one of this version
-        Run(f"run-{number}").write_plan(journal)
-    journal.put_run("run-1", "plan.json", b'{"cut')
-    journal.put_run("run-2", "units.parquet", b"PAR1")
-    assert main(["db", "runs", "--root", str(tmp_path), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert [row["run"] for row in rows] == ["run-0", "run-1", "run-2", "run-3"]
-    assert [row["problem"] and row["problem"][:31] for row in rows] == [
-        None, "the plan of run 'run-1' is dama", "the plan of run 'run-2' is dama", None,
-    ]  # fmt: skip
-    assert [(row["cases"], row["units"], row["complete"]) for row in (rows[0], rows[1])] == [(4, 2, 0), (None,) * 3]
-    assert main(["db", "runs", "--root", str(tmp_path)]) == 0
 
 
 def test_results_can_be_shown_after_the_format_of_specs_has_changed(

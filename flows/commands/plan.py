@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from audit import locations
 from audit.errors import SpecError
 from audit.spec import load_spec
 from flows.commands import options
-from flows.console import Format, amount, duration, emit_json, progress_bars, table
+from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, table
 
 if TYPE_CHECKING:
     from audit.plan import Plan
@@ -147,7 +148,7 @@ def _print(plan: Plan, price: Price, spec: str) -> None:
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
         table(proofs)
-    print(f"\nnext  erasure-audit run {spec}")
+    print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
 
 
 def _time(price: Price) -> str:
