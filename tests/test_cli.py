@@ -75,6 +75,7 @@ def test_plan_knows_what_is_done_and_what_it_cost(done: Done, capsys: pytest.Cap
     document = json.loads(capsys.readouterr().out)
     assert all(row["pending"] == 0 for row in document["work"])
     assert document["rate_basis"] == "earlier units on cpu"
+    assert document["erasers"] == {"uce": "uce, 1 model, one for each concept (ring)"}
     (text,) = [row for row in document["proofs"] if row["scenario"] == "text"]
     assert text["zero hits prove CRR <="] == pytest.approx(1 - 0.05 ** (1 / 3), abs=1e-3)
     assert text["can pass"] == "no, needs 9 cases"

@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text()
 FENCED = [
     line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
 ]
-INLINE = re.findall(r"`(erasure-audit [^`]+)`", README)
+INLINE = [" ".join(line.split()) for line in re.findall(r"`(erasure-audit [^`]+)`", README)]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
 

@@ -140,7 +140,7 @@ def _eraser(entry: Mapping[str, Any]) -> str:
     """A checkpoint's method is what the user says, not what was found."""
     if entry.get("checkpoint"):
         return f"checkpoint {entry['checkpoint']}, claimed to be {entry.get('method')}"
-    return f"eraser {entry.get('method')}"
+    return f"eraser {entry.get('method')}, one model for each concept"
 
 
 def _scenario(entry: Mapping[str, Any]) -> str:
