@@ -17,13 +17,14 @@ from audit import corpus_source, locations, testbed, urls
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import AuditError
 from audit.journal import Journal
-from audit.model_refs import resolve_model
+from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.spec import DetectorSpec, Spec
 
 Level = Literal["ok", "warning", "problem"]
 
 LOW_DISK = 2e9  # bytes; a testbed run needs far less, ten thousand 512-pixel pictures about 5 GB
 _OLDEST_PYTHON = "3.11"
+_ENDS_EARLY = "the run would end before anything is planned"
 _PINS = (
     ("fastapi", "0.151", "every Prefect 3.8 flow and server start dies with a TypeError"),
     ("sqlalchemy", "2.1", "Prefect's scheduler creates no runs: schedules silently never fire"),
@@ -202,35 +203,49 @@ def _testbed() -> Iterator[Finding]:
 
 
 def _models(spec: Spec) -> Iterator[Finding]:
+    """What `run` would refuse about the backbone, the checkpoints and the detectors, by the functions that `run` calls."""
     from audit import detectors
 
+    model: ModelRef | None = None
     try:
-        model = resolve_model(spec.backbone)
+        found = resolve_model(spec.backbone)
+        pipeline_family(found)
     except AuditError as error:
-        yield _from_error("backbone", error, "the run would end before anything is planned")
+        yield _from_error("backbone", error, _ENDS_EARLY)
     else:
+        model = found
         yield Finding("backbone", "ok", f"{spec.backbone}, weights {model.sha256[:12]}")
-    yield from _checkpoints(spec)
+    yield from _checkpoints(spec, model)
     for entry in spec.detectors:
         try:
-            instrument = detectors.build(entry, spec.subjects(), "cpu").instrument
+            instrument, _ = detectors.instrument_and_rules(entry, spec)
         except AuditError as error:
-            yield _from_error(f"detector {entry.name}", error, "the run would end before anything is planned")
+            yield _from_error(f"detector {entry.name}", error, _ENDS_EARLY)
         else:
             yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {instrument.weights_sha256[:12]}")
 
 
-def _checkpoints(spec: Spec) -> Iterator[Finding]:
+def _checkpoints(spec: Spec, backbone: ModelRef | None) -> Iterator[Finding]:
+    """Each checkpoint recognised and measured against the backbone; only found when there is no backbone."""
+    from audit.claims import inspect
+
     for defence in spec.defences:
         if defence.eraser is None or defence.eraser.checkpoint is None:
             continue
+        check, method = f"defence {defence.name}", defence.eraser.method
         try:
-            found = resolve_checkpoint(defence.eraser.checkpoint)
+            ref = resolve_checkpoint(defence.eraser.checkpoint)
+            said = inspect(ref, backbone, method)["warnings"] if backbone else []
         except AuditError as error:
-            yield _from_error(f"defence {defence.name}", error, "the run would end before anything is planned")
+            yield _from_error(check, error, _ENDS_EARLY)
+            continue
+        found = f"checkpoint {ref.sha256[:12]}, claimed to be {method}"
+        if said:
+            command = f"erasure-audit inspect {defence.eraser.checkpoint} --backbone {spec.backbone} --claim {method}"
+            means = "the run goes on, and its report says so"
+            yield Finding(check, "warning", f"{found}: {' '.join(said)}", means, f"see: {command}")
         else:
-            claim = f"claimed to be {defence.eraser.method}"
-            yield Finding(f"defence {defence.name}", "ok", f"checkpoint {found.sha256[:12]}, {claim}")
+            yield Finding(check, "ok", found)
 
 
 def _corpus(spec: Spec) -> Iterator[Finding]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import uuid
 from pathlib import Path
 
 from audit import urls
-from audit.errors import JournalError
+from audit.errors import EnvironmentProblem, JournalError
 from audit.identity import key
 
 ROOT_VARIABLE = "ERASURE_AUDIT_ROOT"
@@ -59,3 +60,33 @@ def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
     if given:
         return Path(given).expanduser()
     return (local_folder(root) or Path.cwd()) / "reports" / run_id
+
+
+def require_writable(database: Path, reports: Path) -> None:
+    """Return when the index and the reports of a run can be written; the folders that hold them exist then.
+
+    Raises `EnvironmentProblem` otherwise, so that a mistyped path does not wait for hours of compute to be noticed.
+    """
+    index, report = ("the DuckDB index", "--database"), ("the reports", "--reports")
+    if database.is_dir():
+        raise _unwritable(*index, "it is a folder", database)
+    if database.exists() and not os.access(database, os.R_OK | os.W_OK):
+        raise _unwritable(*index, "this user may not write the file", database)
+    for folder, (what, option) in (
+        (database.parent, index),
+        (database.parent / "published", index),
+        (reports if os.path.lexists(reports) else reports.parent, report),
+    ):
+        probe = folder / f".probe-{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"x")
+            probe.unlink()
+        except OSError as error:
+            raise _unwritable(what, option, error.strerror or str(error), folder) from None
+
+
+def _unwritable(what: str, option: str, why: str, where: Path) -> EnvironmentProblem:
+    return EnvironmentProblem(
+        f"{what} cannot be written: {why}", where=str(where), next_step=f"name another place with {option}"
+    )

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from audit.errors import JournalError
 from audit.journal import Journal
+from audit.policy import Policy
 from audit.records import Cell, Control, Instrument, Role, Scenario, Unit
 from audit.spec import Spec, parse_spec
 
@@ -140,11 +141,9 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         cases = pq.read_table(io.BytesIO(journal.get_run(run_id, "cases.parquet")))
         units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")))
         cells = tuple(_cell(row) for row in document["cells"])
-        instruments = tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
+        instruments = _instruments(document)
     except (ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
-        raise JournalError(
-            f"the plan of run {run_id!r} is damaged: {error}", next_step="start it again: erasure-audit run SPEC"
-        ) from error
+        raise _damaged(run_id, error) from error
     return Plan(
         run_id=document["run_id"],
         name=document["name"],
@@ -158,6 +157,68 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         rules=tuple(document["rules"]),
         corpus=document["corpus"],
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a stored plan says without its spec: it can be read whatever version of the spec's format planned the run."""
+
+    run_id: str
+    created_at: str  # ISO 8601, UTC
+    cells: tuple[PlannedCell, ...]
+    instruments: tuple[Instrument, ...]
+    policy: Mapping[str, Any]  # as it was stored, not validated
+    corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
+
+    @property
+    def cases(self) -> int:
+        """How many cases are planned."""
+        return sum(planned.cell.planned for planned in self.cells)
+
+    def unknown_names(self, policy: Policy) -> list[str]:
+        """Sentences about names in `policy` that nothing in this run answers to; empty when it can be decided by it."""
+        audited = [planned.cell for planned in self.cells if planned.cell.role is Role.TARGET]
+        return policy.problems(
+            scenarios={cell.scenario.value for cell in audited if cell.control is None},
+            detectors={instrument.detector for instrument in self.instruments},
+            concepts={cell.concept for cell in audited},
+            defences={"none", *(cell.defence for cell in audited)},
+        )
+
+
+def read_outline(journal: Journal, run_id: str) -> Outline:
+    """The outline of a stored run; raises `JournalError` when there is none or its plan is damaged."""
+    try:
+        document = json.loads(journal.get_run(run_id, "plan.json"))
+        return Outline(
+            run_id=document["run_id"],
+            created_at=document["created_at"],
+            cells=tuple(_cell(row) for row in document["cells"]),
+            instruments=_instruments(document),
+            policy=document["policy"],
+            corpus_sha256=document.get("corpus", {}).get("sha256", ""),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(run_id, error) from error
+
+
+def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
+    """(kind, key) of every planned unit of a run; raises `JournalError` when its plan is absent or damaged."""
+    try:
+        units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")), columns=["kind", "key"])
+        return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
+    except (ValueError, KeyError, pa.ArrowInvalid) as error:
+        raise _damaged(run_id, error) from error
+
+
+def _damaged(run_id: str, error: Exception) -> JournalError:
+    return JournalError(
+        f"the plan of run {run_id!r} is damaged: {error}", next_step="start it again: erasure-audit run SPEC"
+    )
+
+
+def _instruments(document: Mapping[str, Any]) -> tuple[Instrument, ...]:
+    return tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
 
 
 def _cell(row: Mapping[str, Any]) -> PlannedCell:

@@ -15,14 +15,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
 from audit.checkpoint_refs import resolve_checkpoint
-from audit.errors import JournalError
+from audit.corpus_checks import require_conclusive
+from audit.errors import JournalError, SpecError
 from audit.gate import decide
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
-from audit.plan import Plan, read_plan
+from audit.plan import Outline, Plan, read_outline
 from audit.planning import CorpusItem, build_plan
 from audit.policy import Policy
 from audit.prompt_lengths import check_prompts
@@ -30,7 +32,7 @@ from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
 from audit.spec import Spec
-from audit.store import Store
+from audit.store import Replaceable, Store, set_aside
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -82,30 +84,24 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
-    """The plan of a run that is not stored."""
+    """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
+    `CorpusError` for a corpus whose run could only end INCONCLUSIVE."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
     _check_checkpoints(spec, backbone)
-    subjects = spec.subjects()
-    instruments, rules = [], []
-    for detector in spec.detectors:
-        built = detectors.build(detector, subjects, "cpu")
-        instruments.append(built.instrument)
-        for rule in detectors.counting_rules(built, [subject.name for subject in subjects]):
-            threshold = spec.gate.thresholds.get(detector.name, rule["threshold"])
-            detectors.check_threshold(built.instrument, threshold)
-            rules.append({**rule, "threshold": threshold})
+    measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
         items=corpus_items(manifest, spec),
-        instruments=instruments,
-        rules=rules,
+        instruments=[instrument for instrument, _ in measuring],
+        rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
     check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
+    require_conclusive(manifest)
     return plan
 
 
@@ -144,32 +140,64 @@ def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: 
 
 
 def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
-    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy."""
+    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy.
+
+    An index that is corrupt, or that another version filled, is first made anew from the journal: it holds nothing
+    that the journal does not, and a run's work must not wait for somebody who rebuilds it.
+    """
+    try:
+        return _fold(journal, run_id, database)
+    except Replaceable as problem:
+        log.warning(
+            "%s: %s; it is made anew from the journal, the old file is kept as %s",
+            database, problem.what, set_aside(database),
+        )  # fmt: skip
+        for damaged in Store.rebuild(database, journal, keep_old=True).damaged:
+            log.warning("left out of the index: %s", damaged)
+        return _fold(journal, run_id, database)
+
+
+def _fold(journal: Journal, run_id: str, database: Path) -> Path:
     with Store(database) as store:
         store.consolidate(journal, run_id)
         return store.publish(database.parent / "published")
 
 
 def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
-    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one."""
+    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one.
+
+    The stored spec is not validated: what was measured can be shown when the spec's format has changed since.
+    Raises `SpecError` when the stored policy is of a form that this version does not know and none is given.
+    """
+    outline = read_outline(journal, run_id)
+    used = policy or _stored_policy(outline)
     result = reading.read_result(published, run_id, policy)
-    plan = read_plan(journal, run_id)
-    manifest = _stored_manifest(journal, plan)
+    manifest = _stored_manifest(journal, outline)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
     rates, readings = reading.result_frames(published, run_id)
     found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
-    used = policy or plan.spec.gate
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
     return dataclasses.replace(result, spec=spec, verdict=decide(used, result.crr, found))
 
 
-def _stored_manifest(journal: Journal, plan: Plan) -> pa.Table:
+def _stored_policy(outline: Outline) -> Policy:
+    try:
+        return Policy.model_validate(outline.policy)
+    except ValidationError as error:
+        raise SpecError(
+            f"the policy stored with this run is not one of this version: {error.errors(include_url=False)[0]['msg']}",
+            where=f"run {outline.run_id}",
+            next_step=f"decide it by a policy of this version: erasure-audit gate {outline.run_id} --policy SPEC",
+        ) from None
+
+
+def _stored_manifest(journal: Journal, plan: Outline) -> pa.Table:
     """The manifest that the run was planned from. Raises `JournalError` when the stored one is damaged or another."""
     try:
         manifest = pq.read_table(io.BytesIO(journal.get_run(plan.run_id, "manifest.parquet")))
-        if corpus.manifest_sha256(manifest) == plan.corpus["sha256"]:
+        if corpus.manifest_sha256(manifest) == plan.corpus_sha256:
             return manifest
         problem = "is not the one that the run was planned from"
     except (pa.ArrowException, OSError, ValueError) as error:

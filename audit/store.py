@@ -24,7 +24,7 @@ from audit.errors import JournalError, StoreError
 from audit.journal import Journal, StorageUnavailable
 from audit.relations import digest, relations
 
-__all__ = ["Folded", "Store", "explained", "latest", "published"]
+__all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]
 
 STORAGE_VERSION = "v1.4.0"  # BI tools lag: DuckDB 1.4 and 1.5 can open it
 _YOUNG_SECONDS = 3600.0
@@ -41,14 +41,18 @@ _CORRUPT = (
 _NAME = re.compile(r"index-(\d{6,})\.duckdb")
 
 
+class Replaceable(StoreError):
+    """An index that a rebuild from the journal replaces: corrupt, or of another version."""
+
+
 class Store:
     """The single writer of an index file, as a context manager; while it is open nobody else can open the file."""
 
     def __init__(self, path: str | Path) -> None:
         """Open or create the index at `path`.
 
-        Raises `StoreError` when another process has it open, when it is corrupt, unwritable or written by a newer
-        DuckDB, or when it was filled by other definitions than this version's.
+        Raises `StoreError` when another process has it open or it cannot be written; `Replaceable` when it is corrupt,
+        written by a newer DuckDB, or filled by other definitions than this version's.
         """
         self.path = Path(path)
         with explained(self.path):
@@ -65,15 +69,16 @@ class Store:
 
     def _prepare(self) -> None:
         self._con.execute("set preserve_insertion_order = false")  # bounded memory while loading
-        for sql in relations("schema").values():
-            self._con.execute(sql)
+        self._con.execute(relations("schema")["index_version"])
         stored = self._con.execute("select digest from index_version").fetchall()
-        if not stored:
-            self._con.execute("insert into index_version values (?)", [digest()])
-        elif stored != [(digest(),)]:
-            raise StoreError(
+        if stored not in ([], [(digest(),)]):  # asked first: this version's definitions may not fit an older index
+            raise Replaceable(
                 "the index was filled by another version of erasure-audit", where=str(self.path), next_step=_REBUILD
             )
+        for sql in relations("schema").values():
+            self._con.execute(sql)
+        if not stored:
+            self._con.execute("insert into index_version values (?)", [digest()])
         _create_marts(self._con)
 
     def __enter__(self) -> Self:
@@ -149,10 +154,11 @@ class Store:
             self._con.execute("detach copy_to_publish")
 
     @classmethod
-    def rebuild(cls, path: str | Path, journal: Journal) -> Folded:
+    def rebuild(cls, path: str | Path, journal: Journal, *, keep_old: bool = False) -> Folded:
         """What a new index at `path` holds, made from the whole journal; the old file is replaced when it is complete.
 
-        Works on a corrupt or outdated file. Raises `StoreError` when another process has the index open.
+        With `keep_old` the old file stays under `set_aside(path)`. Works on a corrupt or outdated file.
+        Raises `StoreError` when another process has the index open.
         """
         path = Path(path)
         building = path.with_name(f"{path.name}.rebuilding")
@@ -162,11 +168,13 @@ class Store:
             raise _unusable(error, path) from None
         with _locked(path):
             if path.exists():
-                with contextlib.suppress(_Replaceable), explained(path):
+                with contextlib.suppress(Replaceable), explained(path):
                     duckdb.connect(str(path)).close()
             _remove(building)
             with cls(building) as store:
                 folded = store.consolidate(journal)
+            if keep_old and path.exists():
+                os.replace(path, set_aside(path))
             path.with_name(f"{path.name}.wal").unlink(missing_ok=True)
             os.replace(building, path)
             building.with_name(f"{building.name}.lock").unlink(missing_ok=True)
@@ -191,6 +199,11 @@ def _locked(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+def set_aside(path: Path) -> Path:
+    """Where a rebuild that nobody asked for keeps the file that it replaces: `path` may have named something else."""
+    return path.with_name(f"{path.name}.replaced")
 
 
 def published(directory: str | Path) -> list[Path]:
@@ -223,10 +236,6 @@ def _remove(path: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-class _Replaceable(StoreError):
-    """A file that a rebuild may replace: corrupt, or of another version."""
-
-
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """A block whose DuckDB errors become `StoreError`s where the user can do something about them."""
@@ -246,13 +255,13 @@ def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
         who = f"process {holder[1]}" if holder else "another process"
         return _in_use(path, who)
     if "version number" in text:
-        return _Replaceable(
+        return Replaceable(
             "the index was written by another DuckDB version than this one can read",
             where=str(path),
             next_step=_REBUILD,
         )
     if any(sign in text for sign in _CORRUPT):
-        return _Replaceable(f"the index is corrupt: {text.splitlines()[0]}", where=str(path), next_step=_REBUILD)
+        return Replaceable(f"the index is corrupt: {text.splitlines()[0]}", where=str(path), next_step=_REBUILD)
     if "No space left" in text or "Could not write" in text:
         return StoreError("the disk is full", where=str(path), next_step="free space there and run the command again")
     if isinstance(error, duckdb.IOException):

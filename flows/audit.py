@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from prefect import flow
+from prefect import State, flow
+from prefect.states import Completed
 
 from audit.results import RunResult
 from tasks.collect import collect
@@ -34,11 +35,16 @@ class Finished:
 @flow(name="audit", persist_result=False)
 def audit(
     spec: str | None = None, root: str | None = None, run_id: str | None = None, settings: Settings | None = None
-) -> Finished:
-    """The finished run of `spec`, or of the stored run `run_id`, of which only what is missing is computed."""
+) -> State[Finished]:
+    """The finished run of `spec`, or of the stored run `run_id`, of which only what is missing is computed.
+
+    The flow run ends in a completed state that is named after the verdict, so that automations and the list of runs
+    tell PASS from FAIL. Who calls the flow gets the state's data, which is `Finished`.
+    """
     run = open_run(spec, root, run_id, settings)
     if not run.planned:
         plan(run, collect(run))
     stages = (erase(run), invert(run), generate(run), detect(run))
     result = conclude(run, consolidate(run))
-    return Finished(result, report(run, result), stages)
+    finished = Finished(result, report(run, result), stages)
+    return Completed(name=result.verdict.status.value, message=f"verdict of {run.run_id}", data=finished)

@@ -16,6 +16,7 @@ import typer
 
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from flows.commands import corpus, db, doctor, erase, inspect, plan, results, run, testbed
+from flows.console import runnable
 
 app = typer.Typer(
     name="erasure-audit",
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, code: int, as_json: bool, debug: bool) -> int:
+    text = runnable(text)
     if debug:
         traceback.print_exc()
     print(f"error: {text}" if code != EXIT_INTERRUPTED else text, file=sys.stderr, flush=True)

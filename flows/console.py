@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -22,6 +26,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+PROGRAM = "erasure-audit"
+COMMANDS = ("corpus", "db", "doctor", "erase", "gate", "inspect", "plan", "report", "resume", "run", "testbed", "work")
+_COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often
 
 
@@ -34,9 +41,17 @@ class Format(StrEnum):
     JUNIT = "junit"
 
 
+def runnable(text: str) -> str:
+    """`text` with its commands as this shell can run them: by the script's path where the name alone is not found."""
+    script = sys.argv[0]
+    if Path(script).name != PROGRAM or shutil.which(PROGRAM):
+        return text
+    return _COMMAND.sub(lambda _: f"{shlex.quote(script)} ", text)
+
+
 def say(text: str) -> None:
-    """Print one message for a person, on stderr."""
-    print(text, file=sys.stderr, flush=True)
+    """Print one message for a person, on stderr, its commands as this shell can run them."""
+    print(runnable(text), file=sys.stderr, flush=True)
 
 
 def emit_json(document: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
 from audit import locations
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from audit.results import RunResult, VerdictStatus
-from flows.console import Format
+from flows.console import Format, runnable
 
 _CODES = {
     VerdictStatus.PASS: EXIT_PASS,
@@ -22,8 +23,13 @@ def exit_code(result: RunResult) -> int:
     return _CODES[result.verdict.status]
 
 
-def print_result(result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None) -> None:
-    """Print the result on stdout; on a terminal also where the reports are and what to try next."""
+def print_result(
+    result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None, policy: Path | None = None
+) -> None:
+    """Print the result on stdout; on a terminal also where the reports are and what to try next.
+
+    `policy` is a file that the gate can decide by: a policy, or the spec that was run.
+    """
     from audit.report import json_report, junit, markdown, print_report
 
     if output is not Format.TERMINAL:
@@ -32,14 +38,19 @@ def print_result(result: RunResult, reports: dict[str, Path], output: Format, ro
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return
     print_report(result)
-    where = f" --root {root}" if root and root != locations.DEFAULT_ROOT else ""
     print()
     if "html" in reports:
         print(f"report  {reports['html']}")
-    print(f"next    {_next_command(result)}{where}")
+    command = _next_command(result, reports, policy)
+    if command:
+        where = f" --root {shlex.quote(root)}" if root and root != locations.DEFAULT_ROOT else ""
+        print(runnable(f"next    erasure-audit {command}{where}"))
 
 
-def _next_command(result: RunResult) -> str:
+def _next_command(result: RunResult, reports: dict[str, Path], policy: Path | None) -> str | None:
+    """A command that can be typed as it stands; None when there is nothing that would say more."""
     if result.unassessed and any(row.reason in ("missing", "error") for row in result.unassessed):
-        return f"erasure-audit resume {result.run_id}"
-    return f"erasure-audit gate {result.run_id} --policy FILE"
+        return f"resume {result.run_id}"
+    if not reports:
+        return f"report {result.run_id}"
+    return f"gate {result.run_id} --policy {shlex.quote(str(policy))}" if policy else None

@@ -12,10 +12,13 @@ from tasks.context import Run, Settings
 from tasks.slots import require_slot
 
 
-def open_run(spec: str | None, root: str | None, run_id: str | None, settings: Settings | None) -> Run:
+def open_run(
+    spec: str | None, root: str | None, run_id: str | None, settings: Settings | None, *, concludes: bool = True
+) -> Run:
     """The run to work on: a new one for `spec`, or the stored one called `run_id`.
 
-    Raises an `AuditError` for a bad spec, an unusable root, an unknown run or a missing GPU slot.
+    Raises an `AuditError` for a bad spec, an unusable root, an unknown run, a missing GPU slot or, where the flow
+    `concludes` the run, for an index or reports that could not be written at its end.
     """
     context.forget()
     root = locations.storage_root(root)
@@ -26,10 +29,11 @@ def open_run(spec: str | None, root: str | None, run_id: str | None, settings: S
     if settings.gpu_slot:
         require_slot(settings.gpu_slot)
     journal = run.open_journal(root)
+    opened = Run(run_id or run.new_run_id(parsed.name if parsed else "", dt.datetime.now(dt.UTC)), root, settings)
     if parsed is None:
-        assert run_id is not None
-        context.stored_spec(journal, run_id)
-        return Run(run_id, root, settings)
-    run_id = run_id or run.new_run_id(parsed.name, dt.datetime.now(dt.UTC))
-    context.store_spec(journal, run_id, parsed)
-    return Run(run_id, root, settings)
+        context.stored_spec(journal, opened.run_id)
+    if concludes:
+        locations.require_writable(opened.database, opened.report_folder)
+    if parsed is not None:
+        context.store_spec(journal, opened.run_id, parsed)
+    return opened

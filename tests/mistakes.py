@@ -161,6 +161,14 @@ PICTURES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     ),
     "an unknown protocol": (lambda b: b.plan(corpus=[entry("gopher://host/ring")]), "gopher"),
     "too few images": (lambda b: b.plan(scenarios=[{**LATENT, "cases": 50}]), "asks for 50 images.*has 3"),
+    "too many that cannot be read": (
+        lambda b: unreadable(b.plan()),
+        "only end INCONCLUSIVE.*unreadable share is within 0 and 0.1: .*0.25.*corpus manifest",
+    ),
+    "one picture as two concepts": (
+        lambda b: b.plan(corpus=[entry(b.folder / "corpus" / "ring"), entry(twin(b), "star")]),
+        "only end INCONCLUSIVE.*equal pictures of one role",
+    ),
     "a role that does not exist": (lambda b: ["corpus", "manifest", str(b.folder), "--role", "boss"], "role: "),
     "a manifest of nothing": (lambda b: ["corpus", "manifest", str(make(b.folder / "empty"))], "no objects"),
     "scenes of an unknown class": (
@@ -190,6 +198,18 @@ def make(folder: Path) -> Path:
 def touch(path: Path, content: bytes = b"x") -> Path:
     path.write_bytes(content)
     return path
+
+
+def unreadable(arguments: Arguments) -> Arguments:
+    """The command again, when one of the four objects of its spec's corpus is no picture."""
+    touch(Path(arguments[1]).parent / "corpus" / "ring" / "broken.png")
+    return arguments
+
+
+def twin(b: Bench) -> Path:
+    """A folder with the pictures of 'ring' once more."""
+    b.spec()
+    return Path(shutil.copytree(b.folder / "corpus" / "ring", b.folder / "twin"))
 
 
 def edited(b: Bench, component: str, **changes: Any) -> Arguments:
@@ -358,7 +378,7 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "a plan without its fields": (in_copy(damage("plan.json", b"{}"), "gate", "RUN"), "plan of run .* is damaged"),
     "cases that are no Parquet": (in_copy(damage("cases.parquet", b"x" * 99), "gate", "RUN"), "is damaged"),
     "a corrupt index": (
-        in_copy(lambda root, run: touch(root / "db" / "audit.duckdb", b"no database" * 999), "gate", "RUN"),
+        in_copy(lambda root, run: touch(root / "db" / "audit.duckdb", b"no database" * 999), "db", "consolidate"),
         "index is corrupt.*db rebuild",
     ),
     "a corrupt unit": (in_copy(truncate_a_unit, "db", "rebuild"), "journal file is corrupt.*resume"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_plan_knows_what_is_done_and_what_it_cost(done: Done, capsys: pytest.Cap
     document = json.loads(capsys.readouterr().out)
     assert all(row["pending"] == 0 for row in document["work"])
     assert document["rate_basis"] == "earlier units on cpu"
+    assert document["erasers"] == {"uce": "uce, 1 model, one for each concept (ring)"}
     (text,) = [row for row in document["proofs"] if row["scenario"] == "text"]
     assert text["zero hits prove CRR <="] == pytest.approx(1 - 0.05 ** (1 / 3), abs=1e-3)
     assert text["can pass"] == "no, needs 9 cases"
@@ -161,7 +163,9 @@ def test_gate_refuses_thresholds_below_the_floor_and_unknown_judges(done: Done, 
         assert main(["gate", done.run_id, "--root", str(done.root), "--policy", str(path)]) == 2
 
 
-def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+def test_db_lists_rebuilds_consolidates_publishes_and_answers(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     where = ["--root", str(done.root), "--json"]
 
     def ask(*arguments: str) -> Any:
@@ -175,7 +179,26 @@ def test_db_lists_rebuilds_consolidates_publishes_and_answers(done: Done, capsys
     assert ask("rebuild")["runs"] == 1
     assert ask("sql", query) == before
     assert ask("consolidate", done.run_id)["runs"] == 1
-    assert Path(ask("publish")["published"]).exists()
+    assert Path(ask("publish")["published"]).parent == done.root / "db" / "published"
+    assert Path(ask("publish", str(tmp_path / "bi"))["published"]) == tmp_path / "bi" / "index-000001.duckdb"
+    assert (tmp_path / "bi" / "index-000001.duckdb").exists()
+
+
+def test_results_can_be_shown_after_the_format_of_specs_has_changed(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = shutil.copytree(done.root, tmp_path / "runs")
+    path = root / "runs" / done.run_id / "plan.json"
+    plan = json.loads(path.read_text())
+    plan["spec"] = {"backbones": [plan["spec"].pop("backbone")], **plan["spec"], "scenarios": {"text": 3}}
+    path.write_text(json.dumps(plan))
+    assert main(["report", done.run_id, "--root", str(root)]) in (3, 4)
+    assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec), "--json"]) in (3, 4)
+    path.write_text(json.dumps({**plan, "policy": {**plan["policy"], "colour": "red"}}))
+    capsys.readouterr()
+    assert main(["gate", done.run_id, "--root", str(root)]) == 2
+    assert "not one of this version" in capsys.readouterr().err
+    assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec)]) in (3, 4)
 
 
 def test_db_sql_cannot_reach_for_files(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,7 +216,11 @@ def test_scenes_and_manifest(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["corpus", "manifest", str(folder), "--concept", "star", "--json", "--out", str(out)]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert (summary["objects"], summary["usable"], summary["unusable"]) == (4, 3, 1)
+    assert summary["problems"] == ["manifest: unreadable share is within 0 and 0.1: 1 of 1 rows, such as 0.25"]
     assert out.exists()
+    (folder / "broken.png").unlink()
+    assert main(["corpus", "manifest", str(folder), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["problems"] == []
 
 
 def test_doctor_is_green_or_says_why(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -107,6 +108,24 @@ def test_a_spec_is_checked_down_to_its_corpus(tmp_path: Path) -> None:
     assert find(findings, "detector nude").level == "ok"
     (folder / "one.png").write_bytes(b"x")
     assert find(examine(str(tmp_path / "runs"), spec_of(corpus=corpus)), "corpus ring").level == "ok"
+
+
+def test_what_a_run_would_refuse_is_a_problem(tmp_path: Path, tiny_folder: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (unet,) = (folder / "unet").glob("*.safetensors")
+    vendor = {"name": "vendor", "eraser": {"method": "uce", "checkpoint": str(unet)}}
+    findings = examine(str(tmp_path), spec_of(backbone=str(folder), defences=[vendor]))
+    assert find(findings, "backbone").level == "ok"
+    assert "nothing was erased" in find(findings, "defence vendor").found
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    blind = [{"name": "nude", "kind": "nudenet"}]
+    findings = examine(str(tmp_path), spec_of(backbone=str(folder), defences=[vendor], detectors=blind))
+    assert "2.x" in find(findings, "backbone").found
+    assert "does not know which of its labels mean" in find(findings, "detector nude").found
+    gate = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], "thresholds": {"nude": 0.01}}
+    assert "outside what it can report" in find(examine(str(tmp_path), spec_of(gate=gate)), "detector nude").found
+    assert {f.level for f in findings if f.check in ("backbone", "detector nude")} == {"problem"}
 
 
 def test_a_check_that_breaks_is_a_problem_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

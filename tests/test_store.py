@@ -18,7 +18,8 @@ from audit.policy import Limit, Policy
 from audit.reading import read_result, result_frames
 from audit.relations import relations
 from audit.results import VerdictStatus
-from audit.store import Store, latest, published
+from audit.run import consolidate
+from audit.store import Store, latest, published, set_aside
 from tests.synthetic import Run, cell, control, discard, instrument
 
 LATENT = {"scenario": "latent-whitebox", "gate_residual_max": 1e-3, "gate_psnr_min_db": 35.0}
@@ -270,6 +271,29 @@ def test_a_damaged_index_is_named_and_rebuilt(tmp_path: Path, journal: Journal, 
         Store(path)
     Store.rebuild(path, journal)
     assert contents(path) == before
+
+
+@pytest.mark.parametrize("problem", ["another version", "older tables", "corrupt"])
+def test_a_run_rebuilds_an_index_that_it_cannot_go_on_with(
+    tmp_path: Path, journal: Journal, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    a_run().write(journal)
+    path = tmp_path / "index.duckdb"
+    before = filled(path, journal)
+    if problem == "corrupt":
+        path.write_bytes(b"x" * 8192)
+    else:
+        with duckdb.connect(str(path)) as con:
+            con.execute("update index_version set digest = 'another'")
+            if problem == "older tables":
+                con.execute("drop view mart_crr")
+                con.execute("drop table outcomes")
+                con.execute("create view outcomes as select 1 as one")
+    old = path.read_bytes()
+    assert read_result(consolidate(journal, "run-1", path), "run-1").crr
+    assert contents(path) == before
+    assert set_aside(path).read_bytes() == old
+    assert "made anew from the journal" in caplog.text
 
 
 def test_unusable_places_are_said(tmp_path: Path, journal: Journal) -> None:

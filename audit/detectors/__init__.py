@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from audit.detectors.base import Detector, check_threshold
-from audit.spec import Concept, DetectorSpec
+from audit.records import Instrument
+from audit.spec import Concept, DetectorSpec, Spec
 
-__all__ = ["Detector", "build", "check_threshold", "counting_rules"]
+__all__ = ["Detector", "build", "check_threshold", "counting_rules", "instrument_and_rules"]
 
 
 def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> Detector:
@@ -28,6 +29,18 @@ def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str 
     from audit.detectors.nudenet import NudeNet
 
     return NudeNet(detector_spec)
+
+
+def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, list[dict[str, Any]]]:
+    """What a run of `spec` measures with `entry`, and its counting rules under the gate's thresholds; nothing is loaded.
+
+    Raises `DetectorError` or `CheckpointError` for a detector that cannot answer this spec.
+    """
+    built = build(entry, spec.subjects(), "cpu")
+    own = counting_rules(built, [subject.name for subject in spec.subjects()])
+    threshold = spec.gate.thresholds.get(entry.name, built.instrument.threshold)
+    check_threshold(built.instrument, threshold)
+    return built.instrument, [{**rule, "threshold": threshold} for rule in own]
 
 
 def counting_rules(

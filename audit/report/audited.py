@@ -34,8 +34,49 @@ def section(index: Index) -> Section:
         )
     loaded = [row["facts"] for row in result.erasures if "claim" in row["facts"]]
     bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {said}") for f in loaded for said in f["warnings"])
-    tables = (_checkpoints(loaded),) if loaded else ()
+    made = [row for row in result.erasures if "record" in row["facts"]]
+    tables = (*((_made(made),) if made else ()), *((_checkpoints(loaded),) if loaded else ()))
     return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
+
+
+def _made(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """What each of the audit's own erasers did, measured when it was made: it proves that it intervened."""
+    columns = (
+        Column("Erased model"),
+        Column("Method"),
+        Column("Changed tensors", "number"),
+        Column("Share of parameters", "number"),
+        Column("Relative norm", "number"),
+        Column("Effect on the noise prediction", minor=1),
+        Column("Preserved neighbours", minor=2),
+        Column("Parameters", minor=3),
+    )
+    return Table("Erasers: one model for each concept", columns, tuple(_made_row(row) for row in rows), stack=True)
+
+
+def _made_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    record = row["facts"]["record"]
+    change = record["change"]
+    effect = [f"{_prompt(text)} {value:.2%}" for text, value in change["effect"].items()]
+    parameters = [f"{name} {value}" for name, value in sorted(record["parameters"].items())]
+    return (
+        plain(row["artefact"]),
+        plain(f"{record['method']} {record['version']}"),
+        count(change["tensors"]),
+        f"{change['parameter_share']:.2%}",
+        _norm(change["relative_norm"]),
+        plain(", ".join(effect)),
+        plain(", ".join(record["preserved"]) or "none"),
+        plain(", ".join(parameters)),
+    )
+
+
+def _prompt(text: str) -> str:
+    return f"'{text}'" if text else "the null prompt"
+
+
+def _norm(value: float | None) -> str:
+    return "added" if value is None else f"{value:.3g}"
 
 
 def _checkpoints(loaded: Sequence[Mapping[str, Any]]) -> Table:
@@ -55,9 +96,13 @@ def _checkpoints(loaded: Sequence[Mapping[str, Any]]) -> Table:
 def _checkpoint(row: Mapping[str, Any]) -> tuple[str, ...]:
     facts = row["facts"]
     known = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
-    norm = "added" if facts["relative_norm"] is None else f"{facts['relative_norm']:.3g}"
     found = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{known}")
-    return (*map(plain, found), f"{facts['parameter_share']:.2%}", norm, plain(facts["sha256"][:12]))
+    return (
+        *map(plain, found),
+        f"{facts['parameter_share']:.2%}",
+        _norm(facts["relative_norm"]),
+        plain(facts["sha256"][:12]),
+    )
 
 
 def _backbone(result: RunResult) -> str:
@@ -95,7 +140,7 @@ def _eraser(entry: Mapping[str, Any]) -> str:
     """A checkpoint's method is what the user says, not what was found."""
     if entry.get("checkpoint"):
         return f"checkpoint {entry['checkpoint']}, claimed to be {entry.get('method')}"
-    return f"eraser {entry.get('method')}"
+    return f"eraser {entry.get('method')}, one model for each concept"
 
 
 def _scenario(entry: Mapping[str, Any]) -> str:

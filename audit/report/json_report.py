@@ -82,6 +82,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
             decisions,
             tuple(CheckResult(**check) for check in verdict["checks"]),
         ),
+        erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
     )
 
 

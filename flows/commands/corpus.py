@@ -27,10 +27,15 @@ def manifest(
     out: Annotated[str | None, typer.Option("--out", help="Write the manifest there, as Parquet.")] = None,
     as_json: options.Json = False,
 ) -> int:
-    """List, hash and decode every object under URL; say which cannot be used. Exit 2 when none can."""
+    """List, hash and decode every object under URL; say which cannot be used, and what would make a run refuse it.
+
+    Exit 2 when no object can be used. A run checks all entries of its spec together, so what is refused here alone may
+    be within tolerance there.
+    """
     from pydantic import ValidationError
 
     from audit import corpus
+    from audit.corpus_checks import manifest_problems
     from audit.errors import EXIT_USAGE, SpecError
 
     try:
@@ -53,10 +58,15 @@ def manifest(
         corpus.write_manifest(batches, out)
         say(f"manifest written to {out}")
     summary = {"objects": found.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
+    problems = manifest_problems(found)
     if as_json:
-        emit_json({**summary, "errors": dict(errors.most_common(20))})
+        emit_json({**summary, "errors": dict(errors.most_common(20)), "problems": problems})
     else:
         table([summary])
         for text, count in errors.most_common(10):
             print(f"  {count} x {text}")
+        if problems:
+            print("a run with this corpus alone would be refused, because it could only end INCONCLUSIVE:")
+        for problem in problems:
+            print(f"  - {problem}")
     return 0 if usable else EXIT_USAGE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,21 +22,13 @@ app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, a
 
 @app.command("runs")
 def runs(root: options.Root = None, as_json: options.Json = False) -> None:
-    """List the runs below the root, and how far each is."""
+    """List the runs below the root, how far each is, and which of them cannot be read."""
     from audit.journal import Journal
-    from audit.plan import KINDS, read_plan
+    from audit.plan import KINDS
 
     journal = Journal(locations.storage_root(root))
     done = {kind: journal.keys(kind) for kind in KINDS}
-    rows = []
-    for run_id in journal.runs():
-        plan = read_plan(journal, run_id)
-        keys = zip(plan.units["kind"].to_pylist(), plan.units["key"].to_pylist(), strict=True)
-        complete = sum(key in done[kind] for kind, key in keys)
-        rows.append(
-            {"run": run_id, "created": plan.created_at, "cases": plan.cases.num_rows, "units": plan.units.num_rows}
-            | {"complete": complete}
-        )
+    rows = [_run_row(journal, run_id, done) for run_id in journal.runs()]
     if as_json:
         emit_json(rows)
     elif rows:
@@ -65,7 +58,7 @@ def consolidate(
     database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:
-    """Fold what the journal has gained into the index."""
+    """Fold what the journal has gained into the index, and publish it: `db sql` and dashboards read published copies."""
     from audit.store import Store
 
     place = locations.storage_root(root)
@@ -73,20 +66,27 @@ def consolidate(
     journal = _journal(place)
     with Store(path) as store:
         folded = store.consolidate(journal, run_id)
+        published = store.publish(path.parent / "published")
     _require_whole(folded, path)
-    _tell({"index": str(path), "runs": folded.runs, "units": folded.units, "rows": folded.rows}, as_json)
+    counts = {"runs": folded.runs, "units": folded.units, "rows": folded.rows}
+    _tell({"index": str(path), "published": str(published), **counts}, as_json)
 
 
 @app.command("publish")
-def publish(root: options.Root = None, database: options.Database = None, as_json: options.Json = False) -> None:
-    """Publish a read-only copy of the index under a new name, for dashboards and BI tools."""
+def publish(
+    folder: Annotated[Path | None, typer.Argument(help="Where the copy goes; beside the index without it.")] = None,
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """Publish a read-only copy of the index under a new name in FOLDER, for dashboards and BI tools."""
     from audit.store import Store
 
     place = locations.storage_root(root)
     _journal(place)
     path = locations.database_path(place, database)
     with Store(path) as store:
-        published = store.publish(path.parent / "published")
+        published = store.publish(folder.expanduser() if folder else path.parent / "published")
     _tell({"published": str(published)}, as_json)
 
 
@@ -114,6 +114,29 @@ def sql(
         names = [column[0] for column in cursor.description or []]
         rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
     emit_json(rows) if as_json else table(rows)
+
+
+def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) -> dict[str, object]:
+    """What is known of one run; one that cannot be read must not hide the others."""
+    from audit.errors import JournalError
+    from audit.journal import StorageUnavailable
+    from audit.plan import planned_keys, read_outline
+
+    row: dict[str, object] = {"run": run_id, **dict.fromkeys(("created", "cases", "units", "complete", "problem"))}
+    try:
+        outline, keys = read_outline(journal, run_id), planned_keys(journal, run_id)
+    except StorageUnavailable:
+        raise
+    except JournalError as error:
+        return {**row, "problem": error.what}
+    complete = sum(key in done.get(kind, ()) for kind, key in keys)
+    return {
+        **row,
+        "created": outline.created_at,
+        "cases": outline.cases,
+        "units": len(keys),
+        "complete": complete,
+    }
 
 
 def _journal(root: str) -> Journal:

@@ -11,7 +11,7 @@ import typer
 from audit import locations
 from audit.errors import EXIT_USAGE
 from flows.commands import options
-from flows.console import emit_json
+from flows.console import emit_json, runnable
 
 _MARKS = {"ok": "ok     ", "warning": "WARNING", "problem": "PROBLEM"}
 
@@ -40,7 +40,7 @@ def doctor(
             print(f"{_MARKS[finding.level]}  {finding.check:<18} {finding.found}")
             if finding.level != "ok":
                 print(f"         {'':<18} means: {finding.means}")
-                print(f"         {'':<18} next:  {finding.next_step}")
+                print(f"         {'':<18} next:  {runnable(finding.next_step or '')}")
         worst = sum(finding.level == "problem" for finding in findings)
         print(f"\n{worst} problems" if worst != 1 else "\n1 problem")
     return EXIT_USAGE if any(finding.level == "problem" for finding in findings) else 0

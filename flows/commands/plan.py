@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,7 +13,7 @@ from audit import locations
 from audit.errors import SpecError
 from audit.spec import load_spec
 from flows.commands import options
-from flows.console import Format, amount, duration, emit_json, progress_bars, table
+from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, table
 
 if TYPE_CHECKING:
     from audit.plan import Plan
@@ -69,6 +70,7 @@ def _document(plan: Plan, price: Price) -> dict[str, Any]:
         "name": plan.name,
         "size": plan_size(plan),
         "cells": [cell.as_row() for cell in plan.cells],
+        "erasers": _erasers(plan),
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
         "seconds": _calls(price.seconds) if price.seconds else None,
@@ -76,6 +78,19 @@ def _document(plan: Plan, price: Price) -> dict[str, Any]:
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
         "proofs": _proofs(plan),
+    }
+
+
+def _erasers(plan: Plan) -> dict[str, str]:
+    """Defence -> which erased weights it stands on, of those that have any."""
+    concepts = [concept.name for concept in plan.spec.concepts]
+    each = f"{len(concepts)} model{'s' * (len(concepts) != 1)}, one for each concept ({', '.join(concepts)})"
+    return {
+        defence.name: f"{defence.eraser.method}, {each}"
+        if defence.eraser.checkpoint is None
+        else f"one checkpoint for every concept, claimed to be {defence.eraser.method}"
+        for defence in plan.spec.defences
+        if defence.eraser is not None
     }
 
 
@@ -133,6 +148,8 @@ def _print(plan: Plan, price: Price, spec: str) -> None:
 
     print(f"{plan.name}: {len(plan.cells)} cells, {plan.cases.num_rows:,} cases")
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
+    for defence, weights in _erasers(plan).items():
+        print(f"defence {defence}: {weights}")
     print()
     table(_work_rows(price))
     print()
@@ -147,7 +164,7 @@ def _print(plan: Plan, price: Price, spec: str) -> None:
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
         table(proofs)
-    print(f"\nnext  erasure-audit run {spec}")
+    print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
 
 
 def _time(price: Price) -> str:

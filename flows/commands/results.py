@@ -20,7 +20,7 @@ from flows.console import Format
 from flows.verdicts import exit_code, print_result
 
 if TYPE_CHECKING:
-    from audit.plan import Plan
+    from audit.plan import Outline
     from audit.results import RunResult
 
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
@@ -97,19 +97,19 @@ def load_policy(path: Path) -> Policy:
 def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
     """The result of a run from a fresh copy of the index, which takes in what was journalled since."""
     from audit import run as steps
-    from audit.plan import read_plan
+    from audit.plan import read_outline
 
     journal = steps.open_journal(root)
-    stored = read_plan(journal, run_id)
+    stored = read_outline(journal, run_id)
     if policy is not None:
         _check_policy(policy, stored)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
     return steps.conclude(journal, run_id, published, policy)
 
 
-def _check_policy(policy: Policy, plan: Plan) -> None:
+def _check_policy(policy: Policy, plan: Outline) -> None:
     """Return when the run can answer the policy; raises `SpecError` or `DetectorError`."""
-    unknown = plan.spec.unknown_names(policy)
+    unknown = plan.unknown_names(policy)
     if unknown:
         raise SpecError(
             "the policy names what the run does not have:\n" + "\n".join(f"  - {problem}" for problem in unknown),

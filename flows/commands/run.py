@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -144,7 +145,7 @@ def _audit(
 
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
     _tell_failures(finished.stages)
-    print_result(finished.result, finished.reports, output, root)
+    print_result(finished.result, finished.reports, output, root, Path(spec) if spec else None)
     return 0 if exit_zero else exit_code(finished.result)
 
 
@@ -159,7 +160,7 @@ def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
     from tasks.progress import reporting_to
 
     require_prefect()
-    where = f" --root {root}" if root else ""
+    where = f" --root {shlex.quote(root)}" if root else ""
     try:
         with (
             contextlib.redirect_stdout(sys.stderr),

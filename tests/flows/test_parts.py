@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit import locations
-from audit.errors import AuditError, CheckpointError, JournalError
+from audit.errors import AuditError, CheckpointError, EnvironmentProblem, JournalError
 from audit.journal import StorageUnavailable
 from flows import console, environment
 from tasks.share import Share
@@ -93,6 +93,30 @@ def test_the_index_lies_beside_a_local_root_and_in_the_cache_for_an_object_store
     assert remote == locations.database_path("s3://bucket/audits/") != locations.database_path("s3://bucket/other")
     assert locations.report_folder("s3://bucket/audits", "run-1") == Path.cwd() / "reports" / "run-1"
     assert locations.report_folder("/audits", "run-1", "/elsewhere") == Path("/elsewhere")
+
+
+def test_destinations_that_cannot_be_written_are_said_before_anything_is_computed(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    from tasks.context import Settings
+    from tasks.opening import open_run
+    from tests.flows.audits import tiny_spec
+
+    spec, root = str(tiny_spec(tmp_path, tiny_folder)), str(tmp_path / "runs")
+    (tmp_path / "file").write_text("x")
+    for settings, message in (
+        (Settings(database=str(tmp_path / "file" / "audit.duckdb")), "DuckDB index cannot be written"),
+        (Settings(database=str(tmp_path)), "DuckDB index cannot be written: it is a folder"),
+        (Settings(reports=str(tmp_path / "file")), "reports cannot be written"),
+        (Settings(reports=str(tmp_path / "file" / "reports")), "reports cannot be written"),
+    ):
+        with pytest.raises(EnvironmentProblem, match=message):
+            open_run(spec, root, None, settings)
+    assert not (tmp_path / "runs" / "runs").exists()  # nothing to resume
+    opened = open_run(spec, root, None, Settings(reports=str(tmp_path / "new" / "reports")))
+    assert opened.database.parent.is_dir() and (tmp_path / "new").is_dir()
+    helping = Settings(database=str(tmp_path / "file" / "audit.duckdb"))
+    assert open_run(None, root, opened.run_id, helping, concludes=False).run_id == opened.run_id
 
 
 def test_the_root_is_the_option_then_the_variable_then_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,7 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_fo
 
         (run, *_) = wait_for("a scheduled run that completes", completed, 1200, log)
     assert run["auto_scheduled"]
+    assert run["state_name"] in ("FAIL", "INCONCLUSIVE")  # the verdict on random weights
     run_id = Journal(str(root)).runs()[0]
     assert complete(root, run_id)
     assert (root / "reports" / run_id / "report.html").exists()

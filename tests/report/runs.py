@@ -22,6 +22,7 @@ from audit.results import (
     Verdict,
     VerdictStatus,
 )
+from tests.report.erasures import ERASURES, poisoned
 
 DETECTORS = (("clip-judge", 11, 0.5), ("classifier", 12, 0.6))
 DEFENCES = ("none", "uce-ring")
@@ -103,6 +104,7 @@ class Builder:
             round_trips=tuple(self.round_trips),
             samples=tuple(self.samples),
             verdict=decide(Policy.model_validate(SPEC["gate"]), crr, checks),
+            erasures=ERASURES,
         )
 
 
@@ -255,6 +257,7 @@ def hostile() -> RunResult:
         crr=tuple(dataclasses.replace(row, **poison(row)) for row in run.crr),
         unassessed=tuple(dataclasses.replace(row, **poison(row), example=name) for row in run.unassessed),
         samples=tuple(dataclasses.replace(sample, reason=name) for sample in run.samples),
+        erasures=tuple(poisoned(row, name) for row in run.erasures),
         verdict=verdict,
     )
 

@@ -47,6 +47,19 @@ def test_json_gives_the_same_result_back(run: Callable[[], RunResult]) -> None:
     assert dataclasses.replace(again, round_trips=()) == dataclasses.replace(result, round_trips=())
 
 
+def test_json_of_before_erasures_were_told_is_still_read() -> None:
+    document = json.loads(json_report.render(runs.passing()))
+    del document["erasures"]
+    assert json_report.parse(json.dumps(document)).erasures == ()
+
+
+def test_what_the_erasers_did_is_told() -> None:
+    text = re.sub(r"\s+", " ", markdown.render(runs.passing()).replace("\\", ""))
+    assert "| uce-ring | uce 3 | 32 | 2.23% | 0.0417 | the null prompt 0.00%, 'ring' 31.25% | circle, disc |" in text
+    assert "| receler-ring | receler 1 | 64 | 1.00% | added | 'ring' 50.00% | none | iterations 500 |" in text
+    assert "| models/vendor.safetensors | esd-x | esd-2025 | 96 (KV) | 4.40% | 0.0123 | 5e5e5e5e5e5e |" in text
+
+
 def test_json_of_something_else_is_refused() -> None:
     for text in ("", "[]", "{}", '{"schema": "erasure-audit.report", "schema_version": 99}'):
         with pytest.raises(StoreError, match="not a report of schema"):
