@@ -104,13 +104,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
+class OtherArtefact(EraserError):
+    """The output folder holds an artefact that answers another request."""
+
+
 def fulfil(
     request: Request, out: Path, *, device: str | None = None, listener: Listener | None = None, official: bool = True
 ) -> tuple[Path, Record | None]:
     """The artefact's path in `out`, and its record; None when `out` held this very artefact already.
 
-    An interrupted training goes on where it stopped when the same request is fulfilled again. Raises `EraserError` when
-    `out` holds another artefact, and everything that loading and erasing raise.
+    An interrupted training goes on where it stopped when the same request is fulfilled again. Before anything is loaded,
+    raises `OtherArtefact` when `out` holds another artefact, `EraserError` when it holds files of somebody else and
+    `EnvironmentProblem` when it cannot be written; afterwards everything that loading and erasing raise.
     """
     parameters = request.resolved()
     from audit.backbones import load_pipeline
@@ -121,16 +126,16 @@ def fulfil(
     from audit.worker import pick_device
 
     chosen, ref = pick_device(device), resolve_model(request.backbone)
-    found = saving.finished(out)
-    if found:
-        path, key = found
-        if key == request_key(ref, request.method, request.concepts, parameters):
-            return path, None
-        raise EraserError(
-            "the output folder holds another finished artefact",
-            where=str(path),
+    found = saving.held(out)
+    if found and found.key != request_key(ref, request.method, request.concepts, parameters):
+        raise OtherArtefact(
+            "the output folder holds another artefact",
+            where=str(found.path),
             next_step="name another folder with --out, or remove this one",
         )
+    if found and found.complete:
+        return found.path, None
+    saving.prepare(out)
     pipeline = load_pipeline(ref, chosen)
     session = Session(folder=out / saving.UNFINISHED, listener=listener or Silent())
     erased = produce(pipeline, request.method, request.concepts, parameters, session)

@@ -170,7 +170,7 @@ def test_an_artefact_is_complete_and_made_once(
         assert {tensor.dtype for tensor in tensors.values()} == {dtypes[method]}
     assert fulfil(request, tmp_path / "out", device="cpu") == (path, None)
     other = request.model_copy(update={"method": "uce", "parameters": {"regularisation": 0.7}})
-    with pytest.raises(EraserError, match="another finished artefact"):
+    with pytest.raises(EraserError, match="holds another artefact"):
         fulfil(other, tmp_path / "out", device="cpu")
 
 
@@ -194,3 +194,53 @@ def test_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
     shown = capsys.readouterr().err
     assert "did you mean esd-x?" in shown and "Traceback" not in shown
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the backbone was loaded")
+
+    monkeypatch.setattr("audit.backbones.load_pipeline", load)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "uce-abc.safetensors", "another.safetensors", "eraser_config.json", "eraser_weights.pt"]
+)
+@pytest.mark.usefixtures("unloadable")
+def test_files_of_somebody_else_are_never_overwritten(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    if name.endswith(".safetensors"):
+        safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / name, {"made": "elsewhere"})
+    else:
+        (tmp_path / name).write_text("somebody's")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(EraserError, match="no erased model of this tool") as error:
+        fulfil(make_request(str(tiny_folder), "uce", ["abc"]), tmp_path, device="cpu")
+    assert str(tmp_path / name) in str(error.value) and "--out" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == before
+
+
+def test_what_an_interruption_left_is_ours(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".unfinished").mkdir()
+    (tmp_path / "eraser_config.json").write_text("{}")
+    request = make_request(str(tiny_folder), "uce", ["abc"])
+    path, record = fulfil(request, tmp_path, device="cpu")
+    assert record is not None and not (tmp_path / ".unfinished").exists()
+    (tmp_path / "README.md").unlink()  # killed before the card, which comes last
+    assert fulfil(request, tmp_path, device="cpu")[1] is not None
+    assert fulfil(request, tmp_path, device="cpu") == (path, None)
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(EraserError, match="holds another artefact"):  # one folder never holds two
+        fulfil(make_request(str(tiny_folder), "uce", ["xyz"]), tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc"])
+@pytest.mark.usefixtures("unloadable")
+def test_an_output_folder_that_cannot_be_written_is_found_before_loading(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["erase", "--method", "uce", "--concept", "abc", "--backbone", str(tiny_folder), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / out)]) == 2
+    shown = capsys.readouterr().err
+    assert "cannot be written" in shown and "--out" in shown and "Traceback" not in shown
