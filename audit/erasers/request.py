@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from audit import erasers
+from audit import erasers, identity
 from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
 from audit.spec import Concept, Eraser, Model
 
 if TYPE_CHECKING:
     from audit.erasers.base import Listener, Record
+
+_NAME = 64  # characters of a name, as in specs
 
 
 class Request(Model):
@@ -58,9 +60,9 @@ def make_request(
 
     Raises `SpecError` for a mistake in any of them.
     """
-    names = tuple(_name(text) for text in neighbours)
+    names = [_neighbour(text) for text in neighbours]
     try:
-        found = tuple(Concept(name=_name(text), phrase=text, neighbours=names) for text in concepts)
+        found = tuple(_concept(text, names) for text in concepts)
         request = Request(
             backbone=backbone, method=method, concepts=found, preset=preset, parameters=_parameters(settings)
         )
@@ -77,8 +79,42 @@ def make_request(
     return request
 
 
-def _name(phrase: str) -> str:
-    return re.sub(r"[^a-z0-9._+]+", "-", phrase.strip().lower()).strip("-._+")
+def name_of(phrase: str) -> str:
+    """A concept's name from its phrase: at most 64 characters of ASCII; different phrases that look alike stay apart.
+
+    Letters that a name cannot hold and what is too long are replaced by eight digits of the phrase's hash.
+    """
+    spelled = phrase.strip().lower()
+    name = re.sub(r"[^a-z0-9._+]+", "-", spelled).strip("-._+")
+    whole = len(name) <= _NAME and not any(c.isalnum() and not c.isascii() for c in spelled)
+    if name and whole:
+        return name
+    return f"{name[: _NAME - 9].strip('-._+') or 'concept'}-{identity.key(spelled)[:8]}"
+
+
+def _require_words(phrase: str, option: str) -> None:
+    if not phrase.strip():
+        raise SpecError("a phrase is empty", where=option, next_step=f"write words, such as {option} star")
+
+
+def _concept(phrase: str, neighbours: Sequence[str]) -> Concept:
+    _require_words(phrase, "--concept")
+    return Concept(name=name_of(phrase), phrase=phrase, neighbours=tuple(neighbours))
+
+
+def _neighbour(phrase: str) -> str:
+    """The name of a neighbour, which is preserved under the very words that its name spells."""
+    _require_words(phrase, "--neighbour")
+    name = name_of(phrase)
+    spelled = name.replace("-", " ")
+    if spelled != " ".join(phrase.lower().split()):
+        raise SpecError(
+            f"the neighbour {phrase!r} would be preserved as {spelled!r}: it can hold Latin letters, digits and spaces, "
+            f"at most {_NAME} characters",
+            where="--neighbour",
+            next_step="write it in such words",
+        )
+    return name
 
 
 def _parameters(settings: Sequence[str]) -> dict[str, Any]:

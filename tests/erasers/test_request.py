@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,54 @@ def test_settings_are_read_as_yaml() -> None:
     assert parameters == {"learning_rate": 1e-5, "templates": ["a {phrase}"], "pixels": None, "seed": 7}
     with pytest.raises(SpecError, match="not key=value"):
         make_request("testbed", "esd-x", ["star"], settings=["iterations"])
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("Van  Gogh's style", "van-gogh-s-style"),
+        ("Звёздная ночь", "concept-"),
+        ("星", "concept-"),
+        ("star в ночи", "star-"),
+        ("a painting " * 12, "a-painting-a-painting-"),
+        ("!", "concept-"),
+    ],
+)
+def test_any_phrase_has_a_name(phrase: str, name: str) -> None:
+    (concept,) = make_request("testbed", "uce", [phrase]).concepts
+    assert concept.phrase == phrase.strip() and len(concept.name) <= 64
+    if name.endswith("-"):
+        assert re.fullmatch(rf"{name}.*[0-9a-f]{{8}}", concept.name)
+        (other,) = make_request("testbed", "uce", [phrase.strip() + "я"]).concepts
+        assert other.name != concept.name
+    else:
+        assert concept.name == name
+
+
+@pytest.mark.parametrize("option", ["--concept", "--neighbour"])
+@pytest.mark.parametrize("phrase", ["", "  "])
+def test_an_empty_phrase_is_called_that(
+    phrase: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["erase", "--method", "uce", "--concept", "star", "--out", str(tmp_path / "out")]
+    assert main([*command, option, phrase]) == 2
+    shown = capsys.readouterr().err
+    assert "a phrase is empty" in shown and option in shown and "pattern" not in shown
+
+
+def test_a_phrase_that_is_too_long_is_told_so() -> None:
+    with pytest.raises(SpecError, match="phrase: String should have at most 200 characters"):
+        make_request("testbed", "uce", ["a " * 150])
+
+
+@pytest.mark.parametrize("phrase", ["звезда", "t-shirt", "circle " * 12])
+def test_a_neighbour_that_would_be_preserved_as_something_else_is_refused(phrase: str) -> None:
+    with pytest.raises(SpecError, match="would be preserved as") as error:
+        make_request("testbed", "uce", ["star"], neighbours=[phrase])
+    assert error.value.where == "--neighbour"
+    assert make_request("testbed", "uce", ["star"], neighbours=["St. Bernard"]).concepts[0].neighbours == (
+        "st.-bernard",
+    )
 
 
 def test_minors_and_sexual_content_are_refused() -> None:
