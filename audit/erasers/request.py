@@ -41,10 +41,8 @@ class Request(Model):
     def resolved(self) -> dict[str, Any]:
         """All parameters of the method; raises `SpecError` for an unknown method, preset or parameter."""
         erasers.check_method(self.method)
-        preset = self.preset or ("testbed" if self.backbone == "testbed" else None)
-        return erasers.resolve_parameters(
-            Eraser.model_construct(method=self.method, preset=preset, parameters=self.parameters)
-        )
+        eraser = Eraser.model_construct(method=self.method, preset=self.preset, parameters=self.parameters)
+        return erasers.resolve_parameters(eraser, self.backbone)
 
 
 def make_request(

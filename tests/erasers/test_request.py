@@ -50,34 +50,34 @@ def test_a_method_that_would_train_nothing_says_what_was_meant(method: str, mean
 )
 def test_bad_parameters_are_named(method: str, parameters: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None))
+        resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None), "x")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_presets(method: str) -> None:
-    official = resolve_parameters(Eraser(method=method))
-    assert official == resolve_parameters(Eraser(method=method, preset="official"))
-    assert official != resolve_parameters(Eraser(method=method, preset="testbed"))
-    assert make_request("testbed", method, ["star"]).resolved() == resolve_parameters(
-        Eraser(method=method, preset="testbed")
-    )
+    official = resolve_parameters(Eraser(method=method), "x")
+    assert official == resolve_parameters(Eraser(method=method, preset="official"), "testbed")
+    assert official != resolve_parameters(Eraser(method=method, preset="testbed"), "x")
+    testbed = resolve_parameters(Eraser(method=method, preset="testbed"), "x")
+    assert make_request("testbed", method, ["star"]).resolved() == testbed
+    assert resolve_parameters(Eraser(method=method), "testbed") == testbed
     assert make_request("elsewhere", method, ["star"]).resolved() == official
     with pytest.raises(SpecError, match="no preset 'sdxl'"):
         make_request("testbed", method, ["star"], preset="sdxl")
 
 
 def test_official_defaults() -> None:
-    esd = resolve_parameters(Eraser(method="esd-x"))
+    esd = resolve_parameters(Eraser(method="esd-x"), "x")
     assert (esd["iterations"], esd["learning_rate"], esd["negative_guidance"]) == (200, 5e-5, 2.0)
     assert (esd["guidance"], esd["steps"], esd["sampler"], esd["stored"]) == (3.0, 50, "pndm", "bfloat16")
-    old = resolve_parameters(Eraser(method="esd-u", preset="official-2023"))
+    old = resolve_parameters(Eraser(method="esd-u", preset="official-2023"), "x")
     assert (old["iterations"], old["learning_rate"], old["negative_guidance"]) == (1000, 1e-5, 1.0)
     assert (old["latents_from"], old["convention"]) == ("trained", "old")
-    receler = resolve_parameters(Eraser(method="receler"))
+    receler = resolve_parameters(Eraser(method="receler"), "x")
     assert (receler["iterations"], receler["learning_rate"], receler["rank"]) == (500, 3e-4, 128)
     assert (receler["adversarial_iterations"], receler["adversarial_tokens"]) == (50, 16)
     assert (receler["regularisation"], receler["mask_threshold"]) == (0.1, 0.1)
-    uce = resolve_parameters(Eraser(method="uce"))
+    uce = resolve_parameters(Eraser(method="uce"), "x")
     assert (uce["regularisation"], uce["erase_scale"], uce["preserve_scale"], uce["guide"]) == (0.5, 1.0, 1.0, "")
 
 
