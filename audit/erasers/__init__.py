@@ -48,7 +48,7 @@ def check_method(method: str) -> None:
 
 def default_preset(backbone: str) -> str:
     """The preset that is meant when none is named: the testbed has its own, `official` is for every other backbone."""
-    return "testbed" if backbone == "testbed" else "official"
+    return "testbed" if backbone == "testbed" or backbone.startswith("testbed/") else "official"
 
 
 def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:

@@ -50,31 +50,72 @@ def make_request(
     method: str,
     concepts: Sequence[str],
     *,
+    synonyms: Sequence[str] = (),
     neighbours: Sequence[str] = (),
     preset: str | None = None,
     settings: Sequence[str] = (),
 ) -> Request:
     """The request that a command line means; phrases become concepts, `settings` are `key=value` with YAML values.
 
-    Raises `SpecError` for a mistake in any of them.
+    `synonyms` of the one concept are erased with it. Raises `SpecError` for a mistake in any of them, and for what the
+    method would not use.
     """
     names = [_neighbour(text) for text in neighbours]
+    parameters = _parameters(settings)
+    if synonyms:
+        parameters.setdefault("synonyms", True)
     try:
-        found = tuple(_concept(text, names) for text in concepts)
-        request = Request(
-            backbone=backbone, method=method, concepts=found, preset=preset, parameters=_parameters(settings)
-        )
+        found = tuple(_concept(text, synonyms, names) for text in concepts)
+        request = Request(backbone=backbone, method=method, concepts=found, preset=preset, parameters=parameters)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "request"
         message = str(detail["msg"]).removeprefix("Value error, ")
         raise SpecError(f"{field}: {message}", where="erase", next_step="erasure-audit erase --help") from None
     try:
-        request.resolved()
+        resolved = request.resolved()
     except SpecError as error:
         error.where = "erase"  # the message is shared with specs, which call the place `defences`
         raise
+    _require_used(request, resolved)
     return request
+
+
+def _require_used(request: Request, parameters: Mapping[str, Any]) -> None:
+    """Raise `SpecError` for synonyms or neighbours that would change nothing, and for synonyms that are missing."""
+    given = {text for concept in request.concepts for text in concept.synonyms}
+    if given and len(request.concepts) > 1:
+        raise SpecError(
+            "synonyms of several concepts cannot be told apart here",
+            where="--synonym",
+            next_step="name one --concept, or name every synonym as a --concept of its own",
+        )
+    if given and not parameters["synonyms"]:
+        raise SpecError(
+            "the synonyms would not be erased: synonyms is false",
+            where="--synonym",
+            next_step="leave out --set synonyms=false, or the synonyms",
+        )
+    if parameters["synonyms"] and not given:
+        raise SpecError(
+            "the concept's synonyms shall be erased, and it has none",
+            where="--set",
+            next_step="name them: --synonym WORD",
+        )
+    if not any(concept.neighbours for concept in request.concepts):
+        return
+    if "preserve_neighbours" not in parameters:
+        raise SpecError(
+            f"{request.method} knows no neighbours to hold in place",
+            where="--neighbour",
+            next_step="leave --neighbour out, or use --method uce",
+        )
+    if not parameters["preserve_neighbours"] or parameters["preserve_scale"] == 0:
+        raise SpecError(
+            "the neighbours would not be held in place: preserve_neighbours is false or preserve_scale is 0",
+            where="--neighbour",
+            next_step="leave out --neighbour, or that --set",
+        )
 
 
 def name_of(phrase: str) -> str:
@@ -95,9 +136,11 @@ def _require_words(phrase: str, option: str) -> None:
         raise SpecError("a phrase is empty", where=option, next_step=f"write words, such as {option} star")
 
 
-def _concept(phrase: str, neighbours: Sequence[str]) -> Concept:
+def _concept(phrase: str, synonyms: Sequence[str], neighbours: Sequence[str]) -> Concept:
     _require_words(phrase, "--concept")
-    return Concept(name=name_of(phrase), phrase=phrase, neighbours=tuple(neighbours))
+    for synonym in synonyms:
+        _require_words(synonym, "--synonym")
+    return Concept(name=name_of(phrase), phrase=phrase, synonyms=tuple(synonyms), neighbours=tuple(neighbours))
 
 
 def _neighbour(phrase: str) -> str:

@@ -137,6 +137,30 @@ def test_a_neighbour_that_would_be_preserved_as_something_else_is_refused(phrase
     )
 
 
+def test_synonyms_are_erased_when_they_are_named() -> None:
+    request = make_request("testbed", "esd-x", ["ring"], synonyms=["hoop", "annulus"])
+    assert request.concepts[0].synonyms == ("hoop", "annulus") and request.resolved()["synonyms"] is True
+    assert make_request("testbed", "esd-x", ["ring"]).resolved()["synonyms"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("esd-x", {"neighbours": ["circle"]}, "esd-x knows no neighbours.*--method uce"),
+        ("receler", {"neighbours": ["circle"]}, "receler knows no neighbours"),
+        ("uce", {"neighbours": ["circle"], "settings": ["preserve_scale=0"]}, "would not be held in place"),
+        ("uce", {"neighbours": ["circle"], "settings": ["preserve_neighbours=false"]}, "would not be held in place"),
+        ("uce", {"settings": ["synonyms=true"]}, "it has none.*--synonym"),
+        ("uce", {"synonyms": ["hoop"], "settings": ["synonyms=false"]}, "would not be erased"),
+        ("uce", {"synonyms": ["hoop"], "concepts": ["ring", "star"]}, "cannot be told apart"),
+        ("uce", {"synonyms": [" "]}, "a phrase is empty"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(method: str, options: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(SpecError, match=f"(?s){message}"):
+        make_request("testbed", method, **{"concepts": ["ring"], **options})
+
+
 def test_minors_and_sexual_content_are_refused() -> None:
     with pytest.raises(SpecError, match="refused"):
         make_request("testbed", "uce", ["nudity"], neighbours=["child"])
@@ -195,7 +219,8 @@ def test_an_artefact_is_complete_and_made_once(
 ) -> None:
     changes = {k: v for k, v in quick(method).items() if k != "templates"}
     settings = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
-    request = make_request(str(tiny_folder), method, ["abc"], neighbours=["xyz"], settings=settings)
+    neighbours = ["xyz"] if method == "uce" else []
+    request = make_request(str(tiny_folder), method, ["abc"], neighbours=neighbours, settings=settings)
     before = weights(pipeline)
     path, record = fulfil(request, tmp_path / "out", device="cpu")
     assert record is not None
