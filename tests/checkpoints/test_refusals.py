@@ -72,6 +72,29 @@ def mace_intermediate(folder: Path, unet: State, text: State) -> Path:
     return folder
 
 
+def mace_loras_alone(folder: Path, unet: State, text: State) -> Path:
+    (folder / "lora" / "star").mkdir(parents=True)
+    (folder / "lora" / "star" / "pytorch_lora_weights.bin").write_bytes(b"x")
+    return folder
+
+
+def pipeline_with_lora(folder: Path, unet: State, text: State) -> Path:
+    TABLE["G1"][0](folder, unet, text)
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    return folder
+
+
+def lora_folder(folder: Path, unet: State, text: State) -> Path:
+    save_file(lora_state(unet), folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+def lora_state(unet: State) -> State:
+    """Diffusers' own names for a LoRA."""
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    return {f"{module}.lora_A.weight": torch.ones(4, 32), f"{module}.lora_B.weight": torch.ones(32, 4)}
+
+
 def wrong_rank(folder: Path, unet: State, text: State) -> Path:
     TABLE["C1"][0](folder, unet, text)
     (folder / "eraser_config.json").write_text(json.dumps({"eraser_rank": 128}))
@@ -119,6 +142,10 @@ def sdxl(unet: State) -> State:
 
 REFUSED: dict[str, tuple[Maker, str]] = {
     "G2 MACE's intermediate folder (trap 18)": (mace_intermediate, "intermediate state.*not the erased model"),
+    "G2 its LoRAs without the pipeline": (mace_loras_alone, "intermediate state.*not the erased model"),
+    "G2 a pipeline with a LoRA beside it": (pipeline_with_lora, "intermediate state.*not the erased model"),
+    "an ordinary LoRA folder": (lora_folder, "the folder is a LoRA, not an erased model"),
+    "an ordinary LoRA file": (tensors(lora_state), "the file is a LoRA, not an erased model"),
     "G3 MACE's cache": (
         pickle(lambda u, t: {f"{i}_for_mat{m}": torch.ones(2, 2) for i in range(32) for m in (1, 2)}),
         "MACE's cached prior.*not a model",
