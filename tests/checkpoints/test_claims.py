@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from audit.checkpoint_refs import resolve_checkpoint
-from audit.claims import inspect
+from audit.checkpoints import layouts
+from audit.claims import EXPECTED, inspect
 from audit.model_refs import ModelRef
 from flows.cli import main
 from tests.checkpoints.files import TABLE, State
@@ -62,6 +63,12 @@ def test_what_does_not_fit_is_said(
     found = inspect(resolve_checkpoint(str(TABLE[row][0](folder, unet, text))), backbone, claim)
     assert any(re.search(warning, said) for said in found["warnings"]), found["warnings"]
     assert claim is None or claim not in json.dumps({k: v for k, v in found["facts"].items() if k != "says"})
+
+
+def test_every_method_that_a_layout_backs_is_one_whose_changes_are_known() -> None:
+    found = [value for value in vars(layouts).values() if isinstance(value, layouts.Layout)]
+    assert len(found) >= 12
+    assert {method for layout in found for method in layout.methods} == set(EXPECTED)
 
 
 def test_inspect_prints_facts_and_warnings(
