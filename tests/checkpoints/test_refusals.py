@@ -179,6 +179,8 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         pickle(lambda u, t: dict(sorted(ldm_full(u, t).items(), reverse=True)[9:])),
         "tensors of the UNet are missing",
     ),
+    "an empty state dict": (pickle(lambda u, t: {"state_dict": {}}), "'state_dict' holds no named tensors"),
+    "a state dict by numbers": (pickle(lambda u, t: {"state_dict": {1: torch.ones(1)}}), "holds no named tensors"),
     "a training state": (pickle(lambda u, t: {"epoch": 3, "model": 1}), "'epoch' is a int, not a tensor"),
     "a list": (pickle(lambda u, t: [1, 2]), "holds a list"),
     "a whole module (trap 4)": (pickle(lambda u, t: torch.nn.Linear(1, 1)), "could run code.*nothing of it was run"),
@@ -214,6 +216,13 @@ def test_a_lightning_file_is_read(backbone: ModelRef, unet: State, text: State, 
     torch.save({"state_dict": ldm_full(unet, text), "global_step": 5}, folder / "last.ckpt")
     found = recognise(resolve_checkpoint(str(folder / "last.ckpt")), backbone_files(backbone))
     assert found.layout.name == "ldm-full" and any("outside the UNet" in note for note in found.notes)
+
+
+def test_a_wrapped_state_dict_of_diffusers_names_is_read(backbone: ModelRef, unet: State, folder: Path) -> None:
+    for name, state, layout in (("whole", erased(unet, "KV"), "full-unet"), ("part", kv(unet), "partial-unet")):
+        torch.save({"state_dict": state, "global_step": 5}, folder / f"{name}.ckpt")
+        found = recognise(resolve_checkpoint(str(folder / f"{name}.ckpt")), backbone_files(backbone))
+        assert found.layout.name == layout and len(found.unet) == len(state)
 
 
 def test_a_file_from_before_zip_archives_is_read(backbone: ModelRef, unet: State, folder: Path) -> None:
