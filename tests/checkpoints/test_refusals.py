@@ -140,6 +140,20 @@ def sdxl(unet: State) -> State:
     return {"down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k.weight": torch.ones(8, 2048)}
 
 
+def sd2_esd_u(unet: State) -> State:
+    """ESD-u of an SD 2.x model: the same names as SD 1.x, linear projections, and no cross-attention among them."""
+    state = moved(unet, key_set("ESD_U", unet))
+    linear = ("proj_in.weight", "proj_out.weight")
+    return {n: t.flatten(1).contiguous() if n.endswith(linear) else t for n, t in state.items()}
+
+
+def sdxl_esd_u(unet: State) -> State:
+    """ESD-u as the SDXL script saves it: only blocks, no embeddings, no cross-attention; several layers a transformer."""
+    block = "down_blocks.1.attentions.0"
+    names = [f"{block}.transformer_blocks.{i}.attn1.to_{part}.weight" for i in (0, 1) for part in "qkv"]
+    return {f"{block}.proj_in.weight": torch.ones(8, 8), **{name: torch.ones(8, 8) for name in names}}
+
+
 REFUSED: dict[str, tuple[Maker, str]] = {
     "G2 MACE's intermediate folder (trap 18)": (mace_intermediate, "intermediate state.*not the erased model"),
     "G2 its LoRAs without the pipeline": (mace_loras_alone, "intermediate state.*not the erased model"),
@@ -153,6 +167,8 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "M a learned embedding": (pickle(lambda u, t: {"<star>": torch.ones(768)}), "token embedding.*not a defence"),
     "SD 2.x": (tensors(of_width(1024)), "made for Stable Diffusion 2.x.*width 1024"),
     "SDXL": (tensors(sdxl), "made for SDXL.*width 2048"),
+    "SD 2.x ESD-u": (tensors(sd2_esd_u), r"made for Stable Diffusion 2\.x or SDXL.*2 dimensions, the backbone's 4"),
+    "A2 SDXL ESD-u": (tensors(sdxl_esd_u), "made for SDXL.*width 2048"),
     "another model": (tensors(of_width(12)), "made for another model.*width 12"),
     "all names wrong (trap 1)": (tensors(lambda u: {f"x.{n}": t for n, t in kv(u).items()}), "0 of 32 tensors"),
     "some names wrong": (tensors(lambda u: {**kv(u), "x.y": torch.ones(1)}), r"1 of 33 .*\(e\.g\. x\.y\)"),
