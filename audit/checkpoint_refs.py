@@ -22,6 +22,7 @@ Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/]*)(?:/(?P<inside>.+))?)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_LORA = "pytorch_lora_weights.*"  # as diffusers saves it
 _RECELER = ("eraser_weights.safetensors", "eraser_weights.pt")
 
 
@@ -112,14 +113,22 @@ def _beside(path: Path) -> list[Path]:
 
 def _folder(folder: Path) -> tuple[Kind, list[Path]]:
     """How a folder is laid out, and its files that matter."""
-    if any(folder.rglob("pytorch_lora_weights.*")) or (folder / "lora").is_dir():
+    loras = any(folder.rglob(_LORA))
+    pipeline = (folder / "model_index.json").is_file()
+    if (pipeline and (loras or (folder / "lora").is_dir())) or any(folder.glob(f"lora/*/{_LORA}")):
         raise CheckpointError(
             "the folder is MACE's intermediate state, before its LoRAs are fused (CFR_with_multi_LoRAs): "
             "it is not the erased model",
             where=str(folder),
             next_step="pass the folder that MACE writes last, LoRA_fusion_model",
         )
-    if (folder / "model_index.json").is_file():
+    if loras:
+        raise CheckpointError(
+            "the folder is a LoRA, not an erased model",
+            where=str(folder),
+            next_step="fuse it into the model with diffusers (fuse_lora, save_pretrained), then pass that folder",
+        )
+    if pipeline:
         files = loaded_weights(folder / "unet")[0] if (folder / "unet").is_dir() else []
         if (folder / "text_encoder").is_dir():
             files = files + loaded_weights(folder / "text_encoder")[0]

@@ -13,8 +13,12 @@ from audit.checkpoint_refs import CheckpointRef
 from audit.checkpoints import Artefact, Measured, backbone_files, measure, recognise
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
 from audit.checkpoints.key_sets import MEANINGS
+from audit.checkpoints.sd1 import sd1_names
 from audit.checkpoints.tensors import BackboneTensors
+from audit.errors import CheckpointError
 from audit.model_refs import ModelRef, component_files
+
+DEFAULT = "testbed"  # the backbone that a checkpoint is compared with when none is named
 
 # What each method changes: key sets of the UNet, or a part besides its tensors.
 EXPECTED: Mapping[str, tuple[str, ...]] = {
@@ -48,6 +52,26 @@ def inspect(ref: CheckpointRef, backbone: ModelRef, claim: str | None = None) ->
     }
 
 
+def outline(ref: CheckpointRef, claim: str | None = None) -> dict[str, Any] | None:
+    """What a checkpoint of Stable Diffusion 1.x is by its names and shapes alone, as `inspect` says it but without the
+    footprint, which needs the backbone's weights; None when it is none.
+    """
+    try:
+        artefact = recognise(ref, sd1_names())
+    except CheckpointError:
+        return None
+    said = [f"the backbone is not {DEFAULT}: pass the checkpoint's own with --backbone to see its footprint"]
+    if claim is not None and claim in EXPECTED and claim not in artefact.layout.methods:
+        said.append(_not_written(claim, artefact))
+    return {
+        "checkpoint": ref.name,
+        "claim": claim,
+        "family": "Stable Diffusion 1.x",
+        "facts": {"sha256": ref.sha256, "files": dict(ref.files), "revision": ref.revision, **_recognised(artefact)},
+        "warnings": [*artefact.notes, *said],
+    }
+
+
 def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: Measured) -> dict[str, Any]:
     """What was found, without any name that the user gave a method."""
     return {
@@ -55,12 +79,7 @@ def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: 
         "files": dict(ref.files),
         "revision": ref.revision,
         "backbone": {"name": backbone.name, "sha256": backbone.sha256, "unet": component_files(backbone, "unet")},
-        "layout": artefact.layout.name,
-        "says": artefact.layout.says,
-        "names_sha256": artefact.names_sha256,
-        "file_tensors": artefact.file_tensors,
-        "file_key_set": artefact.key_set,
-        "settings": dict(artefact.config),
+        **_recognised(artefact),
         "tensors": measured.tensors,
         "changed_key_set": measured.key_set,
         "parameters": measured.parameters,
@@ -71,6 +90,17 @@ def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: 
             for name, g in measured.groups.items()
         },
         "names": [*measured.names, *measured.text_names],
+    }
+
+
+def _recognised(artefact: Artefact) -> dict[str, Any]:
+    return {
+        "layout": artefact.layout.name,
+        "says": artefact.layout.says,
+        "names_sha256": artefact.names_sha256,
+        "file_tensors": artefact.file_tensors,
+        "file_key_set": artefact.key_set,
+        "settings": dict(artefact.config),
     }
 
 
@@ -100,7 +130,7 @@ def _misfits(claim: str, artefact: Artefact, measured: Measured) -> list[str]:
         return [f"nothing is known about the method {claim!r}, so the claim cannot be compared with the facts"]
     said = []
     if claim not in artefact.layout.methods:
-        said.append(f"claimed to be {claim}, but the file is {artefact.layout.says}: {claim} does not write that")
+        said.append(_not_written(claim, artefact))
     changed = set(measured.groups) & {TEXT_ENCODER, ADAPTERS, SPM_LAYERS} | (
         {measured.key_set} if measured.key_set else set()
     )
@@ -109,3 +139,7 @@ def _misfits(claim: str, artefact: Artefact, measured: Measured) -> list[str]:
         groups = ", ".join(f"{group.tensors} of {name}" for name, group in measured.groups.items())
         said.append(f"claimed to be {claim}, which changes {wanted}; what differs is {groups}")
     return said
+
+
+def _not_written(claim: str, artefact: Artefact) -> str:
+    return f"claimed to be {claim}, but the file is {artefact.layout.says}: {claim} does not write that"

@@ -1,4 +1,4 @@
-"""Where a run keeps what is not in the journal: the DuckDB index and the reports."""
+"""Where a run keeps what is not in the journal: the DuckDB index, the reports, and what can be made again."""
 
 from __future__ import annotations
 
@@ -34,6 +34,11 @@ def refuse_credentials(root: str) -> None:
         )
 
 
+def cache_folder() -> Path:
+    """This machine's folder for what can be made again: `$XDG_CACHE_HOME/erasure-audit`, else below `~/.cache`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "erasure-audit"
+
+
 def local_folder(root: str) -> Path | None:
     """The folder behind a local root; None for an object store."""
     if urls.scheme(root) != "file":
@@ -50,8 +55,7 @@ def database_path(root: str, given: str | None = None) -> Path:
         return Path(given).expanduser()
     folder = local_folder(root)
     if folder is None:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        folder = cache / "erasure-audit" / key(urls.absolute(root.rstrip("/")))[:16]
+        folder = cache_folder() / key(urls.absolute(root.rstrip("/")))[:16]
     return folder / "db" / "audit.duckdb"
 
 

@@ -49,7 +49,7 @@ class _Builder:
             "kind": "erase",
             "backbone": self.backbone.sha256,
             "method": eraser.method,
-            "parameters": erasers.resolve_parameters(eraser),
+            "parameters": erasers.resolve_parameters(eraser, self.backbone.name),
             "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
             "code": identity.code_digest("erase"),
         }

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from audit.erasure_costs import stored_bytes, training_calls
 from audit.errors import JournalError
 from audit.journal import Journal
 from audit.plan import KINDS, Plan
@@ -92,7 +93,7 @@ class Shape:
 
     resolution: int
     latent_bytes: int
-    eraser_bytes: int  # cross-attention keys and values in float32: what closed-form erasers change
+    unet: Mapping[str, tuple[int, ...]] = dataclasses.field(hash=False)  # shape of every UNet tensor
 
 
 def price(plan: Plan, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
@@ -124,7 +125,8 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
 
     Sampling takes one call a step, two under guidance. Inversion solves each step in 1 to `passes` evaluations
     (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
-    images, VAE round trips, black images, detectors and closed-form erasers call no UNet.
+    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. A
+    trained eraser costs what `erasure_costs.training_calls` says, where a backward pass counts as two calls.
     """
     described: Mapping[str, Any] = unit.identity
     if unit.kind == "generate" and described["sampler"]:
@@ -138,6 +140,8 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
         expected = min(max(evaluations_per_step or (1 + passes) / 2, 1), passes + 1)
         low, high = 2 * steps + 1, (passes + 1) * steps + 1
         return Calls(low, min((expected + 1) * steps, high), high).times(unit.rows)
+    if unit.kind == "erase" and "checkpoint" not in described:
+        return Calls(*training_calls(described["method"], described["parameters"], described["concept"]))
     return NO_CALLS
 
 
@@ -147,7 +151,9 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
     if unit.kind == "invert":
         return unit.rows * (shape.latent_bytes + ROW)
     if unit.kind == "erase":
-        return ROW if "checkpoint" in unit.identity else shape.eraser_bytes  # checkpoints stay where they are
+        if "checkpoint" in unit.identity:  # they stay where they are
+            return ROW
+        return ROW + stored_bytes(unit.identity["method"], unit.identity["parameters"], shape.unet)
     return unit.rows * DETECT_ROW
 
 
@@ -162,6 +168,8 @@ def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:
 
 def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     said = []
+    if next(w for w in work if w.kind == "erase").calls.high:
+        said.append("training: a backward pass counts as two UNet calls, at whatever size an eraser trains")
     inverts = next(w for w in work if w.kind == "invert")
     if inverts.pending:
         if rates.evaluations_per_step is None:
@@ -230,19 +238,16 @@ def shape_of(folder: Path) -> Shape:
     unet = json.loads((folder / "unet" / "config.json").read_text())
     vae = json.loads((folder / "vae" / "config.json").read_text())
     side = int(unet["sample_size"])
-    keys_values = 0
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in sorted((folder / "unet").glob("*.safetensors")):
         with path.open("rb") as stream:
             (length,) = struct.unpack("<Q", stream.read(8))
             header = json.loads(stream.read(length))
-        for name, tensor in header.items():
-            if ".attn2.to_k." in name or ".attn2.to_v." in name:
-                rows, columns = tensor["shape"]
-                keys_values += rows * columns
+        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
     return Shape(
         resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
         latent_bytes=int(unet["in_channels"]) * side * side * 4,
-        eraser_bytes=4 * keys_values,
+        unet=shapes,
     )
 
 

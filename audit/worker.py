@@ -15,6 +15,7 @@ import torch
 from audit import detectors, identity
 from audit.corpus import read_picture
 from audit.detectors.base import Detector
+from audit.erasers.base import Listener, Session
 from audit.errors import CheckpointError, EnvironmentProblem
 from audit.images import Pixels
 from audit.journal import Journal
@@ -26,6 +27,7 @@ from audit.stages.detect import run_detect
 from audit.stages.erase import run_erase
 from audit.stages.generate import run_generate
 from audit.stages.invert import run_invert
+from audit.training_folders import training_session
 
 log = logging.getLogger(__name__)
 
@@ -93,10 +95,19 @@ class Worker:
                     next_step="install the version that planned it, or start a new run: erasure-audit run SPEC",
                 )
 
-    def run(self, unit: Unit) -> UnitReport:
-        """The report of one unit, after its file is in the journal. What it depends on must be there already."""
+    def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
+        """The report of one unit, after its file is in the journal. What it depends on must be there already.
+
+        `listener` hears how the training of an erase unit goes. A unit that was interrupted while it trained goes on.
+        """
+        if unit.kind != "erase":
+            return self._run(unit, None)
+        with training_session(unit, listener) as session:
+            return self._run(unit, session)
+
+    def _run(self, unit: Unit, session: Session | None) -> UnitReport:
         started = time.perf_counter()
-        table, blob = self._compute(unit)
+        table, blob = self._compute(unit, session)
         seconds = time.perf_counter() - started
         status = table.column("status").to_pylist()
         calls = sum(c or 0 for c in table.column("unet_calls").to_pylist()) if "unet_calls" in table.column_names else 0
@@ -113,10 +124,10 @@ class Worker:
         self.journal.write(unit.kind, unit.key, table, header, blob)
         return report
 
-    def _compute(self, unit: Unit) -> tuple[pa.Table, bytes | None]:
+    def _compute(self, unit: Unit, session: Session | None) -> tuple[pa.Table, bytes | None]:
         match unit.kind:
             case "erase":
-                return run_erase(unit, self.models)
+                return run_erase(unit, self.models, session)
             case "invert":
                 uris = self.plan.items_of(unit.key)
                 return run_invert(unit, self.models, lambda item: self._read(item, uris), self.batch_size)

@@ -15,6 +15,7 @@ def erase(
     concepts: list[str],
     out: str,
     backbone: str = "testbed",
+    synonyms: list[str] | None = None,
     neighbours: list[str] | None = None,
     preset: str | None = None,
     settings: list[str] | None = None,
@@ -23,7 +24,13 @@ def erase(
 ) -> str:
     """The path of the artefact in `out`. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
     request = make_request(
-        backbone, method, concepts, neighbours=neighbours or (), preset=preset, settings=settings or ()
+        backbone,
+        method,
+        concepts,
+        synonyms=synonyms or (),
+        neighbours=neighbours or (),
+        preset=preset,
+        settings=settings or (),
     )
     if gpu_slot:
         require_slot(gpu_slot)

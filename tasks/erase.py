@@ -8,6 +8,7 @@ from prefect import task
 
 from audit.records import Unit
 from tasks.context import Run
+from tasks.progress import TrainingProgress
 from tasks.retrying import TASK
 from tasks.share import Share
 from tasks.slots import gpu_slot
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 def erase_unit(run: Run, unit: Unit) -> UnitReport:
     """How the unit went; the changed weights are in the journal then."""
     with gpu_slot(run.settings.gpu_slot):
-        return run.worker.run(unit)
+        return run.worker.run(unit, TrainingProgress())
 
 
 def erase(run: Run, share: Share | None = None) -> StageReport:

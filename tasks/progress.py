@@ -12,6 +12,7 @@ from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
 ARTIFACT_SECONDS = 5.0  # an artifact update is a request; more often shows nobody anything
+TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how far it is
 
 
 class Reporter(Protocol):
@@ -67,6 +68,35 @@ def reporting_to(new: Reporter) -> Iterator[None]:
         yield
     finally:
         _reporter = before
+
+
+class TrainingProgress:
+    """How the training of one erased model goes, as lines below the stage's own progress: its bar counts units."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._said = 0.0
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Say where the training begins or goes on."""
+        self._total = total
+        self.note(f"{stage}: {done}/{total} iterations" + (" were done before; going on" if done else ""))
+
+    def update(self, stage: str, done: int) -> None:
+        """Say how far it is when the last line is old."""
+        if time.monotonic() - self._said >= TRAINING_SECONDS:
+            self.note(f"{stage}: {done}/{self._total} iterations")
+
+    def end(self, stage: str) -> None:
+        """Nothing: the last loss has been said."""
+
+    def note(self, text: str) -> None:
+        """Show one line, such as the loss; in a worker's log it is no warning."""
+        self._said = time.monotonic()
+        if isinstance(_reporter, LogReporter):
+            get_run_logger().info(text)
+        else:
+            _reporter.note(text)
 
 
 class StageProgress:

@@ -44,20 +44,25 @@ def make_unet(widths: Widths) -> UNet2DConditionModel:
     )
 
 
+def make_vae(widths: Widths) -> AutoencoderKL:
+    """The VAE of SD v1.4's config.json."""
+    return AutoencoderKL(
+        block_out_channels=widths.vae,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        layers_per_block=2,
+        norm_num_groups=widths.groups,
+        sample_size=widths.side * 8,
+    )
+
+
 def write_sd14(folder: Path, widths: Widths) -> Path:
     """A pipeline folder of this architecture with seeded random weights."""
     tokenizer = write_tokenizer(folder / "build-tokenizer", 77)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = AutoencoderKL(
-            block_out_channels=widths.vae,
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
-            latent_channels=4,
-            layers_per_block=2,
-            norm_num_groups=widths.groups,
-            sample_size=widths.side * 8,
-        )
+        vae = make_vae(widths)
         text = CLIPTextModel(
             CLIPTextConfig(
                 vocab_size=49408 if widths is FULL else len(tokenizer),

@@ -189,6 +189,19 @@ def test_unknown_eraser_guard_and_parameters_are_refused(backbone: ModelRef) -> 
             plan_of(backbone, changed(path, value))
 
 
+@pytest.mark.parametrize("preset", [None, "official", "testbed"])
+def test_a_spec_and_the_command_line_resolve_an_eraser_alike(backbone: ModelRef, preset: str | None) -> None:
+    import dataclasses
+
+    from audit.erasers.request import make_request
+
+    named = changed(("defences", 0, "eraser"), {"method": "uce", **({"preset": preset} if preset else {})})
+    for name in ("testbed", "models/sd14"):
+        plan = plan_of(dataclasses.replace(backbone, name=name), named)
+        (unit,) = plan.units_of("erase")
+        assert unit.identity["parameters"] == make_request(name, "uce", ["ring"], preset=preset).resolved()
+
+
 def test_a_stored_plan_reads_back_equal(backbone: ModelRef, tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     plan = plan_of(backbone)

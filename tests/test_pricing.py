@@ -10,15 +10,27 @@ import pyarrow as pa
 import pytest
 
 from audit import pricing
+from audit.erasers import resolve_parameters
+from audit.erasure_costs import stored_bytes
 from audit.journal import SCHEMAS, Journal
 from audit.model_refs import ModelRef
 from audit.plan import Plan
 from audit.planning import CorpusItem, build_plan
 from audit.pricing import Calls, Rates, Shape, calls_of, price
 from audit.records import Instrument, Unit
-from audit.spec import parse_spec
+from audit.spec import Eraser, parse_spec
 
-SHAPE = Shape(resolution=64, latent_bytes=4096, eraser_bytes=1_000_000)
+UNET = {
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight": (32, 32),  # 1,024
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_q.weight": (32, 32),  # 1,024
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k.weight": (32, 16),  # 512
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_v.weight": (32, 16),  # 512
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.weight": (32, 32),  # 1,024
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_out.0.bias": (32,),
+    "down_blocks.0.attentions.0.transformer_blocks.0.norm2.weight": (32,),
+    "conv_in.weight": (32, 4, 3, 3),  # 1,152
+}
+SHAPE = Shape(resolution=64, latent_bytes=4096, unet=UNET)
 
 
 def unit(kind: str, rows: int, identity: Mapping[str, Any]) -> Unit:
@@ -29,14 +41,14 @@ def generate(steps: int, guidance: float, rows: int = 1) -> Unit:
     return unit("generate", rows, {"source": "prompt", "sampler": {"steps": steps, "guidance": guidance}})
 
 
-def make_plan(tmp_path: Path) -> Plan:
+def make_plan(tmp_path: Path, method: str = "uce") -> Plan:
     spec = parse_spec(
         {
             "name": "priced",
             "backbone": "testbed",
             "concepts": [{"name": "ring", "phrase": "ring"}],
             "corpus": [{"url": str(tmp_path), "concept": "ring"}],
-            "defences": [{"name": "uce", "eraser": {"method": "uce", "preset": "testbed"}}],
+            "defences": [{"name": method, "eraser": {"method": method, "preset": "testbed"}}],
             "scenarios": [
                 {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
                 {"name": "latent-whitebox", "cases": 4, "sampler": {"steps": 10, "guidance": 1.0}},
@@ -95,13 +107,69 @@ def test_the_price_of_inversion_holds_for_the_real_inversion() -> None:
         assert bounds.low <= int(with_round_trip.min()) and int(with_round_trip.max()) <= bounds.high
 
 
+def erase(method: str, preset: str = "official", **parameters: Any) -> Unit:
+    resolved = resolve_parameters(Eraser(method=method, preset=preset, parameters=parameters), "testbed")
+    concept = {"name": "ring", "phrase": "ring", "synonyms": ["hoop", "annulus"]}
+    return unit("erase", 1, {"method": method, "parameters": resolved, "concept": concept})
+
+
+@pytest.mark.parametrize(
+    ("made", "calls"),
+    [
+        # 200 iterations: 0 to 49 guided steps of 2, the frozen model's 2, forward 1, backward 2
+        (erase("esd-x"), Calls(200 * 5, 200 * 54, 200 * 103)),
+        (erase("esd-x", erase_from="shape"), Calls(200 * 6, 200 * 55, 200 * 104)),
+        (erase("esd-u", batch_size=2, iterations=10), Calls(20 * 5, 20 * 54, 20 * 103)),
+        # 3 templates x 8 trajectories x 25 steps x 2, then 300 iterations of 8 pictures x 3
+        (erase("esd-x", "testbed"), Calls(8400, 8400, 8400)),
+        # 9 texts share 24 trajectories, so each takes 3: 27 x 25 x 2 + 7200
+        (erase("esd-x", "testbed", synonyms=True), Calls(8550, 8550, 8550)),
+        (erase("esd-x", "testbed", sampler="pndm"), Calls(8448, 8448, 8448)),
+        # 500 iterations: 0 to 49 steps of 2, the frozen model's 2, 50 adversarial steps of 3, one more backward pass
+        (erase("receler"), Calls(500 * 154, 500 * 203, 500 * 252)),
+        (erase("receler", adversarial_tokens=0), Calls(500 * 5, 500 * 54, 500 * 103)),
+        # 24 x 25 x 2, then 200 iterations of 4 pictures x (4 x 3 + 2)
+        (erase("receler", "testbed"), Calls(12400, 12400, 12400)),
+        (erase("uce"), pricing.NO_CALLS),
+        (unit("erase", 1, {"checkpoint": "a" * 64, "claim": "esd-x"}), pricing.NO_CALLS),
+    ],
+)
+def test_training_costs_what_its_parameters_say(made: Unit, calls: Calls) -> None:
+    assert calls_of(made) == calls
+
+
+@pytest.mark.parametrize(
+    ("made", "stored"),
+    [
+        (erase("uce"), 4 * 1024),
+        (erase("esd-x-strict"), 2 * 1024),  # bfloat16
+        (erase("esd-x"), 2 * (1024 + 1024 + 1024 + 32)),
+        (erase("esd-x", stored="float32"), 4 * 3104),
+        (erase("esd-u"), 2 * (1024 + 1152)),
+        (erase("esd-all"), 2 * (3104 + 2176)),
+        (erase("receler", rank=8), 4 * (2 * 32 * 8 + 32 + 8)),
+    ],
+)
+def test_an_erased_model_takes_the_bytes_of_what_its_method_changes(made: Unit, stored: int) -> None:
+    assert stored_bytes(made.identity["method"], made.identity["parameters"], UNET) == stored
+
+
+def test_a_plan_that_trains_says_what_a_backward_pass_counts(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "runs"))
+    closed, trained = (price(make_plan(tmp_path, method), journal, SHAPE) for method in ("uce", "esd-x"))
+    assert trained.calls.expected - closed.calls.expected == 8400
+    assert any("backward pass counts as two" in said for said in trained.assumptions)
+    assert not any("backward" in said for said in closed.assumptions)
+
+
 def test_a_plan_is_priced_by_kind(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     found = {work.kind: work for work in price(plan, Journal(str(tmp_path / "runs")), SHAPE).work}
     # text: 2 defences x 8 x 10 x 2; latents: 2 x 4 x 10; random latents: 2 x 4 x 10
     assert found["generate"].calls.expected == 320 + 80 + 80
     assert found["invert"].units == found["invert"].pending == 2
-    assert found["erase"].storage == SHAPE.eraser_bytes
+    assert found["erase"].storage == 4 * 2 * 512 + pricing.ROW
+    assert found["erase"].calls == pricing.NO_CALLS
     assert found["detect"].rows == found["generate"].rows
 
 
@@ -138,7 +206,8 @@ def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
 def test_shape_comes_from_configuration_and_weight_headers(tiny_folder: Path) -> None:
     shape = pricing.shape_of(tiny_folder)
     assert (shape.resolution, shape.latent_bytes) == (16, 4 * 8 * 8 * 4)
-    assert shape.eraser_bytes > 0
+    assert shape.unet["conv_in.weight"] == (8, 4, 3, 3)
+    assert "__metadata__" not in shape.unet
 
 
 def test_pricing_loads_no_torch() -> None:

@@ -40,10 +40,16 @@ def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: s
 
 
 def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> None:
-    """Raise when the width that cross-attention reads, or SDXL's own names, show another family than the backbone's."""
+    """Raise when the tensors show another family than the backbone's.
+
+    What tells: the width that cross-attention reads, SDXL's own names, and, in files without cross-attention, whether
+    transformers begin with a 1x1 convolution (SD 1.x) or a linear layer (SD 2.x, SDXL).
+    """
     width, own = context_width(tensors), context_width(backbone)
     if any(".transformer_blocks.1." in n or n.startswith(("add_embedding.", "label_emb.")) for n in tensors) and own:
         width = width or 2048
+    if width is None:
+        _check_projections(tensors, backbone, where)
     if width is None or own is None or width == own:
         return
     family = _WIDTHS.get(width, "another model")
@@ -53,6 +59,21 @@ def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> Non
         where=where,
         next_step=_NEXT,
     )
+
+
+def _check_projections(tensors: LazyTensors, backbone: LazyTensors, where: str) -> None:
+    rank, own = _projection_rank(tensors), _projection_rank(backbone)
+    if rank is not None and own is not None and rank != own:
+        family = "Stable Diffusion 1.x" if rank == 4 else "Stable Diffusion 2.x or SDXL"
+        raise CheckpointError(
+            f"the checkpoint is made for {family}: its proj_in weights have {rank} dimensions, the backbone's {own}",
+            where=where,
+            next_step=_NEXT,
+        )
+
+
+def _projection_rank(tensors: LazyTensors) -> int | None:
+    return next((len(t.shape) for name, t in tensors.items() if name.endswith(".proj_in.weight")), None)
 
 
 def context_width(tensors: LazyTensors) -> int | None:

@@ -25,6 +25,12 @@ def by_names(
     """What a flat set of named tensors is."""
     if any(name.startswith("lora_unet_") for name in tensors):
         return spm_artefact(tensors, metadata, backbone, where)
+    if any(".lora_" in name or ".lora." in name for name in tensors):
+        raise CheckpointError(
+            "the file is a LoRA, not an erased model",
+            where=where,
+            next_step="fuse it into the model with diffusers (fuse_lora, save_pretrained), then pass that folder",
+        )
     if any(".adapter." in name for name in tensors):
         return merged_receler(tensors, backbone, where)
     if tensors and all(name.endswith(_ADAPTER) for name in tensors):

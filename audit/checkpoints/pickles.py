@@ -33,7 +33,7 @@ def recognise(content: Any, config: Path | None, backbone: BackboneTensors, wher
     if any(key.startswith(LDM_PREFIX) for key in keys):
         return ldm(_tensors(content, where), backbone, where, delta=False)
     if isinstance(content.get("state_dict"), Mapping):
-        return ldm(_tensors(content["state_dict"], where), backbone, where, delta=True)
+        return _state_dict(content["state_dict"], config, backbone, where)
     if isinstance(content.get("unet"), Mapping):
         return _ca_delta(content, backbone, where)
     if all(key.startswith("unet.") and isinstance(content[key], Mapping) for key in keys):
@@ -48,6 +48,16 @@ def recognise(content: Any, config: Path | None, backbone: BackboneTensors, wher
         return _advunlearn(_tensors(content, where), backbone, where)
     _refuse_others(content, where)
     return by_names(_tensors(content, where), {}, config, backbone, where)
+
+
+def _state_dict(content: Mapping[str, Any], config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
+    """What Lightning or Concept Ablation wrapped: a UNet by latent-diffusion names, or any flat set of names."""
+    if not content or not all(isinstance(name, str) for name in content):
+        raise _unknown(where, "its 'state_dict' holds no named tensors")
+    tensors = _tensors(content, where)
+    if "embed" in tensors or any(name.startswith(LDM_PREFIX) for name in tensors):
+        return ldm(tensors, backbone, where, delta=True)
+    return by_names(tensors, {}, config, backbone, where)
 
 
 def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str) -> Artefact:

@@ -46,12 +46,21 @@ def check_method(method: str) -> None:
     )
 
 
-def resolve_parameters(eraser: Eraser) -> dict[str, Any]:
-    """All parameters of a method with its defaults and preset filled in; raises `SpecError` for unknown names."""
+def default_preset(backbone: str) -> str:
+    """The preset that is meant when none is named: the testbed has its own, `official` is for every other backbone."""
+    return "testbed" if backbone == "testbed" or backbone.startswith("testbed/") else "official"
+
+
+def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
+    """All parameters of a method with its defaults and preset filled in; raises `SpecError` for unknown names.
+
+    `backbone` is its name as the user wrote it, which decides the preset where none is named.
+    """
     from audit.erasers import esd_parameters, receler_parameters, uce_parameters
 
     check_method(eraser.method)
+    preset = eraser.preset or default_preset(backbone)
     if eraser.method in ESD_METHODS:
-        return esd_parameters.resolve(eraser.preset, eraser.parameters, eraser.method)
+        return esd_parameters.resolve(preset, eraser.parameters, eraser.method)
     module = uce_parameters if eraser.method == "uce" else receler_parameters
-    return module.resolve(eraser.preset, eraser.parameters)
+    return module.resolve(preset, eraser.parameters)

@@ -26,7 +26,7 @@ from audit.backbones import Pipeline
 from audit.erasers.base import Made, Session
 from audit.erasers.esd_parameters import EsdParameters
 from audit.erasers.latents import Latents, Noisy, predict
-from audit.erasers.phrases import Prompt, prompts, slug
+from audit.erasers.phrases import Prompt, file_part, prompts, slug, token_ids
 from audit.erasers.training import Training, training_key
 from audit.errors import EraserError
 from audit.spec import Concept
@@ -126,7 +126,7 @@ def erase(
         return loss
 
     training.run(iterate)
-    source = slug(concepts) if options.erase_from is None else options.erase_from.replace(" ", "_")
+    source = slug(concepts) if options.erase_from is None else file_part(options.erase_from)
     return Made(
         layout="unet-partial",
         tensors={name: tensor.detach().float().cpu().contiguous() for name, tensor in trained.items()},
@@ -149,8 +149,12 @@ def prepare(unet: UNet2DConditionModel, method: str) -> tuple[UNet2DConditionMod
 
 
 def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:
-    """The prompts that make the latents: the concept's own, or `erase_from` for all."""
+    """The prompts that make the latents: the concept's own, or `erase_from` for all.
+
+    Raises `SpecError` when the text encoder cannot read it.
+    """
     if text is None:
         return tuple(concepts)
+    token_ids(pipeline, text, "erase_from")
     source = Prompt(text, "", pipeline.encode_text([text]), range(0))
     return (source,) * len(concepts)

@@ -8,9 +8,12 @@ from collections.abc import Sequence
 
 import torch
 
+from audit import identity
 from audit.backbones import Pipeline
 from audit.errors import SpecError
 from audit.spec import Concept
+
+LONGEST = 100  # bytes of a part of a file name: two of them fit into one name on every common file system
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,15 +51,15 @@ def prompts(
     return tuple(found.values())
 
 
-def token_ids(pipeline: Pipeline, phrase: str) -> list[int]:
-    """Token ids of a phrase without start and end; raises `SpecError` when it has none or an unknown one."""
+def token_ids(pipeline: Pipeline, phrase: str, where: str = "concepts") -> list[int]:
+    """Token ids of a phrase without start and end; raises `SpecError` that names `where` without any, or with unknown ones."""
     ids: list[int] = pipeline.tokenizer(phrase, add_special_tokens=False)["input_ids"]
     # CLIP's own vocabulary spells any byte, so a word without tokens of its own falls apart into letters instead.
     if not ids or pipeline.tokenizer.unk_token_id in ids:
         found = "it falls into no token at all" if not ids else "part of it is unknown to its vocabulary"
         raise SpecError(
             f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
-            where="concepts",
+            where=where,
             next_step="use words of the backbone's vocabulary",
         )
     return ids
@@ -76,5 +79,17 @@ def word_positions(pipeline: Pipeline, text: str, phrase: str) -> range:
 
 
 def slug(concepts: Sequence[Concept]) -> str:
-    """The concepts' phrases as one file name part, spaces as underscores, as the official codes write it."""
-    return "-".join(re.sub(r"[^\w.]+", "_", concept.phrase.strip()) for concept in concepts)
+    """The concepts' phrases as one file name part."""
+    return file_part(*(concept.phrase for concept in concepts))
+
+
+def file_part(*texts: str) -> str:
+    """Texts as one part of a file name, spaces as underscores, as the official codes write it.
+
+    What would not fit into a file name with others (`LONGEST` bytes) is cut and told apart by eight digits of a hash.
+    """
+    part = "-".join(re.sub(r"[^\w.]+", "_", text.strip()) for text in texts)
+    encoded = part.encode()
+    if len(encoded) <= LONGEST:
+        return part
+    return f"{encoded[: LONGEST - 9].decode(errors='ignore')}-{identity.key(texts)[:8]}"

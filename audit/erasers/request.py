@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from audit import erasers
+from audit import erasers, identity
 from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
 from audit.spec import Concept, Eraser, Model
 
 if TYPE_CHECKING:
     from audit.erasers.base import Listener, Record
+
+_NAME = 64  # characters of a name, as in specs
 
 
 class Request(Model):
@@ -39,10 +41,8 @@ class Request(Model):
     def resolved(self) -> dict[str, Any]:
         """All parameters of the method; raises `SpecError` for an unknown method, preset or parameter."""
         erasers.check_method(self.method)
-        preset = self.preset or ("testbed" if self.backbone == "testbed" else None)
-        return erasers.resolve_parameters(
-            Eraser.model_construct(method=self.method, preset=preset, parameters=self.parameters)
-        )
+        eraser = Eraser.model_construct(method=self.method, preset=self.preset, parameters=self.parameters)
+        return erasers.resolve_parameters(eraser, self.backbone)
 
 
 def make_request(
@@ -50,35 +50,112 @@ def make_request(
     method: str,
     concepts: Sequence[str],
     *,
+    synonyms: Sequence[str] = (),
     neighbours: Sequence[str] = (),
     preset: str | None = None,
     settings: Sequence[str] = (),
 ) -> Request:
     """The request that a command line means; phrases become concepts, `settings` are `key=value` with YAML values.
 
-    Raises `SpecError` for a mistake in any of them.
+    `synonyms` of the one concept are erased with it. Raises `SpecError` for a mistake in any of them, and for what the
+    method would not use.
     """
-    names = tuple(_name(text) for text in neighbours)
+    names = [_neighbour(text) for text in neighbours]
+    parameters = _parameters(settings)
+    if synonyms:
+        parameters.setdefault("synonyms", True)
     try:
-        found = tuple(Concept(name=_name(text), phrase=text, neighbours=names) for text in concepts)
-        request = Request(
-            backbone=backbone, method=method, concepts=found, preset=preset, parameters=_parameters(settings)
-        )
+        found = tuple(_concept(text, synonyms, names) for text in concepts)
+        request = Request(backbone=backbone, method=method, concepts=found, preset=preset, parameters=parameters)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "request"
         message = str(detail["msg"]).removeprefix("Value error, ")
         raise SpecError(f"{field}: {message}", where="erase", next_step="erasure-audit erase --help") from None
     try:
-        request.resolved()
+        resolved = request.resolved()
     except SpecError as error:
         error.where = "erase"  # the message is shared with specs, which call the place `defences`
         raise
+    _require_used(request, resolved)
     return request
 
 
-def _name(phrase: str) -> str:
-    return re.sub(r"[^a-z0-9._+]+", "-", phrase.strip().lower()).strip("-._+")
+def _require_used(request: Request, parameters: Mapping[str, Any]) -> None:
+    """Raise `SpecError` for synonyms or neighbours that would change nothing, and for synonyms that are missing."""
+    given = {text for concept in request.concepts for text in concept.synonyms}
+    if given and len(request.concepts) > 1:
+        raise SpecError(
+            "synonyms of several concepts cannot be told apart here",
+            where="--synonym",
+            next_step="name one --concept, or name every synonym as a --concept of its own",
+        )
+    if given and not parameters["synonyms"]:
+        raise SpecError(
+            "the synonyms would not be erased: synonyms is false",
+            where="--synonym",
+            next_step="leave out --set synonyms=false, or the synonyms",
+        )
+    if parameters["synonyms"] and not given:
+        raise SpecError(
+            "the concept's synonyms shall be erased, and it has none",
+            where="--set",
+            next_step="name them: --synonym WORD",
+        )
+    if not any(concept.neighbours for concept in request.concepts):
+        return
+    if "preserve_neighbours" not in parameters:
+        raise SpecError(
+            f"{request.method} knows no neighbours to hold in place",
+            where="--neighbour",
+            next_step="leave --neighbour out, or use --method uce",
+        )
+    if not parameters["preserve_neighbours"] or parameters["preserve_scale"] == 0:
+        raise SpecError(
+            "the neighbours would not be held in place: preserve_neighbours is false or preserve_scale is 0",
+            where="--neighbour",
+            next_step="leave out --neighbour, or that --set",
+        )
+
+
+def name_of(phrase: str) -> str:
+    """A concept's name from its phrase: at most 64 characters of ASCII; different phrases that look alike stay apart.
+
+    Letters that a name cannot hold and what is too long are replaced by eight digits of the phrase's hash.
+    """
+    spelled = phrase.strip().lower()
+    name = re.sub(r"[^a-z0-9._+]+", "-", spelled).strip("-._+")
+    whole = len(name) <= _NAME and not any(c.isalnum() and not c.isascii() for c in spelled)
+    if name and whole:
+        return name
+    return f"{name[: _NAME - 9].strip('-._+') or 'concept'}-{identity.key(spelled)[:8]}"
+
+
+def _require_words(phrase: str, option: str) -> None:
+    if not phrase.strip():
+        raise SpecError("a phrase is empty", where=option, next_step=f"write words, such as {option} star")
+
+
+def _concept(phrase: str, synonyms: Sequence[str], neighbours: Sequence[str]) -> Concept:
+    _require_words(phrase, "--concept")
+    for synonym in synonyms:
+        _require_words(synonym, "--synonym")
+    return Concept(name=name_of(phrase), phrase=phrase, synonyms=tuple(synonyms), neighbours=tuple(neighbours))
+
+
+def _neighbour(phrase: str) -> str:
+    """The name of a neighbour, which is preserved under the very words that its name spells."""
+    _require_words(phrase, "--neighbour")
+    name = name_of(phrase)
+    spelled = name.replace("-", " ")
+    if spelled != " ".join(phrase.lower().split()):
+        raise SpecError(
+            f"the neighbour {phrase!r} would be preserved as {spelled!r}: it can hold Latin letters, digits and spaces, "
+            f"at most {_NAME} characters",
+            where="--neighbour",
+            next_step="write it in such words",
+        )
+    return name
 
 
 def _parameters(settings: Sequence[str]) -> dict[str, Any]:
@@ -104,13 +181,18 @@ def _is_number(text: str) -> bool:
     return True
 
 
+class OtherArtefact(EraserError):
+    """The output folder holds an artefact that answers another request."""
+
+
 def fulfil(
     request: Request, out: Path, *, device: str | None = None, listener: Listener | None = None, official: bool = True
 ) -> tuple[Path, Record | None]:
     """The artefact's path in `out`, and its record; None when `out` held this very artefact already.
 
-    An interrupted training goes on where it stopped when the same request is fulfilled again. Raises `EraserError` when
-    `out` holds another artefact, and everything that loading and erasing raise.
+    An interrupted training goes on where it stopped when the same request is fulfilled again. Before anything is loaded,
+    raises `OtherArtefact` when `out` holds another artefact, `EraserError` when it holds files of somebody else and
+    `EnvironmentProblem` when it cannot be written; afterwards everything that loading and erasing raise.
     """
     parameters = request.resolved()
     from audit.backbones import load_pipeline
@@ -121,16 +203,16 @@ def fulfil(
     from audit.worker import pick_device
 
     chosen, ref = pick_device(device), resolve_model(request.backbone)
-    found = saving.finished(out)
-    if found:
-        path, key = found
-        if key == request_key(ref, request.method, request.concepts, parameters):
-            return path, None
-        raise EraserError(
-            "the output folder holds another finished artefact",
-            where=str(path),
+    found = saving.held(out)
+    if found and found.key != request_key(ref, request.method, request.concepts, parameters):
+        raise OtherArtefact(
+            "the output folder holds another artefact",
+            where=str(found.path),
             next_step="name another folder with --out, or remove this one",
         )
+    if found and found.complete:
+        return found.path, None
+    saving.prepare(out)
     pipeline = load_pipeline(ref, chosen)
     session = Session(folder=out / saving.UNFINISHED, listener=listener or Silent())
     erased = produce(pipeline, request.method, request.concepts, parameters, session)

@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ import torch
 from audit.erasers.base import Artefact, Erased, Record
 from audit.erasers.receler_adapter import nested
 from audit.erasers.training import write_atomically
+from audit.errors import EnvironmentProblem, EraserError
 
 UNFINISHED = ".unfinished"  # folder of checkpoints below the output folder, gone when the artefact is complete
+_OUR_NAMES = ("README.md", "eraser_config.json", "eraser_weights.pt")  # besides the safetensors file
 
 
 def save(erased: Erased, folder: Path, *, official: bool = True) -> Path:
@@ -42,16 +45,58 @@ def save(erased: Erased, folder: Path, *, official: bool = True) -> Path:
     return path
 
 
-def finished(folder: Path) -> tuple[Path, str] | None:
-    """The tensors' path and the request's key of a complete artefact in `folder`; None when there is none."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not (folder / "README.md").is_file() or not files:
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """An artefact of ours in a folder: its tensors' path, the key of the request it answers, whether it has its card."""
+
+    path: Path
+    key: str
+    complete: bool
+
+
+def held(folder: Path) -> Held | None:
+    """The artefact that `folder` holds; None when there is none.
+
+    Raises `EraserError` when the folder holds files under an artefact's names that no eraser of ours wrote: saving one
+    would overwrite them, or leave two models in one folder.
+    """
+    keys = {path: _request(path) for path in sorted(folder.glob("*.safetensors"))}
+    ours = {path: key for path, key in keys.items() if key}
+    named = [path for path in (folder / name for name in _OUR_NAMES) if path.exists()]
+    foreign = [path for path in keys if path not in ours] + ([] if ours or (folder / UNFINISHED).is_dir() else named)
+    if foreign:
+        raise EraserError(
+            f"the output folder holds {foreign[0].name}, which is no erased model of this tool",
+            where=str(foreign[0]),
+            next_step="name an empty or a new folder with --out",
+        )
+    if not ours:
         return None
+    path, key = next(iter(ours.items()))
+    return Held(path, key, (folder / "README.md").is_file())
+
+
+def _request(path: Path) -> str:
+    """The key in the header of a file that an eraser of ours wrote; "" for any other file."""
     try:
-        with safetensors.safe_open(files[0], "pt") as opened:
-            return files[0], (opened.metadata() or {}).get("request", "")
+        with safetensors.safe_open(path, "pt") as opened:
+            return (opened.metadata() or {}).get("request", "")
     except (OSError, safetensors.SafetensorError):
-        return files[0], ""
+        return ""
+
+
+def prepare(folder: Path) -> None:
+    """Make the output folder and prove that it can be written; raises `EnvironmentProblem` when it cannot."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".probe-") as probe:
+            probe.write(b"0")
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the output folder cannot be written: {error.strerror or error}",
+            where=str(folder),
+            next_step="name a folder that can be written with --out",
+        ) from None
 
 
 def _official(artefact: Artefact) -> bytes:

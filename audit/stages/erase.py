@@ -10,6 +10,7 @@ import pyarrow as pa
 import safetensors.torch
 
 from audit.claims import inspect
+from audit.erasers.base import Session
 from audit.erasers.produce import produce
 from audit.erasers.saving import facts
 from audit.journal import SCHEMAS
@@ -18,11 +19,11 @@ from audit.records import Status, Unit
 from audit.spec import Concept
 
 
-def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes | None]:
+def run_erase(unit: Unit, models: Models, session: Session | None = None) -> tuple[pa.Table, bytes | None]:
     """The unit's one row, with the measured footprint, and the changed tensors as safetensors bytes.
 
     A checkpoint's tensors stay where they are: its row carries the claim and the facts, and whoever loads it proves by
-    its digest that it is the same.
+    its digest that it is the same. `session` says where a training keeps its checkpoints and who hears of it.
 
     Raises `EraserError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
     """
@@ -31,7 +32,7 @@ def run_erase(unit: Unit, models: Models) -> tuple[pa.Table, bytes | None]:
         ref = models.checkpoint(unit.key, described["checkpoint"])
         return _row(f"{described['claim']}-checkpoint", inspect(ref, models.ref, described["claim"])), None
     concept = Concept.model_validate(described["concept"])
-    erased = produce(models.pipeline, described["method"], [concept], described["parameters"])
+    erased = produce(models.pipeline, described["method"], [concept], described["parameters"], session)
     change = erased.record.change
     measured = {
         "tensors": change.tensors,

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from audit import erasers
 from audit.erasers.base import Silent
-from audit.erasers.request import Request, fulfil, summary
-from audit.errors import EraserError
+from audit.erasers.request import OtherArtefact, Request, fulfil, summary
 from audit.spec import Concept
 from audit.testbed.captions import CLASSES
 
@@ -45,9 +44,7 @@ def make(method: str, concept: str, folder: Path = ERASED, device: str | None = 
     wanted = request(method, concept)
     try:
         path, record = fulfil(wanted, out, device=device, listener=Lines(), official=False)
-    except EraserError as error:
-        if "another finished artefact" not in error.what:
-            raise
+    except OtherArtefact:
         shutil.rmtree(out)
         path, record = fulfil(wanted, out, device=device, listener=Lines(), official=False)
     print(f"{out.name}: {'kept' if record is None else summary(record)}", flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +32,13 @@ from audit.testbed.erased import ERASED
 from audit.testbed.markers import ERASERS, replaced
 
 JUDGES = ("classifier", "judge")  # never `energy`: a guard may optimise against it
+DECIDING = "classifier"
 THRESHOLD, CONFIDENCE, BATCH = 0.5, 0.95, 50
+ERASED_MAX, BEST_MAX, KEPT_MIN = (
+    0.25,
+    0.10,
+    0.85,
+)  # goals: CRR of the erased class, of the best method, ratio of the rest
 Counts = dict[str, dict[str, int]]  # class -> judge -> hits
 
 
@@ -110,26 +117,125 @@ def rate(hits: int, total: int) -> str:
     return f"{hits / total:.2f} = {hits}/{total} ({low:.2f}-{high:.2f})"
 
 
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """The ratio of two rates out of `total` cases each, and an interval that is too wide rather than too narrow.
+
+    Each rate's interval has half the error, so that with probability CONFIDENCE or more both hold and the ratio lies
+    between the lower of one over the upper of the other. Pooled classes make the intervals wider than need be (W.
+    Hoeffding, Ann. Math. Statist. 27, 1956).
+    """
+
+    hits: int
+    before: int
+    total: int
+
+    @property
+    def ratio(self) -> float | None:
+        """Rate after over rate before; None where there was none before."""
+        return self.hits / self.before if self.before else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper bound of the ratio; the upper one is infinite where nothing was found before."""
+        each = (1.0 + CONFIDENCE) / 2.0
+        low, high = clopper_pearson(self.hits, self.total, each)
+        low_before, high_before = clopper_pearson(self.before, self.total, each)
+        return low / high_before, high / low_before if low_before else math.inf
+
+    def __str__(self) -> str:
+        if self.ratio is None:
+            return "-"
+        low, high = self.interval
+        return f"{self.ratio:.2f} ({low:.2f}-{high:.2f})"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One erased model as one judge sees it: hits of its class and of the nine others, here and on the backbone."""
+
+    artefact: Artefact
+    judge: str
+    seeds: int
+    erased: int
+    erased_before: int
+    others: Kept
+
+    @property
+    def gone(self) -> bool:
+        """Whether the erased class reproduces as rarely as it shall."""
+        return self.erased / self.seeds <= ERASED_MAX
+
+    @property
+    def survived(self) -> bool:
+        """Whether the other classes reproduce as often as they shall."""
+        return self.others.ratio is not None and self.others.ratio >= KEPT_MIN
+
+    def row(self) -> str:
+        """One line of the table."""
+        cells = [
+            self.artefact.concept,
+            self.artefact.method,
+            f"**{self.judge}**" if self.judge == DECIDING else self.judge,
+            rate(self.erased, self.seeds),
+            rate(self.erased_before, self.seeds),
+            _goal(self.gone),
+            rate(self.others.hits, self.others.total),
+            rate(self.others.before, self.others.total),
+            str(self.others),
+            _goal(self.survived),
+        ]
+        return f"| {' | '.join(cells)} |"
+
+
+def measured(artefact: Artefact, counts: Counts, backbone: Counts, judge: str, seeds: int) -> Measured:
+    """What one judge's counts say; the mean over the nine other classes is their pooled rate, as all have `seeds`."""
+    others = [cls for cls in CLASSES if cls != artefact.concept]
+    rest, rest_before = (sum(found[cls][judge] for cls in others) for found in (counts, backbone))
+    own, own_before = (found[artefact.concept][judge] for found in (counts, backbone))
+    return Measured(artefact, judge, seeds, own, own_before, Kept(rest, rest_before, len(others) * seeds))
+
+
 def table(rows: Sequence[tuple[Artefact, Counts]], backbone: Counts, judges: Sequence[str], seeds: int) -> str:
-    """The Markdown table; the mean over the nine other classes is their pooled rate, as all have the same seeds."""
-    lines = [
-        f"CRR on text prompts, {seeds} seeds a class, {STEPS} DDIM steps, guidance {GUIDANCE}, score >= {THRESHOLD}, "
-        f"{CONFIDENCE:.0%} intervals. The goals: CRR of the erased class at most 0.25 for every method and 0.10 for the",
-        "best, and the nine others at 0.85 of the backbone's or more.",
-        "",
-        "| concept | method | judge | CRR erased | backbone | mean CRR of the others | backbone | kept |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for artefact, counts in rows:
-        others = [cls for cls in CLASSES if cls != artefact.concept]
-        for judge in judges:
-            own, before = counts[artefact.concept][judge], backbone[artefact.concept][judge]
-            rest, rest_before = (sum(c[cls][judge] for cls in others) for c in (counts, backbone))
-            total = len(others) * seeds
-            kept = f"{rest / rest_before:.2f}" if rest_before else "-"
-            cells = [artefact.concept, artefact.method, judge, rate(own, seeds), rate(before, seeds)]
-            lines.append("| " + " | ".join([*cells, rate(rest, total), rate(rest_before, total), kept]) + " |")
-    return "\n".join(lines)
+    """The measurements as Markdown: how they were made, one row for every model and judge, and the best of each class."""
+    found = [measured(artefact, counts, backbone, judge, seeds) for artefact, counts in rows for judge in judges]
+    goals = f"erased <= {ERASED_MAX}", f"kept >= {KEPT_MIN}"
+    heads = ["concept", "method", "judge", "CRR erased", "backbone", goals[0], "mean CRR of the others", "backbone"]
+    heads += ["kept", goals[1]]
+    return "\n".join(
+        [
+            f"CRR on text prompts, {seeds} seeds a class, {STEPS} DDIM steps, guidance {GUIDANCE}, score >= {THRESHOLD}, "
+            f"{CONFIDENCE:.0%} intervals.",
+            "`kept` is the mean CRR of the nine other classes over the backbone's; its interval holds whatever the two "
+            "rates are within theirs.",
+            f"The **{DECIDING}** decides whether a goal is met: its architecture is another one than the CLIP judges'. "
+            "The goals are compared with the",
+            "measured rates; where an interval reaches over a goal, more seeds could change the answer.",
+            "",
+            f"| {' | '.join(heads)} |",
+            f"|{'---|' * len(heads)}",
+            *(one.row() for one in found),
+            "",
+            *_best(found),
+        ]
+    )
+
+
+def _best(found: Sequence[Measured]) -> list[str]:
+    """For each class, the method after which it reproduces most rarely, by the judge that decides."""
+    lines = []
+    for concept in dict.fromkeys(one.artefact.concept for one in found):
+        deciding = [one for one in found if one.artefact.concept == concept and one.judge == DECIDING]
+        if deciding:
+            best = min(deciding, key=lambda one: one.erased)
+            crr = best.erased / best.seeds
+            goal = f"goal {BEST_MAX:.2f} {_goal(crr <= BEST_MAX)}"
+            lines.append(f"* lowest CRR of {concept}: {crr:.2f} by {best.artefact.method}; {goal}")
+    return lines
+
+
+def _goal(met: bool) -> str:
+    return "met" if met else "missed"
 
 
 def main() -> None:

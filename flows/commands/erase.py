@@ -26,7 +26,12 @@ def erase(
     backbone: Annotated[
         str, typer.Option("--backbone", help="testbed, a local folder, or org/name@commit.")
     ] = "testbed",
-    neighbour: Annotated[list[str] | None, typer.Option("--neighbour", help="Phrase to hold in place (UCE).")] = None,
+    synonym: Annotated[
+        list[str] | None, typer.Option("--synonym", help="Another phrase for the concept, erased with it; repeatable.")
+    ] = None,
+    neighbour: Annotated[
+        list[str] | None, typer.Option("--neighbour", help="Phrase to hold in place; UCE only, repeatable.")
+    ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="Named parameters, such as official.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One parameter as key=value; repeatable.")] = None,
     device: options.Device = None,
@@ -36,7 +41,13 @@ def erase(
     from audit.erasers.request import fulfil, make_request, summary
 
     request = make_request(
-        backbone, method, concept, neighbours=neighbour or (), preset=preset, settings=settings or ()
+        backbone,
+        method,
+        concept,
+        synonyms=synonym or (),
+        neighbours=neighbour or (),
+        preset=preset,
+        settings=settings or (),
     )
     environment.quiet()
     try:

@@ -11,7 +11,10 @@ from flows.console import emit_json, table
 
 Checkpoint = Annotated[str, typer.Argument(help="A file, a folder, or org/name@<40-hex commit>[/path inside].")]
 Backbone = Annotated[
-    str, typer.Option("--backbone", help="What was erased from: testbed, a diffusers folder, or org/name@<commit>.")
+    str | None,
+    typer.Option(
+        "--backbone", help="What was erased from: testbed (default), a diffusers folder, or org/name@<commit>."
+    ),
 ]
 Claim = Annotated[
     str | None, typer.Option("--claim", help="The method that is said to have made it, such as esd-x or uce.")
@@ -24,18 +27,25 @@ def register(app: typer.Typer) -> None:
 
 
 def inspect(
-    checkpoint: Checkpoint, backbone: Backbone = "testbed", claim: Claim = None, as_json: options.Json = False
+    checkpoint: Checkpoint, backbone: Backbone = None, claim: Claim = None, as_json: options.Json = False
 ) -> int:
     """Say what CHECKPOINT is, what it changes in the backbone, and what does not fit. Generates nothing."""
     from audit.checkpoint_refs import resolve_checkpoint
+    from audit.errors import CheckpointError
     from audit.model_refs import pipeline_family, resolve_model
 
     ref = resolve_checkpoint(checkpoint)
-    model = resolve_model(backbone)
+    model = resolve_model(backbone or "testbed")
     pipeline_family(model)
     from audit import claims
 
-    found = claims.inspect(ref, model, claim)
+    try:
+        found = claims.inspect(ref, model, claim)
+    except CheckpointError:
+        outline = None if backbone else claims.outline(ref, claim)
+        if outline is None:
+            raise
+        found = outline
     if as_json:
         emit_json(found)
     else:
@@ -51,6 +61,16 @@ def _print(found: dict[str, Any]) -> None:
     print(f"names      {facts['names_sha256']}")
     for name, value in facts["settings"].items():
         print(f"{name:<10} {value}")
+    if "backbone" in facts:
+        _print_footprint(facts)
+    else:
+        print(f"family     {found['family']}")
+    print(f"\nclaim      {found['claim'] or 'none'}")
+    for warning in found["warnings"]:
+        print(f"WARNING    {warning}")
+
+
+def _print_footprint(facts: dict[str, Any]) -> None:
     print(f"backbone   {facts['backbone']['name']}, sha256 {facts['backbone']['sha256']}")
     changed = f" = {facts['changed_key_set']}" if facts["changed_key_set"] else ""
     norm = "" if facts["relative_norm"] is None else f", relative norm {facts['relative_norm']:.3g}"
@@ -69,6 +89,3 @@ def _print(found: dict[str, Any]) -> None:
             for name, group in facts["groups"].items()
         ]
     )
-    print(f"\nclaim      {found['claim'] or 'none'}")
-    for warning in found["warnings"]:
-        print(f"WARNING    {warning}")

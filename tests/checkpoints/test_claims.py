@@ -7,12 +7,17 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from audit.checkpoint_refs import resolve_checkpoint
-from audit.claims import inspect
+from audit.checkpoints import layouts
+from audit.checkpoints.key_sets import key_set
+from audit.checkpoints.sd1 import sd1_names
+from audit.claims import EXPECTED, inspect
 from audit.model_refs import ModelRef
 from flows.cli import main
-from tests.checkpoints.files import TABLE, State
+from tests.checkpoints.files import TABLE, State, adapters
 
 FITTING = {
     "A1 esd-x": "esd-x",
@@ -64,6 +69,12 @@ def test_what_does_not_fit_is_said(
     assert claim is None or claim not in json.dumps({k: v for k, v in found["facts"].items() if k != "says"})
 
 
+def test_every_method_that_a_layout_backs_is_one_whose_changes_are_known() -> None:
+    found = [value for value in vars(layouts).values() if isinstance(value, layouts.Layout)]
+    assert len(found) >= 12
+    assert {method for layout in found for method in layout.methods} == set(EXPECTED)
+
+
 def test_inspect_prints_facts_and_warnings(
     backbone: ModelRef, unet: State, text: State, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +90,44 @@ def test_inspect_prints_facts_and_warnings(
     assert (facts["tensors"], facts["changed_key_set"], document["claim"]) == (80, "XATTN", "uce")
     assert 0 < facts["parameter_share"] < 1 and 0 < facts["relative_norm"] < 10
     assert len(facts["names"]) == 80
+
+
+@pytest.mark.parametrize(
+    ("keys", "shown"),
+    [
+        ("KV", "some of a UNet's tensors, by diffusers names (partial-unet), 32 tensors, key set KV"),
+        ("receler", "Receler's adapters, which add modules after every attn2 (receler), 64 tensors"),
+    ],
+)
+def test_inspect_recognises_sd14_without_its_weights(
+    keys: str, shown: str, full_unet: State, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Names and shapes say what a file of SD 1.4 is; what it changes needs the backbone."""
+    names = adapters(full_unet, rank=1) if keys == "receler" else {n: full_unet[n] for n in key_set(keys, full_unet)}
+    path = folder / ("eraser_weights.safetensors" if keys == "receler" else "uce.safetensors")
+    save_file({name: torch.ones(tensor.shape, dtype=torch.bfloat16) for name, tensor in names.items()}, path)
+    assert main(["inspect", str(path), "--claim", "spm"]) == 0
+    printed = capsys.readouterr().out
+    assert shown in printed and "family     Stable Diffusion 1.x" in printed
+    assert "--backbone to see its footprint" in printed and "spm does not write that" in printed
+    assert main(["inspect", str(path), "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["family"] == "Stable Diffusion 1.x" and "parameters" not in document["facts"]
+    assert main(["inspect", str(path), "--backbone", "testbed"]) == 2  # who names a backbone means it
+
+
+def test_inspect_without_a_backbone_still_refuses_what_is_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"x.attn2.to_k.weight": torch.ones(8, 1024)}, folder / "sd2.safetensors")
+    assert main(["inspect", str(folder / "sd2.safetensors")]) == 2
+    assert "made for Stable Diffusion 2.x" in capsys.readouterr().err
+
+
+def test_the_reference_names_are_those_of_the_architecture(full_unet: State) -> None:
+    found = sd1_names()
+    assert {n: tuple(t.shape) for n, t in full_unet.items()} == {n: t.shape for n, t in found.unet.items()}
+    assert len(found.text) == 196
 
 
 def test_inspect_says_what_is_wrong(backbone: ModelRef, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from audit.checkpoints.named import by_names
 from audit.checkpoints.tensors import BackboneTensors, in_memory
 from audit.erasers.receler_adapter import nested
 from tests.checkpoints.files import SPM_METADATA, State, adapters, ldm_full, merged_state, spm_state
+from tests.sd14 import FULL, make_vae
 
 REFERENCE = {
     "ALL": (686, 859_520_964, "983bc58de4da8e4e571f08deef04b169c15d06252ffd51558d4caa992638e968"),
@@ -82,6 +83,12 @@ def test_the_text_encoder_has_the_reference_size() -> None:
         state = CLIPTextModel(config).state_dict()
     names = [name for name in state if not name.endswith("position_ids")]
     assert (len(names), sum(state[name].numel() for name in names)) == (196, 123_060_480)
+
+
+def test_the_vae_has_the_reference_size() -> None:
+    with torch.device("meta"):
+        state = make_vae(FULL).state_dict()
+    assert (len(state), sum(tensor.numel() for tensor in state.values())) == (248, 83_653_863)
 
 
 @pytest.mark.parametrize("name", [n for n in REFERENCE if n != "ALL"])

@@ -72,6 +72,29 @@ def mace_intermediate(folder: Path, unet: State, text: State) -> Path:
     return folder
 
 
+def mace_loras_alone(folder: Path, unet: State, text: State) -> Path:
+    (folder / "lora" / "star").mkdir(parents=True)
+    (folder / "lora" / "star" / "pytorch_lora_weights.bin").write_bytes(b"x")
+    return folder
+
+
+def pipeline_with_lora(folder: Path, unet: State, text: State) -> Path:
+    TABLE["G1"][0](folder, unet, text)
+    (folder / "pytorch_lora_weights.safetensors").write_bytes(b"x")
+    return folder
+
+
+def lora_folder(folder: Path, unet: State, text: State) -> Path:
+    save_file(lora_state(unet), folder / "pytorch_lora_weights.safetensors")
+    return folder
+
+
+def lora_state(unet: State) -> State:
+    """Diffusers' own names for a LoRA."""
+    module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
+    return {f"{module}.lora_A.weight": torch.ones(4, 32), f"{module}.lora_B.weight": torch.ones(32, 4)}
+
+
 def wrong_rank(folder: Path, unet: State, text: State) -> Path:
     TABLE["C1"][0](folder, unet, text)
     (folder / "eraser_config.json").write_text(json.dumps({"eraser_rank": 128}))
@@ -117,8 +140,26 @@ def sdxl(unet: State) -> State:
     return {"down_blocks.1.attentions.0.transformer_blocks.1.attn2.to_k.weight": torch.ones(8, 2048)}
 
 
+def sd2_esd_u(unet: State) -> State:
+    """ESD-u of an SD 2.x model: the same names as SD 1.x, linear projections, and no cross-attention among them."""
+    state = moved(unet, key_set("ESD_U", unet))
+    linear = ("proj_in.weight", "proj_out.weight")
+    return {n: t.flatten(1).contiguous() if n.endswith(linear) else t for n, t in state.items()}
+
+
+def sdxl_esd_u(unet: State) -> State:
+    """ESD-u as the SDXL script saves it: only blocks, no embeddings, no cross-attention; several layers a transformer."""
+    block = "down_blocks.1.attentions.0"
+    names = [f"{block}.transformer_blocks.{i}.attn1.to_{part}.weight" for i in (0, 1) for part in "qkv"]
+    return {f"{block}.proj_in.weight": torch.ones(8, 8), **{name: torch.ones(8, 8) for name in names}}
+
+
 REFUSED: dict[str, tuple[Maker, str]] = {
     "G2 MACE's intermediate folder (trap 18)": (mace_intermediate, "intermediate state.*not the erased model"),
+    "G2 its LoRAs without the pipeline": (mace_loras_alone, "intermediate state.*not the erased model"),
+    "G2 a pipeline with a LoRA beside it": (pipeline_with_lora, "intermediate state.*not the erased model"),
+    "an ordinary LoRA folder": (lora_folder, "the folder is a LoRA, not an erased model"),
+    "an ordinary LoRA file": (tensors(lora_state), "the file is a LoRA, not an erased model"),
     "G3 MACE's cache": (
         pickle(lambda u, t: {f"{i}_for_mat{m}": torch.ones(2, 2) for i in range(32) for m in (1, 2)}),
         "MACE's cached prior.*not a model",
@@ -126,6 +167,8 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "M a learned embedding": (pickle(lambda u, t: {"<star>": torch.ones(768)}), "token embedding.*not a defence"),
     "SD 2.x": (tensors(of_width(1024)), "made for Stable Diffusion 2.x.*width 1024"),
     "SDXL": (tensors(sdxl), "made for SDXL.*width 2048"),
+    "SD 2.x ESD-u": (tensors(sd2_esd_u), r"made for Stable Diffusion 2\.x or SDXL.*2 dimensions, the backbone's 4"),
+    "A2 SDXL ESD-u": (tensors(sdxl_esd_u), "made for SDXL.*width 2048"),
     "another model": (tensors(of_width(12)), "made for another model.*width 12"),
     "all names wrong (trap 1)": (tensors(lambda u: {f"x.{n}": t for n, t in kv(u).items()}), "0 of 32 tensors"),
     "some names wrong": (tensors(lambda u: {**kv(u), "x.y": torch.ones(1)}), r"1 of 33 .*\(e\.g\. x\.y\)"),
@@ -152,6 +195,8 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         pickle(lambda u, t: dict(sorted(ldm_full(u, t).items(), reverse=True)[9:])),
         "tensors of the UNet are missing",
     ),
+    "an empty state dict": (pickle(lambda u, t: {"state_dict": {}}), "'state_dict' holds no named tensors"),
+    "a state dict by numbers": (pickle(lambda u, t: {"state_dict": {1: torch.ones(1)}}), "holds no named tensors"),
     "a training state": (pickle(lambda u, t: {"epoch": 3, "model": 1}), "'epoch' is a int, not a tensor"),
     "a list": (pickle(lambda u, t: [1, 2]), "holds a list"),
     "a whole module (trap 4)": (pickle(lambda u, t: torch.nn.Linear(1, 1)), "could run code.*nothing of it was run"),
@@ -187,6 +232,13 @@ def test_a_lightning_file_is_read(backbone: ModelRef, unet: State, text: State, 
     torch.save({"state_dict": ldm_full(unet, text), "global_step": 5}, folder / "last.ckpt")
     found = recognise(resolve_checkpoint(str(folder / "last.ckpt")), backbone_files(backbone))
     assert found.layout.name == "ldm-full" and any("outside the UNet" in note for note in found.notes)
+
+
+def test_a_wrapped_state_dict_of_diffusers_names_is_read(backbone: ModelRef, unet: State, folder: Path) -> None:
+    for name, state, layout in (("whole", erased(unet, "KV"), "full-unet"), ("part", kv(unet), "partial-unet")):
+        torch.save({"state_dict": state, "global_step": 5}, folder / f"{name}.ckpt")
+        found = recognise(resolve_checkpoint(str(folder / f"{name}.ckpt")), backbone_files(backbone))
+        assert found.layout.name == layout and len(found.unet) == len(state)
 
 
 def test_a_file_from_before_zip_archives_is_read(backbone: ModelRef, unet: State, folder: Path) -> None:

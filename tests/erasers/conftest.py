@@ -37,7 +37,8 @@ def pipeline(tiny_folder: Path) -> Pipeline:
 def quick(method: str, preset: str | None = None, **changes: Any) -> dict[str, Any]:
     """Resolved parameters of a method, cut down to seconds."""
     family = "esd" if method.startswith("esd") else method
-    return resolve_parameters(Eraser(method=method, preset=preset, parameters={**QUICK[family], **changes}))
+    eraser = Eraser(method=method, preset=preset, parameters={**QUICK[family], **changes})
+    return resolve_parameters(eraser, "tiny")
 
 
 def weights(pipeline: Pipeline) -> dict[str, torch.Tensor]:

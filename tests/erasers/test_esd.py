@@ -12,6 +12,7 @@ from audit.backbones import Pipeline
 from audit.erasers.base import Session
 from audit.erasers.esd import METHODS, erase, prepare, target, trained_names
 from audit.erasers.latents import Noisy, predict
+from audit.erasers.phrases import LONGEST, file_part
 from audit.errors import EraserError, SpecError
 from tests.erasers.conftest import CONCEPT, quick, same, weights
 from tests.sd14 import FULL, make_unet
@@ -101,3 +102,19 @@ def test_selecting_nothing_is_an_error(pipeline: Pipeline) -> None:
         trained_names(torch.nn.Sequential(torch.nn.Linear(2, 2)), "esd-x")
     with pytest.raises(SpecError, match="did you mean esd-x"):
         trained_names(pipeline.unet, "xattn")
+
+
+def test_the_prompt_that_a_concept_is_erased_from_is_read_and_written_like_a_phrase(pipeline: Pipeline) -> None:
+    made = erase(pipeline, [CONCEPT], quick("esd-x", iterations=1, erase_from="klm  xyz"), Session())
+    assert made.filename == "esd-abc-from-klm_xyz-esdx.safetensors"
+    for text in ("", "123", "abc 1"):
+        with pytest.raises(SpecError, match="no tokens") as error:
+            erase(pipeline, [CONCEPT], quick("esd-x", erase_from=text), Session())
+        assert error.value.where == "erase_from"
+
+
+def test_no_text_leads_a_file_name_out_of_its_folder_or_over_its_length() -> None:
+    assert file_part("../../etc/x y", "a\0b\n") == ".._.._etc_x_y-a_b"
+    long = [file_part("я" * 200 + end) for end in ("а", "б")]
+    assert long[0] != long[1] and all(len(part.encode()) <= LONGEST for part in long)
+    assert len(f"esd-{long[0]}-from-{long[0]}-esdxstrict.safetensors".encode()) < 255

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -49,34 +50,34 @@ def test_a_method_that_would_train_nothing_says_what_was_meant(method: str, mean
 )
 def test_bad_parameters_are_named(method: str, parameters: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None))
+        resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None), "x")
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_presets(method: str) -> None:
-    official = resolve_parameters(Eraser(method=method))
-    assert official == resolve_parameters(Eraser(method=method, preset="official"))
-    assert official != resolve_parameters(Eraser(method=method, preset="testbed"))
-    assert make_request("testbed", method, ["star"]).resolved() == resolve_parameters(
-        Eraser(method=method, preset="testbed")
-    )
+    official = resolve_parameters(Eraser(method=method), "x")
+    assert official == resolve_parameters(Eraser(method=method, preset="official"), "testbed")
+    assert official != resolve_parameters(Eraser(method=method, preset="testbed"), "x")
+    testbed = resolve_parameters(Eraser(method=method, preset="testbed"), "x")
+    assert make_request("testbed", method, ["star"]).resolved() == testbed
+    assert resolve_parameters(Eraser(method=method), "testbed") == testbed
     assert make_request("elsewhere", method, ["star"]).resolved() == official
     with pytest.raises(SpecError, match="no preset 'sdxl'"):
         make_request("testbed", method, ["star"], preset="sdxl")
 
 
 def test_official_defaults() -> None:
-    esd = resolve_parameters(Eraser(method="esd-x"))
+    esd = resolve_parameters(Eraser(method="esd-x"), "x")
     assert (esd["iterations"], esd["learning_rate"], esd["negative_guidance"]) == (200, 5e-5, 2.0)
     assert (esd["guidance"], esd["steps"], esd["sampler"], esd["stored"]) == (3.0, 50, "pndm", "bfloat16")
-    old = resolve_parameters(Eraser(method="esd-u", preset="official-2023"))
+    old = resolve_parameters(Eraser(method="esd-u", preset="official-2023"), "x")
     assert (old["iterations"], old["learning_rate"], old["negative_guidance"]) == (1000, 1e-5, 1.0)
     assert (old["latents_from"], old["convention"]) == ("trained", "old")
-    receler = resolve_parameters(Eraser(method="receler"))
+    receler = resolve_parameters(Eraser(method="receler"), "x")
     assert (receler["iterations"], receler["learning_rate"], receler["rank"]) == (500, 3e-4, 128)
     assert (receler["adversarial_iterations"], receler["adversarial_tokens"]) == (50, 16)
     assert (receler["regularisation"], receler["mask_threshold"]) == (0.1, 0.1)
-    uce = resolve_parameters(Eraser(method="uce"))
+    uce = resolve_parameters(Eraser(method="uce"), "x")
     assert (uce["regularisation"], uce["erase_scale"], uce["preserve_scale"], uce["guide"]) == (0.5, 1.0, 1.0, "")
 
 
@@ -86,6 +87,78 @@ def test_settings_are_read_as_yaml() -> None:
     assert parameters == {"learning_rate": 1e-5, "templates": ["a {phrase}"], "pixels": None, "seed": 7}
     with pytest.raises(SpecError, match="not key=value"):
         make_request("testbed", "esd-x", ["star"], settings=["iterations"])
+
+
+@pytest.mark.parametrize(
+    ("phrase", "name"),
+    [
+        ("Van  Gogh's style", "van-gogh-s-style"),
+        ("Звёздная ночь", "concept-"),
+        ("星", "concept-"),
+        ("star в ночи", "star-"),
+        ("a painting " * 12, "a-painting-a-painting-"),
+        ("!", "concept-"),
+    ],
+)
+def test_any_phrase_has_a_name(phrase: str, name: str) -> None:
+    (concept,) = make_request("testbed", "uce", [phrase]).concepts
+    assert concept.phrase == phrase.strip() and len(concept.name) <= 64
+    if name.endswith("-"):
+        assert re.fullmatch(rf"{name}.*[0-9a-f]{{8}}", concept.name)
+        (other,) = make_request("testbed", "uce", [phrase.strip() + "я"]).concepts
+        assert other.name != concept.name
+    else:
+        assert concept.name == name
+
+
+@pytest.mark.parametrize("option", ["--concept", "--neighbour"])
+@pytest.mark.parametrize("phrase", ["", "  "])
+def test_an_empty_phrase_is_called_that(
+    phrase: str, option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["erase", "--method", "uce", "--concept", "star", "--out", str(tmp_path / "out")]
+    assert main([*command, option, phrase]) == 2
+    shown = capsys.readouterr().err
+    assert "a phrase is empty" in shown and option in shown and "pattern" not in shown
+
+
+def test_a_phrase_that_is_too_long_is_told_so() -> None:
+    with pytest.raises(SpecError, match="phrase: String should have at most 200 characters"):
+        make_request("testbed", "uce", ["a " * 150])
+
+
+@pytest.mark.parametrize("phrase", ["звезда", "t-shirt", "circle " * 12])
+def test_a_neighbour_that_would_be_preserved_as_something_else_is_refused(phrase: str) -> None:
+    with pytest.raises(SpecError, match="would be preserved as") as error:
+        make_request("testbed", "uce", ["star"], neighbours=[phrase])
+    assert error.value.where == "--neighbour"
+    assert make_request("testbed", "uce", ["star"], neighbours=["St. Bernard"]).concepts[0].neighbours == (
+        "st.-bernard",
+    )
+
+
+def test_synonyms_are_erased_when_they_are_named() -> None:
+    request = make_request("testbed", "esd-x", ["ring"], synonyms=["hoop", "annulus"])
+    assert request.concepts[0].synonyms == ("hoop", "annulus") and request.resolved()["synonyms"] is True
+    assert make_request("testbed", "esd-x", ["ring"]).resolved()["synonyms"] is False
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        ("esd-x", {"neighbours": ["circle"]}, "esd-x knows no neighbours.*--method uce"),
+        ("receler", {"neighbours": ["circle"]}, "receler knows no neighbours"),
+        ("uce", {"neighbours": ["circle"], "settings": ["preserve_scale=0"]}, "would not be held in place"),
+        ("uce", {"neighbours": ["circle"], "settings": ["preserve_neighbours=false"]}, "would not be held in place"),
+        ("uce", {"settings": ["synonyms=true"]}, "it has none.*--synonym"),
+        ("uce", {"synonyms": ["hoop"], "settings": ["synonyms=false"]}, "would not be erased"),
+        ("uce", {"synonyms": ["hoop"], "concepts": ["ring", "star"]}, "cannot be told apart"),
+        ("uce", {"synonyms": [" "]}, "a phrase is empty"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(method: str, options: dict[str, list[str]], message: str) -> None:
+    with pytest.raises(SpecError, match=f"(?s){message}"):
+        make_request("testbed", method, **{"concepts": ["ring"], **options})
 
 
 def test_minors_and_sexual_content_are_refused() -> None:
@@ -146,7 +219,8 @@ def test_an_artefact_is_complete_and_made_once(
 ) -> None:
     changes = {k: v for k, v in quick(method).items() if k != "templates"}
     settings = [f"{name}={json.dumps(value)}" for name, value in changes.items()]
-    request = make_request(str(tiny_folder), method, ["abc"], neighbours=["xyz"], settings=settings)
+    neighbours = ["xyz"] if method == "uce" else []
+    request = make_request(str(tiny_folder), method, ["abc"], neighbours=neighbours, settings=settings)
     before = weights(pipeline)
     path, record = fulfil(request, tmp_path / "out", device="cpu")
     assert record is not None
@@ -170,7 +244,7 @@ def test_an_artefact_is_complete_and_made_once(
         assert {tensor.dtype for tensor in tensors.values()} == {dtypes[method]}
     assert fulfil(request, tmp_path / "out", device="cpu") == (path, None)
     other = request.model_copy(update={"method": "uce", "parameters": {"regularisation": 0.7}})
-    with pytest.raises(EraserError, match="another finished artefact"):
+    with pytest.raises(EraserError, match="holds another artefact"):
         fulfil(other, tmp_path / "out", device="cpu")
 
 
@@ -194,3 +268,53 @@ def test_the_command_line(tiny_folder: Path, tmp_path: Path, capsys: pytest.Capt
     shown = capsys.readouterr().err
     assert "did you mean esd-x?" in shown and "Traceback" not in shown
     assert not (tmp_path / "new").exists()
+
+
+@pytest.fixture
+def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the backbone was loaded")
+
+    monkeypatch.setattr("audit.backbones.load_pipeline", load)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "uce-abc.safetensors", "another.safetensors", "eraser_config.json", "eraser_weights.pt"]
+)
+@pytest.mark.usefixtures("unloadable")
+def test_files_of_somebody_else_are_never_overwritten(tiny_folder: Path, tmp_path: Path, name: str) -> None:
+    if name.endswith(".safetensors"):
+        safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / name, {"made": "elsewhere"})
+    else:
+        (tmp_path / name).write_text("somebody's")
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(EraserError, match="no erased model of this tool") as error:
+        fulfil(make_request(str(tiny_folder), "uce", ["abc"]), tmp_path, device="cpu")
+    assert str(tmp_path / name) in str(error.value) and "--out" in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == [name] and (tmp_path / name).read_bytes() == before
+
+
+def test_what_an_interruption_left_is_ours(tiny_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".unfinished").mkdir()
+    (tmp_path / "eraser_config.json").write_text("{}")
+    request = make_request(str(tiny_folder), "uce", ["abc"])
+    path, record = fulfil(request, tmp_path, device="cpu")
+    assert record is not None and not (tmp_path / ".unfinished").exists()
+    (tmp_path / "README.md").unlink()  # killed before the card, which comes last
+    assert fulfil(request, tmp_path, device="cpu")[1] is not None
+    assert fulfil(request, tmp_path, device="cpu") == (path, None)
+    (tmp_path / "README.md").unlink()
+    with pytest.raises(EraserError, match="holds another artefact"):  # one folder never holds two
+        fulfil(make_request(str(tiny_folder), "uce", ["xyz"]), tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("out", ["file", "file/below", "/proc"])
+@pytest.mark.usefixtures("unloadable")
+def test_an_output_folder_that_cannot_be_written_is_found_before_loading(
+    tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], out: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    command = ["erase", "--method", "uce", "--concept", "abc", "--backbone", str(tiny_folder), "--device", "cpu"]
+    assert main([*command, "--out", str(tmp_path / out)]) == 2
+    shown = capsys.readouterr().err
+    assert "cannot be written" in shown and "--out" in shown and "Traceback" not in shown

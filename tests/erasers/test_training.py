@@ -13,11 +13,14 @@ import pytest
 import torch
 
 from audit.backbones import Pipeline
-from audit.erasers import esd, receler
+from audit.erasers import esd, receler, resolve_parameters
 from audit.erasers.base import Session, Silent
 from audit.erasers.training import Training, partial, write_atomically
+from audit.erasure_costs import BACKWARD, stored_bytes, training_calls
 from audit.errors import EnvironmentProblem, EraserError
+from audit.spec import Eraser
 from tests.erasers.conftest import CONCEPT, quick, same
+from tests.sd14 import FULL, make_unet
 
 
 class Stopping(Silent):
@@ -171,3 +174,46 @@ def test_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     assert 0 < training.seconds <= time.monotonic() - started
     assert [point.iteration for point in training.curve] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("esd-x", {"pool": 3, "sampler": "pndm", "templates": ["{phrase}", "a {phrase}"], "batch_size": 2}),
+        ("esd-x", {"pool": 1, "erase_from": "klm"}),
+        ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2}),
+    ],
+)
+def test_the_price_of_a_training_holds_for_the_real_training(
+    pipeline: Pipeline, method: str, changes: dict[str, object]
+) -> None:
+    """Forward passes are counted; of the price, the backward passes are two for each of an iteration's gradients."""
+    erase = esd.erase if method == "esd-x" else receler.erase
+    parameters, rows = quick(method, **changes), []
+    hook = pipeline.unet.register_forward_hook(lambda module, given, output: rows.append(len(given[0])))
+    try:
+        erase(pipeline, [CONCEPT], parameters, Session())
+    finally:
+        hook.remove()
+    gradients = parameters["adversarial_iterations"] + 1 if method == "receler" else 1
+    backward = BACKWARD * gradients * parameters["iterations"] * parameters["batch_size"]
+    (price,) = set(training_calls(method, parameters, CONCEPT.model_dump(mode="json")))
+    assert sum(rows) + backward == price
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        ("esd-x", 43_962_560),
+        ("esd-u", 815_358_084),
+        ("esd-all", 859_320_644),
+        ("esd-x-strict", 19_169_280),
+        ("uce", 19_169_280),
+        ("receler", 3_209_408),
+    ],
+)
+def test_stored_bytes_at_full_size(method: str, parameters: int) -> None:
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in make_unet(FULL).state_dict().items()}
+    resolved = resolve_parameters(Eraser(method=method), "sd14")
+    assert stored_bytes(method, resolved, shapes) == parameters * (2 if method.startswith("esd") else 4)

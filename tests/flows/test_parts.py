@@ -174,3 +174,28 @@ def test_flows_are_tables_of_contents() -> None:
                 assert length <= 40, f"{path.name}: {node.name}"
             if "task" in names:
                 assert length <= 15, f"{path.name}: {node.name}"
+
+
+def test_a_training_inside_a_run_is_told_in_lines_beside_the_units(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import progress
+
+    with console.progress_bars() as reporter, progress.reporting_to(reporter):
+        reporter.begin("erase", 2, 0)
+        training = progress.TrainingProgress()
+        training.begin("esd-x", 300, 120)
+        training.update("esd-x", 121)
+        training.note("esd-x iteration 135/300 loss 0.5")
+        monkeypatch.setattr(progress, "TRAINING_SECONDS", 0.0)
+        training.update("esd-x", 136)
+        reporter.update("erase", 1)
+        reporter.end("erase")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[:4] == [
+        "erase: 0/2 units",
+        "esd-x: 120/300 iterations were done before; going on",
+        "esd-x iteration 135/300 loss 0.5",
+        "esd-x: 136/300 iterations",
+    ]
+    assert lines[4].startswith("erase: 1/2 units in ")

@@ -1,0 +1,55 @@
+"""Where a training inside a run keeps its checkpoints: a local folder for each unit, gone when the unit is journalled."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from audit import locations
+from audit.erasers.base import Listener, Session, Silent
+from audit.records import Unit
+
+
+@contextlib.contextmanager
+def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[Session]:
+    """A block that computes and journals an erase unit; a later process goes on where it broke off.
+
+    The checkpoints are removed when the block ends without an error. While another process of this machine trains the
+    same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
+    """
+    heard = listener or Silent()
+    if "iterations" not in unit.identity.get("parameters", {}):  # a checkpoint or a closed form: nothing to go on with
+        yield Session(listener=heard)
+        return
+    folder = locations.cache_folder() / "trainings" / unit.key
+    with _held(folder, heard) as held:
+        yield Session(folder if held else None, heard)
+        if held:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _held(folder: Path, listener: Listener) -> Iterator[bool]:
+    """A block in which this process alone writes into `folder`; False when it may not."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        listener.note(f"{folder} cannot be written ({error.strerror}): an interrupted training will begin anew")
+        yield False
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # two workers write the same unit with the same content, but never the same checkpoint file
+        listener.note("another process trains this model too; this one keeps no checkpoints")
+        os.close(handle)
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(handle)
