@@ -94,7 +94,10 @@ class Worker:
                 )
 
     def run(self, unit: Unit) -> UnitReport:
-        """The report of one unit, after its file is in the journal. What it depends on must be there already."""
+        """The report of one unit, after its file is in the journal. What it depends on must be there already.
+
+        When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
+        """
         started = time.perf_counter()
         table, blob = self._compute(unit)
         seconds = time.perf_counter() - started
@@ -109,7 +112,11 @@ class Worker:
             unet_calls=calls,
             seconds=seconds,
         )
-        header = {"identity": dict(unit.identity), "runtime": {**self._runtime(), **dataclasses.asdict(report)}}
+        header = {
+            "identity": dict(unit.identity),
+            "runtime": {**self._runtime(), **dataclasses.asdict(report)},
+            "erased_sha256": self.models.used(unit.identity.get("model")),
+        }
         self.journal.write(unit.kind, unit.key, table, header, blob)
         return report
 
