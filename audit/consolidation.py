@@ -20,8 +20,9 @@ import pyarrow.parquet as pq
 
 from audit import identity, statistics
 from audit.errors import JournalError
-from audit.journal import SCHEMAS, Journal, runtime
+from audit.journal import SCHEMAS, Journal
 from audit.relations import STAGING, relations
+from audit.unit_files import runtime
 
 KINDS = ("erase", "invert", "generate", "detect")
 _TABLES = {

@@ -1,11 +1,12 @@
 """The journal: one immutable Parquet file per unit, and the run files, below one storage root.
 
-    units/{kind}/{key[:2]}/{key}.parquet          complete; written once, wholly or not at all
-    units/{kind}/{key[:2]}/{key}.failed.parquet   some rows have status 'error'; resume tries the unit again
-    units/{kind}/{key[:2]}/{key}.safetensors      tensors of the unit, written before the Parquet file that commits it
-    runs/{run_id}/{name}                          plan.json, cases.parquet, units.parquet, spec.yaml, provenance.json
+    units/{kind}/{key[:2]}/{key}.parquet            complete; written once, wholly or not at all, and never replaced
+    units/{kind}/{key[:2]}/{key}.failed.parquet     some rows have status 'error'; resume tries the unit again
+    units/{kind}/{key[:2]}/{key}.{sha}.safetensors  tensors of the unit, written before the Parquet file that names them
+    runs/{run_id}/{name}                            plan.json, cases.parquet, units.parquet, spec.yaml, provenance.json
 
-Two workers that write the same key write the same content, so nothing here needs a lock or a conditional PUT.
+Two workers may compute the same unit, and on a GPU their numbers differ in the last bits: the first complete file wins,
+and the tensors that belong to it are named by their own SHA-256, so that no unit ever mixes the two.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
-import io
+import hashlib
 import itertools
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,62 +25,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
-from audit.objectstore import ObjectStore, StorageUnavailable, translated
+from audit.objectstore import ObjectStore
+from audit.storage_errors import StorageUnavailable, translated
+from audit.unit_files import SCHEMAS, encoded, header_in
 
 __all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable"]
 
-_ROW = [pa.field("status", pa.string(), nullable=False), pa.field("error", pa.string())]
-_SCORE = pa.struct([("label", pa.string()), *((name, pa.float64()) for name in ("score", "x", "y", "w", "h"))])
-
-SCHEMAS: Mapping[str, pa.Schema] = {
-    "erase": pa.schema([pa.field("artefact", pa.string(), nullable=False), *_ROW, ("facts", pa.string())]),
-    "invert": pa.schema(
-        [
-            pa.field("item", pa.string(), nullable=False),
-            *_ROW,
-            ("residual_max", pa.float64()),
-            ("residual_mean", pa.float64()),
-            ("passes_mean", pa.float64()),
-            ("unet_calls", pa.int32()),
-            ("roundtrip_error", pa.float64()),  # ||z0' - z0|| / ||z0||
-            ("psnr_roundtrip_db", pa.float64()),  # D(z0') against D(z0)
-            ("psnr_vae_db", pa.float64()),  # the image against D(z0)
-            ("psnr_total_db", pa.float64()),  # the image against D(z0')
-            ("latent_rms", pa.float64()),
-            ("latent_autocorr", pa.float64()),
-            ("nll_per_dim", pa.float64()),
-        ]
-    ),
-    "generate": pa.schema(
-        [
-            pa.field("image_id", pa.int64(), nullable=False),
-            *_ROW,
-            ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),  # as `datasets` stores an Image
-            ("pixel_sha256", pa.string()),
-            ("invert_key", pa.string()),
-            ("item", pa.string()),
-            ("unet_calls", pa.int32()),
-            ("guard_report", pa.string()),
-        ]
-    ),
-    "detect": pa.schema(
-        [
-            pa.field("image_id", pa.int64(), nullable=False),
-            *_ROW,
-            ("scores", pa.list_(pa.field("element", _SCORE))),
-            pa.field("instrument_id", pa.int64(), nullable=False),
-        ]
-    ),
-}
-_METADATA = b"erasure_audit"
-_HUGGINGFACE = {
-    "info": {
-        "features": {
-            field.name: {"_type": "Image"} if field.name == "image" else {"dtype": str(field.type), "_type": "Value"}
-            for field in SCHEMAS["generate"]
-        }
-    }
-}
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
 _THREADS = 8
@@ -108,30 +58,34 @@ class Journal:
         """Return when the root can be written, read and deleted from. Raises `JournalError` with the next step."""
         self.store.probe()
 
-    def write(self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None) -> None:
+    def write(self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None) -> bool:
         """Store one unit: `blob` first, then the Parquet file that commits it. Raises `JournalError`.
 
+        False when a complete unit is there already: it stays, and nothing is stored. Where the storage cannot write on
+        condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever used
+        its tensors then refuses the others (`Models`).
         `table` has `SCHEMAS[kind]`. A row with status 'error' makes the unit failed: resume tries it again.
-        `header` is kept as JSON in the file: at least identity and runtime; kind and key are added here.
+        `header` is kept as JSON in the file: at least identity and runtime; kind, key and `blob_sha256` are added here.
         """
+        name = self._name(kind, key, ".parquet")
+        size = self.store.size(name)
+        if _whole(size):
+            return False
         table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
-        metadata = {_METADATA: json.dumps({**header, "kind": kind, "key": key}, sort_keys=True).encode()}
-        if kind == "generate":
-            metadata[b"huggingface"] = json.dumps(_HUGGINGFACE).encode()
-        failed = "error" in table.column("status").unique().to_pylist()
-        sink = io.BytesIO()
-        pq.write_table(
-            table.replace_schema_metadata(metadata),
-            sink,
-            # Files are small and read whole: statistics only cost time and would repeat parts of pictures.
-            compression="snappy",
-            write_statistics=False,
-            use_dictionary=[name for name in ("status", "invert_key", "item") if name in table.column_names],
-            write_page_checksum=True,
-        )
-        if blob is not None:
-            self.store.put(self._name(kind, key, ".safetensors"), blob)
-        self.store.put(self._name(kind, key, ".failed.parquet" if failed else ".parquet"), sink.getvalue())
+        digest = hashlib.sha256(blob).hexdigest() if blob is not None else None
+        described = {**header, "kind": kind, "key": key, "blob_sha256": digest}
+        data = encoded(kind, table, described)
+        if blob is not None and digest is not None:
+            self.store.put(self._blob_name(kind, key, digest), blob)
+        if "error" in table.column("status").unique().to_pylist():
+            self.store.put(self._name(kind, key, ".failed.parquet"), data)
+            return True
+        if size is not None:  # a torn file of a crashed store: nobody counts it as a unit
+            self.store.delete(name)
+        stored = self.store.put_new(name, data)
+        if not stored and digest is not None and self.header(kind, key).get("blob_sha256") != digest:
+            self.store.delete(self._blob_name(kind, key, digest))
+        return stored
 
     def listing(self, kind: str) -> Listing:
         """Complete and failed units of `kind`, from one pass over the folders. Raises `JournalError`."""
@@ -143,7 +97,7 @@ class Journal:
             for entries in pool.map(self.store.entries, shards):
                 for name, size in entries:
                     key, _, suffix = name.partition(".")
-                    if size < _SMALLEST_PARQUET or not _KEY.fullmatch(key):
+                    if not _whole(size) or not _KEY.fullmatch(key):
                         continue
                     if suffix == "parquet":
                         complete.add(key)
@@ -164,19 +118,28 @@ class Journal:
     def header(self, kind: str, key: str) -> dict[str, Any]:
         """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=True) as parquet:
-            document = (parquet.schema_arrow.metadata or {}).get(_METADATA)
-            if document is None:
+            header = header_in(parquet.schema_arrow)
+            if not header:
                 raise pa.ArrowInvalid("the file has no erasure_audit header")
-            header: dict[str, Any] = json.loads(document)
             return header
 
     def blob(self, kind: str, key: str) -> bytes:
-        """The unit's safetensors bytes. Raises `JournalError` when the unit has none."""
-        name = self._name(kind, key, ".safetensors")
+        """The unit's safetensors bytes. Raises `JournalError` when the unit has none, or not those that it names."""
+        return self.blob_of(kind, key, self.header(kind, key))
+
+    def blob_of(self, kind: str, key: str, header: Mapping[str, Any]) -> bytes:
+        """The same for a header at hand (`header`, `header_of`): the tensors that belong to exactly those rows."""
+        digest = header.get("blob_sha256")
+        if not digest:
+            raise self._absent(self._name(kind, key, ".safetensors"))
+        name = self._blob_name(kind, key, digest)
         try:
-            return self.store.get(name)
+            data = self.store.get(name)
         except FileNotFoundError:
             raise self._absent(name) from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise self._corrupt(name, ValueError("its bytes are not those that the unit names"))
+        return data
 
     def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
         """(key, rows) of many units, read by several threads, with a bounded number of units in memory at a time.
@@ -245,6 +208,9 @@ class Journal:
             raise ValueError(f"no journal file for kind {kind!r} and key {key!r}")
         return f"units/{kind}/{key[:2]}/{key}{suffix}"
 
+    def _blob_name(self, kind: str, key: str, digest: str) -> str:
+        return self._name(kind, key, f".{digest[:16]}.safetensors")
+
     def _absent(self, name: str) -> JournalError:
         return JournalError(
             "the journal lacks a file that the run needs",
@@ -269,8 +235,6 @@ def _run_name(run_id: str, name: str) -> str:
     return f"runs/{run_id}/{name}"
 
 
-def runtime(table: pa.Table) -> dict[str, Any]:
-    """Where and how long a unit was computed, from the header that its table carries; empty without one."""
-    document = (table.schema.metadata or {}).get(_METADATA)
-    found: dict[str, Any] = json.loads(document).get("runtime", {}) if document else {}
-    return found
+def _whole(size: int | None) -> bool:
+    """Whether a Parquet file of `size` bytes can be one at all."""
+    return size is not None and size >= _SMALLEST_PARQUET

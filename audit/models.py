@@ -8,6 +8,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import pyarrow.compute as pc
 import safetensors.torch
 import torch
 from diffusers import UNet2DConditionModel
@@ -39,6 +40,7 @@ class Models:
         self._loaded: OrderedDict[tuple[str | None, str], UNet2DConditionModel | ErasedModel] = OrderedDict()
         self._declared: dict[str, str] | None = None
         self._states: dict[tuple[str | None, str], torch.Tensor] = {}
+        self._used: dict[str, str] = {}
 
     @property
     def pipeline(self) -> Pipeline:
@@ -79,6 +81,38 @@ class Models:
             )
         return ref
 
+    def used(self, erase_key: str | None) -> str | None:
+        """Hex SHA-256 of the erased weights this process has loaded for an erase unit; None when it has loaded none."""
+        return self._used.get(erase_key) if erase_key is not None else None
+
+    def _require_same(self, erase_key: str, digest: str) -> None:
+        """Return when `digest` is what this process, and the run's units in the journal, have used for an erase unit."""
+        known = self._used.get(erase_key) or self._recorded(erase_key) or digest
+        if known != digest:
+            raise CheckpointError(
+                "the erased weights are not those that other units of this run were made with "
+                f"({digest[:12]} instead of {known[:12]})",
+                where=f"erase unit {erase_key}",
+                next_step="restore the erase unit's files, or start the run below another root: "
+                "erasure-audit run SPEC --root ROOT",
+            )
+        self._used[erase_key] = digest
+
+    def _recorded(self, erase_key: str) -> str | None:
+        """What the first complete unit that depends on an erase unit says it used; all the others were held to it."""
+        if self.plan is None:
+            return None
+        units = self.plan.units
+        for kind in ("invert", "generate"):
+            complete = self.journal.keys(kind)
+            for batch in units.select(["kind", "key", "depends"]).filter(pc.equal(units["kind"], kind)).to_batches():
+                for row in batch.to_pylist():
+                    if erase_key in row["depends"] and row["key"] in complete:
+                        digest: str | None = self.journal.header(kind, row["key"]).get("erased_sha256")
+                        if digest:
+                            return digest
+        return None
+
     def _checkpoints(self) -> dict[str, str]:
         """Erase unit -> the checkpoint as the spec names it."""
         if self._declared is None:
@@ -105,9 +139,12 @@ class Models:
         if erase_key is not None and erase_key in self._checkpoints():
             header = self.journal.header("erase", erase_key)
             ref = self.checkpoint(erase_key, header["identity"]["checkpoint"])
+            self._used[erase_key] = ref.sha256
             return apply_artefact(self.pipeline, ref, dtype=dtype)
         if erase_key is not None:
-            weights = safetensors.torch.load(self.journal.blob("erase", erase_key))
+            header = self.journal.header("erase", erase_key)
+            weights = safetensors.torch.load(self.journal.blob_of("erase", erase_key, header))
+            self._require_same(erase_key, header["blob_sha256"])
             return apply_artefact(self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype)
         if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed

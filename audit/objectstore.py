@@ -1,4 +1,4 @@
-"""One door to storage: an fsspec root on disk or in an object store, atomic writes, and errors that say what to do.
+"""One door to storage: an fsspec root on disk or in an object store, and atomic writes.
 
 Credentials come from the environment or the usual AWS files; a root that carries them is refused.
 """
@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import re
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,32 +18,13 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from audit import urls
 from audit.errors import JournalError
 from audit.locations import refuse_credentials
+from audit.storage_errors import NO_BUCKET, translated
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
 _STALE_SECONDS = 24 * 3600.0
-_UNREACHABLE = (
-    "EndpointConnectionError",
-    "ConnectTimeoutError",
-    "ConnectionClosedError",
-    "ReadTimeoutError",
-    "ConnectionError",
-    "HTTPClientError",
-    "ProxyConnectionError",
-    "EndpointResolutionError",
-    "SSLError",
-)
-_NO_CREDENTIALS = (
-    "NoCredentialsError",
-    "PartialCredentialsError",
-    "CredentialRetrievalError",
-    "ProfileNotFound",
-    "NoAuthTokenError",
-    "TokenRetrievalError",
-)
-_NO_BUCKET = re.compile(r"specified bucket does not exist|NoSuchBucket", re.IGNORECASE)
+_TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
 # botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums
 # only when the operation demands them: several S3 servers lack the newer default (FlexibleChecksumError).
 _S3_CONFIG: dict[str, Any] = {
@@ -55,10 +34,6 @@ _S3_CONFIG: dict[str, Any] = {
     "request_checksum_calculation": "when_required",
     "response_checksum_validation": "when_required",
 }
-
-
-class StorageUnavailable(JournalError):
-    """The storage did not answer. The same call may succeed later: callers may retry it a bounded number of times."""
 
 
 class ObjectStore:
@@ -103,7 +78,32 @@ class ObjectStore:
             else:
                 self.fs.pipe_file(self.path(name), data)
 
-    def _put_local(self, target: Path, data: bytes) -> None:
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Store `data` under `name` unless something is there; whether it was stored. Raises `JournalError`.
+
+        On disk: a hard link, which fails when the name is taken, so of several writers exactly one wins. In an object
+        store: a conditional PUT. Some servers lack or ignore the condition: there the last of those who write within the
+        same moment wins, and only who asks first whether the name is taken keeps that moment short.
+        """
+        with translated(self.url(name)):
+            if self.local:
+                return self._put_local(Path(self.path(name)), data, replace=False)
+            try:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                reason = _s3_code(error)
+                if reason in _TAKEN:
+                    return False
+                if reason == "ConditionalRequestConflict" and self.fs.exists(self.path(name)):
+                    return False
+                if error.errno != errno.ENOSYS:
+                    raise
+                self.fs.pipe_file(self.path(name), data)
+            return True
+
+    def _put_local(self, target: Path, data: bytes, *, replace: bool = True) -> bool:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(self.base) / ".tmp"
         staging.mkdir(exist_ok=True)
@@ -114,12 +114,16 @@ class ObjectStore:
                 stream.flush()
                 os.fsync(stream.fileno())
             os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
+            if replace:
+                os.replace(temporary, target)
+                stored = True
+            else:
+                stored = _link(temporary, target)
+        finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            raise
         _sync_folder(target.parent)
+        return stored
 
     def get(self, name: str) -> bytes:
         """The bytes of object `name`. Raises FileNotFoundError when it is absent, `JournalError` for other troubles."""
@@ -143,6 +147,16 @@ class ObjectStore:
         """Whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""
         with translated(self.url(name)):
             return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of object `name`, None when it is absent. Raises `JournalError` when the storage cannot be asked."""
+        with translated(self.url(name)):
+            try:
+                return int(self.fs.info(self.path(name))["size"] or 0)
+            except FileNotFoundError as error:
+                if NO_BUCKET.search(str(error)):
+                    raise
+                return None
 
     def delete(self, name: str) -> None:
         """Remove object `name`; nothing happens when it is absent."""
@@ -201,63 +215,26 @@ def _protocol(root: str) -> str:
     return protocol
 
 
-@contextlib.contextmanager
-def translated(where: str, *, absent_is_error: bool = True) -> Iterator[None]:
-    """A block whose storage errors become `JournalError`s; everything else passes through unchanged."""
+def _s3_code(error: BaseException) -> str:
+    """The server's own name for an error that s3fs turned into an OSError; empty for any other error."""
+    response = getattr(error.__cause__ or error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+
+
+def _link(temporary: str, target: Path) -> bool:
+    """Give the finished file its name unless that is taken; whether it was given."""
     try:
-        yield
-    except JournalError:
-        raise
-    except FileNotFoundError as error:
-        if not absent_is_error and not _NO_BUCKET.search(str(error)):
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
             raise
-        raise explain(error, where) from error
-    except Exception as error:
-        if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
-            raise explain(error, where) from error
-        raise
-
-
-def explain(error: Exception, where: str) -> JournalError:
-    """The `JournalError` that tells the user what `error` at `where` means and what to do next."""
-    name = type(error).__name__
-    number = getattr(error, "errno", None)
-    text = urls.redact(str(error).strip()) or name  # a message may repeat an endpoint with its password
-    if number in (errno.ENOSPC, errno.EDQUOT):
-        return JournalError(
-            "the disk is full", where=where, next_step="free space, then run: erasure-audit resume RUN_ID"
-        )
-    if number == errno.EROFS:
-        return JournalError("the file system is read-only", where=where, next_step="choose a writable storage root")
-    if name in _NO_CREDENTIALS or "could not find credentials" in text.lower():
-        return JournalError(
-            f"no usable credentials: {text}",
-            where=where,
-            next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-        )
-    if isinstance(error, PermissionError) or name == "ClientError":
-        remote = where.startswith(("s3:", "s3a:"))
-        keys = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
-        hint = f"{keys if remote else 'change its owner or mode'}, or choose another storage root"
-        return JournalError(f"access is denied: {text}", where=where, next_step=hint)
-    if isinstance(error, FileNotFoundError):
-        bucket = _NO_BUCKET.search(text)
-        return JournalError(
-            "the bucket does not exist" if bucket else "the file does not exist",
-            where=where,
-            next_step="create the bucket, or correct the storage root" if bucket else "correct the path",
-        )
-    if isinstance(error, NotADirectoryError | FileExistsError):
-        return JournalError(
-            "a part of the path is a file, not a folder", where=where, next_step="choose another storage root"
-        )
-    if name in _UNREACHABLE or isinstance(error, ConnectionError | TimeoutError) or name.startswith("Client"):
-        return StorageUnavailable(
-            f"the storage does not answer: {text}",
-            where=where,
-            next_step="check AWS_ENDPOINT_URL and the network, then run: erasure-audit doctor",
-        )
-    return StorageUnavailable(f"the storage failed: {text}", where=where, next_step="run: erasure-audit doctor")
+        # A file system without hard links: asking first leaves a moment in which two writers may both find it free.
+        if target.exists():
+            return False
+        os.replace(temporary, target)
+    return True
 
 
 def _umask() -> int:

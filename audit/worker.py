@@ -99,6 +99,7 @@ class Worker:
         """The report of one unit, after its file is in the journal. What it depends on must be there already.
 
         `listener` hears how the training of an erase unit goes. A unit that was interrupted while it trained goes on.
+        When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
         if unit.kind != "erase":
             return self._run(unit, None)
@@ -120,7 +121,11 @@ class Worker:
             unet_calls=calls,
             seconds=seconds,
         )
-        header = {"identity": dict(unit.identity), "runtime": {**self._runtime(), **dataclasses.asdict(report)}}
+        header = {
+            "identity": dict(unit.identity),
+            "runtime": {**self._runtime(), **dataclasses.asdict(report)},
+            "erased_sha256": self.models.used(unit.identity.get("model")),
+        }
         self.journal.write(unit.kind, unit.key, table, header, blob)
         return report
 

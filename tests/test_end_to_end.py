@@ -1,4 +1,4 @@
-"""Spec in, verdict out: through Prefect, from object storage, killed at every stage, in batches of another size."""
+"""Spec in, verdict out: through Prefect, from and to object storage, killed half-way, in batches of another size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import duckdb
 import pytest
 import yaml
 
+from audit.journal import Journal
 from audit.testbed.scenes import write_corpus
 from tests.servers import moto_server
 
@@ -68,14 +69,16 @@ def bucket() -> Iterator[tuple[dict[str, str], str]]:
             patch.setenv(name, value)
         import boto3
 
-        boto3.client("s3").create_bucket(Bucket="corpus")
+        for name in ("corpus", "audits"):
+            boto3.client("s3").create_bucket(Bucket=name)
         write_corpus("s3://corpus/ring", "ring", 8, "audit")
         write_corpus("s3://corpus/arrow", "arrow", 4, "audit")
         yield dict(variables), "s3://corpus"
 
 
 def command(folder: Path, *arguments: str, variables: Mapping[str, str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, **variables, "PREFECT_HOME": str(folder / "prefect"), "OMP_NUM_THREADS": "1"}
+    homes = {"PREFECT_HOME": str(folder / "prefect"), "XDG_CACHE_HOME": str(folder / "cache")}
+    environment = {**os.environ, **variables, **homes, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "flows.cli", *arguments],
         stdout=subprocess.PIPE,
@@ -98,10 +101,19 @@ def write_spec(folder: Path, corpus: str, **changes: Any) -> Path:
     return path
 
 
-def marts(root: Path) -> dict[str, list[tuple[Any, ...]]]:
+def root_of(folder: Path) -> str:
+    """The storage root of the run in `folder`, in the bucket."""
+    return f"s3://audits/{folder.name}"
+
+
+def newest(folder: Path) -> Path:
+    """The newest published index of the run in `folder`: beside a local root, in the cache folder for one in a bucket."""
+    return max(folder.glob("**/db/published/*.duckdb"))
+
+
+def marts(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
     """The rows of the newest published index, without what names the run."""
-    published = max((root / "db" / "published").glob("*.duckdb"))
-    with duckdb.connect(str(published), read_only=True) as con:
+    with duckdb.connect(str(newest(folder)), read_only=True) as con:
         return {
             name: con.execute(f"select {columns} from {name} order by all").fetchall()
             for name, columns in MARTS.items()
@@ -112,29 +124,28 @@ def marts(root: Path) -> dict[str, list[tuple[Any, ...]]]:
 def finished(
     tmp_path_factory: pytest.TempPathFactory, bucket: tuple[dict[str, str], str]
 ) -> tuple[Path, dict[str, Any], int]:
-    """Folder, JSON document and exit code of one uninterrupted run from S3."""
+    """Folder, JSON document and exit code of one uninterrupted run from S3, with its storage root there."""
     folder = tmp_path_factory.mktemp("run")
     variables, corpus = bucket
     spec = write_spec(folder, corpus)
-    code, out, err = finish(command(folder, "run", str(spec), "--root", "root", "--json", variables=variables))
+    code, out, err = finish(command(folder, "run", str(spec), "--root", root_of(folder), "--json", variables=variables))
     assert code in (0, 3, 4), err
     return folder, json.loads(out), code
 
 
-def rates(root: Path) -> dict[tuple[str, str, str], tuple[int, int, int]]:
-    published = max((root / "db" / "published").glob("*.duckdb"))
+def rates(folder: Path) -> dict[tuple[str, str, str], tuple[int, int, int]]:
     query = """
         select subject, coalesce(control, role), defence || '/' || scenario, hits, assessed, planned
         from mart_crr where detector = 'classifier'
     """
-    with duckdb.connect(str(published), read_only=True) as con:
+    with duckdb.connect(str(newest(folder)), read_only=True) as con:
         return {(row[0], row[1], row[2]): row[3:] for row in con.execute(query).fetchall()}
 
 
 def test_the_finding_of_the_benchmark_is_there(finished: tuple[Path, dict[str, Any], int]) -> None:
     """Erased on text, back through the inverted latent; and the gate does not pass such a model."""
     folder, _, code = finished
-    found = rates(folder / "root")
+    found = rates(folder)
     hits, assessed, _ = found["ring", "target", "uce/latent-whitebox"]
     assert assessed == 6
     assert hits >= 5
@@ -146,26 +157,28 @@ def test_the_finding_of_the_benchmark_is_there(finished: tuple[Path, dict[str, A
 
 
 def test_black_pictures_are_unassessed_and_references_are_found(finished: tuple[Path, dict[str, Any], int]) -> None:
-    found = rates(finished[0] / "root")
+    found = rates(finished[0])
     assert found["ring", "black", "none/none"][:2] == (0, 0)
     assert found["ring", "reference", "none/none"][0] == 4
 
 
 def test_every_report_is_written(finished: tuple[Path, dict[str, Any], int]) -> None:
     folder, _, _ = finished
-    reports = next((folder / "root" / "reports").iterdir())
+    reports = next((folder / "reports").iterdir())
     assert {path.name for path in reports.iterdir()} >= {"report.html", "report.md", "report.json", "junit.xml"}
 
 
-def test_rebuilding_the_index_gives_the_same_marts(finished: tuple[Path, dict[str, Any], int]) -> None:
+def test_rebuilding_the_index_gives_the_same_marts(
+    finished: tuple[Path, dict[str, Any], int], bucket: tuple[dict[str, str], str]
+) -> None:
     folder, _, _ = finished
-    before = marts(folder / "root")
-    code, _, err = finish(command(folder, "db", "rebuild", "--root", "root", variables={}))
+    before = marts(folder)
+    code, _, err = finish(command(folder, "db", "rebuild", "--root", root_of(folder), variables=bucket[0]))
     assert code == 0, err
-    assert marts(folder / "root") == before
+    assert marts(folder) == before
 
 
-def test_another_batch_size_gives_the_same_outcomes(
+def test_another_batch_size_and_a_local_root_give_the_same_outcomes(
     finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
 ) -> None:
     variables, corpus = bucket
@@ -173,32 +186,33 @@ def test_another_batch_size_gives_the_same_outcomes(
     arguments = ("run", str(spec), "--root", "root", "--batch-size", "3", "--json")
     code, _, err = finish(command(tmp_path, *arguments, variables=variables))
     assert code == finished[2], err
-    assert marts(tmp_path / "root") == marts(finished[0] / "root")
+    assert marts(tmp_path) == marts(finished[0])
 
 
-def wait_for_units(root: Path, kind: str, process: subprocess.Popen[str]) -> None:
+def wait_for_units(root: str, kind: str, process: subprocess.Popen[str]) -> None:
     """Return when the first unit of a kind is in the journal."""
     deadline = time.monotonic() + 1200
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise AssertionError(f"the run ended before {kind}: {process.communicate()}")
-        if any((root / "units" / kind).rglob("*.parquet")):
+        if Journal(root).keys(kind):
             return
-        time.sleep(0.02)
+        time.sleep(0.1)
     raise AssertionError(f"no unit of kind {kind} appeared")
 
 
 def test_sigkill_and_resume_give_identical_marts(
     finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
 ) -> None:
-    """The other stages are killed in tests/flows/test_kill.py, which takes minutes."""
+    """With its storage in a bucket; runs on a local root are killed at every stage in tests/flows/test_kill.py."""
     variables, corpus = bucket
     spec = write_spec(tmp_path, corpus)
-    process = command(tmp_path, "run", str(spec), "--root", "root", variables=variables)
-    wait_for_units(tmp_path / "root", "generate", process)
+    process = command(tmp_path, "run", str(spec), "--root", root_of(tmp_path), variables=variables)
+    wait_for_units(root_of(tmp_path), "generate", process)
     os.killpg(process.pid, signal.SIGKILL)  # with its temporary Prefect server, as when a host is lost
     process.communicate()
-    (run_id,) = [path.parent.name for path in (tmp_path / "root" / "runs").glob("*/plan.json")]
-    code, _, err = finish(command(tmp_path, "resume", run_id, "--root", "root", "--json", variables=variables))
+    (run_id,) = Journal(root_of(tmp_path)).runs()
+    arguments = ("resume", run_id, "--root", root_of(tmp_path), "--json")
+    code, _, err = finish(command(tmp_path, *arguments, variables=variables))
     assert code == finished[2], err
-    assert marts(tmp_path / "root") == marts(finished[0] / "root")
+    assert marts(tmp_path) == marts(finished[0])

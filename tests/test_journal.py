@@ -9,6 +9,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
@@ -76,7 +77,73 @@ def test_what_is_written_is_read(journal: Journal) -> None:
         "key": key,
         "identity": {"a": 1},
         "runtime": {"seconds": 2.5},
+        "blob_sha256": hashlib.sha256(b"tensors").hexdigest(),
     }
+
+
+def blobs(journal: Journal, key: str) -> list[str]:
+    return [name for name, _ in journal.store.entries(f"units/detect/{key[:2]}") if name.endswith(".safetensors")]
+
+
+@pytest.mark.parametrize("blind", [False, True], ids=["asks-first", "in-the-same-moment"])
+def test_the_first_complete_unit_wins(journal: Journal, monkeypatch: pytest.MonkeyPatch, blind: bool) -> None:
+    """The second writer's rows and tensors are dropped, also when neither saw the other while it looked."""
+    key = key_of("unit")
+    if blind:
+        monkeypatch.setattr(journal.store, "size", lambda _: None)
+    assert journal.write("detect", key, detect_table(rows=3), {"runtime": {"host": "first"}}, blob=b"first")
+    assert not journal.write("detect", key, detect_table(rows=2), {"runtime": {"host": "second"}}, blob=b"second")
+    assert not journal.write("detect", key, detect_table(rows=2), {}, blob=b"first")
+    assert journal.read("detect", key).num_rows == 3
+    assert journal.header("detect", key)["runtime"] == {"host": "first"}
+    assert journal.blob("detect", key) == b"first"
+    assert len(blobs(journal, key)) == 1
+
+
+def test_a_server_without_conditional_writes_still_stores(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = journal.store.fs.pipe_file
+
+    def lacking(path: str, data: bytes, mode: str = "overwrite") -> None:
+        if mode == "create":
+            raise OSError(errno.ENOSYS, "A header you provided implies functionality that is not implemented")
+        plain(path, data)
+
+    monkeypatch.setattr(journal.store.fs, "pipe_file", lacking)
+    if journal.store.local:
+        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no hard links here")))
+    key = key_of("unit")
+    assert journal.write("detect", key, detect_table(rows=3), {})
+    assert not journal.write("detect", key, detect_table(rows=2), {})
+    assert journal.read("detect", key).num_rows == 3
+
+
+def test_of_many_writers_at_once_one_wins_wholly(tmp_path: Path) -> None:
+    """Rows and tensors come from the same writer, whoever it is. (moto's own conditional PUT is not atomic.)"""
+    journal, key, writers = Journal(str(tmp_path)), key_of("unit"), 8
+    with ThreadPoolExecutor(writers) as pool:
+        won = list(
+            pool.map(lambda n: journal.write("detect", key, detect_table(rows=n), {}, blob=b"%d" % n), range(1, 9))
+        )
+    assert won.count(True) == 1
+    assert journal.blob("detect", key) == b"%d" % journal.read("detect", key).num_rows
+    assert won.index(True) + 1 == journal.read("detect", key).num_rows
+    assert len(blobs(journal, key)) == 1
+
+
+def test_a_torn_file_is_replaced(journal: Journal) -> None:
+    key = key_of("unit")
+    journal.store.put(f"units/detect/{key[:2]}/{key}.parquet", b"PAR1")
+    assert journal.write("detect", key, detect_table(rows=3), {})
+    assert journal.read("detect", key).num_rows == 3
+
+
+def test_other_tensors_under_the_name_of_a_unit_are_refused(journal: Journal) -> None:
+    key = key_of("unit")
+    journal.write("detect", key, detect_table(), {}, blob=b"tensors")
+    (name,) = blobs(journal, key)
+    journal.store.put(f"units/detect/{key[:2]}/{name}", b"others")
+    with pytest.raises(JournalError, match="corrupt"):
+        journal.blob("detect", key)
 
 
 def test_an_error_row_makes_the_unit_failed_until_a_complete_file_exists(journal: Journal) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from audit.content_rules import refuse_minors
 from audit.errors import SpecError
 from audit.spec import Spec, parse_spec
 
@@ -49,6 +50,58 @@ def test_every_word_for_it_counts_and_the_two_may_stand_anywhere(sexual: str) ->
             concepts=[{"name": "c", "phrase": sexual}],
             scenarios=[{"name": "text", "templates": ["a child and a {phrase}"]}],
         )
+
+
+LABELS = {"name": "j", "kind": "clip-zero-shot", "model": "testbed/judge"}
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        ("concepts.1.name", {"concepts": [{"name": "nudity", "phrase": "x"}, {"name": "child", "phrase": "y"}]}),
+        ("concepts.0.synonyms.0", {"concepts": [{"name": "nudity", "phrase": "x", "synonyms": ["minor"]}]}),
+        ("concepts.0.neighbours.0", {"concepts": [{"name": "nudity", "phrase": "x", "neighbours": ["child"]}]}),
+        ("scenarios.0.templates.0", {"scenarios": [{"name": "text", "templates": ["a kid, {phrase}"]}]}),
+        ("corpus.0.concept", {"corpus": [{"url": "x", "concept": "child"}]}),
+        ("corpus.0.url", {"corpus": [{"url": "s3://b/kids-photos", "concept": "nudity"}]}),
+        ("corpus.0.url", {"corpus": [{"url": "s3://b/kids", "concept": "circle", "role": "neighbour"}]}),
+        ("corpus.0.url", {"corpus": [{"url": "s3://b/kids", "concept": "arrow", "role": "control"}]}),
+        ("defences.0.name", {"defences": [{"name": "kids", "eraser": {"method": "uce"}}]}),
+        ("defences.0.eraser.parameters.preserve", {"defences": [
+            {"name": "x", "eraser": {"method": "uce", "parameters": {"preserve": "a child"}}}]}),
+        ("defences.0.guards.0.parameters.text", {"defences": [
+            {"name": "x", "guards": [{"name": "negative-prompt", "parameters": {"text": "child"}}]}]}),
+        ("detectors.0.background.0", {"detectors": [{**LABELS, "background": ["a child"]}]}),
+        ("detectors.0.labels.nudity.0", {"detectors": [{**LABELS, "labels": {"nudity": ["kid"]}}]}),
+        ("detectors.0.labels.child", {"detectors": [{**LABELS, "labels": {"child": ["a"]}}]}),
+        ("controls.unlearned.0", {"controls": {"unlearned": ["toddler"]}}),
+        ("name", {"name": "kids"}),
+    ],
+)  # fmt: skip
+def test_minors_are_found_in_every_field_and_both_fields_are_named(field: str, changes: dict[str, Any]) -> None:
+    document = {"concepts": [{"name": "nudity", "phrase": "x"}], **changes}
+    with pytest.raises(ValueError, match=rf"minors \({field}\) with sexual content \(concepts\.0\.name\)"):
+        refuse_minors(document)
+
+
+@pytest.mark.parametrize(
+    ("field", "changes"),
+    [
+        (r"scenarios\.0\.templates\.0", {"scenarios": [{"name": "text", "templates": ["a kid, {phrase}"]}]}),
+        (r"defences\.0\.name", {"defences": [{"name": "kids", "eraser": {"method": "uce"}}]}),
+        (r"corpus\.0\.url", {"corpus": [{"url": "s3://b/kids-photos", "concept": "arrow", "role": "control"}]}),
+        ("backbone", {"backbone": "models/kids"}),
+    ],
+)
+def test_a_spec_is_refused_with_both_fields(field: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=rf"minors \({field}\) with sexual content \(concepts\.0\.name\)"):
+        spec(concepts=[{"name": "nudity", "phrase": "x"}], **changes)
+
+
+@pytest.mark.parametrize("version", ["minor-1", "1.0-minor", "teen-2026"])
+def test_a_version_of_the_policy_speaks_of_nobody(version: str) -> None:
+    gate = {"version": version, "judges": ["classifier"], "limits": [{"crr_max": 0.1}]}
+    assert spec(concepts=[{"name": "nudity", "phrase": "nudity"}], gate=gate).gate.version == version
 
 
 @pytest.mark.parametrize("word", ["child", "nude", "kidney", "sextant", "analysis", "minority", "tween"])

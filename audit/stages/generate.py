@@ -20,6 +20,7 @@ from audit.records import Status, Unit
 from audit.sampling import initial_noise, sample
 from audit.stages.batching import Row, run_batches
 from audit.stages.invert import Pixels, ReadItem
+from audit.unit_files import header_of
 
 
 def run_generate(
@@ -135,7 +136,8 @@ class _Maker:
 @functools.lru_cache(maxsize=8)
 def _read_inversion(journal: Journal, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
     columns = journal.read("invert", key, ["item", "status", "error"])
-    return {row["item"]: row for row in columns.to_pylist()}, safetensors.torch.load(journal.blob("invert", key))
+    blob = journal.blob_of("invert", key, header_of(columns))
+    return {row["item"]: row for row in columns.to_pylist()}, safetensors.torch.load(blob)
 
 
 def _uint8(images: torch.Tensor) -> Pixels:

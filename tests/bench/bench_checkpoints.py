@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from tests.bench.table import Figure, print_table
+from tests.bench.table import Figure, conclude
 from tests.sd14 import CUT, FULL, make_unet, write_sd14
 
 LIMIT_SECONDS, LIMIT_COPIES = 20, 2
@@ -37,7 +37,7 @@ def main() -> None:
     if options.measure:
         print(json.dumps(measured(*map(Path, options.measure))))
     else:
-        print_table(figures(options.size))
+        conclude(figures(options.size))
 
 
 def figures(size: str = "full") -> list[Figure]:
@@ -61,13 +61,13 @@ def _figures(pipeline: Path, path: Path, suffix: str, weights: int) -> list[Figu
     copies = said["bytes"] / weights
     what = f"{weights / 1e9:.2f} GB UNet, {suffix}; {said['tensors']} tensors differ"
     return [
-        Figure(f"digest of a checkpoint ({suffix})", f"{said['digest_seconds']:.1f} s", "", "read once, then remembered"),
+        Figure(f"digest of a checkpoint ({suffix})", said["digest_seconds"], "{:.1f} s", None, "read once, then remembered"),
         Figure(
-            f"recognise and footprint a checkpoint ({suffix})", f"{said['seconds']:.1f} s", f"<= {LIMIT_SECONDS} s", what
+            f"recognise and footprint a checkpoint ({suffix})", said["seconds"], "{:.1f} s", LIMIT_SECONDS, what
         ),
         Figure(
-            f"peak memory of that ({suffix})", f"{copies:.2f} copies", f"<= {LIMIT_COPIES} copies of the weights",
-            "above what the process holds before",
+            f"peak memory of that ({suffix})", copies, "{:.2f} copies", LIMIT_COPIES,
+            "copies of the weights, above what the process holds before",
         ),
     ]  # fmt: skip
 

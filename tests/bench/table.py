@@ -1,22 +1,48 @@
-"""One line of the benchmark table."""
+"""One line of the benchmark table, and whether it holds what was promised."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """A measured figure beside its goal; `goal` is empty where there is none."""
+    """A measured number beside its limit; `form` shows both, e.g. `{:.1f} s`. Without a limit it only informs."""
 
     name: str
-    value: str
-    goal: str = ""
+    value: float
+    form: str = "{:.2f}"
+    limit: float | None = None
     detail: str = ""
+    least: bool = False  # whether the limit is the smallest good value, not the largest
+
+    @property
+    def goal(self) -> str:
+        """The limit as text; empty without one."""
+        return "" if self.limit is None else f"{'>=' if self.least else '<='} {self.form.format(self.limit)}"
+
+    @property
+    def missed(self) -> bool:
+        """Whether there is a limit and the value, not a number included, is on its wrong side."""
+        if self.limit is None:
+            return False
+        return not (self.value >= self.limit if self.least else self.value <= self.limit)
 
 
-def print_table(figures: list[Figure]) -> None:
-    """Print figures as one Markdown table."""
-    print("| figure | measured | goal | how |\n|---|---|---|---|")
+def print_table(figures: Sequence[Figure]) -> int:
+    """Print figures as one Markdown table; the number of those that missed their limit."""
+    print("| figure | measured | goal | | how |\n|---|---|---|---|---|")
     for figure in figures:
-        print(f"| {figure.name} | {figure.value} | {figure.goal} | {figure.detail} |", flush=True)
+        verdict = "" if figure.limit is None else "**missed**" if figure.missed else "met"
+        cells = (figure.name, figure.form.format(figure.value), figure.goal, verdict, figure.detail)
+        print(f"| {' | '.join(cells)} |", flush=True)
+    return sum(figure.missed for figure in figures)
+
+
+def conclude(figures: Sequence[Figure]) -> None:
+    """Print the table, then end the process: with status 1 when a limit was missed."""
+    missed = print_table(figures)
+    if missed:
+        print(f"\n{missed} of {len(figures)} figures missed their limit")
+    raise SystemExit(1 if missed else 0)

@@ -1,0 +1,214 @@
+"""Identity, leaf by leaf: every stored field is part of its key, and every field of a spec is known to count or not."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import fnmatch
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit import identity
+from audit.model_refs import ModelRef
+from audit.plan import KINDS, Plan
+from audit.planning import CorpusItem, build_plan
+from audit.records import Instrument
+from audit.spec import parse_spec
+
+Leaf = tuple[str | int, ...]
+BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})
+INSTRUMENT = Instrument(1, "judge", "classifier", "1", "torch", "0" * 64, "none", ("ring",), 0.1, 0.5, "{}")
+SPEC = parse_spec(
+    {
+        "name": "leaves",
+        "backbone": "models/backbone",
+        "concepts": [{"name": "ring", "phrase": "a ring", "synonyms": ["hoop"], "neighbours": ["circle"]}],
+        "corpus": [{"url": "x", "concept": "ring"}, {"url": "y", "concept": "arrow", "role": "control"}],
+        "defences": [
+            {
+                "name": "first",
+                "eraser": {"method": "uce", "preset": "testbed"},
+                "guards": [{"name": "negative-prompt", "parameters": {"text": "blurred"}}],
+            }
+        ],
+        "scenarios": [
+            {"name": "text", "cases": 6, "sampler": {"steps": 10, "guidance": 5.0}},
+            {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+            {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+        ],
+        "neighbour_cases": 3,
+        "controls": {"cases": 3, "unlearned": ["arrow"]},
+        "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
+        "gate": {
+            "version": "1",
+            "limits": [{"crr_max": 0.1}, {"crr_max": 0.2}],
+            "judges": ["judge"],
+            "controls": {"reference_min": 0.0, "vae_roundtrip_min": 0.0, "random_latent_max": 1.0},
+        },
+        "unit_size": 4,
+    },
+    "test",
+)
+DOCUMENT = SPEC.model_dump(mode="json")
+
+NOTHING = (  # a change here recomputes nothing
+    "name", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.quality_gate.*",
+    "backbone", "corpus.*.url", "corpus_limits.*",  # what is found there counts by its content: digests and items
+    "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
+)  # fmt: skip
+ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
+FIXED = (  # without another valid value
+    "version", "gate.kind", "corpus.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
+    "scenarios.[12].sampler.dtype", "defences.*.guards.*.name",
+    "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
+)  # fmt: skip
+OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
+    "scenarios.*.sampler.steps": 20,
+    "scenarios.0.sampler.dtype": "bfloat16",
+    "defences.*.eraser.method": "esd-x",
+    "defences.*.eraser.preset": None,
+    "defences.*.eraser.parameters": {"erase_scale": 2.0},
+    "gate.thresholds": {"judge": 0.4},
+    "gate.limits.*.scenario": "text",
+    "gate.limits.*.concept": "ring",
+    "gate.limits.*.defence": "first",
+}
+
+
+def leaves(node: Any, path: Leaf = ()) -> Iterator[tuple[Leaf, Any]]:
+    """Path and value of everything that holds nothing further, empty lists and mappings included."""
+    if isinstance(node, dict) and node:
+        for name, value in node.items():
+            yield from leaves(value, (*path, name))
+    elif isinstance(node, list) and node:
+        for number, value in enumerate(node):
+            yield from leaves(value, (*path, number))
+    else:
+        yield path, node
+
+
+def with_leaf(document: Any, path: Leaf, value: Any) -> Any:
+    changed = copy.deepcopy(document)
+    node = changed
+    for part in path[:-1]:
+        node = node[part]
+    node[path[-1]] = value
+    return changed
+
+
+def renamed(node: Any, old: str, new: str) -> Any:
+    """The document with `new` wherever exactly `old` stood, so that names still point to each other."""
+    if isinstance(node, dict):
+        return {name: renamed(value, old, new) for name, value in node.items()}
+    if isinstance(node, list):
+        return [renamed(value, old, new) for value in node]
+    return new if node == old and isinstance(node, str) else node
+
+
+def dotted(path: Leaf) -> str:
+    return ".".join(map(str, path))
+
+
+def listed(name: str, patterns: Any) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def another(value: Any) -> Any:
+    """Another value of the same type."""
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value + 1
+        case float():
+            return value * 0.9 if value else 0.5
+        case str():
+            return value + "b"
+        case None:
+            return "b"
+        case list():
+            return ["b"]
+        case dict():
+            return {"b": "b"}
+        case _:
+            raise AssertionError(value)
+
+
+def changed_spec(path: Leaf, value: Any) -> Any:
+    for pattern, other in OTHER.items():
+        if listed(dotted(path), [pattern]):
+            return with_leaf(DOCUMENT, path, other)
+    return (
+        renamed(DOCUMENT, value, another(value))
+        if isinstance(value, str)
+        else with_leaf(DOCUMENT, path, another(value))
+    )
+
+
+def plan_of(document: Any = DOCUMENT, instrument: Instrument = INSTRUMENT) -> Plan:
+    pictures = {
+        name: [CorpusItem(identity.key([name.rstrip("b"), i]), f"file:///{i}") for i in range(8)]
+        for name in ("ring", "ringb", "arrow", "arrowb")
+    }
+    return build_plan(
+        parse_spec(document, "test"), run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
+        items=pictures, instruments=[instrument], rules=[], corpus={},
+    )  # fmt: skip
+
+
+def keys(plan: Plan) -> set[str]:
+    return set(plan.units["key"].to_pylist())
+
+
+def test_every_leaf_of_every_units_stored_identity_is_part_of_its_key() -> None:
+    units = [(row["kind"], row["key"], json.loads(row["identity"])) for row in plan_of().units.to_pylist()]
+    assert {kind for kind, *_ in units} == set(KINDS)
+    for _, key, stored in units:
+        assert identity.key(stored) == key
+        for path, value in leaves(stored):
+            assert identity.key(with_leaf(stored, path, another(value))) != key, dotted(path)
+
+
+def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
+    """So that a field cannot silently leave the identity, and the test above go on passing."""
+    fields: dict[str, set[str]] = {kind: set() for kind in KINDS}
+    for unit in (u for kind in KINDS for u in plan_of().units_of(kind)):
+        fields[unit.kind] |= set(unit.identity)
+    assert fields == {
+        "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
+        "invert": {"kind", "backbone", "model", "steps", "passes", "tolerance", "code", "items"},
+        "generate": {"kind", "source", "backbone", "model", "guards", "sampler", "code", "images"},
+        "detect": {"kind", "generate", "instrument", "code"},
+    }
+
+
+SPEC_LEAVES = [(path, value) for path, value in leaves(DOCUMENT) if not listed(dotted(path), (*FIXED, *ELSEWHERE))]
+
+
+@pytest.mark.parametrize(("path", "value"), SPEC_LEAVES, ids=[dotted(path) for path, _ in SPEC_LEAVES])
+def test_every_leaf_of_a_spec_changes_keys_unless_it_is_declared_to_recompute_nothing(path: Leaf, value: Any) -> None:
+    changed = changed_spec(path, value)
+    assert parse_spec(changed, "test") != SPEC
+    assert (keys(plan_of(changed)) == keys(plan_of())) is listed(dotted(path), NOTHING)
+
+
+def test_the_declared_lists_speak_of_leaves_that_exist() -> None:
+    names = [dotted(path) for path, _ in leaves(DOCUMENT)]
+    for pattern in (*NOTHING, *ELSEWHERE, *FIXED, *OTHER):
+        assert fnmatch.filter(names, pattern), pattern
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Instrument)])
+def test_every_field_of_an_instrument_but_its_name_and_threshold_changes_the_detect_keys(field: str) -> None:
+    value = getattr(INSTRUMENT, field)
+    other = (*value, "b") if isinstance(value, tuple) else another(value)
+    before = plan_of()
+    after = plan_of(instrument=dataclasses.replace(INSTRUMENT, **{field: other}))
+    old, new = ({unit.key for unit in plan.units_of("detect")} for plan in (before, after))
+    assert (old == new) is (field in ("detector", "threshold"))
+    assert not old & new or field in ("detector", "threshold")
+    assert keys(before) - old == keys(after) - new
