@@ -21,7 +21,7 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "generate": (
         "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "guards",
+        "images", "corpus", "guards", "attention", "detectors.folders",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip

@@ -20,6 +20,7 @@ from audit import checks, corpus, detectors, expectations, identity, reading
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import JournalError
 from audit.gate import decide
+from audit.guards.checks import check_energy_prompts, check_guards
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Plan, read_plan
@@ -85,6 +86,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
+    check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
     subjects = spec.subjects()
     instruments, rules = [], []
@@ -105,7 +107,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=rules,
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
-    check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
+    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    check_prompts(backbone, texts)
+    check_energy_prompts(spec, texts)
     return plan
 
 
