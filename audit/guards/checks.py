@@ -71,7 +71,7 @@ def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], con
     if isinstance(parameters, IreceParameters):
         return [*resolved["phrases"], *resolved["neighbours"]]
     if isinstance(parameters, SafreeParameters):
-        return list(resolved["concepts"])
+        return [*resolved["concepts"], *([parameters.mask] if parameters.mask else [])]
     return [] if isinstance(parameters, EgloceParameters) else [resolved["text"]]
 
 

@@ -70,21 +70,26 @@ class Localiser:
         if how == "noise-difference":
             return self._difference(phrase, latents, timestep)
         text = self._p["template"].replace("{phrase}", phrase)
-        if how == "contrast-neighbours":
-            text += "".join(f" and a {neighbour}" for neighbour in self._p["neighbours"])
         word = self._positions(text, phrase)
         tokens = self._tokens(text, word)
         layers, noise = self._captured(text, latents, timestep)
-        maps = self._map(layers, tokens, latents)
+        maps, calls = self._map(layers, tokens, latents), 1
         if how == "contrast-tokens":
             rest = [i for i in range(1, self._length(text) - 1) if i not in word]
             maps = maps - self._map(layers, rest, latents) if rest else maps
         if how == "contrast-neighbours":
-            others = [self._map(layers, self._positions(text, n), latents) for n in self._p["neighbours"]]
-            maps = maps - torch.stack(others).amax(0)
+            maps, calls = localise.min_max(maps) * self._share(text, phrase, latents, timestep), 2
         if how == "contrast-null":
-            maps = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents)
-        return Located(maps, maps, noise, 2 if how == "contrast-null" else 1)
+            maps, calls = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents), 2
+        return Located(maps, maps, noise, calls)
+
+    def _share(self, text: str, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        """The concept's part (B, H, W), in 0..1, of what it and its neighbours attract when one prompt names them all."""
+        text += "".join(f" and a {neighbour}" for neighbour in self._p["neighbours"])
+        layers, _ = self._captured(text, latents, timestep)
+        words = [phrase, *self._p["neighbours"]]
+        attracted = torch.stack([self._map(layers, self._positions(text, word), latents) for word in words])
+        return attracted[0] / attracted.sum(0).clamp_min(1e-8)
 
     def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
         """DiffEdit's signal (Couairon et al. 2023, arXiv 2210.11427): where the concept changes the prediction."""

@@ -46,8 +46,8 @@ def random_cells(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor
 
 
 def shifted(mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """`mask` (H, W) moved by a random distance, around the edges: its area and its shape, elsewhere."""
-    rows, columns = (int(torch.randint(size, (1,), generator=generator)) for size in mask.shape)
+    """`mask` (H, W) moved along both axes by random distances, around the edges: its area and its shape, elsewhere."""
+    rows, columns = (int(torch.randint(1, size, (1,), generator=generator)) for size in mask.shape)
     return mask.roll((rows, columns), (0, 1))
 
 

@@ -85,7 +85,7 @@ class SafreeParameters(Parameters):
     up_t: float = Field(10.0, gt=0)  # most steps that self-validation allows, less one
     slope: float = Field(2.5, gt=0)  # k; 3.5 in the released code's setting for artists
     midpoint: float = 5.333  # t0; 5.5 for artists
-    mask_id: int = Field(0, ge=0)  # vocabulary entry that stands in for a masked token
+    mask: Text | None = None  # the word that stands in for a masked token; None: the vocabulary's entry 0, as released
     latent_re_attention: bool = False
 
     @model_validator(mode="after")
@@ -106,7 +106,8 @@ class IreceParameters(Parameters):
 
     localisation  what is thresholded: `attention`; `contrast-tokens` (less the other words of the same prompt);
                   `contrast-null` (less the same positions of the null prompt, one more evaluation);
-                  `contrast-neighbours` (less the strongest neighbour concept, all named in one prompt);
+                  `contrast-neighbours` (times the concept's share of the attention when one prompt names it and its
+                  neighbours, one more evaluation);
                   `noise-difference` (|eps(concept) - eps(null)|, DiffEdit's signal, two evaluations)
     noise         `replace` (x <- xi), `add` (x <- x + xi) or `level` (xi at the noise level of t*, around `reference`)
     mask          `attention`, or a control: `random` and `shifted` have its area, `full` covers the picture

@@ -126,7 +126,7 @@ class Safree(Guard):
         if self._concept is None:
             self._concept = projector(self._pooled_texts(self._p["concepts"]))
         masked = row.repeat(count, 1)
-        masked[torch.arange(count), torch.arange(1, count + 1)] = self._p["mask_id"]
+        masked[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
         pooled = self._pooled(masked)
         kept = kept_tokens(pooled, self._concept, self._p["alpha"])
         clean = projected(states, self._concept.to(states), projector(pooled).to(states))
@@ -138,6 +138,12 @@ class Safree(Guard):
         until = edited_until(beta, self._p["up_t"], self._p["slope"], self._p["midpoint"])
         words = tuple(tokenizer.convert_ids_to_tokens(int(row[i])).removesuffix("</w>") for i in positions)
         return Edit(merged, words, count, until if self._p["self_validation"] else None, beta)
+
+    def _mask_id(self) -> int:
+        """Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs another word."""
+        if self._p["mask"] is None:
+            return 0
+        return int(self._pipeline.tokenizer(self._p["mask"], add_special_tokens=False)["input_ids"][0])
 
     @torch.no_grad()
     def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
