@@ -14,6 +14,7 @@ from audit.results import (
     CheckResult,
     CrrRow,
     Decision,
+    GuardRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -82,6 +83,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
             decisions,
             tuple(CheckResult(**check) for check in verdict["checks"]),
         ),
+        guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
     )
 
 

@@ -82,7 +82,7 @@ def test_checkpointing_recomputes_blocks_and_gives_the_same_gradient(testbed: Pi
         parts = {name: copy.deepcopy(getattr(testbed, name)) for name in ("unet", "vae")}
         own = dataclasses.replace(testbed, **parts)
         counted: list[int] = []
-        own.unet.mid_block.attentions[0].register_forward_hook(lambda *_, seen=counted: seen.append(1))
+        own.unet.mid_block.resnets[1].register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
         guard = make(own, "egloce", checkpointing=checkpointing, iterations=1, window=[401, 401])
         made.append(run(own, [guard], ["a photo of a ring"], 3.0, steps=5))
         calls.append(len(counted))
