@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -52,6 +53,21 @@ def resolve(guard: Guard, concept: Concept) -> dict[str, Any]:
 def energy_name(parameters: EgloceParameters) -> str:
     """The energy model as `resolve_model` reads it; the testbed's own unless the spec names another."""
     return parameters.energy or "testbed/energy"
+
+
+def extra_calls(described: Sequence[Mapping[str, Any]], timesteps: Sequence[int], guidance: float) -> int:
+    """UNet evaluations of one picture that the guards add to the sampler's, as far as that is known beforehand."""
+    total = 0
+    for guard in described:
+        values = guard["parameters"]
+        if guard["name"] == "sld" and guidance != 1.0:
+            total += len(timesteps)
+        if guard["name"] == "irece":
+            total += len(values["phrases"]) * (1 if values["localisation"] in ("attention", "contrast-tokens") else 2)
+        if guard["name"] == "egloce":
+            inside = sum(values["window"][1] <= t <= values["window"][0] for t in timesteps)
+            total += inside * values["iterations"] * (1 if guidance == 1.0 else 2)
+    return total
 
 
 def _energy_digest(parameters: EgloceParameters) -> str:

@@ -71,7 +71,7 @@ class SldParameters(Parameters):
     def resolved(self, concept: Concept) -> dict[str, Any]:
         preset = dict(zip(_SLD_FIELDS, SLD_PRESETS[self.preset], strict=True))
         given = self.model_dump(include=set(_SLD_FIELDS), exclude_none=True)
-        return {**preset, **given, "text": self.text or ", ".join((concept.phrase, *concept.synonyms))}
+        return {**preset, **given, "text": self.text or " and ".join((concept.phrase, *concept.synonyms))}
 
 
 class SafreeParameters(Parameters):
