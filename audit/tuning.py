@@ -100,7 +100,7 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
 
 
 def _named(spec: Spec, request: Request) -> tuple[Concept, Defence]:
-    known = {
+    known: dict[str, tuple[str, list[str]]] = {
         "concept": (request.concept, [c.name for c in spec.concepts]),
         "defence": (request.defence, list(spec.defence_names())),
         "scenario": (request.scenario, [s.name for s in spec.scenarios]),

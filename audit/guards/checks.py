@@ -7,7 +7,7 @@ from typing import Any
 
 from audit import guards
 from audit.errors import CheckpointError, SpecError
-from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters
+from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
 from audit.model_refs import ModelRef, resolve_model
 from audit.spec import Concept, Defence, Sampler, Spec
 from audit.weight_files import read_json
@@ -27,7 +27,7 @@ def check_guards(spec: Spec, backbone: ModelRef) -> None:
                 resolved = guards.resolve(guard, concept)["parameters"]
                 _check_tokens(backbone, _texts_for_backbone(parameters, resolved, concept), where)
             for scenario in spec.scenarios:
-                _check_schedule(guard.name, parameters, scenario.name, scenario.sampler, backbone, spec, where)
+                _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
             if isinstance(parameters, IreceParameters):
                 _check_attention(parameters, backbone, where)
             if isinstance(parameters, EgloceParameters):
@@ -125,9 +125,7 @@ def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
     return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
 
 
-def _check_schedule(
-    name: str, parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, spec: Spec, where: str
-) -> None:
+def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
     grid = timesteps(sampler, backbone)
     runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {sampler.steps} steps"
     if isinstance(parameters, IreceParameters) and not grid[-1] <= parameters.t_star <= grid[0]:
@@ -144,19 +142,14 @@ def _check_schedule(
                 where=where,
                 next_step="widen the window",
             )
-    if name == "sld" and sampler.guidance != 1.0:
-        warmup = guards.resolve(_sld(spec, where), spec.concepts[0])["parameters"]["warmup_steps"]
+    if isinstance(parameters, SldParameters) and sampler.guidance != 1.0:
+        warmup = parameters.settings()["warmup_steps"]
         if warmup >= sampler.steps:
             raise SpecError(
                 f"guard sld: a warm-up of {warmup} steps leaves nothing of the {sampler.steps} of scenario {scenario!r}",
                 where=where,
                 next_step="set warmup_steps below the sampler's steps",
             )
-
-
-def _sld(spec: Spec, where: str) -> Any:
-    defence = spec.defence(where.removeprefix("defences."))
-    return next(guard for guard in defence.guards if guard.name == "sld")
 
 
 def _check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:

@@ -68,10 +68,13 @@ class SldParameters(Parameters):
     momentum_scale: float | None = Field(None, ge=0, le=1)
     momentum_beta: float | None = Field(None, ge=0, lt=1)
 
-    def resolved(self, concept: Concept) -> dict[str, Any]:
+    def settings(self) -> dict[str, float]:
+        """The preset's values with the single ones over them."""
         preset = dict(zip(_SLD_FIELDS, SLD_PRESETS[self.preset], strict=True))
-        given = self.model_dump(include=set(_SLD_FIELDS), exclude_none=True)
-        return {**preset, **given, "text": self.text or " and ".join((concept.phrase, *concept.synonyms))}
+        return {**preset, **self.model_dump(include=set(_SLD_FIELDS), exclude_none=True)}
+
+    def resolved(self, concept: Concept) -> dict[str, Any]:
+        return {**self.settings(), "text": self.text or " and ".join((concept.phrase, *concept.synonyms))}
 
 
 class SafreeParameters(Parameters):

@@ -48,6 +48,8 @@ def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
         Defence("irece, full noise", None, (guard("irece", mask="full"),)),
         Defence("egloce, stop-gradient", None, (egloce,)),
         Defence("egloce, full gradient", None, (guard("egloce"),)),
+        # On calibration scenes the energy is above 0.4 in nine of ten with the concept, and in hardly any without it.
+        Defence("egloce, stop-gradient, floor 0.4", None, (guard("egloce", gradient="stop", floor=0.4),)),
         Defence("safree + egloce", None, (safree, egloce)),
     ]
     rows += [Defence(f"irece, tuned {i}", None, (found,)) for i, found in enumerate(tuned, 1)]

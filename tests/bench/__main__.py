@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from tests.bench import bench_checkpoints, bench_erasers, bench_pipeline, bench_run, bench_store
+from tests.bench import bench_checkpoints, bench_erasers, bench_guards, bench_pipeline, bench_run, bench_store
 from tests.bench.table import print_table
 
 
@@ -17,7 +17,7 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    parts = (bench_pipeline, bench_erasers, bench_run, bench_store, bench_checkpoints)
+    parts = (bench_pipeline, bench_erasers, bench_guards, bench_run, bench_store, bench_checkpoints)
     print_table([figure for part in parts for figure in part.figures()])
 
 
