@@ -219,7 +219,7 @@ def _beats(one: Point, other: Point) -> bool:
     return at_least and ((one.rate or 0.0) < (other.rate or 0.0) or one.psnr_db > other.psnr_db)
 
 
-def choose(found: Sequence[Point], crr_max: float) -> Point:
+def choose(found: Sequence[Point], crr_max: float, run_id: str = "RUN") -> Point:
     """Of the frontier: the highest PSNR among candidates within `crr_max`, or the lowest CRR when there is none.
 
     Raises `SpecError` when no candidate was assessed.
@@ -229,7 +229,7 @@ def choose(found: Sequence[Point], crr_max: float) -> Point:
         raise SpecError(
             "no candidate has an assessed picture, so there is nothing to choose from",
             where="tune",
-            next_step="look at the run's unassessed cases: erasure-audit report RUN",
+            next_step=f"look at the run's unassessed cases: erasure-audit report {run_id}",
         )
     within = [point for point in best if (point.rate or 0.0) <= crr_max]
     return max(within, key=lambda p: p.psnr_db) if within else best[0]
@@ -239,7 +239,7 @@ def evidence(
     request: Request, found: Sequence[Point], crr_max: float, splits: Mapping[str, Any], run_id: str
 ) -> dict[str, Any]:
     """The document that is written: the guard as a spec lists it, and why these parameters."""
-    chosen = choose(found, crr_max)
+    chosen = choose(found, crr_max, run_id)
     return {
         "guard": {"name": request.guard, "parameters": dict(chosen.parameters)},
         "evidence": {
