@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-all lint bench testbed testbed-card testbed-erased erasers-table constraints clean
+.PHONY: help demo test test-all lint bench testbed testbed-card testbed-erased erasers-table guards-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -47,6 +47,9 @@ testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method 
 
 erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/README.md (resumable; hours on two cores)
 	$(BIN)/python -m audit.testbed.erasers_table
+
+guards-table: $(STAMP) ## measure every guard on the testbed into audit/testbed/README.md (resumable; hours on two cores)
+	$(BIN)/python -m audit.testbed.guards_table
 
 constraints: ## resolve the newest compatible set and write constraints.txt
 	$(PYTHON) -m venv build/constraints

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Self
 
 import torch
@@ -11,12 +12,13 @@ from audit.errors import CheckpointError
 
 
 class CrossAttentionMaps:
-    """A block that captures the attention of every attn2 with `side` x `side` queries.
+    """A block that captures the attention of every attn2 with `side` x `side` queries, or of all with `side` None.
 
     The predictions inside the block are those outside it, bit for bit: the layers' own processors still compute them.
+    `maps` holds (B, side, side, L) by layer name, averaged over heads; L counts the tokens.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, side: int) -> None:
+    def __init__(self, unet: UNet2DConditionModel, side: int | None) -> None:
         self._layers: dict[str, Any] = {n: m for n, m in unet.named_modules() if n.endswith(".attn2")}
         self.side, self.maps = side, dict[str, torch.Tensor]()
         self._seen: set[int] = set()
@@ -35,13 +37,14 @@ class CrossAttentionMaps:
     def capture(self, name: str, attention: Any, hidden: torch.Tensor, states: torch.Tensor) -> None:
         """Keep the probabilities (B, side, side, L) of one layer, averaged over its heads."""
         self._seen.add(int(hidden.shape[1]))
-        if hidden.shape[1] != self.side**2:
+        side = self.side or math.isqrt(int(hidden.shape[1]))
+        if hidden.shape[1] != side**2:
             return
         query = attention.head_to_batch_dim(attention.to_q(hidden))
         key = attention.head_to_batch_dim(attention.to_k(states))
         scores = attention.get_attention_scores(query, key).float()
         averaged = scores.view(len(hidden), -1, *scores.shape[1:]).mean(1)
-        self.maps[name] = averaged.view(len(hidden), self.side, self.side, -1).detach()
+        self.maps[name] = averaged.view(len(hidden), side, side, -1).detach()
 
     def mean(self, tokens: range) -> torch.Tensor:
         """Maps (B, side, side), averaged over layers, heads and the token positions `tokens`.

@@ -22,7 +22,7 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "generate": (
         "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "corpus_source", "guards",
+        "images", "corpus", "corpus_source", "guards", "attention", "detectors.folders",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip

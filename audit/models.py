@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow.compute as pc
@@ -17,15 +17,17 @@ from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
 from audit.checkpoints import ErasedModel, apply_artefact
 from audit.errors import CheckpointError
-from audit.guards import negative_prompt
+from audit.guards import energy_name, parse
 from audit.guards.base import Guard
+from audit.guards.building import Parts, build
+from audit.guards.parameters import EgloceParameters
 from audit.journal import Journal
-from audit.model_refs import ModelRef
+from audit.model_refs import ModelRef, resolve_model
 from audit.plan import Plan
 from audit.sampling import NoiseModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_KEPT = 2  # erased UNets held in memory; a run visits defences in order, so more would only cost memory
+_KEPT = 3  # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory
 
 
 class Models:
@@ -62,12 +64,42 @@ class Models:
                 self._states[owner, text] = self._encoder(owner).encode_text([text])[0]
         return torch.stack([self._states[owner, text] for text in texts])
 
-    def guards(self, described: Sequence[Mapping[str, Any]], erase_key: str | None = None) -> list[Guard]:
-        """Fresh guards for one batch, in the spec's order; they read text as the model they guard does."""
-        return [
-            _GUARDS[guard["name"]](guard["parameters"], lambda texts: self.states(texts, erase_key))
-            for guard in described
-        ]
+    def guards(
+        self, described: Sequence[Mapping[str, Any]], erase_key: str | None = None, dtype: str = "float32"
+    ) -> list[Guard]:
+        """Fresh guards for one batch, in the spec's order, around the model that they protect."""
+        if not described:
+            return []
+        owner = erase_key if erase_key in self._checkpoints() else None
+        parts = Parts(
+            standard=self.pipeline,
+            standard_unet=lambda: self._unet(None, dtype),
+            guarded=self._encoder(owner),
+            guarded_unet=lambda: self._unet(erase_key, dtype),
+            encode=lambda texts: self.states(texts, erase_key),
+            encode_standard=self.states,
+            energy=self._energy,
+        )
+        return [build(guard, parts) for guard in described]
+
+    def _unet(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel:
+        model = self._model(erase_key, dtype)
+        return model.unet if isinstance(model, ErasedModel) else model
+
+    def _energy(self, sha256: str) -> ModelRef:
+        """The energy model with a digest; raises `CheckpointError` when the spec's has changed since the plan."""
+        defences = self.plan.spec.defences if self.plan is not None else ()
+        asked = [parse(guard) for defence in defences for guard in defence.guards]
+        names = {energy_name(parameters) for parameters in asked if isinstance(parameters, EgloceParameters)}
+        for name in sorted(names):
+            ref = resolve_model(name)
+            if ref.sha256 == sha256:
+                return ref
+        raise CheckpointError(
+            "the energy model's files have changed since this run was planned",
+            where=", ".join(sorted(names)) or "guard egloce",
+            next_step="restore the files, or start a new run: erasure-audit run SPEC",
+        )
 
     def checkpoint(self, erase_key: str, sha256: str) -> CheckpointRef:
         """The declared checkpoint of an erase unit; raises `CheckpointError` when its files are not the planned ones."""
@@ -166,8 +198,3 @@ def _declared(plan: Plan) -> dict[str, str]:
             next_step="restore the files, or start a new run: erasure-audit run SPEC",
         )
     return {key: by_digest[described["checkpoint"]] for key, described in units.items()}
-
-
-_GUARDS: Mapping[str, Callable[[Mapping[str, Any], Callable[[list[str]], torch.Tensor]], Guard]] = {
-    negative_prompt.NAME: lambda parameters, encode: negative_prompt.NegativePrompt(parameters["text"], encode),
-}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
+from audit import guards
 from audit.erasure_costs import stored_bytes, training_calls
 from audit.errors import JournalError
 from audit.journal import Journal
@@ -123,7 +124,8 @@ def _work(plan: Plan, kind: str, done: set[str], rates: Rates, shape: Shape) -> 
 def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
     """UNet calls of one unit.
 
-    Sampling takes one call a step, two under guidance. Inversion solves each step in 1 to `passes` evaluations
+    Sampling takes one call a step, two under guidance, and what guards add. A backward pass through the UNet, which
+    EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
     (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
     images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. A
     trained eraser costs what `erasure_costs.training_calls` says, where a backward pass counts as two calls.
@@ -132,6 +134,8 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
     if unit.kind == "generate" and described["sampler"]:
         sampler = described["sampler"]
         one = sampler["steps"] * (2 if sampler["guidance"] > 1.0 else 1)
+        grid = range(1, 1000, 1000 // sampler["steps"])
+        one += guards.extra_calls(described.get("guards", ()), grid, sampler["guidance"])
         return Calls(one, one, one).times(unit.rows)
     if unit.kind == "invert":
         steps, passes = described["steps"], described["passes"]

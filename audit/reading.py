@@ -15,7 +15,7 @@ from audit.consolidation import fill_intervals
 from audit.errors import StoreError
 from audit.policy import Policy
 from audit.relations import relations
-from audit.results import CrrRow, RoundTripRow, RunResult, Sample, UnassessedRow, Verdict, VerdictStatus
+from audit.results import CrrRow, GuardRow, RoundTripRow, RunResult, Sample, UnassessedRow, Verdict, VerdictStatus
 from audit.store import explained
 
 if TYPE_CHECKING:
@@ -130,6 +130,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
         erasures=_erasures(con, run_id),
+        guards=_guards(con, run_id),
     )
 
 
@@ -142,6 +143,18 @@ def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
         place = f"{count} on {row['device'] or 'an unknown device'} of {row['host'] or 'an unknown host'}"
         places.setdefault(row["kind"], []).append(place)
     return {kind: "; ".join(found) for kind, found in places.items()}
+
+
+def _guards(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[GuardRow, ...]:
+    measures: dict[tuple[int, str], dict[str, float]] = {}
+    sql = "select cell_id, guard, measure, mean from mart_guard_measures where run_id = $run_id order by all"
+    for row in _records(con, sql, run_id):
+        if row["mean"] is not None:
+            measures.setdefault((row["cell_id"], row["guard"]), {})[row["measure"]] = row["mean"]
+    rows = _records(
+        con, "select * exclude run_id from mart_guards where run_id = $run_id order by cell_id, guard", run_id
+    )
+    return tuple(GuardRow(**row, measures=measures.get((row["cell_id"], row["guard"]), {})) for row in rows)
 
 
 def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:

@@ -65,6 +65,21 @@ class RoundTripRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class GuardRow:
+    """What one guard did in one cell. `measures` are means over the cell's cases, by name."""
+
+    cell_id: int
+    guard: str
+    cases: int  # pictures that carry a report of it
+    acted: int
+    steps_mean: float  # denoising steps at which it acted
+    unet_calls_mean: float  # evaluations beside the sampler's own
+    failed: int  # cases that it gave up, which are unassessed
+    reason: str | None  # why it did not act, of one case
+    measures: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckResult:
     """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
 
@@ -134,3 +149,4 @@ class RunResult:
     samples: tuple[Sample, ...]
     verdict: Verdict
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
+    guards: tuple[GuardRow, ...] = ()

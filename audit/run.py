@@ -22,6 +22,7 @@ from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError, SpecError
 from audit.gate import decide
+from audit.guards.checks import check_energy_prompts, check_guards
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Outline, Plan, read_outline
@@ -88,6 +89,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     `CorpusError` for a corpus whose run could only end INCONCLUSIVE."""
     backbone = resolve_model(spec.backbone)
     pipeline_family(backbone)
+    check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
     measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
@@ -100,7 +102,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
-    check_prompts(backbone, plan.cases["prompt"].unique().drop_null().to_pylist())
+    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    check_prompts(backbone, texts)
+    check_energy_prompts(spec, texts)
     require_conclusive(manifest)
     return plan
 

@@ -7,7 +7,6 @@ from and what they are conditioned on.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from audit.errors import CheckpointError
-from audit.guards.base import Conditioning, Guard, Step
+from audit.guards.base import Conditioning, Guard, Prediction, Report, Step
 
 NoiseModel = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
 
@@ -70,11 +69,11 @@ def make_schedule(config: Mapping[str, Any], steps: int) -> Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Denoised latents (B, C, H, W), UNet evaluations per case and the guards' reports, one JSON text per case."""
+    """Denoised latents (B, C, H, W), the loop's UNet evaluations per case, and each case's reports in guard order."""
 
     latents: torch.Tensor
     unet_calls: int
-    guard_reports: tuple[str | None, ...]
+    reports: tuple[tuple[Report, ...], ...]
 
 
 @torch.no_grad()
@@ -88,45 +87,64 @@ def sample(
     """Latents (B, C, H, W) denoised from the noisiest level to the clean end.
 
     `model(latents, timestep, states)` returns the noise prediction. With guidance 1 one evaluation a step is made,
-    otherwise two, in one batch. The update runs in float32 whatever the model's dtype.
+    otherwise two, and one more for each guard with a branch of its own, all in one batch. The update runs in float32
+    whatever the model's dtype.
     """
-    for guard in guards:
-        conditioning = guard.condition(conditioning)
     calls = 0
     latents = latents.float()
+    for guard in guards:
+        guard.begin(conditioning, schedule.timesteps[::-1])
     for i in reversed(range(schedule.steps)):
         step = Step(schedule.steps - 1 - i, schedule.timesteps[i], schedule.abar[i + 1], schedule.abar[i])
+        given = conditioning
         for guard in guards:
-            latents = guard.before_step(latents, step)
-        prompt, null, made = _predict(model, latents, step.timestep, conditioning)
-        calls += made
-        noise = prompt if null is None else null + conditioning.guidance * (prompt - null)
+            given = guard.condition(given, step)
+        predict = _Predictor(model, step.timestep, given)
         for guard in guards:
-            noise = guard.guide(noise, prompt, null, step)
+            latents = guard.before_step(latents, step, predict)
+        prediction = predict(latents, guards)
+        calls += prediction.calls
+        noise = prediction.guided
+        for guard in guards:
+            noise = guard.guide(noise, prediction, step)
         latents = schedule.a[i] * latents + schedule.b[i] * noise
         for guard in guards:
             latents = guard.after_step(latents, step)
+    for guard in guards:
+        guard.finish(latents)
     return Sampled(latents, calls, _reports(guards, len(latents)))
 
 
-def _predict(
-    model: NoiseModel, latents: torch.Tensor, timestep: int, conditioning: Conditioning
-) -> tuple[torch.Tensor, torch.Tensor | None, int]:
-    if conditioning.guidance == 1.0:
-        return model(latents, timestep, conditioning.prompt).float(), None, 1
-    states = torch.cat([conditioning.null, conditioning.prompt])
-    null, prompt = model(torch.cat([latents, latents]), timestep, states).float().chunk(2)
-    return prompt, null, 2
+@dataclasses.dataclass(frozen=True)
+class _Predictor:
+    """The model's noise predictions at one step."""
+
+    model: NoiseModel
+    timestep: int
+    given: Conditioning
+
+    def __call__(self, latents: torch.Tensor, guards: Sequence[Guard] = ()) -> Prediction:
+        """The prediction at `latents`; the branches of `guards` are evaluated with it."""
+        branches = {guard.name: own for guard in guards if (own := guard.branch()) is not None}
+        states = [self.given.prompt, *branches.values()]
+        if self.given.guidance != 1.0:
+            states.insert(0, self.given.null)
+        count = len(states)
+        inputs = latents if count == 1 else torch.cat([latents] * count)
+        parts = list(self.model(inputs, self.timestep, torch.cat(states)).float().chunk(count))
+        null = parts.pop(0) if self.given.guidance != 1.0 else None
+        further = dict(zip(branches, parts[1:], strict=True))
+        return Prediction(parts[0], null, self.given.guidance, further, count)
 
 
-def _reports(guards: Sequence[Guard], batch: int) -> tuple[str | None, ...]:
+def _reports(guards: Sequence[Guard], batch: int) -> tuple[tuple[Report, ...], ...]:
     if not guards:
-        return (None,) * batch
+        return ((),) * batch
     reports = [guard.report() for guard in guards]
     for guard, rows in zip(guards, reports, strict=True):
         if len(rows) != batch:
             raise ValueError(f"guard {guard.name} reported {len(rows)} of {batch} cases")
-    return tuple(json.dumps(list(rows), sort_keys=True) for rows in zip(*reports, strict=True))
+    return tuple(zip(*reports, strict=True))
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:

@@ -199,6 +199,7 @@ class Spec(Model):
     backbone: Annotated[str, Field(min_length=1)]
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     corpus: tuple[CorpusEntry, ...] = ()
+    calibration: tuple[CorpusEntry, ...] = ()  # read by `tune` only; an audit never lists it
     corpus_limits: CorpusLimits = CorpusLimits()
     defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
-from flows.commands import corpus, db, doctor, erase, inspect, plan, results, run, testbed
+from flows.commands import corpus, db, doctor, erase, inspect, plan, results, run, testbed, tune
 from flows.console import runnable
 
 app = typer.Typer(
@@ -36,6 +36,7 @@ inspect.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
+app.add_typer(tune.app, name="tune")
 
 
 @app.callback()

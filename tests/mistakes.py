@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from tests.flows.audits import tiny_spec
+from tests.guard_mistakes import GUARDS
 
 Arguments = list[str]
 
@@ -429,6 +430,7 @@ def mistakes() -> Iterator[tuple[str, Callable[[Bench], Arguments], str]]:
         ("corpus", PICTURES),
         ("model", MODELS),
         ("checkpoint", CHECKPOINTS),
+        ("guard", GUARDS),
         ("store", STORES),
         ("command", COMMANDS),
     ):

@@ -1,22 +1,24 @@
 """Negative prompt: the unconditional branch is replaced by the prediction for a text that names what to avoid.
 
-eps = eps_neg + g (eps_p - eps_neg). With guidance 1 the branch is never evaluated, so the guard cannot act: it reports
-`acted: false` instead of pretending. Parameters: `text`, or the concept's phrase when absent.
+eps = eps_neg + g (eps_p - eps_neg). With guidance 1 that branch is not evaluated, so the guard has nothing to hold on to
+and says so. Parameters: `text`, or the concept's phrase when absent; the exact text and its SHA-256 are in the report.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from audit.guards.base import Conditioning, Guard
+from audit.guards.base import Conditioning, Guard, Step
 
 NAME = "negative-prompt"
-VERSION = "1"
+VERSION = "2"
+NO_GUIDANCE = (
+    "classifier-free guidance is off (guidance 1), so the unconditional branch that it replaces is not evaluated"
+)
 
 
 class NegativePrompt(Guard):
@@ -28,17 +30,22 @@ class NegativePrompt(Guard):
     def __init__(self, text: str, encode: Callable[[list[str]], torch.Tensor]) -> None:
         self.text = text
         self._encode = encode
-        self._acted: list[bool] = []
 
-    def condition(self, conditioning: Conditioning) -> Conditioning:
-        acts = conditioning.guidance != 1.0
-        self._acted = [acts] * len(conditioning.texts)
-        if not acts:
-            return conditioning
-        negative = self._encode([self.text]).to(conditioning.null)
-        return dataclasses.replace(conditioning, null=negative.expand_as(conditioning.null))
-
-    def report(self) -> list[dict[str, Any]]:
-        """Per case: the exact text's digest and whether it took part."""
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+        """Encode the text, unless guidance is off."""
+        super().begin(conditioning, timesteps)
+        self._states: torch.Tensor | None = None
+        if conditioning.guidance != 1.0:
+            self._states = self._encode([self.text]).to(conditioning.null).expand_as(conditioning.null)
         digest = hashlib.sha256(self.text.encode()).hexdigest()
-        return [{"guard": NAME, "acted": acted, "text_sha256": digest} for acted in self._acted]
+        for row in range(len(conditioning.texts)):
+            self.ledger.say(row, text=self.text, text_sha256=digest)
+            if self._states is None:
+                self.ledger.idle(row, NO_GUIDANCE)
+
+    def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
+        if self._states is None:
+            return conditioning
+        for row in range(len(conditioning.texts)):
+            self.ledger.act(row, step.timestep)
+        return dataclasses.replace(conditioning, null=self._states)

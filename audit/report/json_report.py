@@ -14,6 +14,7 @@ from audit.results import (
     CheckResult,
     CrrRow,
     Decision,
+    GuardRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -83,6 +84,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
             tuple(CheckResult(**check) for check in verdict["checks"]),
         ),
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
+        guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
     )
 
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import safetensors.torch
 import torch
 
-from audit.guards.base import Conditioning
+from audit.guards.base import Conditioning, Report, as_json
 from audit.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.journal import SCHEMAS, Journal
 from audit.models import Models
@@ -85,19 +85,26 @@ class _Maker:
             models.states([""] * len(cases), erased).to(device),
             sampler["guidance"],
             texts,
+            tuple(row["seed"] for row in cases),
         )
         model = models.noise_model(erased, sampler["dtype"], texts)
         schedule = models.pipeline.schedule(sampler["steps"])
-        guards = models.guards(self.identity["guards"], erased)
+        guards = models.guards(self.identity["guards"], erased, sampler["dtype"])
         result = sample(model, schedule, latents.to(device), conditioning, guards)
         finite = torch.isfinite(result.latents).flatten(1).all(1)
         pixels = _uint8(models.pipeline.decode_latents(result.latents))
-        return [
-            _picture(row, pixels[i], result.unet_calls, result.guard_reports[i])
-            if finite[i]
-            else _row(row, Status.DEGENERATE, "the latent is not finite", unet_calls=result.unet_calls)
-            for i, row in enumerate(cases)
-        ]
+        rows = []
+        for i, row in enumerate(cases):
+            reports = result.reports[i]
+            calls = result.unet_calls + sum(report.unet_calls for report in reports)
+            refused = _refused(reports)
+            if refused is not None:
+                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=as_json(reports)))
+            elif finite[i]:
+                rows.append(_picture(row, pixels[i], calls, as_json(reports)))
+            else:
+                rows.append(_row(row, Status.DEGENERATE, "the latent is not finite", unet_calls=calls))
+        return rows
 
     def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Pictures of the cases whose inversion gave a latent; the others carry the inversion's status on."""
@@ -131,6 +138,11 @@ class _Maker:
             pipeline = self.models.pipeline
             images = pipeline.decode_latents(pipeline.encode_images(images))
         return [_picture(case, _uint8(images)[0])]
+
+
+def _refused(reports: Sequence[Report]) -> str | None:
+    """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
+    return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
 
 
 @functools.lru_cache(maxsize=8)

@@ -21,7 +21,7 @@ from audit.sampling import initial_noise, sample
 from audit.spec import Concept, DetectorSpec
 from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES, CLASSES
-from audit.testbed.markers import ERASERS, carry_over
+from audit.testbed.markers import ERASERS, GUARDS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train_vae import reconstruction_psnr
 
@@ -137,7 +137,8 @@ def main() -> None:
     card = write_card(pipeline, accuracies, psnr.numpy(), crr, arguments.seeds, arguments.scenes)
     readme = HERE / "README.md"
     if readme.exists():
-        card = carry_over(readme.read_text(), card, ERASERS)
+        for part in (ERASERS, GUARDS):
+            card = carry_over(readme.read_text(), card, part)
     readme.write_text(card)
     print(card)
 

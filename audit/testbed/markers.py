@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 ERASERS = "erasers-table"
+GUARDS = "guards-table"
 
 
 def replaced(text: str, name: str, content: str) -> str:

@@ -92,7 +92,7 @@ def work(
     Share.parse(shard)  # mistakes are told before Prefect starts
     locations.storage_root(root)
     chosen = _settings(device, batch_size, gpu_slot, None, None, False)
-    with _flow_of(run_id, root, verbose):
+    with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 
         stages = flow(run_id, root=root, shard=shard, settings=chosen())
@@ -140,7 +140,7 @@ def _audit(
     verbose: bool,
 ) -> int:
     say(f"run {run_id} in {locations.storage_root(root)}")
-    with _flow_of(run_id, root, verbose):
+    with flow_of(run_id, root, verbose):
         from flows.audit import audit
 
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
@@ -150,7 +150,7 @@ def _audit(
 
 
 @contextlib.contextmanager
-def _flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
+def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
     """A block that runs a flow: progress on stderr, stdout kept clean, and a way on after an interruption."""
     if not verbose:
         environment.quiet()

@@ -7,7 +7,15 @@ import warnings
 
 import torch
 
-from tests.bench import bench_checkpoints, bench_erasers, bench_memory, bench_overhead, bench_pipeline, bench_store
+from tests.bench import (
+    bench_checkpoints,
+    bench_erasers,
+    bench_guards,
+    bench_memory,
+    bench_overhead,
+    bench_pipeline,
+    bench_store,
+)
 from tests.bench.table import conclude
 
 
@@ -17,7 +25,9 @@ def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
-    parts = (bench_pipeline, bench_erasers, bench_overhead, bench_memory, bench_store, bench_checkpoints)
+    parts = (
+        bench_pipeline, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_store, bench_checkpoints,
+    )  # fmt: skip
     conclude([figure for part in parts for figure in part.figures()])
 
 

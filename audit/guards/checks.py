@@ -1,0 +1,237 @@
+"""What can be said against the guards of a spec before anything is computed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from audit import guards
+from audit.errors import CheckpointError, SpecError
+from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
+from audit.model_refs import ModelRef, resolve_model
+from audit.spec import Concept, Defence, Sampler, Spec
+from audit.weight_files import read_json
+
+
+def check_guards(spec: Spec, backbone: ModelRef) -> None:
+    """Return when every defence's guards fit each other, the backbone, the schedules and the detectors.
+
+    Raises `SpecError`, or `CheckpointError` when an energy model cannot be found.
+    """
+    for defence in spec.defences:
+        _check_repeats(defence)
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            where = f"defences.{defence.name}"
+            for concept in spec.concepts:
+                resolved = guards.resolve(guard, concept)["parameters"]
+                _check_tokens(backbone, _texts_for_backbone(parameters, resolved, concept), where)
+            for scenario in spec.scenarios:
+                _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
+            if isinstance(parameters, IreceParameters):
+                _check_attention(parameters, backbone, where)
+            if isinstance(parameters, EgloceParameters):
+                _check_energy(parameters, spec, backbone, where)
+
+
+def check_energy_prompts(spec: Spec, prompts: Sequence[str]) -> None:
+    """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    for defence in spec.defences:
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
+                _check_length(resolve_model(guards.energy_name(parameters)), prompts, f"defences.{defence.name}")
+
+
+def _check_repeats(defence: Defence) -> None:
+    names = [guard.name for guard in defence.guards]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(
+            f"guard {twice[0]!r} is listed twice in one defence: the second would undo or double the first",
+            where=f"defences.{defence.name}",
+            next_step="list each guard once; make two defences to compare two settings",
+        )
+    if "sld" in names and "negative-prompt" in names and names.index("sld") < names.index("negative-prompt"):
+        raise SpecError(
+            "guard 'sld' steers away from the unconditional prediction, which 'negative-prompt' replaces after it",
+            where=f"defences.{defence.name}",
+            next_step="list negative-prompt before sld",
+        )
+    if "irece" in names and "egloce" in names and names.index("egloce") < names.index("irece"):
+        raise SpecError(
+            "guard 'egloce' would optimise latents that 'irece' overwrites at the same step",
+            where=f"defences.{defence.name}",
+            next_step="list irece before egloce",
+        )
+
+
+def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], concept: Concept) -> list[str]:
+    """Phrases whose tokens the guard works on in the backbone's text encoder."""
+    if isinstance(parameters, IreceParameters):
+        return [*resolved["phrases"], *resolved["neighbours"]]
+    if isinstance(parameters, SafreeParameters):
+        return [*resolved["concepts"], *([parameters.mask] if parameters.mask else [])]
+    return [] if isinstance(parameters, EgloceParameters) else [resolved["text"]]
+
+
+def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str = "tokenizer") -> None:
+    tokenizer = _tokenizer(model, folder)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids or tokenizer.unk_token_id in ids:
+            raise SpecError(
+                f"the concept has no tokens: {text!r} is no word of {model.name}'s vocabulary",
+                where=where,
+                next_step="use words that this model was trained on",
+            )
+        if len(ids) + 2 > tokenizer.model_max_length:
+            raise SpecError(
+                f"the text {text[:60]!r} has {len(ids) + 2} tokens, and {model.name} reads {tokenizer.model_max_length}",
+                where=where,
+                next_step="shorten it",
+            )
+
+
+def _check_length(model: ModelRef, prompts: Sequence[str], where: str) -> None:
+    tokenizer = _tokenizer(model, "")
+    longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
+    for prompt in prompts:
+        used = len(tokenizer(prompt)["input_ids"])
+        if used > longest:
+            raise SpecError(
+                f"the prompt {prompt[:60]!r} has {used} tokens, and the energy model {model.name} reads {longest}",
+                where=where,
+                next_step="shorten the template, or set retention to 0",
+            )
+
+
+def _tokenizer(model: ModelRef, folder: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    try:
+        return CLIPTokenizer.from_pretrained(model.path / folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            where=str(model.path / folder),
+            next_step="download or copy the whole model folder",
+        ) from None
+
+
+def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
+    """The sampler's training timesteps, noisiest first."""
+    offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
+    return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
+
+
+def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
+    grid = timesteps(sampler, backbone)
+    runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {sampler.steps} steps"
+    if isinstance(parameters, IreceParameters) and not grid[-1] <= parameters.t_star <= grid[0]:
+        raise SpecError(
+            f"guard irece: t_star {parameters.t_star} is outside the schedule: {runs}",
+            where=where,
+            next_step=f"choose t_star between {grid[-1]} and {grid[0]}",
+        )
+    if isinstance(parameters, EgloceParameters):
+        start, end = parameters.window
+        if not any(end <= t <= start for t in grid):
+            raise SpecError(
+                f"guard egloce: no timestep of the schedule lies in the window {[start, end]}: {runs}",
+                where=where,
+                next_step="widen the window",
+            )
+    if isinstance(parameters, SldParameters) and sampler.guidance != 1.0:
+        warmup = parameters.settings()["warmup_steps"]
+        if warmup >= sampler.steps:
+            raise SpecError(
+                f"guard sld: a warm-up of {warmup} steps leaves nothing of the {sampler.steps} of scenario {scenario!r}",
+                where=where,
+                next_step="set warmup_steps below the sampler's steps",
+            )
+
+
+def _check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
+    config = read_json(backbone.path / "unet" / "config.json")
+    parts = {
+        "down": list(config.get("down_block_types") or ()),
+        "mid": [str(config.get("mid_block_type") or "")],
+        "up": list(config.get("up_block_types") or ()),
+    }
+    crossing = {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in parts.items()}
+    if not any(crossing.values()):
+        raise SpecError(
+            "guard irece needs cross-attention, and this backbone's UNet has none",
+            where=where,
+            next_step="use a guard that works on the picture, such as egloce, or another backbone",
+        )
+    if parameters.layers != "all" and not crossing[parameters.layers]:
+        having = ", ".join(part for part, found in crossing.items() if found)
+        raise SpecError(
+            f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
+            where=where,
+            next_step=f"set layers to one of: all, {having}",
+        )
+    known = _sides(config, parts, crossing, parameters.layers)
+    wrong = [side for side in parameters.sides if side not in known]
+    if wrong:
+        raise SpecError(
+            f"guard irece: no cross-attention layer has {wrong[0]} x {wrong[0]} queries",
+            where=where,
+            next_step=f"choose sides among: {', '.join(map(str, sorted(known)))}",
+        )
+
+
+def _sides(
+    config: Mapping[str, Any], parts: Mapping[str, list[str]], crossing: Mapping[str, list[int]], wanted: str
+) -> set[int]:
+    """Sides of the query grids of the chosen layers: each down block but the last halves the picture."""
+    side, depth = int(config["sample_size"]), len(parts["down"])
+    found: set[int] = set()
+    if wanted in ("all", "down"):
+        found |= {side >> i for i in crossing["down"]}
+    if wanted in ("all", "mid") and crossing["mid"]:
+        found.add(side >> (depth - 1))
+    if wanted in ("all", "up"):
+        found |= {side >> (depth - 1 - i) for i in crossing["up"]}
+    return found
+
+
+def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, where: str) -> None:
+    """Rule 4 of the house: never score with the network that a guard optimised against."""
+    if parameters.energy is None and backbone.source != "testbed":
+        raise SpecError(
+            "guard egloce names no energy model",
+            where=where,
+            next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
+        )
+    name = guards.energy_name(parameters)
+    ref = resolve_model(name)
+    if read_json(ref.path / "config.json").get("model_type") != "clip":
+        raise SpecError(
+            f"guard egloce: the energy model {name} is not a CLIPModel",
+            where=where,
+            next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
+        )
+    for detector in spec.detectors:
+        if detector.model is None:
+            continue
+        other = resolve_model(
+            detector.model, testbed_name={"clip-zero-shot": "judge"}.get(detector.kind, detector.kind)
+        )
+        if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
+            raise SpecError(
+                f"guard egloce optimises against {name}, and the detector {detector.name!r} scores with the same weights",
+                where=where,
+                next_step="let another network score, or give the guard another energy model",
+            )
+    templates = [
+        t.replace("{phrase}", p) for c in spec.concepts for p in _phrases(parameters, c) for t in parameters.templates
+    ]
+    _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
+    _check_length(ref, templates, where)
+
+
+def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:
+    return [concept.phrase, *(concept.synonyms if parameters.synonyms else ())]

@@ -1,0 +1,171 @@
+"""The CLIP energy that EGLOCE descends: repulsion from a concept's texts, retention of the prompt or of a picture.
+
+Differentiable from decoded pictures to the scalar of each case. The network is never one that scores (house rule 4;
+`audit.guards.checks` refuses it), and its own tokenizer reads the texts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from audit.model_refs import ModelRef
+
+_WHOLE = 1e-2  # what is left of a unit vector below this norm points nowhere in particular
+JPEG_QUALITY = 90
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """Random crops and colour factors of one case, drawn once for a step: offsets and side in shares, factors near 1."""
+
+    tops: tuple[float, ...]
+    lefts: tuple[float, ...]
+    sides: tuple[float, ...]
+    gains: tuple[tuple[float, float, float], ...]
+
+
+def draw_views(count: int, generator: torch.Generator) -> Views:
+    """`count` views: crops of 80 to 100 % of the side, each colour channel times 0.8 to 1.2."""
+    numbers = torch.rand((count, 6), generator=generator).tolist()
+    sides = tuple(0.8 + 0.2 * row[0] for row in numbers)
+    tops = tuple(row[1] * (1 - side) for row, side in zip(numbers, sides, strict=True))
+    lefts = tuple(row[2] * (1 - side) for row, side in zip(numbers, sides, strict=True))
+    gains = tuple((0.8 + 0.4 * row[3], 0.8 + 0.4 * row[4], 0.8 + 0.4 * row[5]) for row in numbers)
+    return Views(tops, lefts, sides, gains)
+
+
+def view_of(image: torch.Tensor, views: Views) -> torch.Tensor:
+    """The views (V, 3, H, W) of one picture (3, H, W) in [-1, 1], each resized to the picture's size."""
+    side = image.shape[-1]
+    made = []
+    for top, left, share, gains in zip(views.tops, views.lefts, views.sides, views.gains, strict=True):
+        size = max(1, round(share * side))
+        y, x = min(round(top * side), side - size), min(round(left * side), side - size)
+        crop = image[None, :, y : y + size, x : x + size]
+        crop = F.interpolate(crop, size=(side, side), mode="bilinear", align_corners=False)
+        made.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
+    return torch.cat(made)
+
+
+class Energy:
+    """CLIP similarities of pictures. `network` is a CLIPModel in evaluation mode, `tokenizer` and `settings` its own."""
+
+    def __init__(
+        self, network: Any, tokenizer: Any, settings: dict[str, Any], templates: Sequence[str], phrases: Sequence[str]
+    ) -> None:
+        self._network, self._tokenizer = network, tokenizer
+        self._side = int(network.config.vision_config.image_size)
+        parameter = next(network.parameters())
+        self._mean = parameter.new_tensor(settings["image_mean"])[None, :, None, None]
+        self._std = parameter.new_tensor(settings["image_std"])[None, :, None, None]
+        rows = [[template.replace("{phrase}", phrase) for template in templates] for phrase in phrases]
+        self.concepts = torch.stack([_unit(self.texts(row).mean(0)) for row in rows])  # f_k, one row per phrase
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """Unit text embeddings (n, D)."""
+        encoded = self._tokenizer(list(texts), padding=True, return_tensors="pt").to(self._mean.device)
+        pooled = self._network.text_model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask)
+        return _unit(self._network.text_projection(pooled.pooler_output))
+
+    def prompt(self, text: str) -> torch.Tensor | None:
+        """f_p' (D,): the prompt's direction without the concept's, or None when nothing of the prompt is left.
+
+        Words that this model's tokenizer does not know, such as learned tokens, are left out.
+        """
+        words = [word for word in text.split() if self._known(word)]
+        if not words:
+            return None
+        return self.without_concept(self.texts([" ".join(words)])[0])
+
+    def _known(self, word: str) -> bool:
+        ids = self._tokenizer(word, add_special_tokens=False)["input_ids"]
+        return bool(ids) and self._tokenizer.unk_token_id not in ids and not word.startswith("<")
+
+    def without_concept(self, direction: torch.Tensor) -> torch.Tensor | None:
+        """A unit direction (D,) less its part in the span of the concept's directions; None when nothing is left."""
+        basis = torch.linalg.qr(self.concepts.T)[0]
+        left = direction - basis @ (basis.T @ direction)
+        return _unit(left) if float(left.norm()) > _WHOLE else None
+
+    def images(self, images: torch.Tensor) -> torch.Tensor:
+        """Unit picture embeddings (B, D) of pictures (B, 3, H, W) in [-1, 1]; differentiable."""
+        size = (self._side, self._side)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
+        values = ((images.to(self._mean.dtype) / 2 + 0.5).clamp(0, 1) - self._mean) / self._std
+        pooled = self._network.vision_model(pixel_values=values).pooler_output
+        return _unit(self._network.visual_projection(pooled))
+
+    def repulsion(self, features: torch.Tensor) -> torch.Tensor:
+        """E_rep (B,): mean cosine to the concept's phrases, in [-1, 1]; smaller is farther from the concept."""
+        return (features @ self.concepts.T).mean(1)
+
+
+def _unit(vectors: torch.Tensor) -> torch.Tensor:
+    return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """E_rep of a picture as it is, after JPEG and after a one-pixel blur: an adversarial picture does not survive these."""
+
+    plain: float
+    jpeg: float
+    blurred: float
+
+    @property
+    def regained(self) -> float:
+        """How much of the concept's similarity comes back, at most."""
+        return max(self.jpeg, self.blurred) - self.plain
+
+
+@torch.no_grad()
+def flip_test(energy: Energy, images: torch.Tensor) -> list[Flip]:
+    """Per picture of `images` (B, 3, H, W) in [-1, 1]: its energy before and after transformations nobody would see."""
+    rounded = ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round() / 127.5 - 1
+    versions = (rounded, jpeg(rounded, JPEG_QUALITY), blur(rounded))
+    values = [energy.repulsion(energy.images(version.to(images.device))).tolist() for version in versions]
+    return [Flip(*row) for row in zip(*values, strict=True)]
+
+
+def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] after JPEG compression."""
+    made = []
+    for image in ((images / 2 + 0.5) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
+        made.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(made).to(images.device)
+
+
+def blur(images: torch.Tensor) -> torch.Tensor:
+    """Pictures (B, 3, H, W) after a Gaussian blur of one pixel's standard deviation, edges repeated."""
+    axis = torch.arange(-3, 4, dtype=images.dtype, device=images.device)
+    kernel = torch.exp(-(axis**2) / 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(images, (3, 3, 3, 3), mode="replicate")
+    rows = F.conv2d(padded, kernel.view(1, 1, 7, 1).expand(3, 1, 7, 1), groups=3)
+    return F.conv2d(rows, kernel.view(1, 1, 1, 7).expand(3, 1, 1, 7), groups=3)
+
+
+@functools.lru_cache(maxsize=2)
+def load_energy(ref: ModelRef, device: str, templates: tuple[str, ...], phrases: tuple[str, ...]) -> Energy:
+    """The energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from audit.detectors.folders import load_network
+    from audit.weight_files import read_json
+
+    network = load_network(CLIPModel, ref, device)
+    tokenizer = CLIPTokenizer.from_pretrained(ref.path, local_files_only=True)
+    return Energy(network, tokenizer, read_json(ref.path / "preprocessor_config.json"), templates, phrases)

@@ -1,0 +1,230 @@
+"""IRECE: at one timestep t*, Gaussian noise where the standard model's cross-attention sees the concept.
+
+M-ErasureBench and IRECE, arXiv 2512.22877. No code and no equations of it are public; what is known is that maps of each
+layer of the standard model theta_std for the concept's embedding are upsampled, aggregated and thresholded at tau = 0.4,
+and that the latent is perturbed with xi ~ N(0, I) inside the mask:
+
+    C2  A_l = softmax attention of every attn2 layer of theta_std(x, t*, c_tgt), one evaluation without guidance
+    C3  a_l = mean over heads and the concept's tokens, upsampled to the latent's grid
+    C4  A = mean_l a_l,  A~ = (A - min A) / (max A - min A),  M = [A~ >= tau]
+    C5  replace  x* = (1 - M) x + M xi
+        add      x* = x + M xi
+        level    x* = (1 - M) x + M (sqrt(abar) z_ref + sqrt(1 - abar) xi)
+
+`replace` is the literal reading. xi has unit variance there, and the model expects noise of sqrt(1 - abar) around a
+scene; `level` gives it that. Attention is captured at t* only, on the standard model; every other step takes the fast
+attention path. With guidance 1 and the null prompt nothing changes: c_tgt is the defender's own text.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from transformers import CLIPTokenizer
+
+from audit.attention import CrossAttentionMaps
+from audit.errors import CheckpointError
+from audit.guards import localise
+from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
+
+NAME = "irece"
+VERSION = "1"
+PAPER = "arXiv:2512.22877"
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """Unnormalised maps (B, H, W) of where the concept is, the normalised ones, and the noise (B, C, H, W) predicted."""
+
+    scores: torch.Tensor
+    maps: torch.Tensor
+    noise: torch.Tensor
+    calls: int  # evaluations of the standard model, per case
+
+
+class Localiser:
+    """Locates a concept in noisy latents with the standard model. `encode` maps texts to its states (B, L, D)."""
+
+    def __init__(
+        self,
+        unet: UNet2DConditionModel,
+        tokenizer: CLIPTokenizer,
+        encode: Callable[[list[str]], torch.Tensor],
+        parameters: Mapping[str, Any],
+    ) -> None:
+        self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
+
+    def locate(self, latents: torch.Tensor, timestep: int) -> Located:
+        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at."""
+        found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
+        scores = torch.stack([one.scores for one in found]).mean(0)
+        maps = torch.stack([one.maps for one in found]).mean(0)
+        return Located(scores, localise.min_max(maps), found[0].noise, sum(one.calls for one in found))
+
+    def _locate(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
+        how = self._p["localisation"]
+        if how == "noise-difference":
+            return self._difference(phrase, latents, timestep)
+        text = self._p["template"].replace("{phrase}", phrase)
+        word = self._positions(text, phrase)
+        tokens = self._tokens(text, word)
+        layers, noise = self._captured(text, latents, timestep)
+        maps, calls = self._map(layers, tokens, latents), 1
+        if how == "contrast-tokens":
+            rest = [i for i in range(1, self._length(text) - 1) if i not in word]
+            maps = maps - self._map(layers, rest, latents) if rest else maps
+        if how == "contrast-neighbours":
+            maps, calls = localise.min_max(maps) * self._share(text, phrase, latents, timestep), 2
+        if how == "contrast-null":
+            maps, calls = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents), 2
+        return Located(maps, maps, noise, calls)
+
+    def _share(self, text: str, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        """The concept's part (B, H, W), in 0..1, of what it and its neighbours attract when one prompt names them all."""
+        text += "".join(f" and a {neighbour}" for neighbour in self._p["neighbours"])
+        layers, _ = self._captured(text, latents, timestep)
+        words = [phrase, *self._p["neighbours"]]
+        attracted = torch.stack([self._map(layers, self._positions(text, word), latents) for word in words])
+        return attracted[0] / attracted.sum(0).clamp_min(1e-8)
+
+    def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
+        """DiffEdit's signal (Couairon et al. 2023, arXiv 2210.11427): where the concept changes the prediction."""
+        text = self._p["template"].replace("{phrase}", phrase)
+        states = torch.cat([self._states(text, latents), self._states("", latents)])
+        noise, null = self._predict(torch.cat([latents, latents]), timestep, states).chunk(2)
+        change = (noise - null).abs().mean(1, keepdim=True)
+        smooth = torch.nn.functional.avg_pool2d(change, 3, stride=1, padding=1, count_include_pad=False)[:, 0]
+        return Located(smooth, smooth, noise, 2)
+
+    def _map(self, layers: list[torch.Tensor], tokens: Sequence[int], latents: torch.Tensor) -> torch.Tensor:
+        per_layer = self._p["normalise"] == "layer"
+        return localise.token_map(layers, tokens, latents.shape[-1], per_layer=per_layer)
+
+    def _captured(self, text: str, latents: torch.Tensor, timestep: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+        with CrossAttentionMaps(self._unet, None) as captured:
+            noise = self._predict(latents, timestep, self._states(text, latents))
+        layers = localise.chosen_layers(captured.maps, self._p["layers"], self._p["sides"])
+        if not layers:
+            raise CheckpointError(
+                "the backbone's UNet has no cross-attention layer of the kind that guard irece is told to look at",
+                where=f"layers {self._p['layers']}, sides {list(self._p['sides']) or 'all'}",
+                next_step="set layers to all and leave out sides",
+            )
+        return layers, noise
+
+    def _predict(self, latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+        dtype = self._unet.dtype
+        return self._unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample.float()
+
+    def _states(self, text: str, latents: torch.Tensor) -> torch.Tensor:
+        return self._encode([text]).to(latents.device).expand(len(latents), -1, -1)
+
+    def _length(self, text: str) -> int:
+        return len(self._tokenizer(text)["input_ids"])
+
+    def _positions(self, text: str, phrase: str) -> list[int]:
+        """Positions of the phrase's first occurrence among the tokens of `text`, start token included."""
+        inner = self._tokenizer(phrase, add_special_tokens=False)["input_ids"]
+        ids = self._tokenizer(text)["input_ids"]
+        for start in range(1, len(ids) - len(inner) + 1):
+            if ids[start : start + len(inner)] == inner:
+                return list(range(start, start + len(inner)))
+        raise CheckpointError(
+            f"the phrase {phrase!r} melts into other words in {text!r}",
+            where="guard irece, template",
+            next_step="separate {phrase} from the words around it with spaces",
+        )
+
+    def _tokens(self, text: str, word: list[int]) -> list[int]:
+        end = self._length(text) - 1
+        return {"word": word, "word-to-end": [*word, end], "end": [end]}[self._p["tokens"]]
+
+
+class Irece(Guard):
+    """Perturbs the latent where the concept is, once. `parameters` are those of `IreceParameters`, resolved."""
+
+    name = NAME
+    version = VERSION
+
+    def __init__(self, localiser: Localiser, parameters: Mapping[str, Any]) -> None:
+        self._localiser, self._p = localiser, parameters
+
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+        """Choose the schedule's timestep nearest to t*. Raises ValueError without the cases' seeds."""
+        super().begin(conditioning, timesteps)
+        if len(conditioning.seeds) != len(conditioning.texts):
+            raise ValueError("guard irece draws noise, so it needs the cases' seeds")
+        self._seeds = conditioning.seeds
+        self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
+
+    def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
+        if step.timestep != self._at:
+            return latents
+        located = self._localiser.locate(latents, step.timestep)
+        masks = localise.binary(located.maps, self._p["tau"], self._p["dilation"])
+        changed = latents.clone()
+        for row in range(len(latents)):
+            mask = self._mask(row, masks[row], float(located.scores[row].max()))
+            self.ledger.count(row, located.calls)
+            if mask is not None:
+                changed[row] = self._perturbed(row, latents[row], located.noise[row], mask, step)
+                self.ledger.act(row, step.timestep)
+        return changed
+
+    def _mask(self, row: int, located: torch.Tensor, score: float) -> torch.Tensor | None:
+        """The mask (H, W) to perturb one case in, or None with a reason in the ledger."""
+        area = float(located.float().mean())
+        self.ledger.measure(row, score=score, located_area=area)
+        if not bool(located.any()):
+            self.ledger.idle(row, "the concept's map is flat: nothing is located")
+            return None
+        if self._p["gate"] and score < self._p["gate"]:
+            self.ledger.idle(row, f"the concept's score stays below the gate of {self._p['gate']:g}")
+            return None
+        if not self._p["area_min"] <= area <= self._p["area_max"]:
+            bounds = f"{self._p['area_min']:g} to {self._p['area_max']:g}"
+            self.ledger.idle(row, f"the located area is not within {bounds} of the picture")
+            return None
+        mask = self._control(row, located)
+        self.ledger.measure(row, mask_area=float(mask.float().mean()))
+        self.ledger.say(row, mask_box=localise.box(mask), noise=self._p["noise"])
+        return mask
+
+    def _control(self, row: int, located: torch.Tensor) -> torch.Tensor:
+        generator = case_generator(NAME, self._seeds[row], "mask")
+        match self._p["mask"]:
+            case "random":
+                return localise.random_cells(located, generator)
+            case "shifted":
+                return localise.shifted(located, generator)
+            case "full":
+                return torch.ones_like(located)
+            case _:
+                return located
+
+    def _perturbed(
+        self, row: int, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, step: Step
+    ) -> torch.Tensor:
+        """C5 for one latent (C, H, W)."""
+        drawn = torch.randn(latent.shape, generator=case_generator(NAME, self._seeds[row], "noise")).to(latent)
+        match self._p["noise"]:
+            case "add":
+                return latent + mask * drawn
+            case "level":
+                reference = self._reference(latent, noise, mask, step.abar)
+                fresh = step.abar**0.5 * reference + (1 - step.abar) ** 0.5 * drawn
+                return torch.where(mask, fresh, latent)
+            case _:
+                return torch.where(mask, drawn, latent)
+
+    def _reference(self, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, abar: float) -> torch.Tensor:
+        """z_ref (C, 1, 1): the mean of the clean estimate outside the mask, or 0."""
+        outside = ~mask
+        if self._p["reference"] == "zero" or not bool(outside.any()):
+            return latent.new_zeros(len(latent), 1, 1)
+        clean = (latent - (1 - abar) ** 0.5 * noise) / abar**0.5
+        return clean[:, outside].mean(1)[:, None, None]

@@ -1,0 +1,158 @@
+"""SAFREE: prompt tokens near the concept's subspace are projected away from it, for as many steps as the prompt needs.
+
+Yoon et al. 2024, arXiv 2410.12761, in the released code's form (github jaehong31/SAFREE). With pooled embeddings as
+columns, P(E) = E (E^T E)^+ E^T:
+
+    P_C    of the concept's texts; P_I of the prompt with each of its n tokens masked in turn
+    d_i  = ||(I - P_C) e_i||, e_i the pooled embedding with token i masked
+    keep   token i when d_i < (1 + alpha) mean_{j != i} d_j, otherwise t_i <- (I - P_C) P_I t_i
+    beta = 1 - mean cosine between the tokens and all of them projected
+    edit   while step index <= round(up_t sigmoid(2 k (10 beta - t0)))          (self-validation)
+
+A prompt of one token has no other token to be compared with, and is projected. The released code's latent re-attention is
+a no-operation (see `SafreeParameters`). The official run also passes the concepts as a negative prompt: list the guard
+negative-prompt beside this one for that. Without a prompt there is no token, and the guard says so.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from audit.backbones import Pipeline
+from audit.guards.base import Conditioning, Guard, Step
+
+NAME = "safree"
+VERSION = "1"
+PAPER = "arXiv:2410.12761"
+NO_PROMPT = "the null prompt has no tokens that could be filtered"
+
+
+def projector(vectors: torch.Tensor) -> torch.Tensor:
+    """The projection (D, D) onto the span of the rows of `vectors` (n, D); computed in float64."""
+    columns = vectors.double().T
+    projection: torch.Tensor = columns @ torch.linalg.pinv(columns.T @ columns) @ columns.T
+    return projection.to(vectors.dtype)
+
+
+def kept_tokens(masked: torch.Tensor, concept: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Which tokens stay (n,): those whose masking leaves the prompt no farther from the concept than the others' does.
+
+    `masked` (n, D) are pooled embeddings with one token masked each, `concept` (D, D) is P_C.
+    """
+    distances = (masked - masked @ concept.T).norm(dim=1)
+    others = (
+        (distances.sum() - distances) / (len(distances) - 1)
+        if len(distances) > 1
+        else torch.full_like(distances, math.nan)
+    )
+    return distances < (1 + alpha) * others  # a comparison with NaN is false
+
+
+def projected(tokens: torch.Tensor, concept: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+    """(I - P_C) P_I t for every row t of `tokens` (L, D)."""
+    inside = tokens @ prompt.T
+    return inside - inside @ concept.T
+
+
+def edited_until(beta: float, up_t: float, slope: float, midpoint: float) -> int:
+    """The last step index at which the edited prompt is used; at least 0."""
+    return round(up_t / (1 + math.exp(-2 * slope * (10 * beta - midpoint))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Edit:
+    """One prompt after filtering: states (L, D), the tokens replaced, the last step index that uses them, and beta."""
+
+    states: torch.Tensor
+    replaced: tuple[str, ...]
+    tokens: int
+    until: int | None  # None: every step
+    beta: float
+
+
+class Safree(Guard):
+    """Replaces token embeddings of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
+
+    name = NAME
+    version = VERSION
+
+    def __init__(self, pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
+        self._pipeline, self._p = pipeline, parameters
+        self._concept: torch.Tensor | None = None
+        self._edits: dict[str, Edit | None] = {}
+
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+        """Filter every different prompt of the batch."""
+        super().begin(conditioning, timesteps)
+        self._texts = conditioning.texts
+        for row, text in enumerate(conditioning.texts):
+            edit = self._edit(text, conditioning.prompt[row])
+            if edit is None:
+                self.ledger.idle(row, NO_PROMPT)
+                continue
+            self.ledger.measure(row, tokens=edit.tokens, tokens_replaced=len(edit.replaced), beta=edit.beta)
+            self.ledger.say(row, replaced=" ".join(edit.replaced))
+            if not edit.replaced:
+                self.ledger.idle(row, "no token of the prompt is near the concept")
+
+    def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
+        states = conditioning.prompt
+        for row, text in enumerate(self._texts):
+            edit = self._edits[text]
+            if edit is not None and edit.replaced and (edit.until is None or step.index <= edit.until):
+                if states is conditioning.prompt:
+                    states = states.clone()
+                states[row] = edit.states.to(states)
+                self.ledger.act(row, step.timestep)
+        return dataclasses.replace(conditioning, prompt=states)
+
+    def _edit(self, text: str, states: torch.Tensor) -> Edit | None:
+        if text not in self._edits:
+            self._edits[text] = self._filter(text, states)
+        return self._edits[text]
+
+    def _filter(self, text: str, states: torch.Tensor) -> Edit | None:
+        """The edit of one prompt with states (L, D); None when it has no token."""
+        tokenizer = self._pipeline.tokenizer
+        ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+        row, count = ids["input_ids"][0], int(ids["attention_mask"][0].sum()) - 2
+        if count < 1:
+            return None
+        if self._concept is None:
+            self._concept = projector(self._pooled_texts(self._p["concepts"]))
+        masked = row.repeat(count, 1)
+        masked[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
+        pooled = self._pooled(masked)
+        kept = kept_tokens(pooled, self._concept, self._p["alpha"])
+        clean = projected(states, self._concept.to(states), projector(pooled).to(states))
+        attended = slice(0, count + 2)  # start and end included
+        beta = 1 - float(torch.cosine_similarity(clean[attended], states[attended], dim=-1).mean())
+        merged = states.clone()
+        positions = [1 + i for i in range(count) if not kept[i]]
+        merged[positions] = clean[positions]
+        until = edited_until(beta, self._p["up_t"], self._p["slope"], self._p["midpoint"])
+        words = tuple(tokenizer.convert_ids_to_tokens(int(row[i])).removesuffix("</w>") for i in positions)
+        return Edit(merged, words, count, until if self._p["self_validation"] else None, beta)
+
+    def _mask_id(self) -> int:
+        """Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs another word."""
+        if self._p["mask"] is None:
+            return 0
+        return int(self._pipeline.tokenizer(self._p["mask"], add_special_tokens=False)["input_ids"][0])
+
+    @torch.no_grad()
+    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
+        """Pooled text embeddings (B, D) of token ids (B, L), in float32."""
+        return self._pipeline.text_encoder(ids.to(self._pipeline.device)).pooler_output.float()
+
+    def _pooled_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        tokenizer = self._pipeline.tokenizer
+        length = tokenizer.model_max_length
+        return self._pooled(
+            tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt")["input_ids"]
+        )

@@ -1,0 +1,61 @@
+"""The defences that `guards_table` measures, by name: an eraser or none, and guards in order."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from audit.spec import Guard
+from audit.testbed.captions import SYNONYMS
+
+# What makes the mask specific on calibration scenes, see IreceParameters: named options, never the literal default.
+SPECIFIC: Mapping[str, Any] = {"localisation": "contrast-neighbours", "layers": "up", "tau": 0.3, "t_star": 441}
+
+
+@dataclasses.dataclass(frozen=True)
+class Defence:
+    """One row of the table; `eraser` is the method of a shipped artefact, None for the backbone."""
+
+    name: str
+    eraser: str | None
+    guards: tuple[Guard, ...]
+
+
+def guard(name: str, **parameters: Any) -> Guard:
+    """A guard as a spec lists it."""
+    return Guard(name=name, parameters=parameters)
+
+
+def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
+    """All rows for one concept; `tuned` are guards that `erasure-audit tune` wrote."""
+    texts = [f"a photo of a {word}" for word in (concept, SYNONYMS[concept])]
+    safree = guard("safree", concepts=texts, mask="a")
+    irece, level = guard("irece"), guard("irece", noise="level")
+    specific = guard("irece", noise="level", **SPECIFIC)
+    egloce = guard("egloce", gradient="stop")
+    rows = [
+        Defence("none", None, ()),
+        Defence("negative-prompt", None, (guard("negative-prompt"),)),
+        Defence("sld medium", None, (guard("sld", preset="medium"),)),
+        Defence("sld max", None, (guard("sld", preset="max"),)),
+        Defence("safree", None, (safree,)),
+        Defence("irece", None, (irece,)),
+        Defence("irece, level", None, (level,)),
+        Defence("irece, specific", None, (specific,)),
+        Defence("irece, random mask", None, (guard("irece", mask="random"),)),
+        Defence("irece, shifted mask", None, (guard("irece", mask="shifted"),)),
+        Defence("irece, full noise", None, (guard("irece", mask="full"),)),
+        Defence("egloce, stop-gradient", None, (egloce,)),
+        Defence("egloce, full gradient", None, (guard("egloce"),)),
+        # On calibration scenes the energy is above 0.4 in nine of ten with the concept, and in hardly any without it.
+        Defence("egloce, stop-gradient, floor 0.4", None, (guard("egloce", gradient="stop", floor=0.4),)),
+        Defence("safree + egloce", None, (safree, egloce)),
+    ]
+    rows += [Defence(f"irece, tuned {i}", None, (found,)) for i, found in enumerate(tuned, 1)]
+    for eraser in ("esd-x", "uce", "receler"):
+        rows += [Defence(eraser, eraser, ()), Defence(f"{eraser} + irece", eraser, (irece,))]
+        rows += [Defence(f"{eraser} + irece, specific", eraser, (specific,))]
+        rows += [Defence(f"{eraser} + egloce", eraser, (egloce,))]
+    rows.append(Defence("esd-x + safree + egloce", "esd-x", (safree, egloce)))
+    return rows

@@ -1,0 +1,209 @@
+"""`python -m audit.testbed.guards_table`: what each guard buys and costs on the testbed, alone and on erased models.
+
+Two-object scenes of the audit split with the concept (and, for side effects, without it) go through every defence by
+text, by white-box and by black-box inverted latents. Cells are kept in the build folder, so an interrupted measurement
+goes on; erased models that are not there yet are left out and named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from audit import guards
+from audit.backbones import load_pipeline
+from audit.detectors import build as build_detector
+from audit.detectors.base import Detector
+from audit.erasers.training import write_atomically
+from audit.guards import localise
+from audit.guards.base import case_generator
+from audit.guards.irece import Localiser
+from audit.images import to_model_input
+from audit.model_refs import resolve_model
+from audit.sampling import initial_noise
+from audit.spec import Concept, DetectorSpec, Guard
+from audit.statistics import clopper_pearson
+from audit.testbed.captions import ALL_CLASSES
+from audit.testbed.card import HERE
+from audit.testbed.erased import ERASED
+from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, THRESHOLD, Bench, cases_of, describe, measure
+from audit.testbed.guard_defences import Defence, defences
+from audit.testbed.markers import GUARDS, replaced
+from audit.yaml_files import load_yaml
+
+JUDGES = ("judge", "classifier")  # never `energy`, which EGLOCE descends
+
+
+def judges_on(device: str) -> list[Detector]:
+    """The CLIP judge, each class against the empty background so that two objects can both be found, and the classifier."""
+    concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
+    empty = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
+    pairwise = {"scoring": "pairwise"}
+    specs = [
+        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=empty, parameters=pairwise),
+        DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
+    ]
+    return [build_detector(spec, concepts, device) for spec in specs]
+
+
+class Cells:
+    """Measured cells in one JSON file, by what they depend on."""
+
+    def __init__(self, bench: Bench, count: int, path: Path) -> None:
+        self.bench, self.count, self.path = bench, count, path
+        self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def cell(self, defence: Defence, scenario: str) -> Mapping[str, Any]:
+        """The numbers of one cell, measured now unless they were before."""
+        key = self.bench.key(defence, scenario, self.count)
+        if key not in self.kept:
+            self.kept[key] = measure(self.bench, defence, scenario, self.count)
+            text = json.dumps(self.kept)
+            write_atomically(self.path, lambda partial: partial.write_text(text))
+            print(f"{defence.name}, {scenario}: measured", file=sys.stderr, flush=True)
+        found: Mapping[str, Any] = self.kept[key]
+        return found
+
+
+def rate(hits: int, total: int) -> str:
+    """A rate with its denominator and 95 % interval."""
+    if not total:
+        return "n/a"
+    low, high = clopper_pearson(hits, total, 0.95)
+    return f"{hits / total:.2f} = {hits}/{total} ({low:.2f}-{high:.2f})"
+
+
+def table(rows: Sequence[tuple[Defence, str, Mapping[str, Any]]]) -> str:
+    """One Markdown row for each defence and scenario."""
+    names = [f"{what}, {judge}" for what in ("CRR", "other object kept") for judge in JUDGES]
+    columns = [
+        *("defence", "scenario", *names, "acted"),
+        *("PSNR dB", "SSIM", "GMSD", "benign PSNR dB", "benign kept"),
+        *("s/image", "extra UNet calls", "peak MB"),
+    ]
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    for defence, scenario, numbers in rows:
+        target, benign = numbers["target"], numbers["benign"]
+        cells = [defence.name, scenario]
+        cells += [rate(target[judge]["hits"], target["assessed"]) for judge in JUDGES]
+        cells += [rate(target[judge]["other_kept"], target[judge]["other_before"]) for judge in JUDGES]
+        cells.append("-" if target["acted"] is None else f"{target['acted']}/{numbers['cases']}")
+        if defence.guards:
+            cells += [_number(target["psnr"], 1), _number(target["ssim"], 3), _number(target["gmsd"], 3)]
+            kept = rate(benign["classifier"]["other_kept"], benign["classifier"]["other_before"])
+            cells += [_number(benign["psnr"], 1), kept]
+        else:
+            cells += ["-"] * 5
+        cells += [f"{target['seconds']:.2f}", f"{target['extra_calls']:.0f}", _number(target["peak_mb"], 0)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+def localisation(bench: Bench, listed: Sequence[Guard], scenes: int) -> str:
+    """How well masks lie on the concept's true region: mean IoU, beside a random mask of equal area."""
+    cases = cases_of(bench.concept, scenes)
+    pixels = torch.from_numpy(np.stack([to_model_input(case.scene.image, 64) for case in cases])).permute(0, 3, 1, 2)
+    true = (
+        F.avg_pool2d(torch.from_numpy(np.stack([~case.outside() for case in cases])).float()[:, None], 4)[:, 0] >= 0.25
+    )
+    schedule = bench.pipeline.schedule(STEPS)
+    noise = initial_noise([case.seed for case in cases], bench.pipeline.latent_shape)
+    lines = ["| mask | timestep | mean IoU | random mask of equal area | mean area |", "|---|---|---|---|---|"]
+    for guard in listed:
+        values = guards.resolve(guard, bench.described)["parameters"]
+        encode = bench.pipeline.encode_text
+        localiser = Localiser(bench.pipeline.unet, bench.pipeline.tokenizer, encode, values)
+        at = min(range(STEPS), key=lambda i: abs(schedule.timesteps[i] - values["t_star"]))
+        timestep, abar = schedule.timesteps[at], schedule.abar[at + 1]
+        masks = []
+        for some, drawn in zip(pixels.split(BATCH), noise.split(BATCH), strict=True):
+            noisy = abar**0.5 * bench.pipeline.encode_images(some) + (1 - abar) ** 0.5 * drawn.to(bench.pipeline.device)
+            with torch.no_grad():
+                maps = localiser.locate(noisy, timestep).maps
+            masks.append(localise.binary(maps, values["tau"], values["dilation"]).cpu())
+        found = torch.cat(masks)
+        cells = torch.stack([localise.random_cells(m, case_generator("table", i)) for i, m in enumerate(found)])
+        overlap, chance = (float(localise.overlap(one, true).mean()) for one in (found, cells))
+        area = float(found.float().mean())
+        lines.append(f"| {describe(guard)} | {timestep} | {overlap:.3f} | {chance:.3f} | {area:.2f} |")
+    return "\n".join(lines)
+
+
+def page(
+    bench: Bench, rows: Sequence[tuple[Defence, str, Mapping[str, Any]]], masks: str, count: int, left_out: str
+) -> str:
+    """What goes into the README: both tables, and how to read them."""
+    listed = {defence.name: defence for defence, _, _ in rows if defence.guards}
+    settings = [f"- {name}: {'; '.join(describe(guard) for guard in row.guards)}" for name, row in listed.items()]
+    return "\n".join(
+        [
+            f"Concept {bench.concept}, {count} two-object scenes of the audit split a cell, {STEPS} DDIM steps; text with",
+            f"guidance {GUIDANCE} and a prompt that names both objects, latents with the null prompt and guidance 1. A score of",
+            f"{THRESHOLD} or more is a hit; intervals are exact, at 95 %. PSNR, SSIM and GMSD (a perceptual distance, 0 is",
+            "equal) compare with the same defence without its guards: outside the concept's true region for latents, over the",
+            "whole picture for text. With text, 'other object kept' is the alignment with the rest of the prompt. Benign scenes",
+            "do not show the concept. Extra UNet calls do not count backward passes.",
+            "",
+            table(rows),
+            "",
+            "Guards and parameters that differ from the defaults:",
+            "",
+            *settings,
+            *([left_out] if left_out else []),
+            "",
+            "Masks of IRECE against the true region, on scenes noised to t*:",
+            "",
+            masks,
+        ]
+    )
+
+
+def tuned_guards(paths: Sequence[Path]) -> list[Guard]:
+    """The guards that `erasure-audit tune` wrote into these files."""
+    return [Guard.model_validate(load_yaml(path.read_text(encoding="utf-8"))["guard"]) for path in paths]
+
+
+def main() -> None:
+    """Measure what is not measured yet and write both tables into README.md."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=100, help="scenes a cell")
+    parser.add_argument("--scenes", type=int, default=200, help="scenes for the masks")
+    parser.add_argument("--concept", default="ring")
+    parser.add_argument("--defences", nargs="*", help="names of rows; all of them without this")
+    parser.add_argument("--scenarios", nargs="*", default=SCENARIOS, choices=SCENARIOS)
+    parser.add_argument("--tuned", nargs="*", type=Path, default=[], help="files that erasure-audit tune wrote")
+    parser.add_argument("--erased", type=Path, default=ERASED)
+    parser.add_argument("--build", type=Path, default=Path("build/testbed"))
+    parser.add_argument("--readme", type=Path, default=HERE / "README.md")
+    arguments = parser.parse_args()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
+    bench = Bench(pipeline, judges_on(device), arguments.erased, arguments.build, arguments.concept)
+    tuned = tuned_guards(arguments.tuned)
+    wanted = [d for d in defences(arguments.concept, tuned) if not arguments.defences or d.name in arguments.defences]
+    missing = sorted({d.eraser for d in wanted if d.eraser and bench.artefact(d.eraser) is None})
+    left_out = f"\nNot there yet, so not measured: {', '.join(missing)} (make testbed-erased)." if missing else ""
+    cells = Cells(bench, arguments.cases, arguments.build / "guards-table.json")
+    present = [defence for defence in wanted if defence.eraser not in missing]
+    rows = [(d, scenario, cells.cell(d, scenario)) for d in present for scenario in arguments.scenarios]
+    listed = {describe(g): g for d in present for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
+    masks = localisation(bench, list(listed.values()) or [Guard(name="irece")], arguments.scenes)
+    written = page(bench, rows, masks, arguments.cases, left_out)
+    arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

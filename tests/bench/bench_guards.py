@@ -1,0 +1,121 @@
+"""What guards cost on the testbed: IRECE in UNet forwards, EGLOCE per inner iteration, and nothing at all when off.
+
+python -m tests.bench.bench_guards [images] [steps]
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from audit import guards
+from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.guards.base import Conditioning, Guard
+from audit.guards.building import Parts, build
+from audit.model_refs import resolve_model
+from audit.sampling import initial_noise, sample
+from audit.spec import Concept
+from audit.spec import Guard as GuardSpec
+from tests.bench.table import Figure, print_table
+
+IMAGES, STEPS, ROUNDS = 8, 25, 5
+RING = Concept(name="ring", phrase="ring", synonyms=("hoop",), neighbours=("circle", "square"))
+TEXT = "a photo of a ring and a square"
+
+
+def make(pipeline: Pipeline, name: str, **parameters: Any) -> Guard:
+    """A guard around the backbone itself."""
+    parts = Parts(
+        standard=pipeline,
+        standard_unet=lambda: pipeline.unet,
+        guarded=pipeline,
+        guarded_unet=lambda: pipeline.unet,
+        encode=pipeline.encode_text,
+        encode_standard=pipeline.encode_text,
+        energy=lambda sha256: resolve_model("testbed/energy"),
+    )
+    return build(guards.resolve(GuardSpec(name=name, parameters=parameters), RING), parts)
+
+
+class Workload:
+    """One batch of pictures from one prompt."""
+
+    def __init__(self, pipeline: Pipeline, images: int, steps: int) -> None:
+        self.pipeline, self.steps = pipeline, steps
+        texts = (TEXT,) * images
+        states = pipeline.encode_text([TEXT]).expand(images, -1, -1)
+        null = pipeline.encode_text([""]).expand(images, -1, -1)
+        self.given = Conditioning(states, null, 1.0, texts, tuple(range(images)))
+        self.noise = initial_noise(range(images), pipeline.latent_shape)
+
+    def run(self, *listed: Guard) -> Any:
+        """Samples through guards."""
+        model = noise_model(self.pipeline.unet)
+        return sample(model, self.pipeline.schedule(self.steps), self.noise, self.given, listed)
+
+    @torch.no_grad()
+    def bare(self) -> torch.Tensor:
+        """The loop without any thought of guards."""
+        model, schedule = noise_model(self.pipeline.unet), self.pipeline.schedule(self.steps)
+        latents = self.noise.float()
+        for i in reversed(range(self.steps)):
+            noise = model(latents, schedule.timesteps[i], self.given.prompt).float()
+            latents = schedule.a[i] * latents + schedule.b[i] * noise
+        return latents
+
+    @torch.no_grad()
+    def forward(self) -> None:
+        """One UNet evaluation of the batch."""
+        noise_model(self.pipeline.unet)(self.noise, 501, self.given.prompt)
+
+
+def best(rounds: int, *works: Callable[[], Any]) -> list[float]:
+    """The fastest time of each work; they take turns, so that a busy machine is busy for all of them."""
+    times = [float("inf")] * len(works)
+    for _ in range(rounds + 1):  # the first round warms up and is hardly ever the fastest
+        for i, work in enumerate(works):
+            started = time.perf_counter()
+            work()
+            times[i] = min(times[i], time.perf_counter() - started)
+    return times
+
+
+def counted(pipeline: Pipeline, work: Callable[[], Any]) -> int:
+    """UNet evaluations during `work`, in pictures."""
+    rows: list[int] = []
+    handle = pipeline.unet.register_forward_pre_hook(lambda module, inputs: rows.append(len(inputs[0])))
+    work()
+    handle.remove()
+    return sum(rows)
+
+
+def figures(images: int = IMAGES, steps: int = STEPS, rounds: int = ROUNDS) -> list[Figure]:
+    """Calls and times, in UNet forwards of the same batch."""
+    pipeline = load_pipeline(resolve_model("testbed"), torch.device("cpu"))
+    load = Workload(pipeline, images, steps)
+    how = f"{images} images, {steps} steps, guidance 1, best of {rounds}"
+    plain, bare, forward = best(rounds, load.run, load.bare, load.forward)
+    off = Figure("loop with guards switched off / bare loop", f"{plain / bare - 1:+.2%}", "< 1 %", how)
+    found = [off]
+    calls = counted(pipeline, load.run)
+    for label, parameters in (("literal", {}), ("contrast-neighbours", {"localisation": "contrast-neighbours"})):
+        guard = make(pipeline, "irece", **parameters)
+        more = (counted(pipeline, lambda guard=guard: load.run(guard)) - calls) / images  # type: ignore[misc]
+        guarded, again = best(rounds, lambda guard=guard: load.run(guard), load.run)  # type: ignore[misc]
+        value = f"{more:g} calls, {(guarded - again) / forward:.1f} forwards of time"
+        found.append(Figure(f"IRECE, {label}, per image", value, "<= 2 forwards", how))
+    for gradient in ("full", "stop"):
+        window = {"window": [501, 501], "gradient": gradient}
+        one, four = (make(pipeline, "egloce", iterations=count, **window) for count in (1, 4))
+        first, more = best(max(1, rounds // 2), lambda one=one: load.run(one), lambda four=four: load.run(four))  # type: ignore[misc]
+        value = f"{(more - first) / 3 / forward:.1f} forwards, {(more - first) / 3 / images * 1e3:.0f} ms an image"
+        found.append(Figure(f"EGLOCE, {gradient} gradient, per inner iteration", value, "", how))
+    return found
+
+
+if __name__ == "__main__":
+    print_table(figures(*(int(text) for text in sys.argv[1:])))
