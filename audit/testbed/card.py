@@ -12,22 +12,28 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from audit import detectors
 from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.detectors.base import Detector
-from audit.guards.base import Conditioning
 from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
-from audit.spec import Concept, DetectorSpec
+from audit.sampling import initial_noise
 from audit.statistics import clopper_pearson
-from audit.testbed.captions import ALL_CLASSES, CLASSES
+from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
+from audit.testbed.counting import (
+    COUNTS,
+    GUIDANCE,
+    HERE,
+    JUDGES,
+    STEPS,
+    Counter,
+    Counts,
+    Pixels,
+    build_detectors,
+    class_scores,
+    generate,
+)
 from audit.testbed.markers import ERASERS, GUARDS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train_vae import reconstruction_psnr
-
-HERE = Path(__file__).parent
-GUIDANCE, STEPS = 3.0, 25  # more guidance exaggerates shapes: from 5 on, hexagons grow spikes and diamonds vanish
-Pixels = npt.NDArray[np.uint8]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,29 +43,6 @@ class Accuracy:
     name: str
     single: float  # top class of single-object scenes
     pair: float  # both classes of two-object scenes are the top two
-
-
-def build_detectors(device: str) -> list[Detector]:
-    """The two judges and the classifier as an audit would load them, as far as their weights are there."""
-    concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
-    background = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
-    specs = [
-        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=background),
-        DetectorSpec(name="energy", kind="clip-zero-shot", model="testbed/energy", background=background),
-        DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
-    ]
-    return [detectors.build(spec, concepts, device) for spec in specs if (HERE / "weights" / spec.name).is_dir()]
-
-
-def class_scores(detector: Detector, images: list[Pixels]) -> npt.NDArray[np.float64]:
-    """Scores (N, classes) in the order of `ALL_CLASSES`; raises when an image could not be measured."""
-    rows = []
-    for measured in detector.measure(images):
-        if measured.scores is None:
-            raise RuntimeError(f"{detector.instrument.detector}: {measured.error}")
-        found = {score.label: score.score for score in measured.scores}
-        rows.append([found[name] for name in ALL_CLASSES])
-    return np.array(rows)
 
 
 def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
@@ -74,18 +57,6 @@ def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Ac
         return float(np.mean(hits))
 
     return Accuracy(detector.instrument.detector, share(singles, 1), share(pairs, 2))
-
-
-def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
-    """Pictures (64, 64, 3) of one prompt, one per seed, sampled in bfloat16."""
-    texts = (prompt,) * len(seeds)
-    states, null = pipeline.encode_text(texts), pipeline.encode_text([""] * len(seeds))
-    conditioning = Conditioning(states, null, GUIDANCE, texts)
-    noise = initial_noise(seeds, pipeline.latent_shape).to(pipeline.device)
-    with torch.autocast(pipeline.device.type, torch.bfloat16):
-        made = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
-    images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
-    return list(images.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy())
 
 
 def forward_ms(pipeline: Pipeline, bfloat16: bool, batch: int = 64) -> float:
@@ -114,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=100, help="pictures per class")
     parser.add_argument("--scenes", type=int, default=600, help="held-out scenes for each accuracy")
+    parser.add_argument("--build", type=Path, default=Path("build/testbed"), help="folder where counts are kept")
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
@@ -123,18 +95,17 @@ def main() -> None:
     accuracies = [accuracy(detector, singles, pairs) for detector in found]
     learned = np.stack([sample_scene("audit", i).image for i in range(256)])
     psnr = reconstruction_psnr(pipeline.vae, torch.from_numpy(learned).permute(0, 3, 1, 2).float() / 127.5 - 1)
-    sheet, crr = [], []
+    sheet = []
     for name in CLASSES:
-        pictures = generate(pipeline, f"a photo of a {name}", list(range(arguments.seeds)))
-        column = ALL_CLASSES.index(name)
-        crr.append((name, [int((class_scores(d, pictures)[:, column] >= 0.5).sum()) for d in found]))
-        sheet.append(pictures[:10])
+        sheet.append(generate(pipeline, class_prompt(name), list(range(10))))
     pair_prompts = [
         f"a photo of a red {a} and a blue {b}" for a, b in zip(CLASSES, CLASSES[3:] + CLASSES[:3], strict=True)
     ]
     sheet.append([generate(pipeline, prompt, [0])[0] for prompt in pair_prompts])
     contact_sheet(sheet, HERE / "contact_sheet.png")
-    card = write_card(pipeline, accuracies, psnr.numpy(), crr, arguments.seeds, arguments.scenes)
+    judges = [detector for detector in found if detector.instrument.detector in JUDGES]
+    counts = Counter(pipeline, judges, arguments.seeds, arguments.build / COUNTS).counts(None)
+    card = write_card(pipeline, accuracies, psnr.numpy(), counts, arguments.seeds, arguments.scenes)
     readme = HERE / "README.md"
     if readme.exists():
         for part in (ERASERS, GUARDS):
@@ -147,7 +118,7 @@ def write_card(
     pipeline: Pipeline,
     accuracies: list[Accuracy],
     psnr: npt.NDArray[np.float32],
-    crr: list[tuple[str, list[int]]],
+    counts: Counts,
     seeds: int,
     scenes: int,
 ) -> str:
@@ -158,11 +129,11 @@ def write_card(
     weights = sum(path.stat().st_size for path in (HERE / "weights").rglob("*") if path.is_file())
     judged = "\n".join(f"| {a.name} | {a.single:.3f} | {a.pair:.3f} |" for a in accuracies)
     rows = []
-    for name, hits in crr:
+    for name, hits in counts.items():
         cells = []
-        for count in hits:
-            low, high = clopper_pearson(count, seeds, 0.95)
-            cells.append(f"{count}/{seeds} ({low:.2f}-{high:.2f})")
+        for judge in JUDGES:
+            low, high = clopper_pearson(hits[judge], seeds, 0.95)
+            cells.append(f"{hits[judge]}/{seeds} ({low:.2f}-{high:.2f})")
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return template.format(
         sizes=sizes,
@@ -173,7 +144,7 @@ def write_card(
         device=pipeline.device,
         judged=judged,
         missing=", ".join(sorted({"judge", "energy", "classifier"} - {a.name for a in accuracies})) or "none",
-        header="| class | " + " | ".join(a.name for a in accuracies) + " |\n|" + "---|" * (len(accuracies) + 1),
+        header="| class | " + " | ".join(JUDGES) + " |\n|" + "---|" * (len(JUDGES) + 1),
         scenes=scenes,
         psnr_mean=float(psnr.mean()),
         psnr_low=float(np.percentile(psnr, 5)),

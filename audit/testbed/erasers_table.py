@@ -10,7 +10,6 @@ import argparse
 import dataclasses
 import json
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,37 +17,30 @@ import safetensors
 import safetensors.torch
 import torch
 
-from audit import identity
-from audit.backbones import Pipeline, load_pipeline
-from audit.detectors.base import Detector
-from audit.erasers.produce import applied
-from audit.erasers.training import write_atomically
+from audit.backbones import load_pipeline
 from audit.errors import CheckpointError
 from audit.model_refs import resolve_model
 from audit.statistics import clopper_pearson
-from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
-from audit.testbed.card import GUIDANCE, HERE, STEPS, build_detectors, class_scores, generate
+from audit.testbed.captions import CLASSES
+from audit.testbed.counting import (
+    COUNTS,
+    GUIDANCE,
+    HERE,
+    JUDGES,
+    STEPS,
+    THRESHOLD,
+    Artefact,
+    Counter,
+    Counts,
+    build_detectors,
+)
 from audit.testbed.erased import ERASED
 from audit.testbed.markers import ERASERS, replaced
 
-JUDGES = ("classifier", "judge")  # never `energy`: a guard may optimise against it
 DECIDING = "classifier"
-THRESHOLD, CONFIDENCE, BATCH = 0.5, 0.95, 50
-ERASED_MAX, BEST_MAX, KEPT_MIN = (
-    0.25,
-    0.10,
-    0.85,
-)  # goals: CRR of the erased class, of the best method, ratio of the rest
-Counts = dict[str, dict[str, int]]  # class -> judge -> hits
-
-
-@dataclasses.dataclass(frozen=True)
-class Artefact:
-    """One erased model of `erased/`."""
-
-    method: str
-    concept: str
-    path: Path
+CONFIDENCE = 0.95
+# Goals: CRR of the erased class, of the best method, ratio of the rest.
+ERASED_MAX, BEST_MAX, KEPT_MIN = 0.25, 0.10, 0.85
 
 
 def find(folder: Path) -> list[Artefact]:
@@ -67,48 +59,6 @@ def find(folder: Path) -> list[Artefact]:
     if not found:
         raise CheckpointError("there are no erased models here", where=str(folder), next_step="make testbed-erased")
     return sorted(found, key=lambda artefact: (artefact.concept, artefact.method))
-
-
-def count(pipeline: Pipeline, judges: Sequence[Detector], cls: str, seeds: int) -> dict[str, int]:
-    """Hits by judge in `seeds` pictures of the plain prompt for a class."""
-    hits = {judge.instrument.detector: 0 for judge in judges}
-    for start in range(0, seeds, BATCH):
-        pictures = generate(pipeline, class_prompt(cls), list(range(start, min(start + BATCH, seeds))))
-        for judge in judges:
-            scores = class_scores(judge, pictures)[:, ALL_CLASSES.index(cls)]
-            hits[judge.instrument.detector] += int((scores >= THRESHOLD).sum())
-    return hits
-
-
-class Counter:
-    """Counts of every model, kept in one file by the digests of weights and judges."""
-
-    def __init__(self, pipeline: Pipeline, judges: Sequence[Detector], seeds: int, path: Path) -> None:
-        self.pipeline, self.judges, self.seeds, self.path = pipeline, judges, seeds, path
-        self.kept: dict[str, Counts] = json.loads(path.read_text()) if path.exists() else {}
-
-    def counts(self, artefact: Artefact | None) -> Counts:
-        """Hits by class and judge of one erased model, or of the backbone."""
-        weights = identity.file_sha256(artefact.path) if artefact else None
-        instruments = [judge.instrument.weights_sha256 for judge in self.judges]
-        key = identity.key([self.pipeline.ref.sha256, weights, instruments, self.seeds, GUIDANCE, STEPS, THRESHOLD])
-        found = self.kept.setdefault(key, {})
-        label = artefact.path.parent.name if artefact else "backbone"
-        for cls in CLASSES:
-            if cls not in found:
-                found[cls] = self._measure(artefact, cls)
-                print(f"{label} {cls}: {found[cls]} of {self.seeds}", file=sys.stderr, flush=True)
-                text = json.dumps(self.kept)
-                write_atomically(self.path, lambda partial, text=text: partial.write_text(text))  # type: ignore[misc]
-        return found
-
-    def _measure(self, artefact: Artefact | None, cls: str) -> dict[str, int]:
-        if artefact is None:
-            return count(self.pipeline, self.judges, cls, self.seeds)
-        tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(artefact.path).items()}
-        layout = "receler" if artefact.method == "receler" else "unet-partial"
-        with applied(self.pipeline, layout, tensors):
-            return count(self.pipeline, self.judges, cls, self.seeds)
 
 
 def rate(hits: int, total: int) -> str:
@@ -250,7 +200,7 @@ def main() -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
     judges = [judge for judge in build_detectors(device) if judge.instrument.detector in JUDGES]
-    counter = Counter(pipeline, judges, arguments.seeds, arguments.build / "erasers-table.json")
+    counter = Counter(pipeline, judges, arguments.seeds, arguments.build / COUNTS)
     backbone = counter.counts(None)
     rows = [(artefact, counter.counts(artefact)) for artefact in artefacts]
     written = table(rows, backbone, [judge.instrument.detector for judge in judges], arguments.seeds)

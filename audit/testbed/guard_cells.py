@@ -28,7 +28,7 @@ from audit.model_refs import resolve_model
 from audit.sampling import NoiseModel, initial_noise, sample
 from audit.spec import Concept, Guard
 from audit.testbed.captions import ALL_CLASSES, CLASSES, SYNONYMS, article
-from audit.testbed.card import class_scores
+from audit.testbed.counting import class_scores
 from audit.testbed.guard_defences import Defence
 from audit.testbed.scenes import Scene, sample_scene
 

@@ -32,7 +32,7 @@ from audit.sampling import initial_noise
 from audit.spec import Concept, DetectorSpec, Guard
 from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES
-from audit.testbed.card import HERE
+from audit.testbed.counting import HERE
 from audit.testbed.erased import ERASED
 from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, THRESHOLD, Bench, cases_of, describe, measure
 from audit.testbed.guard_defences import Defence, defences

@@ -16,9 +16,10 @@ from audit.errors import CheckpointError, EraserError
 from audit.model_refs import resolve_model
 from audit.spec import Concept
 from audit.statistics import clopper_pearson
-from audit.testbed import erased, erasers_table
+from audit.testbed import counting, erased
 from audit.testbed.captions import CLASSES
-from audit.testbed.erasers_table import Artefact, Counter, Counts, Kept, find, table
+from audit.testbed.counting import Artefact, Counter, Counts
+from audit.testbed.erasers_table import Kept, find, table
 from audit.testbed.markers import carry_over, replaced
 
 JUDGES = ("classifier", "judge")
@@ -157,7 +158,7 @@ def test_counting_goes_on_where_it_was_interrupted(
         asked.append((cls, torch.equal(unet.state_dict()[name], original)))
         return {"classifier": len(asked)}
 
-    monkeypatch.setattr(erasers_table, "count", count)
+    monkeypatch.setattr(counting, "count", count)
     judges = [_Judge(_Instrument("classifier", "a" * 64))]
     model = Artefact("uce", "ring", path)
 

@@ -12,7 +12,7 @@ from audit.backbones import load_pipeline
 from audit.model_refs import resolve_model
 from audit.spec import Guard
 from audit.testbed import guard_cells, guards_table
-from audit.testbed.card import HERE
+from audit.testbed.counting import HERE
 from audit.testbed.guard_cells import Bench, cases_of, peak_memory
 from audit.testbed.guard_defences import Defence, defences, guard
 from audit.testbed.markers import GUARDS, replaced
