@@ -27,7 +27,9 @@ from rich.progress import (
 )
 
 PROGRAM = "erasure-audit"
-COMMANDS = ("corpus", "db", "doctor", "erase", "gate", "inspect", "plan", "report", "resume", "run", "testbed", "work")
+COMMANDS = (
+    "corpus", "db", "doctor", "erase", "gate", "inspect", "plan", "report", "resume", "run", "testbed", "tune", "work",
+)  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often
 

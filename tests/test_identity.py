@@ -28,6 +28,7 @@ SPEC = parse_spec(
         "backbone": "models/backbone",
         "concepts": [{"name": "ring", "phrase": "a ring", "synonyms": ["hoop"], "neighbours": ["circle"]}],
         "corpus": [{"url": "x", "concept": "ring"}, {"url": "y", "concept": "arrow", "role": "control"}],
+        "calibration": [{"url": "z", "concept": "ring"}],
         "defences": [
             {
                 "name": "first",
@@ -59,10 +60,11 @@ NOTHING = (  # a change here recomputes nothing
     "name", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.quality_gate.*",
     "backbone", "corpus.*.url", "corpus_limits.*",  # what is found there counts by its content: digests and items
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
+    "calibration.*",  # audits never list it
 )  # fmt: skip
 ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
 FIXED = (  # without another valid value
-    "version", "gate.kind", "corpus.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
+    "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "defences.*.guards.*.name",
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
@@ -70,7 +72,8 @@ OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
     "scenarios.0.sampler.dtype": "bfloat16",
     "defences.*.eraser.method": "esd-x",
-    "defences.*.eraser.preset": None,
+    "defences.*.eraser.preset": "official",
+    "calibration.*.concept": "circle",
     "defences.*.eraser.parameters": {"erase_scale": 2.0},
     "gate.thresholds": {"judge": 0.4},
     "gate.limits.*.scenario": "text",
