@@ -20,11 +20,14 @@ demo: $(STAMP) ## run a complete testbed audit and print its verdict
 	$(BIN)/erasure-audit testbed scenes demo/corpus/arrow --class arrow --count 16
 	$(BIN)/erasure-audit run deployments/specs/demo.yaml --exit-zero
 
+# One thread and one worker for each of two cores; a file's tests stay together, because they share costly fixtures.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(STAMP) ## run the test suite without the long tests
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(STAMP) ## run every test
-	$(BIN)/python -m pytest -m ''
+	$(PYTEST) -m ''
 
 lint: $(STAMP) ## ruff, mypy --strict over audit/, import contracts, sqlfluff
 	$(BIN)/ruff check .
