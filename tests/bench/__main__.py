@@ -28,7 +28,7 @@ def main() -> None:
     parts = (
         bench_pipeline, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_store, bench_checkpoints,
     )  # fmt: skip
-    conclude([figure for part in parts for figure in part.figures()])
+    conclude(figure for part in parts for figure in part.figures())
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,19 +30,21 @@ class Figure:
         return not (self.value >= self.limit if self.least else self.value <= self.limit)
 
 
-def print_table(figures: Sequence[Figure]) -> int:
-    """Print figures as one Markdown table; the number of those that missed their limit."""
-    print("| figure | measured | goal | | how |\n|---|---|---|---|---|")
+def print_table(figures: Iterable[Figure]) -> int:
+    """Print figures as one Markdown table, each as soon as it is measured; the number of those that missed their limit."""
+    print("| figure | measured | goal | | how |\n|---|---|---|---|---|", flush=True)
+    missed = 0
     for figure in figures:
         verdict = "" if figure.limit is None else "**missed**" if figure.missed else "met"
         cells = (figure.name, figure.form.format(figure.value), figure.goal, verdict, figure.detail)
         print(f"| {' | '.join(cells)} |", flush=True)
-    return sum(figure.missed for figure in figures)
+        missed += figure.missed
+    return missed
 
 
-def conclude(figures: Sequence[Figure]) -> None:
+def conclude(figures: Iterable[Figure]) -> None:
     """Print the table, then end the process: with status 1 when a limit was missed."""
     missed = print_table(figures)
     if missed:
-        print(f"\n{missed} of {len(figures)} figures missed their limit")
+        print(f"\nfigures that missed their limit: {missed}")
     raise SystemExit(1 if missed else 0)
