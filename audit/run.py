@@ -26,7 +26,8 @@ from audit.guards.checks import check_energy_prompts, check_guards
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Outline, Plan, read_outline
-from audit.planning import CorpusItem, build_plan
+from audit.plan_builder import CorpusItem
+from audit.planning import build_plan
 from audit.policy import Policy
 from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance

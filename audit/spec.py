@@ -5,29 +5,20 @@ A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError`
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from audit import urls
 from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.scenarios import ScenarioSpec
+from audit.spec_base import Model, Name, Phrase, Probability
 from audit.spec_rules import problems_of
 from audit.yaml_files import load_yaml
-
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._+-]{0,63}$")]
-Phrase = Annotated[str, Field(min_length=1, max_length=200)]
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Model(BaseModel):
-    """Base of all spec sections: frozen, unknown fields refused, numbers finite."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
 
 class Concept(Model):
@@ -80,7 +71,7 @@ class Eraser(Model):
 
     method: Name
     preset: Name | None = None
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     checkpoint: Annotated[str, Field(min_length=1)] | None = None  # a file, a folder or org/name@<commit>[/path]
 
     @model_validator(mode="after")
@@ -94,7 +85,7 @@ class Guard(Model):
     """An inference-time guard by name, with its parameters."""
 
     name: Name
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class Defence(Model):
@@ -103,68 +94,6 @@ class Defence(Model):
     name: Name
     eraser: Eraser | None = None
     guards: tuple[Guard, ...] = ()
-
-
-class Sampler(Model):
-    """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
-    dtype: Literal["float32", "bfloat16"] = "float32"
-
-    @field_validator("steps")
-    @classmethod
-    def _divides(cls, steps: int) -> int:
-        if 1000 % steps:
-            raise ValueError(f"{steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
-        return steps
-
-
-class TextScenario(Model):
-    """Prompts that name the subject; `{phrase}` is replaced."""
-
-    name: Literal["text"] = "text"
-    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
-    synonyms: bool = False  # also prompt with the concept's synonyms, in turn
-    sampler: Sampler = Sampler()
-
-    @field_validator("templates")
-    @classmethod
-    def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
-                raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
-        return templates
-
-
-class QualityGate(Model):
-    """An inversion whose round trip through the inverting model misses these is unassessed."""
-
-    residual_max: Annotated[float, Field(gt=0)] = 1e-3
-    psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
-
-
-class LatentScenario(Model):
-    """DDIM inversion of corpus images with the null prompt at guidance 1, then regeneration through the defence."""
-
-    name: Literal["latent-whitebox", "latent-blackbox"]
-    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    sampler: Sampler = Sampler(guidance=1.0)
-    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
-    fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
-    quality_gate: QualityGate = QualityGate()
-
-    @model_validator(mode="after")
-    def _null_prompt(self) -> Self:
-        if self.sampler.guidance != 1.0:
-            raise ValueError("inverted latents regenerate with the null prompt, so sampler.guidance must be 1")
-        if self.sampler.dtype != "float32":
-            raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
-        return self
-
-
-ScenarioSpec = Annotated[TextScenario | LatentScenario, Field(discriminator="name")]
 
 
 class Controls(Model):
@@ -187,8 +116,10 @@ class DetectorSpec(Model):
     threshold: Probability = 0.5
     templates: tuple[Phrase, ...] = ("a photo of a {phrase}",)
     background: tuple[Phrase, ...] = ()  # prompts of the 'nothing here' class of a zero-shot detector
-    labels: dict[Name, tuple[str, ...]] = {}  # subject -> detector labels that count as this subject
-    parameters: dict[str, Any] = {}
+    labels: dict[Name, tuple[str, ...]] = Field(
+        default_factory=dict
+    )  # subject -> detector labels that count as this subject
+    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class Spec(Model):

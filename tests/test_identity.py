@@ -15,7 +15,8 @@ import pytest
 from audit import identity
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
-from audit.planning import CorpusItem, build_plan
+from audit.plan_builder import CorpusItem
+from audit.planning import build_plan
 from audit.records import Instrument
 from audit.spec import parse_spec
 

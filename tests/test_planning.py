@@ -13,7 +13,8 @@ from audit.errors import SpecError
 from audit.journal import Journal
 from audit.model_refs import ModelRef, resolve_model
 from audit.plan import Plan, read_plan
-from audit.planning import CorpusItem, build_plan, plan_size
+from audit.plan_builder import CorpusItem
+from audit.planning import build_plan, plan_size
 from audit.records import Control, Instrument, Role
 from audit.spec import parse_spec
 

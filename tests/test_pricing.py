@@ -15,7 +15,8 @@ from audit.erasure_costs import stored_bytes
 from audit.journal import SCHEMAS, Journal
 from audit.model_refs import ModelRef
 from audit.plan import Plan
-from audit.planning import CorpusItem, build_plan
+from audit.plan_builder import CorpusItem
+from audit.planning import build_plan
 from audit.pricing import Calls, Rates, Shape, calls_of, price
 from audit.records import Instrument, Unit
 from audit.spec import Eraser, parse_spec

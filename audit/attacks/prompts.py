@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audit.spec import Concept, TextScenario
+from audit.scenarios import TextScenario
+from audit.spec import Concept
 
 NAME = "text"
 VERSION = "1"

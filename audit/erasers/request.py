@@ -16,7 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 from audit import erasers, identity
 from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
-from audit.spec import Concept, Eraser, Model
+from audit.spec import Concept, Eraser
+from audit.spec_base import Model
 
 if TYPE_CHECKING:
     from audit.erasers.base import Listener, Record

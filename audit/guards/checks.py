@@ -9,7 +9,8 @@ from audit import guards
 from audit.errors import CheckpointError, SpecError
 from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
 from audit.model_refs import ModelRef, resolve_model
-from audit.spec import Concept, Defence, Sampler, Spec
+from audit.scenarios import Sampler
+from audit.spec import Concept, Defence, Spec
 from audit.weight_files import read_json
 
 

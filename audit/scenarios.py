@@ -1,0 +1,72 @@
+"""The scenarios of a spec: how the concept is attacked, with how many cases and which sampler."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from audit.spec_base import Model, Phrase
+
+
+class Sampler(Model):
+    """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
+    dtype: Literal["float32", "bfloat16"] = "float32"
+
+    @field_validator("steps")
+    @classmethod
+    def _divides(cls, steps: int) -> int:
+        if 1000 % steps:
+            raise ValueError(f"{steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
+        return steps
+
+
+class TextScenario(Model):
+    """Prompts that name the subject; `{phrase}` is replaced."""
+
+    name: Literal["text"] = "text"
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
+    synonyms: bool = False  # also prompt with the concept's synonyms, in turn
+    sampler: Sampler = Sampler()
+
+    @field_validator("templates")
+    @classmethod
+    def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        for template in templates:
+            if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+                raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
+        return templates
+
+
+class QualityGate(Model):
+    """An inversion whose round trip through the inverting model misses these is unassessed."""
+
+    residual_max: Annotated[float, Field(gt=0)] = 1e-3
+    psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
+
+
+class LatentScenario(Model):
+    """DDIM inversion of corpus images with the null prompt at guidance 1, then regeneration through the defence."""
+
+    name: Literal["latent-whitebox", "latent-blackbox"]
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    sampler: Sampler = Sampler(guidance=1.0)
+    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
+    fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    quality_gate: QualityGate = QualityGate()
+
+    @model_validator(mode="after")
+    def _null_prompt(self) -> Self:
+        if self.sampler.guidance != 1.0:
+            raise ValueError("inverted latents regenerate with the null prompt, so sampler.guidance must be 1")
+        if self.sampler.dtype != "float32":
+            raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
+        return self
+
+
+ScenarioSpec = Annotated[TextScenario | LatentScenario, Field(discriminator="name")]
