@@ -62,7 +62,7 @@ class Localiser:
         """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at."""
         found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
         scores = torch.stack([one.scores for one in found]).mean(0)
-        maps = torch.stack([one.maps for one in found]).mean(0)
+        maps = localise.smoothed(torch.stack([one.maps for one in found]).mean(0), self._p["smooth"])
         return Located(scores, localise.min_max(maps), found[0].noise, sum(one.calls for one in found))
 
     def _locate(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
@@ -96,8 +96,8 @@ class Localiser:
         text = self._p["template"].replace("{phrase}", phrase)
         states = torch.cat([self._states(text, latents), self._states("", latents)])
         noise, null = self._predict(torch.cat([latents, latents]), timestep, states).chunk(2)
-        change = (noise - null).abs().mean(1, keepdim=True)
-        smooth = torch.nn.functional.avg_pool2d(change, 3, stride=1, padding=1, count_include_pad=False)[:, 0]
+        change = (noise - null).abs().mean(1)
+        smooth = localise.smoothed(change, 3)
         return Located(smooth, smooth, noise, 2)
 
     def _map(self, layers: list[torch.Tensor], tokens: Sequence[int], latents: torch.Tensor) -> torch.Tensor:

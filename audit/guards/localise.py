@@ -29,6 +29,11 @@ def min_max(maps: torch.Tensor) -> torch.Tensor:
     return (maps - low) / (high - low).clamp_min(1e-8)
 
 
+def smoothed(maps: torch.Tensor, side: int) -> torch.Tensor:
+    """Maps (B, H, W) averaged over windows of odd `side`; at the borders over the cells that are there."""
+    return F.avg_pool2d(maps[:, None], side, stride=1, padding=side // 2, count_include_pad=False)[:, 0]
+
+
 def binary(maps: torch.Tensor, tau: float, dilation: int = 0) -> torch.Tensor:
     """Masks (B, H, W), boolean: normalised maps at or above `tau`, grown by `dilation` cells in eight directions."""
     masks = (maps >= tau).float()

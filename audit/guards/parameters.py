@@ -130,6 +130,7 @@ class IreceParameters(Parameters):
     layers: Literal["all", "down", "mid", "up"] = "all"
     sides: tuple[int, ...] = ()  # query grids that take part, such as [16]; (): all
     normalise: Literal["aggregate", "layer"] = "aggregate"  # min-max after, or before, averaging over layers
+    smooth: Literal[1, 3, 5, 7] = 1  # side, in latent cells, of the window that the map is averaged over; 1: not at all
     dilation: int = Field(0, ge=0, le=8)  # latent cells
     gate: float = Field(0.0, ge=0)
     area_min: float = Field(0.0, ge=0, le=1)  # share of the picture; outside these bounds nothing is done

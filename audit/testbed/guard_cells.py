@@ -80,6 +80,7 @@ class Bench:
         neighbours = tuple(name for name in CLASSES if name != concept)[:6]
         self.described = Concept(name=concept, phrase=concept, synonyms=(SYNONYMS[concept],), neighbours=neighbours)
         self._model: tuple[str | None, Any] = (None, None)
+        self._unguarded: dict[tuple[str | None, str, str, int], Pictures] = {}
 
     def artefact(self, eraser: str | None) -> Path | None:
         """The shipped artefact of an eraser for this concept, or None when there is none yet."""
@@ -129,6 +130,14 @@ class Bench:
     def model(self, eraser: str | None) -> NoiseModel:
         """The noise prediction of a defence's model."""
         return noise_model(self.unet(eraser))
+
+    def unguarded(self, defence: Defence, scenario: str, cases: Sequence[Case], name: str) -> Pictures:
+        """The pictures of the cases through a defence without its guards, made once for all guards around its model."""
+        wanted = (defence.eraser, scenario, name, len(cases))
+        if wanted not in self._unguarded:
+            bare = dataclasses.replace(defence, guards=())
+            self._unguarded[wanted] = generate(self, bare, scenario, cases, name)
+        return self._unguarded[wanted]
 
     def latents(self, cases: Sequence[Case], inverter: str | None, name: str) -> torch.Tensor:
         """Inverted latents (N, C, H, W) of the scenes, from the build folder when they were made before."""
@@ -220,9 +229,8 @@ def measure(bench: Bench, defence: Defence, scenario: str, count: int) -> Number
     numbers: Numbers = {"cases": count}
     for name, benign in (("target", False), ("benign", True)):
         cases = cases_of(bench.concept, count, benign=benign)
-        made = generate(bench, defence, scenario, cases, name)
-        bare = dataclasses.replace(defence, guards=())
-        before = generate(bench, bare, scenario, cases, name) if defence.guards else made
+        before = bench.unguarded(defence, scenario, cases, name)
+        made = generate(bench, defence, scenario, cases, name) if defence.guards else before
         numbers[name] = compared(bench.judges, cases, made, before, masked=scenario != "text" and not benign)
     return numbers
 

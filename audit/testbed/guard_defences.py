@@ -10,7 +10,13 @@ from audit.spec import Guard
 from audit.testbed.captions import SYNONYMS
 
 # What makes the mask specific on calibration scenes, see IreceParameters: named options, never the literal default.
-SPECIFIC: Mapping[str, Any] = {"localisation": "contrast-neighbours", "layers": "up", "tau": 0.3, "t_star": 441}
+SPECIFIC: Mapping[str, Any] = {
+    "localisation": "contrast-neighbours",
+    "layers": "up",
+    "smooth": 3,
+    "tau": 0.4,
+    "t_star": 321,
+}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -35,6 +35,14 @@ def test_min_max_spans_zero_to_one_and_a_flat_map_masks_nothing() -> None:
     assert not localise.binary(scaled, 0.4)[1].any()
 
 
+def test_smoothing_averages_over_the_cells_that_are_there() -> None:
+    maps = torch.zeros(1, 4, 4)
+    maps[0, 0, 0] = 9.0
+    smooth = localise.smoothed(maps, 3)
+    assert smooth[0, 0, 0] == 9 / 4 and smooth[0, 1, 1] == 1 and smooth[0, 2, 2] == 0
+    assert torch.equal(localise.smoothed(maps, 1), maps)
+
+
 def test_tau_is_inclusive_and_dilation_grows_by_cells() -> None:
     maps = torch.zeros(1, 5, 5)
     maps[0, 2, 2] = 0.4
