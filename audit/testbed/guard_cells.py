@@ -141,10 +141,7 @@ class Bench:
 
     def latents(self, cases: Sequence[Case], inverter: str | None, name: str) -> torch.Tensor:
         """Inverted latents (N, C, H, W) of the scenes, from the build folder when they were made before."""
-        path = self.artefact(inverter)
-        described = [self.pipeline.ref.sha256, identity.file_sha256(path) if path else None, name, len(cases)]
-        digest = identity.key([*described, STEPS, PASSES, TOLERANCE, identity.code_digest("invert")])
-        kept = self.folder / f"inverted-{digest[:16]}.safetensors"
+        kept = self.folder / f"inverted-{self._latents_key(len(cases), inverter, name)[:16]}.safetensors"
         if kept.exists():
             return safetensors.torch.load_file(kept)["latents"].to(self.pipeline.device)
         pixels = np.stack([to_model_input(case.scene.image, self.pipeline.resolution) for case in cases])
@@ -158,6 +155,12 @@ class Bench:
         latents = torch.cat(made)
         safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, kept)
         return latents
+
+
+    def _latents_key(self, count: int, inverter: str | None, name: str) -> str:
+        path = self.artefact(inverter)
+        described = [self.pipeline.ref.sha256, identity.file_sha256(path) if path else None, self.concept, name, count]
+        return identity.key([*described, STEPS, PASSES, TOLERANCE, identity.code_digest("invert")])
 
 
 @dataclasses.dataclass(frozen=True)

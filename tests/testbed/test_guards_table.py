@@ -34,6 +34,15 @@ def test_cases_show_what_they_say() -> None:
         assert "ring" not in [thing.cls for thing in case.scene.objects] and case.wanted != case.other
 
 
+def test_inverted_latents_that_are_kept_belong_to_their_concept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_cells, "STEPS", 4)
+    monkeypatch.setattr(guard_cells, "PASSES", 1)
+    other = Bench(bench.pipeline, bench.judges, bench.erased, bench.folder, "star")
+    ring, star = (one.latents(cases_of(one.concept, 2), None, "target") for one in (bench, other))
+    assert not torch.allclose(ring, star)
+    assert torch.equal(ring, bench.latents(cases_of("ring", 2), None, "target"))
+
+
 def test_every_row_has_a_name_of_its_own_and_guards_that_resolve(bench: Bench) -> None:
     from audit import guards
 
