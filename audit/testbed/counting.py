@@ -76,19 +76,24 @@ class Artefact:
     path: Path
 
 
-def count(pipeline: Pipeline, judges: Sequence[Detector], cls: str, seeds: int) -> dict[str, int]:
-    """Hits by judge in `seeds` pictures of the plain prompt for a class."""
-    hits = {judge.instrument.detector: 0 for judge in judges}
-    for start in range(0, seeds, BATCH):
-        pictures = generate(pipeline, class_prompt(cls), list(range(start, min(start + BATCH, seeds))))
-        for judge in judges:
-            scores = class_scores(judge, pictures)[:, ALL_CLASSES.index(cls)]
-            hits[judge.instrument.detector] += int((scores >= THRESHOLD).sum())
-    return hits
+def pictures(pipeline: Pipeline, cls: str, seeds: int) -> list[Pixels]:
+    """`seeds` pictures of the plain prompt for a class."""
+    starts = range(0, seeds, BATCH)
+    made = (generate(pipeline, class_prompt(cls), list(range(at, min(at + BATCH, seeds)))) for at in starts)
+    return [picture for batch in made for picture in batch]
+
+
+def count(judges: Sequence[Detector], made: list[Pixels], cls: str) -> dict[str, int]:
+    """Hits by judge in pictures of a class."""
+    row = ALL_CLASSES.index(cls)
+    return {j.instrument.detector: int((class_scores(j, made)[:, row] >= THRESHOLD).sum()) for j in judges}
 
 
 class Counter:
-    """Counts of every model, kept in one file by the digests of weights and judges."""
+    """Counts of every model, kept in one file by the digests of weights and judges.
+
+    The pictures are kept beside it, by the digest of the weights: other judges then look at them without a new sampling.
+    """
 
     def __init__(self, pipeline: Pipeline, judges: Sequence[Detector], seeds: int, path: Path) -> None:
         self.pipeline, self.judges, self.seeds, self.path = pipeline, judges, seeds, path
@@ -103,16 +108,29 @@ class Counter:
         label = artefact.path.parent.name if artefact else "backbone"
         for cls in CLASSES:
             if cls not in found:
-                found[cls] = self._measure(artefact, cls)
+                found[cls] = self._measure(artefact, weights, cls)
                 print(f"{label} {cls}: {found[cls]} of {self.seeds}", file=sys.stderr, flush=True)
                 text = json.dumps(self.kept)
                 write_atomically(self.path, lambda partial, text=text: partial.write_text(text))  # type: ignore[misc]
         return found
 
-    def _measure(self, artefact: Artefact | None, cls: str) -> dict[str, int]:
+    def _measure(self, artefact: Artefact | None, weights: str | None, cls: str) -> dict[str, int]:
+        described = [self.pipeline.ref.sha256, weights, cls, self.seeds, GUIDANCE, STEPS, class_prompt(cls)]
+        kept = self.path.parent / f"pictures-{identity.key(described)[:16]}.npy"
+        if not kept.exists():
+            made = np.stack(self._pictures(artefact, cls))
+            write_atomically(kept, lambda partial: _save(partial, made))
+        return count(self.judges, list(np.load(kept)), cls)
+
+    def _pictures(self, artefact: Artefact | None, cls: str) -> list[Pixels]:
         if artefact is None:
-            return count(self.pipeline, self.judges, cls, self.seeds)
+            return pictures(self.pipeline, cls, self.seeds)
         tensors = {name: tensor.float() for name, tensor in safetensors.torch.load_file(artefact.path).items()}
         layout = "receler" if artefact.method == "receler" else "unet-partial"
         with applied(self.pipeline, layout, tensors):
-            return count(self.pipeline, self.judges, cls, self.seeds)
+            return pictures(self.pipeline, cls, self.seeds)
+
+
+def _save(path: Path, array: npt.NDArray[np.uint8]) -> None:
+    with path.open("wb") as stream:  # given a path, numpy would add a suffix of its own
+        np.save(stream, array)

@@ -33,7 +33,7 @@ from audit.testbed.guard_defences import Defence
 from audit.testbed.scenes import Scene, sample_scene
 
 SCENARIOS = ("text", "latent-whitebox", "latent-blackbox")
-STEPS, GUIDANCE, PASSES, TOLERANCE, THRESHOLD, BATCH = 25, 5.0, 10, 1e-4, 0.5, 16
+STEPS, GUIDANCE, PASSES, TOLERANCE, BATCH = 25, 3.0, 10, 1e-4, 16
 Numbers = dict[str, Any]
 
 
@@ -95,11 +95,11 @@ class Bench:
                 "backbone": self.pipeline.ref.sha256,
                 "eraser": identity.file_sha256(path) if path else None,
                 "guards": [guards.resolve(guard, self.described) for guard in defence.guards],
-                "judges": [judge.instrument.instrument_id for judge in self.judges],
+                "judges": [[judge.instrument.instrument_id, judge.instrument.threshold] for judge in self.judges],
                 "concept": self.concept,
                 "scenario": scenario,
                 "cases": count,
-                "sampler": [STEPS, GUIDANCE, PASSES, TOLERANCE, THRESHOLD],
+                "sampler": [STEPS, GUIDANCE, PASSES, TOLERANCE],
                 "code": identity.code_digest("generate"),
             }
         )
@@ -155,7 +155,6 @@ class Bench:
         latents = torch.cat(made)
         safetensors.torch.save_file({"latents": latents.cpu().contiguous()}, kept)
         return latents
-
 
     def _latents_key(self, count: int, inverter: str | None, name: str) -> str:
         path = self.artefact(inverter)
@@ -282,7 +281,7 @@ def compared(
 def _found(judge: Detector, images: Sequence[Any]) -> npt.NDArray[np.bool_]:
     if not images:
         return np.zeros((0, len(ALL_CLASSES)), bool)
-    found: npt.NDArray[np.bool_] = class_scores(judge, list(images)) >= THRESHOLD
+    found: npt.NDArray[np.bool_] = class_scores(judge, list(images)) >= judge.instrument.threshold
     return found
 
 

@@ -14,7 +14,7 @@ SPECIFIC: Mapping[str, Any] = {
     "localisation": "contrast-neighbours",
     "layers": "up",
     "smooth": 3,
-    "tau": 0.4,
+    "tau": 0.5,
     "t_star": 321,
 }
 

@@ -34,7 +34,7 @@ from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.counting import HERE
 from audit.testbed.erased import ERASED
-from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, THRESHOLD, Bench, cases_of, describe, measure
+from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, Bench, cases_of, describe, measure
 from audit.testbed.guard_defences import Defence, defences
 from audit.testbed.markers import GUARDS, replaced
 from audit.yaml_files import load_yaml
@@ -43,12 +43,15 @@ JUDGES = ("judge", "classifier")  # never `energy`, which EGLOCE descends
 
 
 def judges_on(device: str) -> list[Detector]:
-    """The CLIP judge, each class against the empty background so that two objects can both be found, and the classifier."""
+    """The CLIP judge and the classifier.
+
+    Two objects share the CLIP judge's probability, so half of it would find neither: on calibration scenes with two
+    objects a threshold of 0.2 finds 92 % of them and 0.7 % of the absent classes.
+    """
     concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
     empty = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
-    pairwise = {"scoring": "pairwise"}
     specs = [
-        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=empty, parameters=pairwise),
+        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=empty, threshold=0.2),
         DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
     ]
     return [build_detector(spec, concepts, device) for spec in specs]
@@ -151,10 +154,11 @@ def page(
         [
             f"Concept {bench.concept}, {count} two-object scenes of the audit split a cell, {STEPS} DDIM steps; text with",
             f"guidance {GUIDANCE} and a prompt that names both objects, latents with the null prompt and guidance 1. A score of",
-            f"{THRESHOLD} or more is a hit; intervals are exact, at 95 %. PSNR, SSIM and GMSD (a perceptual distance, 0 is",
-            "equal) compare with the same defence without its guards: outside the concept's true region for latents, over the",
-            "whole picture for text. With text, 'other object kept' is the alignment with the rest of the prompt. Benign scenes",
-            "do not show the concept. Extra UNet calls do not count backward passes.",
+            "0.5 or more is a hit, of 0.2 for the judge, whose probability two objects share; intervals are exact, at 95 %.",
+            "PSNR, SSIM and GMSD (a perceptual distance, 0 is equal) compare with the same defence without its guards: outside",
+            "the concept's true region for latents, over the whole picture for text. With text, 'other object kept' is the",
+            "alignment with the rest of the prompt. Benign scenes do not show the concept. Extra UNet calls do not count",
+            "backward passes.",
             "",
             table(rows),
             "",

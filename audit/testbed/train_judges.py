@@ -3,6 +3,9 @@
 Contrastive, with every true pair of the batch as a positive: ground truth is known, so two scenes that the same caption
 describes are not each other's negatives. Captions alone teach a vision transformer its first edges very slowly, so that
 during training two linear heads also ask every patch and the whole picture what they show; they are thrown away.
+
+Half of every batch has been through the testbed's VAE: what judges are asked about later was decoded from latents, and a
+judge that has seen the renderer's own pictures only finds fewer of the generated objects.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 from torch import nn
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
@@ -19,11 +23,13 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, COLOURS, FILLS
 from audit.testbed.data import NOTHING, PATCH, Scenes, load_scenes
 from audit.testbed.loop import Training, build
+from audit.testbed.saving import load_vae
 from audit.testbed.statements import random_statement, standard_statements, truth
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
 SCENES, BATCH, PEAK = 48_000, 64, 1e-3  # fewer scenes are learnt by heart
 PAIRS = 38  # of a batch show two objects, which are smaller and harder than one
+SHAKE = 0.3  # largest standard deviation of the noise on scaled latents: generated outlines are never exact
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +45,7 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=9_000, vision=112, layers=4, heads=4, text=64),
+    "judge": Shape(seed=21, steps=13_000, vision=112, layers=4, heads=4, text=64),
     "energy": Shape(seed=22, steps=8_000, vision=96, layers=3, heads=3, text=48),
 }
 
@@ -77,6 +83,17 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = 0.08 * torch.rand((len(images), 1, 1, 1), generator=generator)
     mixed = images + 0.8 * strength * (blurred - images) + shift
     return (mixed + noise * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
+
+
+@torch.no_grad()
+def decoded(images: torch.Tensor, vae: AutoencoderKL, generator: torch.Generator) -> torch.Tensor:
+    """Pictures (B, 3, H, W) with every second one replaced by the decoder's picture of its slightly shaken latent."""
+    latents = vae.encode(images[::2].to(vae.device)).latent_dist.mean.float().cpu()
+    strength = SHAKE * torch.rand((len(latents), 1, 1, 1), generator=generator) / vae.config.scaling_factor
+    latents = latents + strength * torch.randn(latents.shape, generator=generator)
+    mixed = images.clone()
+    mixed[::2] = vae.decode(latents.to(vae.device)).sample.float().cpu().clamp(-1, 1)
+    return mixed
 
 
 class Lessons(nn.Module):
@@ -134,6 +151,7 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
     lessons = build(lambda: Lessons(shape.vision, scenes), shape.seed + 100)
     modules = {"clip": model, "lessons": lessons}
     training = Training(name, folder, modules, steps=int(shape.steps * scale), peak=PEAK, seed=shape.seed)
+    vae = load_vae(folder).to(training.device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         rows = _draw(crowded, PAIRS, generator)
@@ -141,7 +159,7 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
         statements = [*(random_statement(scenes, int(row), rng) for row in rows), *standard]
         targets = torch.from_numpy(truth(scenes, rows.numpy(), statements)).to(training.device)
         tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
-        images = augment(scenes.batch(rows), generator).to(training.device)
+        images = augment(decoded(scenes.batch(rows), vae, generator), generator).to(training.device)
         made = model(**tokens, pixel_values=images)
         logits, hidden = made.logits_per_image.float(), made.vision_model_output.last_hidden_state
         return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T) + lessons.loss(hidden, rows)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -143,7 +144,10 @@ class _Judge:
 def test_counting_goes_on_where_it_was_interrupted(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each class is measured once, erased models with their weights in place, and other weights or seeds anew."""
+    """Each class is sampled once, erased models with their weights in place, and other weights or seeds anew.
+
+    Another judge looks at the pictures that are kept.
+    """
     pipeline = load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
     name, original = next((n, t.clone()) for n, t in pipeline.unet.state_dict().items() if "attn2.to_k" in n)
     path = tmp_path / "uce-ring" / "x.safetensors"
@@ -151,13 +155,17 @@ def test_counting_goes_on_where_it_was_interrupted(
     safetensors.torch.save_file({name: (original + 1).half()}, path)
     asked: list[tuple[str, bool]] = []
 
-    def count(pipeline: object, judges: object, cls: str, seeds: int) -> dict[str, int]:
+    def pictures(pipeline: object, cls: str, seeds: int) -> list[counting.Pixels]:
         if len(asked) == 13:
             raise KeyboardInterrupt
         unet = pipeline.unet  # type: ignore[attr-defined]
         asked.append((cls, torch.equal(unet.state_dict()[name], original)))
-        return {"classifier": len(asked)}
+        return [np.full((8, 8, 3), len(asked), np.uint8)] * seeds
 
+    def count(judges: object, made: list[counting.Pixels], cls: str) -> dict[str, int]:
+        return {"classifier": int(made[0][0, 0, 0])}
+
+    monkeypatch.setattr(counting, "pictures", pictures)
     monkeypatch.setattr(counting, "count", count)
     judges = [_Judge(_Instrument("classifier", "a" * 64))]
     model = Artefact("uce", "ring", path)
@@ -176,5 +184,7 @@ def test_counting_goes_on_where_it_was_interrupted(
     assert list(found) == list(CLASSES) and [cls for cls, _ in asked[14:]] == list(CLASSES)[3:]
     assert all(untouched is (number < 10) for number, (_, untouched) in enumerate(asked) if number != 13)
     assert len(counter().counts(model)) == 10 and len(asked) == 21
+    judges[0] = _Judge(_Instrument("classifier", "b" * 64))
+    assert counter().counts(None) == backbone and len(asked) == 21
     counter(seeds=5).counts(None)
     assert len(asked) == 31
