@@ -143,8 +143,11 @@ def _prompt_set(spec: DetectorSpec, concepts: Sequence[Concept]) -> PromptSet:
         raise _mistake(spec, "parameters.extra_classes", "extra classes must be a list of phrases", "write [dog, cat]")
     for concept in concepts:
         phrases.setdefault(concept.name, (concept.phrase, *(concept.synonyms if synonyms else ())))
-    for name in (*(n for concept in concepts for n in concept.neighbours), *extra):
-        phrases.setdefault(name, (name.replace("-", " "),))
+    for concept in concepts:
+        for name in concept.neighbours:
+            phrases.setdefault(name, (concept.phrase_of(name),))
+    for name in extra:
+        phrases.setdefault(name, (Concept.named(name).phrase,))
     if BACKGROUND in phrases:
         raise _mistake(spec, "background", f"{BACKGROUND!r} is the name of the empty class", "rename that concept")
     for template in spec.templates:

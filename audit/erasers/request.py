@@ -148,7 +148,7 @@ def _neighbour(phrase: str) -> str:
     """The name of a neighbour, which is preserved under the very words that its name spells."""
     _require_words(phrase, "--neighbour")
     name = name_of(phrase)
-    spelled = name.replace("-", " ")
+    spelled = Concept.named(name).phrase
     if spelled != " ".join(phrase.lower().split()):
         raise SpecError(
             f"the neighbour {phrase!r} would be preserved as {spelled!r}: it can hold Latin letters, digits and spaces, "

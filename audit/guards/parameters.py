@@ -147,7 +147,7 @@ class IreceParameters(Parameters):
             raise ValueError("localisation contrast-neighbours needs a concept with neighbours")
         phrases = [concept.phrase, *(concept.synonyms if self.synonyms else ())]
         contrast = self.localisation == "contrast-neighbours"
-        neighbours = [name.replace("-", " ") for name in concept.neighbours] if contrast else []
+        neighbours = [concept.phrase_of(name) for name in concept.neighbours] if contrast else []
         return {**self.model_dump(mode="json", exclude={"synonyms"}), "phrases": phrases, "neighbours": neighbours}
 
 
