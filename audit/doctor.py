@@ -70,7 +70,7 @@ def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     name = getattr(check, "__name__", "check").strip("_<>")
     try:
         yield from check()
-    except Exception as error:
+    except Exception as error:  # doctor is what is run when something is broken: it reports, and goes on
         yield Finding(
             name,
             "problem",
