@@ -28,6 +28,11 @@ from audit.spec_rules import problems_of
 from audit.yaml_files import load_yaml
 
 
+def words_of(name: str) -> str:
+    """The phrase of what is only named: the words of its name."""
+    return name.replace("-", " ")
+
+
 class Concept(Model):
     """What was erased, and what must survive."""
 
@@ -55,14 +60,9 @@ class Concept(Model):
             del fields["neighbour_phrases"]
         return fields
 
-    @classmethod
-    def named(cls, name: str) -> Concept:
-        """The concept that is only named: its phrase is the words of its name."""
-        return cls(name=name, phrase=name.replace("-", " "))
-
     def phrase_of(self, neighbour: str) -> str:
         """The phrase of a neighbour: as it is declared, else the words of its name."""
-        return self.neighbour_phrases.get(neighbour) or Concept.named(neighbour).phrase
+        return self.neighbour_phrases.get(neighbour) or words_of(neighbour)
 
 
 class CorpusEntry(Model):
@@ -220,7 +220,7 @@ class Spec(Model):
 
     def concept(self, name: str) -> Concept:
         """The declared concept called `name`, or a bare one for a neighbour that is only named."""
-        return next((c for c in self.concepts if c.name == name), Concept.named(name))
+        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=words_of(name)))
 
 
 def parse_spec(document: object, where: str, next_step: str | None = None) -> Spec:
