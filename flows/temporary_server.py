@@ -44,7 +44,7 @@ def prefect_api(meanwhile: Callable[[], object]) -> Iterator[None]:
             yield
         finally:
             _drain()
-            del os.environ["PREFECT_API_URL"]
+            os.environ.pop("PREFECT_API_URL", None)
             context.refresh_global_settings_context()
 
 
