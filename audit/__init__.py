@@ -1,0 +1,1 @@
+"""The domain: what an audit is, without orchestration. Nothing here imports Prefect."""

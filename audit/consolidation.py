@@ -7,10 +7,11 @@ what a killed one left.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -90,14 +91,9 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection) -> None:
     if not stale:
         return
     for (run_key,) in stale:
-        con.execute("begin")
-        try:
+        with _transaction(con):
             _decide_cases(con, run_key)
             con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
-            con.execute("commit")
-        except BaseException:
-            con.execute("rollback")
-            raise
     fill_intervals(con)
 
 
@@ -132,24 +128,19 @@ def _load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, ru
     if con.execute("select plan_sha256 from runs where run_key = ?", [run_key]).fetchall() == [(digest,)]:
         return
     provenance = journal.get_run(run_id, "provenance.json").decode()
-    con.execute("begin")
     try:
-        for table in _RUN_TABLES:
-            con.execute(f"delete from {table} where run_key = ?", [run_key])
-        _insert_plan(con, run_key, json.loads(files["plan.json"]), digest, provenance)
-        _insert_cases(con, run_key, files["cases.parquet"])
-        _insert_planned_units(con, run_key, files["units.parquet"])
-        con.execute("commit")
+        with _transaction(con):
+            for table in _RUN_TABLES:
+                con.execute(f"delete from {table} where run_key = ?", [run_key])
+            _insert_plan(con, run_key, json.loads(files["plan.json"]), digest, provenance)
+            _insert_cases(con, run_key, files["cases.parquet"])
+            _insert_planned_units(con, run_key, files["units.parquet"])
     except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        con.execute("rollback")
         raise JournalError(
             f"the plan of run {run_id!r} is damaged: {error}",
             where=journal.store.url(f"runs/{run_id}"),
             next_step="start it again: erasure-audit run SPEC",
         ) from error
-    except BaseException:
-        con.execute("rollback")
-        raise
 
 
 def _insert_plan(
@@ -239,8 +230,7 @@ def _load_units(
     counts = dict.fromkeys((*complete, *failed), 0)
     runtimes: dict[str, Mapping[str, Any]] = {}
     changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
-    con.execute("begin")
-    try:
+    with _transaction(con):
         con.register("changed", changed)
         loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
         if con.execute(loaded).fetchall() != [(0,)]:
@@ -273,11 +263,19 @@ def _load_units(
                 for key, rows in counts.items()
             ],
         )
+    return sum(counts.values())
+
+
+@contextlib.contextmanager
+def _transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
+    """A block whose statements take effect together at its end, or not at all when it raises."""
+    con.execute("begin")
+    try:
+        yield
         con.execute("commit")
     except BaseException:
         con.execute("rollback")
         raise
-    return sum(counts.values())
 
 
 def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, units: Sequence[tuple[int, pa.Table]]) -> None:

@@ -12,8 +12,8 @@ def manifest_problems(manifest: pa.Table) -> list[str]:
     """Sentences about every data check that a manifest (`audit.corpus.MANIFEST_SCHEMA`) does not pass; [] without rows.
 
     These are the checks that the verdict waits for: one that fails makes every run of this corpus INCONCLUSIVE. A few
-    objects that cannot be read are within tolerance. Great Expectations takes about three seconds to import, and a
-    third of a second to check a few hundred rows.
+    objects that cannot be read are within tolerance. Importing Great Expectations takes longer than the checks; without
+    rows, as in a spec without a corpus, it is not imported.
     """
     if not manifest.num_rows:
         return []

@@ -237,7 +237,7 @@ class GenericSource:
 def _read(filesystem: Any, uri: str) -> bytes:
     try:
         return bytes(filesystem().cat_file(uri))
-    except Exception as error:
+    except Exception as error:  # translated; any fsspec package's exceptions
         if isinstance(error, FileNotFoundError | PermissionError) and not concerns_everybody(error):
             raise
         raise explain(error, uri) from None

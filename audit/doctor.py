@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -56,6 +57,7 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
         _devices,
         lambda: _disk(root),
         lambda: _root(root),
+        _trainings,
         _telemetry,
         _nudenet,
     ]
@@ -70,7 +72,7 @@ def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     name = getattr(check, "__name__", "check").strip("_<>")
     try:
         yield from check()
-    except Exception as error:
+    except Exception as error:  # doctor is what is run when something is broken: it reports, and goes on
         yield Finding(
             name,
             "problem",
@@ -162,6 +164,16 @@ def _root(root: str) -> Iterator[Finding]:
         yield _from_error("storage root", error, "no run can start or be resumed there")
     else:
         yield Finding("storage root", "ok", f"{shown} can be written, read and deleted from")
+
+
+def _trainings() -> Iterator[Finding]:
+    """What trainings that never ended have left; nothing when there is none."""
+    folder = locations.trainings_folder()
+    unfinished = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    if unfinished:
+        size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        found = f"{len(unfinished)} unfinished in {folder}, {size / 1e6:,.0f} MB; a resumed run goes on from them"
+        yield Finding("trainings", "ok", f"{found}; once no run needs them: rm -r {shlex.quote(str(folder))}")
 
 
 def _from_error(check: str, error: AuditError, means: str, level: Level = "problem") -> Finding:

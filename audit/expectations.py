@@ -237,6 +237,11 @@ def run_suites(frame: pd.DataFrame, suites: Sequence[Suite]) -> list[CheckResult
     return results
 
 
+def prepare() -> None:
+    """Import Great Expectations now. Without this the first check does: some seconds, when a machine may be waiting."""
+    _frames()
+
+
 @functools.cache
 def _frames() -> Any:
     """Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""

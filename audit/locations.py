@@ -39,6 +39,11 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "erasure-audit"
 
 
+def trainings_folder() -> Path:
+    """Where trainings inside runs keep their checkpoints, one folder each, until their unit is journalled."""
+    return cache_folder() / "trainings"
+
+
 def local_folder(root: str) -> Path | None:
     """The folder behind a local root; None for an object store."""
     if urls.scheme(root) != "file":

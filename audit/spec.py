@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from audit import urls
 from audit.content_rules import is_sexual, refuse_minors
@@ -21,6 +28,11 @@ from audit.spec_rules import problems_of
 from audit.yaml_files import load_yaml
 
 
+def words_of(name: str) -> str:
+    """The phrase of what is only named: the words of its name."""
+    return name.replace("-", " ")
+
+
 class Concept(Model):
     """What was erased, and what must survive."""
 
@@ -29,6 +41,7 @@ class Concept(Model):
     synonyms: tuple[Phrase, ...] = ()
     neighbours: tuple[Name, ...] = ()
     sensitive: bool = False  # pictures are blurred or withheld in every report; sexual concepts always are
+    neighbour_phrases: dict[Name, Phrase] = Field(default_factory=dict)  # filled in for declared neighbours
 
     @model_validator(mode="before")
     @classmethod
@@ -39,6 +52,17 @@ class Concept(Model):
         texts = [fields.get("name"), fields.get("phrase"), *(synonyms if isinstance(synonyms, list | tuple) else ())]
         sexual = any(is_sexual(text) for text in texts if isinstance(text, str))
         return {**fields, "sensitive": True} if sexual else fields
+
+    @model_serializer(mode="wrap")
+    def _without_empty_phrases(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = handler(self)
+        if not self.neighbour_phrases:  # keys of concepts that have none stay what they were
+            del fields["neighbour_phrases"]
+        return fields
+
+    def phrase_of(self, neighbour: str) -> str:
+        """The phrase of a neighbour: as it is declared, else the words of its name."""
+        return self.neighbour_phrases.get(neighbour) or words_of(neighbour)
 
 
 class CorpusEntry(Model):
@@ -141,6 +165,18 @@ class Spec(Model):
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence
     unit_size: Annotated[int, Field(ge=1, le=4096)] = 16  # cases per journal file
 
+    @field_validator("concepts")
+    @classmethod
+    def _neighbours_as_declared(cls, concepts: tuple[Concept, ...]) -> tuple[Concept, ...]:
+        declared = {concept.name: concept.phrase for concept in concepts}
+        filled = []
+        for concept in concepts:
+            phrases = {name: declared[name] for name in concept.neighbours if name in declared}
+            if concept.neighbour_phrases and concept.neighbour_phrases != phrases:
+                raise ValueError(f"{concept.name}: neighbour_phrases is filled in; declare the neighbour as a concept")
+            filled.append(concept.model_copy(update={"neighbour_phrases": phrases}))
+        return tuple(filled)
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         problems = problems_of(self)
@@ -184,7 +220,7 @@ class Spec(Model):
 
     def concept(self, name: str) -> Concept:
         """The declared concept called `name`, or a bare one for a neighbour that is only named."""
-        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=name.replace("-", " ")))
+        return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=words_of(name)))
 
 
 def parse_spec(document: object, where: str, next_step: str | None = None) -> Spec:

@@ -47,7 +47,7 @@ def translated(where: str, *, absent_is_error: bool = True) -> Iterator[None]:
         if not absent_is_error and not NO_BUCKET.search(str(error)):
             raise
         raise explain(error, where) from error
-    except Exception as error:
+    except Exception as error:  # boto's packages are told by name, so that a local root need not import them
         if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
             raise explain(error, where) from error
         raise

@@ -25,7 +25,7 @@ def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[S
     if "iterations" not in unit.identity.get("parameters", {}):  # a checkpoint or a closed form: nothing to go on with
         yield Session(listener=heard)
         return
-    folder = locations.cache_folder() / "trainings" / unit.key
+    folder = locations.trainings_folder() / unit.key
     with _held(folder, heard) as held:
         yield Session(folder if held else None, heard)
         if held:

@@ -162,11 +162,7 @@ def cached_sha256(path: Path) -> str:
             return known
         digest = file_sha256(resolved)
     except OSError as error:
-        raise CheckpointError(
-            f"the file cannot be read: {error.strerror or error}",
-            where=str(path),
-            next_step="check that the file exists and that you may read it",
-        ) from None
+        raise unreadable(path, error) from None
     if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED_SECONDS:
         _remember(entry, digest)
     return digest

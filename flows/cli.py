@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; say nothing at exit either
         return EXIT_CRASH
-    except Exception as error:
+    except Exception as error:  # the process boundary: one message and an exit code, the traceback with --debug
         if hasattr(error, "format_message"):
             command = " ".join(_command_words(arguments))
             text = f"{error.format_message()}\n  next:  erasure-audit {command}--help"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 
 from audit.doctor import Finding
@@ -49,18 +48,3 @@ def require_prefect() -> None:
     for finding in check_prefect():
         if finding.level == "problem":
             raise EnvironmentProblem(finding.found, where="PREFECT_API_URL", next_step=finding.next_step)
-
-
-@contextlib.contextmanager
-def temporary_server_explained() -> Iterator[None]:
-    """A block in which a temporary server that does not come up is an `EnvironmentProblem`."""
-    try:
-        yield
-    except RuntimeError as error:
-        if "ephemeral Prefect API server" not in str(error):
-            raise
-        raise EnvironmentProblem(
-            "Prefect's temporary server did not start in time",
-            where="this machine",
-            next_step="check with: erasure-audit doctor; on a busy machine start one yourself: prefect server start",
-        ) from error

@@ -18,7 +18,7 @@ def store_artifacts(result: RunResult) -> None:
         if result.crr:
             rates = [rate_row(row) for row in result.crr]
             create_table_artifact(rates, key="audit-rates", description=f"Concept reproduction of {result.run_id}")
-    except Exception as error:
+    except Exception as error:  # Prefect's, httpx's and pydantic's own; a copy of the result is not worth a run
         get_run_logger().warning("the artifacts were not stored: %s", error)
 
 

@@ -78,6 +78,20 @@ def test_a_full_disk_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert find(examine(str(tmp_path)), "disk").level == "warning"
 
 
+def test_unfinished_trainings_are_found_with_their_size_and_the_command_that_removes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert list(doctor._trainings()) == []
+    folder = tmp_path / "erasure-audit" / "trainings"
+    for name in ("one", "two"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "checkpoint.pt").write_bytes(b"0" * 1_500_000)
+    (finding,) = doctor._trainings()
+    assert finding.level == "ok"
+    assert "2 unfinished" in finding.found and "3 MB" in finding.found and f"rm -r {folder}" in finding.found
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [("PREFECT_SERVER_ANALYTICS_ENABLED", "true"), ("GX_ANALYTICS_ENABLED", "yes"), ("DO_NOT_TRACK", "0")],

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from audit import identity
+from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import CorpusItem
@@ -216,3 +217,24 @@ def test_every_field_of_an_instrument_but_its_name_and_threshold_changes_the_det
     assert (old == new) is (field in ("detector", "threshold"))
     assert not old & new or field in ("detector", "threshold")
     assert keys(before) - old == keys(after) - new
+
+
+def test_a_declared_neighbours_phrase_is_part_of_the_key_of_what_preserves_it() -> None:
+    def ring_eraser(phrase: str) -> tuple[str, str]:
+        both = [*DOCUMENT["concepts"], {"name": "circle", "phrase": phrase}]
+        text_only = {"scenarios": DOCUMENT["scenarios"][:1], "corpus": [], "controls": {"cases": 1}}
+        spec = parse_spec({**DOCUMENT, **text_only, "concepts": both}, "test")
+        assert parse_spec(spec.model_dump(mode="json"), "test") == spec
+        assert spec.concepts[0].phrase_of("circle") == spec.concept("circle").phrase == phrase
+        plan = plan_of(spec.model_dump(mode="json"))
+        (unit,) = (u for u in plan.units_of("erase") if u.identity["concept"]["name"] == "ring")
+        return unit.key, unit.identity["concept"]["neighbour_phrases"]["circle"]
+
+    (key, phrase), (other_key, other_phrase) = ring_eraser("a disc"), ring_eraser("a dot")
+    assert (phrase, other_phrase) == ("a disc", "a dot") and key != other_key
+
+
+def test_phrases_of_neighbours_are_filled_in_and_never_given() -> None:
+    given = with_leaf(DOCUMENT, ("concepts", 0, "neighbour_phrases"), {"circle": "a disc"})
+    with pytest.raises(SpecError, match="declare the neighbour as a concept"):
+        parse_spec(given, "test")

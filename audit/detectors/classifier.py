@@ -37,7 +37,7 @@ class Classifier(BaseDetector):
 
     def __init__(self, spec: DetectorSpec, device: str = "cpu") -> None:
         check_parameters(spec, ("activation",), unused=("templates", "background"))
-        self._ref = folders.resolve(spec, "classifier")
+        self._ref = folders.resolve(spec)
         self._device = device
         settings = read_json(self._ref.path / "config.json")
         labels = _labels(self._ref, settings)

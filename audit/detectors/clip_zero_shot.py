@@ -31,8 +31,9 @@ from audit.detectors.base import (
 )
 from audit.errors import DetectorError
 from audit.model_refs import ModelRef
+from audit.prompt_lengths import load_tokenizer
 from audit.records import LabelScore
-from audit.spec import Concept, DetectorSpec
+from audit.spec import Concept, DetectorSpec, words_of
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ class ClipZeroShot(BaseDetector):
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
         check_parameters(spec, ("scoring", "extra_classes", "synonyms"))
-        self._ref = folders.resolve(spec, "judge")
+        self._ref = folders.resolve(spec)
         self._device = device
         self._set = _prompt_set(spec, concepts)
         self._scoring = spec.parameters.get("scoring", "softmax")
@@ -143,8 +144,11 @@ def _prompt_set(spec: DetectorSpec, concepts: Sequence[Concept]) -> PromptSet:
         raise _mistake(spec, "parameters.extra_classes", "extra classes must be a list of phrases", "write [dog, cat]")
     for concept in concepts:
         phrases.setdefault(concept.name, (concept.phrase, *(concept.synonyms if synonyms else ())))
-    for name in (*(n for concept in concepts for n in concept.neighbours), *extra):
-        phrases.setdefault(name, (name.replace("-", " "),))
+    for concept in concepts:
+        for name in concept.neighbours:
+            phrases.setdefault(name, (concept.phrase_of(name),))
+    for name in extra:
+        phrases.setdefault(name, (words_of(name),))
     if BACKGROUND in phrases:
         raise _mistake(spec, "background", f"{BACKGROUND!r} is the name of the empty class", "rename that concept")
     for template in spec.templates:
@@ -182,18 +186,10 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
 @once_per_process
 def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
     """CLIPModel, its image processor and its tokenizer."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     network = folders.load_network(CLIPModel, ref, device)
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(ref.path, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DetectorError(
-            f"the detector's tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(ref.path),
-            next_step="download or copy the whole model folder, with its vocabulary",
-        ) from error
-    return network, folders.load_image_processor(ref), tokenizer
+    return network, folders.load_image_processor(ref), load_tokenizer(ref.path)
 
 
 @once_per_process

@@ -17,8 +17,12 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def resolve(spec: DetectorSpec, testbed_name: str) -> ModelRef:
+TESTBED_NAMES = {"clip-zero-shot": "judge", "classifier": "classifier"}  # what `testbed` means, by kind of detector
+
+
+def resolve(spec: DetectorSpec) -> ModelRef:
     """The model folder of a spec entry; raises `DetectorError` when the entry names none."""
+    testbed_name = TESTBED_NAMES.get(spec.kind, spec.kind)
     if spec.model is None:
         raise DetectorError(
             f"detector {spec.name!r} names no model",

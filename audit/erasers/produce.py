@@ -146,7 +146,8 @@ def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Cha
         raise EraserError(
             "the eraser changed no weight: nothing was erased", next_step="check the concept and the parameters"
         )
-    texts = ["", *dict.fromkeys([*(c.phrase for c in concepts), *made.preserved])]
+    phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
+    texts = ["", *dict.fromkeys([*(c.phrase for c in concepts), *(phrases[name] for name in made.preserved)])]
     effect = _effect(pipeline, made, texts)
     if not any(effect[concept.phrase] > 0 for concept in concepts):
         raise EraserError(

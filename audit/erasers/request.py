@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from audit import erasers, identity
 from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
-from audit.spec import Concept, Eraser
+from audit.spec import Concept, Eraser, words_of
 from audit.spec_base import Model
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _neighbour(phrase: str) -> str:
     """The name of a neighbour, which is preserved under the very words that its name spells."""
     _require_words(phrase, "--neighbour")
     name = name_of(phrase)
-    spelled = name.replace("-", " ")
+    spelled = words_of(name)
     if spelled != " ".join(phrase.lower().split()):
         raise SpecError(
             f"the neighbour {phrase!r} would be preserved as {spelled!r}: it can hold Latin letters, digits and spaces, "

@@ -114,9 +114,9 @@ def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str,
     """Neighbours of the concepts by name, each once, without those that are erased."""
     if not options.preserve_neighbours or options.preserve_scale == 0:
         return {}
-    names = dict.fromkeys(name for concept in concepts for name in concept.neighbours)
+    phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
     gone = {concept.name for concept in concepts}
-    return {name: Concept(name=name, phrase=name.replace("-", " ")) for name in names if name not in gone}
+    return {name: Concept(name=name, phrase=phrase) for name, phrase in phrases.items() if name not in gone}
 
 
 def _states(prompt: Prompt, tokens: str) -> torch.Tensor:

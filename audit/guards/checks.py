@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from audit import guards
-from audit.errors import CheckpointError, SpecError
+from audit.detectors import folders
+from audit.errors import SpecError
 from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
 from audit.model_refs import ModelRef, resolve_model
+from audit.prompt_lengths import load_tokenizer
 from audit.scenarios import Sampler
 from audit.spec import Concept, Defence, Spec
 from audit.weight_files import read_json
@@ -77,7 +79,7 @@ def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], con
 
 
 def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str = "tokenizer") -> None:
-    tokenizer = _tokenizer(model, folder)
+    tokenizer = load_tokenizer(model.path / folder)
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids or tokenizer.unk_token_id in ids:
@@ -95,7 +97,7 @@ def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str
 
 
 def _check_length(model: ModelRef, prompts: Sequence[str], where: str) -> None:
-    tokenizer = _tokenizer(model, "")
+    tokenizer = load_tokenizer(model.path)
     longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
     for prompt in prompts:
         used = len(tokenizer(prompt)["input_ids"])
@@ -105,19 +107,6 @@ def _check_length(model: ModelRef, prompts: Sequence[str], where: str) -> None:
                 where=where,
                 next_step="shorten the template, or set retention to 0",
             )
-
-
-def _tokenizer(model: ModelRef, folder: str) -> Any:
-    from transformers import CLIPTokenizer
-
-    try:
-        return CLIPTokenizer.from_pretrained(model.path / folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(model.path / folder),
-            next_step="download or copy the whole model folder",
-        ) from None
 
 
 def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
@@ -218,9 +207,7 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
     for detector in spec.detectors:
         if detector.model is None:
             continue
-        other = resolve_model(
-            detector.model, testbed_name={"clip-zero-shot": "judge"}.get(detector.kind, detector.kind)
-        )
+        other = folders.resolve(detector)
         if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
             raise SpecError(
                 f"guard egloce optimises against {name}, and the detector {detector.name!r} scores with the same weights",

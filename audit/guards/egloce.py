@@ -64,6 +64,7 @@ class Egloce(Guard):
         self._before: list[float | None] = [None] * len(conditioning.texts)
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
+        """Latents (B, C, h, w) that descended the energy inside the window; outside of it they come back as they are."""
         start, end = self._p["window"]
         if not end <= step.timestep <= start:
             return latents

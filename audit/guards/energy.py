@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from audit.model_refs import ModelRef
+from audit.prompt_lengths import load_tokenizer
 
 _WHOLE = 1e-2  # what is left of a unit vector below this norm points nowhere in particular
 JPEG_QUALITY = 90
@@ -161,11 +162,11 @@ def blur(images: torch.Tensor) -> torch.Tensor:
 @functools.lru_cache(maxsize=2)
 def load_energy(ref: ModelRef, device: str, templates: tuple[str, ...], phrases: tuple[str, ...]) -> Energy:
     """The energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
-    from transformers import CLIPModel, CLIPTokenizer
+    from transformers import CLIPModel
 
     from audit.detectors.folders import load_network
     from audit.weight_files import read_json
 
     network = load_network(CLIPModel, ref, device)
-    tokenizer = CLIPTokenizer.from_pretrained(ref.path, local_files_only=True)
+    tokenizer = load_tokenizer(ref.path)
     return Energy(network, tokenizer, read_json(ref.path / "preprocessor_config.json"), templates, phrases)

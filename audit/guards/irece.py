@@ -162,6 +162,7 @@ class Irece(Guard):
         self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
+        """Latents (B, C, h, w) whose masked region is perturbed at the step nearest to t*; unchanged at every other."""
         if step.timestep != self._at:
             return latents
         located = self._localiser.locate(latents, step.timestep)

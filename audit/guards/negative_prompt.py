@@ -44,6 +44,7 @@ class NegativePrompt(Guard):
                 self.ledger.idle(row, NO_GUIDANCE)
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
+        """The conditioning with the text's states in place of the null prompt's; unchanged without guidance."""
         if self._states is None:
             return conditioning
         for row in range(len(conditioning.texts)):

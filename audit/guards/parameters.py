@@ -42,6 +42,7 @@ class NegativePromptParameters(Parameters):
     text: Text | None = None  # None: the concept's phrase
 
     def resolved(self, concept: Concept) -> dict[str, Any]:
+        """The text, by default the concept's phrase."""
         return {"text": self.text or concept.phrase}
 
 
@@ -74,6 +75,7 @@ class SldParameters(Parameters):
         return {**preset, **self.model_dump(include=set(_SLD_FIELDS), exclude_none=True)}
 
     def resolved(self, concept: Concept) -> dict[str, Any]:
+        """The five numbers, and the text, by default the concept's phrase and synonyms."""
         return {**self.settings(), "text": self.text or " and ".join((concept.phrase, *concept.synonyms))}
 
 
@@ -100,6 +102,7 @@ class SafreeParameters(Parameters):
         return self
 
     def resolved(self, concept: Concept) -> dict[str, Any]:
+        """All values, and the concepts, by default the concept's phrase and synonyms."""
         values = self.model_dump(mode="json", exclude={"latent_re_attention"})
         return {**values, "concepts": list(self.concepts) or [concept.phrase, *concept.synonyms]}
 
@@ -144,11 +147,12 @@ class IreceParameters(Parameters):
         return self
 
     def resolved(self, concept: Concept) -> dict[str, Any]:
+        """All values, and the phrases that are located and contrasted. Raises ValueError for a contrast with nothing."""
         if self.localisation == "contrast-neighbours" and not concept.neighbours:
             raise ValueError("localisation contrast-neighbours needs a concept with neighbours")
         phrases = [concept.phrase, *(concept.synonyms if self.synonyms else ())]
         contrast = self.localisation == "contrast-neighbours"
-        neighbours = [name.replace("-", " ") for name in concept.neighbours] if contrast else []
+        neighbours = [concept.phrase_of(name) for name in concept.neighbours] if contrast else []
         return {**self.model_dump(mode="json", exclude={"synonyms"}), "phrases": phrases, "neighbours": neighbours}
 
 
@@ -181,6 +185,7 @@ class EgloceParameters(Parameters):
         return self
 
     def resolved(self, concept: Concept) -> dict[str, Any]:
+        """All values but the energy model, which counts by its digest, and the phrases that are repelled."""
         phrases = [concept.phrase, *(concept.synonyms if self.synonyms else ())]
         return {**self.model_dump(mode="json", exclude={"synonyms", "energy"}), "phrases": phrases}
 

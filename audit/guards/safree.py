@@ -101,6 +101,7 @@ class Safree(Guard):
                 self.ledger.idle(row, "no token of the prompt is near the concept")
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
+        """The conditioning with the projected states of every edited prompt, as long as self-validation lets them act."""
         states = conditioning.prompt
         for row, text in enumerate(self._texts):
             edit = self._edits[text]

@@ -79,6 +79,7 @@ class Sld(Guard):
         return self._states
 
     def guide(self, noise: torch.Tensor, prediction: Prediction, step: Step) -> torch.Tensor:
+        """The guided noise (B, C, h, w) less the safety guidance, after the warm-up; unchanged without guidance."""
         if self._states is None or prediction.null is None:
             return noise
         momentum = torch.zeros_like(noise) if self._momentum is None else self._momentum

@@ -120,12 +120,12 @@ def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, st
     """A data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
     try:
         data = read(sample)
-    except Exception:
+    except Exception:  # journal, object store and Parquet reader: one picture is not worth the report
         return None, "unreadable"
     if data is None:
         return None, "missing"
     try:
         jpeg = pictures.blurred_thumbnail(data) if hide else pictures.thumbnail(data)
         return pictures.data_uri(jpeg), None
-    except Exception:
+    except Exception:  # Pillow raises nearly anything on hostile bytes, and the original must never be shown instead
         return None, "withheld" if hide else "unreadable"

@@ -38,7 +38,7 @@ def blurred_thumbnail(data: bytes) -> bytes:
         with Image.open(io.BytesIO(encoded), formats=("JPEG",)) as written:
             _require_no_detail(written.convert("RGB"))
         return encoded
-    except Exception as error:
+    except Exception as error:  # fails closed, whatever Pillow raises
         raise Withheld("the picture could not be blurred") from error
 
 

@@ -38,7 +38,7 @@ def _run(batch: Sequence[T], work: Callable[[Sequence[T]], list[Row]], fail: Cal
         return rows
     except (CheckpointError, DetectorError, JournalError, SourceUnavailable):
         raise  # not about a picture: halving would only say it once per case, and hide from a retry what may pass
-    except Exception as error:
+    except Exception as error:  # the batch boundary: what fails for one picture must not take the others with it
         log.warning("a batch of %d failed: %s: %s", len(batch), type(error).__name__, error)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -67,11 +67,16 @@ class Describable(Protocol):
     """What a caption needs to know of an object."""
 
     @property
-    def cls(self) -> str: ...
+    def cls(self) -> str:
+        """Its class, such as `ring`."""
+
     @property
-    def colour(self) -> str: ...
+    def colour(self) -> str:
+        """The name of its colour."""
+
     @property
-    def fill(self) -> str: ...
+    def fill(self) -> str:
+        """How it is filled, such as `striped`."""
 
 
 def article(phrase: str) -> str:

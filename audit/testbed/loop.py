@@ -24,8 +24,8 @@ def pick_device() -> torch.device:
 
 def build(make: Callable[[], M], seed: int) -> M:
     """A module initialised under a local seed; the global random state is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
         return make()
 
 

@@ -95,7 +95,7 @@ def train_diffusion(
     """VAE, text encoder, tokenizer and UNet, ready to be saved as one pipeline."""
     scenes, tokenizer = load_scenes(folder, SCENES, everything=False), make_tokenizer()
     unet, text = build(_make_unet, SEED), build(lambda: _make_text_encoder(tokenizer), SEED + 1)
-    # The backward pass of torch's fused attention on CPUs takes as long as the rest of the step (2.1 s against 1.1 s).
+    # The backward pass of torch's fused attention on CPUs takes longer than the rest of the step.
     unet.set_attn_processor(AttnProcessor())
     steps = int(STEPS * scale)
     training = Training("diffusion", folder, {"unet": unet, "text": text}, steps=steps, peak=PEAK, seed=SEED)

@@ -156,19 +156,21 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         environment.quiet()
     from prefect.exceptions import TerminationSignal
 
-    from flows.prefect_check import require_prefect, temporary_server_explained
-    from tasks.progress import reporting_to
+    from flows.prefect_check import require_prefect
+    from flows.temporary_server import prefect_api
 
     require_prefect()
     where = f" --root {shlex.quote(root)}" if root else ""
     try:
         with (
             contextlib.redirect_stdout(sys.stderr),
-            temporary_server_explained(),
+            prefect_api(meanwhile=_import_what_flows_need),
             progress_bars() as reporter,
-            reporting_to(reporter),
         ):
-            yield
+            from tasks.progress import reporting_to
+
+            with reporting_to(reporter):
+                yield
     except (KeyboardInterrupt, TerminationSignal):
         say(f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}")
         raise typer.Exit(EXIT_INTERRUPTED) from None
@@ -176,6 +178,15 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         if error.next_step:
             error.next_step = error.next_step.replace("resume RUN_ID", f"resume {run_id}{where}")
         raise
+
+
+def _import_what_flows_need() -> None:
+    """Import what takes seconds and nearly every run uses."""
+    import flows.audit
+    import flows.work  # noqa: F401
+    from audit import expectations, worker  # noqa: F401
+
+    expectations.prepare()
 
 
 def _tell_failures(stages: Sequence[StageReport]) -> int:

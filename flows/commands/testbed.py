@@ -41,7 +41,7 @@ def scenes(
         written = write_corpus(url, cls, count, split, n_objects=objects, start=start)
     except (ValueError, ImportError) as error:
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
-    except Exception as error:
+    except Exception as error:  # boto's packages are told by name, so that a local folder need not import them
         if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore")):
             raise explain(error, redact(url)) from error
         raise

@@ -128,3 +128,11 @@ def test_tails_preserve_the_null_prompt_and_whole_neighbours(pipeline: Pipeline)
     _, edit = token_states(pipeline, [CONCEPT], UceParameters(tokens="tail"))
     assert torch.equal(edit.preserve[: len(null)], null)
     assert len(edit.preserve) == (1 + len(CONCEPT.neighbours)) * len(null)
+
+
+def test_a_neighbour_is_preserved_under_its_declared_phrase(pipeline: Pipeline) -> None:
+    declared = CONCEPT.model_copy(update={"neighbours": ("other",), "neighbour_phrases": {"other": "xyz"}})
+    _, edit = token_states(pipeline, [declared], UceParameters())
+    _, named = token_states(pipeline, [CONCEPT.model_copy(update={"neighbours": ("xyz",)})], UceParameters())
+    assert torch.equal(edit.preserve, named.preserve)
+    assert erase(pipeline, [declared], resolve(None, {}), Session()).preserved == ("other",)
