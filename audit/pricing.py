@@ -140,7 +140,9 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
         return Calls(one, one, one).times(unit.rows)
     if unit.kind == "invert":
         steps, passes = described["steps"], described["passes"]
-        if described["method"] != "fixed-point":  # exact samplers: one evaluation a step up, one fewer down
+        if (
+            described.get("method", "fixed-point") != "fixed-point"
+        ):  # exact samplers: one evaluation a step up, one fewer down
             return Calls(2 * steps - 1, 2 * steps - 1, 2 * steps - 1).times(unit.rows)
         if passes == 0:  # the explicit inversion: one evaluation moves, one measures
             return Calls(3 * steps, 3 * steps, 3 * steps).times(unit.rows)
@@ -156,7 +158,9 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
     if unit.kind == "generate":
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
     if unit.kind == "invert":
-        exact = unit.identity["method"] != "fixed-point"  # two latents in float64 instead of one in float32
+        exact = (
+            unit.identity.get("method", "fixed-point") != "fixed-point"
+        )  # two latents in float64 instead of one in float32
         return unit.rows * (shape.latent_bytes * (4 if exact else 1) + ROW)
     if unit.kind == "erase":
         if "checkpoint" in unit.identity:  # they stay where they are
