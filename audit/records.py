@@ -37,9 +37,7 @@ class Control(StrEnum):
     RANDOM_LATENT = "random-latent"  # random latents, same prompt: the floor
     BLACK = "black"  # black images: must be unassessed
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
-    PERTURBED = (
-        "perturbed"  # a latent cell again, its image or latent disturbed: a point of a curve, never a rate that decides
-    )
+    PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
 
 
 class Scenario(StrEnum):
