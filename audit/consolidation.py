@@ -163,7 +163,8 @@ def _insert_plan(
         "runs": [run],
         "instruments": plan["instruments"],
         "rules": plan["rules"],
-        "cells": plan["cells"],
+        # Plans of before perturbations have neither field.
+        "cells": [{"perturbation": None, "strength": None, **cell} for cell in plan["cells"]],
     }.items():
         _insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
 

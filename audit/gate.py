@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 
 from audit import statistics
 from audit.policy import Limit, Policy
-from audit.records import Control, Role
+from audit.records import Control, Role, Scenario
 from audit.results import CheckResult, CrrRow, Decision, Verdict, VerdictStatus
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
@@ -178,7 +178,12 @@ def _control_troubles(policy: Policy, row: CrrRow, crr: Sequence[CrrRow]) -> Ite
     backbone = [r for r in found(Control.BACKBONE) if r.scenario == row.scenario and r.defence == "none"]
     yield from _too_low(Control.BACKBONE, backbone, limits.backbone_min)
     if latent:
-        floor = [r for r in found(Control.RANDOM_LATENT) if r.defence in ("none", row.defence)]
+        # Cells of a scenario are with its prompt, which may well show the concept; the floor is the null prompt's.
+        floor = [
+            r
+            for r in found(Control.RANDOM_LATENT)
+            if r.defence in ("none", row.defence) and r.scenario == Scenario.NONE
+        ]
         yield from _too_high(Control.RANDOM_LATENT, floor, limits.random_latent_max)
 
 

@@ -18,11 +18,13 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "attention", "erasers"),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "corpus_source", "attacks.ddim_inversion", "guards.base",
+        "images", "corpus", "corpus_source", "attacks.ddim_inversion", "attacks.perturbation", "exact_sampling",
+        "guards.base",
     ),
     "generate": (
         "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "corpus_source", "guards", "attention", "detectors.folders",
+        "images", "corpus", "corpus_source", "attacks.perturbation", "exact_sampling", "guards", "attention",
+        "detectors.folders",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip

@@ -231,6 +231,8 @@ def _cell(row: Mapping[str, Any]) -> PlannedCell:
         defence=row["defence"],
         scenario=Scenario(row["scenario"]),
         planned=row["planned"],
+        perturbation=row.get("perturbation"),  # absent from plans of before the field was there
+        strength=row.get("strength"),
     )
     return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
 

@@ -13,7 +13,7 @@ from audit.checkpoint_refs import resolve_checkpoint
 from audit.model_refs import ModelRef
 from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.records import Cell, Instrument
-from audit.scenarios import LatentScenario
+from audit.scenarios import LatentScenario, Perturbation
 from audit.spec import Concept, Spec
 
 
@@ -23,6 +23,34 @@ class CorpusItem:
 
     item: str
     uri: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Inversion:
+    """How a cell's latents are made: by the model of an erase unit (None is the backbone), under a prompt ("" is null),
+    from a reference image that may be disturbed first."""
+
+    scenario: LatentScenario
+    model: str | None
+    prompt: str = ""
+    perturbation: Perturbation | None = None
+
+    def described(self, backbone: str) -> dict[str, Any]:
+        """Identity fields that its invert units share."""
+        scenario = self.scenario
+        iterated = scenario.method == "fixed-point"
+        return {
+            "kind": "invert",
+            "backbone": backbone,
+            "model": self.model,
+            "method": scenario.method,
+            "steps": scenario.sampler.steps,
+            "passes": scenario.fixed_point_passes if iterated else None,
+            "tolerance": scenario.fixed_point_tolerance if iterated else None,
+            "prompt": self.prompt,
+            "perturbation": self.perturbation.model_dump(mode="json") if self.perturbation else None,
+            "code": identity.code_digest("invert"),
+        }
 
 
 class Builder:
@@ -83,12 +111,11 @@ class Builder:
         cell: Cell,
         common: Mapping[str, Any],
         cases: Sequence[Mapping[str, Any]],
-        latent: LatentScenario | None = None,
-        inverter: str | None = None,
+        inversion: Inversion | None = None,
     ) -> None:
         """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them."""
         index = len(self.cells)
-        gate = latent.quality_gate if latent else None
+        gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
                 dataclasses.replace(cell, cell_id=index, planned=len(cases)),
@@ -97,7 +124,7 @@ class Builder:
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )
         )
-        inverts = self._inverts(latent, inverter, cases, index) if latent else [None] * len(cases)
+        inverts = self._inverts(inversion, cases, index) if inversion else [None] * len(cases)
         images = [
             identity.int_key({**common, **_identity_of(case), "invert": invert})
             for case, invert in zip(cases, inverts, strict=True)
@@ -115,23 +142,13 @@ class Builder:
             for name, column in self.columns.items():
                 column.append(row.get(name))
 
-    def _inverts(
-        self, latent: LatentScenario, inverter: str | None, cases: Sequence[Mapping[str, Any]], cell: int
-    ) -> list[str | None]:
-        """The invert unit of each case; items already inverted by the same model keep their unit."""
-        described = {
-            "kind": "invert",
-            "backbone": self.backbone.sha256,
-            "model": inverter,
-            "steps": latent.sampler.steps,
-            "passes": latent.fixed_point_passes,
-            "tolerance": latent.fixed_point_tolerance,
-            "code": identity.code_digest("invert"),
-        }
+    def _inverts(self, inversion: Inversion, cases: Sequence[Mapping[str, Any]], cell: int) -> list[str | None]:
+        """The invert unit of each case; items already inverted in the same way keep their unit."""
+        described = inversion.described(self.backbone.sha256)
         shared = identity.key(described)
         new = [item for item in dict.fromkeys(c["item"] for c in cases) if (shared, item) not in self._invert_units]
         for chunk in chunks(new, self.spec.unit_size):
-            unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inverter), len(chunk), cell)
+            unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inversion.model), len(chunk), cell)
             self._invert_units.update({(shared, item): unit for item in chunk})
         keys = [self._invert_units[shared, case["item"]] for case in cases]
         for unit in set(keys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,9 +11,9 @@ from audit.attacks.prompts import prompts
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import Plan
-from audit.plan_builder import Builder, CorpusItem
+from audit.plan_builder import Builder, CorpusItem, Inversion
 from audit.records import Cell, Control, Instrument, Role, Scenario
-from audit.scenarios import LatentScenario, TextScenario
+from audit.scenarios import LatentScenario, Perturbation, TextScenario
 from audit.spec import Concept, Spec
 
 
@@ -87,15 +88,73 @@ def _text_cells(builder: Builder, concept: Concept, scenario: TextScenario, defe
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
-    common = builder.common("latent", defence, concept, _sampler(scenario))
-    inverter = common["model"] if scenario.name == "latent-whitebox" else None
-    kind = Control.BACKBONE if defence == "none" else None
-    cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
-    builder.add(cell, common, _items(builder, concept.name, scenario.cases, scenario.name), scenario, inverter)
-    for name in builder.spec.controls.unlearned:
-        cases = _items(builder, name, builder.spec.controls.cases, "controls.unlearned")
-        cell = _cell(concept, name, defence, Scenario(scenario.name), Control.UNLEARNED)
-        builder.add(cell, common, cases, scenario, inverter)
+    """The default row with the classes it is compared with, then each perturbation on further cells."""
+    controls, kind = builder.spec.controls, Scenario(scenario.name)
+    backbone = Control.BACKBONE if defence == "none" else None
+    unlearned = [(name, controls.cases, "controls.unlearned") for name in controls.unlearned]
+    subjects = [(concept.name, scenario.cases, scenario.name), *unlearned]
+    for name, count, field in subjects:
+        control = backbone if name == concept.name else Control.UNLEARNED
+        _latent_cell(builder, _cell(concept, name, defence, kind, control), scenario, count, field)
+    for name in _pictured_neighbours(builder.spec, concept):
+        _latent_cell(builder, _cell(concept, name, defence, kind), scenario, controls.cases, "controls.cases")
+    for perturbation in scenario.perturbations:
+        for name, count, field in subjects:
+            cell = _cell(concept, name, defence, kind, Control.PERTURBED)
+            cell = dataclasses.replace(cell, perturbation=perturbation.kind, strength=perturbation.strength)
+            _latent_cell(builder, cell, scenario, count, field, perturbation)
+    if scenario.regeneration_prompt and controls.random_latent:
+        # What the prompt does without an inverted latent. The gate's own floor is made with the null prompt.
+        prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)
+        seeds = [{"seed": builder.spec.seed + number, "prompt": prompt} for number in range(controls.cases)]
+        common = builder.common("noise", defence, concept, _sampler(scenario))
+        builder.add(_cell(concept, concept.name, defence, kind, Control.RANDOM_LATENT), common, seeds)
+
+
+def _latent_cell(
+    builder: Builder,
+    cell: Cell,
+    scenario: LatentScenario,
+    count: int,
+    field: str,
+    perturbation: Perturbation | None = None,
+) -> None:
+    moved = perturbation if perturbation and perturbation.of_latent else None
+    common = {
+        **builder.common("latent", cell.defence, builder.spec.concept(cell.concept), _sampler(scenario)),
+        "solver": "ddim" if scenario.method == "fixed-point" else scenario.method,
+        "perturbation": moved.model_dump(mode="json") if moved else None,
+    }
+    inversion = Inversion(
+        scenario,
+        common["model"] if scenario.name == "latent-whitebox" else None,
+        _prompt(builder.spec, scenario.inversion_prompt, cell.subject) or "",
+        None if moved else perturbation,
+    )
+    prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
+    cases = [{**case, "prompt": prompt} for case in _items(builder, cell.subject, count, field)]
+    builder.add(cell, common, cases, inversion)
+
+
+def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:
+    return template.replace("{phrase}", spec.concept(subject).phrase) if template else None
+
+
+def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
+    """The neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
+    pictured = {entry.concept for entry in spec.corpus if entry.role == "neighbour"}
+    return [name for name in concept.neighbours if name in pictured]
+
+
+def inversion_prompts(spec: Spec) -> set[str]:
+    """Every prompt, the null prompt excepted, under which the spec's scenarios invert images."""
+    return {
+        prompt
+        for scenario in spec.scenarios
+        if isinstance(scenario, LatentScenario)
+        for subject in spec.subjects()
+        if (prompt := _prompt(spec, scenario.inversion_prompt, subject.name))
+    }
 
 
 def _control_cells(builder: Builder, concept: Concept) -> None:
@@ -103,7 +162,8 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
     latent = next((s for s in builder.spec.scenarios if isinstance(s, LatentScenario)), None)
 
     def add(control: Control, source: str, cases: Sequence[Mapping[str, Any]], defence: str = "none") -> None:
-        sampler = _sampler(latent) if latent and source == "noise" else None
+        # Without a prompt there is nothing to guide, whatever the scenario's own guidance.
+        sampler = {**_sampler(latent), "guidance": 1.0} if latent and source == "noise" else None
         cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 

@@ -133,12 +133,17 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
     described: Mapping[str, Any] = unit.identity
     if unit.kind == "generate" and described["sampler"]:
         sampler = described["sampler"]
-        one = sampler["steps"] * (2 if sampler["guidance"] > 1.0 else 1)
+        exact = described.get("solver", "ddim") != "ddim"  # the first of their levels is given
+        one = (sampler["steps"] - exact) * (2 if sampler["guidance"] > 1.0 else 1)
         grid = range(1, 1000, 1000 // sampler["steps"])
         one += guards.extra_calls(described.get("guards", ()), grid, sampler["guidance"])
         return Calls(one, one, one).times(unit.rows)
     if unit.kind == "invert":
         steps, passes = described["steps"], described["passes"]
+        if (
+            described.get("method", "fixed-point") != "fixed-point"
+        ):  # exact samplers: one evaluation a step up, one fewer down
+            return Calls(2 * steps - 1, 2 * steps - 1, 2 * steps - 1).times(unit.rows)
         if passes == 0:  # the explicit inversion: one evaluation moves, one measures
             return Calls(3 * steps, 3 * steps, 3 * steps).times(unit.rows)
         expected = min(max(evaluations_per_step or (1 + passes) / 2, 1), passes + 1)
@@ -153,7 +158,10 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
     if unit.kind == "generate":
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
     if unit.kind == "invert":
-        return unit.rows * (shape.latent_bytes + ROW)
+        exact = (
+            unit.identity.get("method", "fixed-point") != "fixed-point"
+        )  # two latents in float64 instead of one in float32
+        return unit.rows * (shape.latent_bytes * (4 if exact else 1) + ROW)
     if unit.kind == "erase":
         if "checkpoint" in unit.identity:  # they stay where they are
             return ROW

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import convolve, gaussian_filter, uniform_filter
 
+from audit import images
+
 Pixels = npt.NDArray[np.uint8]
 Region = npt.NDArray[np.bool_] | None
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
@@ -20,12 +22,9 @@ _GMSD_C = 170.0  # for levels in 0..255
 def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
     """Peak signal-to-noise ratio in decibels over the region; infinity when equal, NaN when the region is empty."""
     _check(first, second, region)
-    error = (first.astype(np.float64) - second) ** 2
-    kept = error if region is None else error[region]
-    if kept.size == 0:
-        return math.nan
-    mean = float(kept.mean())
-    return math.inf if mean == 0 else 10 * math.log10(255.0**2 / mean)
+    if region is None:
+        return images.psnr(first, second)
+    return images.psnr(first[region], second[region]) if region.any() else math.nan
 
 
 def ssim(first: Pixels, second: Pixels, region: Region = None) -> float:

@@ -37,6 +37,7 @@ class Control(StrEnum):
     RANDOM_LATENT = "random-latent"  # random latents, same prompt: the floor
     BLACK = "black"  # black images: must be unassessed
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
+    PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
 
 
 class Scenario(StrEnum):
@@ -90,6 +91,8 @@ class Cell:
     defence: str
     scenario: Scenario
     planned: int
+    perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
+    strength: float | None = None  # of the disturbance, in the unit of its kind
 
 
 @dataclasses.dataclass(frozen=True)

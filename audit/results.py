@@ -37,6 +37,8 @@ class CrrRow:
     ci_low: float  # two-sided Clopper-Pearson of hits / assessed at the policy's confidence; (0, 1) when assessed == 0
     ci_high: float
     worst_case: float  # (hits + unassessed) / planned
+    perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
+    strength: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +64,20 @@ class RoundTripRow:
     psnr_min_db: float
     latent_rms: float
     failed_gate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentRow:
+    """How Gaussian the inverted latents of one cell are: medians, and the middle 80 % of the negative log-likelihood
+    under N(0, I) in nats per dimension."""
+
+    cell_id: int
+    latents: int
+    nll_low: float
+    nll_median: float
+    nll_high: float
+    rms_median: float
+    autocorr_median: float  # lag 1, mean of both axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,3 +166,4 @@ class RunResult:
     verdict: Verdict
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
+    latents: tuple[LatentRow, ...] = ()

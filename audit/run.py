@@ -27,7 +27,7 @@ from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
-from audit.planning import build_plan
+from audit.planning import build_plan, inversion_prompts
 from audit.policy import Policy
 from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
@@ -103,7 +103,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
-    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    texts = [*plan.cases["prompt"].unique().drop_null().to_pylist(), *sorted(inversion_prompts(spec))]
     check_prompts(backbone, texts)
     check_energy_prompts(spec, texts)
     require_conclusive(manifest)
@@ -123,11 +123,13 @@ def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
-    """Concept -> its different reference images, in URI order: role target for what was erased, control for unlearned.
+    """Concept -> its different reference images, in URI order: role target for what was erased, control for unlearned,
+    neighbour for what must survive.
 
     Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
     """
-    roles = dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
+    roles |= dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
     items: dict[str, dict[str, CorpusItem]] = {}
     for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
         if row["role"] != roles.get(row["concept"]):

@@ -99,7 +99,7 @@ def sample(
         given = conditioning
         for guard in guards:
             given = guard.condition(given, step)
-        predict = _Predictor(model, step.timestep, given)
+        predict = Predictor(model, step.timestep, given)
         for guard in guards:
             latents = guard.before_step(latents, step, predict)
         prediction = predict(latents, guards)
@@ -116,7 +116,7 @@ def sample(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Predictor:
+class Predictor:
     """The model's noise predictions at one step."""
 
     model: NoiseModel

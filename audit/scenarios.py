@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -37,10 +37,13 @@ class TextScenario(Model):
     @field_validator("templates")
     @classmethod
     def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        for template in templates:
-            if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
-                raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
-        return templates
+        return tuple(map(_with_phrase, templates))
+
+
+def _with_phrase(template: str) -> str:
+    if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+        raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
+    return template
 
 
 class QualityGate(Model):
@@ -50,22 +53,84 @@ class QualityGate(Model):
     psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
 
 
+class Perturbation(Model):
+    """One disturbance of the attack's input, on a cell of its own beside the scenario's default row.
+
+    `latent-noise` adds Gaussian noise of standard deviation `strength` to the inverted latent, `latent-noise-sphere` does
+    the same and restores the latent's norm. `image-noise` adds Gaussian noise to the reference image, in grey levels of
+    255; `image-jpeg` stores it as JPEG of that quality; `image-resize` scales it by `strength` and back.
+    """
+
+    kind: Literal["latent-noise", "latent-noise-sphere", "image-noise", "image-jpeg", "image-resize"] = "latent-noise"
+    strength: Annotated[float, Field(gt=0)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_latent_noise(cls, value: Any) -> Any:
+        return {"strength": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.strength > _STRONGEST[self.kind]:
+            raise ValueError(f"{self.kind} takes a strength of at most {_STRONGEST[self.kind]:g}")
+        if self.kind == "image-jpeg" and self.strength != int(self.strength):
+            raise ValueError("image-jpeg takes a whole number from 1 to 95, JPEG's quality")
+        return self
+
+    @property
+    def of_latent(self) -> bool:
+        """Whether the latent is disturbed, so that inversions are shared with the default row."""
+        return self.kind.startswith("latent-")
+
+
+_STRONGEST = {
+    "latent-noise": 3.0, "latent-noise-sphere": 3.0, "image-noise": 128.0, "image-jpeg": 95.0, "image-resize": 0.99,
+}  # fmt: skip
+
+
 class LatentScenario(Model):
-    """DDIM inversion of corpus images with the null prompt at guidance 1, then regeneration through the defence."""
+    """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
+
+    Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
+    samplers that invert exactly: an upper bound on what an inversion can carry.
+    """
 
     name: Literal["latent-whitebox", "latent-blackbox"]
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     sampler: Sampler = Sampler(guidance=1.0)
+    method: Literal["fixed-point", "bdia", "o-belm"] = "fixed-point"
     fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
     fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    inversion_prompt: Phrase | None = None
+    regeneration_prompt: Phrase | None = None
+    perturbations: tuple[Perturbation, ...] = ()  # each on further cells; the default row has none
     quality_gate: QualityGate = QualityGate()
 
+    @field_validator("inversion_prompt", "regeneration_prompt")
+    @classmethod
+    def _has_phrase(cls, template: str | None) -> str | None:
+        return None if template is None else _with_phrase(template)
+
     @model_validator(mode="after")
-    def _null_prompt(self) -> Self:
-        if self.sampler.guidance != 1.0:
-            raise ValueError("inverted latents regenerate with the null prompt, so sampler.guidance must be 1")
+    def _possible(self) -> Self:
+        if self.sampler.guidance != 1.0 and self.regeneration_prompt is None:
+            raise ValueError(
+                "inverted latents regenerate with the null prompt, so sampler.guidance must be 1; "
+                "another guidance needs regeneration_prompt"
+            )
         if self.sampler.dtype != "float32":
             raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
+        if len(set(self.perturbations)) < len(self.perturbations):
+            raise ValueError("perturbations: the same one is listed more than once")
+        if self.method != "fixed-point" and self.sampler.steps < 2:
+            raise ValueError(
+                f"method {self.method} steps from two levels at a time, so sampler.steps must be at least 2"
+            )
+        if self.method != "fixed-point" and any(perturbation.of_latent for perturbation in self.perturbations):
+            raise ValueError(
+                f"method {self.method} starts from two latents that belong together, so noise on them is not defined; "
+                "use method fixed-point, or perturb the image"
+            )
         return self
 
 

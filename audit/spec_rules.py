@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from audit.scenarios import LatentScenario
+
 if TYPE_CHECKING:
     from audit.spec import Spec
 
 
 def problems_of(spec: Spec) -> list[str]:
     """A sentence for every inconsistency between the parts of `spec`, each with its field; empty when there is none."""
-    return _duplicates(spec) + _references(spec) + _undecidable(spec) + spec.unknown_names(spec.gate)
+    return (
+        _duplicates(spec) + _references(spec) + _impossible(spec) + _undecidable(spec) + spec.unknown_names(spec.gate)
+    )
 
 
 def _has_latent(spec: Spec) -> bool:
@@ -47,6 +51,18 @@ def _references(spec: Spec) -> list[str]:
         if defence.name != "none" and not (defence.eraser or defence.guards):
             problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
     return problems
+
+
+def _impossible(spec: Spec) -> list[str]:
+    """Defences that a scenario's sampler cannot carry."""
+    exact = [s for s in spec.scenarios if isinstance(s, LatentScenario) and s.method != "fixed-point"]
+    return [
+        f"scenarios.{scenario.name}: method {scenario.method!r} steps from two latents at a time, and the "
+        f"guards of defence {defence.name!r} act on one; use method fixed-point, or audit that defence in another spec"
+        for scenario in exact
+        for defence in spec.defences
+        if defence.guards
+    ]
 
 
 def _undecidable(spec: Spec) -> list[str]:

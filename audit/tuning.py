@@ -23,7 +23,9 @@ from audit.errors import CorpusError, SpecError
 from audit.gate import limit_for
 from audit.journal import Journal
 from audit.plan import Plan
+from audit.records import Control
 from audit.results import RunResult
+from audit.scenarios import LatentScenario, ScenarioSpec
 from audit.spec import Concept, Defence, Spec, parse_spec
 
 UNGUARDED = "unguarded"
@@ -89,7 +91,7 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
         "corpus": [entry.model_dump(mode="json") for entry in spec.calibration if entry.concept == concept.name],
         "calibration": [],
         "defences": defences,
-        "scenarios": [{**scenario.model_dump(mode="json"), "cases": request.cases}],
+        "scenarios": [scenario.model_copy(update=_reduced(scenario, request.cases)).model_dump(mode="json")],
         "controls": {**document["controls"], "cases": min(spec.controls.cases, request.cases), "unlearned": []},
         "neighbour_cases": 0,
         "gate": {**document["gate"], "limits": [{"crr_max": target(spec, request)}]},
@@ -97,6 +99,11 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
         "seed": identity.int_key({"seed": spec.seed, "split": "calibration"}) % 2**31,
     }
     return parse_spec(document, "the calibration audit", "mend the spec's calibration section"), tried
+
+
+def _reduced(scenario: ScenarioSpec, cases: int) -> dict[str, Any]:
+    """A calibration needs fewer cases than the audit, and no curve."""
+    return {"cases": cases, **({"perturbations": ()} if isinstance(scenario, LatentScenario) else {})}
 
 
 def _named(spec: Spec, request: Request) -> tuple[Concept, Defence]:
@@ -169,9 +176,10 @@ def points(result: RunResult, plan: Plan, journal: Journal, tried: Mapping[str, 
     before = _pictures(plan, journal, UNGUARDED if has_base else "none", scenario)
     found = []
     for name, parameters in tried.items():
-        readings = [r for r in result.crr if (r.defence, r.scenario) == (name, scenario) and r.detector in judges]
+        readings = [r for r in result.crr if (r.defence, r.scenario, r.control) == (name, scenario, None)]
         # The judge that sees the concept most often decides, as each judge must agree to a PASS.
-        worst = max((r for r in readings if r.subject == r.concept), key=lambda r: -1.0 if r.rate is None else r.rate)
+        seen = [r for r in readings if r.subject == r.concept and r.detector in judges]
+        worst = max(seen, key=lambda r: -1.0 if r.rate is None else r.rate)
         after = _pictures(plan, journal, name, scenario)
         pairs = [(before[case], after[case]) for case in before.keys() & after.keys()]
         decibels = [min(quality.psnr(*pair), 60.0) for pair in pairs]  # equal pictures would make the mean infinite
@@ -196,7 +204,7 @@ def points(result: RunResult, plan: Plan, journal: Journal, tried: Mapping[str, 
 def _pictures(plan: Plan, journal: Journal, defence: str, scenario: str) -> dict[int, quality.Pixels]:
     """Case number -> picture of the concept's cell of a defence, as far as pictures were made."""
     cells = [p.cell for p in plan.cells if (p.cell.defence, p.cell.scenario.value) == (defence, scenario)]
-    (cell,) = (c for c in cells if c.subject == c.concept)
+    (cell,) = (c for c in cells if c.subject == c.concept and c.control in (None, Control.BACKBONE))
     cases = plan.cases.filter(pc.equal(plan.cases["cell_id"], cell.cell_id))
     numbers = dict(zip(cases["image_id"].to_pylist(), cases["case_no"].to_pylist(), strict=True))
     made = {}

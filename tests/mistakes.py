@@ -113,6 +113,25 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         lambda b: b.plan(scenarios=[{**LATENT, "sampler": {"steps": 2, "guidance": 7.5}}]),
         "guidance must be 1",
     ),
+    "a perturbation of an unknown kind": (
+        lambda b: b.plan(scenarios=[{**LATENT, "perturbations": [{"kind": "salt", "strength": 1}]}]),
+        "perturbations.*image-noise",
+    ),
+    "noise on the pair of an exact sampler": (
+        lambda b: b.plan(scenarios=[{**LATENT, "method": "bdia", "perturbations": [0.1]}]),
+        "noise on them is not defined",
+    ),
+    "a guard on an exact sampler": (
+        lambda b: b.plan(
+            scenarios=[{**LATENT, "method": "o-belm"}],
+            defences=[{"name": "shielded", "guards": [{"name": "negative-prompt"}]}],
+        ),
+        "guards of defence 'shielded' act on one; use method fixed-point",
+    ),
+    "an inversion prompt that is too long": (
+        lambda b: b.plan(scenarios=[{**LATENT, "inversion_prompt": "a very long sentence of a {phrase}"}]),
+        "tokens",
+    ),
     "bfloat16 for inversion": (
         lambda b: b.plan(scenarios=[{**LATENT, "sampler": {"steps": 2, "guidance": 1.0, "dtype": "bfloat16"}}]),
         "needs sampler.dtype float32",

@@ -56,6 +56,8 @@ def cell(cell_id: int, planned: int, **fields: Any) -> dict[str, Any]:
         "control": None,
         "defence": "uce",
         "scenario": "text",
+        "perturbation": None,
+        "strength": None,
         "sensitive": False,
         "gate_residual_max": None,
         "gate_psnr_min_db": None,

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 import torch
 
 from audit.attacks.ddim_inversion import invert, latent_statistics
 from audit.guards.base import Conditioning
-from audit.sampling import make_schedule, sample
+from audit.sampling import NoiseModel, Schedule, make_schedule, sample
 from tests.tiny import SD14_SCHEDULER
 
 MEANS = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
 SPREAD = 0.15
-SCHEDULES = [make_schedule(SD14_SCHEDULER, steps) for steps in (10, 25, 50)]
+SCHEDULES = [make_schedule(SD14_SCHEDULER | {"steps_offset": o}, steps) for steps in (10, 25, 50) for o in (0, 1)]
 LEVELS = {t: abar for s in SCHEDULES for t, abar in zip(s.timesteps, s.abar[1:], strict=True)}
 
 
@@ -29,6 +32,18 @@ def clean(n: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     picks = torch.randint(len(MEANS), (n,), generator=generator)
     return MEANS[picks] + SPREAD * torch.randn(n, 4, 4, 4, generator=generator)
+
+
+def five_passes(model: NoiseModel, schedule: Schedule, z0: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+    """Residual (B,) of the plain fixed point: five evaluations a step, whatever it takes; the worst of the steps."""
+    x, worst = z0, torch.zeros(len(z0))
+    for t, a, b in zip(schedule.timesteps, schedule.a, schedule.b, strict=True):
+        previous = x
+        for _ in range(5):
+            x = (previous - b * model(x, t, states)) / a
+        gap = (previous - b * model(x, t, states)) / a - x
+        worst = torch.maximum(worst, gap.flatten(1).norm(dim=1) / x.flatten(1).norm(dim=1))
+    return worst
 
 
 def round_trip(steps: int, passes: int, tolerance: float = 1e-5) -> tuple[float, torch.Tensor, torch.Tensor]:
@@ -53,9 +68,12 @@ def test_images_stop_when_they_have_converged() -> None:
     assert calls.max() < 50 * 5
 
 
-def test_a_mismatched_clean_level_is_visible() -> None:
+@pytest.mark.parametrize("field", [{"set_alpha_to_one": True}, {"steps_offset": 0}], ids=str)
+def test_a_sampler_with_another_grid_or_clean_level_is_caught(field: dict[str, Any]) -> None:
+    """Explicit inversion would hide either: its own error is larger than theirs."""
     schedule = make_schedule(SD14_SCHEDULER, 50)
-    other = make_schedule({**SD14_SCHEDULER, "set_alpha_to_one": True}, 50)
+    other = make_schedule({**SD14_SCHEDULER, **field}, 50)
+    assert schedule != other
     z0 = clean(8)
     states = torch.zeros(8, 1, 1)
     inverted = invert(mixture, schedule, z0, states, passes=10, tolerance=1e-6)
@@ -63,6 +81,15 @@ def test_a_mismatched_clean_level_is_visible() -> None:
     matched = (sample(mixture, schedule, inverted.latents, given).latents - z0).norm() / z0.norm()
     mismatched = (sample(mixture, other, inverted.latents, given).latents - z0).norm() / z0.norm()
     assert matched < 1e-4 < 1e-3 < mismatched
+
+
+def test_fewer_evaluations_than_five_passes_at_their_residual() -> None:
+    schedule, z0 = make_schedule(SD14_SCHEDULER, 50), clean(16)
+    states = torch.zeros(len(z0), 1, 1)
+    fixed = five_passes(mixture, schedule, z0, states)
+    ours = invert(mixture, schedule, z0, states, passes=10, tolerance=float(fixed.max()))
+    assert ours.residual_max.max() <= fixed.max()
+    assert ours.calls.float().mean() < 0.6 * 5 * schedule.steps
 
 
 def test_the_batch_does_not_matter() -> None:

@@ -193,3 +193,22 @@ def test_the_readers_of_results_need_no_torch_and_no_prefect() -> None:
     modules = "audit.gate, audit.reading, audit.checks, audit.store"
     code = f"import sys, {modules}; raise SystemExit('torch' in sys.modules or 'prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_perturbed_cells_and_prompted_floors_decide_nothing() -> None:
+    """A curve's points and random latents under a prompt are shown, and change no decision in either direction."""
+    alone = verdict_of(row(0, 100), *good_controls())
+    perturbed = [
+        dataclasses.replace(
+            row(100, 0, cell_id=50 + i, role="control", control="perturbed", defence=defence),
+            perturbation="latent-noise",
+            strength=0.1,
+        )
+        for i, defence in enumerate(("none", "uce"))
+    ]
+    prompted = control("random-latent", 20, 0, cell_id=60, scenario="latent-whitebox")
+    assert verdict_of(row(0, 100), *good_controls(), *perturbed, prompted) == alone
+    only = verdict_of(*good_controls(), *perturbed)
+    assert only.status is INCONCLUSIVE and not only.decisions
+    missing = [r for r in good_controls() if r.control != "random-latent"]
+    assert verdict_of(row(0, 100), *missing, prompted).status is INCONCLUSIVE

@@ -40,7 +40,12 @@ SPEC = parse_spec(
         ],
         "scenarios": [
             {"name": "text", "cases": 6, "sampler": {"steps": 10, "guidance": 5.0}},
-            {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+            {
+                "name": "latent-whitebox",
+                "cases": 6,
+                "sampler": {"steps": 10, "guidance": 1.0},
+                "perturbations": [0.1, {"kind": "image-noise", "strength": 4.0}],
+            },
             {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
         ],
         "neighbour_cases": 3,
@@ -67,12 +72,18 @@ NOTHING = (  # a change here recomputes nothing
 ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
-    "scenarios.[12].sampler.dtype", "defences.*.guards.*.name",
+    "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
+    "defences.*.guards.*.name",
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
     "scenarios.0.sampler.dtype": "bfloat16",
+    "scenarios.1.perturbations.0.kind": "latent-noise-sphere",
+    "scenarios.1.perturbations.1.kind": "image-jpeg",
+    "scenarios.[12].inversion_prompt": "one {phrase}",
+    "scenarios.[12].regeneration_prompt": "one {phrase}",
+    "scenarios.2.perturbations": [0.2],
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",
@@ -185,10 +196,14 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
         fields[unit.kind] |= set(unit.identity)
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
-        "invert": {"kind", "backbone", "model", "steps", "passes", "tolerance", "code", "items"},
-        "generate": {"kind", "source", "backbone", "model", "guards", "sampler", "code", "images"},
+        "invert": {
+            "kind", "backbone", "model", "method", "steps", "passes", "tolerance", "prompt", "perturbation", "code", "items",
+        },
+        "generate": {
+            "kind", "source", "backbone", "model", "guards", "sampler", "solver", "perturbation", "code", "images",
+        },
         "detect": {"kind", "generate", "instrument", "code"},
-    }
+    }  # fmt: skip
 
 
 SPEC_LEAVES = [(path, value) for path, value in leaves(DOCUMENT) if not listed(dotted(path), (*FIXED, *ELSEWHERE))]

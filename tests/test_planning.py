@@ -27,7 +27,7 @@ SPEC: dict[str, Any] = {
     "defences": [{"name": "uce", "eraser": {"method": "uce", "preset": "testbed"}}],
     "scenarios": [
         {"name": "text", "cases": 10, "sampler": {"steps": 10, "guidance": 5.0}},
-        {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+        {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}, "perturbations": [0.1]},
         {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
     ],
     "neighbour_cases": 3,
@@ -99,7 +99,8 @@ def test_cases_of_the_plan_add_up(backbone: ModelRef) -> None:
 
 def test_backbone_inversions_and_pictures_are_shared(backbone: ModelRef) -> None:
     plan = plan_of(backbone)
-    cells = {(p.cell.defence, p.cell.scenario.value, p.cell.subject): p.cell.cell_id for p in plan.cells}
+    plain = [p.cell for p in plan.cells if p.cell.perturbation is None]
+    cells = {(cell.defence, cell.scenario.value, cell.subject): cell.cell_id for cell in plain}
     rows = plan.cases.to_pylist()
 
     def column(defence: str, scenario: str, name: str) -> list[Any]:

@@ -148,7 +148,24 @@ def _scenario(entry: Mapping[str, Any]) -> str:
     parts = [f"{entry['cases']} cases a cell"] if "cases" in entry else []
     if isinstance(sampler, Mapping):
         parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
+    if "inversion_prompt" in entry:
+        parts += _inversion(entry)
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
+
+
+def _inversion(entry: Mapping[str, Any]) -> list[str]:
+    """How latents are made and used: the pairing of prompts is part of the attack."""
+    up, down = (entry.get(f"{way}_prompt") for way in ("inversion", "regeneration"))
+    parts = [f"inverted at guidance 1 under {_template(up)}, regenerated under {_template(down)}"]
+    if entry.get("method", "fixed-point") != "fixed-point":
+        parts.append(f"by the exact sampler {entry['method']}, an upper bound and no DDIM latent")
+    if entry.get("perturbations"):
+        parts.append(f"{len(entry['perturbations'])} perturbations on further cells")
+    return parts
+
+
+def _template(text: object) -> str:
+    return f"'{text}'" if text else "the null prompt"
 
 
 def _detector(entry: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.records import Control
+from audit.records import Control, Scenario
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
 from audit.report.words import CONTROLS, count, interval, limit_text, percent, plain
@@ -20,7 +20,7 @@ def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
         return "none", None
     limits = index.policy.controls
     measured = row.assessed > 0 and row.planned > 0
-    if row.control == Control.RANDOM_LATENT and limits.random_latent_max < 1.0:
+    if row.control == Control.RANDOM_LATENT and row.scenario == Scenario.NONE and limits.random_latent_max < 1.0:
         most = limits.random_latent_max
         return f"≤ {limit_text(most)}", measured and (row.hits + row.unassessed) / row.planned <= most
     floors = {
@@ -38,7 +38,7 @@ def table(index: Index) -> Table:
     """One row per control cell and detector with the value that the policy requires of it."""
     rows = []
     order = {control.value: place for place, control in enumerate(Control)}
-    controls_only = [r for r in index.result.crr if r.control is not None]
+    controls_only = [r for r in index.result.crr if r.control not in (None, Control.PERTURBED)]
     for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
         text, holds = required(index, row)
         rows.append(
@@ -87,6 +87,6 @@ def section(index: Index) -> Section:
         sentence = f"{count(broken)} of the {count(len(held))} control rows with a required value do not hold it."
     else:
         sentence = f"All {count(len(held))} control rows with a required value hold it."
-    used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS)
+    used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS and not row.perturbation)
     facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
     return Section("controls", "Controls", (f"{sentence} {counted}",), facts=facts, tables=(rows,))

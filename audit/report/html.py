@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from audit.report import sections
 from audit.report.contact import PER_CELL, Pictures, contact_sheets
-from audit.report.plots import plots
+from audit.report.curves import curves
+from audit.report.plots import Plot, plots
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
 from audit.results import RunResult
@@ -40,10 +42,6 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
     )
     index = Index(result)
     sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell)
-    drawn = [
-        {"caption": p.caption, "wide": Markup(p.wide), "narrow": Markup(p.narrow), "marks": p.marks}
-        for p in plots(index)
-    ]
     return environment.get_template("report.html.j2").render(
         name=plain(result.name),
         run_id=plain(result.run_id),
@@ -51,10 +49,18 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         status=result.verdict.status.value,
         symbols=SYMBOLS,
         sections=sections.build(result),
-        plots=drawn,
+        plots=_drawn(plots(index)),
+        curves=_drawn(curves(index)),
         confidence=index.confidence(),
         sheets=sheets,
         judge=index.policy.judges[0] if index.policy else None,
         any_blurred=any(sheet.blurred for sheet in sheets),
         show_sensitive=show_sensitive,
     )
+
+
+def _drawn(figures: Sequence[Plot]) -> list[dict[str, object]]:
+    return [
+        {"caption": plot.caption, "wide": Markup(plot.wide), "narrow": Markup(plot.narrow), "marks": plot.marks}
+        for plot in figures
+    ]

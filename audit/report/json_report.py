@@ -15,6 +15,7 @@ from audit.results import (
     CrrRow,
     Decision,
     GuardRow,
+    LatentRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -85,6 +86,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
         ),
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
+        latents=tuple(LatentRow(**_floats(row)) for row in document.get("latents", ())),
     )
 
 

@@ -23,7 +23,7 @@ MARK_SYMBOLS = ("●", "■", "◆", "▲", "▼", "✚")
 WIDE, NARROW = 920, 340  # CSS pixels
 MAX_LINES = 60  # of one figure; a larger concept gets several
 _LANE, _GAP, _HEADER, _AXIS, _LABEL = 15, 9, 28, 42, 16  # heights in CSS pixels
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "erasure-audit",
     "text.parse_math": False,
@@ -105,7 +105,7 @@ def _draw(lines: Sequence[_Line], detectors: Sequence[str], width: int) -> bytes
     above = width == NARROW  # labels stand above their line
     left, right = (8, 10) if above else (300, 24)
     height = _height(lines, above)
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # glyphs that the measuring font lacks; the reader's browser has its own fonts
         figure = Figure(figsize=(width / 72, height / 72), dpi=72)
         FigureCanvasSVG(figure)

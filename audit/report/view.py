@@ -94,6 +94,23 @@ class Index:
         """Rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""
         return [r for r in self.result.crr if r.role == Role.TARGET or r.control == Control.BACKBONE]
 
+    def perturbed(self) -> list[CrrRow]:
+        """Rows of latent cells whose image or latent was disturbed."""
+        return [row for row in self.result.crr if row.control == Control.PERTURBED]
+
+    def undisturbed(self, row: CrrRow) -> CrrRow | None:
+        """The default row that a perturbed row belongs to."""
+        key = (row.concept, row.subject, row.defence, row.scenario, row.detector)
+        default = (None, Control.BACKBONE, Control.UNLEARNED)
+        return next(
+            (
+                r
+                for r in self.result.crr
+                if r.control in default and (r.concept, r.subject, r.defence, r.scenario, r.detector) == key
+            ),
+            None,
+        )
+
     def twin(self, row: CrrRow, *, control: str) -> list[CrrRow]:
         """Control rows of the same concept, defence, scenario and detector as `row`."""
         key = (row.concept, row.defence, row.scenario, row.detector)
@@ -110,9 +127,16 @@ def defence_name(row: CrrRow) -> str:
 def cell_title(row: CrrRow) -> str:
     """One line that names a cell."""
     how = plain(row.scenario) if row.scenario != "none" else ""
-    if row.control and row.control != Control.BACKBONE:
+    if row.perturbation is not None:
+        how += f", {perturbation_name(row)}"
+    elif row.control and row.control != Control.BACKBONE:
         how = f"control {plain(row.control)}" + (f", {how}" if how else "")
     return f"{plain(row.subject)} · {defence_name(row)} · {how or 'no attack'}"
+
+
+def perturbation_name(row: CrrRow) -> str:
+    """The disturbance of a perturbed row with its strength, `none` for a default row."""
+    return "none" if row.perturbation is None else f"{plain(row.perturbation)} {row.strength:g}"
 
 
 def _policy(spec: Mapping[str, Any]) -> Policy | None:

@@ -41,6 +41,7 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "backbone": ("un-erased backbone", "the same attack without any defence: the attack must work"),
     "random-latent": ("random latents", "no attack at all: the floor, which must be low"),
     "black": ("black images", "nothing to see: every case must be unassessed"),
+    "perturbed": ("perturbed", "the same attack with its image or latent disturbed: a point of a curve"),
     "unlearned": ("unlearned class", "a class the model has never seen, same attack: for comparison"),
 }
 

@@ -12,14 +12,16 @@ import pyarrow as pa
 import safetensors.torch
 import torch
 
+from audit.attacks.perturbation import perturb_latents
+from audit.exact_sampling import Pair, sample_exactly
 from audit.guards.base import Conditioning, Report, as_json
 from audit.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.journal import SCHEMAS, Journal
 from audit.models import Models
 from audit.records import Status, Unit
-from audit.sampling import initial_noise, sample
+from audit.sampling import Sampled, Schedule, initial_noise, sample
 from audit.stages.batching import Row, run_batches
-from audit.stages.invert import Pixels, ReadItem
+from audit.stages.invert import SECOND, Pixels, ReadItem
 from audit.unit_files import header_of
 
 
@@ -76,7 +78,8 @@ class _Maker:
             case other:
                 raise ValueError(f"unknown source {other!r}")
 
-    def _sample(self, cases: Sequence[Mapping[str, Any]], latents: torch.Tensor) -> list[Row]:
+    def _denoise(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> Sampled:
+        """Latents denoised through the unit's model and guards, by the sampler that `start` belongs to."""
         models, sampler = self.models, self.identity["sampler"]
         device, erased = models.device, self.identity["model"]
         texts = tuple(row["prompt"] or "" for row in cases)
@@ -88,11 +91,19 @@ class _Maker:
             tuple(row["seed"] for row in cases),
         )
         model = models.noise_model(erased, sampler["dtype"], texts)
-        schedule = models.pipeline.schedule(sampler["steps"])
+        schedule: Schedule = models.pipeline.schedule(sampler["steps"])
         guards = models.guards(self.identity["guards"], erased, sampler["dtype"])
-        result = sample(model, schedule, latents.to(device), conditioning, guards)
+        if isinstance(start, Pair):
+            if guards:
+                raise ValueError("guards act on one latent and cannot act on a pair")
+            pair = Pair(start.noisiest.to(device), start.second.to(device))
+            return sample_exactly(model, schedule, pair, conditioning, self.identity["solver"])
+        return sample(model, schedule, start.to(device), conditioning, guards)
+
+    def _sample(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> list[Row]:
+        result = self._denoise(cases, start)
         finite = torch.isfinite(result.latents).flatten(1).all(1)
-        pixels = _uint8(models.pipeline.decode_latents(result.latents))
+        pixels = _uint8(self.models.pipeline.decode_latents(result.latents))
         rows = []
         for i, row in enumerate(cases):
             reports = result.reports[i]
@@ -109,20 +120,33 @@ class _Maker:
     def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Pictures of the cases whose inversion gave a latent; the others carry the inversion's status on."""
         inverted = {key: self._inversion(key) for key in {row["invert_key"] for row in cases}}
-        found: dict[int, torch.Tensor] = {}
+        found: dict[int, Mapping[str, torch.Tensor]] = {}
         rows: dict[int, Row] = {}
         for row in cases:
             status, latents = inverted[row["invert_key"]]
             if row["item"] in latents:
-                found[row["image_id"]] = latents[row["item"]]
+                found[row["image_id"]] = latents
             else:
                 known = status[row["item"]]
                 rows[row["image_id"]] = _row(row, Status(known["status"]), f"inversion: {known['error']}")
         ready = [row for row in cases if row["image_id"] in found]
         if ready:
-            made = self._sample(ready, torch.stack([found[row["image_id"]] for row in ready]))
+            made = self._sample(ready, self._start(ready, [found[row["image_id"]] for row in ready]))
             rows.update({row["image_id"]: row for row in made})
         return [rows[row["image_id"]] for row in cases]
+
+    def _start(
+        self, cases: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, torch.Tensor]]
+    ) -> torch.Tensor | Pair:
+        """What the sampler starts from: the inverted latents, perturbed where the unit says so, or their pairs."""
+        pairs = list(zip(cases, stored, strict=True))
+        latents = torch.stack([kept[row["item"]] for row, kept in pairs])
+        if self.identity["solver"] != "ddim":
+            return Pair(latents, torch.stack([kept[row["item"] + SECOND] for row, kept in pairs]))
+        moved = self.identity["perturbation"]
+        if moved is None:
+            return latents
+        return perturb_latents(latents, moved["kind"], moved["strength"], [row["seed"] for row in cases])
 
     def _inversion(self, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
         return _read_inversion(self.journal, key)

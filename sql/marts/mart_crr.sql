@@ -22,6 +22,8 @@ complete as (
         c.control,
         c.defence,
         c.scenario,
+        c.perturbation,
+        c.strength,
         i.detector,
         i.instrument_id,
         coalesce(n.threshold, i.threshold) as threshold,
@@ -55,7 +57,9 @@ select
     coalesce(v.low, 0.0) as ci_low,
     coalesce(v.high, 1.0) as ci_high,
     case when m.planned > 0 then (m.hits + m.unassessed) / m.planned else 1.0 end as worst_case,
-    r.confidence
+    r.confidence,
+    m.perturbation,
+    m.strength
 from complete as m
 inner join runs as r on m.run_key = r.run_key
 left join intervals as v on m.hits = v.hits and m.assessed = v.assessed and r.confidence = v.confidence

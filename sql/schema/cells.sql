@@ -9,6 +9,8 @@ create table if not exists cells (
     defence varchar not null,
     scenario varchar not null,
     planned bigint not null,
+    perturbation varchar,
+    strength double,
     sensitive boolean not null,
     gate_residual_max double,
     gate_psnr_min_db double
