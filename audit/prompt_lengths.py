@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from audit.errors import CheckpointError, SpecError
 from audit.model_refs import ModelRef
+
+
+def load_tokenizer(backbone: ModelRef) -> Any:
+    """The backbone's tokenizer; raises `CheckpointError` when it cannot be loaded."""
+    from transformers import CLIPTokenizer
+
+    folder = backbone.path / "tokenizer"
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the backbone's tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            where=str(folder),
+            next_step="download or copy the whole pipeline folder",
+        ) from None
 
 
 def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
@@ -13,17 +29,7 @@ def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
 
     Raises `SpecError` for one with too many tokens, `CheckpointError` when the tokenizer cannot be loaded.
     """
-    from transformers import CLIPTokenizer
-
-    folder = backbone.path / "tokenizer"
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the backbone's tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(folder),
-            next_step="download or copy the whole pipeline folder",
-        ) from None
+    tokenizer = load_tokenizer(backbone)
     for prompt in prompts:
         used = len(tokenizer(prompt)["input_ids"])
         if used > tokenizer.model_max_length:
