@@ -41,6 +41,12 @@ SPEC = parse_spec(
             {"name": "text", "cases": 6, "sampler": {"steps": 10, "guidance": 5.0}},
             {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
             {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+            {
+                "name": "embedding-whitebox",
+                "cases": 3,
+                "parameters": {"iterations": 5, "templates": ["a {attack}"]},
+                "sampler": {"steps": 10, "guidance": 5.0},
+            },
         ],
         "neighbour_cases": 3,
         "controls": {"cases": 3, "unlearned": ["arrow"]},
@@ -67,11 +73,13 @@ ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "defences.*.guards.*.name",
+    "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
-    "scenarios.0.sampler.dtype": "bfloat16",
+    "scenarios.[03].sampler.dtype": "bfloat16",
+    "scenarios.3.preset": "testbed",
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",
@@ -184,6 +192,19 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
         fields[unit.kind] |= set(unit.identity)
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
+        "attack": {
+            "kind",
+            "backbone",
+            "method",
+            "version",
+            "parameters",
+            "concept",
+            "seed",
+            "model",
+            "images",
+            "items",
+            "code",
+        },  # fmt: skip
         "invert": {"kind", "backbone", "model", "steps", "passes", "tolerance", "code", "items"},
         "generate": {"kind", "source", "backbone", "model", "guards", "sampler", "code", "images"},
         "detect": {"kind", "generate", "instrument", "code"},

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, field_validator
 
 from audit.spec_base import Model
 
@@ -82,6 +82,13 @@ class TextualInversionParameters(Parameters):
             "held_out": 128,
         },
     }
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _different(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise ValueError("each rate is tried once")
+        return rates
 
     def unet_calls(self, items: int) -> float:
         """A forward and a backward pass for each row of each iteration and rate, then the held-out draws."""
