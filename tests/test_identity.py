@@ -204,7 +204,7 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
             "images",
             "items",
             "code",
-        },  # fmt: skip
+        },
         "invert": {"kind", "backbone", "model", "steps", "passes", "tolerance", "code", "items"},
         "generate": {"kind", "source", "backbone", "model", "guards", "sampler", "code", "images"},
         "detect": {"kind", "generate", "instrument", "code"},

@@ -75,11 +75,11 @@ class TextualInversionParameters(Parameters):
             "held_out": 256,
         },
         "testbed": {
-            "iterations": 300,
-            "batch_size": 4,
-            "learning_rates": (5e-3, 2e-2, 8e-2),
+            "iterations": 200,
+            "batch_size": 2,
+            "learning_rates": (2e-2, 1e-1),
             "images": 16,
-            "held_out": 128,
+            "held_out": 64,
         },
     }
 

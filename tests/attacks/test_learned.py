@@ -73,11 +73,12 @@ def test_a_prompt_with_too_many_vectors_is_refused(pipeline: Pipeline) -> None:
 
 def test_safree_projects_learned_tokens_at_their_own_positions(pipeline: Pipeline) -> None:
     word = pipeline.vocabulary.add(of_word(pipeline, "ab"))
-    guards = [make(pipeline, "safree", mask="b", alpha=-0.9) for _ in range(2)]  # below every mean: tokens are replaced
-    made = [run(pipeline, [g], [t], 3.0, steps=2) for g, t in zip(guards, ["c ab", f"c {word}"], strict=True)]
+    guards = [make(pipeline, "safree", mask="b", alpha=0.0) for _ in range(2)]  # the farthest token is always replaced
+    made = [run(pipeline, [g], [t], 3.0, steps=2) for g, t in zip(guards, ["ab", word], strict=True)]
     first, second = (sampled.reports[0][0] for sampled in made)
     assert first.measures["tokens_replaced"] == second.measures["tokens_replaced"] > 0
-    assert second.facts["replaced"] == first.facts["replaced"].replace("a b", "<learned> <learned>")
+    assert first.facts["replaced"] in ("a", "b", "a b")
+    assert set(second.facts["replaced"].split()) == {"<learned>"}
     assert first.measures == pytest.approx(second.measures)
     assert torch.allclose(made[0].latents, made[1].latents)
 
