@@ -44,7 +44,7 @@ SPEC = parse_spec(
             {
                 "name": "embedding-whitebox",
                 "cases": 3,
-                "parameters": {"iterations": 5, "templates": ["a {attack}"]},
+                "parameters": {"iterations": 5, "images": 4, "templates": ["a {attack}"]},
                 "sampler": {"steps": 10, "guidance": 5.0},
             },
         ],

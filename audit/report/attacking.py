@@ -24,13 +24,13 @@ def attacks(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
-    model = "backbone" if row["model"] is None else f"{row['defences']} (white box)"
+    model = "backbone" if row["attacked_model"] is None else f"{row['defences']} (white box)"
     return (
         plain(row["concept"]),
         plain(row["scenarios"] or "none"),
-        plain(f"{row['method']} {row['version']}"),
+        plain(f"{row['attack_method']} {row['attack_version']}"),
         plain(model),
         f"{count(row['found'])} of {count(row['items'])}",
         count(row["unet_calls"] or 0),
-        plain(row["summary"] or row["error"] or ""),
+        plain(row["attack_summary"] or row["error"] or ""),
     )

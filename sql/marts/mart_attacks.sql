@@ -16,10 +16,10 @@ select
     r.run_id,
     u.scenarios,
     u.defences,
-    json_extract_string(a.report, '$.method') as method,
-    json_extract_string(a.report, '$.version') as version,
+    json_extract_string(a.report, '$.method') as attack_method,
+    json_extract_string(a.report, '$.version') as attack_version,
     json_extract_string(a.report, '$.concept') as concept,
-    json_extract_string(a.report, '$.model') as model,
+    json_extract_string(a.report, '$.model') as attacked_model,
     count(*) as items,
     count(*) filter (where a.status = 'ok') as found,
     min(a.score) filter (where isfinite(a.score)) as score_min,
@@ -27,9 +27,9 @@ select
     sum(a.evaluations)::bigint as evaluations,
     sum(a.unet_calls)::bigint as unet_calls,
     min(a.error) as error,
-    min(json_extract_string(a.report, '$.summary')) as summary
+    min(json_extract_string(a.report, '$.summary')) as attack_summary
 from attacks as a
 inner join planned_units as p on a.unit_id = p.unit_id and p.kind = 'attack'
 inner join runs as r on p.run_key = r.run_key
 left join used as u on p.run_key = u.run_key and a.unit_id = u.unit_id
-group by r.run_id, u.scenarios, u.defences, method, version, concept, model
+group by r.run_id, u.scenarios, u.defences, attack_method, attack_version, concept, attacked_model

@@ -12,6 +12,7 @@ import torch
 
 from audit import run
 from audit.attacks.embedding_files import write_embedding
+from audit.checks import run_checks
 from audit.errors import SpecError
 from audit.journal import SCHEMAS, Journal
 from audit.learned import Vocabulary
@@ -79,7 +80,7 @@ def test_the_index_and_the_report_say_what_was_searched_for(finished: tuple[Plan
     assert published is not None
     result = read_result(published, plan.run_id)
     (row,) = result.attacks
-    assert (row["method"], row["concept"], row["items"], row["found"]) == ("embedding-file", "ring", 1, 1)
+    assert (row["attack_method"], row["concept"], row["items"], row["found"]) == ("embedding-file", "ring", 1, 1)
     assert row["defences"] == "none, uce" and row["scenarios"] == "embedding-blackbox"
     assert attacks(result.attacks).rows[0][:5] == (
         "ring",
@@ -130,6 +131,22 @@ def test_a_found_prompt_replaces_the_mark_or_is_the_prompt(tmp_path: Path, tiny_
     assert prompt_of({**case, "prompt": None}, journal, Vocabulary()) == "odd words"
     assert prompt_of({**case, "attack_key": None}, journal, Vocabulary()) == "a photo of {attack}"
     assert isinstance(prompt_of({**case, "attack_item": "other"}, journal, Vocabulary()), Refused)
+
+
+def test_an_attack_that_failed_before_its_pictures_were_made_again_is_found_by_a_check(
+    finished: tuple[Plan, Journal, Path], tmp_path: Path
+) -> None:
+    plan, _, root = finished
+    published = latest(root / "db" / "published")
+    assert published is not None
+    path = tmp_path / "index.duckdb"
+    path.write_bytes(published.read_bytes())
+    name = "assessed_despite_attack"
+    (before,) = [check for check in run_checks(path, plan.run_id) if check.name == name]
+    with duckdb.connect(str(path)) as con:
+        con.execute("update attacks set status = 'error'")
+    (after,) = [check for check in run_checks(path, plan.run_id) if check.name == name]
+    assert (before.status, after.status) == ("passed", "failed")
 
 
 def draft(path: Path) -> Plan:
