@@ -31,6 +31,8 @@ CASES_SCHEMA = pa.schema(
         ("item", pa.string()),
         ("item_uri", pa.string()),
         ("invert_key", pa.string()),
+        ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
+        ("attack_item", pa.string()),
     ]
 )
 UNITS_SCHEMA = pa.schema(
@@ -44,7 +46,7 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 _OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
-KINDS = ("erase", "invert", "generate", "detect")
+KINDS = ("erase", "attack", "invert", "generate", "detect")
 
 
 @dataclasses.dataclass(frozen=True)

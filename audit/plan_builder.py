@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from audit import erasers, guards, identity
+from audit.attacks import methods
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.model_refs import ModelRef
 from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
@@ -62,6 +63,7 @@ class Builder:
         self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
         self.units: dict[str, dict[str, Any]] = {}
         self._image_units: dict[int, str] = {}
+        self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
         self._checkpoints: dict[str, str] = {}
 
@@ -125,11 +127,14 @@ class Builder:
             )
         )
         inverts = self._inverts(inversion, cases, index) if inversion else [None] * len(cases)
+        attacks = sorted({case["attack_key"] for case in cases if case.get("attack_key")})
+        for unit in attacks:
+            self.units[unit]["cell_ids"].add(index)
         images = [
             identity.int_key({**common, **_identity_of(case), "invert": invert})
             for case, invert in zip(cases, inverts, strict=True)
         ]
-        self._generate_units(common, images, sorted({i for i in inverts if i}), index)
+        self._generate_units(common, images, [*attacks, *sorted({i for i in inverts if i})], index)
         for number, (case, image, invert) in enumerate(zip(cases, images, inverts, strict=True)):
             row = {
                 "cell_id": index,
@@ -141,6 +146,43 @@ class Builder:
             }
             for name, column in self.columns.items():
                 column.append(row.get(name))
+
+    def attack(
+        self,
+        method: str,
+        parameters: Mapping[str, Any],
+        concept: Concept,
+        items: Sequence[str],
+        *,
+        model: str | None = None,
+        images: Sequence[str] = (),
+        together: bool = False,
+    ) -> dict[str, str]:
+        """Item -> the attack unit that searches for it; an item searched for before keeps its unit.
+
+        `items` name what the method finds, one row each; `parameters` are resolved ones. `model` is the erase unit that
+        a white-box method sees, None the backbone. `images` are corpus items that the method learns from. Units hold
+        `unit_size` items, or all of them where the method searches for them `together`.
+        """
+        described = {
+            "kind": "attack",
+            "backbone": self.backbone.sha256,
+            "method": method,
+            "version": methods.METHODS[method].version,
+            "parameters": dict(parameters),
+            "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
+            "seed": self.spec.seed,
+            "model": model,
+            "images": list(images),
+            "code": identity.code_digest("attack"),
+        }
+        shared = identity.key({**described, "together": list(items) if together else None})
+        new = [item for item in dict.fromkeys(items) if (shared, item) not in self._attack_units]
+        for chunk in chunks(new, max(len(new), 1) if together else self.spec.unit_size):
+            fields = {**described, "items": list(chunk)}
+            unit = self._unit("attack", fields, _some(model), len(chunk), len(self.cells))
+            self._attack_units.update({(shared, item): unit for item in chunk})
+        return {item: self._attack_units[shared, item] for item in items}
 
     def _inverts(self, inversion: Inversion, cases: Sequence[Mapping[str, Any]], cell: int) -> list[str | None]:
         """The invert unit of each case; items already inverted in the same way keep their unit."""
@@ -155,9 +197,11 @@ class Builder:
             self.units[unit]["cell_ids"].add(cell)
         return list(keys)
 
-    def _generate_units(self, common: Mapping[str, Any], images: Sequence[int], inverts: list[str], cell: int) -> None:
+    def _generate_units(
+        self, common: Mapping[str, Any], images: Sequence[int], found: Sequence[str], cell: int
+    ) -> None:
         new = [image for image in dict.fromkeys(images) if image not in self._image_units]
-        depends = (*_some(common["model"]), *inverts)
+        depends = (*_some(common["model"]), *found)
         for chunk in chunks(new, self.spec.unit_size):
             described = {"kind": "generate", **common, "images": list(chunk)}
             unit = self._unit("generate", described, depends, len(chunk), cell)
@@ -201,7 +245,7 @@ class Builder:
 
 
 def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: case.get(name) for name in ("seed", "prompt", "item")}
+    return {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
 
 
 def _some(key: str | None) -> tuple[str, ...]:

@@ -167,3 +167,4 @@ class RunResult:
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
     latents: tuple[LatentRow, ...] = ()
+    attacks: tuple[dict[str, Any], ...] = ()  # rows of mart_attacks

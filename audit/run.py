@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError, SpecError
@@ -103,11 +104,24 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
-    texts = [*plan.cases["prompt"].unique().drop_null().to_pylist(), *sorted(inversion_prompts(spec))]
+    texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
     check_prompts(backbone, texts)
     check_energy_prompts(spec, texts)
     require_conclusive(manifest)
     return plan
+
+
+def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
+    """Every different prompt; where a find will stand, as many words as the embeddings have vectors.
+
+    Raises `SpecError` for an embedding file that this backbone cannot use.
+    """
+    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    if any(MARK in text for text in texts):
+        from audit.attacks.embedding_checks import written_out  # imports torch
+
+        texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
+    return texts
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:

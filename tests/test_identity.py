@@ -47,6 +47,12 @@ SPEC = parse_spec(
                 "perturbations": [0.1, {"kind": "image-noise", "strength": 4.0}],
             },
             {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+            {
+                "name": "embedding-whitebox",
+                "cases": 3,
+                "parameters": {"iterations": 5, "images": 4, "templates": ["a {attack}"]},
+                "sampler": {"steps": 10, "guidance": 5.0},
+            },
         ],
         "neighbour_cases": 3,
         "controls": {"cases": 3, "unlearned": ["arrow"]},
@@ -74,16 +80,18 @@ FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
     "defences.*.guards.*.name",
+    "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
-    "scenarios.0.sampler.dtype": "bfloat16",
+    "scenarios.[03].sampler.dtype": "bfloat16",
     "scenarios.1.perturbations.0.kind": "latent-noise-sphere",
     "scenarios.1.perturbations.1.kind": "image-jpeg",
     "scenarios.[12].inversion_prompt": "one {phrase}",
     "scenarios.[12].regeneration_prompt": "one {phrase}",
     "scenarios.2.perturbations": [0.2],
+    "scenarios.3.preset": "testbed",
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",
@@ -196,6 +204,9 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
         fields[unit.kind] |= set(unit.identity)
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
+        "attack": {
+            "kind", "backbone", "method", "version", "parameters", "concept", "seed", "model", "images", "items", "code",
+        },
         "invert": {
             "kind", "backbone", "model", "method", "steps", "passes", "tolerance", "prompt", "perturbation", "code", "items",
         },

@@ -140,6 +140,7 @@ def test_a_subject_without_a_counting_rule_is_not_measured(tmp_path: Path) -> No
 
 # One fault per check, as SQL on a healthy index: a target cell (0), its backbone control (1) and a black control (2).
 FAULTS = {
+    "assessed_despite_attack": "update cases set attack_unit_id = 7, attack_item_id = 7 where cell_id = 0",
     "assessed_despite_round_trip": "update inversions set residual_max = 1",
     "assessed_without_picture": "delete from images where image_id in (select image_id from outcomes)",
     "backbone_control_missing": "update cells set control = null where cell_id = 1",

@@ -20,6 +20,7 @@ from audit.journal import SCHEMAS, Journal
 from audit.models import Models
 from audit.records import Status, Unit
 from audit.sampling import Sampled, Schedule, initial_noise, sample
+from audit.stages.attacked import Refused, prompt_of
 from audit.stages.batching import Row, run_batches
 from audit.stages.invert import SECOND, Pixels, ReadItem
 from audit.unit_files import header_of
@@ -66,8 +67,7 @@ class _Maker:
     def __call__(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         match self.identity["source"]:
             case "prompt" | "noise":
-                seeds = [row["seed"] for row in cases]
-                return self._sample(cases, initial_noise(seeds, self.models.pipeline.latent_shape))
+                return self._from_prompts(cases)
             case "latent":
                 return self._from_latents(cases)
             case "black":
@@ -77,6 +77,21 @@ class _Maker:
                 return [row for case in cases for row in self._from_reference(case)]
             case other:
                 raise ValueError(f"unknown source {other!r}")
+
+    def _from_prompts(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Pictures of the cases that have a prompt; where an attack found none, its status is carried on."""
+        rows: dict[int, Row] = {}
+        ready = []
+        for case in cases:
+            prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
+            if isinstance(prompt, Refused):
+                rows[case["image_id"]] = _row(case, prompt.status, prompt.reason)
+            else:
+                ready.append({**case, "prompt": prompt})
+        if ready:
+            noise = initial_noise([case["seed"] for case in ready], self.models.pipeline.latent_shape)
+            rows.update({row["image_id"]: row for row in self._sample(ready, noise)})
+        return [rows[case["image_id"]] for case in cases]
 
     def _denoise(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> Sampled:
         """Latents denoised through the unit's model and guards, by the sampler that `start` belongs to."""

@@ -9,5 +9,7 @@ create table if not exists cases (
     prompt varchar,
     item_id bigint,
     item_uri varchar,
-    invert_unit_id bigint
+    invert_unit_id bigint,
+    attack_unit_id bigint,
+    attack_item_id bigint
 );

@@ -1,0 +1,84 @@
+"""Cases that a learned embedding attacks with, and the units that learn it. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from audit import identity
+from audit.attacks import methods
+from audit.attacks.parameters import TextualInversionParameters
+from audit.errors import SpecError
+from audit.plan_builder import Builder
+from audit.scenarios import EmbeddingScenario
+from audit.spec import Concept
+
+BEST = "best"  # the item that cases use
+
+
+def candidate(learning_rate: float) -> str:
+    """The item of the embedding that one learning rate gave."""
+    return f"lr-{learning_rate:g}"
+
+
+def learning(scenario: EmbeddingScenario) -> TextualInversionParameters:
+    """How a scenario's embedding is learned. Raises `SpecError` for the first bad parameter."""
+    found = methods.parse("textual-inversion", scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
+    assert isinstance(found, TextualInversionParameters)
+    return found
+
+
+def embedding_cases(
+    builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None
+) -> list[dict[str, Any]]:
+    """The cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
+
+    Raises `SpecError` for an embedding file that cannot be read.
+    """
+    if scenario.embedding is not None:
+        digest = _file(scenario, concept)
+        units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
+    else:
+        p = learning(scenario)
+        units = builder.attack(
+            "textual-inversion",
+            p.model_dump(mode="json"),
+            concept,
+            [BEST, *map(candidate, p.learning_rates)],
+            model=model if scenario.name == "embedding-whitebox" else None,
+            images=_images(builder, concept.name, p.images, scenario.name),
+            together=True,
+        )
+    return [
+        {
+            "seed": builder.spec.seed + number,
+            "prompt": scenario.templates[number % len(scenario.templates)],
+            "attack_key": units[BEST],
+            "attack_item": BEST,
+        }
+        for number in range(scenario.cases)
+    ]
+
+
+def _file(scenario: EmbeddingScenario, concept: Concept) -> str:
+    path = Path(scenario.files(concept.name)[concept.name])
+    try:
+        return identity.file_sha256(path)
+    except OSError as error:
+        raise SpecError(
+            f"the embedding file cannot be read: {error.strerror or error}",
+            where=str(path),
+            next_step=f"name an existing file in scenario {scenario.name}",
+        ) from None
+
+
+def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:
+    """`count` readable pictures of the corpus, drawn by their own seeds as the cases of latent scenarios are."""
+    known = [i.item for i in builder.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+    if len(known) < count:
+        raise SpecError(
+            f"{scenario} learns from {count} images of {concept!r} and the corpus has {len(known)} that can be read",
+            where="corpus",
+            next_step=f"add images, or set the scenario's parameters: {{images: {len(known)}}}",
+        )
+    return sorted(known, key=lambda item: identity.int_key({"seed": builder.spec.seed, "item": item}))[:count]
