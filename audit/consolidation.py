@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from audit import identity, statistics
 from audit.errors import JournalError
 from audit.journal import SCHEMAS, Journal
+from audit.plan import with_all_columns
 from audit.relations import STAGING, relations
 from audit.unit_files import runtime
 
@@ -190,9 +191,9 @@ def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> 
         _insert(
             con,
             f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
-            f" item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
+            f" prompt_key, guidance, problem, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
             " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
-            pa.Table.from_batches([batch]),
+            with_all_columns(pa.Table.from_batches([batch])),
         )
 
 

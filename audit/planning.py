@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import identity
-from audit.attacks.prompts import prompts
+from audit.attacks.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import Plan
@@ -26,17 +26,21 @@ def build_plan(
     instruments: Sequence[Instrument],
     rules: Sequence[Mapping[str, Any]],
     corpus: Mapping[str, Any],
+    prompt_sets: Mapping[str, PromptSet] | None = None,
 ) -> Plan:
-    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order.
+    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
+    `prompt_sets` each scenario that has one to its prompts.
 
-    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has.
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
+    more cases than its prompt set has rows.
     """
+    sets = prompt_sets or {}
     builder = Builder(spec, backbone, items)
     for concept in spec.concepts:
         for scenario in spec.scenarios:
             for defence in spec.defence_names():
                 if isinstance(scenario, TextScenario):
-                    _text_cells(builder, concept, scenario, defence)
+                    _text_cells(builder, concept, scenario, defence, sets.get(scenario.name))
                 else:
                     _latent_cells(builder, concept, scenario, defence)
         _control_cells(builder, concept)
@@ -60,6 +64,7 @@ def build_plan(
         instruments=tuple(instruments),
         rules=tuple(rules),
         corpus=corpus,
+        prompt_sets={name: chosen.facts() for name, chosen in sets.items()},
     )
 
 
@@ -72,17 +77,21 @@ def _sampler(scenario: TextScenario | LatentScenario) -> dict[str, Any]:
     return scenario.sampler.model_dump(mode="json")
 
 
-def _text_cells(builder: Builder, concept: Concept, scenario: TextScenario, defence: str) -> None:
+def _text_cells(
+    builder: Builder, concept: Concept, scenario: TextScenario, defence: str, chosen: PromptSet | None
+) -> None:
     common = builder.common("prompt", defence, concept, _sampler(scenario))
     control = Control.BACKBONE if defence == "none" else None
     subjects = [(concept, scenario.cases, control)]
     if builder.spec.neighbour_cases:
         subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
     for subject, count, kind in subjects:
-        cases = [
+        cases: list[dict[str, Any]] = [
             {"seed": builder.spec.seed + number, "prompt": prompt}
             for number, prompt in enumerate(prompts(scenario, subject, count))
         ]
+        if chosen is not None and (subject is concept or chosen.names(subject)):
+            cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
         builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
 from audit.planning import build_plan
 from audit.policy import Policy
+from audit.prompt_checks import load_prompt_sets
 from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
@@ -78,6 +80,7 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
         **provenance(),
         "backbone": dict(plan.backbone),
         "corpus": dict(plan.corpus),
+        "prompt_sets": dict(plan.prompt_sets),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
@@ -92,6 +95,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     pipeline_family(backbone)
     check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
+    sets = load_prompt_sets(spec, backbone)
     measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
@@ -102,8 +106,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
+        prompt_sets=sets,
     )
-    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
     check_prompts(backbone, texts)
     check_energy_prompts(spec, texts)
     require_conclusive(manifest)

@@ -64,8 +64,7 @@ class _Maker:
     def __call__(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         match self.identity["source"]:
             case "prompt" | "noise":
-                seeds = [row["seed"] for row in cases]
-                return self._sample(cases, initial_noise(seeds, self.models.pipeline.latent_shape))
+                return self._from_seeds(cases)
             case "latent":
                 return self._from_latents(cases)
             case "black":
@@ -75,6 +74,17 @@ class _Maker:
                 return [row for case in cases for row in self._from_reference(case)]
             case other:
                 raise ValueError(f"unknown source {other!r}")
+
+    def _from_seeds(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Pictures from each case's own noise; cases that the plan knows to be impossible carry its reason."""
+        rows = {row["image_id"]: _row(row, Status.UNREADABLE, row["problem"]) for row in cases if row.get("problem")}
+        ready = [row for row in cases if row["image_id"] not in rows]
+        if ready:
+            sampler = self.identity["sampler"]
+            shape = self.models.pipeline.latent_shape_of(sampler.get("width"), sampler.get("height"))
+            made = self._sample(ready, initial_noise([row["seed"] for row in ready], shape))
+            rows.update({row["image_id"]: row for row in made})
+        return [rows[row["image_id"]] for row in cases]
 
     def _sample(self, cases: Sequence[Mapping[str, Any]], latents: torch.Tensor) -> list[Row]:
         models, sampler = self.models, self.identity["sampler"]

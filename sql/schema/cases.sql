@@ -7,6 +7,9 @@ create table if not exists cases (
     unit_id bigint not null,
     seed bigint not null,
     prompt varchar,
+    prompt_key varchar,
+    guidance double,
+    problem varchar,
     item_id bigint,
     item_uri varchar,
     invert_unit_id bigint
