@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from audit.errors import CheckpointError
+from audit.learned import Tokens, Vocabulary, encode, tokenize
 from audit.model_refs import ModelRef, pipeline_family
 from audit.sampling import NoiseModel, Schedule, make_schedule
 
@@ -30,6 +31,9 @@ class Pipeline:
     tokenizer: CLIPTokenizer
     scheduler_config: Mapping[str, Any]
     device: torch.device
+    vocabulary: Vocabulary = dataclasses.field(
+        default_factory=Vocabulary
+    )  # learned words, known beside the tokenizer's
 
     @property
     def resolution(self) -> int:
@@ -55,15 +59,12 @@ class Pipeline:
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Text-encoder states (B, L, D) in float32; "" is the null prompt. Longer texts are refused, never cut."""
-        length = int(self.tokenizer.model_max_length)
-        for text in texts:
-            used = len(self.tokenizer(text)["input_ids"])
-            if used > length:
-                raise CheckpointError(
-                    f"a prompt needs {used} tokens and the text encoder reads {length}", next_step="shorten the prompt"
-                )
-        tokens = self.tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt")
-        return self.text_encoder(tokens["input_ids"].to(self.device))[0].float()
+        states: torch.Tensor = encode(self.text_encoder, self.tokens(texts)).last_hidden_state
+        return states.float()
+
+    def tokens(self, texts: Sequence[str]) -> Tokens:
+        """Texts as tokens (B, L), learned words included."""
+        return tokenize(self.tokenizer, texts, self.vocabulary)
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:

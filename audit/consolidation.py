@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 from audit import identity, statistics
 from audit.errors import JournalError
 from audit.journal import SCHEMAS, Journal
-from audit.plan import with_all_columns
+from audit.plan import KINDS, with_all_columns
 from audit.relations import STAGING, relations
 from audit.unit_files import runtime
 
-KINDS = ("erase", "invert", "generate", "detect")
 _TABLES = {
     "erase": ("erasures",),
+    "attack": ("attacks",),
     "invert": ("inversions",),
     "generate": ("images",),
     "detect": ("measurements", "scores"),
@@ -40,6 +40,7 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
 }
 _INSERTS: Mapping[str, Sequence[str]] = {
     "erase": ("insert into erasures by name select * from incoming",),
+    "attack": ("insert into attacks by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",),
     "invert": (
         "insert into inversions by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
     ),
@@ -186,12 +187,13 @@ def _insert_records(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[M
 
 
 def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
-    unit, invert = _UNIT_ID.format(column="unit_key"), _UNIT_ID.format(column="invert_key")
+    unit, invert, attack = (_UNIT_ID.format(column=f"{kind}_key") for kind in ("unit", "invert", "attack"))
     for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17):
         _insert(
             con,
             f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
             f" prompt_key, guidance, problem, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
+            f" {attack} as attack_unit_id, (md5_number_lower(attack_item) >> 1)::bigint as attack_item_id,"
             " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
             with_all_columns(pa.Table.from_batches([batch])),
         )

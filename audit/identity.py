@@ -15,14 +15,22 @@ from typing import Any
 
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": ("stages.erase", "models", "backbones", "checkpoint_refs", "checkpoints", "claims", "attention", "erasers"),
+    "erase": (
+        "stages.erase", "models", "backbones", "learned", "checkpoint_refs", "checkpoints", "claims", "attention",
+        "erasers",
+    ),
+    "attack": (
+        "stages.attack", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
+        "sampling", "images", "corpus", "corpus_source", "attacks", "guards.base",
+    ),
     "invert": (
-        "stages.invert", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "corpus_source", "attacks.ddim_inversion", "guards.base",
+        "stages.invert", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
+        "sampling", "images", "corpus", "corpus_source", "attacks.ddim_inversion", "guards.base",
     ),
     "generate": (
-        "stages.generate", "stages.batching", "models", "backbones", "checkpoints", "erasers.receler_adapter", "sampling",
-        "images", "corpus", "corpus_source", "guards", "attention", "detectors.folders",
+        "stages.generate", "stages.attacked", "stages.batching", "models", "backbones", "learned", "checkpoints",
+        "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source", "guards", "attention",
+        "detectors.folders",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
 }  # fmt: skip

@@ -135,7 +135,7 @@ class Models:
         if self.plan is None:
             return None
         units = self.plan.units
-        for kind in ("invert", "generate"):
+        for kind in ("attack", "invert", "generate"):
             complete = self.journal.keys(kind)
             for batch in units.select(["kind", "key", "depends"]).filter(pc.equal(units["kind"], kind)).to_batches():
                 for row in batch.to_pylist():

@@ -34,6 +34,8 @@ CASES_SCHEMA = pa.schema(
         ("prompt_key", pa.string()),  # join key of a prompt set's row
         ("guidance", pa.float64()),  # classifier-free guidance of the picture; null where nothing is sampled
         ("problem", pa.string()),  # why the case can only be unassessed, known before anything is computed
+        ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
+        ("attack_item", pa.string()),
     ]
 )
 UNITS_SCHEMA = pa.schema(
@@ -47,7 +49,7 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 _OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
-KINDS = ("erase", "invert", "generate", "detect")
+KINDS = ("erase", "attack", "invert", "generate", "detect")
 
 
 @dataclasses.dataclass(frozen=True)

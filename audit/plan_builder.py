@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from audit import erasers, guards, identity
+from audit.attacks import methods
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.content_rules import is_sexual
 from audit.model_refs import ModelRef
@@ -35,6 +36,7 @@ class Builder:
         self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
         self.units: dict[str, dict[str, Any]] = {}
         self._image_units: dict[int, str] = {}
+        self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
         self._checkpoints: dict[str, str] = {}
 
@@ -105,13 +107,17 @@ class Builder:
         )
         inverts = self._inverts(latent, inverter, cases, index) if latent else [None] * len(cases)
         samplers = [{**common["sampler"], **case.get("sampler", {})} if common["sampler"] else None for case in cases]
+        attacks = sorted({case["attack_key"] for case in cases if case.get("attack_key")})
+        for unit in attacks:
+            self.units[unit]["cell_ids"].add(index)
         images = [
             identity.int_key({**common, "sampler": sampler, **_identity_of(case), "invert": invert})
             for case, sampler, invert in zip(cases, samplers, inverts, strict=True)
         ]
+        found = [*attacks, *sorted({i for i in inverts if i})]
         for sampler in _different(samplers):
             same = [image for image, own in zip(images, samplers, strict=True) if own == sampler]
-            self._generate_units({**common, "sampler": sampler}, same, sorted({i for i in inverts if i}), index)
+            self._generate_units({**common, "sampler": sampler}, same, found, index)
         for number, (case, image, invert, sampler) in enumerate(zip(cases, images, inverts, samplers, strict=True)):
             row = {
                 "cell_id": index,
@@ -124,6 +130,43 @@ class Builder:
             }
             for name, column in self.columns.items():
                 column.append(row.get(name))
+
+    def attack(
+        self,
+        method: str,
+        parameters: Mapping[str, Any],
+        concept: Concept,
+        items: Sequence[str],
+        *,
+        model: str | None = None,
+        images: Sequence[str] = (),
+        together: bool = False,
+    ) -> dict[str, str]:
+        """Item -> the attack unit that searches for it; an item searched for before keeps its unit.
+
+        `items` name what the method finds, one row each; `parameters` are resolved ones. `model` is the erase unit that
+        a white-box method sees, None the backbone. `images` are corpus items that the method learns from. Units hold
+        `unit_size` items, or all of them where the method searches for them `together`.
+        """
+        described = {
+            "kind": "attack",
+            "backbone": self.backbone.sha256,
+            "method": method,
+            "version": methods.METHODS[method].version,
+            "parameters": dict(parameters),
+            "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
+            "seed": self.spec.seed,
+            "model": model,
+            "images": list(images),
+            "code": identity.code_digest("attack"),
+        }
+        shared = identity.key({**described, "together": list(items) if together else None})
+        new = [item for item in dict.fromkeys(items) if (shared, item) not in self._attack_units]
+        for chunk in chunks(new, max(len(new), 1) if together else self.spec.unit_size):
+            fields = {**described, "items": list(chunk)}
+            unit = self._unit("attack", fields, _some(model), len(chunk), len(self.cells))
+            self._attack_units.update({(shared, item): unit for item in chunk})
+        return {item: self._attack_units[shared, item] for item in items}
 
     def _inverts(
         self, latent: LatentScenario, inverter: str | None, cases: Sequence[Mapping[str, Any]], cell: int
@@ -148,9 +191,11 @@ class Builder:
             self.units[unit]["cell_ids"].add(cell)
         return list(keys)
 
-    def _generate_units(self, common: Mapping[str, Any], images: Sequence[int], inverts: list[str], cell: int) -> None:
+    def _generate_units(
+        self, common: Mapping[str, Any], images: Sequence[int], found: Sequence[str], cell: int
+    ) -> None:
         new = [image for image in dict.fromkeys(images) if image not in self._image_units]
-        depends = (*_some(common["model"]), *inverts)
+        depends = (*_some(common["model"]), *found)
         for chunk in chunks(new, self.spec.unit_size):
             described = {"kind": "generate", **common, "images": list(chunk)}
             unit = self._unit("generate", described, depends, len(chunk), cell)
@@ -194,7 +239,7 @@ class Builder:
 
 
 def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    described = {name: case.get(name) for name in ("seed", "prompt", "item")}
+    described = {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
     if case.get("problem"):  # there is no picture: what cannot be made is told apart by its row
         described |= {name: case[name] for name in ("prompt_key", "problem")}
     return described

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import identity
+from audit.attacks.embedding_cases import embedding_cases
 from audit.attacks.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
-from audit.plan import Plan
+from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem
 from audit.records import Cell, Control, Instrument, Role, Scenario
-from audit.scenarios import LatentScenario, TextScenario
+from audit.scenarios import EmbeddingScenario, LatentScenario, TextScenario
 from audit.spec import Concept, Spec
 
 
@@ -41,6 +42,8 @@ def build_plan(
             for defence in spec.defence_names():
                 if isinstance(scenario, TextScenario):
                     _text_cells(builder, concept, scenario, defence, sets.get(scenario.name))
+                elif isinstance(scenario, EmbeddingScenario):
+                    _embedding_cell(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
         _control_cells(builder, concept)
@@ -73,7 +76,7 @@ def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, cont
     return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
 
 
-def _sampler(scenario: TextScenario | LatentScenario) -> dict[str, Any]:
+def _sampler(scenario: TextScenario | EmbeddingScenario | LatentScenario) -> dict[str, Any]:
     return scenario.sampler.model_dump(mode="json")
 
 
@@ -93,6 +96,13 @@ def _text_cells(
         if chosen is not None and (subject is concept or chosen.names(subject)):
             cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
         builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+
+
+def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
+    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
+    builder.add(cell, common, embedding_cases(builder, concept, scenario, common["model"]))
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
@@ -158,5 +168,5 @@ def plan_size(plan: Plan) -> dict[str, int]:
         "cells": len(plan.cells),
         "cases": plan.cases.num_rows,
         "pictures": len(plan.cases["image_id"].unique()),
-        **{f"{kind}_units": kinds.count(kind) for kind in ("erase", "invert", "generate", "detect")},
+        **{f"{kind}_units": kinds.count(kind) for kind in KINDS},
     }

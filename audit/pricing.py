@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from audit import guards
+from audit.attacks import methods
 from audit.erasure_costs import stored_bytes, training_calls
 from audit.errors import JournalError
 from audit.journal import Journal
@@ -144,6 +145,9 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
         expected = min(max(evaluations_per_step or (1 + passes) / 2, 1), passes + 1)
         low, high = 2 * steps + 1, (passes + 1) * steps + 1
         return Calls(low, min((expected + 1) * steps, high), high).times(unit.rows)
+    if unit.kind == "attack":
+        made = methods.unet_calls(described)
+        return Calls(made, made, made)
     if unit.kind == "erase" and "checkpoint" not in described:
         return Calls(*training_calls(described["method"], described["parameters"], described["concept"]))
     return NO_CALLS
@@ -154,6 +158,8 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
     if unit.kind == "invert":
         return unit.rows * (shape.latent_bytes + ROW)
+    if unit.kind == "attack":
+        return unit.rows * ROW
     if unit.kind == "erase":
         if "checkpoint" in unit.identity:  # they stay where they are
             return ROW
@@ -172,8 +178,8 @@ def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:
 
 def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     said = []
-    if next(w for w in work if w.kind == "erase").calls.high:
-        said.append("training: a backward pass counts as two UNet calls, at whatever size an eraser trains")
+    if any(w.calls.high for w in work if w.kind in ("erase", "attack")):
+        said.append("training: a backward pass counts as two UNet calls, at whatever size an eraser or attack trains")
     inverts = next(w for w in work if w.kind == "invert")
     if inverts.pending:
         if rates.evaluations_per_step is None:

@@ -3,9 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from audit.errors import CheckpointError, SpecError
 from audit.model_refs import ModelRef
+
+
+def load_tokenizer(backbone: ModelRef) -> Any:
+    """The backbone's tokenizer; raises `CheckpointError` when it cannot be loaded."""
+    from transformers import CLIPTokenizer
+
+    folder = backbone.path / "tokenizer"
+    try:
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"the backbone's tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            where=str(folder),
+            next_step="download or copy the whole pipeline folder",
+        ) from None
 
 
 def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
@@ -26,17 +42,7 @@ def too_long(backbone: ModelRef, prompts: Sequence[str]) -> dict[str, tuple[int,
 
     Raises `CheckpointError` when the tokenizer cannot be loaded.
     """
-    from transformers import CLIPTokenizer
-
-    folder = backbone.path / "tokenizer"
-    try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"the backbone's tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
-            where=str(folder),
-            next_step="download or copy the whole pipeline folder",
-        ) from None
+    tokenizer = load_tokenizer(backbone)
     longest = int(tokenizer.model_max_length)
     used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
     return {prompt: (count, longest) for prompt, count in used.items() if count > longest}

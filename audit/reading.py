@@ -130,6 +130,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
         erasures=_erasures(con, run_id),
+        attacks=_attacks(con, run_id),
         guards=_guards(con, run_id),
     )
 
@@ -160,6 +161,11 @@ def _guards(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[GuardRow, ...]
 def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
     sql = "select artefact, status, facts from mart_erasures where run_id = $run_id order by artefact, facts"
     return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in _records(con, sql, run_id))
+
+
+def _attacks(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select * exclude run_id from mart_attacks where run_id = $run_id order by all"
+    return tuple(_records(con, sql, run_id))
 
 
 def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:

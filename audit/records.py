@@ -110,7 +110,7 @@ class Case:
 class Unit:
     """A batch of work that one worker runs and journals as one file named by `key`."""
 
-    kind: str  # erase | invert | generate | detect
+    kind: str  # erase | attack | invert | generate | detect
     key: str  # hex SHA-256 of everything that determines the content
     depends: tuple[str, ...]  # keys of units that must be journalled first
     identity: Mapping[str, Any]  # the hashed fields, for the record

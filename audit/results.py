@@ -150,3 +150,4 @@ class RunResult:
     verdict: Verdict
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
+    attacks: tuple[dict[str, Any], ...] = ()  # rows of mart_attacks

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError, SpecError
@@ -108,11 +109,24 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
     )
-    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
+    texts = _prompts(spec, backbone, plan)
     check_prompts(backbone, texts)
     check_energy_prompts(spec, texts)
     require_conclusive(manifest)
     return plan
+
+
+def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
+    """Every different prompt that will be sampled; where a find will stand, as many words as the embeddings have vectors.
+
+    Raises `SpecError` for an embedding file that this backbone cannot use.
+    """
+    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
+    if any(MARK in text for text in texts):
+        from audit.attacks.embedding_checks import written_out  # imports torch
+
+        texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
+    return texts
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from audit.spec_base import Model, Phrase
+from audit.attacks.parameters import Template
+from audit.spec_base import Model, Name, Phrase
 
 ShippedSet = Literal["cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase"]
 PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
@@ -100,4 +101,32 @@ class LatentScenario(Model):
         return self
 
 
-ScenarioSpec = Annotated[TextScenario | LatentScenario, Field(discriminator="name")]
+class EmbeddingScenario(Model):
+    """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
+
+    White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
+    or a file for each concept, and is audited as it is, whoever learned it where.
+    """
+
+    name: Literal["embedding-whitebox", "embedding-blackbox"]
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {attack}",)
+    embedding: Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]] | None = None
+    preset: Name | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    sampler: Sampler = Sampler()
+
+    @model_validator(mode="after")
+    def _brought_as_it_is(self) -> Self:
+        if self.embedding is not None and (self.preset is not None or self.parameters):
+            raise ValueError("an embedding that is brought is not learned: it takes no preset or parameters")
+        return self
+
+    def files(self, concept: str = "") -> dict[str, str]:
+        """Concept -> embedding file; one file without a concept counts for `concept`. Empty when it is learned."""
+        if self.embedding is None:
+            return {}
+        return {concept: self.embedding} if isinstance(self.embedding, str) else dict(self.embedding)
+
+
+ScenarioSpec = Annotated[TextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from audit.scenarios import EmbeddingScenario
+
 if TYPE_CHECKING:
     from audit.spec import Spec
 
@@ -38,6 +40,9 @@ def _references(spec: Spec) -> list[str]:
             problems.append(
                 f"corpus: latent scenarios need images of {concept.name!r}, and no entry of role target has them"
             )
+    for scenario in spec.scenarios:
+        if isinstance(scenario, EmbeddingScenario):
+            problems += _embedding(spec, scenario, corpus)
     for name in spec.controls.unlearned:
         if name not in controls:
             problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
@@ -47,6 +52,21 @@ def _references(spec: Spec) -> list[str]:
         if defence.name != "none" and not (defence.eraser or defence.guards):
             problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
     return problems
+
+
+def _embedding(spec: Spec, scenario: EmbeddingScenario, corpus: set[str]) -> list[str]:
+    names = [concept.name for concept in spec.concepts]
+    if scenario.embedding is None:
+        return [
+            f"corpus: {scenario.name} learns from images of {name!r}, and no entry of role target has them"
+            for name in names
+            if name not in corpus
+        ]
+    field = f"scenarios.{scenario.name}.embedding"
+    if isinstance(scenario.embedding, str):
+        return [f"{field}: one file for several concepts; name a file for each"] if len(names) > 1 else []
+    problems = [f"{field}: no file for {name!r}" for name in names if name not in scenario.embedding]
+    return problems + [f"{field}: {name!r} is none of the concepts" for name in scenario.embedding if name not in names]
 
 
 def _undecidable(spec: Spec) -> list[str]:

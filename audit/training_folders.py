@@ -16,7 +16,7 @@ from audit.records import Unit
 
 @contextlib.contextmanager
 def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[Session]:
-    """A block that computes and journals an erase unit; a later process goes on where it broke off.
+    """A block that computes and journals an erase or attack unit; a later process goes on where it broke off.
 
     The checkpoints are removed when the block ends without an error. While another process of this machine trains the
     same unit, or where the cache folder cannot be written, nothing is kept and a note says so.

@@ -15,6 +15,17 @@ _SCORE = pa.struct([("label", pa.string()), *((name, pa.float64()) for name in (
 
 SCHEMAS: Mapping[str, pa.Schema] = {
     "erase": pa.schema([pa.field("artefact", pa.string(), nullable=False), *_ROW, ("facts", pa.string())]),
+    "attack": pa.schema(
+        [
+            pa.field("item", pa.string(), nullable=False),
+            *_ROW,
+            ("prompt", pa.string()),  # what was found, where it is text; tensors lie in the unit's blob by item
+            ("score", pa.float64()),  # by the method's own objective
+            ("evaluations", pa.int64()),  # of that objective
+            ("unet_calls", pa.int64()),
+            ("report", pa.string()),  # JSON
+        ]
+    ),
     "invert": pa.schema(
         [
             pa.field("item", pa.string(), nullable=False),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import io
 import logging
 import platform
 import time
@@ -10,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 
 from audit import detectors, identity
@@ -23,6 +26,7 @@ from audit.model_refs import resolve_model
 from audit.models import Models
 from audit.plan import KINDS, Plan
 from audit.records import Status, Unit
+from audit.stages.attack import run_attack
 from audit.stages.detect import run_detect
 from audit.stages.erase import run_erase
 from audit.stages.generate import run_generate
@@ -98,10 +102,10 @@ class Worker:
     def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
         """The report of one unit, after its file is in the journal. What it depends on must be there already.
 
-        `listener` hears how the training of an erase unit goes. A unit that was interrupted while it trained goes on.
+        `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
-        if unit.kind != "erase":
+        if unit.kind not in ("erase", "attack"):
             return self._run(unit, None)
         with training_session(unit, listener) as session:
             return self._run(unit, session)
@@ -133,6 +137,10 @@ class Worker:
         match unit.kind:
             case "erase":
                 return run_erase(unit, self.models, session)
+            case "attack":
+                return run_attack(
+                    unit, self.models, lambda item: self._read(item, self._corpus), self.batch_size, session
+                )
             case "invert":
                 uris = self.plan.items_of(unit.key)
                 return run_invert(unit, self.models, lambda item: self._read(item, uris), self.batch_size)
@@ -146,6 +154,13 @@ class Worker:
                 return run_detect(unit, detector, self.journal, self.batch_size), None
             case other:
                 raise ValueError(f"unknown unit kind {other!r}")
+
+    @functools.cached_property
+    def _corpus(self) -> dict[str, str]:
+        """Corpus item -> URI, of the manifest that was stored with the run."""
+        data = self.journal.get_run(self.plan.run_id, "manifest.parquet")
+        manifest = pq.read_table(io.BytesIO(data), columns=["pixel_sha256", "uri"])
+        return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
 
     def _read(self, item: str, uris: Mapping[str, str]) -> Pixels:
         limits = self.plan.spec.corpus_limits

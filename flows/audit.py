@@ -9,6 +9,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from audit.results import RunResult
+from tasks.attack import attack
 from tasks.collect import collect
 from tasks.conclude import conclude
 from tasks.consolidate import consolidate
@@ -44,7 +45,7 @@ def audit(
     run = open_run(spec, root, run_id, settings)
     if not run.planned:
         plan(run, collect(run))
-    stages = (erase(run), invert(run), generate(run), detect(run))
+    stages = (erase(run), attack(run), invert(run), generate(run), detect(run))
     result = conclude(run, consolidate(run))
     finished = Finished(result, report(run, result), stages)
     return Completed(name=result.verdict.status.value, message=f"verdict of {run.run_id}", data=finished)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks.attack import attack
 from tasks.context import Settings
 from tasks.detect import detect
 from tasks.erase import erase
@@ -24,4 +25,4 @@ def work(
     """
     share = Share.parse(shard)
     run = open_run(None, root, run_id, settings, concludes=False)
-    return erase(run, share), invert(run, share), generate(run, share), detect(run, share)
+    return tuple(stage(run, share) for stage in (erase, attack, invert, generate, detect))

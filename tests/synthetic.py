@@ -27,6 +27,8 @@ CASES = pa.schema(
         ("item", pa.string()),
         ("item_uri", pa.string()),
         ("invert_key", pa.string()),
+        ("attack_key", pa.string()),
+        ("attack_item", pa.string()),
     ]
 )
 UNITS = pa.schema(

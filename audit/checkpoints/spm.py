@@ -14,6 +14,7 @@ from torch import nn
 
 from audit.backbones import Pipeline
 from audit.checkpoints.layouts import SpmFile
+from audit.learned import without_learned
 from audit.sampling import NoiseModel
 
 
@@ -65,7 +66,7 @@ class Transport:
 
     def _words(self, text: str) -> set[int]:
         tokenizer = self._pipeline.tokenizer
-        return set(tokenizer(text)["input_ids"]) - set(tokenizer.all_special_ids)
+        return set(tokenizer(without_learned(text))["input_ids"]) - set(tokenizer.all_special_ids)
 
     def _hook(self, down: torch.Tensor, up: torch.Tensor) -> Any:
         def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
 from audit.results import RunResult
@@ -36,6 +37,7 @@ def section(index: Index) -> Section:
     bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {said}") for f in loaded for said in f["warnings"])
     made = [row for row in result.erasures if "record" in row["facts"]]
     tables = (*((_made(made),) if made else ()), *((_checkpoints(loaded),) if loaded else ()))
+    tables += (attacks(result.attacks),) if result.attacks else ()
     return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
 
 

@@ -18,6 +18,7 @@ from audit.journal import SCHEMAS, Journal
 from audit.models import Models
 from audit.records import Status, Unit
 from audit.sampling import initial_noise, sample
+from audit.stages.attacked import Refused, prompt_of
 from audit.stages.batching import Row, run_batches
 from audit.stages.invert import Pixels, ReadItem
 from audit.unit_files import header_of
@@ -64,7 +65,7 @@ class _Maker:
     def __call__(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         match self.identity["source"]:
             case "prompt" | "noise":
-                return self._from_seeds(cases)
+                return self._from_prompts(cases)
             case "latent":
                 return self._from_latents(cases)
             case "black":
@@ -75,16 +76,25 @@ class _Maker:
             case other:
                 raise ValueError(f"unknown source {other!r}")
 
-    def _from_seeds(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures from each case's own noise; cases that the plan knows to be impossible carry its reason."""
-        rows = {row["image_id"]: _row(row, Status.UNREADABLE, row["problem"]) for row in cases if row.get("problem")}
-        ready = [row for row in cases if row["image_id"] not in rows]
+    def _from_prompts(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Pictures of the cases that have a prompt; where an attack or the plan found none, its reason is carried on."""
+        rows: dict[int, Row] = {}
+        ready = []
+        for case in cases:
+            if case.get("problem"):
+                rows[case["image_id"]] = _row(case, Status.UNREADABLE, case["problem"])
+                continue
+            prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
+            if isinstance(prompt, Refused):
+                rows[case["image_id"]] = _row(case, prompt.status, prompt.reason)
+            else:
+                ready.append({**case, "prompt": prompt})
         if ready:
             sampler = self.identity["sampler"]
             shape = self.models.pipeline.latent_shape_of(sampler.get("width"), sampler.get("height"))
-            made = self._sample(ready, initial_noise([row["seed"] for row in ready], shape))
-            rows.update({row["image_id"]: row for row in made})
-        return [rows[row["image_id"]] for row in cases]
+            noise = initial_noise([case["seed"] for case in ready], shape)
+            rows.update({row["image_id"]: row for row in self._sample(ready, noise)})
+        return [rows[case["image_id"]] for case in cases]
 
     def _sample(self, cases: Sequence[Mapping[str, Any]], latents: torch.Tensor) -> list[Row]:
         models, sampler = self.models, self.identity["sampler"]

@@ -1,5 +1,5 @@
 -- grain: one row per unit and subject of a row that the unit's file holds more than once
--- fails when: a journal file holds the same picture, measurement or inversion twice
+-- fails when: a journal file holds the same picture, measurement, inversion or attack twice
 with
 stored as (
     select
@@ -19,6 +19,12 @@ stored as (
         item_id as row_id,
         0 as instrument_id
     from inversions
+    union all
+    select
+        unit_id,
+        item_id as row_id,
+        0 as instrument_id
+    from attacks
 )
 
 select

@@ -12,5 +12,7 @@ create table if not exists cases (
     problem varchar,
     item_id bigint,
     item_uri varchar,
-    invert_unit_id bigint
+    invert_unit_id bigint,
+    attack_unit_id bigint,
+    attack_item_id bigint
 );

@@ -1,0 +1,67 @@
+"""The attacks that search for an input before pictures are made, by name. Importing this loads no torch.
+
+A method is a parameters model that imports no torch, and one module with `run(search) -> Found`. It is registered here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from audit.attacks.parameters import EmbeddingFileParameters, Parameters
+from audit.errors import SpecError
+
+if TYPE_CHECKING:
+    from audit.attacks.searching import Run
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One registered attack; `module` lies in `audit.attacks` and is loaded when a unit runs."""
+
+    name: str
+    version: str
+    parameters: type[Parameters]
+    module: str
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method for method in (Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),)
+}
+
+
+def parse(name: str, given: Mapping[str, Any], preset: str | None = None, where: str = "scenarios") -> Parameters:
+    """The checked parameters of a method. Raises `SpecError` for an unknown preset or the first bad parameter."""
+    model = METHODS[name].parameters
+    if preset is not None and preset not in model.PRESETS:
+        known = ", ".join(model.PRESETS) or "none"
+        raise SpecError(
+            f"attack {name} has no preset {preset!r}", where=where, next_step=f"use one of its presets: {known}"
+        )
+    try:
+        return model.model_validate({**(model.PRESETS[preset] if preset else {}), **given})
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in detail["loc"]) or "combination"
+        known = f"attack {name} takes: {', '.join(model.model_fields)}"
+        raise SpecError(
+            f"attack {name} parameter {field}: {str(detail['msg']).removeprefix('Value error, ')}",
+            where=where,
+            next_step=known if detail["type"] == "extra_forbidden" else "mend this parameter",
+        ) from None
+
+
+def runner(name: str) -> Run:
+    """The code of a method. Raises KeyError for an unknown one."""
+    run: Run = importlib.import_module(f"audit.attacks.{METHODS[name].module}").run
+    return run
+
+
+def unet_calls(described: Mapping[str, Any]) -> float:
+    """UNet evaluations of one attack unit, by its identity."""
+    parameters = METHODS[described["method"]].parameters.model_validate(described["parameters"])
+    return parameters.unet_calls(len(described["items"]))

@@ -1,0 +1,88 @@
+"""Parameters of the attacks that search for an input. Imports no torch: plans need them before any model is loaded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field
+
+from audit.spec_base import Model
+
+MARK = "{attack}"  # where a find goes in a case's prompt
+
+
+class Parameters(Model):
+    """Base of a method's parameters. `PRESETS` are settings by name, over which the spec's own go."""
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def unet_calls(self, items: int) -> float:
+        """UNet evaluations of one unit with this many items, a backward pass counted as two."""
+        return 0.0
+
+
+def _has_mark(template: str) -> str:
+    if template.count(MARK) != 1 or re.search(r"[{}]", template.replace(MARK, "")):
+        raise ValueError(f"template {template!r} must contain {{attack}} once and no other braces")
+    return template
+
+
+Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_has_mark)]
+
+
+class EmbeddingFileParameters(Parameters):
+    """A learned embedding that somebody brings, by the SHA-256 of its file."""
+
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class TextualInversionParameters(Parameters):
+    """How an embedding is learned. `learning_rates` are effective ones: diffusers' base rate x batch x accumulation.
+
+    All rates are tried at once, each with an embedding of its own, on the same pictures, noise and timesteps.
+    """
+
+    iterations: Annotated[int, Field(ge=1, le=100_000)] = 3000
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(min_length=1, max_length=16)] = (
+        2e-3,
+    )
+    tokens: Annotated[int, Field(ge=1, le=32)] = 1
+    initial: Annotated[str, Field(min_length=1, max_length=40)] = "object"  # one token; never the concept's own word
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    images: Annotated[int, Field(ge=1, le=10_000)] = 4  # of the corpus, to learn from
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5  # how often a picture is mirrored
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = (
+        "a photo of a {attack}",
+        "a picture of a {attack}",
+        "an image of a {attack}",
+        "the photo of the {attack}",
+        "a {attack}",
+    )
+    held_out: Annotated[int, Field(ge=1, le=10_000)] = 64  # draws of noise and timestep that choose the best rate
+
+    # diffusers' examples/textual_inversion README: 3000 steps, 5e-4 x batch 1 x accumulation 4. Concept Inversion
+    # (Pham et al. 2023, arXiv 2308.01508), train.sh: 5000 steps, 5e-3 x batch 4 x accumulation 4, 25 pictures.
+    PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "diffusers": {},
+        "concept-inversion": {
+            "iterations": 5000,
+            "batch_size": 16,
+            "learning_rates": (8e-2,),
+            "images": 25,
+            "held_out": 256,
+        },
+        "testbed": {
+            "iterations": 300,
+            "batch_size": 4,
+            "learning_rates": (5e-3, 2e-2, 8e-2),
+            "images": 16,
+            "held_out": 128,
+        },
+    }
+
+    def unet_calls(self, items: int) -> float:
+        """A forward and a backward pass for each row of each iteration and rate, then the held-out draws."""
+        return len(self.learning_rates) * (3.0 * self.iterations * self.batch_size + self.held_out)

@@ -1,0 +1,76 @@
+"""What an attack method is given, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from audit.records import Status, Unit
+
+if TYPE_CHECKING:
+    from audit.erasers.base import Session
+    from audit.models import Models
+
+ReadItem = Callable[[str], npt.NDArray[np.uint8]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One attack unit at work.
+
+    `unit.identity` holds method, resolved parameters, concept, seed, items, images and the model that a white-box method
+    sees. `read_item` gives the pixels (H, W, 3) of one of the unit's images. `batch_size` is the most rows of one UNet
+    call, and changes nothing but memory. `session` keeps checkpoints of long searches and hears how they go.
+    """
+
+    unit: Unit
+    models: Models
+    read_item: ReadItem
+    batch_size: int
+    session: Session
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The method's resolved parameters."""
+        parameters: Mapping[str, Any] = self.unit.identity["parameters"]
+        return parameters
+
+    @property
+    def items(self) -> Sequence[str]:
+        """What is searched for, one row each."""
+        items: Sequence[str] = self.unit.identity["items"]
+        return items
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What became of one item. A row that is not ok makes its cases unassessed, with `error` as the reason.
+
+    `prompt` is what was found where it is text; `score` is the method's own objective, after `evaluations` of it.
+    `report` is a JSON object of facts; its `summary`, one line, is shown in reports.
+    """
+
+    item: str
+    status: Status
+    error: str | None = None
+    prompt: str | None = None
+    score: float | None = None
+    evaluations: int | None = None
+    unet_calls: int | None = None
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All rows of a unit, and a tensor for each item that is not text."""
+
+    rows: Sequence[Row]
+    tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+
+Run = Callable[[Search], Found]

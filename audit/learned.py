@@ -1,0 +1,144 @@
+"""Learned tokens: input embeddings that stand in a prompt as words, without any change to tokenizer or text encoder.
+
+A learned embedding (n, D) is written into a prompt as one word, `<learned-...>`, which names it by its own content: texts
+that differ in their embedding differ as texts, so whatever is cached by text stays right.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.masking_utils import create_causal_mask
+
+from audit.errors import CheckpointError
+
+_WORD = re.compile(r"<learned-[0-9a-f]{16}>")
+
+
+class Vocabulary:
+    """Learned embeddings by the word that stands for them, of one process."""
+
+    def __init__(self) -> None:
+        self._vectors: dict[str, torch.Tensor] = {}
+
+    def add(self, vectors: torch.Tensor) -> str:
+        """The word for `vectors` (n, D) or (D,), which this vocabulary knows from now on."""
+        kept = vectors.detach().float().cpu().contiguous()
+        kept = kept[None] if kept.dim() == 1 else kept
+        word = f"<learned-{hashlib.sha256(kept.numpy().tobytes()).hexdigest()[:16]}>"
+        self._vectors[word] = kept
+        return word
+
+    def vectors(self, word: str) -> torch.Tensor:
+        """The embedding (n, D) behind a word. Raises KeyError for one that was never added."""
+        return self._vectors[word]
+
+
+@dataclasses.dataclass(frozen=True)
+class Tokens:
+    """Prompts as the text encoder reads them.
+
+    `ids` (B, L) are padded; at learned positions they hold `filler`. `lengths` counts start and end too. `learned` maps
+    (row, position) to its input embedding (D,).
+    """
+
+    ids: torch.Tensor
+    lengths: tuple[int, ...]
+    learned: dict[tuple[int, int], torch.Tensor]
+
+    def names(self, tokenizer: CLIPTokenizer, row: int) -> list[str]:
+        """The tokens of one row as words, start and end included; learned ones are called `<learned>`."""
+        ids = self.ids[row, : self.lengths[row]].tolist()
+        words = [str(tokenizer.convert_ids_to_tokens(i)).removesuffix("</w>") for i in ids]
+        return ["<learned>" if (row, i) in self.learned else word for i, word in enumerate(words)]
+
+
+def has_learned(text: str) -> bool:
+    """Whether a text holds a learned word."""
+    return _WORD.search(text) is not None
+
+
+def without_learned(text: str) -> str:
+    """The text as somebody reads it who does not know the learned words."""
+    return " ".join(_WORD.sub(" ", text).split())
+
+
+def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
+    """Prompts as tokens (B, L), L the text encoder's length. Raises `CheckpointError` for a text that is longer."""
+    length = int(tokenizer.model_max_length)
+    rows: list[list[int]] = []
+    lengths: list[int] = []
+    learned: dict[tuple[int, int], torch.Tensor] = {}
+    for number, text in enumerate(texts):
+        if has_learned(text):
+            ids, found = _spliced(tokenizer, text, vocabulary)
+        else:
+            ids, found = list(tokenizer(text)["input_ids"]), {}
+        if len(ids) > length:
+            raise CheckpointError(
+                f"a prompt needs {len(ids)} tokens and the text encoder reads {length}", next_step="shorten the prompt"
+            )
+        lengths.append(len(ids))
+        rows.append(ids + [tokenizer.pad_token_id] * (length - len(ids)))
+        learned |= {(number, position): vector for position, vector in found.items()}
+    return Tokens(torch.tensor(rows, dtype=torch.long), tuple(lengths), learned)
+
+
+def _spliced(tokenizer: CLIPTokenizer, text: str, vocabulary: Vocabulary) -> tuple[list[int], dict[int, torch.Tensor]]:
+    """Token ids with start and end, and the input embeddings by position of the learned ones."""
+    ids: list[int] = [tokenizer.bos_token_id]
+    found: dict[int, torch.Tensor] = {}
+    words = [*_WORD.findall(text), None]
+    for part, word in zip(_WORD.split(text), words, strict=True):
+        if part.strip():
+            ids += tokenizer(part, add_special_tokens=False)["input_ids"]
+        if word is not None:
+            for vector in vocabulary.vectors(word):
+                found[len(ids)] = vector
+                ids.append(filler(tokenizer))
+    return [*ids, tokenizer.eos_token_id], found
+
+
+def filler(tokenizer: CLIPTokenizer) -> int:
+    """The id that stands at learned positions; its embedding is never read.
+
+    It must not be the end token, by which the encoder finds what it pools; some find that as the highest id.
+    """
+    return next(i for i in range(3) if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id))
+
+
+def encode(encoder: CLIPTextModel, tokens: Tokens) -> Any:
+    """The encoder's output for `tokens`: `last_hidden_state` (B, L, D) and `pooler_output` (B, D)."""
+    device = next(encoder.parameters()).device
+    ids = tokens.ids.to(device)
+    if not tokens.learned:
+        return encoder(ids)
+    embeddings = encoder.embeddings.token_embedding(ids)
+    for (row, position), vector in tokens.learned.items():
+        embeddings[row, position] = vector.to(embeddings)
+    return encode_embeddings(encoder, ids, embeddings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Encoded:
+    """Text-encoder states (B, L, D) and the pooled ones (B, D) at each text's end token."""
+
+    last_hidden_state: torch.Tensor
+    pooler_output: torch.Tensor
+
+
+def encode_embeddings(encoder: CLIPTextModel, ids: torch.Tensor, embeddings: torch.Tensor) -> Encoded:
+    """`CLIPTextModel.forward` from input embeddings (B, L, D) on; `ids` (B, L) only say where texts end. Differentiable."""
+    hidden = encoder.embeddings(inputs_embeds=embeddings)
+    mask = create_causal_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
+    states = encoder.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state
+    states = encoder.final_layer_norm(states)
+    # An end token that a configuration of 2023 and before calls 2 is the highest id of the vocabulary.
+    ends = ids.argmax(1) if encoder.eos_token_id == 2 else (ids == encoder.eos_token_id).int().argmax(1)
+    return Encoded(states, states[torch.arange(len(ids), device=ids.device), ends])

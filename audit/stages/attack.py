@@ -1,0 +1,41 @@
+"""Run one attack unit: what its method searched for, one row per item."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import safetensors.torch
+
+from audit.attacks import methods
+from audit.attacks.searching import ReadItem, Search
+from audit.erasers.base import Session
+from audit.journal import SCHEMAS
+from audit.models import Models
+from audit.records import Unit
+
+
+def run_attack(
+    unit: Unit, models: Models, read_item: ReadItem, batch_size: int, session: Session | None = None
+) -> tuple[pa.Table, bytes | None]:
+    """One row per item of the unit, in plan order, and the tensors found as safetensors bytes, named by their items.
+
+    Every row's report says which method searched, in which model and for what. Raises ValueError when a method leaves
+    an item out or finds one that nobody asked for: the plan's rows are the denominator.
+    """
+    described = unit.identity
+    search = Search(unit, models, read_item, batch_size, session or Session())
+    found = methods.runner(described["method"])(search)
+    if sorted(row.item for row in found.rows) != sorted(described["items"]) or not set(found.tensors) <= set(
+        described["items"]
+    ):
+        raise ValueError(f"attack {described['method']} did not answer for exactly its items")
+    who = {name: described[name] for name in ("method", "version", "model")} | {"concept": described["concept"]["name"]}
+    by_item = {row.item: row for row in found.rows}
+    rows = [
+        {**vars(row), "status": row.status.value, "report": json.dumps({**who, **row.report}, sort_keys=True)}
+        for row in (by_item[item] for item in described["items"])
+    ]
+    tensors = {item: tensor.detach().cpu().contiguous() for item, tensor in found.tensors.items()}
+    blob = safetensors.torch.save(tensors) if tensors else None
+    return pa.Table.from_pylist(rows, schema=SCHEMAS["attack"]), blob

@@ -1,0 +1,178 @@
+"""Attack units from the plan to the report: what is found enters prompts, what is not found is unassessed."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import torch
+
+from audit import run
+from audit.attacks.embedding_files import write_embedding
+from audit.errors import SpecError
+from audit.journal import SCHEMAS, Journal
+from audit.learned import Vocabulary
+from audit.plan import KINDS, Plan, read_plan
+from audit.pricing import calls_of
+from audit.reading import read_result
+from audit.records import Unit
+from audit.report.attacking import attacks
+from audit.spec import load_spec
+from audit.stages.attacked import Refused, prompt_of
+from audit.store import latest
+from tests.flows.audits import finish_run, plan_run, tiny_spec
+
+SAMPLER = {"steps": 2, "guidance": 3.0}
+
+
+def vectors(count: int = 2, width: int = 16, seed: int = 0) -> torch.Tensor:
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+
+
+def spec_with_file(folder: Path, pipeline: Path, **scenario: Any) -> Path:
+    path = folder / "learned_embeds.safetensors"
+    if not path.exists():
+        write_embedding(path, "<ring>", vectors())
+    given = {"name": "embedding-blackbox", "cases": 3, "embedding": str(path), "sampler": SAMPLER, **scenario}
+    return tiny_spec(folder, pipeline, scenarios=[{"name": "text", "cases": 2, "sampler": SAMPLER}, given])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Plan, Journal, Path]:
+    folder = tmp_path_factory.mktemp("attack")
+    run_id = finish_run(spec_with_file(folder, tiny_folder), folder / "runs")
+    journal = run.open_journal(str(folder / "runs"))
+    return read_plan(journal, run_id), journal, folder / "runs"
+
+
+def test_one_unit_serves_the_backbone_and_every_defence(finished: tuple[Plan, Journal, Path]) -> None:
+    plan, journal, _ = finished
+    (unit,) = plan.units_of("attack")
+    assert unit.rows == 1 and unit.depends == () and unit.identity["model"] is None
+    cases = [row for row in plan.cases.to_pylist() if row["attack_key"]]
+    assert {row["attack_key"] for row in cases} == {unit.key} and len(cases) == 2 * 3
+    generated = {row["unit_key"] for row in cases}
+    assert all(unit.key in made.depends for made in plan.units_of("generate") if made.key in generated)
+    assert not any(plan.pending(kind, journal) for kind in KINDS)
+    assert calls_of(unit).high == 0
+
+
+def test_the_embedding_makes_other_pictures_than_its_prompt_without_it(finished: tuple[Plan, Journal, Path]) -> None:
+    plan, journal, _ = finished
+    (unit,) = plan.units_of("attack")
+    case = next(row for row in plan.cases.to_pylist() if row["attack_key"])
+    vocabulary = Vocabulary()
+    prompt = prompt_of(case, journal, vocabulary)
+    assert isinstance(prompt, str) and prompt.startswith("a photo of a <learned-")
+    assert torch.equal(vocabulary.vectors(prompt.split()[-1]), vectors())
+    rows = journal.read("generate", case["unit_key"]).to_pylist()
+    assert [row["status"] for row in rows] == ["ok"] * len(rows)
+    assert unit.key != case["unit_key"]
+
+
+def test_the_index_and_the_report_say_what_was_searched_for(finished: tuple[Plan, Journal, Path]) -> None:
+    plan, _, root = finished
+    published = latest(root / "db" / "published")
+    assert published is not None
+    result = read_result(published, plan.run_id)
+    (row,) = result.attacks
+    assert (row["method"], row["concept"], row["items"], row["found"]) == ("embedding-file", "ring", 1, 1)
+    assert row["defences"] == "none, uce" and row["scenarios"] == "embedding-blackbox"
+    assert attacks(result.attacks).rows[0][:5] == (
+        "ring",
+        "embedding-blackbox",
+        "embedding-file 1",
+        "backbone",
+        "1 of 1",
+    )
+    with duckdb.connect(str(published), read_only=True) as con:
+        assert con.execute("select count(*) from attacks").fetchall() == [(1,)]
+
+
+def written(journal: Journal, plan: Plan, **row: Any) -> Unit:
+    """The plan's attack unit, journalled with a row as given."""
+    (unit,) = plan.units_of("attack")
+    full = {**dict.fromkeys(SCHEMAS["attack"].names), "item": unit.identity["items"][0], "status": "ok", **row}
+    import pyarrow as pa
+
+    journal.write("attack", unit.key, pa.Table.from_pylist([full], SCHEMAS["attack"]), {"identity": {}})
+    return unit
+
+
+@pytest.mark.parametrize("status", ["error", "degenerate", "unreadable", "blocked"])
+def test_what_an_attack_could_not_find_is_carried_on_and_never_assessed(
+    tmp_path: Path, tiny_folder: Path, status: str
+) -> None:
+    run_id = plan_run(spec_with_file(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    unit = written(journal, plan, status=status, error="it diverged")
+    worker = run.worker(plan, journal, device="cpu")
+    needing = [made for made in plan.units_of("generate") if unit.key in made.depends]
+    for made in needing:
+        report = worker.run(made)
+        assert report.unassessed == report.rows
+        rows = journal.read("generate", made.key).to_pylist()
+        assert {(row["status"], row["error"]) for row in rows} == {(status, "attack: it diverged")}
+    assert len(needing) == 2
+
+
+def test_a_found_prompt_replaces_the_mark_or_is_the_prompt(tmp_path: Path, tiny_folder: Path) -> None:
+    run_id = plan_run(spec_with_file(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    unit = written(journal, plan, prompt="odd words")
+    case = {"prompt": "a photo of {attack}", "attack_key": unit.key, "attack_item": "best"}
+    assert prompt_of(case, journal, Vocabulary()) == "a photo of odd words"
+    assert prompt_of({**case, "prompt": None}, journal, Vocabulary()) == "odd words"
+    assert prompt_of({**case, "attack_key": None}, journal, Vocabulary()) == "a photo of {attack}"
+    assert isinstance(prompt_of({**case, "attack_item": "other"}, journal, Vocabulary()), Refused)
+
+
+def draft(path: Path) -> Plan:
+    spec, now = load_spec(path), dt.datetime.now(dt.UTC)
+    from audit.drafting import draft_plan
+
+    return draft_plan(spec, now)
+
+
+@pytest.mark.parametrize(
+    ("save", "message"),
+    [
+        (lambda path: write_embedding(path, "<ring>", vectors(width=8)), "width 8"),
+        (lambda path: write_embedding(path, "a</w>", vectors()), "vocabulary"),
+        (lambda path: write_embedding(path, "<ring>", vectors() * float("nan")), "NaN"),
+        (lambda path: write_embedding(path, "<ring>", vectors(16)), "tokens"),
+        (lambda path: path.write_bytes(b"not a file of tensors"), "neither safetensors nor"),
+        (lambda path: torch.save({"a": vectors(), "b": vectors()}, path.with_suffix(".bin")), "holds 2 tensors"),
+        (lambda path: torch.save(vectors(), path.with_suffix(".bin")), "holds a Tensor"),
+        (lambda path: torch.save({"<a>": "text"}, path.with_suffix(".bin")), "no vectors"),
+        (lambda path: torch.save({"<a>": Path("x")}, path.with_suffix(".bin")), "neither safetensors nor"),
+        (lambda path: None, "cannot be read"),
+    ],
+    ids=["width", "vocabulary", "nan", "too long", "neither", "two", "tensor", "text", "object", "absent"],
+)
+def test_a_bad_file_is_refused_before_anything_is_computed(
+    tmp_path: Path, tiny_folder: Path, save: Any, message: str
+) -> None:
+    path = tmp_path / "bad.safetensors"
+    save(path)
+    given = path.with_suffix(".bin") if path.with_suffix(".bin").exists() else path
+    with pytest.raises(SpecError, match=message) as caught:
+        draft(spec_with_file(tmp_path, tiny_folder, embedding=str(given)))
+    assert caught.value.next_step
+
+
+def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Path, tiny_folder: Path) -> None:
+    path = spec_with_file(tmp_path, tiny_folder)
+    run_id = plan_run(path, tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    (unit,) = plan.units_of("attack")
+    write_embedding(tmp_path / "learned_embeds.safetensors", "<ring>", vectors(seed=1))
+    with pytest.raises(Exception, match="changed since this run was planned"):
+        run.worker(plan, journal, device="cpu").run(unit)
+    assert next(draft(path).units_of("attack")).key != unit.key
