@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import identity
+from audit.attacks.adversarial_cases import adversarial_cases
 from audit.attacks.embedding_cases import embedding_cases
 from audit.attacks.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
@@ -13,7 +14,13 @@ from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem
 from audit.records import Cell, Control, Instrument, Role, Scenario
-from audit.scenarios import EmbeddingScenario, LatentScenario, TextScenario
+from audit.scenarios import (
+    AdversarialTextScenario,
+    EmbeddingScenario,
+    LatentScenario,
+    ScenarioSpec,
+    TextScenario,
+)
 from audit.spec import Concept, Spec
 
 
@@ -42,6 +49,8 @@ def build_plan(
             for defence in spec.defence_names():
                 if isinstance(scenario, TextScenario):
                     _text_cells(builder, concept, scenario, defence, sets.get(scenario.name))
+                elif isinstance(scenario, AdversarialTextScenario):
+                    _adversarial_cell(builder, concept, scenario, defence, sets.get(scenario.name))
                 elif isinstance(scenario, EmbeddingScenario):
                     _embedding_cell(builder, concept, scenario, defence)
                 else:
@@ -76,7 +85,7 @@ def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, cont
     return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
 
 
-def _sampler(scenario: TextScenario | EmbeddingScenario | LatentScenario) -> dict[str, Any]:
+def _sampler(scenario: ScenarioSpec) -> dict[str, Any]:
     return scenario.sampler.model_dump(mode="json")
 
 
@@ -96,6 +105,15 @@ def _text_cells(
         if chosen is not None and (subject is concept or chosen.names(subject)):
             cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
         builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+
+
+def _adversarial_cell(
+    builder: Builder, concept: Concept, scenario: AdversarialTextScenario, defence: str, chosen: PromptSet | None
+) -> None:
+    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
+    builder.add(cell, common, adversarial_cases(builder, concept, scenario, chosen))
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:

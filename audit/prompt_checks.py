@@ -11,7 +11,7 @@ from audit.content_rules import pairing
 from audit.guards.checks import energy_problems
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import too_long
-from audit.scenarios import TextScenario
+from audit.scenarios import AdversarialTextScenario, TextScenario
 from audit.spec import Spec
 from audit.weight_files import read_json
 
@@ -47,7 +47,7 @@ def load_prompt_sets(spec: Spec, backbone: ModelRef) -> dict[str, PromptSet]:
     """
     found: dict[str, PromptSet] = {}
     for scenario in spec.scenarios:
-        if isinstance(scenario, TextScenario) and scenario.prompts is not None:
+        if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None:
             chosen = checked(read_prompt_set(scenario.prompts), spec, backbone)
             found[scenario.name] = chosen
             _warn(scenario.name, chosen)

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
@@ -126,7 +127,7 @@ def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
         from audit.attacks.embedding_checks import written_out  # imports torch
 
         texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
-    return texts
+    return texts + searched_texts(spec, backbone)
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:

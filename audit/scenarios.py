@@ -129,4 +129,29 @@ class EmbeddingScenario(Model):
         return {concept: self.embedding} if isinstance(self.embedding, str) else dict(self.embedding)
 
 
-ScenarioSpec = Annotated[TextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")]
+class AdversarialTextScenario(Model):
+    """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
+
+    The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
+    each from a seed of its own, and serve the cases in turn. With `prompts`, somebody else's search is audited as it is.
+    """
+
+    name: Literal["adversarial-text"]
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    method: Literal["ring-a-bell"] = "ring-a-bell"
+    found: Annotated[int, Field(ge=1, le=10_000)] = 10
+    preset: Name | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    prompts: PromptSource | None = None
+    sampler: Sampler = Sampler()
+
+    @model_validator(mode="after")
+    def _brought_as_they_are(self) -> Self:
+        if self.prompts is not None and (self.preset is not None or self.parameters):
+            raise ValueError("prompts that are brought are not searched for: they take no preset or parameters")
+        return self
+
+
+ScenarioSpec = Annotated[
+    TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")
+]

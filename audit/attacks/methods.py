@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from audit.attacks.parameters import EmbeddingFileParameters, Parameters
+from audit.attacks.parameters import EmbeddingFileParameters, Parameters, RingABellParameters
 from audit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -30,7 +30,11 @@ class Method:
 
 
 METHODS: Mapping[str, Method] = {
-    method.name: method for method in (Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),)
+    method.name: method
+    for method in (
+        Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),
+        Method("ring-a-bell", "1", RingABellParameters, "ring_a_bell_unit"),
+    )
 }
 
 
