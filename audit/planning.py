@@ -8,7 +8,7 @@ from typing import Any
 from audit import identity
 from audit.attacks.adversarial_cases import adversarial_cases
 from audit.attacks.embedding_cases import embedding_cases
-from audit.attacks.prompts import PromptSet, cases_of, prompts
+from audit.attacks.prompts import PromptSet, cases_of, prompts, read_prompt_sets
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
@@ -37,12 +37,12 @@ def build_plan(
     prompt_sets: Mapping[str, PromptSet] | None = None,
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
-    `prompt_sets` each scenario that has one to its prompts.
+    `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
 
     Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
     more cases than its prompt set has rows.
     """
-    sets = prompt_sets or {}
+    sets = read_prompt_sets(spec) if prompt_sets is None else prompt_sets
     builder = Builder(spec, backbone, items)
     for concept in spec.concepts:
         for scenario in spec.scenarios:

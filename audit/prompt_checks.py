@@ -6,12 +6,11 @@ import dataclasses
 import logging
 from collections.abc import Mapping
 
-from audit.attacks.prompts import PromptRow, PromptSet, read_prompt_set
+from audit.attacks.prompts import PromptRow, PromptSet, read_prompt_sets
 from audit.content_rules import pairing
 from audit.guards.checks import energy_problems
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import too_long
-from audit.scenarios import AdversarialTextScenario, TextScenario
 from audit.spec import Spec
 from audit.weight_files import read_json
 
@@ -45,12 +44,9 @@ def load_prompt_sets(spec: Spec, backbone: ModelRef) -> dict[str, PromptSet]:
 
     Raises `SpecError` for a file that cannot be used at all, `CheckpointError` for a tokenizer that cannot be loaded.
     """
-    found: dict[str, PromptSet] = {}
-    for scenario in spec.scenarios:
-        if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None:
-            chosen = checked(read_prompt_set(scenario.prompts), spec, backbone)
-            found[scenario.name] = chosen
-            _warn(scenario.name, chosen)
+    found = {name: checked(chosen, spec, backbone) for name, chosen in read_prompt_sets(spec).items()}
+    for name, chosen in found.items():
+        _warn(name, chosen)
     return found
 
 

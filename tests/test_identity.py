@@ -72,6 +72,7 @@ FIXED = (  # without another valid value
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
     "scenarios.0.sampler.dtype": "bfloat16",
+    "scenarios.0.prompts": {"set": "testbed-simple"},
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",

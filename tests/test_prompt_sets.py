@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import csv
+import io
 import json
 import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from audit.attacks.prompts import SHIPPED, PromptSet, read_prompt_set
 from audit.errors import SpecError
@@ -23,7 +26,9 @@ from audit.planning import build_plan
 from audit.prompt_checks import load_prompt_sets
 from audit.scenarios import PromptSource
 from audit.spec import parse_spec
+from audit.store import latest
 from audit.testbed.captions import CLASSES, WORDS
+from tests.flows.audits import finish_run, tiny_spec
 from tests.test_planning import INSTRUMENT, SPEC
 
 HEADERS = {
@@ -265,6 +270,32 @@ def test_neighbours_have_the_sets_own_prompts_or_the_templates(tmp_path: Path, b
     assert neighbours(plan_with(backbone, {"file": str(path)}, 1)) == {"a disc"}
     path = write_csv(tmp_path / "other.csv", ("prompt", "concept", "seed"), rows[:1])
     assert neighbours(plan_with(backbone, {"file": str(path)}, 1)) == {"a photo of a circle"}
+
+
+def test_a_run_samples_what_it_can_and_counts_the_rest_as_unassessed(tmp_path: Path, tiny_folder: Path) -> None:
+    header = (*HEADER, "width", "height")
+    rows = [(0, "ring", 0, 3, 16, 16), (1, "", 1, 3, 16, 16), (2, "hoop", 2, 1, 32, 16), (3, "ring", 3, 3, 9, 16)]
+    path = write_csv(tmp_path / "set.csv", header, rows)  # type: ignore[arg-type]
+    scenario = {"name": "text", "cases": 4, "prompts": {"file": str(path)}, "sampler": {"steps": 2}}
+    run_id = finish_run(tiny_spec(tmp_path, tiny_folder, scenarios=[scenario]), tmp_path / "runs")
+    journal = Journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    made = {r["image_id"]: r for u in plan.units_of("generate") for r in journal.read("generate", u.key).to_pylist()}
+    found = [made[row["image_id"]] for row in target_rows(plan)]
+    assert [row["status"] for row in found] == ["ok", "unreadable", "ok", "unreadable"]
+    assert found[1]["error"] == "row 1: its prompt is empty" and "9 x 16 pixels" in found[3]["error"]
+    assert Image.open(io.BytesIO(found[2]["image"]["bytes"])).size == (32, 16)
+    assert found[0]["unet_calls"] == 4 and found[2]["unet_calls"] == 2  # guidance 3 and 1
+    published = latest(tmp_path / "runs" / "db" / "published")
+    assert published is not None
+    with duckdb.connect(str(published), read_only=True) as con:
+        cases = con.execute("select prompt_key, guidance, problem is null from cases where prompt_key is not null")
+        assert sorted(cases.fetchall())[::2] == [
+            ("0", 3.0, True), ("1", 3.0, False), ("2", 1.0, True), ("3", 3.0, False),
+        ]  # fmt: skip
+        assert con.execute(
+            "select planned, assessed from mart_crr where defence = 'uce' and scenario = 'text'"
+        ).fetchall() == [(4, 2)]
 
 
 def test_a_stored_plan_keeps_the_sets_facts(tmp_path: Path, backbone: ModelRef) -> None:

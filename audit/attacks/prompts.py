@@ -12,7 +12,7 @@ from audit.attacks import prompt_files
 from audit.attacks.prompt_files import RawRow, Table
 from audit.errors import SpecError
 from audit.scenarios import PromptSource, TextScenario
-from audit.spec import Concept
+from audit.spec import Concept, Spec
 
 NAME = "text"
 VERSION = "2"
@@ -83,6 +83,12 @@ class PromptSet:
             "rows": len(self.rows),
             "unusable": unusable,
         }
+
+
+def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
+    """Scenario -> the prompt set that it names. Raises `SpecError` for a file that cannot be used at all."""
+    sources = {scenario.name: getattr(scenario, "prompts", None) for scenario in spec.scenarios}
+    return {name: read_prompt_set(source) for name, source in sources.items() if source is not None}
 
 
 def read_prompt_set(source: PromptSource) -> PromptSet:
