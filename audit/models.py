@@ -64,6 +64,10 @@ class Models:
                 self._states[owner, text] = self._encoder(owner).encode_text([text])[0]
         return torch.stack([self._states[owner, text] for text in texts])
 
+    def reader(self, erase_key: str | None) -> Pipeline:
+        """The pipeline with the text encoder of one model: what reads prompts for it."""
+        return self._encoder(erase_key if erase_key in self._checkpoints() else None)
+
     def guards(
         self, described: Sequence[Mapping[str, Any]], erase_key: str | None = None, dtype: str = "float32"
     ) -> list[Guard]:

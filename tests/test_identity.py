@@ -41,6 +41,19 @@ SPEC = parse_spec(
             {"name": "text", "cases": 6, "sampler": {"steps": 10, "guidance": 5.0}},
             {"name": "latent-whitebox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
             {"name": "latent-blackbox", "cases": 6, "sampler": {"steps": 10, "guidance": 1.0}},
+            {
+                "name": "embedding-whitebox",
+                "cases": 3,
+                "parameters": {"iterations": 5, "templates": ["a {attack}"]},
+                "sampler": {"steps": 10, "guidance": 5.0},
+            },
+            {
+                "name": "adversarial-text",
+                "cases": 3,
+                "found": 2,
+                "parameters": {"tokens": 5},
+                "sampler": {"steps": 10, "guidance": 5.0},
+            },
         ],
         "neighbour_cases": 3,
         "controls": {"cases": 3, "unlearned": ["arrow"]},
@@ -67,12 +80,15 @@ ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "defences.*.guards.*.name",
+    "scenarios.4.method", "scenarios.4.prompts",  # prompts exclude parameters: tests/attacks/test_ring_a_bell.py
+    "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
-    "scenarios.0.sampler.dtype": "bfloat16",
+    "scenarios.[034].sampler.dtype": "bfloat16",
     "scenarios.0.prompts": {"set": "testbed-simple"},
+    "scenarios.[34].preset": "testbed",
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",
@@ -185,6 +201,19 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
         fields[unit.kind] |= set(unit.identity)
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
+        "attack": {
+            "kind",
+            "backbone",
+            "method",
+            "version",
+            "parameters",
+            "concept",
+            "seed",
+            "model",
+            "images",
+            "items",
+            "code",
+        },
         "invert": {"kind", "backbone", "model", "steps", "passes", "tolerance", "code", "items"},
         "generate": {"kind", "source", "backbone", "model", "guards", "sampler", "code", "images"},
         "detect": {"kind", "generate", "instrument", "code"},

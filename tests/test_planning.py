@@ -12,7 +12,7 @@ from audit import identity
 from audit.errors import SpecError
 from audit.journal import Journal
 from audit.model_refs import ModelRef, resolve_model
-from audit.plan import Plan, read_plan
+from audit.plan import KINDS, Plan, read_plan
 from audit.plan_builder import CorpusItem
 from audit.planning import build_plan, plan_size
 from audit.records import Control, Instrument, Role
@@ -138,7 +138,7 @@ def test_a_changed_input_changes_the_keys_that_depend_on_it(
     backbone: ModelRef, path: tuple[str | int, ...], value: Any, kinds: set[str]
 ) -> None:
     before, after = plan_of(backbone), plan_of(backbone, changed(path, value))
-    for kind in ("erase", "invert", "generate", "detect"):
+    for kind in KINDS:
         old, new = ({unit.key for unit in plan.units_of(kind)} for plan in (before, after))
         assert (not new <= old) is (kind in kinds), kind
 

@@ -6,12 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from audit import identity
+from audit.attacks import methods
+from audit.attacks.parameters import TextualInversionParameters
 from audit.errors import SpecError
 from audit.plan_builder import Builder
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Concept
 
 BEST = "best"  # the item that cases use
+
+
+def candidate(learning_rate: float) -> str:
+    """The item of the embedding that one learning rate gave."""
+    return f"lr-{learning_rate:g}"
+
+
+def learning(scenario: EmbeddingScenario) -> TextualInversionParameters:
+    """How a scenario's embedding is learned. Raises `SpecError` for the first bad parameter."""
+    found = methods.parse("textual-inversion", scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
+    assert isinstance(found, TextualInversionParameters)
+    return found
 
 
 def embedding_cases(
@@ -21,8 +35,20 @@ def embedding_cases(
 
     Raises `SpecError` for an embedding file that cannot be read.
     """
-    digest = _file(scenario, concept)
-    units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
+    if scenario.embedding is not None:
+        digest = _file(scenario, concept)
+        units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
+    else:
+        p = learning(scenario)
+        units = builder.attack(
+            "textual-inversion",
+            p.model_dump(mode="json"),
+            concept,
+            [BEST, *map(candidate, p.learning_rates)],
+            model=model if scenario.name == "embedding-whitebox" else None,
+            images=_images(builder, concept.name, p.images, scenario.name),
+            together=True,
+        )
     return [
         {
             "seed": builder.spec.seed + number,
@@ -44,3 +70,15 @@ def _file(scenario: EmbeddingScenario, concept: Concept) -> str:
             where=str(path),
             next_step=f"name an existing file in scenario {scenario.name}",
         ) from None
+
+
+def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:
+    """`count` readable pictures of the corpus, drawn by their own seeds as the cases of latent scenarios are."""
+    known = [i.item for i in builder.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+    if len(known) < count:
+        raise SpecError(
+            f"{scenario} learns from {count} images of {concept!r} and the corpus has {len(known)} that can be read",
+            where="corpus",
+            next_step=f"add images, or set the scenario's parameters: {{images: {len(known)}}}",
+        )
+    return sorted(known, key=lambda item: identity.int_key({"seed": builder.spec.seed, "item": item}))[:count]

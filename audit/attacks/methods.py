@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from audit.attacks.parameters import EmbeddingFileParameters, Parameters, RingABellParameters
+from audit.attacks.parameters import (
+    EmbeddingFileParameters,
+    Parameters,
+    RingABellParameters,
+    TextualInversionParameters,
+)
 from audit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -34,6 +39,7 @@ METHODS: Mapping[str, Method] = {
     for method in (
         Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),
         Method("ring-a-bell", "1", RingABellParameters, "ring_a_bell_unit"),
+        Method("textual-inversion", "1", TextualInversionParameters, "textual_inversion"),
     )
 }
 

@@ -119,13 +119,20 @@ class TextualInversionParameters(Parameters):
             "held_out": 256,
         },
         "testbed": {
-            "iterations": 300,
-            "batch_size": 4,
-            "learning_rates": (5e-3, 2e-2, 8e-2),
+            "iterations": 200,
+            "batch_size": 2,
+            "learning_rates": (2e-2, 1e-1),
             "images": 16,
-            "held_out": 128,
+            "held_out": 64,
         },
     }
+
+    @field_validator("learning_rates")
+    @classmethod
+    def _different(cls, rates: tuple[float, ...]) -> tuple[float, ...]:
+        if len({f"{rate:g}" for rate in rates}) < len(rates):
+            raise ValueError("each rate is tried once")
+        return rates
 
     def unet_calls(self, items: int) -> float:
         """A forward and a backward pass for each row of each iteration and rate, then the held-out draws."""

@@ -25,6 +25,7 @@ import torch
 
 from audit.backbones import Pipeline
 from audit.guards.base import Conditioning, Guard, Step
+from audit.learned import Tokens, encode
 
 NAME = "safree"
 VERSION = "1"
@@ -118,16 +119,13 @@ class Safree(Guard):
 
     def _filter(self, text: str, states: torch.Tensor) -> Edit | None:
         """The edit of one prompt with states (L, D); None when it has no token."""
-        tokenizer = self._pipeline.tokenizer
-        ids = tokenizer(text, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
-        row, count = ids["input_ids"][0], int(ids["attention_mask"][0].sum()) - 2
+        tokens = self._pipeline.tokens([text])
+        count = tokens.lengths[0] - 2
         if count < 1:
             return None
         if self._concept is None:
             self._concept = projector(self._pooled_texts(self._p["concepts"]))
-        masked = row.repeat(count, 1)
-        masked[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
-        pooled = self._pooled(masked)
+        pooled = self._pooled(self._masked(tokens, count))
         kept = kept_tokens(pooled, self._concept, self._p["alpha"])
         clean = projected(states, self._concept.to(states), projector(pooled).to(states))
         attended = slice(0, count + 2)  # start and end included
@@ -136,8 +134,21 @@ class Safree(Guard):
         positions = [1 + i for i in range(count) if not kept[i]]
         merged[positions] = clean[positions]
         until = edited_until(beta, self._p["up_t"], self._p["slope"], self._p["midpoint"])
-        words = tuple(tokenizer.convert_ids_to_tokens(int(row[i])).removesuffix("</w>") for i in positions)
+        names = tokens.names(self._pipeline.tokenizer, 0)
+        words = tuple(names[i] for i in positions)
         return Edit(merged, words, count, until if self._p["self_validation"] else None, beta)
+
+    def _masked(self, tokens: Tokens, count: int) -> Tokens:
+        """The one prompt of `tokens` `count` times, with one token masked each; learned tokens are masked like words."""
+        ids = tokens.ids.repeat(count, 1)
+        ids[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
+        learned = {
+            (row, position): vector
+            for row in range(count)
+            for (_, position), vector in tokens.learned.items()
+            if position != row + 1
+        }
+        return Tokens(ids, tokens.lengths * count, learned)
 
     def _mask_id(self) -> int:
         """Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs another word."""
@@ -146,13 +157,10 @@ class Safree(Guard):
         return int(self._pipeline.tokenizer(self._p["mask"], add_special_tokens=False)["input_ids"][0])
 
     @torch.no_grad()
-    def _pooled(self, ids: torch.Tensor) -> torch.Tensor:
-        """Pooled text embeddings (B, D) of token ids (B, L), in float32."""
-        return self._pipeline.text_encoder(ids.to(self._pipeline.device)).pooler_output.float()
+    def _pooled(self, tokens: Tokens) -> torch.Tensor:
+        """Pooled text embeddings (B, D) of tokens (B, L), in float32."""
+        pooled: torch.Tensor = encode(self._pipeline.text_encoder, tokens).pooler_output
+        return pooled.float()
 
     def _pooled_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        tokenizer = self._pipeline.tokenizer
-        length = tokenizer.model_max_length
-        return self._pooled(
-            tokenizer(list(texts), padding="max_length", max_length=length, return_tensors="pt")["input_ids"]
-        )
+        return self._pooled(self._pipeline.tokens(texts))

@@ -1,0 +1,191 @@
+"""Textual inversion on the smallest pipeline: it learns, row by row as alone, goes on where it stopped, and is planned once."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from audit import run
+from audit.attacks import methods
+from audit.attacks.parameters import TextualInversionParameters
+from audit.attacks.textual_inversion import Learner, Prompts
+from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.drafting import draft_plan
+from audit.erasers.base import Session
+from audit.errors import SpecError
+from audit.model_refs import resolve_model
+from audit.plan import Plan, read_plan
+from audit.pricing import calls_of
+from audit.records import Status
+from audit.spec import load_spec
+from tests.flows.audits import plan_run, tiny_spec
+
+SETTINGS: dict[str, Any] = {
+    "iterations": 4,
+    "batch_size": 2,
+    "learning_rates": [0.01, 0.1],
+    "tokens": 2,
+    "initial": "o",
+    "images": 2,
+    "held_out": 4,
+    "templates": ["a {attack}", "{attack} b"],
+}
+PARAMETERS = TextualInversionParameters.model_validate(SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder: Path) -> Pipeline:
+    return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
+
+
+def learner(pipeline: Pipeline, batch_size: int = 8, **changes: Any) -> Learner:
+    p = PARAMETERS.model_copy(update=changes)
+    latents = torch.randn(2, 2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(3))
+    return Learner(Prompts(pipeline, p), noise_model(pipeline.unet), latents, p, 7, batch_size)
+
+
+def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
+    made.learn(session or Session())
+    return torch.stack([vector.detach() for vector in made.vectors])
+
+
+def test_every_rate_learns_as_it_would_alone_however_rows_are_packed(pipeline: Pipeline) -> None:
+    together = learned(learner(pipeline))
+    assert torch.allclose(together, learned(learner(pipeline, batch_size=1)), atol=1e-6)
+    for number, rate in enumerate(PARAMETERS.learning_rates):
+        alone = learned(learner(pipeline, learning_rates=(rate,)))
+        assert torch.allclose(together[number], alone[0], atol=1e-6)
+    assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+def test_only_the_embedding_moves_and_the_loss_falls(pipeline: Pipeline) -> None:
+    before = {name: tensor.clone() for name, tensor in pipeline.text_encoder.state_dict().items()}
+    made = learner(pipeline, iterations=60, learning_rates=(0.05,), batch_size=4, held_out=16)
+    made.learn(Session())
+    found = made.found()
+    best = next(row for row in found.rows if row.item == "best")
+    assert best.score is not None and best.score < best.report["held_out_loss_initial"]
+    assert found.tensors["best"].shape == (2, 16)
+    assert all(torch.equal(before[name], tensor) for name, tensor in pipeline.text_encoder.state_dict().items())
+    assert all(p.grad is None for module in (pipeline.unet, pipeline.text_encoder) for p in module.parameters())
+
+
+def test_the_best_rate_has_the_lowest_held_out_loss_and_a_diverged_one_never_wins(pipeline: Pipeline) -> None:
+    made = learner(pipeline)
+    made.learn(Session())
+    with torch.no_grad():
+        made.vectors[1].fill_(float("nan"))
+    found = made.found()
+    rows = {row.item: row for row in found.rows}
+    assert rows["best"].report["chosen"] == "lr-0.01" and rows["best"].score == rows["lr-0.01"].score
+    assert rows["lr-0.1"].status is Status.DEGENERATE and set(found.tensors) == {"best", "lr-0.01"}
+    with torch.no_grad():
+        made.vectors[0].fill_(float("nan"))
+    rows = {row.item: row for row in made.found().rows}
+    assert {row.status for row in rows.values()} == {Status.DEGENERATE}
+
+
+def test_an_interrupted_search_goes_on_to_the_same_embedding(pipeline: Pipeline, tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    class Killer:
+        def begin(self, stage: str, total: int | None, done: int) -> None:
+            self.began = done
+
+        def update(self, stage: str, done: int) -> None:
+            if done == 3 and not self.began:
+                raise Killed
+
+        def end(self, stage: str) -> None: ...
+
+        def note(self, text: str) -> None: ...
+
+    listener = Killer()
+    session = Session(tmp_path, listener, checkpoint_seconds=0.0)
+    with pytest.raises(Killed):
+        learned(learner(pipeline), session)
+    resumed = learned(learner(pipeline), session)
+    assert listener.began == 2
+    assert torch.allclose(resumed, learned(learner(pipeline)), atol=1e-7)
+    (tmp_path / "embeddings.safetensors").write_bytes(b"torn")
+    assert torch.allclose(learned(learner(pipeline), Session(tmp_path)), resumed, atol=1e-7)
+
+
+def scenario(name: str, **fields: Any) -> dict[str, Any]:
+    return {"name": name, "cases": 2, "parameters": SETTINGS, "sampler": {"steps": 2, "guidance": 3.0}, **fields}
+
+
+def both(folder: Path, pipeline: Path, **fields: Any) -> Path:
+    return tiny_spec(
+        folder, pipeline, scenarios=[scenario(f"embedding-{box}", **fields) for box in ("whitebox", "blackbox")]
+    )
+
+
+def draft(path: Path) -> Plan:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC))
+
+
+def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_backbone(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    run_id = plan_run(both(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    (erase,) = plan.units_of("erase")
+    units = {unit.identity["model"]: unit for unit in plan.units_of("attack")}
+    assert set(units) == {None, erase.key} and units[erase.key].depends == (erase.key,)
+    worker, blobs = run.worker(plan, journal, device="cpu"), []
+    for unit in (erase, *units.values()):
+        report = worker.run(unit)
+        assert report.unassessed == 0
+    for unit in units.values():
+        table = journal.read("attack", unit.key)
+        assert table["item"].to_pylist() == ["best", "lr-0.01", "lr-0.1"]
+        assert sum(c or 0 for c in table["unet_calls"].to_pylist()) == calls_of(unit).expected
+        blobs.append(safetensors.torch.load(journal.blob("attack", unit.key))["best"])
+    assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"parameters": {**SETTINGS, "initial": "object"}}, "no single token"),
+        ({"parameters": {**SETTINGS, "images": 9}}, "learns from 9 images"),
+        ({"parameters": {**SETTINGS, "tokens": 15}}, "tokens"),
+        ({"parameters": {**SETTINGS, "rate": 1}}, "takes: iterations"),
+        ({"preset": "strongest"}, "presets: diffusers"),
+        ({"templates": ["a photo"]}, "must contain"),
+        ({"embedding": "x.safetensors"}, "takes no preset or parameters"),
+    ],
+    ids=["initial", "images", "too long", "unknown", "preset", "template", "both"],
+)
+def test_mistakes_are_refused_before_anything_is_computed(
+    tmp_path: Path, tiny_folder: Path, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        draft(both(tmp_path, tiny_folder, **fields))
+    assert caught.value.next_step
+
+
+def test_the_concepts_own_word_is_no_beginning(tmp_path: Path, tiny_folder: Path) -> None:
+    path = tiny_spec(
+        tmp_path,
+        tiny_folder,
+        concepts=[{"name": "ring", "phrase": "ring", "synonyms": ["o"]}],
+        scenarios=[scenario("embedding-blackbox")],
+    )
+    with pytest.raises(SpecError, match="attacks by text"):
+        draft(path)
+
+
+def test_presets_are_valid_and_rates_are_tried_once() -> None:
+    for preset in TextualInversionParameters.PRESETS:
+        methods.parse("textual-inversion", {}, preset)
+    with pytest.raises(SpecError, match="tried once"):
+        methods.parse("textual-inversion", {"learning_rates": [0.1, 0.1]})
