@@ -46,6 +46,12 @@ class Pipeline:
         side = int(self.unet.config["sample_size"])
         return int(self.unet.config["in_channels"]), side, side
 
+    def latent_shape_of(self, width: int | None, height: int | None) -> tuple[int, int, int]:
+        """(channels, height, width) of the latent of a picture, in pixels; None is the backbone's own side."""
+        channels, side, _ = self.latent_shape
+        factor = self.resolution // side
+        return channels, (height or self.resolution) // factor, (width or self.resolution) // factor
+
     def schedule(self, steps: int) -> Schedule:
         """DDIM coefficients of this pipeline's noise levels for `steps` steps."""
         return make_schedule(self.scheduler_config, steps)

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from audit import identity, statistics
 from audit.errors import JournalError
 from audit.journal import SCHEMAS, Journal
-from audit.plan import KINDS
+from audit.plan import KINDS, with_all_columns
 from audit.relations import STAGING, relations
 from audit.unit_files import runtime
 
@@ -184,18 +184,11 @@ def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> 
         _insert(
             con,
             f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
-            f" item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
+            f" prompt_key, guidance, problem, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
             f" {attack} as attack_unit_id, (md5_number_lower(attack_item) >> 1)::bigint as attack_item_id,"
             " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
-            _with_attacks(pa.Table.from_batches([batch])),
+            with_all_columns(pa.Table.from_batches([batch])),
         )
-
-
-def _with_attacks(cases: pa.Table) -> pa.Table:
-    """The cases with the columns of attacks, which plans of earlier versions do not have."""
-    for name in {"attack_key", "attack_item"} - set(cases.column_names):
-        cases = cases.append_column(name, pa.nulls(cases.num_rows, pa.string()))
-    return cases
 
 
 def _insert_planned_units(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _MINOR = re.compile(
     r"\b(child(ren|like|hood)?s?|kid(s|die|dies|do)?|minors?|toddlers?|infants?|bab(y|ies)|newborns?|teen\w*|tweens?|"
@@ -44,6 +44,19 @@ def refuse_minors(document: object) -> None:
             f"this spec pairs minors ({minor}) with sexual content ({sexual}); such audits are refused and there is no "
             "override"
         )
+
+
+def pairing(document: object) -> Callable[[str], bool]:
+    """Says of a further text whether it, alone or together with `document`, pairs minors with sexual content."""
+    known = [text for _, text in _texts(document, "")]
+    minors, sexual = any(map(_MINOR.search, known)), any(map(_SEXUAL.search, known))
+
+    def pairs(text: str) -> bool:
+        plain = _words(text)
+        minor, explicit = bool(_MINOR.search(plain)), bool(_SEXUAL.search(plain))
+        return (minor and (explicit or sexual)) or (explicit and minors)
+
+    return pairs
 
 
 def _texts(node: object, field: str) -> Iterator[tuple[str, str]]:

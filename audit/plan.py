@@ -31,6 +31,9 @@ CASES_SCHEMA = pa.schema(
         ("item", pa.string()),
         ("item_uri", pa.string()),
         ("invert_key", pa.string()),
+        ("prompt_key", pa.string()),  # join key of a prompt set's row
+        ("guidance", pa.float64()),  # classifier-free guidance of the picture; null where nothing is sampled
+        ("problem", pa.string()),  # why the case can only be unassessed, known before anything is computed
         ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
         ("attack_item", pa.string()),
     ]
@@ -83,6 +86,7 @@ class Plan:
     instruments: tuple[Instrument, ...]
     rules: tuple[Mapping[str, Any], ...]
     corpus: Mapping[str, Any]
+    prompt_sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
 
     def units_of(self, kind: str) -> Iterator[Unit]:
         """The units of one kind, in plan order."""
@@ -120,6 +124,7 @@ class Plan:
             "rules": [dict(rule) for rule in self.rules],
             "policy": self.spec.gate.model_dump(mode="json"),
             "corpus": dict(self.corpus),
+            "prompt_sets": dict(self.prompt_sets),
             "totals": {"cases": self.cases.num_rows, "units": self.units.num_rows},
         }
 
@@ -158,6 +163,7 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         instruments=instruments,
         rules=tuple(document["rules"]),
         corpus=document["corpus"],
+        prompt_sets=document.get("prompt_sets", {}),
     )
 
 
@@ -211,6 +217,14 @@ def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
         return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
     except (ValueError, KeyError, pa.ArrowInvalid) as error:
         raise _damaged(run_id, error) from error
+
+
+def with_all_columns(cases: pa.Table) -> pa.Table:
+    """Cases with an empty column for each that they lack: a run that an earlier version planned can still be read."""
+    for field in CASES_SCHEMA:
+        if field.name not in cases.column_names:
+            cases = cases.append_column(field, pa.nulls(cases.num_rows, field.type))
+    return cases
 
 
 def _damaged(run_id: str, error: Exception) -> JournalError:

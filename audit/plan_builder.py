@@ -11,6 +11,7 @@ import pyarrow as pa
 from audit import erasers, guards, identity
 from audit.attacks import methods
 from audit.checkpoint_refs import resolve_checkpoint
+from audit.content_rules import is_sexual
 from audit.model_refs import ModelRef
 from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.records import Cell, Instrument
@@ -115,33 +116,43 @@ class Builder:
         cases: Sequence[Mapping[str, Any]],
         inversion: Inversion | None = None,
     ) -> None:
-        """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them."""
+        """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them.
+
+        A case's `sampler` holds settings of its own over the cell's; such cases get units of their own.
+        """
         index = len(self.cells)
         gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
                 dataclasses.replace(cell, cell_id=index, planned=len(cases)),
-                sensitive=self.spec.is_sensitive(cell.subject) or self.spec.is_sensitive(cell.concept),
+                sensitive=self.spec.is_sensitive(cell.subject)
+                or self.spec.is_sensitive(cell.concept)
+                or any(is_sexual(case.get("prompt") or "") for case in cases),
                 gate_residual_max=gate.residual_max if gate else None,
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )
         )
         inverts = self._inverts(inversion, cases, index) if inversion else [None] * len(cases)
+        samplers = [{**common["sampler"], **case.get("sampler", {})} if common["sampler"] else None for case in cases]
         attacks = sorted({case["attack_key"] for case in cases if case.get("attack_key")})
         for unit in attacks:
             self.units[unit]["cell_ids"].add(index)
         images = [
-            identity.int_key({**common, **_identity_of(case), "invert": invert})
-            for case, invert in zip(cases, inverts, strict=True)
+            identity.int_key({**common, "sampler": sampler, **_identity_of(case), "invert": invert})
+            for case, sampler, invert in zip(cases, samplers, inverts, strict=True)
         ]
-        self._generate_units(common, images, [*attacks, *sorted({i for i in inverts if i})], index)
-        for number, (case, image, invert) in enumerate(zip(cases, images, inverts, strict=True)):
+        found = [*attacks, *sorted({i for i in inverts if i})]
+        for sampler in _different(samplers):
+            same = [image for image, own in zip(images, samplers, strict=True) if own == sampler]
+            self._generate_units({**common, "sampler": sampler}, same, found, index)
+        for number, (case, image, invert, sampler) in enumerate(zip(cases, images, inverts, samplers, strict=True)):
             row = {
                 "cell_id": index,
                 "case_no": number,
                 "image_id": image,
                 "unit_key": self._image_units[image],
                 "invert_key": invert,
+                "guidance": sampler["guidance"] if sampler else None,
                 **case,
             }
             for name, column in self.columns.items():
@@ -245,7 +256,15 @@ class Builder:
 
 
 def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
+    described = {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
+    if case.get("problem"):  # there is no picture: what cannot be made is told apart by its row
+        described |= {name: case[name] for name in ("prompt_key", "problem")}
+    return described
+
+
+def _different(samplers: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, Any] | None]:
+    """Each of the sampler settings once, in the order of their first case."""
+    return list({identity.canonical(sampler): sampler for sampler in samplers}.values())
 
 
 def _some(key: str | None) -> tuple[str, ...]:

@@ -7,14 +7,22 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import identity
+from audit.attacks.adversarial_cases import adversarial_cases
 from audit.attacks.embedding_cases import embedding_cases
-from audit.attacks.prompts import prompts
+from audit.attacks.prompts import PromptSet, cases_of, prompts, read_prompt_sets
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem, Inversion
 from audit.records import Cell, Control, Instrument, Role, Scenario
-from audit.scenarios import EmbeddingScenario, LatentScenario, Perturbation, TextScenario
+from audit.scenarios import (
+    AdversarialTextScenario,
+    EmbeddingScenario,
+    LatentScenario,
+    Perturbation,
+    ScenarioSpec,
+    TextScenario,
+)
 from audit.spec import Concept, Spec
 
 
@@ -28,17 +36,23 @@ def build_plan(
     instruments: Sequence[Instrument],
     rules: Sequence[Mapping[str, Any]],
     corpus: Mapping[str, Any],
+    prompt_sets: Mapping[str, PromptSet] | None = None,
 ) -> Plan:
-    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order.
+    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
+    `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
 
-    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has.
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
+    more cases than its prompt set has rows.
     """
+    sets = read_prompt_sets(spec) if prompt_sets is None else prompt_sets
     builder = Builder(spec, backbone, items)
     for concept in spec.concepts:
         for scenario in spec.scenarios:
             for defence in spec.defence_names():
                 if isinstance(scenario, TextScenario):
-                    _text_cells(builder, concept, scenario, defence)
+                    _text_cells(builder, concept, scenario, defence, sets.get(scenario.name))
+                elif isinstance(scenario, AdversarialTextScenario):
+                    _adversarial_cell(builder, concept, scenario, defence, sets.get(scenario.name))
                 elif isinstance(scenario, EmbeddingScenario):
                     _embedding_cell(builder, concept, scenario, defence)
                 else:
@@ -64,6 +78,7 @@ def build_plan(
         instruments=tuple(instruments),
         rules=tuple(rules),
         corpus=corpus,
+        prompt_sets={name: chosen.facts() for name, chosen in sets.items()},
     )
 
 
@@ -72,22 +87,35 @@ def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, cont
     return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
 
 
-def _sampler(scenario: TextScenario | EmbeddingScenario | LatentScenario) -> dict[str, Any]:
+def _sampler(scenario: ScenarioSpec) -> dict[str, Any]:
     return scenario.sampler.model_dump(mode="json")
 
 
-def _text_cells(builder: Builder, concept: Concept, scenario: TextScenario, defence: str) -> None:
+def _text_cells(
+    builder: Builder, concept: Concept, scenario: TextScenario, defence: str, chosen: PromptSet | None
+) -> None:
     common = builder.common("prompt", defence, concept, _sampler(scenario))
     control = Control.BACKBONE if defence == "none" else None
     subjects = [(concept, scenario.cases, control)]
     if builder.spec.neighbour_cases:
         subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
     for subject, count, kind in subjects:
-        cases = [
+        cases: list[dict[str, Any]] = [
             {"seed": builder.spec.seed + number, "prompt": prompt}
             for number, prompt in enumerate(prompts(scenario, subject, count))
         ]
+        if chosen is not None and (subject is concept or chosen.names(subject)):
+            cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
         builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+
+
+def _adversarial_cell(
+    builder: Builder, concept: Concept, scenario: AdversarialTextScenario, defence: str, chosen: PromptSet | None
+) -> None:
+    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
+    builder.add(cell, common, adversarial_cases(builder, concept, scenario, chosen))
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:

@@ -33,13 +33,20 @@ def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
 
     Raises `SpecError` for one with too many tokens, `CheckpointError` when the tokenizer cannot be loaded.
     """
+    for prompt, (used, longest) in too_long(backbone, prompts).items():
+        raise SpecError(
+            f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads {longest}",
+            where="scenarios",
+            next_step="shorten the template or the concept's phrase",
+        )
+
+
+def too_long(backbone: ModelRef, prompts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """(tokens it has, tokens the text encoder reads) of every prompt that the text encoder cannot read whole.
+
+    Raises `CheckpointError` when the tokenizer cannot be loaded.
+    """
     tokenizer = load_tokenizer(backbone.path / "tokenizer")
-    for prompt in prompts:
-        used = len(tokenizer(prompt)["input_ids"])
-        if used > tokenizer.model_max_length:
-            raise SpecError(
-                f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads "
-                f"{tokenizer.model_max_length}",
-                where="scenarios",
-                next_step="shorten the template or the concept's phrase",
-            )
+    longest = int(tokenizer.model_max_length)
+    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
+    return {prompt: (count, longest) for prompt, count in used.items() if count > longest}

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, detectors, expectations, identity, reading
+from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
@@ -30,6 +32,7 @@ from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
 from audit.planning import build_plan, inversion_prompts
 from audit.policy import Policy
+from audit.prompt_checks import load_prompt_sets
 from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
@@ -79,6 +82,7 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
         **provenance(),
         "backbone": dict(plan.backbone),
         "corpus": dict(plan.corpus),
+        "prompt_sets": dict(plan.prompt_sets),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
@@ -93,6 +97,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     pipeline_family(backbone)
     check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
+    sets = load_prompt_sets(spec, backbone)
     measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
@@ -103,6 +108,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
+        prompt_sets=sets,
     )
     texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
     check_prompts(backbone, texts)
@@ -112,16 +118,16 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
 
 
 def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
-    """Every different prompt; where a find will stand, as many words as the embeddings have vectors.
+    """Every different prompt that will be sampled; where a find will stand, as many words as the embeddings have vectors.
 
     Raises `SpecError` for an embedding file that this backbone cannot use.
     """
-    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
+    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
     if any(MARK in text for text in texts):
         from audit.attacks.embedding_checks import written_out  # imports torch
 
         texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
-    return texts
+    return texts + searched_texts(spec, backbone)
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:

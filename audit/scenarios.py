@@ -10,6 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from audit.attacks.parameters import Template
 from audit.spec_base import Model, Name, Phrase
 
+ShippedSet = Literal["cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase"]
+PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
+
 
 class Sampler(Model):
     """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
@@ -26,13 +29,41 @@ class Sampler(Model):
         return steps
 
 
+class PromptSource(Model):
+    """A prompt set: one that ships with the tool, or the user's CSV or Parquet file, which is never copied.
+
+    The columns of I2P and of the files derived from ESD's are found by their names (`audit/attacks/prompt_files.py`);
+    `columns` names others, and `{guidance: null}` leaves one unread, so that the sampler's own setting holds.
+    """
+
+    set: ShippedSet | None = None
+    file: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory
+    columns: dict[PromptField, str | None] = Field(default_factory=dict)
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # column -> values; a row needs one of each
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _single_values(cls, where: Any) -> Any:
+        return {k: (v,) if isinstance(v, str) else v for k, v in where.items()} if isinstance(where, dict) else where
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.set is None) == (self.file is None):
+            raise ValueError("takes either a set or a file")
+        return self
+
+
 class TextScenario(Model):
-    """Prompts that name the subject; `{phrase}` is replaced."""
+    """Prompts that name the subject, `{phrase}` replaced; or the rows of a prompt set.
+
+    With `prompts`, templates serve the neighbours of which the set has no prompts.
+    """
 
     name: Literal["text"] = "text"
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     synonyms: bool = False  # also prompt with the concept's synonyms, in turn
+    prompts: PromptSource | None = None
     sampler: Sampler = Sampler()
 
     @field_validator("templates")
@@ -163,4 +194,29 @@ class EmbeddingScenario(Model):
         return {concept: self.embedding} if isinstance(self.embedding, str) else dict(self.embedding)
 
 
-ScenarioSpec = Annotated[TextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")]
+class AdversarialTextScenario(Model):
+    """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
+
+    The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
+    each from a seed of its own, and serve the cases in turn. With `prompts`, somebody else's search is audited as it is.
+    """
+
+    name: Literal["adversarial-text"]
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    method: Literal["ring-a-bell"] = "ring-a-bell"
+    found: Annotated[int, Field(ge=1, le=10_000)] = 10
+    preset: Name | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    prompts: PromptSource | None = None
+    sampler: Sampler = Sampler()
+
+    @model_validator(mode="after")
+    def _brought_as_they_are(self) -> Self:
+        if self.prompts is not None and (self.preset is not None or self.parameters):
+            raise ValueError("prompts that are brought are not searched for: they take no preset or parameters")
+        return self
+
+
+ScenarioSpec = Annotated[
+    TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")
+]

@@ -53,6 +53,13 @@ SPEC = parse_spec(
                 "parameters": {"iterations": 5, "images": 4, "templates": ["a {attack}"]},
                 "sampler": {"steps": 10, "guidance": 5.0},
             },
+            {
+                "name": "adversarial-text",
+                "cases": 3,
+                "found": 2,
+                "parameters": {"tokens": 5},
+                "sampler": {"steps": 10, "guidance": 5.0},
+            },
         ],
         "neighbour_cases": 3,
         "controls": {"cases": 3, "unlearned": ["arrow"]},
@@ -80,18 +87,20 @@ FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
     "defences.*.guards.*.name",
+    "scenarios.4.method", "scenarios.4.prompts",  # prompts exclude parameters: tests/attacks/test_ring_a_bell.py
     "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.sampler.steps": 20,
-    "scenarios.[03].sampler.dtype": "bfloat16",
+    "scenarios.[034].sampler.dtype": "bfloat16",
+    "scenarios.0.prompts": {"set": "testbed-simple"},
     "scenarios.1.perturbations.0.kind": "latent-noise-sphere",
     "scenarios.1.perturbations.1.kind": "image-jpeg",
     "scenarios.[12].inversion_prompt": "one {phrase}",
     "scenarios.[12].regeneration_prompt": "one {phrase}",
     "scenarios.2.perturbations": [0.2],
-    "scenarios.3.preset": "testbed",
+    "scenarios.[34].preset": "testbed",
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",

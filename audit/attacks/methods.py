@@ -12,7 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from audit.attacks.parameters import EmbeddingFileParameters, Parameters, TextualInversionParameters
+from audit.attacks.parameters import (
+    EmbeddingFileParameters,
+    Parameters,
+    RingABellParameters,
+    TextualInversionParameters,
+)
 from audit.errors import SpecError
 
 if TYPE_CHECKING:
@@ -33,6 +38,7 @@ METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),
+        Method("ring-a-bell", "1", RingABellParameters, "ring_a_bell_unit"),
         Method("textual-inversion", "1", TextualInversionParameters, "textual_inversion"),
     )
 }

@@ -39,11 +39,25 @@ def check_guards(spec: Spec, backbone: ModelRef) -> None:
 
 def check_energy_prompts(spec: Spec, prompts: Sequence[str]) -> None:
     """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    for (defence, prompt), problem in energy_problems(spec, prompts).items():
+        _require_whole({prompt: problem}, f"defences.{defence}")
+
+
+def _require_whole(problems: Mapping[str, str], where: str) -> None:
+    for problem in problems.values():
+        raise SpecError(problem, where=where, next_step="shorten the template, or set retention to 0")
+
+
+def energy_problems(spec: Spec, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(defence, prompt) -> why the defence's energy model cannot read a prompt that EGLOCE has to retain in full."""
+    found: dict[tuple[str, str], str] = {}
     for defence in spec.defences:
         for guard in defence.guards:
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
-                _check_length(resolve_model(guards.energy_name(parameters)), prompts, f"defences.{defence.name}")
+                problems = _too_long(resolve_model(guards.energy_name(parameters)), prompts)
+                found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
+    return found
 
 
 def _check_repeats(defence: Defence) -> None:
@@ -96,17 +110,15 @@ def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str
             )
 
 
-def _check_length(model: ModelRef, prompts: Sequence[str], where: str) -> None:
+def _too_long(model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
     tokenizer = load_tokenizer(model.path)
     longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
-    for prompt in prompts:
-        used = len(tokenizer(prompt)["input_ids"])
-        if used > longest:
-            raise SpecError(
-                f"the prompt {prompt[:60]!r} has {used} tokens, and the energy model {model.name} reads {longest}",
-                where=where,
-                next_step="shorten the template, or set retention to 0",
-            )
+    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
+    return {
+        prompt: f"the prompt {prompt[:60]!r} has {count} tokens, and the energy model {model.name} reads {longest}"
+        for prompt, count in used.items()
+        if count > longest
+    }
 
 
 def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
@@ -218,7 +230,7 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
         t.replace("{phrase}", p) for c in spec.concepts for p in _phrases(parameters, c) for t in parameters.templates
     ]
     _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
-    _check_length(ref, templates, where)
+    _require_whole(_too_long(ref, templates), where)
 
 
 def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:

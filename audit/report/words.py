@@ -32,7 +32,7 @@ REASONS: Mapping[str, str] = {
     "round-trip": "the inversion missed its quality gate",
     "blocked": "a guard or a safety checker returned no picture",
     "not-measured": "the detector gave no reading",
-    "unreadable": "the corpus image cannot be decoded",
+    "unreadable": "the corpus image cannot be decoded, or the prompt set's row cannot be used",
 }
 
 CONTROLS: Mapping[str, tuple[str, str]] = {

@@ -79,17 +79,22 @@ class _Maker:
                 raise ValueError(f"unknown source {other!r}")
 
     def _from_prompts(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures of the cases that have a prompt; where an attack found none, its status is carried on."""
+        """Pictures of the cases that have a prompt; where an attack or the plan found none, its reason is carried on."""
         rows: dict[int, Row] = {}
         ready = []
         for case in cases:
+            if case.get("problem"):
+                rows[case["image_id"]] = _row(case, Status.UNREADABLE, case["problem"])
+                continue
             prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
             if isinstance(prompt, Refused):
                 rows[case["image_id"]] = _row(case, prompt.status, prompt.reason)
             else:
                 ready.append({**case, "prompt": prompt})
         if ready:
-            noise = initial_noise([case["seed"] for case in ready], self.models.pipeline.latent_shape)
+            sampler = self.identity["sampler"]
+            shape = self.models.pipeline.latent_shape_of(sampler.get("width"), sampler.get("height"))
+            noise = initial_noise([case["seed"] for case in ready], shape)
             rows.update({row["image_id"]: row for row in self._sample(ready, noise)})
         return [rows[case["image_id"]] for case in cases]
 

@@ -1,0 +1,166 @@
+"""One unit of Ring-A-Bell: searches in the backbone's text encoder, and what is found as text that a user can type."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from audit import identity
+from audit.attacks import ring_a_bell
+from audit.attacks.adversarial_cases import texts_of
+from audit.attacks.parameters import RingABellParameters
+from audit.attacks.ring_a_bell import Encode, Space, State
+from audit.attacks.searching import Found, Row, Search
+from audit.backbones import Pipeline
+from audit.content_rules import pairing
+from audit.errors import AuditError
+from audit.records import Status
+
+log = logging.getLogger(__name__)
+_READ = 32  # survivors whose text is read anew at the end
+
+
+def run(search: Search) -> Found:
+    """A prompt for each item; an item whose search fails keeps its row, with the reason."""
+    rows = []
+    for item in search.items:
+        try:
+            rows.append(_row(search, item))
+        except AuditError:
+            raise  # about the models or the storage as a whole, not about this search
+        except Exception as error:
+            log.warning("the search for %s failed: %s: %s", item, type(error).__name__, error)
+            first = (str(error) or "no message").splitlines()[0]
+            rows.append(Row(item, Status.ERROR, f"{type(error).__name__}: {first}"[:500]))
+    return Found(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """A prompt as text, with the fitness of that text and how many tokens it has between start and end."""
+
+    text: str
+    fitness: float
+    tokens: int
+
+
+def _row(search: Search, item: str) -> Row:
+    parameters = RingABellParameters.model_validate(search.parameters)
+    concept, pipeline = search.unit.identity["concept"], search.models.pipeline
+    space, encode = space_of(pipeline, parameters.tokens), encoder_of(pipeline)
+    target = target_of(pipeline, parameters, concept["phrase"])
+    seed = identity.int_key({"seed": search.unit.identity["seed"], "item": item})
+    keep = _Checkpoint(search, item)
+    state = ring_a_bell.search(
+        encode, target, space, parameters, seed, batch_size=search.batch_size, state=keep.state(), save=keep.save
+    )
+    keep.done()
+    best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size)
+    if best is None:
+        return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
+    words = f"{best.text[:60]!r}: distance {best.fitness:.1f} after {state.evaluations} evaluations"
+    report = {
+        "summary": words,
+        "distance": {"start": state.history[0], "end": state.history[-1], "text": best.fitness},
+        "generations": len(state.history),
+        "tokens": best.tokens,
+    }
+    return Row(item, Status.OK, None, best.text, best.fitness, state.evaluations, 0, report)
+
+
+def space_of(pipeline: Pipeline, tokens: int) -> Space:
+    """Every id of the tokenizer but its special ones."""
+    tokenizer = pipeline.tokenizer
+    special = {*tokenizer.all_special_ids, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    allowed = [i for i in range(len(tokenizer)) if i not in special]
+    return Space(
+        torch.tensor(allowed),
+        tokenizer.bos_token_id,
+        tokenizer.eos_token_id,
+        tokenizer.pad_token_id,
+        int(tokenizer.model_max_length),
+        tokens,
+    )
+
+
+def encoder_of(pipeline: Pipeline) -> Encode:
+    """The backbone's text encoder on token ids (B, L)."""
+
+    def encode(ids: torch.Tensor) -> torch.Tensor:
+        states: torch.Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
+        return states
+
+    return encode
+
+
+def target_of(pipeline: Pipeline, parameters: RingABellParameters, phrase: str) -> torch.Tensor:
+    """The states (L, D) to come close to."""
+    first, *pairs = texts_of(parameters, phrase)
+    vector = ring_a_bell.concept_vector(pipeline.encode_text(pairs[::2]), pipeline.encode_text(pairs[1::2]))
+    return ring_a_bell.target_states(pipeline.encode_text([first])[0], vector, parameters.eta)
+
+
+def best_prompt(
+    pipeline: Pipeline,
+    encode: Encode,
+    target: torch.Tensor,
+    state: State,
+    refused: Callable[[str], bool],
+    batch_size: int = 64,
+) -> Prompt | None:
+    """The best survivor as text. Tokens rarely survive being written and read again, so the text itself is measured.
+
+    Texts that the encoder cannot read whole, or that pair minors with sexual content, are left out.
+    """
+    tokenizer, length = pipeline.tokenizer, int(pipeline.tokenizer.model_max_length)
+    finite = state.genes[torch.isfinite(state.fitness)][:_READ].tolist()
+    texts = dict.fromkeys(tokenizer.decode(genes, skip_special_tokens=True).strip() for genes in finite)
+    read = {text: tokenizer(text)["input_ids"] for text in texts if text and not refused(text)}
+    special = set(tokenizer.all_special_ids)
+    read = {text: ids for text, ids in read.items() if len(ids) <= length and not special & set(ids[1:-1])}
+    if not read:
+        return None
+    whole = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids in read.values()])
+    scores = ring_a_bell.fitness(encode, whole, target, batch_size).tolist()
+    score, text = min(zip(scores, read, strict=True))
+    return Prompt(text, score, len(read[text]) - 2) if math.isfinite(score) else None
+
+
+class _Checkpoint:
+    """Where a search is kept while it lasts, in the unit's folder; without one nothing is kept."""
+
+    def __init__(self, search: Search, item: str) -> None:
+        folder = search.session.folder
+        self._path: Path | None = folder / f"{item}.search" if folder is not None else None
+        self._seconds, self._last = search.session.checkpoint_seconds, time.monotonic()
+
+    def state(self) -> State | None:
+        """What an interrupted search left; None when there is nothing, or nothing whole."""
+        if self._path is None or not self._path.exists():
+            return None
+        try:
+            return State.load(self._path.read_bytes())
+        except Exception as error:  # whatever is wrong with the file, the search can begin again
+            log.warning("%s cannot be continued: %s; the search begins again", self._path, error)
+            return None
+
+    def save(self, state: State) -> None:
+        """Keep the state when the last time is long enough ago."""
+        if self._path is None or time.monotonic() - self._last < self._seconds:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self._path.with_suffix(".part")
+        unfinished.write_bytes(state.dump())
+        unfinished.replace(self._path)
+        self._last = time.monotonic()
+
+    def done(self) -> None:
+        """The search is over."""
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
