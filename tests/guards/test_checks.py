@@ -14,7 +14,8 @@ from audit import guards
 from audit.errors import AuditError
 from audit.guards.checks import check_energy_prompts, check_guards, timesteps
 from audit.model_refs import ModelRef, resolve_model
-from audit.spec import Guard, Sampler, Spec, parse_spec
+from audit.scenarios import Sampler
+from audit.spec import Guard, Spec, parse_spec
 
 BASE: dict[str, Any] = {
     "name": "guarded",
