@@ -7,19 +7,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import Learner, Prompts
 from audit.backbones import load_pipeline
 from audit.checkpoints import apply_artefact
-from audit.corpus import read_picture
 from audit.erasers.base import Session
 from audit.guards.base import Conditioning
 from audit.images import to_model_input
 from audit.model_refs import resolve_model
 from audit.sampling import initial_noise, sample
-from audit.spec import CorpusLimits
 from audit.testbed import counting
 from audit.testbed.scenes import write_corpus
 
@@ -34,8 +33,9 @@ def test_a_learned_embedding_brings_the_ring_back_through_uce(tmp_path: Path) ->
     pipeline = load_pipeline(resolve_model("testbed"), torch.device("cpu"))
     model = apply_artefact(pipeline, str(counting.HERE / "erased" / "uce-ring")).noise_model()
     latents = []
-    for uri in write_corpus(str(tmp_path), "ring", p.images, "audit"):
-        pixels = to_model_input(read_picture(uri, CorpusLimits(), None), pipeline.resolution)
+    write_corpus(str(tmp_path), "ring", p.images, "audit")
+    for path in sorted(tmp_path.rglob("*.png")):
+        pixels = to_model_input(np.array(Image.open(path).convert("RGB")), pipeline.resolution)
         both = np.stack([pixels, pixels[:, ::-1]])
         latents.append(pipeline.encode_images(torch.from_numpy(both).permute(0, 3, 1, 2)))
     learner = Learner(Prompts(pipeline, p), model, torch.stack(latents), p, 0, 32)
