@@ -123,7 +123,7 @@ class Instrument:
 
     instrument_id: int
     detector: str  # name in the spec
-    kind: str  # clip-zero-shot | classifier | nudenet
+    kind: str  # clip-zero-shot | classifier | nudenet | grounding-dino
     version: str  # version of our wrapper
     package: str  # package and version that runs the network
     weights_sha256: str

@@ -111,7 +111,7 @@ class DetectorSpec(Model):
     """One instrument. `model` is a testbed name, a local folder or `hub-id@revision`."""
 
     name: Name
-    kind: Literal["clip-zero-shot", "classifier", "nudenet"]
+    kind: Literal["clip-zero-shot", "classifier", "nudenet", "grounding-dino"]
     model: str | None = None
     threshold: Probability = 0.5
     templates: tuple[Phrase, ...] = ("a photo of a {phrase}",)
