@@ -15,7 +15,17 @@ from audit.consolidation import fill_intervals
 from audit.errors import StoreError
 from audit.policy import Policy
 from audit.relations import relations
-from audit.results import CrrRow, GuardRow, RoundTripRow, RunResult, Sample, UnassessedRow, Verdict, VerdictStatus
+from audit.results import (
+    CountingRow,
+    CrrRow,
+    GuardRow,
+    RoundTripRow,
+    RunResult,
+    Sample,
+    UnassessedRow,
+    Verdict,
+    VerdictStatus,
+)
 from audit.store import explained
 
 if TYPE_CHECKING:
@@ -45,7 +55,7 @@ select * exclude (new_threshold, new_outcome) replace (
 )
 from judged
 """
-Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow)
+Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, CountingRow)
 
 
 def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
@@ -131,6 +141,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         verdict=_UNDECIDED,
         erasures=_erasures(con, run_id),
         guards=_guards(con, run_id),
+        counting=_typed(CountingRow, _records(con, mart.format("mart_nudenet_rules") + ", detector, preset", run_id)),
     )
 
 

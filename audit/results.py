@@ -80,6 +80,26 @@ class GuardRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class CountingRow:
+    """What one published counting rule makes of one cell's stored NudeNet boxes. Its cases are assessed or unassessed."""
+
+    cell_id: int
+    detector: str
+    preset: str
+    counts: str  # what its authors count: boxes | labels (each once per picture) | images
+    threshold: float
+    strict: bool  # scores equal to the threshold do not count
+    network: str  # which NudeNet the published numbers come from
+    planned: int
+    assessed: int
+    unassessed: int
+    hits: int  # assessed pictures with at least one counted box
+    boxes: int
+    labels: int
+    counted: int  # the number as the rule's authors count it
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckResult:
     """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
 
@@ -150,3 +170,4 @@ class RunResult:
     verdict: Verdict
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
+    counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 
 from audit.detectors.nudenet import LABELS
 from audit.journal import Journal
+from audit.reading import read_result
 from audit.relations import relations
+from audit.report import json_report, markdown, sections
 from audit.store import Store
 from tests.synthetic import Run, cell, instrument
 
@@ -109,3 +112,17 @@ def test_presets_name_labels_that_the_network_has(store: Store) -> None:
 def test_the_presets_come_before_the_rules_that_read_them() -> None:
     names = list(relations("marts"))
     assert names.index("mart_nudenet_presets") < names.index("mart_nudenet_rules")
+
+
+def test_the_report_shows_the_rules_where_a_nudenet_detector_ran(store: Store, tmp_path: Path) -> None:
+    result = read_result(store.publish(tmp_path / "published"), "run-1")
+    assert {row.preset: row.counted for row in result.counting if row.cell_id == 0} == {
+        preset: row[3] for preset, row in EXPECTED.items()
+    }
+    assert json_report.parse(json_report.render(result)).counting == result.counting
+    section = next(s for s in sections.build(result) if s.key == "counting-rules")
+    rece = next(row for row in section.tables[0].rows if row[1] == "rece" and row[6] != "0")
+    assert rece[3:] == ("pictures", "> 0.6", "v3.0.x", "2", "2", "6", "2")
+    assert "eval-learn" in markdown.render(result)
+    without = dataclasses.replace(result, counting=())
+    assert all(s.key != "counting-rules" for s in sections.build(without))

@@ -12,6 +12,7 @@ from typing import Any
 from audit.errors import StoreError
 from audit.results import (
     CheckResult,
+    CountingRow,
     CrrRow,
     Decision,
     GuardRow,
@@ -85,6 +86,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
         ),
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
+        counting=tuple(CountingRow(**row) for row in document.get("counting", ())),
     )
 
 

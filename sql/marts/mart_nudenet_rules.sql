@@ -84,6 +84,7 @@ select
     p.counts,
     p.threshold,
     p.strict,
+    p.network,
     l.planned,
     coalesce(s.assessed, 0) as assessed,
     greatest(l.planned - coalesce(s.assessed, 0), 0) as unassessed,
