@@ -9,9 +9,10 @@ from audit import identity
 from audit.attacks.prompts import prompts
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
-from audit.plan import Plan
+from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem
-from audit.records import Cell, Control, Instrument, Role, Scenario
+from audit.quality_planning import plan_quality
+from audit.records import Cell, Control, Instrument, QualityInstrument, Role, Scenario
 from audit.scenarios import LatentScenario, TextScenario
 from audit.spec import Concept, Spec
 
@@ -26,6 +27,7 @@ def build_plan(
     instruments: Sequence[Instrument],
     rules: Sequence[Mapping[str, Any]],
     corpus: Mapping[str, Any],
+    quality: Sequence[QualityInstrument] = (),
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order.
 
@@ -41,6 +43,7 @@ def build_plan(
                     _latent_cells(builder, concept, scenario, defence)
         _control_cells(builder, concept)
     builder.detect(instruments)
+    comparisons = plan_quality(builder, quality)
     cases, units = builder.tables()
     return Plan(
         run_id=run_id,
@@ -60,6 +63,8 @@ def build_plan(
         instruments=tuple(instruments),
         rules=tuple(rules),
         corpus=corpus,
+        quality=tuple(quality),
+        comparisons=comparisons,
     )
 
 
@@ -149,5 +154,5 @@ def plan_size(plan: Plan) -> dict[str, int]:
         "cells": len(plan.cells),
         "cases": plan.cases.num_rows,
         "pictures": len(plan.cases["image_id"].unique()),
-        **{f"{kind}_units": kinds.count(kind) for kind in ("erase", "invert", "generate", "detect")},
+        **{f"{kind}_units": kinds.count(kind) for kind in KINDS},
     }

@@ -100,6 +100,27 @@ class CountingRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class QualityRow:
+    """One quality metric of one cell against one baseline. Distances between sets have a value, the others a mean."""
+
+    cell_id: int
+    instrument_id: int
+    instrument: str
+    kind: str
+    weights_sha256: str
+    metric: str
+    baseline: str  # backbone | unguarded | reference | prompt
+    planned: int
+    assessed: int
+    unassessed: int
+    mean: float | None  # over finite values
+    median: float | None  # may be infinite: half of the pictures equal their baseline
+    infinite: int  # PSNR of pictures that equal their baseline
+    value: float | None
+    reason: str | None  # of one case, or why there is no distance
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckResult:
     """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
 
@@ -171,3 +192,5 @@ class RunResult:
     erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
     counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors
+    quality: tuple[QualityRow, ...] = ()
+    quality_instruments: tuple[dict[str, Any], ...] = ()

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import checks, corpus, detectors, expectations, identity, reading
+from audit import checks, corpus, detectors, expectations, identity, meters, reading
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError, SpecError
@@ -102,6 +102,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
+        quality=[meters.build(entry).instrument for entry in spec.quality],
     )
     texts = plan.cases["prompt"].unique().drop_null().to_pylist()
     check_prompts(backbone, texts)

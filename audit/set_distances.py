@@ -31,7 +31,9 @@ def frechet(first: Features, second: Features) -> float:
     one, other = _checked(first, second)
     least = frechet_minimum(one.shape[1])
     if min(len(one), len(other)) < least:
-        raise ValueError(f"{min(len(one), len(other))} pictures of {one.shape[1]} features; at least {least} are needed")
+        raise ValueError(
+            f"{min(len(one), len(other))} pictures of {one.shape[1]} features; at least {least} are needed"
+        )
     shift = one.mean(0) - other.mean(0)
     covariance, another = (np.atleast_2d(np.cov(values, rowvar=False)) for values in (one, other))
     root = _root(covariance)

@@ -10,6 +10,7 @@ from tasks.erase import erase
 from tasks.generate import generate
 from tasks.invert import invert
 from tasks.opening import open_run
+from tasks.quality import quality
 from tasks.share import Share
 from tasks.units import StageReport
 
@@ -24,4 +25,4 @@ def work(
     """
     share = Share.parse(shard)
     run = open_run(None, root, run_id, settings, concludes=False)
-    return erase(run, share), invert(run, share), generate(run, share), detect(run, share)
+    return erase(run, share), invert(run, share), generate(run, share), detect(run, share), quality(run, share)

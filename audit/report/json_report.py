@@ -16,6 +16,7 @@ from audit.results import (
     CrrRow,
     Decision,
     GuardRow,
+    QualityRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -87,7 +88,14 @@ def _result(document: Mapping[str, Any]) -> RunResult:
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
         counting=tuple(CountingRow(**row) for row in document.get("counting", ())),
+        quality=tuple(QualityRow(**_median(row)) for row in document.get("quality", ())),
+        quality_instruments=tuple(document.get("quality_instruments", ())),
     )
+
+
+def _median(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A quality row with its median again as a float: where most pictures equal their baseline it is infinite."""
+    return {**row, "median": math.inf if row["median"] == "Infinity" else row["median"]}
 
 
 def _floats(row: Mapping[str, Any]) -> dict[str, Any]:
