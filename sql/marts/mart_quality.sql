@@ -1,5 +1,5 @@
 -- grain: one row per run, cell, quality instrument, baseline and metric
--- `value` is a distance between the cell's set of pictures and the baseline's; mean and median are over single pictures.
+-- `value` is a distance between the cell's pictures and the baseline's as sets; mean and median are over single ones.
 with
 asked as (
     select
@@ -34,7 +34,7 @@ stored as (
     group by u.run_key, q.image_id, q.instrument_id, q.baseline, q.baseline_image_id
 ),
 
-single as (
+per_picture as (
     select
         a.run_key,
         a.cell_id,
@@ -86,7 +86,7 @@ select
     coalesce(n.reason, d.reason) as reason
 from asked as a
 inner join runs as r on a.run_key = r.run_key
-left join single as n
+left join per_picture as n
     on
         a.run_key = n.run_key
         and a.cell_id = n.cell_id

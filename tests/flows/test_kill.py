@@ -20,7 +20,7 @@ from tests.flows.servers import cli, prefect_server, process, wait_for
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERDICTS = (0, 3, 4)
-TABLES = ("mart_crr", "mart_unassessed", "mart_round_trip", "mart_measurements")
+TABLES = ("mart_crr", "mart_unassessed", "mart_round_trip", "mart_measurements", "mart_quality")
 
 STAGES: dict[str, Callable[[Path], object]] = {
     "collect": lambda root: list((root / "runs").glob("*/spec.yaml")),
@@ -44,7 +44,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder)
+    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder, quality=[{"name": "ssim", "kind": "ssim"}])
 
 
 def tables(root: Path, run_id: str) -> dict[str, Any]:
