@@ -26,7 +26,7 @@ stored as (
         q.instrument_id,
         q.baseline,
         q.baseline_image_id,
-        min(q.value) as value,
+        min(q.value) as reading,
         bool_and(q.status = 'ok' and q.value is not null and not isnan(q.value)) as measured,
         min(q.error) as error
     from qualities as q
@@ -42,9 +42,9 @@ per_picture as (
         a.baseline,
         a.metric,
         count(*) filter (where s.measured) as assessed,
-        count(*) filter (where s.measured and isinf(s.value)) as infinite,
-        avg(s.value) filter (where s.measured and isfinite(s.value)) as mean,
-        median(s.value) filter (where s.measured) as median,
+        count(*) filter (where s.measured and isinf(s.reading)) as infinite,
+        avg(s.reading) filter (where s.measured and isfinite(s.reading)) as mean,
+        median(s.reading) filter (where s.measured) as median,
         min(s.error) as reason
     from asked as a
     inner join cases as c on a.run_key = c.run_key and a.cell_id = c.cell_id
