@@ -23,6 +23,7 @@ from audit import identity, statistics
 from audit.errors import JournalError
 from audit.journal import SCHEMAS, Journal
 from audit.plan import KINDS, with_all_columns
+from audit.quality_folding import fill_set_distances
 from audit.relations import STAGING, relations
 from audit.unit_files import runtime
 
@@ -32,6 +33,7 @@ _TABLES = {
     "invert": ("inversions",),
     "generate": ("images",),
     "detect": ("measurements", "scores"),
+    "quality": ("qualities",),
 }
 _COLUMNS: Mapping[str, Sequence[str]] = {
     kind: [
@@ -53,12 +55,16 @@ _INSERTS: Mapping[str, Sequence[str]] = {
         " from (select unit_id, image_id, instrument_id, unnest(scores) as one,"
         " generate_subscripts(scores, 1)::integer as score_no from incoming where scores is not null)",
     ),
+    "quality": ("insert into qualities by name select * from incoming",),
 }
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _CHUNK_UNITS = 2000
 _BATCH_UNITS = 500
-_RUN_TABLES = ("runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes")
+_RUN_TABLES = (
+    "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
+    "set_distances",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +93,15 @@ def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> F
     return Folded(1, units, rows)
 
 
-def refresh_outcomes(con: duckdb.DuckDBPyConnection) -> None:
-    """Decide every case of the runs whose units changed, and renew the intervals that the marts show."""
+def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
+    """Decide every case of the runs whose units changed, and renew the intervals and set distances of the marts."""
     stale = con.execute("select run_key from runs where not outcomes_current order by run_key").fetchall()
     if not stale:
         return
     for (run_key,) in stale:
         with _transaction(con):
             _decide_cases(con, run_key)
+            fill_set_distances(con, journal, run_key)
             con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
     fill_intervals(con)
 
@@ -167,6 +174,8 @@ def _insert_plan(
         "rules": plan["rules"],
         # Plans of before perturbations have neither field.
         "cells": [{"perturbation": None, "strength": None, **cell} for cell in plan["cells"]],
+        "quality_instruments": plan.get("quality_instruments", ()),  # absent from plans of before there were any
+        "comparisons": plan.get("comparisons", ()),
     }.items():
         _insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
 

@@ -216,7 +216,7 @@ def _testbed() -> Iterator[Finding]:
 
 def _models(spec: Spec) -> Iterator[Finding]:
     """What `run` would refuse about the backbone, the checkpoints and the detectors, by the functions that `run` calls."""
-    from audit import detectors
+    from audit import detectors, meters
 
     model: ModelRef | None = None
     try:
@@ -235,6 +235,13 @@ def _models(spec: Spec) -> Iterator[Finding]:
             yield _from_error(f"detector {entry.name}", error, _ENDS_EARLY)
         else:
             yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {instrument.weights_sha256[:12]}")
+    for asked in spec.quality:
+        try:
+            weights = meters.build(asked).instrument.weights_sha256
+        except AuditError as error:
+            yield _from_error(f"quality {asked.name}", error, _ENDS_EARLY)
+        else:
+            yield Finding(f"quality {asked.name}", "ok", f"{asked.kind}, weights {weights[:12] or 'none needed'}")
 
 
 def _checkpoints(spec: Spec, backbone: ModelRef | None) -> Iterator[Finding]:

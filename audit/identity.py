@@ -35,6 +35,10 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
         "detectors.folders",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
+    "quality": (
+        "stages.quality", "stages.batching", "images", "corpus", "corpus_source", "quality", "meters", "detectors.base",
+        "detectors.folders", "detectors.clip_zero_shot",
+    ),
 }  # fmt: skip
 
 # Their arithmetic is part of every result. Detectors name what else they use (onnxruntime, nudenet) in their instrument.

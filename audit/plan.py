@@ -15,7 +15,17 @@ import pyarrow.parquet as pq
 from audit.errors import JournalError
 from audit.journal import Journal
 from audit.policy import Policy
-from audit.records import Cell, Control, Instrument, Role, Scenario, Unit
+from audit.records import (
+    Baseline,
+    Cell,
+    Comparison,
+    Control,
+    Instrument,
+    QualityInstrument,
+    Role,
+    Scenario,
+    Unit,
+)
 from audit.spec import Spec, parse_spec
 
 T = TypeVar("T")
@@ -49,7 +59,7 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 _OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
-KINDS = ("erase", "attack", "invert", "generate", "detect")
+KINDS = ("erase", "attack", "invert", "generate", "detect", "quality")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +97,8 @@ class Plan:
     rules: tuple[Mapping[str, Any], ...]
     corpus: Mapping[str, Any]
     prompt_sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
+    quality: tuple[QualityInstrument, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
 
     def units_of(self, kind: str) -> Iterator[Unit]:
         """The units of one kind, in plan order."""
@@ -122,6 +134,8 @@ class Plan:
             "cells": [cell.as_row() for cell in self.cells],
             "instruments": [dataclasses.asdict(i) for i in self.instruments],
             "rules": [dict(rule) for rule in self.rules],
+            "quality_instruments": [dataclasses.asdict(i) for i in self.quality],
+            "comparisons": [dataclasses.asdict(c) for c in self.comparisons],
             "policy": self.spec.gate.model_dump(mode="json"),
             "corpus": dict(self.corpus),
             "prompt_sets": dict(self.prompt_sets),
@@ -149,6 +163,7 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")))
         cells = tuple(_cell(row) for row in document["cells"])
         instruments = _instruments(document)
+        quality, comparisons = _quality(document)
     except (ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
         raise _damaged(run_id, error) from error
     return Plan(
@@ -164,6 +179,8 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         rules=tuple(document["rules"]),
         corpus=document["corpus"],
         prompt_sets=document.get("prompt_sets", {}),
+        quality=quality,
+        comparisons=comparisons,
     )
 
 
@@ -235,6 +252,19 @@ def _damaged(run_id: str, error: Exception) -> JournalError:
 
 def _instruments(document: Mapping[str, Any]) -> tuple[Instrument, ...]:
     return tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
+
+
+def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...], tuple[Comparison, ...]]:
+    """Both are absent from plans of before they could be asked for."""
+    instruments = [
+        QualityInstrument(**{**row, "metrics": tuple(row["metrics"])})
+        for row in document.get("quality_instruments", ())
+    ]
+    comparisons = [
+        Comparison(row["cell_id"], Baseline(row["baseline"]), row["baseline_cell_id"])
+        for row in document.get("comparisons", ())
+    ]
+    return tuple(instruments), tuple(comparisons)
 
 
 def _cell(row: Mapping[str, Any]) -> PlannedCell:

@@ -231,6 +231,11 @@ class Builder:
                 made = self._unit("detect", fields, (key,), unit["rows"], min(unit["cell_ids"]))
                 self.units[made]["cell_ids"] |= unit["cell_ids"]
 
+    def unit(self, kind: str, described: Mapping[str, Any], depends: Iterable[str], rows: int, cells: set[int]) -> None:
+        """Plan one unit that `cells` need."""
+        key = self._unit(kind, described, depends, rows, min(cells))
+        self.units[key]["cell_ids"] |= cells
+
     def _unit(self, kind: str, described: Mapping[str, Any], depends: Iterable[str], rows: int, cell: int) -> str:
         key = identity.key(described)
         unit = self.units.setdefault(

@@ -14,7 +14,8 @@ from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem, Inversion
-from audit.records import Cell, Control, Instrument, Role, Scenario
+from audit.quality_planning import plan_quality
+from audit.records import Cell, Control, Instrument, QualityInstrument, Role, Scenario
 from audit.scenarios import (
     AdversarialTextScenario,
     EmbeddingScenario,
@@ -37,6 +38,7 @@ def build_plan(
     rules: Sequence[Mapping[str, Any]],
     corpus: Mapping[str, Any],
     prompt_sets: Mapping[str, PromptSet] | None = None,
+    quality: Sequence[QualityInstrument] = (),
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
     `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
@@ -59,6 +61,7 @@ def build_plan(
                     _latent_cells(builder, concept, scenario, defence)
         _control_cells(builder, concept)
     builder.detect(instruments)
+    comparisons = plan_quality(builder, quality)
     cases, units = builder.tables()
     return Plan(
         run_id=run_id,
@@ -79,6 +82,8 @@ def build_plan(
         rules=tuple(rules),
         corpus=corpus,
         prompt_sets={name: chosen.facts() for name, chosen in sets.items()},
+        quality=tuple(quality),
+        comparisons=comparisons,
     )
 
 

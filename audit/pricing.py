@@ -197,6 +197,8 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
         said.append(f"storage: a PNG takes {PNG_SHARE:.0%} of the raw pixels")
     if rates.seconds_per_detection is None and any(w.pending for w in work if w.kind == "detect"):
         said.append("time: detectors are not in it, no earlier unit says how long they take")
+    if any(w.pending for w in work if w.kind == "quality"):
+        said.append("time: quality instruments are not in it")
     if any(w.pending for w in work):
         said.append("time: loading models is not in it")
     return tuple(said)

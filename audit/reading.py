@@ -16,9 +16,11 @@ from audit.errors import StoreError
 from audit.policy import Policy
 from audit.relations import relations
 from audit.results import (
+    CountingRow,
     CrrRow,
     GuardRow,
     LatentRow,
+    QualityRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -55,7 +57,7 @@ select * exclude (new_threshold, new_outcome) replace (
 )
 from judged
 """
-Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow)
+Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow)
 
 
 def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
@@ -143,7 +145,17 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
         attacks=_attacks(con, run_id),
         guards=_guards(con, run_id),
         latents=_typed(LatentRow, _records(con, mart.format("mart_latents"), run_id)),
+        counting=_typed(CountingRow, _records(con, mart.format("mart_nudenet_rules") + ", detector, preset", run_id)),
+        quality=_typed(
+            QualityRow, _records(con, mart.format("mart_quality") + ", metric, instrument, baseline", run_id)
+        ),
+        quality_instruments=_quality_instruments(con, run_id),
     )
+
+
+def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select * exclude (run_id) from mart_quality_instruments where run_id = $run_id order by instrument"
+    return tuple(_records(con, sql, run_id))
 
 
 def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:

@@ -113,7 +113,7 @@ class Case:
 class Unit:
     """A batch of work that one worker runs and journals as one file named by `key`."""
 
-    kind: str  # erase | attack | invert | generate | detect
+    kind: str  # erase | attack | invert | generate | detect | quality
     key: str  # hex SHA-256 of everything that determines the content
     depends: tuple[str, ...]  # keys of units that must be journalled first
     identity: Mapping[str, Any]  # the hashed fields, for the record
@@ -126,7 +126,7 @@ class Instrument:
 
     instrument_id: int
     detector: str  # name in the spec
-    kind: str  # clip-zero-shot | classifier | nudenet
+    kind: str  # clip-zero-shot | classifier | nudenet | grounding-dino
     version: str  # version of our wrapper
     package: str  # package and version that runs the network
     weights_sha256: str
@@ -135,6 +135,39 @@ class Instrument:
     score_floor: float  # scores below it cannot be observed
     threshold: float  # default decision threshold; the gate policy may override it in SQL
     parameters: str  # canonical JSON of everything else (prompt set, templates)
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityInstrument:
+    """What measures pictures themselves, with everything that determines its numbers."""
+
+    instrument_id: int
+    instrument: str  # name in the spec
+    kind: str  # psnr | ssim | gmsd | lpips | clip-score | features
+    version: str  # version of our code
+    package: str  # packages and versions that compute it
+    weights_sha256: str  # empty for a formula without weights
+    preprocessing: str  # one line that says how pixels reach the formula or the network
+    metrics: tuple[str, ...]  # what is reported: of `features` the distances between sets
+    parameters: str  # canonical JSON of everything else
+
+
+class Baseline(StrEnum):
+    """What the pictures of a cell are measured against, case by case."""
+
+    BACKBONE = "backbone"  # the same case without any defence
+    UNGUARDED = "unguarded"  # the same case through the same eraser without its guards
+    REFERENCE = "reference"  # the corpus image that the case's latent was inverted from
+    PROMPT = "prompt"  # the case's own prompt
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """A planned comparison of every case of a cell; cases of both cells correspond by their number."""
+
+    cell_id: int
+    baseline: Baseline
+    baseline_cell_id: int | None  # None where no other cell is needed
 
 
 @dataclasses.dataclass(frozen=True)

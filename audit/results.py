@@ -96,6 +96,47 @@ class GuardRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class CountingRow:
+    """What one published counting rule makes of one cell's stored NudeNet boxes. Its cases are assessed or unassessed."""
+
+    cell_id: int
+    detector: str
+    preset: str
+    counts: str  # what its authors count: boxes | labels (each once per picture) | images
+    threshold: float
+    strict: bool  # scores equal to the threshold do not count
+    network: str  # which NudeNet the published numbers come from
+    planned: int
+    assessed: int
+    unassessed: int
+    hits: int  # assessed pictures with at least one counted box
+    boxes: int
+    labels: int
+    counted: int  # the number as the rule's authors count it
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityRow:
+    """One quality metric of one cell against one baseline. Distances between sets have a value, the others a mean."""
+
+    cell_id: int
+    instrument_id: int
+    instrument: str
+    kind: str
+    weights_sha256: str
+    metric: str
+    baseline: str  # backbone | unguarded | reference | prompt
+    planned: int
+    assessed: int
+    unassessed: int
+    mean: float | None  # over finite values
+    median: float | None  # may be infinite: half of the pictures equal their baseline
+    infinite: int  # PSNR of pictures that equal their baseline
+    value: float | None
+    reason: str | None  # of one case, or why there is no distance
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckResult:
     """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
 
@@ -168,3 +209,6 @@ class RunResult:
     guards: tuple[GuardRow, ...] = ()
     latents: tuple[LatentRow, ...] = ()
     attacks: tuple[dict[str, Any], ...] = ()  # rows of mart_attacks
+    counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors
+    quality: tuple[QualityRow, ...] = ()
+    quality_instruments: tuple[dict[str, Any], ...] = ()

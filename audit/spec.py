@@ -22,6 +22,7 @@ from audit import urls
 from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
 from audit.policy import Policy
+from audit.quality_spec import QualitySpec
 from audit.scenarios import ScenarioSpec
 from audit.spec_base import Model, Name, Phrase, Probability
 from audit.spec_rules import problems_of
@@ -135,7 +136,7 @@ class DetectorSpec(Model):
     """One instrument. `model` is a testbed name, a local folder or `hub-id@revision`."""
 
     name: Name
-    kind: Literal["clip-zero-shot", "classifier", "nudenet"]
+    kind: Literal["clip-zero-shot", "classifier", "nudenet", "grounding-dino"]
     model: str | None = None
     threshold: Probability = 0.5
     templates: tuple[Phrase, ...] = ("a photo of a {phrase}",)
@@ -160,6 +161,7 @@ class Spec(Model):
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]
     controls: Controls = Controls()
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
+    quality: tuple[QualitySpec, ...] = ()
     gate: Policy
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence

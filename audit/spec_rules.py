@@ -23,7 +23,7 @@ def _has_latent(spec: Spec) -> bool:
 
 def _duplicates(spec: Spec) -> list[str]:
     problems = []
-    for field in ("concepts", "defences", "scenarios", "detectors"):
+    for field in ("concepts", "defences", "scenarios", "detectors", "quality"):
         names = [entry.name for entry in getattr(spec, field)]
         for name in sorted({n for n in names if names.count(n) > 1}):
             problems.append(f"{field}: {name!r} appears more than once")

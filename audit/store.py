@@ -113,7 +113,7 @@ class Store:
                 total = dataclasses.replace(
                     total, runs=total.runs + 1, units=total.units + folded.units, rows=total.rows + folded.rows
                 )
-            consolidation.refresh_outcomes(self._con)
+            consolidation.refresh_outcomes(self._con, journal)
             self._con.execute("checkpoint")
             return total
 

@@ -63,6 +63,17 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             pa.field("instrument_id", pa.int64(), nullable=False),
         ]
     ),
+    "quality": pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            *_ROW,
+            pa.field("baseline", pa.string(), nullable=False),
+            ("baseline_image_id", pa.int64()),
+            pa.field("metric", pa.string(), nullable=False),
+            ("value", pa.float64()),  # null for feature vectors, which are the unit's tensors
+            pa.field("instrument_id", pa.int64(), nullable=False),
+        ]
+    ),
 }
 _METADATA = b"erasure_audit"
 _HUGGINGFACE = {

@@ -15,13 +15,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from audit import detectors, identity
+from audit import detectors, identity, meters
 from audit.corpus import read_picture
 from audit.detectors.base import Detector
 from audit.erasers.base import Listener, Session
 from audit.errors import CheckpointError, EnvironmentProblem
 from audit.images import Pixels
 from audit.journal import Journal
+from audit.meters import Meter
 from audit.model_refs import resolve_model
 from audit.models import Models
 from audit.plan import KINDS, Plan
@@ -31,6 +32,7 @@ from audit.stages.detect import run_detect
 from audit.stages.erase import run_erase
 from audit.stages.generate import run_generate
 from audit.stages.invert import run_invert
+from audit.stages.quality import run_quality
 from audit.training_folders import training_session
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Worker:
         self._require_planned_code()
         self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
+        self._meters: dict[int, Meter] = {}
 
     def _require_planned_code(self) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
@@ -152,6 +155,12 @@ class Worker:
             case "detect":
                 detector = self._detector(unit.identity["instrument"]["instrument_id"])
                 return run_detect(unit, detector, self.journal, self.batch_size), None
+            case "quality":
+                cases = self.plan.cases_of(unit.identity["generate"])
+                uris = {row["item"]: row["item_uri"] for row in cases if row["item"]}
+                read = lambda item: self._read(item, uris)  # noqa: E731
+                meter = self._meter(unit.identity["instrument"]["instrument_id"])
+                return run_quality(unit, meter, self.journal, cases, read, self.batch_size)
             case other:
                 raise ValueError(f"unknown unit kind {other!r}")
 
@@ -179,6 +188,20 @@ class Worker:
                 )
             self._detectors[instrument_id] = detector
         return self._detectors[instrument_id]
+
+    def _meter(self, instrument_id: int) -> Meter:
+        if instrument_id not in self._meters:
+            planned = next(i for i in self.plan.quality if i.instrument_id == instrument_id)
+            entry = next(q for q in self.plan.spec.quality if q.name == planned.instrument)
+            meter = meters.build(entry, str(self.device))
+            if meter.instrument.instrument_id != instrument_id:
+                raise CheckpointError(
+                    f"quality instrument {entry.name!r} has changed since this run was planned (weights or package)",
+                    where=str(entry.model or entry.kind),
+                    next_step="restore it, or start a new run: erasure-audit run SPEC",
+                )
+            self._meters[instrument_id] = meter
+        return self._meters[instrument_id]
 
     def _runtime(self) -> dict[str, Any]:
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""

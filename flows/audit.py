@@ -20,6 +20,7 @@ from tasks.generate import generate
 from tasks.invert import invert
 from tasks.opening import open_run
 from tasks.plan import plan
+from tasks.quality import quality
 from tasks.report import report
 from tasks.units import StageReport
 
@@ -45,7 +46,7 @@ def audit(
     run = open_run(spec, root, run_id, settings)
     if not run.planned:
         plan(run, collect(run))
-    stages = (erase(run), attack(run), invert(run), generate(run), detect(run))
+    stages = (erase(run), attack(run), invert(run), generate(run), detect(run), quality(run))
     result = conclude(run, consolidate(run))
     finished = Finished(result, report(run, result), stages)
     return Completed(name=result.verdict.status.value, message=f"verdict of {run.run_id}", data=finished)

@@ -11,6 +11,7 @@ from tasks.erase import erase
 from tasks.generate import generate
 from tasks.invert import invert
 from tasks.opening import open_run
+from tasks.quality import quality
 from tasks.share import Share
 from tasks.units import StageReport
 
@@ -25,4 +26,4 @@ def work(
     """
     share = Share.parse(shard)
     run = open_run(None, root, run_id, settings, concludes=False)
-    return tuple(stage(run, share) for stage in (erase, attack, invert, generate, detect))
+    return tuple(stage(run, share) for stage in (erase, attack, invert, generate, detect, quality))

@@ -18,12 +18,13 @@ from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import CorpusItem
 from audit.planning import build_plan
-from audit.records import Instrument
+from audit.records import Instrument, QualityInstrument
 from audit.spec import parse_spec
 
 Leaf = tuple[str | int, ...]
 BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})
 INSTRUMENT = Instrument(1, "judge", "classifier", "1", "torch", "0" * 64, "none", ("ring",), 0.1, 0.5, "{}")
+QUALITY = QualityInstrument(2, "likeness", "psnr", "1", "numpy", "", "none", ("psnr",), "{}")
 SPEC = parse_spec(
     {
         "name": "leaves",
@@ -64,6 +65,7 @@ SPEC = parse_spec(
         "neighbour_cases": 3,
         "controls": {"cases": 3, "unlearned": ["arrow"]},
         "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
+        "quality": [{"name": "likeness", "kind": "psnr"}],
         "gate": {
             "version": "1",
             "limits": [{"crr_max": 0.1}, {"crr_max": 0.2}],
@@ -82,7 +84,7 @@ NOTHING = (  # a change here recomputes nothing
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
 )  # fmt: skip
-ELSEWHERE = ("detectors.*",)  # counts as an instrument, below
+ELSEWHERE = ("detectors.*", "quality.*")  # count as instruments, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
@@ -182,14 +184,16 @@ def changed_spec(path: Leaf, value: Any) -> Any:
     )
 
 
-def plan_of(document: Any = DOCUMENT, instrument: Instrument = INSTRUMENT) -> Plan:
+def plan_of(
+    document: Any = DOCUMENT, instrument: Instrument = INSTRUMENT, quality: QualityInstrument = QUALITY
+) -> Plan:
     pictures = {
         name: [CorpusItem(identity.key([name.rstrip("b"), i]), f"file:///{i}") for i in range(8)]
         for name in ("ring", "ringb", "arrow", "arrowb")
     }
     return build_plan(
         parse_spec(document, "test"), run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
-        items=pictures, instruments=[instrument], rules=[], corpus={},
+        items=pictures, instruments=[instrument], rules=[], corpus={}, quality=[quality],
     )  # fmt: skip
 
 
@@ -223,6 +227,7 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
             "kind", "source", "backbone", "model", "guards", "sampler", "solver", "perturbation", "code", "images",
         },
         "detect": {"kind", "generate", "instrument", "code"},
+        "quality": {"kind", "generate", "baselines", "instrument", "pairs", "code"},
     }  # fmt: skip
 
 
@@ -273,3 +278,13 @@ def test_phrases_of_neighbours_are_filled_in_and_never_given() -> None:
     given = with_leaf(DOCUMENT, ("concepts", 0, "neighbour_phrases"), {"circle": "a disc"})
     with pytest.raises(SpecError, match="declare the neighbour as a concept"):
         parse_spec(given, "test")
+
+
+@pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(QualityInstrument)])
+def test_every_field_of_a_quality_instrument_but_its_name_changes_the_quality_keys_alone(field: str) -> None:
+    value = getattr(QUALITY, field)
+    other = (*value, "b") if isinstance(value, tuple) else "ssim" if field == "kind" else another(value)
+    before, after = plan_of(), plan_of(quality=dataclasses.replace(QUALITY, **{field: other}))
+    old, new = ({unit.key for unit in plan.units_of("quality")} for plan in (before, after))
+    assert old and (not old & new if field != "instrument" else old == new)
+    assert keys(before) - old == keys(after) - new

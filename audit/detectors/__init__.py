@@ -26,6 +26,10 @@ def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str 
         from audit.detectors.classifier import Classifier
 
         return Classifier(detector_spec, str(device))
+    if detector_spec.kind == "grounding-dino":
+        from audit.detectors.grounding_dino import GroundingDino
+
+        return GroundingDino(detector_spec, concepts, str(device))
     from audit.detectors.nudenet import NudeNet
 
     return NudeNet(detector_spec)

@@ -102,12 +102,10 @@ class ClipZeroShot(BaseDetector):
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
         import torch
 
-        network, processor, _ = _network(self._ref, self._device)
+        network, _, _ = load_clip(self._ref, self._device)
         texts = _embeddings(self._ref, self._device, self._set)
         with torch.inference_mode():
-            values = folders.pixel_values(processor, images, self._device)
-            pooled = network.vision_model(pixel_values=values).pooler_output
-            pictures = _normalised(network.visual_projection(pooled))
+            pictures = picture_embeddings(self._ref, self._device, images)
             logits = (network.logit_scale.exp() * pictures @ texts.T).cpu().double()
         probabilities = label_probabilities(logits, len(self._set.labels), self._scoring)
         return [
@@ -183,8 +181,35 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
     return DetectorError(f"detector {spec.name!r}: {what}", where=f"detectors.{spec.name}.{field}", next_step=next_step)
 
 
+def picture_embeddings(ref: ModelRef, device: str, images: Sequence[Pixels]) -> torch.Tensor:
+    """Unit image embeddings (pictures, D) of the CLIP at `ref`."""
+    import torch
+
+    network, processor, _ = load_clip(ref, device)
+    with torch.inference_mode():
+        values = folders.pixel_values(processor, images, device)
+        made: torch.Tensor = _normalised(
+            network.visual_projection(network.vision_model(pixel_values=values).pooler_output)
+        )
+        return made
+
+
+def text_embeddings(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
+    """Unit text embeddings (texts, D) of the CLIP at `ref`; see `unreadable` for texts that it would cut short."""
+    import torch
+
+    network, _, tokenizer = load_clip(ref, device)
+    with torch.inference_mode():
+        encoded = tokenizer(list(texts), padding=True, return_tensors="pt")
+        pooled = network.text_model(
+            input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device)
+        ).pooler_output
+        made: torch.Tensor = _normalised(network.text_projection(pooled))
+        return made
+
+
 @once_per_process
-def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
+def load_clip(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
     """CLIPModel, its image processor and its tokenizer."""
     from transformers import CLIPModel
 
@@ -205,37 +230,37 @@ def _embed(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
     """The unit mean of the unit embeddings of `texts`."""
     import torch
 
-    network, _, tokenizer = _network(ref, device)
+    network, _, tokenizer = load_clip(ref, device)
+    _check_tokens(ref, network, tokenizer, texts)
     with torch.inference_mode():
-        encoded = tokenizer(list(texts), padding=True, return_tensors="pt")
-        _check_tokens(ref, network, tokenizer, texts)
-        pooled = network.text_model(
-            input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device)
-        ).pooler_output
-        embedded = _normalised(network.text_projection(pooled))
-        mean: torch.Tensor = _normalised(embedded.mean(0))
+        mean: torch.Tensor = _normalised(text_embeddings(ref, device, texts).mean(0))
         return mean
 
 
-def _check_tokens(ref: ModelRef, network: Any, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Refuses prompts that the text encoder cannot read in full.
+def unreadable(network: Any, tokenizer: Any, text: str) -> str | None:
+    """What keeps the text encoder from reading `text` in full; None when nothing does.
 
     A CLIP tokenizer writes the end-of-text token for what it does not know, and the encoder stops reading there.
     """
     longest = network.config.text_config.max_position_embeddings
+    ids = tokenizer(text).input_ids
+    if len(ids) > longest:
+        return f"has {len(ids)} tokens, and it reads {longest}"
+    if tokenizer.unk_token_id in ids[1:-1]:
+        return "contains a word outside its vocabulary"
+    return None
+
+
+def _check_tokens(ref: ModelRef, network: Any, tokenizer: Any, texts: Sequence[str]) -> None:
+    """Refuses prompts that the text encoder cannot read in full."""
     for text in texts:
-        ids = tokenizer(text).input_ids
-        if len(ids) > longest:
-            problem = f"has {len(ids)} tokens, and it reads {longest}"
-        elif tokenizer.unk_token_id in ids[1:-1]:
-            problem = "contains a word outside its vocabulary"
-        else:
-            continue
-        raise DetectorError(
-            f"the detector's text encoder cannot read the prompt {text!r}: it {problem}",
-            where=str(ref.path),
-            next_step="use words that this model was trained on, or another model",
-        )
+        problem = unreadable(network, tokenizer, text)
+        if problem is not None:
+            raise DetectorError(
+                f"the detector's text encoder cannot read the prompt {text!r}: it {problem}",
+                where=str(ref.path),
+                next_step="use words that this model was trained on, or another model",
+            )
 
 
 def _normalised(vectors: torch.Tensor) -> torch.Tensor:

@@ -12,10 +12,12 @@ from typing import Any
 from audit.errors import StoreError
 from audit.results import (
     CheckResult,
+    CountingRow,
     CrrRow,
     Decision,
     GuardRow,
     LatentRow,
+    QualityRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -87,7 +89,15 @@ def _result(document: Mapping[str, Any]) -> RunResult:
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
         latents=tuple(LatentRow(**_floats(row)) for row in document.get("latents", ())),
+        counting=tuple(CountingRow(**row) for row in document.get("counting", ())),
+        quality=tuple(QualityRow(**_median(row)) for row in document.get("quality", ())),
+        quality_instruments=tuple(document.get("quality_instruments", ())),
     )
+
+
+def _median(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A quality row with its median again as a float: where most pictures equal their baseline it is infinite."""
+    return {**row, "median": math.inf if row["median"] == "Infinity" else row["median"]}
 
 
 def _floats(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,8 +6,17 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPModel, ResNetConfig, ResNetForImageClassification
+from transformers import (
+    BertTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers.models.grounding_dino.image_processing_pil_grounding_dino import GroundingDinoImageProcessorPil
 
 WORDS = ("a", "photo", "picture", "of", "ring", "circle", "square", "disc", "empty", "white", "black", "background")
 CLASSES = ("ring", "circle", "square")
@@ -77,4 +86,44 @@ def write_classifier(folder: Path, *, multi_label: bool = True, seed: int = 0) -
         model = ResNetForImageClassification(config)
     model.save_pretrained(folder)
     CLIPImageProcessorPil(size={"height": SIDE, "width": SIDE}, do_center_crop=False).save_pretrained(folder)
+    return folder
+
+
+def write_grounding_dino(folder: Path, seed: int = 0) -> Path:
+    """A GroundingDinoForObjectDetection folder: Swin backbone, text BERT, tokenizer and image processor.
+
+    The vocabulary numbers [CLS], [SEP], '.' and '?' as bert-base-uncased does, which is built into the network.
+    """
+    folder.mkdir(parents=True)
+    vocabulary = [f"[unused{index}]" for index in range(1030)]
+    vocabulary[0], vocabulary[100], vocabulary[101], vocabulary[102], vocabulary[103] = (
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
+    )  # fmt: skip
+    vocabulary[1012], vocabulary[1029] = ".", "?"
+    vocabulary += [*WORDS, "##s"]
+    (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
+    text = {"vocab_size": len(vocabulary), "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    swin = {"model_type": "swin", "image_size": 96, "embed_dim": 8, "depths": [1, 1, 1, 1], "num_heads": [1, 1, 1, 1]}
+    config = GroundingDinoConfig(
+        backbone_config={**swin, "window_size": 4, "out_indices": [2, 3, 4]},
+        text_config={"model_type": "bert", **text, "intermediate_size": 32, "max_position_embeddings": 64},
+        d_model=32,  # the network normalises in 32 groups
+        encoder_layers=1,
+        decoder_layers=2,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=32,
+        decoder_ffn_dim=32,
+        num_queries=20,
+        max_text_len=16,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = GroundingDinoForObjectDetection(config)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "position" not in name:
+                torch.nn.init.normal_(parameter, std=0.2)
+    model.save_pretrained(folder)
     return folder

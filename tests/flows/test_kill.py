@@ -20,7 +20,7 @@ from tests.flows.servers import cli, prefect_server, process, wait_for
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERDICTS = (0, 3, 4)
-TABLES = ("mart_crr", "mart_unassessed", "mart_attacks", "mart_round_trip", "mart_measurements")
+TABLES = ("mart_crr", "mart_unassessed", "mart_attacks", "mart_round_trip", "mart_measurements", "mart_quality")
 
 STAGES: dict[str, Callable[[Path], object]] = {
     "collect": lambda root: list((root / "runs").glob("*/spec.yaml")),
@@ -51,7 +51,8 @@ def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
         {"name": "embedding-whitebox", "cases": 2, "sampler": sampler, "parameters": learning},
         {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1},
     ]
-    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder, scenarios=scenarios)
+    quality = [{"name": "ssim", "kind": "ssim"}]
+    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder, scenarios=scenarios, quality=quality)
 
 
 def tables(root: Path, run_id: str) -> dict[str, Any]:

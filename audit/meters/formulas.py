@@ -1,0 +1,51 @@
+"""PSNR, SSIM and GMSD of `audit.quality` as instruments: no weights, the formula's constants are their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from audit import quality
+from audit.detectors.base import Pixels, package_versions
+from audit.meters.base import Reading, Task, make_instrument
+from audit.quality_spec import QualitySpec
+from audit.records import QualityInstrument
+
+VERSION = "1"
+_FORMULAS: Mapping[str, tuple[Callable[[Pixels, Pixels], float], Mapping[str, Any]]] = {
+    "psnr": (quality.psnr, {"peak": 255}),
+    "ssim": (quality.ssim, {"sigma": 1.5, "truncate": 3.5, "k1": 0.01, "k2": 0.03}),
+    "gmsd": (quality.gmsd, {"c": 170, "downsample": 2}),
+}
+
+
+class Formula:
+    """One formula over two pictures of equal size."""
+
+    def __init__(self, entry: QualitySpec) -> None:
+        self._formula, parameters = _FORMULAS[entry.kind]
+        self._instrument = make_instrument(
+            entry,
+            version=VERSION,
+            package=package_versions("numpy", "scipy"),
+            weights_sha256="",
+            preprocessing="uint8 RGB > float64",
+            metrics=(entry.kind,),
+            parameters=parameters,
+        )
+
+    @property
+    def instrument(self) -> QualityInstrument:
+        """Everything that determines the readings."""
+        return self._instrument
+
+    def read(self, tasks: Sequence[Task]) -> list[Reading]:
+        """One number per task; see `audit.quality` for units and ranges."""
+        return [Reading(value=self._formula(task.picture, other_of(task))) for task in tasks]
+
+
+def other_of(task: Task) -> Pixels:
+    """The picture that the task compares with; a task without one is a defect of the plan."""
+    if task.other is None:
+        raise ValueError("the task names no picture to compare with")
+    return task.other

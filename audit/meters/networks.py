@@ -1,0 +1,24 @@
+"""The model folder of a quality instrument, refused before any compute when it is of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.errors import DetectorError
+from audit.model_refs import ModelRef, resolve_model
+from audit.quality_spec import QualitySpec
+from audit.weight_files import read_json
+
+
+def resolve(entry: QualitySpec, testbed_name: str, known: Sequence[str]) -> ModelRef:
+    """The folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
+    ref = resolve_model(entry.model or "", testbed_name=testbed_name)
+    config = ref.path / "config.json"
+    kind = read_json(config).get("model_type") if config.is_file() else None
+    if kind not in known:
+        raise DetectorError(
+            f"quality instrument {entry.name!r} ({entry.kind}) cannot read with a model of type {kind!r}",
+            where=f"quality.{entry.name}.model",
+            next_step=f"name a folder of one of these types: {', '.join(known)}",
+        )
+    return ref
