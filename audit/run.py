@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import checks, corpus, detectors, expectations, identity, reading
+from audit import checks, corpus, expectations, gaps, identity, reading, stand_ins
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
 from audit.errors import JournalError, SpecError
@@ -87,26 +87,34 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
-    `CorpusError` for a corpus whose run could only end INCONCLUSIVE."""
+    `CorpusError` for a corpus whose run could only end INCONCLUSIVE.
+
+    Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
+    """
     backbone = resolve_model(spec.backbone)
-    pipeline_family(backbone)
-    check_guards(spec, backbone)
+    if backbone.source != "absent":
+        pipeline_family(backbone)
+    with gaps.noted("model"):
+        check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
-    measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
+    measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
-        items=corpus_items(manifest, spec),
+        items=stand_ins.filled_up(corpus_items(manifest, spec), spec),
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
     texts = plan.cases["prompt"].unique().drop_null().to_pylist()
-    check_prompts(backbone, texts)
-    check_energy_prompts(spec, texts)
-    require_conclusive(manifest)
+    with gaps.noted("model"):
+        check_prompts(backbone, texts)
+    with gaps.noted("model"):
+        check_energy_prompts(spec, texts)
+    with gaps.noted("corpus"):
+        require_conclusive(manifest)
     return plan
 
 
@@ -117,9 +125,12 @@ def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
         from audit.claims import inspect  # imports torch
 
         for eraser in declared:
-            found = inspect(resolve_checkpoint(eraser.checkpoint or ""), backbone, eraser.method)
-            for warning in found["warnings"]:
-                log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
+            ref = resolve_checkpoint(eraser.checkpoint or "")
+            if gaps.is_absent(ref.sha256) or gaps.is_absent(backbone.sha256):
+                continue  # noted already; without both of them there is nothing to compare
+            with gaps.noted("checkpoint"):
+                for warning in inspect(ref, backbone, eraser.method)["warnings"]:
+                    log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
