@@ -57,6 +57,7 @@ def manifest_batches(spec: Spec, progress: Callable[[int], None] | None = None) 
     Storage that does not answer is asked once: the other entries of the same scheme are not waited for.
     """
     collected = gaps.current()
+    # Entries that overlap and URLs that can never be used are mistakes of the spec, raised by this call.
     batches: Iterable[pa.RecordBatch] = corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)
     try:
         return list(batches)
@@ -106,8 +107,11 @@ def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str
             continue
         where = _place(entry)
         if where not in known:
-            short = f"the corpus has {len(have)} different pictures of {entry.concept!r}, and the spec asks for {count}"
-            collected.add("corpus", CorpusError(short, where=where, next_step="add pictures, or plan fewer cases"))
+            short = (
+                f"the spec asks for {count} images of {entry.concept!r} and the corpus has {len(have)} different ones"
+            )
+            lower = f"add images, or lower the number of cases to {len(have)}"
+            collected.add("corpus", CorpusError(short, where=where, next_step=lower))
         have += [CorpusItem(f"{gaps.ABSENT}{entry.concept}-{n}", entry.url) for n in range(len(have), count)]
     return filled
 

@@ -103,7 +103,8 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
     scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
     columns = [Column("Defence"), Column("Scenario")]
     for judge in judges:
-        columns += [Column(f"CRR, {plain(judge)}", "number"), Column("Interval", "number"), Column("Hits / assessed / planned", "number")]  # fmt: skip
+        labels = (f"CRR, {plain(judge)}", "Interval", "Hits / assessed / planned")
+        columns += [Column(label, "number") for label in labels]
     columns.append(Column(f"Reported on {reported().backbone}", "number"))
     if claims:
         columns.append(Column("Answer"))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit import locations
-from audit.errors import EXIT_USAGE, SpecError
+from audit.errors import EnvironmentProblem, SpecError
 from audit.spec import load_spec
 from flows.commands import options
-from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
+from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, table
 
 if TYPE_CHECKING:
     from audit.drafting import Draft
@@ -77,10 +77,9 @@ def plan(
         emit_json(_document(drafted, price))
     else:
         _print(drafted, price, str(spec))
-    if not drafted.gaps:
-        return 0
-    say(_missing(drafted, str(spec)))
-    return EXIT_USAGE
+    if drafted.gaps:
+        raise _missing(drafted, str(spec))
+    return 0
 
 
 def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | None:
@@ -96,12 +95,14 @@ def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | No
     return rate_files.read_rates(rates) if rates is not None else None
 
 
-def _missing(draft: Draft, spec: str) -> str:
+def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
+    """One message that lists everything that keeps the audit from running here, each with what to do about it."""
     count = len(draft.gaps)
-    lines = [f"\n{count} thing{'s' * (count != 1)} must be there before this audit can run:"]
+    lines = [f"this audit cannot run here yet: {count} thing{'s are' if count != 1 else ' is'} missing or unusable"]
     for gap in draft.gaps:
         lines += [f"  - {gap.kind}: {gap.what}", f"    where: {gap.where}", f"    next:  {gap.next_step}"]
-    return "\n".join([*lines, f"\nthen  erasure-audit plan {shlex.quote(spec)}"])
+    again = f"get them, then run: erasure-audit plan {shlex.quote(spec)}"
+    return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
 def _document(draft: Draft, price: Price) -> dict[str, Any]:
