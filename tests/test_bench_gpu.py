@@ -18,7 +18,7 @@ from tests.bench.gpu_work import PASSES, STEPS, Work
 from tests.sd14 import CUT
 
 CPU = torch.device("cpu")
-SMALL = Settings(batches=(1, 2), some=2, product=64, compile_with="eager", seconds=600)
+SMALL = Settings(batches=(1, 2), some=2, product=64, compile_with=None, seconds=600)
 
 
 @pytest.fixture(scope="module")
@@ -31,16 +31,23 @@ def rows(pipeline: Pipeline) -> list[Row]:
     return measure(pipeline, CPU, SMALL)
 
 
-def test_every_piece_is_measured_at_every_batch_and_compiled_at_the_largest(rows: list[Row]) -> None:
-    eager = [row for row in rows if not row.compiled]
-    assert len({row.piece for row in eager}) == 6 and len(eager) == 12
-    assert {(row.piece, row.batch) for row in rows if row.compiled} == {("guided sampling", 2), ("inversion", 2)}
+def test_every_piece_is_measured_at_every_batch(rows: list[Row]) -> None:
+    assert len({row.piece for row in rows}) == 6 and len(rows) == 12 and not any(row.compiled for row in rows)
     for row in rows:
         assert row.rate is not None and row.rate > 0 and row.note == ""
         assert row.utilisation is not None and row.utilisation > 0
         assert row.peak is None and line(row).count("|") == 8
     assert {row.dtype for row in rows if row.piece == "guided sampling"} == {"bfloat16"}
     assert {row.dtype for row in rows if row.piece.startswith("scoring")} == {"float32"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # what torch.compile says about diffusers' code while it traces it
+def test_sampling_and_inversion_are_compiled_at_the_largest_batch_that_ran(pipeline: Pipeline) -> None:
+    found = measure(pipeline, CPU, dataclasses.replace(SMALL, batches=(2,), compile_with="eager"))
+    compiled = [row for row in found if row.compiled]
+    assert {(row.piece, row.batch) for row in compiled} == {("guided sampling", 2), ("inversion", 2)}
+    assert all(row.rate and row.utilisation for row in compiled)
 
 
 def test_flops_are_those_of_the_networks(pipeline: Pipeline) -> None:

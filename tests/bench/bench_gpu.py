@@ -222,6 +222,7 @@ def write_rates(path: Path, single: Sequence[Row], rows: Sequence[Row], device: 
     }
     if scored:
         found["seconds_per_detection"] = 1 / max(scored)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n")
     print(f"\n{path} is written; erasure-audit plan SPEC --rates {path}")
 
