@@ -108,10 +108,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
     )
-    texts = plan.cases["prompt"].unique().drop_null().to_pylist()
     with gaps.noted("model"):
+        texts = plan.cases["prompt"].unique().drop_null().to_pylist()
         check_prompts(backbone, texts)
-    with gaps.noted("model"):
         check_energy_prompts(spec, texts)
     with gaps.noted("corpus"):
         require_conclusive(manifest)

@@ -16,7 +16,6 @@ from audit.errors import CorpusError
 from audit.identity import canonical, int_key
 from audit.plan_builder import CorpusItem
 from audit.records import Instrument
-from audit.scenarios import TextScenario
 from audit.spec import CorpusEntry, DetectorSpec, Spec
 
 Rules = list[dict[str, Any]]
@@ -118,7 +117,6 @@ def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str
 
 def _wanted(spec: Spec) -> dict[str, int]:
     """Concept -> how many of its reference pictures the largest cell takes."""
-    attacks = [s.cases for s in spec.scenarios if not isinstance(s, TextScenario)]
-    attacks += [int(getattr(s, "images", 0)) for s in spec.scenarios]  # that an attack learns from
+    attacks = [scenario.cases for scenario in spec.scenarios if scenario.name.startswith("latent-")]
     largest = max([spec.controls.cases, *attacks])
     return {c.name: largest for c in spec.concepts} | dict.fromkeys(spec.controls.unlearned, spec.controls.cases)
