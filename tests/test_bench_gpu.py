@@ -18,7 +18,7 @@ from tests.bench.gpu_work import PASSES, STEPS, Work
 from tests.sd14 import CUT
 
 CPU = torch.device("cpu")
-SMALL = Settings(batches=(1, 2), some=2, product=64, compile_with=None, seconds=600)
+SMALL = Settings(batches=(1, 2), some=2, product=64, compile_with=None, seconds=600, repeats=1)
 
 
 @pytest.fixture(scope="module")

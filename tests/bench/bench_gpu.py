@@ -30,7 +30,6 @@ from tests.sd14 import FULL
 MINUTES = 7.5
 BATCHES = (1, 8, 32, 64)
 COMPILING = 100.0  # seconds that torch.compile is given for one piece at one batch size
-REPEATS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +41,7 @@ class Settings:
     product: int = 8192  # side of the matrices whose product is the ceiling
     compile_with: str | None = "inductor"
     seconds: float = 60 * MINUTES
+    repeats: int = 2  # of which the fastest counts, after one that warms up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +96,7 @@ def measure(
     deadline = time.monotonic() + settings.seconds
     network = make_clip(pipeline, full=pipeline.resolution == 512)
     work = Work(pipeline, network, make_energy(pipeline, network), settings.some)
-    ceilings = {dtype: ceiling(device, dtype, settings.product) for dtype in (torch.bfloat16, torch.float32)}
+    ceilings = {dtype: ceiling(device, dtype, settings) for dtype in (torch.bfloat16, torch.float32)}
     for dtype, flops in ceilings.items():
         print(f"ceiling, {_name(dtype)} matrix product: {flops / 1e12:.1f} TFLOP/s", flush=True)
     rows: list[Row] = []
@@ -122,11 +122,11 @@ def _by_batch(
     flops, last, before = count(piece), 0.0, 0
     for batch in settings.batches:
         row = Row(piece.name, _name(_dtype(piece)), batch, False, per=piece.per)
-        expected = (1 + REPEATS) * last * batch / before if before else 0.0
+        expected = (1 + settings.repeats) * last * batch / before if before else 0.0
         if time.monotonic() + expected > deadline:
             note(dataclasses.replace(row, note="skipped: no time left"))
             continue
-        measured, last = _measured(row, piece, device, flops, ceilings)
+        measured, last = _measured(row, piece, device, settings, flops, ceilings)
         before = batch
         note(measured)
 
@@ -147,18 +147,24 @@ def _compiled(
         note(dataclasses.replace(row, note="skipped: no time left" if ran else "skipped: no eager batch ran"))
         return
     eager = next(found for found in rows if (found.piece, found.batch) == (row.piece, row.batch))
-    note(_measured(row, piece, device, None, ceilings, eager)[0])
+    note(_measured(row, piece, device, settings, None, ceilings, eager)[0])
 
 
 def _measured(
-    row: Row, piece: Piece, device: torch.device, flops: float | None, ceilings: Any, eager: Row | None = None
+    row: Row,
+    piece: Piece,
+    device: torch.device,
+    settings: Settings,
+    flops: float | None,
+    ceilings: Any,
+    eager: Row | None = None,
 ) -> tuple[Row, float]:
     """The row with its numbers, and the seconds that one run took."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        seconds = best(lambda: piece.run(row.batch), device)
+        seconds = best(lambda: piece.run(row.batch), device, settings.repeats)
     except torch.OutOfMemoryError:
         return dataclasses.replace(row, note="out of memory"), 0.0
     rate = row.batch / (seconds * piece.times)
@@ -170,10 +176,10 @@ def _measured(
     return dataclasses.replace(row, rate=rate, utilisation=used, peak=peak), seconds
 
 
-def best(run: Callable[[], Any], device: torch.device) -> float:
+def best(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """Seconds of the fastest of a few runs after one that warms up."""
     times = []
-    for _ in range(1 + REPEATS):
+    for _ in range(1 + repeats):
         started = time.perf_counter()
         run()
         if device.type == "cuda":
@@ -189,10 +195,11 @@ def count(piece: Piece) -> float:
     return float(counter.get_total_flops())
 
 
-def ceiling(device: torch.device, dtype: torch.dtype, side: int) -> float:
+def ceiling(device: torch.device, dtype: torch.dtype, settings: Settings) -> float:
     """FLOP/s of the product of two square matrices: what this device really reaches, not what its data sheet says."""
+    side = settings.product
     first, second = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    return 2 * side**3 / best(lambda: first @ second, device)
+    return 2 * side**3 / best(lambda: first @ second, device, settings.repeats)
 
 
 def single_rates(pipeline: Pipeline, device: torch.device, settings: Settings) -> list[Row]:
@@ -201,7 +208,7 @@ def single_rates(pipeline: Pipeline, device: torch.device, settings: Settings) -
     network = make_clip(whole, full=whole.resolution == 512)
     work = Work(whole, network, make_energy(whole, network), settings.some)
     rows: list[Row] = []
-    ceilings = {torch.float32: ceiling(device, torch.float32, settings.product)}
+    ceilings = {torch.float32: ceiling(device, torch.float32, settings)}
     inversion = next(piece for piece in work.pieces() if piece.name == "inversion")
     _by_batch(inversion, device, settings, time.monotonic() + settings.seconds, ceilings, rows.append)
     return rows

@@ -11,7 +11,7 @@ from transformers import CLIPConfig, CLIPModel
 from audit.backbones import Pipeline
 from audit.guards.energy import Energy
 from audit.model_refs import ModelRef
-from tests.sd14 import FULL, Widths, make_text, make_unet, make_vae
+from tests.sd14 import Widths, make_text, make_unet, make_vae
 from tests.tiny import SD14_SCHEDULER, write_tokenizer
 
 CLIP_SETTINGS = {"image_mean": [0.481, 0.458, 0.408], "image_std": [0.269, 0.261, 0.276]}
@@ -54,8 +54,3 @@ def make_clip(pipeline: Pipeline, full: bool) -> CLIPModel:
 def make_energy(pipeline: Pipeline, network: CLIPModel) -> Energy:
     """EGLOCE's energy around that network."""
     return Energy(network, pipeline.tokenizer, CLIP_SETTINGS, ("a photo of a {phrase}",), ("cat",))
-
-
-def is_full(widths: Widths) -> bool:
-    """Whether these are the published widths."""
-    return widths is FULL

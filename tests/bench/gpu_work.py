@@ -7,7 +7,7 @@ of one is the same at every step: 50 steps, inversion with `PASSES` evaluations 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ from audit.spec import Guard as GuardSpec
 STEPS = 50  # of a whole picture
 PASSES = 3  # evaluations of an inversion step
 GUIDANCE = 7.5
-CAT = Concept(name="cat", phrase="cat")
+CAT, TEXT = Concept(name="cat", phrase="cat"), "a photo of a cat"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +47,7 @@ class Work:
     def __init__(self, pipeline: Pipeline, network: Any, energy: Energy, some: int) -> None:
         self.pipeline, self.network, self.energy, self.some = pipeline, network, energy, some
         self.model: NoiseModel = noise_model(pipeline.unet)
+        self.text, self.null = pipeline.encode_text([TEXT]), pipeline.encode_text([""])  # once, as the audit does
 
     def use(self, compile_with: str | None) -> None:
         """Evaluate the UNet through torch.compile with this backend from now on; None is eager."""
@@ -77,10 +78,9 @@ class Work:
         ]
 
     def _given(self, batch: int, guidance: float) -> Conditioning:
-        text = "a photo of a cat" if guidance != 1.0 else ""
-        states = self.pipeline.encode_text([text]).expand(batch, -1, -1)
-        null = self.pipeline.encode_text([""]).expand(batch, -1, -1)
-        return Conditioning(states, null, guidance, (text,) * batch, tuple(range(batch)))
+        text, states = (TEXT, self.text) if guidance != 1.0 else ("", self.null)
+        null = self.null.expand(batch, -1, -1)
+        return Conditioning(states.expand(batch, -1, -1), null, guidance, (text,) * batch, tuple(range(batch)))
 
     def _noise(self, batch: int) -> torch.Tensor:
         return initial_noise(range(batch), self.pipeline.latent_shape).to(self.pipeline.device)
@@ -156,8 +156,3 @@ def before(guard: Guard, model: NoiseModel, schedule: Any, latents: torch.Tensor
 
 def _none(sha256: str) -> Any:
     raise LookupError(f"no energy model {sha256} is needed here")
-
-
-def sizes(largest: int, wanted: Sequence[int] = (1, 8, 32, 64)) -> list[int]:
-    """The batch sizes up to `largest`."""
-    return [size for size in wanted if size <= largest]
