@@ -86,7 +86,7 @@ def main() -> None:
         left = Settings(
             seconds=60 * arguments.minutes - (time.monotonic() - started), compile_with=None, batches=(8, 32)
         )
-        write_rates(arguments.rates, single_rates(half, device, left), rows, name)
+        write_rates(arguments.rates, single_rates(half, device, left), rows, name, left.some)
 
 
 def measure(
@@ -119,7 +119,8 @@ def _by_batch(
     piece: Piece, device: torch.device, settings: Settings, deadline: float, ceilings: Any, note: Callable[[Row], None]
 ) -> None:
     """Rows of one piece, eager, by growing batch: the last time says whether the next still fits."""
-    flops, last, before = count(piece), 0.0, 0
+    flops = count(piece) if time.monotonic() < deadline else None
+    last, before = 0.0, 0
     for batch in settings.batches:
         row = Row(piece.name, _name(_dtype(piece)), batch, False, per=piece.per)
         expected = (1 + settings.repeats) * last * batch / before if before else 0.0
@@ -214,7 +215,7 @@ def single_rates(pipeline: Pipeline, device: torch.device, settings: Settings) -
     return rows
 
 
-def write_rates(path: Path, single: Sequence[Row], rows: Sequence[Row], device: str) -> None:
+def write_rates(path: Path, single: Sequence[Row], rows: Sequence[Row], device: str, some: int) -> None:
     """The file for `plan --rates`: float32, because latent scenarios run in it; the batch that was fastest."""
     ran = [row for row in single if row.rate is not None]
     scored = [row.rate for row in rows if row.piece.startswith("scoring") and row.rate is not None]
@@ -225,7 +226,8 @@ def write_rates(path: Path, single: Sequence[Row], rows: Sequence[Row], device: 
     found: dict[str, Any] = {
         "origin": f"{device}, SD v1.4's architecture with random weights, float32, batch {fastest.batch}, "
         f"torch {torch.__version__}",
-        "seconds_per_call": 1 / ((fastest.rate or 1) * (STEPS * PASSES + 1)),
+        "seconds_per_call": 1
+        / ((fastest.rate or 1) * STEPS * (PASSES + 1 / some)),  # each measurement starts with one more
     }
     if scored:
         found["seconds_per_detection"] = 1 / max(scored)
