@@ -15,7 +15,7 @@ from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
 from audit.spec import load_spec
 from flows.commands import options
-from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, table
+from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
 if TYPE_CHECKING:
     from audit.drafting import Draft
@@ -77,9 +77,10 @@ def plan(
         emit_json(_document(drafted, price))
     else:
         _print(drafted, price, str(spec))
-    if drafted.gaps:
-        raise _missing(drafted, str(spec))
-    return 0
+    if not drafted.gaps:
+        return 0
+    say(f"error: {_missing(drafted, str(spec))}")  # not raised: the one JSON document is out already
+    return EnvironmentProblem.exit_code
 
 
 def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | None:
