@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-all lint bench testbed testbed-card testbed-erased erasers-table guards-table constraints clean
+.PHONY: help demo test test-all lint bench bench-gpu testbed testbed-card testbed-erased erasers-table guards-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -38,6 +38,9 @@ lint: $(STAMP) ## ruff, mypy --strict over audit/, import contracts, sqlfluff
 
 bench: $(STAMP) ## print speed and memory ratios, measured in one run
 	$(BIN)/python -m tests.bench
+
+bench-gpu: $(STAMP) ## print what an NVIDIA GPU makes of Stable Diffusion v1.4's architecture (random weights, 8 minutes)
+	$(BIN)/python -m tests.bench.bench_gpu --rates build/gpu-rates.json
 
 testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cores)
 	$(BIN)/python -m audit.testbed.train --stage all

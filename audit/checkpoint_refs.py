@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from audit import gaps
 from audit.errors import CheckpointError
 from audit.identity import key
 from audit.model_refs import unpinned
@@ -47,9 +48,20 @@ class CheckpointRef:
 def resolve_checkpoint(ref: str) -> CheckpointRef:
     """The checkpoint that `ref` names: a file, a folder, or `org/name@<40-hex commit>[/path inside]`, with digests.
 
-    Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one.
+    Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one;
+    inside `gaps.collecting` that is noted, and a stand-in without files is returned.
     """
-    ref = ref.strip()
+    try:
+        return _resolved(ref.strip())
+    except CheckpointError as error:
+        collected = gaps.current()
+        if collected is None:
+            raise
+        collected.add("checkpoint", error)
+        return CheckpointRef(ref.strip(), "file", Path(gaps.NOWHERE), None, {}, gaps.absent_digest(ref.strip()))
+
+
+def _resolved(ref: str) -> CheckpointRef:
     path = Path(ref).expanduser()
     if ref and path.exists():
         return _from_path(ref, path.absolute(), None)

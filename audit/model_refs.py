@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from audit import gaps
 from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weight_files import cached_sha256, check_safetensors, loaded_weights, read_json
@@ -38,7 +39,7 @@ class ModelRef:
     """One model on disk. `sha256` changes when any weight or configuration file changes, and with nothing else."""
 
     name: str  # as the spec writes it
-    source: Literal["testbed", "local", "hub"]
+    source: Literal["testbed", "local", "hub", "absent"]  # absent: a stand-in, see `audit.gaps`
     path: Path
     revision: str | None  # hub commit
     files: Mapping[str, str] = dataclasses.field(
@@ -52,9 +53,20 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
     """The model that `ref` names, with every weight file checked and hashed.
 
     `ref` is `testbed` (the pipeline, or `testbed_name`), `testbed/NAME`, an existing folder, or `org/name@commit`.
-    Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only.
+    Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only; inside
+    `gaps.collecting` that is noted, and a stand-in without files is returned.
     """
-    ref = ref.strip()
+    try:
+        return _resolved(ref.strip(), testbed_name)
+    except CheckpointError as error:
+        collected = gaps.current()
+        if collected is None:
+            raise
+        collected.add("model", error)
+        return ModelRef(ref.strip(), "absent", Path(gaps.NOWHERE), None, {}, gaps.absent_digest(ref.strip()))
+
+
+def _resolved(ref: str, testbed_name: str | None) -> ModelRef:
     if not ref:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):

@@ -270,6 +270,14 @@ def shape_of(folder: Path) -> Shape:
     )
 
 
+def sd1_shape() -> Shape:
+    """The sizes of Stable Diffusion v1.x from its architecture alone, for a backbone whose files are elsewhere."""
+    from audit.checkpoints.sd1 import sd1_names  # imports torch
+
+    shapes = {name: tensor.shape for name, tensor in sd1_names().unet.items()}
+    return Shape(resolution=512, latent_bytes=4 * 64 * 64 * 4, unet=shapes)
+
+
 def pictures_sharing(plan: Plan) -> int:
     """How many cases reuse a picture that another cell needs too."""
     return int(plan.cases.num_rows - pc.count_distinct(plan.cases["image_id"]).as_py())

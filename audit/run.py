@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import checks, corpus, detectors, expectations, identity, meters, reading
+from audit import checks, corpus, expectations, gaps, identity, meters, reading, stand_ins
 from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
@@ -92,29 +92,36 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
-    `CorpusError` for a corpus whose run could only end INCONCLUSIVE."""
+    `CorpusError` for a corpus whose run could only end INCONCLUSIVE.
+
+    Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
+    """
     backbone = resolve_model(spec.backbone)
-    pipeline_family(backbone)
-    check_guards(spec, backbone)
+    if backbone.source != "absent":
+        pipeline_family(backbone)
+    with gaps.noted("model"):
+        check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
-    sets = load_prompt_sets(spec, backbone)
-    measuring = [detectors.instrument_and_rules(detector, spec) for detector in spec.detectors]
+    sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
+    measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
-        items=corpus_items(manifest, spec),
+        items=stand_ins.filled_up(corpus_items(manifest, spec), spec),
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
         quality=[meters.build(entry).instrument for entry in spec.quality],
     )
-    texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
-    check_prompts(backbone, texts)
-    check_energy_prompts(spec, texts)
-    require_conclusive(manifest)
+    with gaps.noted("model"):
+        texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
+        check_prompts(backbone, texts)
+        check_energy_prompts(spec, texts)
+    with gaps.noted("corpus"):
+        require_conclusive(manifest)
     return plan
 
 
@@ -138,9 +145,12 @@ def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
         from audit.claims import inspect  # imports torch
 
         for eraser in declared:
-            found = inspect(resolve_checkpoint(eraser.checkpoint or ""), backbone, eraser.method)
-            for warning in found["warnings"]:
-                log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
+            ref = resolve_checkpoint(eraser.checkpoint or "")
+            if gaps.is_absent(ref.sha256) or gaps.is_absent(backbone.sha256):
+                continue  # noted already; without both of them there is nothing to compare
+            with gaps.noted("checkpoint"):
+                for warning in inspect(ref, backbone, eraser.method)["warnings"]:
+                    log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from tests.tiny import SD14_SCHEDULER, write_tokenizer
 
@@ -57,28 +57,31 @@ def make_vae(widths: Widths) -> AutoencoderKL:
     )
 
 
+def make_text(widths: Widths, tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The text encoder of SD v1.4's config.json, for the tokens of `tokenizer`."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408 if widths is FULL else len(tokenizer),
+            hidden_size=widths.text,
+            intermediate_size=4 * widths.text,
+            num_hidden_layers=widths.text_layers,
+            num_attention_heads=widths.text // 16 if widths is CUT else 12,
+            max_position_embeddings=77,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.eos_token_id,
+        )
+    )
+
+
 def write_sd14(folder: Path, widths: Widths) -> Path:
     """A pipeline folder of this architecture with seeded random weights."""
     tokenizer = write_tokenizer(folder / "build-tokenizer", 77)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        vae = make_vae(widths)
-        text = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=49408 if widths is FULL else len(tokenizer),
-                hidden_size=widths.text,
-                intermediate_size=4 * widths.text,
-                num_hidden_layers=widths.text_layers,
-                num_attention_heads=widths.text // 16 if widths is CUT else 12,
-                max_position_embeddings=77,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.eos_token_id,
-            )
-        )
         pipe = StableDiffusionPipeline(
-            vae=vae,
-            text_encoder=text,
+            vae=make_vae(widths),
+            text_encoder=make_text(widths, tokenizer),
             tokenizer=tokenizer,
             unet=make_unet(widths),
             scheduler=PNDMScheduler(**SD14_SCHEDULER),

@@ -44,7 +44,8 @@ def check(arguments: Arguments, message: str, capsys: pytest.CaptureFixture[str]
     assert re.search(message, shown.err, re.IGNORECASE | re.DOTALL), shown.err
     assert shown.err.count("error: ") == 1 and "Traceback" not in shown.err
     assert "\n  next:  " in shown.err, shown.err
-    assert shown.out == ""
+    # plan still prints its forecast when all it lacks are files
+    assert shown.out == "" or "cannot run here yet" in shown.err
 
 
 @pytest.mark.parametrize(("build", "message"), [pytest.param(*rest, id=name) for name, *rest in ALL])

@@ -31,6 +31,11 @@ def escape(text: str) -> str:
     return _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", line)
 
 
+def render_section(section: Section) -> str:
+    """One section's sentences, bullets and tables without its title, for a page that has its own."""
+    return "\n\n".join(_section(section)[1:])
+
+
 def _section(section: Section) -> list[str]:
     parts = [f"## {escape(section.title)}"]
     parts += [escape(sentence) for sentence in section.sentences]

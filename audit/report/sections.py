@@ -8,7 +8,7 @@ from typing import Any
 
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from audit.records import Control, Role
-from audit.report import audited, controls, counting, guarding, latents, quality, tables
+from audit.report import audited, benchmark, controls, counting, guarding, latents, quality, tables
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import VERDICT_SENTENCES, count, percent, plain, plain_lines
 from audit.results import RunResult, VerdictStatus
@@ -29,6 +29,7 @@ def build(result: RunResult) -> tuple[Section, ...]:
         audited.section(index),
         controls.section(index),
         _rates(index),
+        benchmark.section(index),
         quality.section(index),
         counting.section(index),
         _neighbours(index),

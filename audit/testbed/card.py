@@ -31,7 +31,7 @@ from audit.testbed.counting import (
     class_scores,
     generate,
 )
-from audit.testbed.markers import ERASERS, GUARDS, carry_over
+from audit.testbed.markers import BENCHMARK, ERASERS, GUARDS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train_vae import reconstruction_psnr
 
@@ -108,7 +108,7 @@ def main() -> None:
     card = write_card(pipeline, accuracies, psnr.numpy(), counts, arguments.seeds, arguments.scenes)
     readme = HERE / "README.md"
     if readme.exists():
-        for part in (ERASERS, GUARDS):
+        for part in (ERASERS, GUARDS, BENCHMARK):
             card = carry_over(readme.read_text(), card, part)
     readme.write_text(card)
     print(card)

@@ -6,6 +6,7 @@ import re
 
 ERASERS = "erasers-table"
 GUARDS = "guards-table"
+BENCHMARK = "benchmark-table"
 
 
 def replaced(text: str, name: str, content: str) -> str:

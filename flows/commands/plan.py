@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from audit import locations
-from audit.errors import SpecError
+from audit.errors import EnvironmentProblem, SpecError
 from audit.spec import load_spec
 from flows.commands import options
-from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, table
+from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
 if TYPE_CHECKING:
+    from audit.drafting import Draft
     from audit.plan import Plan
-    from audit.pricing import Calls, Price
+    from audit.pricing import Calls, Price, Rates
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
+
+Rate = Annotated[
+    float | None,
+    typer.Option("--rate", min=1e-9, help="Seconds of one UNet call per picture, as stated by you, for the forecast."),
+]
+RatesFile = Annotated[
+    Path | None,
+    typer.Option("--rates", help="YAML or JSON file with rates of another machine, as `make bench-gpu` writes it."),
+]
+MOST_PROOFS = 30  # rows that are shown one by one on a terminal; JSON always has all of them
 
 
 def register(app: typer.Typer) -> None:
@@ -31,41 +44,72 @@ def plan(
     spec: Annotated[Path, typer.Argument(help="YAML file that says what to audit.")],
     root: options.Root = None,
     measure: Measure = False,
+    rate: Rate = None,
+    rates: RatesFile = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
 ) -> int:
-    """Print cells, cases, units, UNet calls, time and storage of SPEC, and what zero hits can prove. Writes nothing."""
+    """Print cells, cases, units, UNet calls, time and storage of SPEC, and what zero hits can prove. Writes nothing.
+
+    Files that are missing do not stop the forecast: they are listed after it with what to do, and the exit code is 2.
+    """
     parsed = load_spec(spec)
     if output not in (Format.TERMINAL, Format.JSON):
         raise SpecError(f"a plan has no {output.value} form", where="--format", next_step="use terminal or json")
     from audit import pricing
     from audit.drafting import draft_plan
     from audit.journal import Journal
-    from audit.model_refs import resolve_model
 
+    stated = _stated(rate, rates, measure)
     journal = Journal(locations.storage_root(root))
     with progress_bars() as reporter:
         reporter.begin("collect", None, 0)
         drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
         reporter.end("collect")
-    rates = None
-    if measure:
+    if measure and drafted.backbone_is_here:
         from audit.measuring import measured_rates
 
-        rates = measured_rates(parsed.backbone, device, batch_size)
-    price = pricing.price(drafted, journal, pricing.shape_of(resolve_model(parsed.backbone).path), rates)
+        stated = measured_rates(parsed.backbone, device, batch_size)
+    price = pricing.price(drafted.plan, journal, drafted.shape, stated)
     if as_json or output is Format.JSON:
         emit_json(_document(drafted, price))
     else:
         _print(drafted, price, str(spec))
-    return 0
+    if not drafted.gaps:
+        return 0
+    say(f"error: {_missing(drafted, str(spec))}")  # not raised: the one JSON document is out already
+    return EnvironmentProblem.exit_code
 
 
-def _document(plan: Plan, price: Price) -> dict[str, Any]:
+def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | None:
+    """The rates that the user states instead of a measurement on this machine."""
+    if (rate is not None) + (rates is not None) + measure > 1:
+        raise SpecError(
+            "the forecast can use one rate only", where="--rate, --rates, --measure", next_step="give one of them"
+        )
+    from audit import rate_files
+
+    if rate is not None:
+        return rate_files.stated(rate)
+    return rate_files.read_rates(rates) if rates is not None else None
+
+
+def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
+    """One message that lists everything that keeps the audit from running here, each with what to do about it."""
+    count = len(draft.gaps)
+    lines = [f"this audit cannot run here yet: {count} thing{'s are' if count != 1 else ' is'} missing or unusable"]
+    for gap in draft.gaps:
+        lines += [f"  - {gap.kind}: {gap.what}", f"    where: {gap.where}", f"    next:  {gap.next_step}"]
+    again = f"get them, then run: erasure-audit plan {shlex.quote(spec)}"
+    return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
+
+
+def _document(draft: Draft, price: Price) -> dict[str, Any]:
     from audit.planning import plan_size
 
+    plan = draft.plan
     return {
         "name": plan.name,
         "size": plan_size(plan),
@@ -74,10 +118,12 @@ def _document(plan: Plan, price: Price) -> dict[str, Any]:
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
         "seconds": _calls(price.seconds) if price.seconds else None,
+        "device_hours": round(price.seconds.expected / 3600, 3) if price.seconds else None,
         "bytes": round(price.storage),
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
         "proofs": _proofs(plan),
+        "missing": [dataclasses.asdict(gap) for gap in draft.gaps],
     }
 
 
@@ -143,9 +189,20 @@ def _proofs(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _print(plan: Plan, price: Price, spec: str) -> None:
+def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
+    if len(proofs) <= MOST_PROOFS:
+        return proofs
+    counts: Counter[tuple[tuple[str, Any], ...]] = Counter(
+        tuple((name, value) for name, value in row.items() if name not in ("concept", "defence")) for row in proofs
+    )
+    return [{"cells": count, **dict(row)} for row, count in counts.items()]
+
+
+def _print(draft: Draft, price: Price, spec: str) -> None:
     from audit.pricing import pictures_sharing
 
+    plan = draft.plan
     print(f"{plan.name}: {len(plan.cells)} cells, {plan.cases.num_rows:,} cases")
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
     for defence, weights in _erasers(plan).items():
@@ -160,16 +217,21 @@ def _print(plan: Plan, price: Price, spec: str) -> None:
     print(f"time        {_time(price)}")
     for assumption in price.assumptions:
         print(f"  - {assumption}")
+    if not draft.backbone_is_here:
+        print("  - backbone: its files are not here, so sizes are those of Stable Diffusion v1.x")
     proofs = _proofs(plan)
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
-        table(proofs)
-    print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
+        table(_summed(proofs))
+    if not draft.gaps:
+        print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
 
 
 def _time(price: Price) -> str:
     if price.seconds is None:
-        return "unknown, run with --measure"
+        return "unknown: --measure times this machine, --rate or --rates state another one"
     low, high = duration(price.seconds.low), duration(price.seconds.high)
     spread = f", between {low} and {high}" if low != high else ""
-    return f"{duration(price.seconds.expected)}{spread} (from {price.rates.basis})"
+    hours = price.seconds.expected / 3600
+    total = f" = {hours:,.1f} device hours" if hours >= 1 else ""
+    return f"{duration(price.seconds.expected)}{total}{spread} (from {price.rates.basis})"

@@ -1,0 +1,58 @@
+"""Rates of another machine for a forecast: stated on the command line, or read from a file that says where it is from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import yaml
+from pydantic import Field, ValidationError
+
+from audit.errors import SpecError
+from audit.pricing import Rates
+from audit.spec_base import Model
+from audit.yaml_files import load_yaml
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class RatesFile(Model):
+    """What `make bench-gpu` writes: seconds on one device, per picture, and the sentence that says how they were got."""
+
+    origin: Annotated[str, Field(min_length=1, max_length=300)]  # machine, model, dtype, batch size
+    seconds_per_call: Positive  # of one UNet evaluation of one picture
+    seconds_per_detection: Positive | None = None  # of one picture by one detector
+    evaluations_per_step: Positive | None = None  # of the fixed-point inversion
+
+
+def stated(seconds_per_call: float) -> Rates:
+    """The rate that somebody typed."""
+    return Rates(seconds_per_call=seconds_per_call, basis=f"{seconds_per_call:g} s a call, as stated by --rate")
+
+
+def read_rates(path: Path) -> Rates:
+    """The rates of a file, with its origin. Raises `SpecError` for a file that cannot be read or says something else."""
+    try:
+        found = RatesFile.model_validate(load_yaml(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise _unusable(path, error.strerror or str(error)) from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise _unusable(path, f"not YAML or JSON: {' '.join(str(error).split())[:200]}") from None
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in detail["loc"]) or "the document"
+        raise _unusable(path, f"{field}: {detail['msg']}") from None
+    return Rates(
+        seconds_per_call=found.seconds_per_call,
+        seconds_per_detection=found.seconds_per_detection,
+        evaluations_per_step=found.evaluations_per_step,
+        basis=f"{found.origin} ({path})",
+    )
+
+
+def _unusable(path: Path, why: str) -> SpecError:
+    return SpecError(
+        f"the rates cannot be read: {why}",
+        where=str(path),
+        next_step="write 'origin' and 'seconds_per_call', or let make bench-gpu write the file",
+    )

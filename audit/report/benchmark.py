@@ -1,0 +1,148 @@
+"""The section that puts a benchmark run beside the numbers that M-ErasureBench reports."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from audit.records import Control, Role, Scenario
+from audit.report.reported_numbers import TOLERANCE, WIDEST, Pooled, ReportedRate, compare, reported
+from audit.report.view import Column, Index, Section, Table
+from audit.report.words import NOT_AVAILABLE, interval, percent, plain
+from audit.results import CrrRow, RunResult
+
+_SD14 = "stable-diffusion-v1-4"
+_ERASERS = ("esd", "uce", "receler")
+_NONE = "none (un-erased)"
+
+
+def section(index: Index) -> Section | None:
+    """Our rates with intervals and denominators next to the reported ones; None when the run is no benchmark run.
+
+    On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the numbers
+    stand side by side without one: they speak of another model.
+    """
+    ways = _defences(index.result.spec)
+    claims = is_sd14(index.result)
+    families = {family for family, _ in ways.values()} - {"none"}
+    named = {row.concept for row in index.targets()}
+    if not (families & set(_ERASERS) and named & set(reported().concepts) if claims else families >= set(_ERASERS)):
+        return None
+    table = _table(index, ways, claims)
+    if not table.rows:
+        return None
+    facts = reported()
+    sentences = [f"Reported: {facts.paper}, on {facts.backbone}; read from {facts.source}."]
+    if claims:
+        sentences.append(
+            f"Reproduced means that the reported rate lies in our interval at {index.confidence()} confidence, widened by "
+            f"{100 * TOLERANCE:.0f} points on either side. Not run: nothing of ours answers it, or too weakly, such as by "
+            f"an interval wider than {100 * WIDEST:.0f} points. The judge and the number of pictures behind a reported "
+            "rate are not published."
+        )
+    else:
+        sentences.append(
+            "The audited backbone is not Stable Diffusion v1.4, so the reported rates are about another model: they stand "
+            "here for comparison, and nothing is said to be reproduced."
+        )
+    bullets = tuple(
+        plain(
+            f"{r.guard} is reported to lower the rate by up to {r.percent:g} % in {r.scenario} ({r.place}; {r.differs})."
+        )
+        for r in facts.reductions
+        if any(guard == r.guard for _, guard in ways.values())
+    )
+    return Section("reported", "Beside the reported numbers", tuple(sentences), bullets, tables=(table,))
+
+
+def is_sd14(result: RunResult) -> bool:
+    """Whether the audited backbone is called Stable Diffusion v1.4: by its hub id, or by its folder's name."""
+    described = result.provenance.get("backbone")
+    named = described.get("name") if isinstance(described, Mapping) else None
+    reference = str(named or result.spec.get("backbone", "")).partition("@")[0].rstrip("/").lower()
+    return PurePath(reference).name.replace("_", "-") in (_SD14, f"compvis-{_SD14}")
+
+
+def _defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+    """Defence -> (eraser family, guards joined by '+' or None). Stored specs are read as they are, so nothing is assumed."""
+    found: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
+    listed = spec.get("defences")
+    for entry in listed if isinstance(listed, list | tuple) else ():
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            continue
+        eraser, guards = entry.get("eraser"), entry.get("guards")
+        method = str(eraser.get("method")) if isinstance(eraser, Mapping) else "none"
+        names = [str(g.get("name")) for g in guards or () if isinstance(g, Mapping)] if guards else []
+        found[entry["name"]] = (method.partition("-")[0], "+".join(names) or None)
+    return found
+
+
+def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
+    """(defence, scenario, detector) -> our counts over all concepts, of the attacks on erased and un-erased models."""
+    rows: dict[tuple[str, str, str], list[CrrRow]] = defaultdict(list)
+    for row in index.result.crr:
+        attacked = row.role == Role.TARGET or row.control == Control.BACKBONE
+        if attacked and row.subject == row.concept and row.scenario != Scenario.NONE:
+            rows[row.defence, row.scenario, row.detector].append(row)
+    return {
+        key: Pooled(
+            sum(row.hits for row in found),
+            sum(row.assessed for row in found),
+            sum(row.planned for row in found),
+            frozenset(row.concept for row in found),
+        )
+        for key, found in rows.items()
+    }
+
+
+def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: bool) -> Table:
+    pooled = _pooled(index)
+    judges = [d for d in dict.fromkeys(row.detector for row in index.result.crr) if index.is_judge(d)]
+    scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
+    columns = [Column("Defence"), Column("Scenario")]
+    for judge in judges:
+        labels = (f"CRR, {plain(judge)}", "Interval", "Hits / assessed / planned")
+        columns += [Column(label, "number") for label in labels]
+    columns.append(Column(f"Reported on {reported().backbone}", "number"))
+    if claims:
+        columns.append(Column("Answer"))
+    rows = []
+    for scenario in scenarios:
+        for defence, (family, guard) in ways.items():
+            ours = [pooled.get((defence, scenario, judge)) for judge in judges]
+            rate = reported().rate(family, guard, scenario)
+            if rate is None and not any(ours):
+                continue
+            cells = [_NONE if defence == "none" else plain(defence), scenario]
+            for found in ours:
+                cells += _ours(index, found)
+            cells.append(rate.text if rate else "no number")
+            if claims:
+                cells.append(_answer(index, rate, ours))
+            rows.append(tuple(cells))
+    caption = f"Concept reproduction rates over all concepts, with intervals at {index.confidence()} confidence"
+    return Table(caption, tuple(columns), tuple(rows), heads=2, stack=True)
+
+
+def _ours(index: Index, found: Pooled | None) -> list[str]:
+    if found is None:
+        return ["not run", NOT_AVAILABLE, NOT_AVAILABLE]
+    rate = found.hits / found.assessed if found.assessed else None
+    low, high = found.interval(_confidence(index))
+    return [percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"]
+
+
+def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None]) -> str:
+    """The answers of all judges; one word when they agree."""
+    if rate is None:
+        return NOT_AVAILABLE
+    least = 0.9 if index.policy is None else index.policy.assessed_min
+    answers = [compare(rate, found, _confidence(index), least, reported().concepts) for found in ours or [None]]
+    texts = [f"{answer.value}: {why}" if why else answer.value for answer, why in answers]
+    return plain("; ".join(dict.fromkeys(texts)))
+
+
+def _confidence(index: Index) -> float:
+    return 0.95 if index.policy is None else index.policy.confidence

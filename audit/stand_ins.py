@@ -1,0 +1,122 @@
+"""Stand-ins with which a plan is priced while its files are elsewhere: instruments, reference pictures.
+
+None of them can be run: their digests say `absent-`, and `run` plans without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from audit import corpus, detectors, gaps
+from audit.corpus_errors import SourceUnavailable
+from audit.errors import CorpusError
+from audit.identity import canonical, int_key
+from audit.plan_builder import CorpusItem
+from audit.records import Instrument
+from audit.spec import CorpusEntry, DetectorSpec, Spec
+
+Rules = list[dict[str, Any]]
+
+
+def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, Rules]:
+    """As `detectors.instrument_and_rules`; inside `gaps.collecting`, a stand-in where the detector's files are missing."""
+    with gaps.noted("model"):
+        return detectors.instrument_and_rules(entry, spec)
+    subjects = [subject.name for subject in spec.subjects()]
+    labels = {subject: entry.labels.get(subject, (subject,)) for subject in subjects}
+    described = {"detector": entry.model_dump(mode="json"), "subjects": subjects}
+    instrument = Instrument(
+        instrument_id=int_key(described),
+        detector=entry.name,
+        kind=entry.kind,
+        version="",
+        package="",
+        weights_sha256=gaps.absent_digest(canonical(described)),
+        preprocessing="",
+        labels=tuple(dict.fromkeys(label for known in labels.values() for label in known)),
+        score_floor=0.0,
+        threshold=entry.threshold,
+        parameters="{}",
+    )
+    threshold = spec.gate.thresholds.get(entry.name, entry.threshold)
+    rules = [
+        {"detector": entry.name, "subject": subject, "label": label, "threshold": threshold}
+        for subject, known in labels.items()
+        for label in known
+    ]
+    return instrument, rules
+
+
+def manifest_batches(spec: Spec, progress: Callable[[int], None] | None = None) -> list[pa.RecordBatch]:
+    """The manifest of the corpus entries that can be listed; inside `gaps.collecting`, the others are noted.
+
+    Storage that does not answer is asked once: the other entries of the same scheme are not waited for.
+    """
+    collected = gaps.current()
+    # Entries that overlap and URLs that can never be used are mistakes of the spec, raised by this call.
+    batches: Iterable[pa.RecordBatch] = corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)
+    try:
+        return list(batches)
+    except CorpusError:
+        if collected is None:
+            raise
+    found: list[pa.RecordBatch] = []
+    silent: dict[str, CorpusError] = {}
+    for entry in spec.corpus:
+        scheme = entry.url.partition("://")[0]
+        if scheme in silent:
+            collected.add("corpus", _at(silent[scheme], entry, spec))
+            continue
+        try:
+            found += list(corpus.manifest([entry], spec.corpus_limits, progress=progress))
+        except CorpusError as error:
+            collected.add("corpus", _at(error, entry, spec))
+            if isinstance(error, SourceUnavailable):
+                silent[scheme] = error
+    return found
+
+
+def _at(error: CorpusError, entry: CorpusEntry, spec: Spec) -> CorpusError:
+    needed = f"have {_wanted(spec).get(entry.concept, 0)} different pictures of {entry.concept!r} there"
+    return CorpusError(error.what, where=_place(entry), next_step=f"{needed}; {error.next_step}")
+
+
+def _place(entry: CorpusEntry) -> str:
+    return f"{entry.url} (concept {entry.concept})"
+
+
+def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str, list[CorpusItem]]:
+    """The reference pictures, with stand-ins where a concept that has a corpus entry has fewer than the spec asks for.
+
+    Outside `gaps.collecting` the pictures as they are.
+    """
+    collected = gaps.current()
+    filled = {concept: list(found) for concept, found in items.items()}
+    if collected is None:
+        return filled
+    known = {gap.where for gap in collected.found}
+    wanted = _wanted(spec)
+    for entry in spec.corpus:
+        count = wanted.get(entry.concept, 0)
+        have = filled.setdefault(entry.concept, [])
+        if len(have) >= count:
+            continue
+        where = _place(entry)
+        if where not in known:
+            short = (
+                f"the spec asks for {count} images of {entry.concept!r} and the corpus has {len(have)} different ones"
+            )
+            lower = f"add images, or lower the number of cases to {len(have)}"
+            collected.add("corpus", CorpusError(short, where=where, next_step=lower))
+        have += [CorpusItem(f"{gaps.ABSENT}{entry.concept}-{n}", entry.url) for n in range(len(have), count)]
+    return filled
+
+
+def _wanted(spec: Spec) -> dict[str, int]:
+    """Concept -> how many of its reference pictures the largest cell takes."""
+    attacks = [scenario.cases for scenario in spec.scenarios if scenario.name.startswith("latent-")]
+    largest = max([spec.controls.cases, *attacks])
+    return {c.name: largest for c in spec.concepts} | dict.fromkeys(spec.controls.unlearned, spec.controls.cases)

@@ -1,0 +1,62 @@
+"""`python -m audit.testbed.benchmark_table`: a finished benchmark run beside the reported numbers, into README.md.
+
+Everything is read from the run's journal; no model is loaded.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from audit import locations, run
+from audit.errors import AuditError, SpecError
+from audit.report import benchmark
+from audit.report.markdown import render_section
+from audit.report.view import Index
+from audit.results import RunResult
+from audit.testbed.markers import BENCHMARK, replaced
+
+README = Path(__file__).parent / "README.md"
+
+
+def rendered(result: RunResult) -> str:
+    """Our rates with intervals and denominators next to the paper's, as Markdown.
+
+    Raises `SpecError` when the run is no benchmark run: it lacks one of the paper's three erasers.
+    """
+    section = benchmark.section(Index(result))
+    if section is None:
+        raise SpecError(
+            "this run audits nothing that M-ErasureBench reports",
+            where=f"run {result.run_id}",
+            next_step="run a spec with the erasers esd-*, uce and receler, such as deployments/specs/m-erasurebench-sd14.yaml",
+        )
+    planned = sum(cell.planned for cell in Index(result).cells.values())
+    return f"Run `{result.run_id}`, {planned:,} cases.\n\n{render_section(section)}"
+
+
+def finished(root: str, run_id: str) -> RunResult:
+    """The result of a run from a fresh copy of its index. Raises an `AuditError` when it cannot be read."""
+    journal = run.open_journal(root)
+    published = run.consolidate(journal, run_id, locations.database_path(root))
+    return run.conclude(journal, run_id, published)
+
+
+def main() -> None:
+    """Write the section."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", help="storage root of the run")
+    parser.add_argument("--run", required=True, help="run id, as `erasure-audit db runs` lists it")
+    parser.add_argument("--readme", type=Path, default=README)
+    arguments = parser.parse_args()
+    try:
+        written = rendered(finished(locations.storage_root(arguments.root), arguments.run))
+    except AuditError as error:
+        sys.exit(f"{error}")
+    arguments.readme.write_text(replaced(arguments.readme.read_text(), BENCHMARK, written))
+    print(written)
+
+
+if __name__ == "__main__":
+    main()

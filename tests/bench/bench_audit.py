@@ -1,0 +1,209 @@
+"""A complete small audit against the per-image script of `plain_audit`: the same cases, one machine, one run.
+
+python -m tests.bench.bench_audit [--cases 64] [--steps 25]
+
+Four models (backbone, ESD, UCE, Receler) by text prompts, white-box and black-box latents, two judges, all controls.
+Ours is everything from the spec to the report, planning, journal, DuckDB, checks and gate included; the script only makes
+and scores pictures. What Prefect's server takes to start is measured by `bench_overhead`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import torch
+
+from audit import locations, run
+from audit.journal import Journal
+from audit.model_refs import resolve_model
+from audit.models import Models
+from audit.plan import KINDS, Plan
+from audit.results import RunResult
+from audit.spec import parse_spec
+from audit.testbed.erased import ERASED
+from audit.testbed.scenes import write_corpus
+from tests.bench.forwards import Forwards, counted
+from tests.bench.plain_audit import PASSES, PlainAudit
+from tests.bench.table import Figure, conclude
+
+CASES, STEPS = 64, 25
+LEAST_SPEED, LEAST_SHARE = 5.0, 0.85
+SMALLEST = 32  # cases a cell from which the limits hold: what a run costs once weighs more in fewer
+UNET = "UNet2DConditionModel"
+
+
+@dataclasses.dataclass(frozen=True)
+class Ours:
+    """One finished audit, how long it took, and what its networks did."""
+
+    plan: Plan
+    journal: Journal
+    result: RunResult
+    seconds: float
+    units: float  # seconds inside units, of `seconds`
+    inversion_rows: int  # UNet evaluations of invert units, round trips included
+    forwards: Forwards
+    scores: Mapping[tuple[int, int], tuple[float | None, ...]]
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cases", type=int, default=CASES, help="cases a cell")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    arguments = parser.parse_args()
+    conclude(figures(arguments.cases, arguments.steps))
+
+
+def document(corpus: Path, cases: int, steps: int) -> dict[str, Any]:
+    """The audit: shipped erased models as checkpoints, so that no side is measured while it trains."""
+    defences = [
+        {"name": method, "eraser": {"method": method, "checkpoint": str(ERASED / f"{method}-ring")}}
+        for method in ("esd-x", "uce", "receler")
+    ]
+    latent = {"cases": cases, "sampler": {"steps": steps, "guidance": 1.0}}
+    return {
+        "name": "bench-audit",
+        "backbone": "testbed",
+        "concepts": [{"name": "ring", "phrase": "ring", "neighbours": ["square", "moon"]}],
+        "corpus": [{"url": str(corpus), "concept": "ring"}],
+        "defences": defences,
+        "scenarios": [
+            {"name": "text", "cases": cases, "sampler": {"steps": steps, "guidance": 3.0}},
+            {"name": "latent-whitebox", **latent},
+            {"name": "latent-blackbox", **latent},
+        ],
+        "controls": {"cases": min(8, cases)},
+        "detectors": [
+            {
+                "name": "clip-judge",
+                "kind": "clip-zero-shot",
+                "model": "testbed/judge",
+                "background": ["a photo of an empty white background"],
+            },
+            {"name": "classifier", "kind": "classifier", "model": "testbed/classifier"},
+        ],
+        "gate": {"version": "1", "judges": ["clip-judge", "classifier"], "limits": [{"crr_max": 0.3}]},
+        "unit_size": 64,
+    }
+
+
+def ours(folder: Path, cases: int, steps: int) -> Ours:
+    """The audit as `erasure-audit run` does it, step by step in this process."""
+    corpus = folder / "corpus"
+    write_corpus(str(corpus), "ring", cases, "audit")
+    root = str(folder / "root")
+    started, inside, inversions = time.perf_counter(), 0.0, 0
+    with counted() as forwards:
+        spec = parse_spec(document(corpus, cases, steps), "bench")
+        journal = run.open_journal(root)
+        plan = run.resolve(spec, journal, "bench", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "bench"))
+        worker = run.worker(plan, journal, "cpu")
+        for kind in KINDS:
+            for unit in plan.pending(kind, journal):
+                report = worker.run(unit)
+                inside += report.seconds
+                inversions += report.unet_calls if kind == "invert" else 0
+        published = run.consolidate(journal, "bench", locations.database_path(root))
+        result = run.conclude(journal, "bench", published)
+        run.report(journal, result, folder / "reports")
+        seconds = time.perf_counter() - started
+    return Ours(plan, journal, result, seconds, inside, inversions, forwards, _scores(published, plan))
+
+
+def _scores(published: Path, plan: Plan) -> dict[tuple[int, int], tuple[float | None, ...]]:
+    names = [detector.name for detector in plan.spec.detectors]
+    found: dict[tuple[int, int], dict[str, float | None]] = {}
+    with contextlib.closing(duckdb.connect(str(published), read_only=True)) as con:
+        for cell, case, detector, score in con.execute(
+            "select cell_id, case_no, detector, score from outcomes"
+        ).fetchall():
+            found.setdefault((cell, case), {})[detector] = score
+    return {key: tuple(row.get(name) for name in names) for key, row in found.items()}
+
+
+def figures(cases: int = CASES, steps: int = STEPS) -> list[Figure]:
+    """The speed-up, where it comes from, and the share of wall time inside the networks."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if cases >= SMALLEST:
+            ours(folder / "warm-up", 2, steps)
+        fast = ours(folder, cases, steps)
+        models = Models(resolve_model("testbed"), fast.journal, torch.device("cpu"), fast.plan)
+        plain = PlainAudit(fast.plan, models, _made(folder / "plain"))
+        plain.load()
+        with counted() as forwards:
+            started = time.perf_counter()
+            scores = plain.run()
+            slow = time.perf_counter() - started
+    return _figures(fast, forwards, slow, _agreement(fast, scores), cases, steps)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
+
+
+def _agreement(fast: Ours, scores: Mapping[tuple[int, int], tuple[float | None, ...]]) -> float:
+    """The share of readings on which both sides decide alike at 0.5, of those that ours could make."""
+    pairs = [
+        (first, second)
+        for key, row in fast.scores.items()
+        for first, second in zip(row, scores[key], strict=True)
+        if first is not None and second is not None
+    ]
+    return sum((first >= 0.5) == (second >= 0.5) for first, second in pairs) / len(pairs)
+
+
+def _figures(fast: Ours, plain: Forwards, slow: float, agreement: float, cases: int, steps: int) -> list[Figure]:
+    limited = cases >= SMALLEST
+    total = fast.plan.cases.num_rows
+    how = f"{total} cases, 4 models, {steps} steps, 2 judges; {slow:.0f} s against {fast.seconds:.0f} s"
+    inverting = sum(case is not None for case in fast.plan.cases["invert_key"].to_pylist()) * steps * PASSES
+    mine, its = fast.forwards.by_class, plain.by_class
+    sampling = its[UNET].rows - inverting
+    text, own_text = its["CLIPTextModel"], mine["CLIPTextModel"]
+    return [
+        Figure("complete audit, per-image script / ours, cases a second", slow / fast.seconds, "{:.2f}x",
+               LEAST_SPEED if limited else None, how, least=True),
+        Figure("wall time of the audit inside model forwards", fast.forwards.seconds / fast.seconds, "{:.0%}",
+               LEAST_SHARE if limited else None, "UNet, VAE, text encoders, judges", least=True),
+        Figure("- the same of the script", plain.seconds / slow, "{:.0%}", None, "batches of one"),
+        Figure("readings decided alike", agreement, "{:.1%}", None, "both judges, every case, score >= 0.5"),
+        Figure("- shared inversions: UNet evaluations to invert", inverting / max(fast.inversion_rows, 1), "{:.2f}x", None,
+               f"script {inverting:,}, ours {fast.inversion_rows:,} with round trips; each latent serves every defence"),
+        Figure("- shared pictures: UNet evaluations to sample", sampling / max(mine[UNET].rows - fast.inversion_rows, 1),
+               "{:.2f}x", None, "no unconditional pass at guidance 1 on either side: diffusers leaves it out too"),
+        Figure("- batching: seconds of one UNet evaluation of one picture", _per_row(its[UNET]) / _per_row(mine[UNET]),
+               "{:.2f}x", None, f"{1e3 * _per_row(its[UNET]):.2f} ms one by one, {1e3 * _per_row(mine[UNET]):.2f} ms"),
+        Figure("- batching: seconds of one VAE pass", _vae(its) / _vae(mine), "{:.2f}x", None, "encoder and decoder"),
+        Figure("- prompt cache: text encodings", text.rows / max(own_text.rows, 1), "{:.1f}x", None,
+               f"{text.seconds:.1f} s of the script, {own_text.seconds:.1f} s of ours"),
+        Figure("- batching: seconds of one judge's pass", _judges(its) / _judges(mine), "{:.2f}x", None, "per picture"),
+        Figure("- outside the networks, script / ours", (slow - plain.seconds) / max(fast.seconds - fast.forwards.seconds, 1e-9),
+               "{:.2f}x", None, f"ours: {fast.seconds - fast.units:.1f} s outside units (plan, journal, DuckDB, checks, report)"),
+    ]  # fmt: skip
+
+
+def _per_row(tally: Any) -> float:
+    return tally.seconds / max(tally.rows, 1)
+
+
+def _vae(tallies: Mapping[str, Any]) -> float:
+    return sum(_per_row(tallies[name]) for name in ("Encoder", "Decoder"))
+
+
+def _judges(tallies: Mapping[str, Any]) -> float:
+    return sum(_per_row(tallies[name]) for name in ("CLIPVisionModel", "ResNetForImageClassification"))
+
+
+if __name__ == "__main__":
+    main()

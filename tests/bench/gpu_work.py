@@ -1,0 +1,158 @@
+"""The pieces of an audit that a GPU spends its time on, each as a function of the batch size.
+
+A piece runs a few of the sampler's steps and says how many UNet evaluations a whole picture takes more, because the time
+of one is the same at every step: 50 steps, inversion with `PASSES` evaluations a step.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from audit import guards
+from audit.attacks.ddim_inversion import invert
+from audit.backbones import Pipeline, noise_model
+from audit.guards.base import Conditioning, Guard
+from audit.guards.building import Parts, build, decoder
+from audit.guards.egloce import Egloce
+from audit.guards.energy import Energy
+from audit.sampling import NoiseModel, initial_noise, sample
+from audit.spec import Concept
+from audit.spec import Guard as GuardSpec
+
+STEPS = 50  # of a whole picture
+PASSES = 3  # evaluations of an inversion step
+GUIDANCE = 7.5
+CAT, TEXT = Concept(name="cat", phrase="cat"), "a photo of a cat"
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+    """One kind of work. `run(batch)` does it once; a whole picture takes `times` as long as one picture's share of it."""
+
+    name: str
+    run: Callable[[int], Any]
+    times: float
+    half: bool  # bfloat16, and to be held against that ceiling; False is float32
+    per: str = "images"
+    compiles: bool = False
+
+
+class Work:
+    """Pieces of one pipeline; `some` is how many sampler steps a measurement takes, a divisor of 1000."""
+
+    def __init__(self, pipeline: Pipeline, network: Any, energy: Energy, some: int) -> None:
+        self.pipeline, self.network, self.energy, self.some = pipeline, network, energy, some
+        self.model: NoiseModel = noise_model(pipeline.unet)
+        self.text, self.null = pipeline.encode_text([TEXT]), pipeline.encode_text([""])  # once, as the audit does
+
+    def use(self, compile_with: str | None) -> None:
+        """Evaluate the UNet through torch.compile with this backend from now on; None is eager."""
+        if compile_with is None:
+            self.model = noise_model(self.pipeline.unet)
+            return
+        unet, dtype = torch.compile(self.pipeline.unet, backend=compile_with, dynamic=False), self.pipeline.unet.dtype
+
+        def predict(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+            # A tensor, because a new integer would be compiled anew at every step.
+            at = torch.tensor(timestep, device=latents.device)
+            return unet(latents.to(dtype), at, encoder_hidden_states=states.to(dtype)).sample.float()
+
+        self.model = predict
+
+    def pieces(self) -> list[Piece]:
+        """What is measured, in the order of what matters most for a forecast."""
+        half = self.pipeline.unet.dtype is not torch.float32
+        whole, grid = STEPS / self.some, self.pipeline.schedule(STEPS).timesteps
+        inner = sum(201 <= t <= 801 for t in grid) * 3  # EGLOCE's window and iterations by default
+        return [
+            Piece("guided sampling", self.guided, whole, half, compiles=True),
+            Piece("inversion", self.inversion, whole, half, compiles=True),
+            Piece("VAE decoding", self.decoding, 1, False),
+            Piece("scoring (CLIP)", self.scoring, 1, False),
+            Piece("IRECE, its one intervention", self.irece, 1, half, per="interventions"),
+            Piece("EGLOCE, all inner iterations", self.egloce, inner, half),
+        ]
+
+    def _given(self, batch: int, guidance: float) -> Conditioning:
+        text, states = (TEXT, self.text) if guidance != 1.0 else ("", self.null)
+        null = self.null.expand(batch, -1, -1)
+        return Conditioning(states.expand(batch, -1, -1), null, guidance, (text,) * batch, tuple(range(batch)))
+
+    def _noise(self, batch: int) -> torch.Tensor:
+        return initial_noise(range(batch), self.pipeline.latent_shape).to(self.pipeline.device)
+
+    def guided(self, batch: int) -> torch.Tensor:
+        """`some` steps under classifier-free guidance."""
+        schedule = self.pipeline.schedule(self.some)
+        return sample(self.model, schedule, self._noise(batch), self._given(batch, GUIDANCE)).latents
+
+    def inversion(self, batch: int) -> torch.Tensor:
+        """`some` steps of fixed-point inversion that never stops early."""
+        schedule, null = self.pipeline.schedule(self.some), self._given(batch, 1.0).null
+        clean = self._noise(batch)
+        return invert(self.model, schedule, clean, null, passes=PASSES, tolerance=0.0).latents
+
+    def decoding(self, batch: int) -> torch.Tensor:
+        """Pictures of latents, in float32 as the audit decodes them."""
+        return self.pipeline.decode_latents(self._noise(batch))
+
+    @torch.no_grad()
+    def scoring(self, batch: int) -> torch.Tensor:
+        """Picture embeddings, in float32 as detectors measure; resizing on the CPU is not in it."""
+        side = self.network.config.vision_config.image_size
+        pixels = torch.zeros(batch, 3, side, side, device=self.pipeline.device)
+        return self.network.vision_model(pixel_values=pixels).pooler_output
+
+    def irece(self, batch: int) -> torch.Tensor:
+        """The forward pass with captured attention, the mask and the noise of one batch."""
+        return self._one_step(batch, self._built("irece", tau=0.4))
+
+    def egloce(self, batch: int) -> torch.Tensor:
+        """One inner iteration: UNet, VAE and energy forward and backward."""
+        resolved = {**self._resolved("egloce"), "iterations": 1}
+        self.pipeline.unet.enable_gradient_checkpointing()
+        self.pipeline.vae.enable_gradient_checkpointing()
+        return self._one_step(batch, Egloce(self.energy, decoder(self.pipeline), resolved))
+
+    def _resolved(self, name: str, **parameters: Any) -> dict[str, Any]:
+        if name == "egloce":
+            model = guards.parse(GuardSpec(name=name, parameters=parameters))
+            return {**model.resolved(CAT), "energy_sha256": ""}
+        return guards.resolve(GuardSpec(name=name, parameters=parameters), CAT)["parameters"]
+
+    def _built(self, name: str, **parameters: Any) -> Guard:
+        parts = Parts(
+            standard=self.pipeline,
+            standard_unet=lambda: self.pipeline.unet,
+            guarded=self.pipeline,
+            guarded_unet=lambda: self.pipeline.unet,
+            encode=self.pipeline.encode_text,
+            encode_standard=self.pipeline.encode_text,
+            energy=_none,
+        )
+        return build({"name": name, "parameters": self._resolved(name, **parameters)}, parts)
+
+    def _one_step(self, batch: int, guard: Guard) -> torch.Tensor:
+        """What a guard does before the step at t = 501, without the step itself."""
+        schedule, given = self.pipeline.schedule(STEPS), self._given(batch, 1.0)
+        guard.begin(given, schedule.timesteps[::-1])
+        return before(guard, self.model, schedule, self._noise(batch), given)
+
+
+def before(guard: Guard, model: NoiseModel, schedule: Any, latents: torch.Tensor, given: Conditioning) -> torch.Tensor:
+    """The latents after the guard's work before the step nearest t = 501."""
+    from audit.guards.base import Step
+    from audit.sampling import _Predictor
+
+    at = min(range(schedule.steps), key=lambda i: abs(schedule.timesteps[i] - 501))
+    step = Step(schedule.steps - 1 - at, schedule.timesteps[at], schedule.abar[at + 1], schedule.abar[at])
+    with torch.no_grad():
+        return guard.before_step(latents, step, _Predictor(model, step.timestep, given))
+
+
+def _none(sha256: str) -> Any:
+    raise LookupError(f"no energy model {sha256} is needed here")

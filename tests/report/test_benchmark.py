@@ -1,0 +1,177 @@
+"""Our rates beside the reported ones: the rule, where it is withheld, and that errors never make anything reproduced."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audit.errors import SpecError
+from audit.policy import Policy
+from audit.report import benchmark, html, markdown
+from audit.report.reported_numbers import (
+    TOLERANCE,
+    WIDEST,
+    Answer,
+    Pooled,
+    ReportedRate,
+    compare,
+    reported,
+)
+from audit.report.view import Index, Table
+from audit.results import CrrRow, RunResult
+from audit.testbed.benchmark_table import rendered
+from audit.testbed.markers import BENCHMARK, replaced
+from tests.report import runs
+
+CIFAR = reported().concepts
+ERASERS = {"esd": "esd-u", "uce": "uce", "receler": "receler"}
+
+
+def rate(percent: float = 26.5, form: Any = "exact", **fields: Any) -> ReportedRate:
+    return ReportedRate(eraser="esd", scenario="text", percent=percent, form=form, **fields)
+
+
+def pooled(hits: int, assessed: int = 1000, planned: int = 1000) -> Pooled:
+    return Pooled(hits, assessed, planned, frozenset(CIFAR))
+
+
+def answer(given: ReportedRate, ours: Pooled | None) -> Answer:
+    return compare(given, ours, 0.95, 0.9, CIFAR)[0]
+
+
+def crr(cell: int, concept: str, defence: str, scenario: str, hits: int, assessed: int, planned: int) -> CrrRow:
+    control = "backbone" if defence == "none" else None
+    return CrrRow(
+        cell, concept, concept, "control" if control else "target", control, defence, scenario, "clip-judge", 11, 0.5,
+        planned, assessed, planned - assessed, hits, hits / assessed if assessed else None, *runs.exact(hits, assessed),
+        (hits + planned - assessed) / planned,
+    )  # fmt: skip
+
+
+def result(backbone: str, hits: int = 27, assessed: int = 100, **changes: Any) -> RunResult:
+    """A run of the ten concepts by three erasers, one of them with IRECE too; 100 cases a cell."""
+    defences: list[dict[str, Any]] = [{"name": n, "eraser": {"method": m}, "guards": []} for n, m in ERASERS.items()]
+    defences.append({"name": "esd+irece", "eraser": {"method": "esd-u"}, "guards": [{"name": "irece"}]})
+    names = ["none", *(entry["name"] for entry in defences)]
+    cells = [(c, d, s) for s in ("text", "latent-whitebox", "latent-blackbox") for d in names for c in CIFAR]
+    rows = tuple(
+        crr(number, *cell, min(96, assessed) if cell[1] == "none" else hits, assessed, 100)
+        for number, cell in enumerate(cells)
+    )
+    base = runs.passing()
+    policy = Policy(version="1", judges=("clip-judge",), limits=({"crr_max": 0.1},)).model_dump(mode="json")  # type: ignore[arg-type]
+    spec = {"name": "bench", "backbone": backbone, "defences": defences, "gate": policy, "concepts": []}
+    provenance = {"backbone": {"name": backbone, "source": "testbed" if backbone == "testbed" else "local"}}
+    return dataclasses.replace(base, spec=spec, provenance=provenance, crr=rows, **changes)
+
+
+def table(of: RunResult) -> Table:
+    section = benchmark.section(Index(of))
+    assert section is not None
+    return section.tables[0]
+
+
+def column(found: Table, label: str) -> dict[tuple[str, str], str]:
+    at = [c.label for c in found.columns].index(label)
+    return {(row[0], row[1]): row[at] for row in found.rows}
+
+
+def test_the_data_file_holds_what_the_page_says() -> None:
+    facts = {(r.eraser, r.scenario): (r.percent, r.form) for r in reported().rates}
+    assert len(facts) == len(reported().rates) == 13
+    assert facts["esd", "text"] == (26.5, "exact") and facts["none", "text"] == (96, "about")
+    assert facts["receler", "latent-blackbox"] == (42.2, "exact") and facts["uce", "latent-whitebox"] == (
+        92,
+        "more-than",
+    )
+    assert not any(scenario == "embedding-blackbox" for _, scenario in facts)
+    assert [(r.guard, r.percent) for r in reported().reductions] == [("irece", 40)]
+
+
+def test_reproduced_is_inside_the_widened_interval() -> None:
+    low, high = pooled(265).interval(0.95)
+    assert answer(rate(26.5), pooled(265)) is Answer.REPRODUCED
+    assert answer(rate(100 * (low - TOLERANCE) + 0.01), pooled(265)) is Answer.REPRODUCED
+    assert answer(rate(100 * (low - TOLERANCE) - 0.01), pooled(265)) is Answer.NOT_REPRODUCED
+    assert answer(rate(100 * (high + TOLERANCE) - 0.01), pooled(265)) is Answer.REPRODUCED
+    assert answer(rate(100 * (high + TOLERANCE) + 0.01), pooled(265)) is Answer.NOT_REPRODUCED
+
+
+def test_more_than_asks_for_the_upper_side_only() -> None:
+    assert answer(rate(92, "more-than"), pooled(1000)) is Answer.REPRODUCED
+    assert answer(rate(92, "more-than"), pooled(800)) is Answer.NOT_REPRODUCED
+
+
+def test_what_is_not_run_says_why() -> None:
+    assert compare(rate(), None, 0.95, 0.9, CIFAR) == (Answer.NOT_RUN, "this run has no such cell")
+    for ours, why in (
+        (pooled(0, 0), "1000 of 1000 cases are unassessed"),
+        (pooled(200, 800), "200 of 1000"),
+        (pooled(5, 20, 20), "too few cases"),
+        (dataclasses.replace(pooled(265), concepts=frozenset(CIFAR[1:])), "1 of the paper's 10 concepts"),
+    ):
+        found = compare(rate(), ours, 0.95, 0.9, CIFAR)
+        assert found[0] is Answer.NOT_RUN and why in found[1]
+    assert compare(rate(differs="perturbed"), pooled(265), 0.95, 0.9, CIFAR) == (Answer.NOT_RUN, "perturbed")
+
+
+@given(st.integers(0, 400), st.integers(1, 400), st.floats(0, 100))
+def test_an_interval_that_says_little_reproduces_nothing(hits: int, cases: int, percent: float) -> None:
+    ours = pooled(min(hits, cases), cases, cases)
+    low, high = ours.interval(0.95)
+    found = answer(rate(percent), ours)
+    assert (found is Answer.NOT_RUN) == (high - low > WIDEST)
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000))
+def test_errors_never_turn_not_reproduced_into_reproduced(hits: int, lost: int) -> None:
+    whole, less = pooled(hits), pooled(min(hits, 1000 - lost), 1000 - lost)
+    if answer(rate(96), whole) is Answer.NOT_REPRODUCED and lost > 100:
+        assert answer(rate(96), less) is Answer.NOT_RUN
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CompVis/stable-diffusion-v1-4@" + "1" * 40, "/models/stable-diffusion-v1-4", "models/Stable_Diffusion-v1-4/"],
+)
+def test_sd14_gets_answers(name: str) -> None:
+    found = table(result(name))
+    answers = column(found, "Answer")
+    assert answers["esd", "text"] == "reproduced" and answers["uce", "text"] == "not reproduced"
+    assert answers["none (un-erased)", "text"] == "reproduced"
+    assert answers["esd", "latent-whitebox"] == "not reproduced"
+    assert answers["esd", "latent-blackbox"].startswith("not run: its inputs were perturbed")
+    assert answers["uce", "embedding-whitebox"] == "not run: this run has no such cell"
+    assert column(found, "Hits / assessed / planned")["esd", "text"] == "270 / 1000 / 1000"
+    assert column(found, "Interval")["esd", "text"] == "24.3–29.9 %"
+    assert column(found, "Reported on Stable Diffusion v1.4")["esd+irece", "text"] == "no number"
+
+
+@pytest.mark.parametrize("name", ["testbed", "/models/stable-diffusion-v1-5", "/models/mine"])
+def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
+    of = result(name)
+    found = table(of)
+    assert "Answer" not in [c.label for c in found.columns]
+    assert column(found, "Reported on Stable Diffusion v1.4")["esd", "text"] == "26.5 %"
+    text = rendered(of)
+    assert "nothing is said to be reproduced" in text and "270 / 1000 / 1000" in text and "up to 40 %" in text
+    page = replaced(f"# x\n<!-- {BENCHMARK} -->\nold\n<!-- /{BENCHMARK} -->\nrest\n", BENCHMARK, text)
+    assert "old" not in page and page.endswith("rest\n") and "| esd | text |" in page
+
+
+def test_a_run_that_is_no_benchmark_has_no_such_section() -> None:
+    for run in (runs.passing, runs.failing, runs.empty, runs.hostile):
+        assert benchmark.section(Index(run())) is None
+    with pytest.raises(SpecError, match="nothing that M-ErasureBench reports"):
+        rendered(runs.passing())
+
+
+def test_every_format_shows_the_section() -> None:
+    of = result("/models/stable-diffusion-v1-4", assessed=50, hits=10)
+    assert "## Beside the reported numbers" in markdown.render(of)
+    assert 'id="reported"' in html.render(of, lambda sample: None)
+    assert "500 of 1000 cases are unassessed" in markdown.render(of)

@@ -1,0 +1,165 @@
+"""plan where files are missing: the whole forecast, every missing thing in one list, and nothing that can be run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from audit import gaps, run
+from audit.corpus import MANIFEST_SCHEMA
+from audit.drafting import draft_plan
+from audit.errors import AuditError, CheckpointError, SpecError
+from audit.journal import Journal
+from audit.model_refs import resolve_model
+from audit.rate_files import read_rates
+from audit.spec import load_spec, parse_spec
+from audit.testbed.scenes import write_corpus
+from flows.cli import main
+
+SPEC = Path(__file__).parent.parent / "deployments" / "specs" / "m-erasurebench-sd14.yaml"
+COMMIT = "0" * 40
+NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+ATTACKS = ("text", "latent-whitebox", "latent-blackbox")
+
+
+def shipped(**changes: Any) -> dict[str, Any]:
+    """The shipped spec with models and a corpus that no machine has."""
+    document = load_spec(SPEC).model_dump(mode="json")
+    document |= {"backbone": f"nobody/backbone@{COMMIT}", **changes}
+    document["detectors"][0]["model"] = f"nobody/clip@{COMMIT}"
+    for entry in document["corpus"]:
+        entry["url"] = f"/nowhere/{entry['concept']}"
+    return document
+
+
+def write(folder: Path, document: dict[str, Any]) -> str:
+    path = folder / "spec.yaml"
+    path.write_text(json.dumps(document))
+    return str(path)
+
+
+def test_the_shipped_benchmark_is_priced_completely_without_any_of_its_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text(json.dumps({"origin": "one H-something in bf16", "seconds_per_call": 0.01}))
+    spec = write(tmp_path, shipped())
+    assert main(["plan", spec, "--root", str(tmp_path / "root"), "--rates", str(rates), "--json"]) == 2
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    target = [cell for cell in found["cells"] if cell["role"] == "target"]
+    assert len(target) == 10 * 6 * 3 and all(cell["planned"] == 100 for cell in target)
+    assert {cell["scenario"] for cell in target} == set(ATTACKS)
+    assert found["size"]["erase_units"] == 30
+    assert found["unet_calls"]["low"] < found["unet_calls"]["expected"] < found["unet_calls"]["high"]
+    assert found["seconds"]["expected"] == pytest.approx(found["unet_calls"]["expected"] * 0.01, rel=1e-3)
+    assert found["device_hours"] == pytest.approx(found["seconds"]["expected"] / 3600, rel=1e-2)
+    assert found["rate_basis"] == f"one H-something in bf16 ({rates})"
+    assert [gap["kind"] for gap in found["missing"]] == ["corpus"] * 10 + ["model"] * 2
+    assert all(gap["what"] and gap["where"] and gap["next_step"] for gap in found["missing"])
+    for gap in found["missing"]:
+        assert gap["where"] in printed.err and gap["next_step"] in printed.err
+    assert "Traceback" not in printed.err and not (tmp_path / "root").exists()
+
+
+def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", write(tmp_path, shipped()), "--root", str(tmp_path / "root"), "--rate", "0.01"]) == 2
+    printed = capsys.readouterr()
+    assert "device hours" in printed.out and "0.01 s a call, as stated by --rate" in printed.out
+    assert "sizes are those of Stable Diffusion v1.x" in printed.out
+    assert "next  erasure-audit run" not in printed.out
+    assert printed.out.count("latent-whitebox") == 1
+    assert "12 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
+
+
+def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    spec = load_spec(write(tmp_path, shipped()))
+    manifest = MANIFEST_SCHEMA.empty_table()
+    with pytest.raises(CheckpointError, match="not in the local Hugging Face cache"):
+        run.resolve(spec, Journal(str(tmp_path / "root")), "r", "2026-01-01T00:00:00+00:00", manifest)
+    assert not list((tmp_path / "root").rglob("plan.json"))
+
+
+def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -> None:
+    document = shipped(concepts=[{"name": "ring", "phrase": "ring"}])
+    document["corpus"] = [{"url": str(tmp_path / "ring"), "concept": "ring"}]
+    document["defences"] = [
+        {"name": "vendor", "eraser": {"method": "esd-x", "checkpoint": str(tmp_path / "vendor.safetensors")}},
+        {"name": "egloce", "guards": [{"name": "egloce", "parameters": {"energy": f"nobody/energy@{COMMIT}"}}]},
+    ]
+    write_corpus(str(tmp_path / "ring"), "ring", 3, "audit")
+    draft = draft_plan(parse_spec(document, "test"), NOW)
+    assert {(gap.kind, gap.where.split(" ")[0]) for gap in draft.gaps} == {
+        ("model", f"nobody/backbone@{COMMIT}"),
+        ("model", f"nobody/clip@{COMMIT}"),
+        ("model", f"nobody/energy@{COMMIT}"),
+        ("checkpoint", str(tmp_path / "vendor.safetensors")),
+        ("corpus", str(tmp_path / "ring")),
+    }
+    assert "the spec asks for 100 images of 'ring' and the corpus has 3 different ones" in {g.what for g in draft.gaps}
+    assert gaps.is_absent(draft.plan.backbone["sha256"]) and not draft.backbone_is_here
+    assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.instruments)
+    units = list(draft.plan.units_of("generate"))
+    assert units and all(gaps.is_absent(unit.identity["backbone"]) for unit in units)
+    erase = [unit.identity for unit in draft.plan.units_of("erase")]
+    assert [gaps.is_absent(identity["checkpoint"]) for identity in erase] == [True]
+    used = draft.plan.cases.filter(draft.plan.cases["item"].is_valid())["item"].to_pylist()
+    assert sum(not item.startswith(gaps.ABSENT) for item in set(used)) == 3
+
+
+def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadecimal() -> None:
+    with pytest.raises(CheckpointError):
+        resolve_model(f"nobody/backbone@{COMMIT}")
+    with gaps.collecting() as collected:
+        ref = resolve_model(f"nobody/backbone@{COMMIT}")
+    assert ref.source == "absent" and len(collected.found) == 1
+    assert len(ref.sha256) == 64 and not set(ref.sha256) <= set("0123456789abcdef")
+    assert gaps.current() is None
+
+
+def test_mistakes_of_the_spec_still_end_the_forecast(tmp_path: Path) -> None:
+    document = shipped()
+    document["defences"][3]["guards"][0]["parameters"]["tau"] = 7
+    with pytest.raises(SpecError, match="tau"):
+        draft_plan(parse_spec(document, "test"), NOW)
+
+
+def test_nothing_is_missing_where_everything_is_there(tmp_path: Path) -> None:
+    document = load_spec(SPEC.parent / "demo.yaml").model_dump(mode="json")
+    for entry in document["corpus"]:
+        entry["url"] = str(tmp_path / entry["concept"])
+        write_corpus(entry["url"], entry["concept"], 24, "audit")
+    draft = draft_plan(parse_spec(document, "test"), NOW)
+    assert draft.gaps == () and draft.backbone_is_here and draft.shape.resolution == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("seconds_per_call: 0.1", "origin"),
+        ("origin: here\nseconds_per_call: -1", "seconds_per_call"),
+        ("origin: here\nseconds_per_call: .nan", "seconds_per_call"),
+        ("origin: [", "YAML"),
+        ("origin: here\nseconds_per_call: 1\ncolour: red", "colour"),
+    ],
+)
+def test_a_rates_file_that_says_something_else_is_refused(tmp_path: Path, text: str, named: str) -> None:
+    path = tmp_path / "rates.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=named) as caught:
+        read_rates(path)
+    assert caught.value.where == str(path) and caught.value.next_step
+
+
+def test_one_rate_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["plan", write(tmp_path, shipped()), "--rate", "1", "--measure", "--root", str(tmp_path)]
+    assert main(arguments) == 2
+    assert "one rate only" in capsys.readouterr().err
+    with pytest.raises(AuditError):
+        read_rates(tmp_path / "nothing.json")

@@ -1,0 +1,132 @@
+"""The shipped benchmark spec on Stable Diffusion v1.4's architecture, cut to narrow layers: shapes and path are right."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from audit import locations, run
+from audit.plan import KINDS
+from audit.report import markdown
+from audit.results import RunResult
+from audit.spec import load_spec, parse_spec
+from audit.testbed.captions import CLASSES
+from audit.testbed.scenes import write_corpus
+from tests.sd14 import CUT, write_sd14
+from tests.tiny import write_tokenizer
+
+SPEC = Path(__file__).parent.parent / "deployments" / "specs" / "m-erasurebench-sd14.yaml"
+STEPS, CASES = 2, 2
+# 128 pixels, so that the deepest attention sees more than one position and all of it is trained
+TRAINING = {"iterations": 1, "steps": STEPS, "pixels": 128, "compute": "float32", "learning_rate": 0.01}
+CUTS: dict[str, dict[str, Any]] = {
+    "esd-u": TRAINING,
+    "uce": {},
+    "receler": {**TRAINING, "adversarial_iterations": 1, "mask_side": 4, "rank": 4},
+}
+
+
+def write_spelling_clip(folder: Path) -> Path:
+    """A CLIPModel folder that spells every word, so that it reads the shipped spec's prompts."""
+    tokenizer = write_tokenizer(folder, 77)
+    tokenizer.save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    text = {**shape, **ends, "vocab_size": len(tokenizer), "max_position_embeddings": 77}
+    config = CLIPConfig(text_config=text, vision_config={**shape, "image_size": 32, "patch_size": 8}, projection_dim=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        CLIPModel(config).save_pretrained(folder)
+    return folder
+
+
+def cut_down(folder: Path, concepts: Sequence[str]) -> dict[str, Any]:
+    """The shipped spec with the same structure, of a few concepts, with few cases and steps."""
+    document = load_spec(SPEC).model_dump(mode="json")
+    document["backbone"] = str(write_sd14(folder / "stable-diffusion-v1-4", CUT))
+    document["concepts"] = [{**c, "neighbours": []} for c in document["concepts"] if c["name"] in concepts]
+    document["corpus"] = [
+        {**e, "url": str(folder / e["concept"])} for e in document["corpus"] if e["concept"] in concepts
+    ]
+    for shape, entry in zip(CLASSES, document["corpus"], strict=False):  # what they show does not matter here
+        write_corpus(entry["url"], shape, CASES, "audit")
+    for defence in document["defences"]:
+        eraser = defence["eraser"]
+        eraser["parameters"] = CUTS[eraser["method"]]
+    for scenario in document["scenarios"]:
+        scenario["cases"] = CASES
+        scenario["sampler"]["steps"] = STEPS
+        if scenario["name"].startswith("latent"):
+            scenario["fixed_point_passes"] = 2
+    document["detectors"][0]["model"] = str(write_spelling_clip(folder / "clip"))
+    document["detectors"][0]["parameters"] = {"extra_classes": ["truck", "ship"]} if len(concepts) == 1 else {}
+    return {**document, "neighbour_cases": 0, "controls": {"cases": 1}, "unit_size": 4}
+
+
+def audited(folder: Path, concepts: Sequence[str]) -> RunResult:
+    """A complete run of it; every unit is checked on the way."""
+    spec = parse_spec(cut_down(folder, concepts), "test")
+    root = str(folder / "root")
+    journal = run.open_journal(root)
+    plan = run.resolve(spec, journal, "cut", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "cut"))
+    worker = run.worker(plan, journal, "cpu", 4)
+    for kind in KINDS:
+        for unit in plan.pending(kind, journal):
+            assert worker.run(unit).errors == 0, unit
+    pictures = [row["image"] for key in journal.keys("generate") for row in journal.read("generate", key).to_pylist()]
+    assert {Image.open(io.BytesIO(picture["bytes"])).size for picture in pictures if picture} == {(64, 64)}
+    methods = [
+        json.loads(journal.read("erase", k).to_pylist()[0]["facts"])["record"]["method"] for k in journal.keys("erase")
+    ]
+    assert sorted(methods) == sorted(["esd-u", "uce", "receler"] * len(concepts))
+    return run.conclude(journal, "cut", run.consolidate(journal, "cut", locations.database_path(root)))
+
+
+def check(result: RunResult, concepts: Sequence[str]) -> None:
+    spec = load_spec(SPEC)
+    target = [row for row in result.crr if row.role == "target" and row.control is None]
+    assert {(row.concept, row.defence, row.scenario) for row in target} == {
+        (concept, defence.name, scenario.name)
+        for concept in concepts
+        for defence in spec.defences
+        for scenario in spec.scenarios
+    }
+    assert all(row.planned == CASES for row in target)
+    guarded = {row.cell_id for row in result.guards if row.guard == "irece" and row.acted == row.cases}
+    assert guarded >= {row.cell_id for row in target if row.defence == "receler+irece" and row.scenario == "text"}
+    assert "Beside the reported numbers" in markdown.render(result)
+
+
+@pytest.mark.timeout(600)
+def test_one_concept_goes_through_every_defence_and_scenario(tmp_path: Path) -> None:
+    check(audited(tmp_path, ["airplane"]), ["airplane"])
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_all_ten_concepts(tmp_path: Path) -> None:
+    names = [concept.name for concept in load_spec(SPEC).concepts]
+    check(audited(tmp_path, names), names)
+
+
+def test_the_shipped_spec_is_the_benchmark() -> None:
+    spec = load_spec(SPEC)
+    assert [concept.name for concept in spec.concepts] == [
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+    ]  # fmt: skip
+    assert {entry.concept for entry in spec.corpus} == {concept.name for concept in spec.concepts}
+    plain = {d.name: d.eraser.method for d in spec.defences if d.eraser and not d.guards}
+    guarded = {d.name: d.eraser.method for d in spec.defences if d.eraser and [g.name for g in d.guards] == ["irece"]}
+    assert plain == {"esd": "esd-u", "uce": "uce", "receler": "receler"}
+    assert guarded == {f"{name}+irece": method for name, method in plain.items()}
+    assert {"text", "latent-whitebox", "latent-blackbox"} <= {scenario.name for scenario in spec.scenarios}
