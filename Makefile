@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-all lint bench bench-gpu testbed testbed-card testbed-erased erasers-table guards-table constraints clean
+.PHONY: help demo m-erasurebench test test-all lint bench bench-gpu testbed testbed-card testbed-erased erasers-table guards-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -56,6 +56,15 @@ erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/
 
 guards-table: $(STAMP) ## measure every guard on the testbed into audit/testbed/README.md (resumable; hours on two cores)
 	$(BIN)/python -m audit.testbed.guards_table
+
+MEB = build/m-erasurebench
+
+m-erasurebench: $(STAMP) ## run M-ErasureBench on the testbed, result table into audit/testbed/README.md (resumable)
+	for class in ring star heart; do \
+		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 112 || exit 1; done
+	$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/arrow --class arrow --count 16
+	$(BIN)/erasure-audit run deployments/specs/m-erasurebench-testbed.yaml --root $(MEB)/store --exit-zero
+	$(BIN)/python -m audit.testbed.benchmark_table --root $(MEB)/store
 
 constraints: ## resolve the newest compatible set and write constraints.txt
 	$(PYTHON) -m venv build/constraints
