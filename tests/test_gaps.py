@@ -23,14 +23,17 @@ from flows.cli import main
 SPEC = Path(__file__).parent.parent / "deployments" / "specs" / "m-erasurebench-sd14.yaml"
 COMMIT = "0" * 40
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
-ATTACKS = ("text", "latent-whitebox", "latent-blackbox")
+ATTACKS = (
+    "text", "adversarial-text", "embedding-whitebox", "embedding-blackbox", "latent-whitebox", "latent-blackbox",
+)  # fmt: skip
 
 
 def shipped(**changes: Any) -> dict[str, Any]:
     """The shipped spec with models and a corpus that no machine has."""
     document = load_spec(SPEC).model_dump(mode="json")
     document |= {"backbone": f"nobody/backbone@{COMMIT}", **changes}
-    document["detectors"][0]["model"] = f"nobody/clip@{COMMIT}"
+    for detector in document["detectors"]:
+        detector["model"] = f"nobody/{detector['name']}@{COMMIT}"
     for entry in document["corpus"]:
         entry["url"] = f"/nowhere/{entry['concept']}"
     return document
@@ -52,14 +55,14 @@ def test_the_shipped_benchmark_is_priced_completely_without_any_of_its_files(
     printed = capsys.readouterr()
     found = json.loads(printed.out)
     target = [cell for cell in found["cells"] if cell["role"] == "target"]
-    assert len(target) == 10 * 6 * 3 and all(cell["planned"] == 100 for cell in target)
+    assert len(target) == 10 * 6 * len(ATTACKS) and all(cell["planned"] == 100 for cell in target)
     assert {cell["scenario"] for cell in target} == set(ATTACKS)
     assert found["size"]["erase_units"] == 30
     assert found["unet_calls"]["low"] < found["unet_calls"]["expected"] < found["unet_calls"]["high"]
     assert found["seconds"]["expected"] == pytest.approx(found["unet_calls"]["expected"] * 0.01, rel=1e-3)
     assert found["device_hours"] == pytest.approx(found["seconds"]["expected"] / 3600, rel=1e-2)
     assert found["rate_basis"] == f"one H-something in bf16 ({rates})"
-    assert [gap["kind"] for gap in found["missing"]] == ["corpus"] * 10 + ["model"] * 2
+    assert [gap["kind"] for gap in found["missing"]] == ["corpus"] * 10 + ["model"] * 3
     assert all(gap["what"] and gap["where"] and gap["next_step"] for gap in found["missing"])
     for gap in found["missing"]:
         assert gap["where"] in printed.err and gap["next_step"] in printed.err
@@ -75,7 +78,7 @@ def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
     assert "sizes are those of Stable Diffusion v1.x" in printed.out
     assert "next  erasure-audit run" not in printed.out
     assert printed.out.count("latent-whitebox") == 1
-    assert "12 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
+    assert "13 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
 
 
 def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +101,7 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
     assert {(gap.kind, gap.where.split(" ")[0]) for gap in draft.gaps} == {
         ("model", f"nobody/backbone@{COMMIT}"),
         ("model", f"nobody/clip@{COMMIT}"),
+        ("model", f"nobody/grounding-dino@{COMMIT}"),
         ("model", f"nobody/energy@{COMMIT}"),
         ("checkpoint", str(tmp_path / "vendor.safetensors")),
         ("corpus", str(tmp_path / "ring")),

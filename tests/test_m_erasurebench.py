@@ -21,6 +21,7 @@ from audit.results import RunResult
 from audit.spec import load_spec, parse_spec
 from audit.testbed.captions import CLASSES
 from audit.testbed.scenes import write_corpus
+from tests.detectors.folders import write_grounding_dino
 from tests.sd14 import CUT, write_sd14
 from tests.tiny import write_tokenizer
 
@@ -33,6 +34,9 @@ CUTS: dict[str, dict[str, Any]] = {
     "uce": {},
     "receler": {**TRAINING, "adversarial_iterations": 1, "mask_side": 4, "rank": 4},
 }
+NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+LEARNING = {"iterations": 2, "batch_size": 1, "images": 2, "held_out": 2, "initial": "o"}
+SEARCH = {"population": 4, "generations": 2, "tokens": 4}
 
 
 def write_spelling_clip(folder: Path) -> Path:
@@ -54,7 +58,9 @@ def cut_down(folder: Path, concepts: Sequence[str]) -> dict[str, Any]:
     """The shipped spec with the same structure, of a few concepts, with few cases and steps."""
     document = load_spec(SPEC).model_dump(mode="json")
     document["backbone"] = str(write_sd14(folder / "stable-diffusion-v1-4", CUT))
-    document["concepts"] = [{**c, "neighbours": []} for c in document["concepts"] if c["name"] in concepts]
+    document["concepts"] = [
+        {**c, "neighbours": [], "neighbour_phrases": {}} for c in document["concepts"] if c["name"] in concepts
+    ]
     document["corpus"] = [
         {**e, "url": str(folder / e["concept"])} for e in document["corpus"] if e["concept"] in concepts
     ]
@@ -68,8 +74,14 @@ def cut_down(folder: Path, concepts: Sequence[str]) -> dict[str, Any]:
         scenario["sampler"]["steps"] = STEPS
         if scenario["name"].startswith("latent"):
             scenario["fixed_point_passes"] = 2
-    document["detectors"][0]["model"] = str(write_spelling_clip(folder / "clip"))
-    document["detectors"][0]["parameters"] = {"extra_classes": ["truck", "ship"]} if len(concepts) == 1 else {}
+        if scenario["name"].startswith("embedding"):
+            scenario["parameters"] = LEARNING
+        if scenario["name"] == "adversarial-text":
+            scenario.update(found=CASES, parameters=SEARCH)
+    judge, clip = document["detectors"]
+    judge["model"] = str(write_grounding_dino(folder / "dino", words=NAMES))
+    clip["model"] = str(write_spelling_clip(folder / "clip"))
+    clip["parameters"] = {"extra_classes": ["truck", "ship"]} if len(concepts) == 1 else {}
     return {**document, "neighbour_cases": 0, "controls": {"cases": 1}, "unit_size": 4}
 
 
@@ -121,12 +133,12 @@ def test_all_ten_concepts(tmp_path: Path) -> None:
 
 def test_the_shipped_spec_is_the_benchmark() -> None:
     spec = load_spec(SPEC)
-    assert [concept.name for concept in spec.concepts] == [
-        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-    ]  # fmt: skip
+    assert tuple(concept.name for concept in spec.concepts) == NAMES
     assert {entry.concept for entry in spec.corpus} == {concept.name for concept in spec.concepts}
     plain = {d.name: d.eraser.method for d in spec.defences if d.eraser and not d.guards}
     guarded = {d.name: d.eraser.method for d in spec.defences if d.eraser and [g.name for g in d.guards] == ["irece"]}
     assert plain == {"esd": "esd-u", "uce": "uce", "receler": "receler"}
     assert guarded == {f"{name}+irece": method for name, method in plain.items()}
-    assert {"text", "latent-whitebox", "latent-blackbox"} <= {scenario.name for scenario in spec.scenarios}
+    assert [scenario.name for scenario in spec.scenarios] == [
+        "text", "adversarial-text", "embedding-whitebox", "embedding-blackbox", "latent-whitebox", "latent-blackbox",
+    ]  # fmt: skip

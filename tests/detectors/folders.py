@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -89,8 +90,8 @@ def write_classifier(folder: Path, *, multi_label: bool = True, seed: int = 0) -
     return folder
 
 
-def write_grounding_dino(folder: Path, seed: int = 0) -> Path:
-    """A GroundingDinoForObjectDetection folder: Swin backbone, text BERT, tokenizer and image processor.
+def write_grounding_dino(folder: Path, seed: int = 0, words: Sequence[str] = WORDS) -> Path:
+    """A GroundingDinoForObjectDetection folder: Swin backbone, text BERT, tokenizer of `words` and image processor.
 
     The vocabulary numbers [CLS], [SEP], '.' and '?' as bert-base-uncased does, which is built into the network.
     """
@@ -100,7 +101,7 @@ def write_grounding_dino(folder: Path, seed: int = 0) -> Path:
         "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]",
     )  # fmt: skip
     vocabulary[1012], vocabulary[1029] = ".", "?"
-    vocabulary += [*WORDS, "##s"]
+    vocabulary += [*words, "##s"]
     (folder / "vocab.txt").write_text("\n".join(vocabulary) + "\n", encoding="utf-8")
     BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
     GroundingDinoImageProcessorPil(size={"shortest_edge": 96, "longest_edge": 128}).save_pretrained(folder)
