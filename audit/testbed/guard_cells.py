@@ -101,8 +101,13 @@ class Bench:
                 "cases": count,
                 "sampler": [STEPS, GUIDANCE, PASSES, TOLERANCE],
                 "code": identity.code_digest("generate"),
+                **self._energies(defence),
             }
         )
+
+    def _energies(self, defence: Defence) -> dict[str, str]:
+        asked = any(guard.name == "egloce" for guard in defence.guards)
+        return {"energy": resolve_model("testbed/energy").sha256} if asked else {}
 
     def unet(self, eraser: str | None) -> Any:
         """The UNet of a defence; the last erased one stays loaded."""

@@ -39,7 +39,10 @@ def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
     safree = guard("safree", concepts=texts, mask="a")
     irece, level = guard("irece"), guard("irece", noise="level")
     specific = guard("irece", noise="level", **SPECIFIC)
-    egloce = guard("egloce", gradient="stop")
+    # On calibration scenes nine of ten pictures without a ring score below this, and one of twenty with it.
+    gated = guard("irece", noise="level", gate=0.22, **SPECIFIC)
+    # The default step is too short here: on calibration prompts 15 rings of 16 became 3 with this one.
+    egloce = guard("egloce", gradient="stop", rho=0.05, trust=0.25)
     rows = [
         Defence("none", None, ()),
         Defence("negative-prompt", None, (guard("negative-prompt"),)),
@@ -49,10 +52,12 @@ def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
         Defence("irece", None, (irece,)),
         Defence("irece, level", None, (level,)),
         Defence("irece, specific", None, (specific,)),
+        Defence("irece, specific and gated", None, (gated,)),
         Defence("irece, random mask", None, (guard("irece", mask="random"),)),
         Defence("irece, shifted mask", None, (guard("irece", mask="shifted"),)),
         Defence("irece, full noise", None, (guard("irece", mask="full"),)),
-        Defence("egloce, stop-gradient", None, (egloce,)),
+        Defence("egloce, stop-gradient", None, (guard("egloce", gradient="stop"),)),
+        Defence("egloce, longer steps", None, (egloce,)),
         Defence("egloce, full gradient", None, (guard("egloce"),)),
         # On calibration scenes the energy is above 0.4 in nine of ten with the concept, and in hardly any without it.
         Defence("egloce, stop-gradient, floor 0.4", None, (guard("egloce", gradient="stop", floor=0.4),)),

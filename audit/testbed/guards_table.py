@@ -64,6 +64,10 @@ class Cells:
         self.bench, self.count, self.path = bench, count, path
         self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
 
+    def has(self, defence: Defence, scenario: str) -> bool:
+        """Whether the cell was measured before."""
+        return self.bench.key(defence, scenario, self.count) in self.kept
+
     def cell(self, defence: Defence, scenario: str) -> Mapping[str, Any]:
         """The numbers of one cell, measured now unless they were before."""
         key = self.bench.key(defence, scenario, self.count)
@@ -180,13 +184,13 @@ def tuned_guards(paths: Sequence[Path]) -> list[Guard]:
 
 
 def main() -> None:
-    """Measure what is not measured yet and write both tables into README.md."""
+    """Measure what is asked for and not measured yet; write all that is measured into README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=100, help="scenes a cell")
     parser.add_argument("--scenes", type=int, default=200, help="scenes for the masks")
     parser.add_argument("--concept", default="ring")
-    parser.add_argument("--defences", nargs="*", help="names of rows; all of them without this")
-    parser.add_argument("--scenarios", nargs="*", default=SCENARIOS, choices=SCENARIOS)
+    parser.add_argument("--defences", nargs="*", help="names of rows to measure; all of them without this")
+    parser.add_argument("--scenarios", nargs="*", default=SCENARIOS, choices=SCENARIOS, help="to measure; all of them")
     parser.add_argument("--tuned", nargs="*", type=Path, default=[], help="files that erasure-audit tune wrote")
     parser.add_argument("--erased", type=Path, default=ERASED)
     parser.add_argument("--build", type=Path, default=Path("build/testbed"))
@@ -196,14 +200,22 @@ def main() -> None:
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
     bench = Bench(pipeline, judges_on(device), arguments.erased, arguments.build, arguments.concept)
     tuned = tuned_guards(arguments.tuned)
-    wanted = [d for d in defences(arguments.concept, tuned) if not arguments.defences or d.name in arguments.defences]
-    missing = sorted({d.eraser for d in wanted if d.eraser and bench.artefact(d.eraser) is None})
+    listed = defences(arguments.concept, tuned)
+    missing = sorted({d.eraser for d in listed if d.eraser and bench.artefact(d.eraser) is None})
     left_out = f"\nNot there yet, so not measured: {', '.join(missing)} (make testbed-erased)." if missing else ""
     cells = Cells(bench, arguments.cases, arguments.build / "guards-table.json")
-    present = [defence for defence in wanted if defence.eraser not in missing]
-    rows = [(d, scenario, cells.cell(d, scenario)) for d in present for scenario in arguments.scenarios]
-    listed = {describe(g): g for d in present for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
-    masks = localisation(bench, list(listed.values()) or [Guard(name="irece")], arguments.scenes)
+    present = [d for d in listed if d.eraser not in missing]
+    wanted = {d.name for d in present if not arguments.defences or d.name in arguments.defences}
+    rows = [
+        (d, scenario, cells.cell(d, scenario))
+        for d in present
+        for scenario in SCENARIOS
+        if (d.name in wanted and scenario in arguments.scenarios) or cells.has(d, scenario)
+    ]
+    located = {
+        describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters
+    }
+    masks = localisation(bench, list(located.values()) or [Guard(name="irece")], arguments.scenes)
     written = page(bench, rows, masks, arguments.cases, left_out)
     arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))
     print(written)

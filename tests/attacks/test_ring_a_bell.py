@@ -143,7 +143,7 @@ def spec_of(folder: Path, pipeline: Path, **scenario: Any) -> Path:
 
 
 def drafted(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC))
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
 
 
 @pytest.fixture(scope="module")

@@ -128,7 +128,7 @@ def both(folder: Path, pipeline: Path, **fields: Any) -> Path:
 
 
 def draft(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC))
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
 
 
 def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_backbone(

@@ -153,7 +153,7 @@ def draft(path: Path) -> Plan:
     spec, now = load_spec(path), dt.datetime.now(dt.UTC)
     from audit.drafting import draft_plan
 
-    return draft_plan(spec, now)
+    return draft_plan(spec, now).plan
 
 
 @pytest.mark.parametrize(
