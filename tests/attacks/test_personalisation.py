@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 from collections.abc import Callable
@@ -10,22 +11,26 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 
-from audit import run
-from audit.backbones import Pipeline, load_pipeline
+from audit import guards, run
+from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.checkpoints.apply import apply_artefact, with_changes
 from audit.checkpoints.personal import Change, read_change
 from audit.checkpoints.tensors import backbone_modules
 from audit.drafting import draft_plan
 from audit.errors import CheckpointError, SpecError
+from audit.guards.irece import Irece
 from audit.journal import Journal
 from audit.model_refs import resolve_model
+from audit.models import Models
 from audit.personalisation import resolve_personalisation
 from audit.plan import KINDS, Plan, read_plan
 from audit.pricing import calls_of
-from audit.spec import load_spec
+from audit.spec import Guard, load_spec
 from tests.attacks import loras
 from tests.attacks.loras import State
+from tests.checkpoints import files
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 SAMPLER = {"steps": 2, "guidance": 3.0}
@@ -160,7 +165,7 @@ def test_a_bad_lora_is_refused_before_anything_is_computed(
         (lambda path, unet: save_file(unet, path), "adds nothing"),
         (lambda path, unet: save_file({"conv_in.weight": unet["conv_in.weight"] + 1}, path), "no set that a known"),
         (lambda path, unet: save_file({n: t + 1 for n, t in unet.items() if "attn2" in n}, path), "not a whole UNet"),
-        (lambda path, unet: save_file({**unet, "more.weight": unet["conv_in.weight"]}, path), "does not have"),
+        (lambda path, unet: save_file({**unet, "more.weight": torch.ones(2)}, path), "does not have"),
         (lambda path, unet: save_file({n: t * float("nan") for n, t in unet.items()}, path), "NaN"),
         (lambda path, unet: path.write_bytes(b"no tensors at all"), "safetensors"),
         (lambda path, unet: torch.save({"lora_unet_x": Path("x")}, path.with_suffix(".bin")), "could run code"),
@@ -285,3 +290,111 @@ def test_a_resumed_run_makes_what_is_missing_and_a_changed_file_is_refused(
     loras.write_lora(path, unet)
     assert run.worker(plan, journal, device="cpu").run(waiting[1]).unassessed == 0
     assert not [u for u in plan.pending("generate", journal) if u.identity.get("personalisation")]
+
+
+def noise(pipeline: Pipeline, model: Any) -> torch.Tensor:
+    latents = torch.randn(2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(5))
+    with torch.no_grad():
+        found: torch.Tensor = model(latents, 501, pipeline.encode_text(["a ring", "star"]))
+    return found
+
+
+@pytest.mark.parametrize("write", [files.receler, files.spm])
+def test_modules_that_a_defence_adds_go_on_acting(
+    tmp_path: Path, pipeline: Pipeline, unet: State, write: files.Writer
+) -> None:
+    erased = apply_artefact(pipeline, str(write(tmp_path, unet, dict(pipeline.text_encoder.state_dict()))))
+    deltas = change_of(loras.write_lora(tmp_path / "own" / "lora.safetensors", unet), pipeline).unet
+    personal = dataclasses.replace(erased, unet=with_changes(erased.unet, deltas))
+    texts = ["a ring", "star"]
+    alone = noise(pipeline, erased.noise_model(texts))
+    together = noise(pipeline, personal.noise_model(texts))
+    bare = with_changes(pipeline.unet, deltas)
+    without = noise(pipeline, noise_model(bare))
+    assert not torch.allclose(together, alone, atol=1e-4) and not torch.allclose(together, without, atol=1e-4)
+    # the same modules on a backbone that had the LoRA before
+    twin = apply_artefact(dataclasses.replace(pipeline, unet=bare), str(erased.artefact.where))
+    assert torch.allclose(together, noise(pipeline, twin.noise_model(texts)), atol=1e-5)
+    assert torch.equal(alone, noise(pipeline, erased.noise_model(texts)))
+
+
+def weights(models: Models, key: str | None, name: str) -> torch.Tensor:
+    return models._unet(key, "float32").state_dict()[name]
+
+
+def test_dreambooth_adds_its_difference_to_the_model_it_was_trained_from(
+    tmp_path: Path, tiny_folder: Path, unet: State
+) -> None:
+    trained = {name: tensor + 0.1 * ("attn2" in name) for name, tensor in unet.items()}
+    black = written(tmp_path / "black.safetensors", trained)
+    root = tmp_path / "runs"
+    plan = planned(spec_with(tmp_path, tiny_folder, black), root)
+    journal = run.open_journal(str(root))
+    worker = run.worker(plan, journal, device="cpu")
+    (erase,) = plan.units_of("erase")
+    worker.run(erase)
+    (attack,) = plan.units_of("attack")
+    assert attack.identity["model"] is None and worker.run(attack).unassessed == 0
+    changed = next(iter(load(journal.blob("erase", erase.key))))
+    personal = worker.models.personalised({**attack.identity["parameters"], "base": None})
+    erased = weights(worker.models, erase.key, changed)
+    assert not torch.equal(erased, unet[changed])
+    assert torch.allclose(weights(personal, erase.key, changed), erased + 0.1, atol=1e-6)
+    assert torch.allclose(weights(personal, None, changed), unet[changed] + 0.1, atol=1e-6)
+    assert torch.equal(weights(worker.models, None, changed), unet[changed])
+
+    started = {name: tensor.clone() for name, tensor in worker.models._unet(erase.key, "float32").state_dict().items()}
+    white = written(tmp_path / "white.safetensors", {**started, changed: started[changed] + 0.2})
+    plan = planned(spec_with(tmp_path, tiny_folder, white, box="whitebox"), root)
+    worker = run.worker(plan, journal, device="cpu")
+    (attack,) = plan.units_of("attack")
+    assert attack.identity["model"] == erase.key and attack.depends == (erase.key,)
+    assert worker.run(attack).unassessed == 0
+    personal = worker.models.personalised({**attack.identity["parameters"], "base": erase.key})
+    assert torch.allclose(weights(personal, erase.key, changed), started[changed] + 0.2, atol=1e-6)
+    assert torch.allclose(weights(personal, None, changed), unet[changed] + 0.2, atol=1e-6)
+
+    written(white, started)
+    plan = planned(spec_with(tmp_path, tiny_folder, white, box="whitebox"), root)
+    (attack,) = plan.units_of("attack")
+    with pytest.raises(CheckpointError, match="adds nothing"):
+        run.worker(plan, journal, device="cpu").run(attack)
+
+
+def test_a_white_box_unet_has_one_erased_model_to_start_from_and_a_lora_needs_none(
+    tmp_path: Path, tiny_folder: Path, unet: State
+) -> None:
+    defences = [{"name": "one", "eraser": {"method": "uce"}},
+                {"name": "two", "eraser": {"method": "uce", "parameters": {"erase_scale": 2.0}}}]  # fmt: skip
+    whole = written(tmp_path / "whole.safetensors", {name: tensor + 1 for name, tensor in unet.items()})
+
+    def spec(path: Path) -> Path:
+        return tiny_spec(tmp_path, tiny_folder, scenarios=[scenario(path, "whitebox")], defences=defences)
+
+    with pytest.raises(SpecError, match="have different ones") as caught:
+        draft(spec(whole))
+    assert caught.value.next_step
+    assert len(list(draft(spec(loras.write_lora(tmp_path / "lora.safetensors", unet))).units_of("attack"))) == 1
+
+
+def test_a_personalised_text_encoder_reads_the_prompts_and_the_backbone_stays_as_it_is(
+    tmp_path: Path, tiny_folder: Path, unet: State
+) -> None:
+    module = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
+    down, up = loras.pairs({f"{n}.to_q.weight": torch.ones(16, 16) for n in "a"})["a.to_q"]
+    halves = {f"{module}.down.weight": down, f"{module}.up.weight": up}
+    path = written(tmp_path / "lora.safetensors", {**loras.lora_state(unet), **halves})
+    plan = planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
+    (attack,) = plan.units_of("attack")
+    models = run.worker(plan, run.open_journal(str(tmp_path / "runs")), device="cpu").models
+    personal = models.personalised({**attack.identity["parameters"], "base": None})
+    assert personal is models.personalised({**attack.identity["parameters"], "base": None})
+    assert models.personalised(None) is models
+    before = models.states(["a ring"])
+    assert not torch.allclose(personal.states(["a ring"]), before, atol=1e-4)
+    assert torch.equal(models.reader(None).encode_text(["a ring"])[0], before[0])
+    guard = {"name": "irece", "parameters": {}}
+    (made,) = personal.guards([guards.resolve(Guard.model_validate(guard), plan.spec.concept("ring"))])
+    assert isinstance(made, Irece)
+    assert made._localiser._unet is models._unet(None, "float32")  # the defender's own standard model
+    assert torch.equal(made._localiser._encode(["a ring"]), before)
