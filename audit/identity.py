@@ -21,7 +21,7 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "attack": (
         "stages.attack", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
-        "sampling", "images", "corpus", "corpus_source", "attacks", "guards.base",
+        "sampling", "images", "corpus", "corpus_source", "attacks", "guards.base", "personalisation", "personalised",
     ),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
@@ -32,7 +32,7 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
         "stages.generate", "stages.attacked", "stages.batching", "models", "backbones", "learned", "checkpoints",
         "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source", "attacks.perturbation",
         "exact_sampling", "guards", "attention",
-        "detectors.folders",
+        "detectors.folders", "personalisation", "personalised",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
     "quality": (

@@ -27,7 +27,6 @@ from audit.plan import Plan
 from audit.sampling import NoiseModel
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_KEPT = 3  # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory
 
 
 class Models:
@@ -36,6 +35,10 @@ class Models:
     An erased model is named by its erase unit's key; None is the backbone. `plan` says which units are checkpoints.
     """
 
+    kept = (
+        3  # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory
+    )
+
     def __init__(self, ref: ModelRef, journal: Journal, device: torch.device, plan: Plan | None = None) -> None:
         self.ref, self.journal, self.device, self.plan = ref, journal, device, plan
         self._pipeline: Pipeline | None = None
@@ -43,6 +46,7 @@ class Models:
         self._declared: dict[str, str] | None = None
         self._states: dict[tuple[str | None, str], torch.Tensor] = {}
         self._used: dict[str, str] = {}
+        self._variant: Models | None = None
 
     @property
     def pipeline(self) -> Pipeline:
@@ -50,6 +54,21 @@ class Models:
         if self._pipeline is None:
             self._pipeline = load_pipeline(self.ref, self.device)
         return self._pipeline
+
+    @property
+    def standard(self) -> Models:
+        """Where guards find the un-erased backbone."""
+        return self
+
+    def personalised(self, described: Mapping[str, Any] | None) -> Models:
+        """These models with a personalisation on top, the last one kept; themselves for None."""
+        from audit.personalised import Personalised  # which is made of these models
+
+        if described is None:
+            return self
+        if not isinstance(self._variant, Personalised) or self._variant.described != described:
+            self._variant = Personalised(self, described)
+        return self._variant
 
     def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
         """The noise prediction of one model; `texts` are the prompts of the batch, which SPM acts by."""
@@ -77,11 +96,11 @@ class Models:
         owner = erase_key if erase_key in self._checkpoints() else None
         parts = Parts(
             standard=self.pipeline,
-            standard_unet=lambda: self._unet(None, dtype),
+            standard_unet=lambda: self.standard._unet(None, dtype),
             guarded=self._encoder(owner),
             guarded_unet=lambda: self._unet(erase_key, dtype),
             encode=lambda texts: self.states(texts, erase_key),
-            encode_standard=self.states,
+            encode_standard=self.standard.states,
             energy=self._energy,
         )
         return [build(guard, parts) for guard in described]
@@ -164,14 +183,14 @@ class Models:
     def _model(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel | ErasedModel:
         wanted = (erase_key, dtype)
         if wanted not in self._loaded:
-            self._loaded[wanted] = self._load(erase_key, _DTYPES[dtype])
-            while len(self._loaded) > _KEPT:
+            self._loaded[wanted] = self._load(erase_key, dtype)
+            while len(self._loaded) > self.kept:
                 self._loaded.popitem(last=False)
         self._loaded.move_to_end(wanted)
         return self._loaded[wanted]
 
-    def _load(self, erase_key: str | None, dtype: torch.dtype) -> UNet2DConditionModel | ErasedModel:
-        unet = self.pipeline.unet
+    def _load(self, erase_key: str | None, precision: str) -> UNet2DConditionModel | ErasedModel:
+        unet, dtype = self.pipeline.unet, _DTYPES[precision]
         if erase_key is not None and erase_key in self._checkpoints():
             header = self.journal.header("erase", erase_key)
             ref = self.checkpoint(erase_key, header["identity"]["checkpoint"])

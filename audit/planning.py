@@ -9,6 +9,7 @@ from typing import Any
 from audit import identity
 from audit.attacks.adversarial_cases import adversarial_cases
 from audit.attacks.embedding_cases import embedding_cases
+from audit.attacks.personalised_cases import personalised_cases
 from audit.attacks.prompts import PromptSet, cases_of, prompts, read_prompt_sets
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
@@ -127,7 +128,11 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
     common = builder.common("prompt", defence, concept, _sampler(scenario))
     kind = Control.BACKBONE if defence == "none" else None
     cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
-    builder.add(cell, common, embedding_cases(builder, concept, scenario, common["model"]))
+    if scenario.personalisation is not None:
+        common["personalisation"], cases = personalised_cases(builder, concept, scenario)
+    else:
+        cases = embedding_cases(builder, concept, scenario, common["model"])
+    builder.add(cell, common, cases)
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:

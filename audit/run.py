@@ -37,6 +37,7 @@ from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
+from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
 from audit.store import Replaceable, Store, set_aside
 
@@ -102,6 +103,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     with gaps.noted("model"):
         check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)
+    _check_personalisations(spec, backbone)
     sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
@@ -151,6 +153,16 @@ def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
             with gaps.noted("checkpoint"):
                 for warning in inspect(ref, backbone, eraser.method)["warnings"]:
                     log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
+
+
+def _check_personalisations(spec: Spec, backbone: ModelRef) -> None:
+    """Read every personalisation of the spec, so that a bad one ends here."""
+    if gaps.is_absent(backbone.sha256):
+        return
+    if any(isinstance(scenario, EmbeddingScenario) and scenario.personalisation for scenario in spec.scenarios):
+        from audit.attacks.personalisation_checks import check_personalisations  # imports torch
+
+        check_personalisations(spec, backbone)
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from audit.attacks.parameters import Template
+from audit.attacks.parameters import has_mark
 from audit.spec_base import Model, Name, Phrase
 
 ShippedSet = Literal["cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase"]
@@ -166,32 +166,64 @@ class LatentScenario(Model):
         return self
 
 
+Files = Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]]
+
+
 class EmbeddingScenario(Model):
     """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
 
     White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
-    or a file for each concept, and is audited as it is, whoever learned it where.
+    or a file for each concept, and is audited as it is, whoever learned it where. `personalisation` is, in the same way,
+    a LoRA or a whole UNet that somebody trained: it is put on top of every defence's model, and the templates name the
+    token that it was trained with, as in "a photo of a sks {phrase}". White box, a whole UNet started from the erased model.
     """
 
     name: Literal["embedding-whitebox", "embedding-blackbox"]
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {attack}",)
-    embedding: Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]] | None = None
+    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {attack}",)
+    embedding: Files | None = None
+    personalisation: Files | None = None
     preset: Name | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
     sampler: Sampler = Sampler()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_template(cls, fields: Any) -> Any:
+        personal = isinstance(fields, dict) and fields.get("personalisation") is not None
+        return {"templates": ("a photo of a {phrase}",), **fields} if personal else fields
+
     @model_validator(mode="after")
     def _brought_as_it_is(self) -> Self:
-        if self.embedding is not None and (self.preset is not None or self.parameters):
-            raise ValueError("an embedding that is brought is not learned: it takes no preset or parameters")
+        brought = self.embedding if self.personalisation is None else self.personalisation
+        if self.embedding is not None and self.personalisation is not None:
+            raise ValueError("takes either an embedding or a personalisation; audit each in a spec of its own")
+        if brought is not None and (self.preset is not None or self.parameters):
+            what = "an embedding" if self.personalisation is None else "a personalisation"
+            raise ValueError(f"{what} that is brought is not learned: it takes no preset or parameters")
+        for template in self.templates:
+            if self.personalisation is None:
+                has_mark(template)
+            elif template.count("{phrase}") > 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+                raise ValueError(
+                    f"template {template!r} may contain {{phrase}} once and no other braces: a personalisation changes the "
+                    "model, and its own token is written as it is"
+                )
         return self
 
     def files(self, concept: str = "") -> dict[str, str]:
         """Concept -> embedding file; one file without a concept counts for `concept`. Empty when it is learned."""
-        if self.embedding is None:
-            return {}
-        return {concept: self.embedding} if isinstance(self.embedding, str) else dict(self.embedding)
+        return _by_concept(self.embedding, concept)
+
+    def personalisations(self, concept: str = "") -> dict[str, str]:
+        """Concept -> personalisation, as `files`."""
+        return _by_concept(self.personalisation, concept)
+
+
+def _by_concept(given: str | dict[str, str] | None, concept: str) -> dict[str, str]:
+    if given is None:
+        return {}
+    return {concept: given} if isinstance(given, str) else dict(given)
 
 
 class AdversarialTextScenario(Model):

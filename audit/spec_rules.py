@@ -70,17 +70,19 @@ def _impossible(spec: Spec) -> list[str]:
 
 def _embedding(spec: Spec, scenario: EmbeddingScenario, corpus: set[str]) -> list[str]:
     names = [concept.name for concept in spec.concepts]
-    if scenario.embedding is None:
+    field = "embedding" if scenario.personalisation is None else "personalisation"
+    brought = scenario.embedding if scenario.personalisation is None else scenario.personalisation
+    if brought is None:
         return [
             f"corpus: {scenario.name} learns from images of {name!r}, and no entry of role target has them"
             for name in names
             if name not in corpus
         ]
-    field = f"scenarios.{scenario.name}.embedding"
-    if isinstance(scenario.embedding, str):
+    field = f"scenarios.{scenario.name}.{field}"
+    if isinstance(brought, str):
         return [f"{field}: one file for several concepts; name a file for each"] if len(names) > 1 else []
-    problems = [f"{field}: no file for {name!r}" for name in names if name not in scenario.embedding]
-    return problems + [f"{field}: {name!r} is none of the concepts" for name in scenario.embedding if name not in names]
+    problems = [f"{field}: no file for {name!r}" for name in names if name not in brought]
+    return problems + [f"{field}: {name!r} is none of the concepts" for name in brought if name not in names]
 
 
 def _undecidable(spec: Spec) -> list[str]:

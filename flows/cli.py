@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
-from flows.commands import corpus, db, doctor, erase, inspect, plan, results, run, testbed, tune
+from flows.commands import corpus, db, doctor, erase, export, inspect, plan, results, run, testbed, tune
 from flows.console import runnable
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ results.register(app)
 erase.register(app)
 doctor.register(app)
 inspect.register(app)
+export.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")

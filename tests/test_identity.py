@@ -90,6 +90,7 @@ FIXED = (  # without another valid value
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
     "defences.*.guards.*.name",
     "scenarios.4.method", "scenarios.4.prompts",  # prompts exclude parameters: tests/attacks/test_ring_a_bell.py
+    "scenarios.3.personalisation",  # excludes parameters: tests/attacks/test_personalisation.py
     "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip

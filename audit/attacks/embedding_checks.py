@@ -21,7 +21,7 @@ def written_out(spec: Spec, backbone: ModelRef) -> list[str]:
     """
     texts = []
     for scenario in spec.scenarios:
-        if isinstance(scenario, EmbeddingScenario):
+        if isinstance(scenario, EmbeddingScenario) and scenario.personalisation is None:
             vectors = max(_vectors(scenario, concept, backbone) for concept in spec.concepts)
             learned = learning(scenario).templates if scenario.embedding is None else ()
             texts += [text.replace(MARK, " ".join(["a"] * vectors)) for text in (*scenario.templates, *learned)]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from audit.attacks.parameters import (
     EmbeddingFileParameters,
     Parameters,
+    PersonalisationParameters,
     RingABellParameters,
     TextualInversionParameters,
 )
@@ -38,6 +39,7 @@ METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
         Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),
+        Method("personalisation", "1", PersonalisationParameters, "personalisation_unit"),
         Method("ring-a-bell", "1", RingABellParameters, "ring_a_bell_unit"),
         Method("textual-inversion", "1", TextualInversionParameters, "textual_inversion"),
     )

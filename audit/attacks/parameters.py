@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
@@ -24,19 +24,27 @@ class Parameters(Model):
         return 0.0
 
 
-def _has_mark(template: str) -> str:
+def has_mark(template: str) -> str:
+    """The template, which contains `{attack}` once. Raises ValueError otherwise."""
     if template.count(MARK) != 1 or re.search(r"[{}]", template.replace(MARK, "")):
         raise ValueError(f"template {template!r} must contain {{attack}} once and no other braces")
     return template
 
 
-Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_has_mark)]
+Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(has_mark)]
 
 
 class EmbeddingFileParameters(Parameters):
     """A learned embedding that somebody brings, by the SHA-256 of its file."""
 
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class PersonalisationParameters(Parameters):
+    """A LoRA or a whole UNet that somebody brings, by the SHA-256 of its content."""
+
+    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$")]
+    kind: Literal["lora", "dreambooth"]
 
 
 class RingABellParameters(Parameters):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.named import by_names
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.spm import Transport
-from audit.checkpoints.tensors import LazyTensors, backbone_modules, in_memory
+from audit.checkpoints.tensors import LazyTensor, LazyTensors, backbone_modules, in_memory
 from audit.erasers.receler_adapter import Attached, attach, load_adapters
 from audit.sampling import NoiseModel
 
@@ -76,6 +77,17 @@ def apply_artefact(
     if artefact.spm is not None:
         transport = Transport(unet, artefact.spm, pipeline)
     return ErasedModel(unet, encoder, footprint, artefact, adapters, transport)
+
+
+def with_changes(module: Any, deltas: Mapping[str, Callable[[], torch.Tensor]]) -> Any:
+    """A copy of `module` with W + delta for each name, added in float32; hooks stay, and other tensors are shared."""
+    state = module.state_dict()
+
+    def added(name: str) -> torch.Tensor:
+        return state[name].float().cpu() + deltas[name]()
+
+    shaped = {name: LazyTensor(tuple(state[name].shape), functools.partial(added, name)) for name in deltas}
+    return _changed(module, shaped, set(deltas), module.dtype)
 
 
 def _changed(module: Any, tensors: LazyTensors, names: set[str], dtype: torch.dtype) -> Any:

@@ -27,6 +27,7 @@ class Refused:
 
 def prompt_of(case: Mapping[str, Any], journal: Journal, vocabulary: Vocabulary) -> str | Refused:
     """The case's prompt: what its attack found replaces `{attack}`, or is the prompt where the case has none.
+    A prompt without the mark stays as it is.
 
     A learned embedding enters as a word that `vocabulary` then knows. What the attack could not find carries its status
     and its reason on. Raises `JournalError` when the attack's unit is absent.
@@ -41,6 +42,8 @@ def prompt_of(case: Mapping[str, Any], journal: Journal, vocabulary: Vocabulary)
         return Refused(Status.ERROR, f"attack: its unit says nothing about {item!r}")
     if row["status"] != Status.OK:
         return Refused(Status(row["status"]), f"attack: {row['error']}")
+    if given and MARK not in given:
+        return given  # the attack changed the model, and the prompt is the attacker's own
     found = vocabulary.add(tensors[item]) if item in tensors else row["prompt"]
     if not found:
         return Refused(Status.ERROR, "attack: it is said to have found something, and nothing is there")

@@ -35,7 +35,7 @@ def run_generate(
     batch_size: int,
 ) -> pa.Table:
     """One row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
-    maker = _Maker(models, journal, read_item, unit.identity)
+    maker = _Maker(models.personalised(unit.identity.get("personalisation")), journal, read_item, unit.identity)
     rows = run_batches(cases, batch_size, maker, lambda case, error: _row(case, Status.ERROR, error))
     return pa.Table.from_pylist(rows, schema=SCHEMAS["generate"])
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 
 from audit import run
 from audit.attacks.embedding_files import write_embedding
@@ -24,6 +26,7 @@ from audit.report.attacking import attacks
 from audit.spec import load_spec
 from audit.stages.attacked import Refused, prompt_of
 from audit.store import latest
+from flows.cli import main
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 SAMPLER = {"steps": 2, "guidance": 3.0}
@@ -193,3 +196,44 @@ def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Pat
     with pytest.raises(Exception, match="changed since this run was planned"):
         run.worker(plan, journal, device="cpu").run(unit)
     assert next(draft(path).units_of("attack")).key != unit.key
+
+
+def test_an_embedding_is_exported_as_diffusers_reads_it(
+    finished: tuple[Plan, Journal, Path], tiny_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan, _, root = finished
+    out = tmp_path / "new" / "ring.safetensors"
+    command = ["export-embedding", plan.run_id, "--root", str(root), "--out", str(out)]
+    assert main([*command, "--defence", "uce", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["token"], told["vectors"], told["width"], told["attacked_model"]) == ("<ring>", 2, 16, None)
+    pipe = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None)
+    pipe.load_textual_inversion(str(out))
+    ids = pipe.tokenizer(pipe.maybe_convert_prompt("<ring>", pipe.tokenizer), add_special_tokens=False)["input_ids"]
+    assert torch.equal(pipe.text_encoder.get_input_embeddings().weight[ids], vectors())
+    assert main(command) == 2 and "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--concept", "disc"], "no embedding of this run is meant"),
+        (["--scenario", "embedding-whitebox"], "no embedding of this run is meant"),
+        (["--token", "ring"], "not of the form <word>"),
+        (["--token", "<|endoftext|>"], "not of the form <word>"),
+        (["--item", "lr-1"], "use one of: best"),
+        (["--out", "ring.bin"], "does not end in"),
+    ],
+)
+def test_an_export_that_cannot_be_made_says_why(
+    finished: tuple[Plan, Journal, Path],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    message: str,
+) -> None:
+    plan, _, root = finished
+    out = tmp_path / "ring.safetensors"
+    command = ["export-embedding", plan.run_id, "--root", str(root), "--out", str(out), *options]
+    assert main(command) == 2 and message in capsys.readouterr().err
+    assert not out.exists()

@@ -1,0 +1,191 @@
+"""LoRA files (Hu et al. 2021, arXiv 2106.09685, eq. 3) by the backbone's names: W' = W + alpha / rank * up @ down.
+
+Read are diffusers' and PEFT's names (`unet.<module>.lora.down.weight`, `.lora_A.weight`, `.processor.to_q_lora.down`,
+`text_encoder.<module>.lora_linear_layer.down.weight`), and kohya's (`lora_unet_<module with _>.lora_down.weight`,
+`lora_te_...`). Alpha is the module's `.alpha`, else the metadata's `lora_alpha`, else the rank.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+
+import torch
+
+from audit.checkpoints.families import check_family
+from audit.checkpoints.footprint import finite
+from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
+from audit.errors import CheckpointError
+
+METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header, a JSON object
+_NEXT = "get the LoRA as its training wrote it, for Stable Diffusion 1.x or this backbone"
+_HALF = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)[._](?P<half>A|B|down|up)(?:\.default)?\.weight$")
+_TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One layer's low-rank change: `down` (r, in, ...), `up` (out, r, ...), added with `scale` = alpha / r."""
+
+    down: LazyTensor
+    up: LazyTensor
+    scale: float
+    shape: tuple[int, ...]  # of the weight
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.down.shape[0]
+
+    def delta(self) -> torch.Tensor:
+        """What is added to the weight, float32 on the CPU."""
+        down, up = self.down.load().float(), self.up.load().float()
+        return (up.flatten(1) @ down.flatten(1) * self.scale).reshape(self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lora:
+    """A LoRA's pairs by the backbone's weight names; those of the text encoder without `text_model.`."""
+
+    unet: Mapping[str, Pair]
+    text: Mapping[str, Pair]
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """All of them."""
+        return (*self.unet.values(), *self.text.values())
+
+
+def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: BackboneTensors, where: str) -> Lora:
+    """The pairs of a LoRA, with names, shapes and values proven to fit.
+
+    Raises `CheckpointError` for a name that is none of this backbone's layers, half a pair, another rank or family, a
+    value that is not finite, DoRA, SPM, and a LoRA that changes nothing.
+    """
+    if "prompts" in metadata and any(name.startswith("lora_unet_") for name in tensors):
+        raise _bad("the file is an SPM, which erases: it is no personalisation", where, "audit it as a checkpoint")
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for name in tensors:
+        part, module, half = _place(name, backbone, where)
+        halves = found.setdefault((part, module), {})
+        if half in halves:
+            raise _bad(f"{halves[half]} and {name} say the same of one layer", where)
+        halves[half] = name
+    said = _said(metadata, where)
+    made: dict[str, dict[str, Pair]] = {"unet": {}, "text_encoder": {}}
+    known = {"unet": backbone.unet, "text_encoder": backbone.text}
+    downs = {f"{m}.weight": tensors[h["down"]] for (part, m), h in found.items() if part == "unet" and "down" in h}
+    check_family(downs, backbone.unet, where)
+    for (part, module), halves in found.items():
+        weight = known[part][f"{module}.weight"].shape
+        made[part][f"{module}.weight"] = _pair(tensors, module, halves, weight, said.get(part, {}), where)
+    lora = Lora(made["unet"], made["text_encoder"])
+    _check_values(lora, where)
+    return lora
+
+
+def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, str]:
+    """(unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
+    prefix, _, rest = name.partition(".")
+    if prefix.startswith(("lora_unet_", "lora_te_")):
+        part = "unet" if prefix.startswith("lora_unet_") else "text_encoder"
+        module = _kohya(backbone)[part].get(prefix.removeprefix("lora_unet_").removeprefix("lora_te_"), "")
+        half = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}.get(rest, "")
+    else:
+        part, path = (prefix, rest) if prefix in ("unet", "text_encoder") else ("unet", name)
+        matched = _HALF.search(path)
+        half = {"A": "down", "B": "up"}.get(matched["half"], matched["half"]) if matched else ""
+        module = path[: matched.start()] if matched else path
+        if path.endswith(".alpha"):
+            module, half = path.removesuffix(".alpha"), "alpha"
+            module = re.sub(r"(\.lora_linear_layer|\.lora|_lora)$", "", module)
+        module = _diffusers(module, part)
+    known = backbone.unet if part == "unet" else backbone.text
+    if not half or len(known[f"{module}.weight"].shape if f"{module}.weight" in known else ()) < 2:
+        raise _bad(f"the tensor {name} belongs to no layer of the backbone that a LoRA can change", where)
+    return part, module, half
+
+
+def _diffusers(module: str, part: str) -> str:
+    """The backbone's path of a module as diffusers' older and newer training scripts call it."""
+    module = module.replace(".processor.", ".")
+    if part == "unet":
+        return f"{module}.0" if module.endswith(".to_out") else module
+    module = module.removeprefix("text_model.")
+    owner, _, leaf = module.rpartition(".")
+    return f"{owner}.{_TEXT_ATTENTION[leaf]}" if leaf in _TEXT_ATTENTION else module
+
+
+def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
+    """Module paths by kohya's names, with underscores for dots."""
+
+    def names(tensors: LazyTensors, prefix: str = "") -> dict[str, str]:
+        paths = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
+        return {(prefix + path).replace(".", "_"): path for path in paths}
+
+    return {"unet": names(backbone.unet), "text_encoder": names(backbone.text, "text_model.")}
+
+
+def _said(metadata: Mapping[str, str], where: str) -> dict[str, dict[str, object]]:
+    """Alpha and kind of scaling by part, as diffusers' adapter metadata says them."""
+    try:
+        flat = json.loads(metadata.get(METADATA, "{}"))
+    except ValueError:
+        flat = None
+    if not isinstance(flat, dict):
+        raise _bad(f"its metadata {METADATA!r} is no JSON object", where)
+    said: dict[str, dict[str, object]] = {}
+    for name, value in flat.items():
+        part, _, field = name.partition(".")
+        said.setdefault(part, {})[field] = value
+    for part, fields in said.items():
+        beyond = [field for field in ("use_dora", "alpha_pattern", "use_rslora") if fields.get(field)]
+        if beyond:
+            raise _bad(f"its {part} was trained with {beyond[0]}, which is not supported", where)
+    return said
+
+
+def _pair(
+    tensors: LazyTensors,
+    module: str,
+    halves: Mapping[str, str],
+    weight: tuple[int, ...],
+    said: Mapping[str, object],
+    where: str,
+) -> Pair:
+    missing = {"down", "up"} - set(halves)
+    if missing:
+        raise _bad(f"the layer {module} lacks its {sorted(missing)[0]} half", where)
+    down, up = tensors[halves["down"]], tensors[halves["up"]]
+    out, into, *kernel = weight
+    rank = down.shape[0] if down.shape else 0
+    wanted = ((rank, into, *kernel), (out, rank, *[1] * len(kernel)))
+    if rank < 1 or (down.shape, up.shape) != wanted:
+        raise _bad(f"the pair of {module} has shapes {down.shape} and {up.shape}, its weight has {weight}", where)
+    alpha: object = rank
+    if "alpha" in halves:
+        scalar = tensors[halves["alpha"]]
+        alpha = float(finite(halves["alpha"], scalar, where).float()) if scalar.size == 1 else None
+    elif said.get("lora_alpha") is not None:
+        alpha = said["lora_alpha"]
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
+        raise _bad(f"the alpha of {module} is no positive number", where)
+    return Pair(down, up, alpha / rank, weight)
+
+
+def _check_values(lora: Lora, where: str) -> None:
+    acting = False
+    for name, pair in (*lora.unet.items(), *lora.text.items()):
+        for half in (pair.down, pair.up):
+            if not finite(name, half, where).is_floating_point():
+                raise _bad(f"the pair of {name} holds no floating-point numbers", where)
+        acting |= bool(pair.delta().any())
+    if not acting:
+        what = "its output halves are all zero, as before training" if lora.pairs else "it is empty"
+        raise _bad(f"the LoRA changes nothing: {what}", where)
+
+
+def _bad(why: str, where: str, next_step: str = _NEXT) -> CheckpointError:
+    return CheckpointError(f"the personalisation cannot be used: {why}", where=where, next_step=next_step)

@@ -1,0 +1,112 @@
+"""What a personalisation adds to each weight: a LoRA's low-rank products, or a whole UNet's difference to its base.
+
+DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) saves the model it trained, not a change. Its change is what it differs
+by from the model that it was trained from, the *base*: W_model + (W_dreambooth - W_base).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+
+import torch
+
+from audit.checkpoints import layouts
+from audit.checkpoints.footprint import finite, same
+from audit.checkpoints.lora import Lora, read_lora
+from audit.checkpoints.recognition import recognise
+from audit.checkpoints.tensors import (
+    BackboneTensors,
+    LazyTensor,
+    LazyTensors,
+    from_pickle,
+    from_safetensors,
+    in_memory,
+    is_safetensors,
+)
+from audit.errors import CheckpointError
+from audit.personalisation import NEXT, PersonalisationRef
+
+Delta = Callable[[], torch.Tensor]  # float32, on the CPU
+_WHOLE = (layouts.FULL, layouts.PIPELINE, layouts.LDM_FULL)
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """What is added to the weights of any model of the family, by the backbone's names; it is never empty."""
+
+    unet: Mapping[str, Delta]
+    text: Mapping[str, Delta]  # names without `text_model.`
+    facts: Mapping[str, object]  # kind, layers, rank
+    summary: str
+
+
+def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
+    """The change of a personalisation that was trained from `base`.
+
+    A LoRA is a change by itself; `base` only says which names and shapes there are. Raises `CheckpointError` for what is
+    unsafe, unreadable, of another model, incomplete, not finite, or changes nothing.
+    """
+    return _lora(ref, base) if ref.kind == "lora" else _dreambooth(ref, base)
+
+
+def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
+    path = ref.files.paths()[0]
+    tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})
+    lora: Lora = read_lora(tensors, metadata, base, str(path))
+    ranks = sorted({pair.rank for pair in lora.pairs})
+    rank = "-".join(dict.fromkeys((str(ranks[0]), str(ranks[-1]))))
+    return Change(
+        {name: pair.delta for name, pair in lora.unet.items()},
+        {name: pair.delta for name, pair in lora.text.items()},
+        {"kind": "lora", "unet_layers": len(lora.unet), "text_encoder_layers": len(lora.text), "ranks": ranks},
+        f"a LoRA of rank {rank} on {len(lora.unet)} layers of the UNet and {len(lora.text)} of the text encoder",
+    )
+
+
+def _pickled(ref: PersonalisationRef) -> LazyTensors:
+    path = ref.files.paths()[0]
+    content = from_pickle(path)
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise CheckpointError("the file is no flat set of named tensors", where=str(path), next_step=NEXT)
+    return in_memory({str(name): tensor for name, tensor in content.items()})
+
+
+def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
+    where = str(ref.files.path)
+    artefact = recognise(ref.files, base)
+    if artefact.layout not in _WHOLE or set(artefact.unet) != set(base.unet):
+        raise CheckpointError(
+            f"the personalisation is {artefact.layout.says} and not a whole UNet "
+            f"({len(artefact.unet)} of {len(base.unet)} tensors)",
+            where=where,
+            next_step=NEXT,
+        )
+    unet = _differing(artefact.unet, base.unet, where)
+    text = _differing(artefact.text, base.text, where)
+    if not unet and not text:
+        raise CheckpointError(
+            "the personalisation equals the model that it is said to be trained from: it adds nothing",
+            where=where,
+            next_step="name the model that training saved, and the scenario of the model that it started from",
+        )
+    return Change(
+        unet,
+        text,
+        {"kind": "dreambooth", "unet_layers": len(unet), "text_encoder_layers": len(text)},
+        f"a whole UNet, which differs from its base in {len(unet)} tensors, and {len(text)} of the text encoder",
+    )
+
+
+def _differing(new: LazyTensors, base: LazyTensors, where: str) -> dict[str, Delta]:
+    """The tensors that differ from the base's at the coarser of their precisions, two in memory at a time."""
+    return {
+        name: functools.partial(_difference, tensor, base[name])
+        for name, tensor in new.items()
+        if not same(base[name].load(), finite(name, tensor, where))
+    }
+
+
+def _difference(new: LazyTensor, base: LazyTensor) -> torch.Tensor:
+    return new.load().float() - base.load().float()
