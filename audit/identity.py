@@ -21,7 +21,7 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "attack": (
         "stages.attack", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
-        "sampling", "images", "corpus", "corpus_source", "attacks", "guards.base",
+        "sampling", "images", "corpus", "corpus_source", "attacks", "content_rules", "guards.base",
     ),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
