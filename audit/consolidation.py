@@ -7,22 +7,19 @@ what a killed one left.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import hashlib
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audit import identity, statistics
-from audit.errors import JournalError
+from audit.inserts import insert, insert_records, transaction
 from audit.journal import SCHEMAS, Journal
-from audit.plan import KINDS, with_all_columns
+from audit.plan import KINDS
+from audit.plan_folding import load_plan
 from audit.quality_folding import fill_set_distances
 from audit.relations import STAGING, relations
 from audit.unit_files import runtime
@@ -57,14 +54,8 @@ _INSERTS: Mapping[str, Sequence[str]] = {
     ),
     "quality": ("insert into qualities by name select * from incoming",),
 }
-# The first 63 bits of a key, as `identity.int_key` takes them.
-_UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _CHUNK_UNITS = 2000
 _BATCH_UNITS = 500
-_RUN_TABLES = (
-    "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +71,7 @@ class Folded:
 def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
     """What was loaded of one run: its plan, then the rows of its units that the index does not hold yet."""
     run_key = identity.int_key(run_id)
-    _load_plan(con, journal, run_id, run_key)
+    load_plan(con, journal, run_id, run_key)
     units = rows = 0
     for kind in KINDS:
         complete, failed, gone = _pending(con, journal, run_key, kind)
@@ -99,7 +90,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
     if not stale:
         return
     for (run_key,) in stale:
-        with _transaction(con):
+        with transaction(con):
             _decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
             con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
@@ -115,7 +106,7 @@ def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
     types = (pa.int64(), pa.int64(), *[pa.float64()] * 3)
     table = pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
     con.execute("delete from intervals")
-    _insert(con, "insert into intervals by name select * from incoming", table)
+    insert(con, "insert into intervals by name select * from incoming", table)
 
 
 def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
@@ -128,87 +119,6 @@ def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
     con.execute(f"insert into outcomes by name {relations('staging')[STAGING[-1]]}", {"run_key": run_key})
     for name in STAGING[:-1]:
         con.execute(f"drop table {name}")
-
-
-def _load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
-    """Load the run's plan, unless the same plan is there already."""
-    files = {name: journal.get_run(run_id, name) for name in ("plan.json", "cases.parquet", "units.parquet")}
-    digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
-    if con.execute("select plan_sha256 from runs where run_key = ?", [run_key]).fetchall() == [(digest,)]:
-        return
-    provenance = journal.get_run(run_id, "provenance.json").decode()
-    try:
-        with _transaction(con):
-            for table in _RUN_TABLES:
-                con.execute(f"delete from {table} where run_key = ?", [run_key])
-            _insert_plan(con, run_key, json.loads(files["plan.json"]), digest, provenance)
-            _insert_cases(con, run_key, files["cases.parquet"])
-            _insert_planned_units(con, run_key, files["units.parquet"])
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise JournalError(
-            f"the plan of run {run_id!r} is damaged: {error}",
-            where=journal.store.url(f"runs/{run_id}"),
-            next_step="start it again: erasure-audit run SPEC",
-        ) from error
-
-
-def _insert_plan(
-    con: duckdb.DuckDBPyConnection, run_key: int, plan: Mapping[str, Any], digest: str, provenance: str
-) -> None:
-    policy = plan["policy"]
-    run = {
-        "run_key": run_key,
-        "run_id": plan["run_id"],
-        "name": plan["name"],
-        "created_at": plan["created_at"],
-        "confidence": float(policy["confidence"]),
-        "first_judge": policy["judges"][0],
-        "plan_sha256": digest,
-        "spec": json.dumps(plan["spec"], sort_keys=True),
-        "provenance": provenance,
-        "outcomes_current": False,
-    }
-    for table, rows in {
-        "runs": [run],
-        "instruments": plan["instruments"],
-        "rules": plan["rules"],
-        # Plans of before perturbations have neither field.
-        "cells": [{"perturbation": None, "strength": None, **cell} for cell in plan["cells"]],
-        "quality_instruments": plan.get("quality_instruments", ()),  # absent from plans of before there were any
-        "comparisons": plan.get("comparisons", ()),
-    }.items():
-        _insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
-
-
-def _insert_records(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert records with the columns and types of `table`; a missing field is an error, an extra one is left out."""
-    schema = con.sql(f"select * from {table} limit 0").to_arrow_table().schema
-    columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in schema}
-    _insert(con, f"insert into {table} by name select * from incoming", pa.table(columns))
-
-
-def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
-    unit, invert, attack = (_UNIT_ID.format(column=f"{kind}_key") for kind in ("unit", "invert", "attack"))
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17):
-        _insert(
-            con,
-            f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
-            f" prompt_key, guidance, problem, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
-            f" {attack} as attack_unit_id, (md5_number_lower(attack_item) >> 1)::bigint as attack_item_id,"
-            " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
-            with_all_columns(pa.Table.from_batches([batch])),
-        )
-
-
-def _insert_planned_units(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
-    columns = ["kind", "key", "rows"]
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17, columns=columns):
-        _insert(
-            con,
-            f"insert into planned_units by name select {run_key}::bigint as run_key, kind, key as unit_key,"
-            f" {_UNIT_ID.format(column='key')} as unit_id, rows as planned_rows from incoming",
-            pa.Table.from_batches([batch]),
-        )
 
 
 def _pending(
@@ -243,7 +153,7 @@ def _load_units(
     counts = dict.fromkeys((*complete, *failed), 0)
     runtimes: dict[str, Mapping[str, Any]] = {}
     changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
-    with _transaction(con):
+    with transaction(con):
         con.register("changed", changed)
         loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
         if con.execute(loaded).fetchall() != [(0,)]:
@@ -262,7 +172,7 @@ def _load_units(
                 _insert_rows(con, kind, waiting)
                 waiting = []
         _insert_rows(con, kind, waiting)
-        _insert_records(
+        insert_records(
             con,
             "loaded_units",
             [
@@ -279,33 +189,13 @@ def _load_units(
     return sum(counts.values())
 
 
-@contextlib.contextmanager
-def _transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """A block whose statements take effect together at its end, or not at all when it raises."""
-    con.execute("begin")
-    try:
-        yield
-        con.execute("commit")
-    except BaseException:
-        con.execute("rollback")
-        raise
-
-
 def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, units: Sequence[tuple[int, pa.Table]]) -> None:
     if units:
         rows = pa.concat_tables([table for _, table in units])
         unit_ids = np.repeat([unit_id for unit_id, _ in units], [table.num_rows for _, table in units])
         rows = rows.append_column("unit_id", pa.array(unit_ids, pa.int64()))
         for statement in _INSERTS[kind]:
-            _insert(con, statement, rows)
-
-
-def _insert(con: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -> None:
-    con.register("incoming", incoming)
-    try:
-        con.execute(statement)
-    finally:
-        con.unregister("incoming")
+            insert(con, statement, rows)
 
 
 def _chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:

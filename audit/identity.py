@@ -21,7 +21,8 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     ),
     "attack": (
         "stages.attack", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
-        "sampling", "images", "corpus", "corpus_source", "attacks", "guards.base", "personalisation", "personalised",
+        "sampling", "images", "corpus", "corpus_source", "attacks", "content_rules", "guards.base", "personalisation",
+        "personalised",
     ),
     "invert": (
         "stages.invert", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",

@@ -14,6 +14,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from audit.errors import JournalError
+from audit.inserts import insert
 from audit.journal import Journal, StorageUnavailable
 from audit.set_distances import cmmd, frechet
 
@@ -79,11 +80,8 @@ def fill_set_distances(con: duckdb.DuckDBPyConnection, journal: Journal, run_key
     names = ("run_key", "cell_id", "instrument_id", "baseline", "metric", "pictures", "value", "reason")
     types = (*[pa.int64()] * 3, pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string())
     columns = zip(names, types, zip(*rows, strict=True), strict=True)
-    con.register("incoming", pa.table({name: pa.array(values, kind) for name, kind, values in columns}))
-    try:
-        con.execute("insert into set_distances by name select * from incoming")
-    finally:
-        con.unregister("incoming")
+    table = pa.table({name: pa.array(values, kind) for name, kind, values in columns})
+    insert(con, "insert into set_distances by name select * from incoming", table)
 
 
 def _distance(metric: str, pairs: Sequence[tuple[Any, ...]], vectors: Any) -> tuple[float | None, str | None]:

@@ -30,7 +30,8 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     """What every cell is compared with; the units that measure it, one per generate unit and instrument, are planned.
 
     None without instruments. A baseline cell is one of the same concept, subject and scenario whose cases have the same
-    seeds, prompts and reference images in the same order; where inputs were made for one defence alone, there is none.
+    seeds, prompts, reference images and finds of an attack in the same order; an embedding that was learned for one
+    defence alone has none.
     """
     if not instruments:
         return ()
@@ -64,7 +65,7 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
 def _cases(builder: Builder) -> Mapping[int, list[_Case]]:
     columns = builder.columns
     cases: dict[int, list[_Case]] = {}
-    names = ("cell_id", "image_id", "unit_key", "seed", "prompt", "item")
+    names = ("cell_id", "image_id", "unit_key", "seed", "prompt", "item", "attack_key", "attack_item")
     for cell, image, unit, *inputs in zip(*(columns[name] for name in names), strict=True):
         cases.setdefault(cell, []).append(_Case(image, unit, tuple(inputs)))
     return cases

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import checks, corpus, expectations, gaps, identity, meters, reading, stand_ins
+from audit import checks, corpus, expectations, gaps, identity, reading, stand_ins
 from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
@@ -116,7 +116,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
-        quality=[meters.build(entry).instrument for entry in spec.quality],
+        quality=[stand_ins.quality_instrument(entry) for entry in spec.quality],
     )
     with gaps.noted("model"):
         texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]

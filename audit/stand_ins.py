@@ -1,4 +1,4 @@
-"""Stand-ins with which a plan is priced while its files are elsewhere: instruments, reference pictures.
+"""Stand-ins with which a plan is priced while its files are elsewhere: instruments of both kinds, reference pictures.
 
 None of them can be run: their digests say `absent-`, and `run` plans without them.
 """
@@ -10,12 +10,15 @@ from typing import Any
 
 import pyarrow as pa
 
-from audit import corpus, detectors, gaps
+from audit import corpus, detectors, gaps, meters
+from audit.attacks.embedding_cases import learning
 from audit.corpus_errors import SourceUnavailable
 from audit.errors import CorpusError
 from audit.identity import canonical, int_key
 from audit.plan_builder import CorpusItem
-from audit.records import Instrument
+from audit.quality_spec import QualitySpec
+from audit.records import Instrument, QualityInstrument
+from audit.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec import CorpusEntry, DetectorSpec, Spec
 
 Rules = list[dict[str, Any]]
@@ -48,6 +51,24 @@ def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, R
         for label in known
     ]
     return instrument, rules
+
+
+def quality_instrument(entry: QualitySpec) -> QualityInstrument:
+    """The quality instrument of a spec entry; inside `gaps.collecting`, a stand-in where its files are missing."""
+    with gaps.noted("model"):
+        return meters.build(entry).instrument
+    described = {"quality": entry.model_dump(mode="json")}
+    return QualityInstrument(
+        instrument_id=int_key(described),
+        instrument=entry.name,
+        kind=entry.kind,
+        version="",
+        package="",
+        weights_sha256=gaps.absent_digest(canonical(described)),
+        preprocessing="",
+        metrics=(entry.kind,),
+        parameters="{}",
+    )
 
 
 def manifest_batches(spec: Spec, progress: Callable[[int], None] | None = None) -> list[pa.RecordBatch]:
@@ -116,7 +137,14 @@ def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str
 
 
 def _wanted(spec: Spec) -> dict[str, int]:
-    """Concept -> how many of its reference pictures the largest cell takes."""
-    attacks = [scenario.cases for scenario in spec.scenarios if scenario.name.startswith("latent-")]
-    largest = max([spec.controls.cases, *attacks])
-    return {c.name: largest for c in spec.concepts} | dict.fromkeys(spec.controls.unlearned, spec.controls.cases)
+    """Concept -> how many of its reference pictures the largest cell takes, or an attack learns from."""
+    latent = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, LatentScenario)]
+    learned = [
+        learning(scenario).images
+        for scenario in spec.scenarios
+        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None
+    ]
+    largest = max([spec.controls.cases, *latent, *learned])
+    others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
+    wanted = dict.fromkeys([*others, *spec.controls.unlearned], spec.controls.cases)
+    return wanted | {concept.name: largest for concept in spec.concepts}

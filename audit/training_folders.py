@@ -13,6 +13,8 @@ from audit import locations
 from audit.erasers.base import Listener, Session, Silent
 from audit.records import Unit
 
+_LENGTHS = {"iterations", "generations"}  # parameters of what takes long and can be continued: training, and searches
+
 
 @contextlib.contextmanager
 def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[Session]:
@@ -22,7 +24,7 @@ def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[S
     same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
     """
     heard = listener or Silent()
-    if "iterations" not in unit.identity.get("parameters", {}):  # a checkpoint or a closed form: nothing to go on with
+    if not _LENGTHS & set(unit.identity.get("parameters", {})):  # a checkpoint or a closed form: nothing to go on with
         yield Session(listener=heard)
         return
     folder = locations.trainings_folder() / unit.key

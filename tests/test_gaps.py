@@ -117,6 +117,30 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
     assert sum(not item.startswith(gaps.ABSENT) for item in set(used)) == 3
 
 
+def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> None:
+    networks = [f"nobody/{name}@{COMMIT}" for name in ("dino", "fit", "features")]
+    document = shipped(
+        quality=[
+            {"name": "fit", "kind": "clip-score", "model": networks[1]},
+            {"name": "space", "kind": "features", "model": networks[2]},
+        ],
+        concepts=[{"name": "cat", "phrase": "cat", "neighbours": ["dog"]}],
+        corpus=[
+            {"url": "/nowhere/cat", "concept": "cat"},
+            {"url": "/nowhere/dog", "concept": "dog", "role": "neighbour"},
+        ],
+    )
+    document["scenarios"].append({"name": "embedding-whitebox", "cases": 3, "parameters": {"images": 200}})
+    document["detectors"].append({"name": "dino", "kind": "grounding-dino", "model": networks[0]})
+    document["gate"]["limits"] = [{"crr_max": 0.1}]
+    draft = draft_plan(parse_spec(document, "test"), NOW)
+    missing = {gap.where.split(" ")[0] for gap in draft.gaps}
+    assert missing >= {*networks, "/nowhere/cat", "/nowhere/dog"}
+    assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality)
+    learned = {len(unit.identity["images"]) for unit in draft.plan.units_of("attack")}
+    assert learned == {200} and list(draft.plan.units_of("quality"))
+
+
 def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadecimal() -> None:
     with pytest.raises(CheckpointError):
         resolve_model(f"nobody/backbone@{COMMIT}")

@@ -107,6 +107,21 @@ def cases(plan: Plan, cell_id: int) -> list[dict[str, Any]]:
     return sorted((c for c in plan.cases.to_pylist() if c["cell_id"] == cell_id), key=lambda c: c["case_no"])
 
 
+def test_an_embedding_learned_for_one_defence_is_compared_with_no_other(tmp_path: Path, tiny_folder: Path) -> None:
+    parameters = {"iterations": 1, "images": 2, "initial": "o", "templates": ["a {attack}"], "held_out": 1}
+    shared = {"cases": 2, "templates": ["a {attack}"], "parameters": parameters, "sampler": TEXT["sampler"]}
+    scenarios = [{"name": f"embedding-{box}", **shared} for box in ("whitebox", "blackbox")]
+    spec = tiny_spec(tmp_path, tiny_folder, quality=QUALITY[:1], scenarios=scenarios)
+    run_id = plan_run(spec, tmp_path / "runs")
+    plan = read_plan(Journal(str(tmp_path / "runs")), run_id)
+    found = {(c.cell_id, c.baseline): c.baseline_cell_id for c in plan.comparisons}
+    assert found == {
+        (cell(plan, "uce", "embedding-blackbox"), Baseline.BACKBONE): cell(
+            plan, "none", "embedding-blackbox", "backbone"
+        )
+    }
+
+
 def test_every_attacked_cell_is_compared_with_what_answers_to_it(plan: Plan) -> None:
     found = {(c.cell_id, c.baseline): c.baseline_cell_id for c in plan.comparisons}
     for scenario, always in (("text", Baseline.PROMPT), ("latent-whitebox", Baseline.REFERENCE)):

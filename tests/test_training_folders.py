@@ -9,6 +9,7 @@ import pytest
 import safetensors.torch
 
 from audit import locations, run, worker
+from audit.attacks.parameters import RingABellParameters
 from audit.erasers.base import Session, Silent
 from audit.journal import Journal
 from audit.plan import Plan, read_plan
@@ -74,6 +75,12 @@ def test_two_processes_never_write_the_same_checkpoint(cache: Path) -> None:
             assert other.folder is None and "another process" in second.said[0]
         assert held.folder.is_dir()
     assert not held.folder.exists()
+
+
+def test_a_genetic_search_keeps_checkpoints_as_training_does(cache: Path) -> None:
+    parameters = RingABellParameters().model_dump(mode="json")
+    with training_session(Unit("attack", "k" * 64, (), {"parameters": parameters}, 1)) as session:
+        assert session.folder is not None and session.folder.is_dir()
 
 
 def test_a_failure_keeps_the_checkpoints_and_a_cache_that_cannot_be_written_keeps_none(cache: Path) -> None:

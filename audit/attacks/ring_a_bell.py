@@ -7,8 +7,8 @@ official code chiayi-hsu/Ring-A-Bell (InversePrompt.ipynb). With f the text enco
     target            t = f(p) + eta v
     found prompt      argmin over K tokens x of || t - f(x) ||^2, summed over positions and features
 
-The search keeps the better half of each generation, breeds two children of a survivor and a random mate with
-probability `crossover` (one cut), and changes one token of an individual with probability `mutation`.
+The search keeps the best of each generation, half a population of them, breeds two children of a survivor and a
+random mate with probability `crossover` (one cut), and changes one token of an individual with probability `mutation`.
 
 Differences from the official code: the best individual is never mutated, so the best fitness never rises; unchanged
 individuals are not evaluated again; random numbers come from one generator, so that a search can be repeated and
@@ -175,7 +175,8 @@ def _next(
     state: State, space: Space, settings: Settings, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Genes of the next generation and their fitness, NaN where it is not known yet."""
-    count = max(1, min(settings.population, len(state.genes)) // 2)
+    # Half of the population as it was asked for, not of the last generation: its size varies, and would dwindle to one.
+    count = min(max(1, settings.population // 2), len(state.genes))
     survivors, scores = state.genes[:count], state.fitness[:count]
     mates = torch.randint(count, (count,), generator=generator)
     cuts = torch.randint(space.tokens, (count, 1), generator=generator)  # genes before the cut stay

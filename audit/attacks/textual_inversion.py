@@ -29,6 +29,7 @@ from audit.attacks.embedding_cases import BEST, candidate
 from audit.attacks.parameters import MARK, TextualInversionParameters
 from audit.attacks.searching import Found, Row, Search
 from audit.backbones import Pipeline
+from audit.corpus_errors import SourceUnavailable
 from audit.erasers.base import Session
 from audit.erasers.training import write_atomically
 from audit.errors import CorpusError
@@ -46,6 +47,8 @@ def run(search: Search) -> Found:
     p = TextualInversionParameters.model_validate(search.parameters)
     try:
         latents = _latents(search)
+    except SourceUnavailable:
+        raise
     except ImageError as error:
         return Found([Row(item, Status.UNREADABLE, error.what) for item in search.items])
     except CorpusError as error:

@@ -30,7 +30,7 @@ from audit.detectors.base import (
 from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.records import LabelScore
-from audit.spec import Concept, DetectorSpec
+from audit.spec import Concept, DetectorSpec, words_of
 from audit.weight_files import read_json
 
 if TYPE_CHECKING:
@@ -172,10 +172,8 @@ def _resolve(spec: DetectorSpec) -> ModelRef:
         raise _mistake(spec, "model", "names no model", next_step)
     ref = resolve_model(spec.model, testbed_name="classifier")
     config = ref.path / "config.json"
-    readable = (
-        config.is_file() or ref.source == "absent"
-    )  # a stand-in's missing file is a gap, not a mistake of the spec
-    kind = read_json(config).get("model_type") if readable else None
+    # Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
+    kind = read_json(config).get("model_type") if config.is_file() or ref.source == "absent" else None
     if kind != NAME:
         raise _mistake(spec, "model", f"is no GroundingDINO folder (model_type {kind!r})", next_step)
     return ref
@@ -187,8 +185,11 @@ def _captions(spec: DetectorSpec, concepts: Sequence[Concept]) -> Mapping[str, s
     if not isinstance(extra, list | tuple) or not all(isinstance(name, str) and name.strip() for name in extra):
         raise _mistake(spec, "parameters.extra_classes", "must be a list of phrases", "write [dog, cat]")
     phrases = {concept.name: concept.phrase for concept in concepts}
-    for name in (*(n for concept in concepts for n in concept.neighbours), *extra):
-        phrases.setdefault(name, name.replace("-", " "))
+    for concept in concepts:
+        for name in concept.neighbours:
+            phrases.setdefault(name, concept.phrase_of(name))
+    for name in extra:
+        phrases.setdefault(name, words_of(name))
     captions = {label: f"{phrases[label].strip().lower().rstrip('.')}." for label in sorted(phrases)}
     for label, caption in captions.items():
         if any(mark in caption[:-1] for mark in ".?"):

@@ -14,7 +14,8 @@ def resolve(entry: QualitySpec, testbed_name: str, known: Sequence[str]) -> Mode
     """The folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
     ref = resolve_model(entry.model or "", testbed_name=testbed_name)
     config = ref.path / "config.json"
-    kind = read_json(config).get("model_type") if config.is_file() else None
+    # Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
+    kind = read_json(config).get("model_type") if config.is_file() or ref.source == "absent" else None
     if kind not in known:
         raise DetectorError(
             f"quality instrument {entry.name!r} ({entry.kind}) cannot read with a model of type {kind!r}",

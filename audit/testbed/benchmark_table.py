@@ -11,6 +11,8 @@ from pathlib import Path
 
 from audit import locations, run
 from audit.errors import AuditError, SpecError
+from audit.journal import Journal
+from audit.plan import KINDS, planned_keys, read_outline
 from audit.report import benchmark
 from audit.report.markdown import render_section
 from audit.report.view import Index
@@ -36,9 +38,30 @@ def rendered(result: RunResult) -> str:
     return f"Run `{result.run_id}`, {planned:,} cases.\n\n{render_section(section)}"
 
 
-def finished(root: str, run_id: str) -> RunResult:
-    """The result of a run from a fresh copy of its index. Raises an `AuditError` when it cannot be read."""
+def newest_finished(journal: Journal) -> str:
+    """The id of the run that was planned last of those whose units are all complete. Raises `SpecError` without one."""
+    done = {kind: journal.keys(kind) for kind in KINDS}
+    whole = [
+        (read_outline(journal, run_id).created_at, run_id)
+        for run_id in journal.runs()
+        if all(key in done.get(kind, ()) for kind, key in planned_keys(journal, run_id))
+    ]
+    if not whole:
+        raise SpecError(
+            "no run below this storage root is finished",
+            where=str(journal.root),
+            next_step="finish one: erasure-audit resume RUN; or name an unfinished one with --run",
+        )
+    return max(whole)[1]
+
+
+def finished(root: str, run_id: str | None = None) -> RunResult:
+    """The result of a run, the newest finished one unless it is named, from a fresh copy of its index.
+
+    Raises an `AuditError` when it cannot be read.
+    """
     journal = run.open_journal(root)
+    run_id = run_id or newest_finished(journal)
     published = run.consolidate(journal, run_id, locations.database_path(root))
     return run.conclude(journal, run_id, published)
 
@@ -47,7 +70,7 @@ def main() -> None:
     """Write the section."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--root", help="storage root of the run")
-    parser.add_argument("--run", required=True, help="run id, as `erasure-audit db runs` lists it")
+    parser.add_argument("--run", help="run id, as `erasure-audit db runs` lists it; the newest finished run without it")
     parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()
     try:

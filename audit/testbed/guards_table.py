@@ -212,9 +212,7 @@ def main() -> None:
         for scenario in SCENARIOS
         if (d.name in wanted and scenario in arguments.scenarios) or cells.has(d, scenario)
     ]
-    located = {
-        describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters
-    }
+    located = {describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
     masks = localisation(bench, list(located.values()) or [Guard(name="irece")], arguments.scenes)
     written = page(bench, rows, masks, arguments.cases, left_out)
     arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))

@@ -94,6 +94,18 @@ def test_a_seed_gives_one_result_and_an_interrupted_search_the_same(bell: Bell) 
     assert not torch.equal(bell.search(4).genes, whole.genes)
 
 
+def test_a_long_search_stays_a_search_of_its_whole_population() -> None:
+    space = Space(torch.arange(3, 50), 0, 1, 2, 8, 4)
+    settings = TESTBED.model_copy(update={"population": 10, "generations": 400})
+    sizes: list[int] = []
+    ring_a_bell.search(
+        lambda ids: ids[:, :, None].float(), torch.full((8, 1), 20.0), space, settings, 0,
+        save=lambda state: sizes.append(len(state.genes)),
+    )  # fmt: skip
+    assert min(sizes) >= settings.population // 2
+    assert 0.9 * settings.population < sum(sizes) / len(sizes) < 1.1 * settings.population
+
+
 @pytest.mark.parametrize("budget", [2, 31, 32, 33, 100])
 def test_the_budget_is_never_exceeded(bell: Bell, budget: int) -> None:
     settings = SETTINGS.model_copy(update={"evaluations": budget})

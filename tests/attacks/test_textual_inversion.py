@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import safetensors.torch
@@ -15,6 +15,7 @@ from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import Learner, Prompts
 from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.corpus_errors import SourceUnavailable
 from audit.drafting import draft_plan
 from audit.erasers.base import Session
 from audit.errors import SpecError
@@ -23,6 +24,7 @@ from audit.plan import Plan, read_plan
 from audit.pricing import calls_of
 from audit.records import Status
 from audit.spec import load_spec
+from audit.stages.attack import run_attack
 from tests.flows.audits import plan_run, tiny_spec
 
 SETTINGS: dict[str, Any] = {
@@ -150,6 +152,22 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
         assert sum(c or 0 for c in table["unet_calls"].to_pylist()) == calls_of(unit).expected
         blobs.append(safetensors.torch.load(journal.blob("attack", unit.key))["best"])
     assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
+
+
+def test_storage_that_does_not_answer_ends_the_unit_and_is_no_result_of_the_attack(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    run_id = plan_run(tiny_spec(tmp_path, tiny_folder, scenarios=[scenario("embedding-blackbox")]), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    (unit,) = plan.units_of("attack")
+
+    def silent(item: str) -> NoReturn:
+        raise SourceUnavailable("the object storage does not answer")
+
+    models = run.worker(plan, journal, device="cpu").models
+    with pytest.raises(SourceUnavailable):
+        run_attack(unit, models, silent, 2)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import SpecError
+from audit.journal import SCHEMAS, Journal
+from audit.plan import KINDS, read_plan
 from audit.policy import Policy
 from audit.report import benchmark, html, markdown
 from audit.report.reported_numbers import (
@@ -23,8 +26,9 @@ from audit.report.reported_numbers import (
 )
 from audit.report.view import Index, Table
 from audit.results import CrrRow, RunResult
-from audit.testbed.benchmark_table import rendered
+from audit.testbed.benchmark_table import newest_finished, rendered
 from audit.testbed.markers import BENCHMARK, replaced
+from tests.flows.audits import plan_run, tiny_spec
 from tests.report import runs
 
 CIFAR = reported().concepts
@@ -168,6 +172,23 @@ def test_a_run_that_is_no_benchmark_has_no_such_section() -> None:
         assert benchmark.section(Index(run())) is None
     with pytest.raises(SpecError, match="nothing that M-ErasureBench reports"):
         rendered(runs.passing())
+
+
+def test_the_newest_finished_run_is_taken_and_an_unfinished_one_never(tmp_path: Path, tiny_folder: Path) -> None:
+    text = {"name": "text", "cases": 1, "templates": ["a {phrase}"], "sampler": {"steps": 1, "guidance": 3.0}}
+    controls = {"cases": 1, "reference": False, "vae_roundtrip": False, "random_latent": False, "black": False}
+    spec = tiny_spec(tmp_path, tiny_folder, scenarios=[text], controls=controls)
+    first = plan_run(spec, tmp_path / "runs")
+    journal = Journal(str(tmp_path / "runs"))
+    with pytest.raises(SpecError, match="no run below this storage root is finished"):
+        newest_finished(journal)
+    plan = read_plan(journal, first)
+    for kind in KINDS:
+        for unit in plan.units_of(kind):
+            journal.write(kind, unit.key, SCHEMAS[kind].empty_table(), {"identity": {}})
+    assert newest_finished(journal) == first
+    plan_run(tiny_spec(tmp_path, tiny_folder, name="zz", scenarios=[{**text, "cases": 2}]), tmp_path / "runs")
+    assert newest_finished(journal) == first
 
 
 def test_every_format_shows_the_section() -> None:
