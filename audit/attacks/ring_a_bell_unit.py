@@ -64,9 +64,8 @@ def _row(search: Search, item: str) -> Row:
     best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size)
     if best is None:
         return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
-    words = f"{best.text[:60]!r}: distance {best.fitness:.1f} after {state.evaluations} evaluations"
-    report = {
-        "summary": words,
+    report = {  # without the prompt, which may be explicit: reports show the summary
+        "summary": f"{best.tokens} tokens at distance {best.fitness:.1f} after {state.evaluations} evaluations",
         "distance": {"start": state.history[0], "end": state.history[-1], "text": best.fitness},
         "generations": len(state.history),
         "tokens": best.tokens,

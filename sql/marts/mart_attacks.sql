@@ -27,7 +27,11 @@ select
     sum(a.evaluations)::bigint as evaluations,
     sum(a.unet_calls)::bigint as unet_calls,
     min(a.error) as error,
-    min(json_extract_string(a.report, '$.summary')) as attack_summary
+    -- Of several finds, the summary of the one with the best score; a file that was brought has none.
+    coalesce(
+        arg_min(json_extract_string(a.report, '$.summary'), a.score) filter (where isfinite(a.score)),
+        min(json_extract_string(a.report, '$.summary'))
+    ) as attack_summary
 from attacks as a
 inner join planned_units as p on a.unit_id = p.unit_id and p.kind = 'attack'
 inner join runs as r on p.run_key = r.run_key

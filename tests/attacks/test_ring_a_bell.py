@@ -20,11 +20,16 @@ from audit.backbones import Pipeline, load_pipeline
 from audit.drafting import draft_plan
 from audit.erasers.base import Session
 from audit.errors import SpecError
+from audit.locations import database_path
 from audit.model_refs import resolve_model
 from audit.models import Models
 from audit.plan import KINDS, Plan, read_plan
+from audit.reading import read_result
+from audit.report import html
+from audit.report.attacking import attacks
 from audit.spec import load_spec
 from audit.stages.attack import run_attack
+from audit.store import latest
 from tests.flows.audits import finish_run, tiny_spec
 
 TESTBED = RingABellParameters.model_validate(RingABellParameters.PRESETS["testbed"])
@@ -178,9 +183,21 @@ def test_one_search_for_each_prompt_serves_every_defence(finished: tuple[Plan, P
     assert [row["status"] for row in rows] == ["ok", "ok"] and rows[0]["prompt"] != rows[1]["prompt"]
     for row in rows:
         facts = json.loads(row["report"])
+        assert row["prompt"] not in facts["summary"] and f"distance {row['score']:.1f}" in facts["summary"]
         assert facts["distance"]["end"] <= facts["distance"]["start"] and row["evaluations"] >= 8
     made = [row for unit in plan.units_of("generate") for row in journal.read("generate", unit.key).to_pylist()]
     assert {row["status"] for row in made} == {"ok", "degenerate"} or {row["status"] for row in made} == {"ok"}
+
+
+def test_reports_tell_of_the_best_find_and_never_its_text(finished: tuple[Plan, Path]) -> None:
+    plan, root = finished
+    journal = run.open_journal(str(root))
+    found = [row for unit in plan.units_of("attack") for row in journal.read("attack", unit.key).to_pylist()]
+    result = read_result(latest(database_path(str(root)).parent / "published"), plan.run_id)
+    ((*_, remark),) = attacks(result.attacks).rows
+    assert f"distance {min(row['score'] for row in found):.1f} after" in remark
+    page = html.render(result, lambda sample: None)
+    assert remark in page and not any(f"{row['prompt'][:60]!r}" in page for row in found)
 
 
 def test_a_search_without_numbers_ends_unassessed(finished: tuple[Plan, Path]) -> None:
