@@ -130,15 +130,15 @@ def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> No
             {"url": "/nowhere/dog", "concept": "dog", "role": "neighbour"},
         ],
     )
-    document["scenarios"].append({"name": "embedding-whitebox", "cases": 3, "parameters": {"images": 200}})
-    document["detectors"].append({"name": "dino", "kind": "grounding-dino", "model": networks[0]})
+    next(s for s in document["scenarios"] if s["name"] == "embedding-whitebox")["parameters"] = {"images": 200}
+    next(d for d in document["detectors"] if d["kind"] == "grounding-dino")["model"] = networks[0]
     document["gate"]["limits"] = [{"crr_max": 0.1}]
     draft = draft_plan(parse_spec(document, "test"), NOW)
     missing = {gap.where.split(" ")[0] for gap in draft.gaps}
     assert missing >= {*networks, "/nowhere/cat", "/nowhere/dog"}
     assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality)
     learned = {len(unit.identity["images"]) for unit in draft.plan.units_of("attack")}
-    assert learned == {200} and list(draft.plan.units_of("quality"))
+    assert 200 in learned and list(draft.plan.units_of("quality"))
 
 
 def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadecimal() -> None:
