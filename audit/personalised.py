@@ -73,7 +73,8 @@ class Personalised(Models):
 
     def _load(self, erase_key: str | None, precision: str) -> UNet2DConditionModel | ErasedModel:
         model = self.below._model(erase_key, precision)
-        unet = with_changes(model.unet if isinstance(model, ErasedModel) else model, self.change.unet)
+        plain = model.unet if isinstance(model, ErasedModel) else model
+        unet: UNet2DConditionModel = with_changes(plain, self.change.unet)
         return dataclasses.replace(model, unet=unet) if isinstance(model, ErasedModel) else unet
 
     def _encoder(self, owner: str | None) -> Pipeline:

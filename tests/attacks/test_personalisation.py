@@ -381,7 +381,7 @@ def test_a_personalised_text_encoder_reads_the_prompts_and_the_backbone_stays_as
     tmp_path: Path, tiny_folder: Path, unet: State
 ) -> None:
     module = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer"
-    down, up = loras.pairs({f"{n}.to_q.weight": torch.ones(16, 16) for n in "a"})["a.to_q"]
+    down, up = loras.pairs({"encoder.to_q.weight": torch.empty(16, 16)})["encoder.to_q"]
     halves = {f"{module}.down.weight": down, f"{module}.up.weight": up}
     path = written(tmp_path / "lora.safetensors", {**loras.lora_state(unet), **halves})
     plan = planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
