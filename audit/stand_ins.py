@@ -142,7 +142,7 @@ def _wanted(spec: Spec) -> dict[str, int]:
     learned = [
         learning(scenario).images
         for scenario in spec.scenarios
-        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None
+        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None
     ]
     largest = max([spec.controls.cases, *latent, *learned])
     others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []

@@ -27,7 +27,11 @@ select
     guard,
     measure,
     count(json_extract(measures, '$.' || measure)::double) as cases,
-    avg(json_extract(measures, '$.' || measure)::double) as mean,
+    -- In order of the values: a sum of floats depends on it, and a resumed run must give the same digits.
+    avg(
+        json_extract(measures, '$.' || measure)::double
+        order by json_extract(measures, '$.' || measure)::double
+    ) as mean,
     min(json_extract(measures, '$.' || measure)::double) as smallest,
     max(json_extract(measures, '$.' || measure)::double) as largest
 from named

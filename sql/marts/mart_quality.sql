@@ -43,7 +43,8 @@ per_picture as (
         a.metric,
         count(*) filter (where s.measured) as assessed,
         count(*) filter (where s.measured and isinf(s.reading)) as infinite,
-        avg(s.reading) filter (where s.measured and isfinite(s.reading)) as mean,
+        -- In order of the readings: a sum of floats depends on it, and a resumed run must give the same digits.
+        avg(s.reading order by s.reading) filter (where s.measured and isfinite(s.reading)) as mean,
         median(s.reading) filter (where s.measured) as median,
         min(s.error) as reason
     from asked as a

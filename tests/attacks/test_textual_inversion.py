@@ -187,7 +187,7 @@ def test_mistakes_are_refused_before_anything_is_computed(
     tmp_path: Path, tiny_folder: Path, fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(SpecError, match=message) as caught:
-        draft(both(tmp_path, tiny_folder, **fields))
+        plan_run(both(tmp_path, tiny_folder, **fields), tmp_path / "runs")
     assert caught.value.next_step
 
 
