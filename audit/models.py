@@ -36,9 +36,8 @@ class Models:
     An erased model is named by its erase unit's key; None is the backbone. `plan` says which units are checkpoints.
     """
 
-    kept = (
-        3  # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory
-    )
+    # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory.
+    kept = 3
 
     def __init__(self, ref: ModelRef, journal: Journal, device: torch.device, plan: Plan | None = None) -> None:
         self.ref, self.journal, self.device, self.plan = ref, journal, device, plan

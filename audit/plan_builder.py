@@ -127,7 +127,7 @@ class Builder:
                 dataclasses.replace(cell, cell_id=index, planned=len(cases)),
                 sensitive=self.spec.is_sensitive(cell.subject)
                 or self.spec.is_sensitive(cell.concept)
-                or any(is_sexual(case.get("prompt") or "") for case in cases),
+                or any(map(is_sexual, {case.get("prompt") or "" for case in cases})),
                 gate_residual_max=gate.residual_max if gate else None,
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )

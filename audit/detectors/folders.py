@@ -32,6 +32,18 @@ def resolve(spec: DetectorSpec) -> ModelRef:
     return resolve_model(spec.model, testbed_name=testbed_name)
 
 
+def model_type(ref: ModelRef) -> str | None:
+    """The kind of network that a folder says it holds; None when it is no model folder.
+
+    Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
+    """
+    config = ref.path / "config.json"
+    if not config.is_file() and ref.source != "absent":
+        return None
+    found: str | None = read_json(config).get("model_type")
+    return found
+
+
 def pixel_route(ref: ModelRef) -> str:
     """One line that says how pixels reach the network, from the folder's preprocessor settings."""
     settings = read_json(ref.path / "preprocessor_config.json")

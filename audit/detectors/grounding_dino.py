@@ -31,7 +31,6 @@ from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.records import LabelScore
 from audit.spec import Concept, DetectorSpec, words_of
-from audit.weight_files import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -171,9 +170,7 @@ def _resolve(spec: DetectorSpec) -> ModelRef:
     if spec.model is None:
         raise _mistake(spec, "model", "names no model", next_step)
     ref = resolve_model(spec.model, testbed_name="classifier")
-    config = ref.path / "config.json"
-    # Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
-    kind = read_json(config).get("model_type") if config.is_file() or ref.source == "absent" else None
+    kind = folders.model_type(ref)
     if kind != NAME:
         raise _mistake(spec, "model", f"is no GroundingDINO folder (model_type {kind!r})", next_step)
     return ref

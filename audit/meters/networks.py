@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from audit.detectors import folders
 from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.quality_spec import QualitySpec
-from audit.weight_files import read_json
 
 
 def resolve(entry: QualitySpec, testbed_name: str, known: Sequence[str]) -> ModelRef:
     """The folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
     ref = resolve_model(entry.model or "", testbed_name=testbed_name)
-    config = ref.path / "config.json"
-    # Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
-    kind = read_json(config).get("model_type") if config.is_file() or ref.source == "absent" else None
+    kind = folders.model_type(ref)
     if kind not in known:
         raise DetectorError(
             f"quality instrument {entry.name!r} ({entry.kind}) cannot read with a model of type {kind!r}",

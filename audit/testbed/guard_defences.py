@@ -39,9 +39,9 @@ def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
     safree = guard("safree", concepts=texts, mask="a")
     irece, level = guard("irece"), guard("irece", noise="level")
     specific = guard("irece", noise="level", **SPECIFIC)
-    # On calibration scenes nine of ten pictures without a ring score below this, and one of twenty with it.
+    # Between the scores that calibration scenes with a ring and without one mostly have.
     gated = guard("irece", noise="level", gate=0.22, **SPECIFIC)
-    # The default step is too short here: on calibration prompts 15 rings of 16 became 3 with this one.
+    # Chosen on calibration prompts: the default step is too short for the testbed.
     egloce = guard("egloce", gradient="stop", rho=0.05, trust=0.25)
     rows = [
         Defence("none", None, ()),
@@ -59,7 +59,7 @@ def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:
         Defence("egloce, stop-gradient", None, (guard("egloce", gradient="stop"),)),
         Defence("egloce, longer steps", None, (egloce,)),
         Defence("egloce, full gradient", None, (guard("egloce"),)),
-        # On calibration scenes the energy is above 0.4 in nine of ten with the concept, and in hardly any without it.
+        # Leaves alone what the energy model does not take for the concept.
         Defence("egloce, stop-gradient, floor 0.4", None, (guard("egloce", gradient="stop", floor=0.4),)),
         Defence("safree + egloce", None, (safree, egloce)),
     ]
