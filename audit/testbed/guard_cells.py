@@ -73,10 +73,16 @@ class Bench:
     """The backbone, one erased model at a time, and the judges; inverted latents are kept in the build folder."""
 
     def __init__(
-        self, pipeline: Pipeline, judges: Sequence[Detector], erased: Path, build_folder: Path, concept: str
+        self,
+        pipeline: Pipeline,
+        judges: Sequence[Detector],
+        erased: Path,
+        build_folder: Path,
+        concept: str,
+        split: str = "audit",
     ) -> None:
         self.pipeline, self.judges, self.folder = pipeline, judges, build_folder
-        self.erased, self.concept = erased, concept
+        self.erased, self.concept, self.split = erased, concept, split
         neighbours = tuple(name for name in CLASSES if name != concept)[:6]
         self.described = Concept(name=concept, phrase=concept, synonyms=(SYNONYMS[concept],), neighbours=neighbours)
         self._model: tuple[str | None, Any] = (None, None)
@@ -98,7 +104,7 @@ class Bench:
                 "judges": [[judge.instrument.instrument_id, judge.instrument.threshold] for judge in self.judges],
                 "concept": self.concept,
                 "scenario": scenario,
-                "cases": count,
+                "cases": [self.split, count],
                 "sampler": [STEPS, GUIDANCE, PASSES, TOLERANCE],
                 "code": identity.code_digest("generate"),
                 **self._energies(defence),
@@ -163,7 +169,14 @@ class Bench:
 
     def _latents_key(self, count: int, inverter: str | None, name: str) -> str:
         path = self.artefact(inverter)
-        described = [self.pipeline.ref.sha256, identity.file_sha256(path) if path else None, self.concept, name, count]
+        described = [
+            self.pipeline.ref.sha256,
+            identity.file_sha256(path) if path else None,
+            self.concept,
+            self.split,
+            name,
+            count,
+        ]
         return identity.key([*described, STEPS, PASSES, TOLERANCE, identity.code_digest("invert")])
 
 
@@ -235,7 +248,7 @@ def measure(bench: Bench, defence: Defence, scenario: str, count: int) -> Number
     """Everything the table says about one cell, as JSON."""
     numbers: Numbers = {"cases": count}
     for name, benign in (("target", False), ("benign", True)):
-        cases = cases_of(bench.concept, count, benign=benign)
+        cases = cases_of(bench.concept, count, benign=benign, split=bench.split)
         before = bench.unguarded(defence, scenario, cases, name)
         made = generate(bench, defence, scenario, cases, name) if defence.guards else before
         numbers[name] = compared(bench.judges, cases, made, before, masked=scenario != "text" and not benign)
