@@ -168,8 +168,10 @@ def test_bad_images_are_reported_each_and_stay_in_the_denominator(tmp_path: Path
         assert row.unassessed == len(bad)
         assert row.assessed == total - len(bad)
         assert row.worst_case == pytest.approx((row.hits + len(bad)) / total)
-    counted = [r for r in result.unassessed if r.reason == "unreadable"]
-    assert {r.cases for r in counted} == {len(bad)}
+    # Controls draw some of the corpus, by a digest of its URLs: how many unreadable ones among them is up to the folder.
+    cells = {row.cell_id for row in rows(result)}
+    counted = [r for r in result.unassessed if r.reason == "unreadable" and r.cell_id in cells]
+    assert counted and {r.cases for r in counted} == {len(bad)}
     said = {}
     for unit in plan.units_of("invert"):
         uris = plan.items_of(unit.key)
