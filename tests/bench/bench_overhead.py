@@ -1,6 +1,9 @@
-"""Print what a whole audit costs beyond a bare in-memory loop over the same cases in the same process.
+"""Print what a whole audit costs beyond a bare in-memory loop over the same cases, each as a process of its own.
 
 python -m tests.bench.bench_overhead [--cases 1000]
+
+Both sides start Python, import what they need and load the models. The audit adds Prefect with a temporary server,
+planning, erasing, the journal, PNG files, DuckDB, checks and the report.
 """
 
 from __future__ import annotations
@@ -8,59 +11,81 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
-from audit import detectors
-from audit.detectors.base import Detector
-from audit.guards.base import Conditioning
-from audit.journal import Journal
-from audit.model_refs import resolve_model
-from audit.models import Models
-from audit.plan import Plan, read_plan
-from audit.sampling import initial_noise, sample
 from tests.bench.table import Figure, conclude
+
+if TYPE_CHECKING:
+    from audit.detectors.base import Detector
+    from audit.models import Models
 
 CASES, BATCH, LIMIT = 1_000, 64, 0.05
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print; or be one of the two sides, in FOLDER."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cases", type=int, default=CASES)
-    conclude(figures(parser.parse_args().cases))
+    parser.add_argument("--side", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.side:
+        name, folder = arguments.side
+        print(json.dumps({"server": server, "audit": audit, "bare": bare}[name](Path(folder))))
+    else:
+        conclude(figures(arguments.cases))
 
 
 def figures(cases: int = CASES) -> list[Figure]:
     """The overhead and where it goes. The limit is that of 1,000 cases: what a run costs once weighs more in fewer."""
     with tempfile.TemporaryDirectory() as name:
-        first, wall, finished, journal = _flow(Path(name), cases)
-        plan = read_plan(journal, finished.result.run_id)
-        bare, pictures = bare_loop(plan, journal)
-    inside = {stage.kind: stage.seconds for stage in finished.stages}
-    looped = inside["generate"] + inside["detect"] - bare
-    outside = wall - sum(inside.values())
-    how = (
-        f"{pictures} pictures at 25 steps in batches of {BATCH}; the loop samples, decodes and measures them in memory"
-    )
+        folder = Path(name)
+        (folder / "spec.yaml").write_text(yaml.safe_dump(spec(cases)))
+        first, _ = _side("server", folder)
+        inside, wall = _side("audit", folder)
+        loop, plain = _side("bare", folder)
+    looped = inside["generate"] + inside["detect"] - loop["seconds"]
+    start = plain - loop["seconds"]
+    outside = wall - start - sum(inside.values())
+    how = f"{loop['pictures']} pictures at 25 steps in batches of {BATCH}; the loop keeps them in memory"
     return [
-        Figure("whole audit over a bare loop, wall time", wall / bare - 1, "{:.1%}", LIMIT if cases >= CASES else None, how),
-        Figure("- the bare loop", bare, "{:.1f} s", None, "the same cases, models and process"),
-        Figure("- of that overhead, erasing", inside["erase"] / bare, "{:.1%}", None, "UCE, its proof, its artefact"),
-        Figure("- loading, PNG, journal reads", looped / bare, "{:.1%}", None, "inside generate and detect units"),
-        Figure(
-            "- everything else", outside / bare, "{:.1%}", None,
-            "Prefect with its server's start, planning, journal writes, DuckDB, checks, report",
-        ),
-        Figure("once per machine: Prefect's database", first, "{:.1f} s", None, "first start of its server; not in the above"),
+        Figure("whole audit over a bare loop, wall time of the processes", wall / plain - 1, "{:.1%}",
+               LIMIT if cases >= CASES else None, how),
+        Figure("- the bare loop", plain, "{:.1f} s", None, f"{start:.1f} s of it until the models are loaded"),
+        Figure("- of that overhead, erasing", inside["erase"] / plain, "{:.1%}", None, "UCE, its proof, its artefact"),
+        Figure("- loading, PNG, journal reads", looped / plain, "{:.1%}", None, "inside generate and detect units"),
+        Figure("- everything else", outside / plain, "{:.1%}", None,
+               "Prefect with its server, planning, journal writes, DuckDB, checks, report"),
+        Figure("once per machine: Prefect's database", first["seconds"], "{:.1f} s", None,
+               "first start of its server; not in the above"),
     ]  # fmt: skip
+
+
+def _side(name: str, folder: Path) -> tuple[Mapping[str, Any], float]:
+    """What one side printed, and the seconds of its whole process."""
+    command = [sys.executable, "-m", "tests.bench.bench_overhead", "--side", name, str(folder)]
+    started = time.perf_counter()
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PREFECT_HOME": str(folder / "prefect")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    wall = time.perf_counter() - started
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} ended with status {done.returncode}:\n{done.stderr[-2000:]}")
+    printed: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return printed, wall
 
 
 def spec(cases: int) -> dict[str, object]:
@@ -78,41 +103,51 @@ def spec(cases: int) -> dict[str, object]:
     }
 
 
-def _flow(folder: Path, cases: int) -> tuple[float, float, Any, Journal]:
-    """Seconds that making Prefect's database took, seconds of the whole flow, what it returned, and its journal.
-
-    The flow's seconds are those of the command without the start of Python and the import of torch: they begin before
-    the temporary server is started.
-    """
-    path = folder / "spec.yaml"
-    path.write_text(yaml.safe_dump(spec(cases)))
-    os.environ["PREFECT_HOME"] = str(folder / "prefect")
+def server(folder: Path) -> dict[str, float]:
+    """The seconds until a temporary server has made its database and ended."""
     from flows import environment
 
     environment.apply()
     environment.quiet()
-    from flows.audit import audit
-    from flows.commands.run import flow_of
     from flows.temporary_server import prefect_api
-    from tasks.context import Settings
 
     started = time.perf_counter()
     with prefect_api(lambda: None):
-        first = time.perf_counter() - started
-    with contextlib.redirect_stdout(io.StringIO()):
-        started = time.perf_counter()
-        with flow_of("bench", None, verbose=False):
-            finished = audit(str(path), str(folder / "root"), None, Settings(device="cpu", batch_size=BATCH))
-        wall = time.perf_counter() - started
-    return first, wall, finished, Journal(str(folder / "root"))
+        return {"seconds": time.perf_counter() - started}
 
 
-def bare_loop(plan: Plan, journal: Journal) -> tuple[float, int]:
-    """Seconds of sampling, decoding and measuring the plan's prompts in memory, and how many pictures that made.
+def audit(folder: Path) -> dict[str, float]:
+    """The audit as the command runs it; seconds inside units by stage."""
+    from flows import environment
+
+    environment.apply()
+    from flows.commands.run import flow_of
+
+    with contextlib.redirect_stdout(io.StringIO()), flow_of("bench", None, verbose=False):
+        from flows.audit import audit as flow
+        from tasks.context import Settings
+
+        settings = Settings(device="cpu", batch_size=BATCH)
+        finished = flow(str(folder / "spec.yaml"), str(folder / "root"), "bench", settings)
+    return {stage.kind: stage.seconds for stage in finished.stages}
+
+
+def bare(folder: Path) -> dict[str, float]:
+    """Sampling, decoding and measuring the plan's prompts in memory: seconds of it, and how many pictures it made.
 
     Models are loaded before, prompts are encoded within: nothing is stored, checked or read. Batches are those of the
-    run's units.
+    run's units, and the erased model is the artefact that the audit made.
     """
+    import torch
+
+    from audit import detectors
+    from audit.journal import Journal
+    from audit.model_refs import resolve_model
+    from audit.models import Models
+    from audit.plan import read_plan
+
+    journal = Journal(str(folder / "root"))
+    plan = read_plan(journal, "bench")
     models = Models(resolve_model(plan.spec.backbone), journal, torch.device("cpu"), plan)
     detector = detectors.build(plan.spec.detectors[0], plan.spec.subjects(), "cpu")
     units = [unit for unit in plan.units_of("generate") if unit.identity["source"] == "prompt"]
@@ -122,13 +157,18 @@ def bare_loop(plan: Plan, journal: Journal) -> tuple[float, int]:
         _measured(models, detector, {**described, "sampler": sampler}, batches[0][1][:1])
     started = time.perf_counter()
     pictures = sum(_measured(models, detector, described, cases) for described, cases in batches)
-    return time.perf_counter() - started, pictures
+    return {"seconds": time.perf_counter() - started, "pictures": pictures}
 
 
 def _measured(
     models: Models, detector: Detector, described: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]
 ) -> int:
     """The number of pictures of one batch that were sampled, decoded and measured."""
+    import torch
+
+    from audit.guards.base import Conditioning
+    from audit.sampling import initial_noise, sample
+
     texts, erased = tuple(case["prompt"] for case in cases), described["model"]
     states, null = models.states(texts, erased), models.states([""] * len(texts), erased)
     conditioning = Conditioning(states, null, described["sampler"]["guidance"], texts)
