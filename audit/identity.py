@@ -30,9 +30,9 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
         "exact_sampling", "guards.base",
     ),
     "generate": (
-        "stages.generate", "stages.attacked", "stages.batching", "models", "backbones", "learned", "checkpoints",
-        "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source", "attacks.perturbation",
-        "exact_sampling", "guards", "attention",
+        "stages.generate", "stages.attacked", "stages.inputs", "stages.batching", "models", "backbones", "learned",
+        "checkpoints", "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source",
+        "attacks.perturbation", "exact_sampling", "guards", "attention",
         "detectors.folders", "personalisation", "personalised",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
