@@ -60,5 +60,9 @@ class DetectorError(AuditError):
     """A detector cannot be used: missing weights or package, an input it cannot read, a threshold below its floor."""
 
 
+class MissingInstrument(DetectorError):
+    """The package or the weights that a detector or a quality instrument reads with are not on this machine."""
+
+
 class EnvironmentProblem(AuditError):
     """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""

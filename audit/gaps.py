@@ -12,7 +12,7 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-from audit.errors import AuditError, CheckpointError, CorpusError
+from audit.errors import AuditError, CheckpointError, CorpusError, MissingInstrument
 from audit.identity import key
 
 ABSENT = "absent-"  # what the digest of every stand-in starts with; real ones are hexadecimal
@@ -81,7 +81,7 @@ def noted(kind: str) -> Iterator[None]:
     gaps = current()
     try:
         yield
-    except (CheckpointError, CorpusError) as error:
+    except (CheckpointError, CorpusError, MissingInstrument) as error:
         if gaps is None:
             raise
         if NOWHERE not in (error.where or ""):

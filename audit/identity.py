@@ -30,9 +30,9 @@ _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
         "exact_sampling", "guards.base",
     ),
     "generate": (
-        "stages.generate", "stages.attacked", "stages.batching", "models", "backbones", "learned", "checkpoints",
-        "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source", "attacks.perturbation",
-        "exact_sampling", "guards", "attention",
+        "stages.generate", "stages.attacked", "stages.inputs", "stages.batching", "models", "backbones", "learned",
+        "checkpoints", "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source",
+        "attacks.perturbation", "exact_sampling", "guards", "attention",
         "detectors.folders", "personalisation", "personalised",
     ),
     "detect": ("stages.detect", "stages.batching", "images", "detectors"),
@@ -93,13 +93,18 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def source_digests(names: Sequence[str]) -> dict[str, str]:
+    """Path below this package -> hex SHA-256 of every source file of the modules and packages `names`."""
+    root = Path(__file__).parent
+    files: list[Path] = []
+    for name in names:
+        path = root.joinpath(*name.split("."))
+        files += sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    return {str(path.relative_to(root)): file_sha256(path) for path in files}
+
+
 @functools.cache
 def code_digest(kind: str) -> str:
     """Hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
-    root = Path(__file__).parent
-    files: list[Path] = []
-    for name in _COMPUTE_MODULES[kind]:
-        path = root.joinpath(*name.split("."))
-        files += sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
-    sources = {str(path.relative_to(root)): file_sha256(path) for path in files}
-    return key({"sources": sources, "libraries": {name: importlib.metadata.version(name) for name in _LIBRARIES}})
+    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return key({"sources": source_digests(_COMPUTE_MODULES[kind]), "libraries": libraries})

@@ -1,15 +1,21 @@
-"""The SQL files: one relation per file, file name = relation name. They lie in `sql/`, beside this package."""
+"""The relations of the index: one SQL file each, file name = relation name, in `sql/` beside this package."""
 
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+
+from audit.identity import key, source_digests
 
 _ROOT = Path(__file__).resolve().parent.parent / "sql"
 # Temporary relations of one run, in the order in which they build on each other.
 STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_outcomes")
+# Modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
+FOLDING = (
+    "consolidation", "identity", "inserts", "plan", "plan_folding", "quality_folding", "relations", "set_distances",
+    "statistics", "unit_files",
+)  # fmt: skip
 
 
 @functools.cache
@@ -20,6 +26,9 @@ def relations(folder: str) -> Mapping[str, str]:
 
 @functools.cache
 def digest() -> str:
-    """Hex SHA-256 of the definitions that decide what a filled index contains: tables and staging."""
+    """Hex SHA-256 of what decides what a filled index contains: tables, staging, and the Python that fills them.
+
+    Marts are views, made anew at each opening, and library versions are left out: they may move a last digit only.
+    """
     text = "\0".join(f"{name}\0{sql}" for part in ("schema", "staging") for name, sql in relations(part).items())
-    return hashlib.sha256(text.encode()).hexdigest()
+    return key({"sql": text, "sources": source_digests(FOLDING)})

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from audit import gaps, run
+from audit import gaps, meters, run
 from audit.corpus import MANIFEST_SCHEMA
 from audit.drafting import draft_plan
-from audit.errors import AuditError, CheckpointError, SpecError
+from audit.errors import AuditError, CheckpointError, MissingInstrument, SpecError
 from audit.journal import Journal
 from audit.model_refs import resolve_model
 from audit.rate_files import read_rates
@@ -139,6 +140,26 @@ def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> No
     assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality)
     learned = {len(unit.identity["images"]) for unit in draft.plan.units_of("attack")}
     assert 200 in learned and list(draft.plan.units_of("quality"))
+
+
+def test_packages_and_weights_of_instruments_without_a_model_folder_may_be_missing_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nudenet" else found(name))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))  # no AlexNet there, whether or not lpips is installed
+    document = shipped(concepts=[{"name": "cat", "phrase": "cat"}], quality=[{"name": "alike", "kind": "lpips"}])
+    document["corpus"] = [{"url": "/nowhere/cat", "concept": "cat"}]
+    document["detectors"].append({"name": "nude", "kind": "nudenet", "labels": {"cat": ["FACE_FEMALE"]}})
+    spec = parse_spec(document, "test")
+    draft = draft_plan(spec, NOW)
+    missing = {gap.where: gap for gap in draft.gaps if gap.kind == "model"}
+    assert "cannot measure here" in missing["quality.alike"].what and "gmsd" in missing["quality.alike"].next_step
+    assert "nudenet is not installed" in missing["detectors of kind nudenet"].what
+    assert [gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality] == [True]
+    assert list(draft.plan.units_of("quality"))
+    with pytest.raises(MissingInstrument, match="cannot measure here"):
+        meters.build(spec.quality[0])
 
 
 def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadecimal() -> None:

@@ -32,7 +32,7 @@ from audit.detectors.base import (
     package_versions,
 )
 from audit.detectors.known_face import draw_face
-from audit.errors import DetectorError
+from audit.errors import DetectorError, MissingInstrument
 from audit.records import LabelScore
 from audit.spec import DetectorSpec
 from audit.weight_files import cached_sha256
@@ -160,7 +160,7 @@ def _detector(path: Path) -> Any:
 def _network_file() -> Path:
     found = importlib.util.find_spec("nudenet")
     if found is None or not found.submodule_search_locations:
-        raise DetectorError(
+        raise MissingInstrument(
             "the package nudenet is not installed",
             where="detectors of kind nudenet",
             next_step="pip install nudenet==3.4.2 (its network is AGPL-3.0), or remove this detector from the spec",
@@ -175,4 +175,4 @@ def _opencv_version() -> str:
             return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    raise DetectorError("NudeNet needs OpenCV", next_step="pip install opencv-python-headless")
+    raise MissingInstrument("NudeNet needs OpenCV", next_step="pip install opencv-python-headless")

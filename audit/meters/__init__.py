@@ -11,7 +11,7 @@ __all__ = ["Meter", "Reading", "Task", "build"]
 def build(entry: QualitySpec, device: str = "cpu") -> Meter:
     """The meter of a spec entry, ready to name its instrument; a network is loaded at the first reading.
 
-    Raises `DetectorError` or `CheckpointError` for an entry that cannot work here: weights or packages that are missing.
+    Raises `CheckpointError` or `DetectorError` for an entry that cannot work; `MissingInstrument` where files are not here.
     """
     if entry.kind in FORMULAS:
         from audit.meters.formulas import Formula

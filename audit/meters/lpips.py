@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from audit.detectors.base import once_per_process, package_versions
-from audit.errors import DetectorError
+from audit.errors import MissingInstrument
 from audit.identity import key
 from audit.meters.base import Reading, Task, make_instrument
 from audit.meters.formulas import other_of
@@ -65,7 +65,7 @@ class Lpips:
 
 
 def _files(entry: QualitySpec) -> tuple[Path, Path]:
-    """The package's linear weights and torchvision's AlexNet. Raises `DetectorError` when either is not here."""
+    """The package's linear weights and torchvision's AlexNet. Raises `MissingInstrument` when either is not here."""
     package = importlib.util.find_spec("lpips")
     if package is None or not package.submodule_search_locations:
         raise _missing(entry, "the package lpips is not installed", "pip install 'erasure-audit[lpips]'")
@@ -79,8 +79,8 @@ def _files(entry: QualitySpec) -> tuple[Path, Path]:
     return linear, backbone
 
 
-def _missing(entry: QualitySpec, what: str, next_step: str) -> DetectorError:
-    return DetectorError(
+def _missing(entry: QualitySpec, what: str, next_step: str) -> MissingInstrument:
+    return MissingInstrument(
         f"quality instrument {entry.name!r} (lpips) cannot measure here: {what}",
         where=f"quality.{entry.name}",
         next_step=f"{next_step}, or use gmsd, which needs no weights",

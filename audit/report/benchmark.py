@@ -8,7 +8,16 @@ from pathlib import PurePath
 from typing import Any
 
 from audit.records import Control, Role, Scenario
-from audit.report.reported_numbers import TOLERANCE, WIDEST, Pooled, ReportedRate, compare, reported
+from audit.report.reported_numbers import (
+    ASSESSED_MIN,
+    TOLERANCE,
+    WIDEST,
+    Pooled,
+    ReportedRate,
+    assessed_floor,
+    compare,
+    reported,
+)
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import NOT_AVAILABLE, interval, percent, plain
 from audit.results import CrrRow, RunResult
@@ -38,8 +47,9 @@ def section(index: Index) -> Section | None:
     if claims:
         sentences.append(
             f"Reproduced means that the reported rate lies in our interval at {index.confidence()} confidence, widened by "
-            f"{100 * TOLERANCE:.0f} points on either side. Not run: nothing of ours answers it, or too weakly, such as by "
-            f"an interval wider than {100 * WIDEST:.0f} points. The judge and the number of pictures behind a reported "
+            f"{100 * TOLERANCE:.0f} points on either side. Not run: nothing of ours answers it, or too weakly, such as with "
+            f"less than {100 * assessed_floor(_assessed_min(index)):g} % of the cases assessed or an interval wider than "
+            f"{100 * WIDEST:.0f} points. The judge and the number of pictures behind a reported "
             "rate are not published."
         )
     else:
@@ -138,10 +148,14 @@ def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None]) 
     """The answers of all judges; one word when they agree."""
     if rate is None:
         return NOT_AVAILABLE
-    least = 0.9 if index.policy is None else index.policy.assessed_min
-    answers = [compare(rate, found, _confidence(index), least, reported().concepts) for found in ours or [None]]
+    least, concepts = _assessed_min(index), reported().concepts
+    answers = [compare(rate, found, _confidence(index), least, concepts) for found in ours or [None]]
     texts = [f"{answer.value}: {why}" if why else answer.value for answer, why in answers]
     return plain("; ".join(dict.fromkeys(texts)))
+
+
+def _assessed_min(index: Index) -> float:
+    return ASSESSED_MIN if index.policy is None else index.policy.assessed_min
 
 
 def _confidence(index: Index) -> float:

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from audit.report import sections
 from audit.report.contact import PER_CELL, Pictures, contact_sheets
 from audit.report.curves import curves
+from audit.report.likelihoods import likelihoods
 from audit.report.plots import Plot, plots
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
@@ -51,6 +52,7 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         sections=sections.build(result),
         plots=_drawn(plots(index)),
         curves=_drawn(curves(index)),
+        likelihoods=_drawn(likelihoods(index)),
         confidence=index.confidence(),
         sheets=sheets,
         judge=index.policy.judges[0] if index.policy else None,

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from audit.records import Control, Role
+from audit.records import Control
+from audit.report.likelihoods import groups
 from audit.report.tables import CASES, INSTRUMENT, by_scenario, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name, perturbation_name
 from audit.report.words import count, interval, number, percent, plain
-from audit.results import CrrRow
 
 _FACTS = (
     (
@@ -50,16 +50,13 @@ def _unlearned(index: Index) -> bool:
 
 
 def _likelihood(index: Index) -> Table | None:
-    """One row per class and inverting model; black-box latents are the backbone's, whatever they are used on."""
     lines = []
-    for row in index.result.latents:
-        cell = index.cells.get(row.cell_id)
-        if cell is None or (cell.scenario == "latent-blackbox" and cell.defence != "none"):
-            continue
+    for group in groups(index):
+        row, cell = group.row, group.cell
         lines.append(
             (
                 plain(cell.subject),
-                _class(cell),
+                group.is_a,
                 defence_name(cell),
                 plain(cell.scenario),
                 count(row.latents),
@@ -83,12 +80,6 @@ def _likelihood(index: Index) -> Table | None:
         Column("Autocorrelation", "number", minor=4),
     )
     return Table("Negative log-likelihood of inverted latents, in nats per dimension", columns, tuple(lines))
-
-
-def _class(cell: CrrRow) -> str:
-    if cell.control == Control.UNLEARNED:
-        return "never learned"
-    return "a neighbour" if cell.role == Role.NEIGHBOUR else "the concept"
 
 
 def _perturbed(index: Index) -> Table | None:

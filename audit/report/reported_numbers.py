@@ -3,8 +3,8 @@
 A reported rate is *reproduced* when it lies in our two-sided interval widened by `TOLERANCE` on both sides: how many
 pictures stand behind it, which judge read them and how concepts were averaged is not published, so its own error is not
 known. "More than x" is reproduced when our widened upper bound is above x. A comparison is *not run* when nothing of ours
-answers it, or answers it too weakly: too many unassessed cases, an interval wider than `WIDEST`, other concepts, or a
-setting that the paper does not publish. An error can only move a comparison to "not run".
+answers it, or answers it too weakly: a smaller share of assessed cases than `assessed_floor`, an interval wider than
+`WIDEST`, other concepts, or a setting that the paper does not publish. An error can only move a comparison to "not run".
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from audit.statistics import clopper_pearson
 from audit.yaml_files import load_yaml
 
 TOLERANCE = 0.05  # of a rate in 0..1: five percentage points
+ASSESSED_MIN = 0.90  # share of the planned cases; a policy may ask for more, and never for less
 WIDEST = 0.20  # a wider interval of ours would reproduce almost anything
 FILE = Path(__file__).parent / "reported" / "m-erasurebench.yaml"
 
@@ -96,10 +97,18 @@ class Pooled:
         return clopper_pearson(self.hits, self.assessed, confidence)
 
 
+def assessed_floor(policy_min: float) -> float:
+    """The share of planned cases that have to be assessed before a rate is compared, in 0..1, under a policy's own."""
+    return max(ASSESSED_MIN, policy_min)
+
+
 def compare(
     rate: ReportedRate, ours: Pooled | None, confidence: float, assessed_min: float, concepts: Collection[str]
 ) -> tuple[Answer, str]:
-    """The answer and, where there is none, why. `concepts` are those that the paper averages over."""
+    """The answer and, where there is none, why. `concepts` are those that the paper averages over.
+
+    `assessed_min` is the policy's floor: it cannot lower the one here, or a lax policy would compare what errors left over.
+    """
     why = _not_comparable(rate, ours, confidence, assessed_min, concepts)
     if why is not None or ours is None:
         return Answer.NOT_RUN, why or "this run has no such cell"
@@ -122,8 +131,10 @@ def _not_comparable(
     lacking = len(set(concepts) - ours.concepts)
     if lacking:
         return f"{lacking} of the paper's {len(concepts)} concepts were not audited"
-    if not ours.assessed or ours.assessed < assessed_min * ours.planned:
-        return f"{ours.planned - ours.assessed} of {ours.planned} cases are unassessed"
+    floor = assessed_floor(assessed_min)
+    if not ours.assessed or ours.assessed < floor * ours.planned:
+        lost = f"{ours.planned - ours.assessed} of {ours.planned} cases are unassessed"
+        return f"{lost}, and at least {100 * floor:g} % have to be assessed"
     low, high = ours.interval(confidence)
     if high - low > WIDEST:
         return f"too few cases: our interval is {100 * (high - low):.0f} points wide"

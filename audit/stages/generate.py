@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import safetensors.torch
 import torch
 
 from audit.attacks.perturbation import perturb_latents
@@ -22,8 +20,8 @@ from audit.records import Status, Unit
 from audit.sampling import Sampled, Schedule, initial_noise, sample
 from audit.stages.attacked import Refused, prompt_of
 from audit.stages.batching import Row, run_batches
+from audit.stages.inputs import given_by
 from audit.stages.invert import SECOND, Pixels, ReadItem
-from audit.unit_files import header_of
 
 
 def run_generate(
@@ -139,15 +137,15 @@ class _Maker:
 
     def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
         """Pictures of the cases whose inversion gave a latent; the others carry the inversion's status on."""
-        inverted = {key: self._inversion(key) for key in {row["invert_key"] for row in cases}}
+        inverted = {key: given_by(self.journal, "invert", key) for key in {row["invert_key"] for row in cases}}
         found: dict[int, Mapping[str, torch.Tensor]] = {}
         rows: dict[int, Row] = {}
         for row in cases:
-            status, latents = inverted[row["invert_key"]]
-            if row["item"] in latents:
-                found[row["image_id"]] = latents
+            given = inverted[row["invert_key"]]
+            if row["item"] in given.tensors:
+                found[row["image_id"]] = given.tensors
             else:
-                known = status[row["item"]]
+                known = given.rows[row["item"]]
                 rows[row["image_id"]] = _row(row, Status(known["status"]), f"inversion: {known['error']}")
         ready = [row for row in cases if row["image_id"] in found]
         if ready:
@@ -168,9 +166,6 @@ class _Maker:
             return latents
         return perturb_latents(latents, moved["kind"], moved["strength"], [row["seed"] for row in cases])
 
-    def _inversion(self, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
-        return _read_inversion(self.journal, key)
-
     def _from_reference(self, case: Mapping[str, Any]) -> list[Row]:
         """The reference image as the model sees it, or after the VAE alone."""
         try:
@@ -187,13 +182,6 @@ class _Maker:
 def _refused(reports: Sequence[Report]) -> str | None:
     """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
-
-
-@functools.lru_cache(maxsize=8)
-def _read_inversion(journal: Journal, key: str) -> tuple[dict[str, Row], dict[str, torch.Tensor]]:
-    columns = journal.read("invert", key, ["item", "status", "error"])
-    blob = journal.blob_of("invert", key, header_of(columns))
-    return {row["item"]: row for row in columns.to_pylist()}, safetensors.torch.load(blob)
 
 
 def _uint8(images: torch.Tensor) -> Pixels:

@@ -184,9 +184,9 @@ def _import_what_flows_need() -> None:
     """Import what takes seconds and nearly every run uses."""
     import flows.audit
     import flows.work  # noqa: F401
-    from audit import expectations, worker  # noqa: F401
+    from audit import validation, worker  # noqa: F401
 
-    expectations.prepare()
+    validation.prepare()
 
 
 def _tell_failures(stages: Sequence[StageReport]) -> int:

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from audit.backbones import Pipeline, load_pipeline
+from audit.backbones import Pipeline
 from audit.checkpoints.spm import Transport
 from audit.errors import CheckpointError
 from audit.guards.energy import load_energy
 from audit.learned import encode, encode_embeddings, without_learned
 from audit.model_refs import resolve_model
 from tests.guards.making import make, run
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_folder: Path) -> Pipeline:
-    return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
 
 
 def of_word(pipeline: Pipeline, word: str) -> torch.Tensor:

@@ -3,232 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 
 from audit import guards, run
-from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.backbones import Pipeline, noise_model
 from audit.checkpoints.apply import apply_artefact, with_changes
-from audit.checkpoints.personal import Change, read_change
-from audit.checkpoints.tensors import backbone_modules
-from audit.drafting import draft_plan
 from audit.errors import CheckpointError, SpecError
 from audit.guards.irece import Irece
 from audit.journal import Journal
-from audit.model_refs import resolve_model
 from audit.models import Models
-from audit.personalisation import resolve_personalisation
 from audit.plan import KINDS, Plan, read_plan
 from audit.pricing import calls_of
-from audit.spec import Guard, load_spec
+from audit.spec import Guard
 from tests.attacks import loras
 from tests.attacks.loras import State
+from tests.attacks.personalised import change_of, draft, planned, scenario, spec_with, written
 from tests.checkpoints import files
-from tests.flows.audits import finish_run, plan_run, tiny_spec
-
-SAMPLER = {"steps": 2, "guidance": 3.0}
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_folder: Path) -> Pipeline:
-    return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
-
-
-@pytest.fixture(scope="module")
-def unet(pipeline: Pipeline) -> State:
-    return {name: tensor.clone() for name, tensor in pipeline.unet.state_dict().items()}
-
-
-def change_of(path: Path, pipeline: Pipeline) -> Change:
-    return read_change(resolve_personalisation(str(path)), backbone_modules(pipeline.unet, pipeline.text_encoder))
-
-
-def written(path: Path, state: State, metadata: dict[str, str] | None = None) -> Path:
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path, metadata)
-    return path
-
-
-@pytest.mark.parametrize(
-    "name", [loras.diffusers_name, loras.peft_name, loras.processor_name, loras.bare_name, loras.kohya_name]
-)
-def test_every_layout_adds_up_times_down_whatever_the_order_of_its_names(
-    tmp_path: Path, pipeline: Pipeline, unet: State, name: loras.Name
-) -> None:
-    state = loras.lora_state(unet, name)
-    path = written(tmp_path / "a.safetensors", dict(reversed(state.items())))
-    change = change_of(path, pipeline)
-    expected = {f"{module}.weight": up @ down for module, (down, up) in loras.pairs(unet).items()}
-    assert set(change.unet) == set(expected) and not change.text
-    assert all(torch.allclose(change.unet[n](), expected[n], atol=1e-6) for n in expected)
-    torch.save(state, tmp_path / "a.bin")
-    pickled = change_of(tmp_path / "a.bin", pipeline)
-    assert all(torch.equal(change.unet[n](), pickled.unet[n]()) for n in expected)
-
-
-def test_alpha_scales_by_layer_or_by_metadata_or_not_at_all(tmp_path: Path, pipeline: Pipeline, unet: State) -> None:
-    plain = change_of(written(tmp_path / "plain.safetensors", loras.lora_state(unet)), pipeline).unet
-    module = loras.attention_modules(unet)[0]
-    by_layer = {**loras.lora_state(unet), f"unet.{module}.alpha": torch.tensor(6.0)}
-    own = change_of(written(tmp_path / "own.safetensors", by_layer), pipeline).unet
-    said = {"lora_adapter_metadata": json.dumps({"unet.lora_alpha": 1, "unet.r": loras.RANK, "unet.use_dora": False})}
-    told = change_of(written(tmp_path / "said.safetensors", loras.lora_state(unet), said), pipeline).unet
-    for name, delta in plain.items():
-        assert torch.allclose(own[name](), delta() * (6.0 / loras.RANK if name == f"{module}.weight" else 1.0))
-        assert torch.allclose(told[name](), delta() / loras.RANK)
-
-
-@pytest.mark.parametrize(
-    ("down", "up"),
-    [
-        ("text_encoder.text_model.{}.q_proj.lora_linear_layer.down.weight",
-         "text_encoder.text_model.{}.q_proj.lora_linear_layer.up.weight"),
-        ("text_encoder.{}.q_proj.lora_A.weight", "text_encoder.{}.q_proj.lora_B.weight"),
-        ("text_encoder.text_model.{}.to_q_lora.down.weight", "text_encoder.text_model.{}.to_q_lora.up.weight"),
-        ("lora_te_text_model_{}_q_proj.lora_down.weight", "lora_te_text_model_{}_q_proj.lora_up.weight"),
-    ],
-    ids=["diffusers", "peft", "2023", "kohya"],
-)  # fmt: skip
-def test_the_text_encoder_changes_with_its_layers(tmp_path: Path, pipeline: Pipeline, down: str, up: str) -> None:
-    layer = "encoder.layers.0.self_attn"
-    layer = layer.replace(".", "_") if down.startswith("lora_te") else layer
-    halves = {down.format(layer): torch.ones(1, 16), up.format(layer): torch.full((16, 1), 0.5)}
-    change = change_of(written(tmp_path / "te.safetensors", halves), pipeline)
-    assert not change.unet and list(change.text) == ["encoder.layers.0.self_attn.q_proj.weight"]
-    assert torch.equal(change.text["encoder.layers.0.self_attn.q_proj.weight"](), torch.full((16, 16), 0.5))
-
-
-def scenario(path: Path | str, box: str = "blackbox", **fields: Any) -> dict[str, Any]:
-    given = {"name": f"embedding-{box}", "cases": 2, "personalisation": str(path), "sampler": SAMPLER}
-    return {**given, **fields}
-
-
-def spec_with(folder: Path, pipeline: Path, path: Path | str, **fields: Any) -> Path:
-    text = {"name": "text", "cases": 2, "sampler": SAMPLER, "templates": ["a photo of a {phrase}"]}
-    return tiny_spec(folder, pipeline, scenarios=[text, scenario(path, **fields)])
-
-
-def draft(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
-
-
-def planned(path: Path, root: Path) -> Plan:
-    return read_plan(run.open_journal(str(root)), plan_run(path, root))
-
-
-Change_ = Callable[[State, str], State]
-
-
-def _without(state: State, name: str) -> State:
-    return {n: t for n, t in state.items() if n != name}
-
-
-BAD: dict[str, tuple[Change_, str]] = {
-    "unknown layer": (
-        lambda s, m: {**s, "unet.mid_block.new.lora.down.weight": torch.ones(2, 8)},
-        "belongs to no layer",
-    ),
-    "not a half": (lambda s, m: {**s, f"unet.{m}.lora.side.weight": torch.ones(2, 8)}, "belongs to no layer"),
-    "dora": (lambda s, m: {**s, f"unet.{m}.lora_magnitude_vector": torch.ones(8)}, "belongs to no layer"),
-    "half a pair": (lambda s, m: _without(s, f"unet.{m}.lora.up.weight"), "lacks its up half"),
-    "rank": (lambda s, m: {**s, f"unet.{m}.lora.up.weight": torch.ones(8, 5)}, "has shapes"),
-    "width": (lambda s, m: {**s, f"unet.{m}.lora.down.weight": torch.ones(2, 9)}, "has shapes"),
-    "nan": (lambda s, m: {**s, f"unet.{m}.lora.up.weight": torch.full((8, 2), float("nan"))}, "NaN"),
-    "untrained": (lambda s, m: {n: t * (".down." in n) for n, t in s.items()}, "changes nothing"),
-    "alpha": (lambda s, m: {**s, f"unet.{m}.alpha": torch.tensor(-1.0)}, "alpha"),
-    "twice": (lambda s, m: {**s, f"unet.{m}.lora_A.weight": torch.ones(2, 8)}, "the same of one layer"),
-    "integers": (lambda s, m: {n: (t * 9).long() for n, t in s.items()}, "floating-point"),
-    "other prefix": (lambda s, m: {f"transformer.{n}": t for n, t in s.items()}, "belongs to no layer"),
-}
-
-
-@pytest.mark.parametrize("bad", BAD)
-def test_a_bad_lora_is_refused_before_anything_is_computed(
-    tmp_path: Path, tiny_folder: Path, unet: State, bad: str
-) -> None:
-    change, message = BAD[bad]
-    path = written(tmp_path / "bad.safetensors", change(loras.lora_state(unet), loras.attention_modules(unet)[0]))
-    with pytest.raises(CheckpointError, match=message) as caught:
-        planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
-    assert caught.value.next_step and caught.value.where
-
-
-@pytest.mark.parametrize(
-    ("save", "message"),
-    [
-        (lambda path, unet: save_file(unet, path), "adds nothing"),
-        (lambda path, unet: save_file({"conv_in.weight": unet["conv_in.weight"] + 1}, path), "no set that a known"),
-        (lambda path, unet: save_file({n: t + 1 for n, t in unet.items() if "attn2" in n}, path), "not a whole UNet"),
-        (lambda path, unet: save_file({**unet, "more.weight": torch.ones(2)}, path), "does not have"),
-        (lambda path, unet: save_file({n: t * float("nan") for n, t in unet.items()}, path), "NaN"),
-        (lambda path, unet: path.write_bytes(b"no tensors at all"), "safetensors"),
-        (lambda path, unet: torch.save({"lora_unet_x": Path("x")}, path.with_suffix(".bin")), "could run code"),
-        (lambda path, unet: torch.save({"lora_unet_x": 1}, path.with_suffix(".bin")), "no flat set"),
-        (lambda path, unet: save_file(
-            loras.lora_state(unet, loras.kohya_name), path, {"prompts": "ring", "rank": "2"}), "is an SPM"),
-        (lambda path, unet: save_file(
-            loras.lora_state(unet), path, {"lora_adapter_metadata": '{"unet.use_dora": true}'}), "use_dora"),
-        (lambda path, unet: None, "no such checkpoint"),
-    ],
-    ids=["same", "part", "attn2", "unexpected", "nan", "garbage", "code", "number", "spm", "dora", "absent"],
-)  # fmt: skip
-def test_other_bad_files_are_refused_too(
-    tmp_path: Path, tiny_folder: Path, unet: State, save: Any, message: str
-) -> None:
-    path = tmp_path / "bad.safetensors"
-    save(path, unet)
-    given = path.with_suffix(".bin") if path.with_suffix(".bin").exists() else path
-    with pytest.raises(CheckpointError, match=message) as caught:
-        planned(spec_with(tmp_path, tiny_folder, given), tmp_path / "runs")
-    assert caught.value.next_step
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"templates": ["a photo of {attack}"]}, "its own token is written as it is"),
-        ({"templates": ["{phrase} {phrase}"]}, "once and no other braces"),
-        ({"preset": "testbed"}, "takes no preset"),
-        ({"embedding": "x.safetensors"}, "either an embedding or a personalisation"),
-        ({"personalisation": {"disc": "x"}}, "no file for 'ring'"),
-        ({"templates": ["a photo of a very long phrase {phrase}"]}, "tokens"),
-    ],
-    ids=["mark", "twice", "preset", "both", "concept", "too long"],
-)
-def test_mistakes_of_the_spec_are_refused(
-    tmp_path: Path, tiny_folder: Path, unet: State, fields: dict[str, Any], message: str
-) -> None:
-    path = loras.write_lora(tmp_path / "lora.safetensors", unet)
-    with pytest.raises(SpecError, match=message) as caught:
-        planned(spec_with(tmp_path, tiny_folder, path, **fields), tmp_path / "runs")
-    assert caught.value.next_step
-
-
-def test_a_file_that_is_not_there_is_a_gap_of_the_forecast(tmp_path: Path, tiny_folder: Path) -> None:
-    found = draft_plan(
-        load_spec(spec_with(tmp_path, tiny_folder, tmp_path / "no.safetensors")), dt.datetime.now(dt.UTC)
-    )
-    assert [gap.kind for gap in found.gaps] == ["checkpoint"]
-    assert len(list(found.plan.units_of("attack"))) == 1
-
-
-def test_identity_follows_the_content_and_never_the_path(tmp_path: Path, tiny_folder: Path, unet: State) -> None:
-    def keys(path: Path) -> set[str]:
-        return set(draft(spec_with(tmp_path, tiny_folder, path)).units["key"].to_pylist())
-
-    first = keys(loras.write_lora(tmp_path / "one.safetensors", unet))
-    assert keys(loras.write_lora(tmp_path / "folder" / "pytorch_lora_weights.safetensors", unet)) == first
-    assert keys(tmp_path / "folder") == first
-    other = keys(loras.write_lora(tmp_path / "two.safetensors", unet, seed=1))
-    assert len(other) == len(first)
-    # one attack unit, the pictures of two cells and their scores change; erasing and the text scenario do not
-    assert len(other - first) == 5
+from tests.flows.audits import finish_run, tiny_spec
 
 
 @pytest.fixture(scope="module")

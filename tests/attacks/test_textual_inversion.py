@@ -14,12 +14,11 @@ from audit import run
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import Learner, Prompts
-from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.backbones import Pipeline, noise_model
 from audit.corpus_errors import SourceUnavailable
 from audit.drafting import draft_plan
 from audit.erasers.base import Session
 from audit.errors import SpecError
-from audit.model_refs import resolve_model
 from audit.plan import Plan, read_plan
 from audit.pricing import calls_of
 from audit.records import Status
@@ -38,11 +37,6 @@ SETTINGS: dict[str, Any] = {
     "templates": ["a {attack}", "{attack} b"],
 }
 PARAMETERS = TextualInversionParameters.model_validate(SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def pipeline(tiny_folder: Path) -> Pipeline:
-    return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
 
 
 def learner(pipeline: Pipeline, batch_size: int = 8, **changes: Any) -> Learner:

@@ -124,6 +124,21 @@ def test_what_an_attack_could_not_find_is_carried_on_and_never_assessed(
     assert len(needing) == 2
 
 
+def test_an_attack_that_was_mended_meanwhile_is_used_by_the_worker_that_saw_it_fail(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    run_id = plan_run(spec_with_file(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    unit = written(journal, plan, status="error", error="the source did not answer")
+    worker = run.worker(plan, journal, device="cpu")
+    made = next(made for made in plan.units_of("generate") if unit.key in made.depends)
+    assert worker.run(made).errors == made.rows
+    written(journal, plan, prompt="a ring")  # by another worker
+    assert worker.run(made).errors == 0
+    assert {row["status"] for row in journal.read("generate", made.key).to_pylist()} == {"ok"}
+
+
 def test_a_found_prompt_replaces_the_mark_or_is_the_prompt(tmp_path: Path, tiny_folder: Path) -> None:
     run_id = plan_run(spec_with_file(tmp_path, tiny_folder), tmp_path / "runs")
     journal = run.open_journal(str(tmp_path / "runs"))

@@ -114,13 +114,28 @@ def test_what_is_not_run_says_why() -> None:
     assert compare(rate(), None, 0.95, 0.9, CIFAR) == (Answer.NOT_RUN, "this run has no such cell")
     for ours, why in (
         (pooled(0, 0), "1000 of 1000 cases are unassessed"),
-        (pooled(200, 800), "200 of 1000"),
+        (pooled(200, 800), "200 of 1000 cases are unassessed, and at least 90 % have to be assessed"),
         (pooled(5, 20, 20), "too few cases"),
         (dataclasses.replace(pooled(265), concepts=frozenset(CIFAR[1:])), "1 of the paper's 10 concepts"),
     ):
         found = compare(rate(), ours, 0.95, 0.9, CIFAR)
         assert found[0] is Answer.NOT_RUN and why in found[1]
     assert compare(rate(differs="perturbed"), pooled(265), 0.95, 0.9, CIFAR) == (Answer.NOT_RUN, "perturbed")
+
+
+@pytest.mark.parametrize(("asked", "floor"), [(0.0, "90 %"), (0.5, "90 %"), (0.95, "95 %")])
+def test_a_lax_policy_cannot_make_few_assessed_cases_reproduce_a_rate(asked: float, floor: str) -> None:
+    least, lost = round(1000 * max(asked, 0.9)), "have to be assessed"
+    assert compare(rate(), pooled(265), 0.95, asked, CIFAR)[0] is Answer.REPRODUCED
+    assert compare(rate(), pooled(239, least), 0.95, asked, CIFAR)[0] is Answer.REPRODUCED
+    found, why = compare(rate(), pooled(239, least - 1), 0.95, asked, CIFAR)
+    assert found is Answer.NOT_RUN and why.endswith(f"at least {floor} {lost}")
+    of = result("/models/stable-diffusion-v1-4", assessed=60, hits=16)
+    of = dataclasses.replace(of, spec={**of.spec, "gate": {**of.spec["gate"], "assessed_min": asked}})
+    answers = column(table(of), "Answer")
+    assert answers["esd", "text"] == f"not run: 400 of 1000 cases are unassessed, and at least {floor} {lost}"
+    section = benchmark.section(Index(of))
+    assert section is not None and f"less than {floor} of the cases assessed" in section.sentences[1]
 
 
 @given(st.integers(0, 400), st.integers(1, 400), st.floats(0, 100))

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+
+import pytest
 
 from audit.records import Control, Role
 from audit.report import json_report, sections
 from audit.report.curves import curves
 from audit.report.html import render
+from audit.report.likelihoods import likelihoods
 from audit.report.view import Index, Section
 from audit.results import LatentRow, RunResult
 from tests.report.runs import CHECKS, Builder, _controls, picture
@@ -64,6 +68,39 @@ def test_the_tables_set_the_concept_beside_the_class_that_was_never_learned() ->
     assert first[-1] == "93.8 %"  # 45 of 48 in the default row
 
 
+def test_the_likelihood_is_drawn_by_group_beside_that_of_noise() -> None:
+    (plot,) = likelihoods(Index(run()))
+    for drawing in (plot.wide, plot.narrow):
+        for words in (
+            "noise 1.419",
+            "latent-whitebox, uce-ring, ring (the concept): 1.345 (1.310 to 1.400)",
+            "latent-whitebox, uce-ring, cross (never learned): 1.250 (1.200 to 1.290)",
+            "nats per dimension",
+        ):
+            assert words in drawing
+    concept, other = (float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', plot.wide))
+    noise = float(re.findall(r'd="M ([\d.]+) [^>]*stroke-dasharray', plot.wide)[0])
+    assert (concept - other) / (noise - concept) == pytest.approx((1.345 - 1.25) / (1.418939 - 1.345), rel=1e-3)
+    page = render(run(), picture)
+    at = [
+        page.index(text)
+        for text in ("Negative log-likelihood of inverted latents under", "in nats per dimension</span>")
+    ]
+    assert at == sorted(at)
+    assert "cannot show whether they have structure that noise lacks" in page
+    assert likelihoods(Index(run())) == likelihoods(Index(run()))
+
+
+def test_black_box_latents_are_drawn_once_and_what_is_not_finite_is_left_to_the_table() -> None:
+    result = run()
+    odd = dataclasses.replace(result.latents[0], nll_high=math.inf)
+    (plot,) = likelihoods(Index(dataclasses.replace(result, latents=(odd, result.latents[1]))))
+    assert "the concept)" not in plot.wide and "never learned" in plot.wide
+    assert likelihoods(Index(dataclasses.replace(result, latents=(odd,)))) == ()
+    crr = tuple(dataclasses.replace(r, scenario="latent-blackbox") for r in result.crr)
+    assert likelihoods(Index(dataclasses.replace(result, crr=crr))) == ()
+
+
 def test_perturbed_cells_stay_out_of_rates_controls_and_decisions() -> None:
     result = run()
     perturbed = {row.cell_id for row in result.crr if row.perturbation}
@@ -78,7 +115,7 @@ def test_the_curve_goes_from_the_undisturbed_row_to_the_strongest_noise() -> Non
     assert [label for _, label in plot.marks] == ["uce-ring", "none (un-erased)", "uce-ring, cross"]
     assert "uce-ring: 93.8 %, 83.3 %, 41.7 %, 27.1 %" in plot.wide
     page = render(run(), picture)
-    assert page.count('class="plot"') == 2
+    assert page.count('class="plot"') == 3  # rates, likelihood, curve
     assert "against the strength of latent-noise, latent-whitebox" in page
 
 
