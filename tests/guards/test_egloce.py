@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from audit import guards
 from audit.backbones import Pipeline
+from audit.checkpoints import apply_artefact
 from audit.guards.base import Conditioning, Prediction, Step
+from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
 from audit.guards.energy import Energy, blur, flip_test, jpeg
 from audit.guards.parameters import EgloceParameters
-from tests.guards.making import RING, make, run
+from audit.sampling import initial_noise, sample
+from audit.spec import Guard as GuardSpec
+from tests.checkpoints.files import spm
+from tests.guards.making import RING, conditioning, make, parts_of, run
 
 SETTINGS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -88,6 +95,25 @@ def test_checkpointing_recomputes_blocks_and_gives_the_same_gradient(testbed: Pi
         calls.append(len(counted))
     torch.testing.assert_close(made[0].latents, made[1].latents, rtol=1e-4, atol=1e-4)
     assert calls[1] == calls[0] + 1  # once more, for the one backward pass
+
+
+def test_it_protects_a_model_whose_layers_act_by_prompt(pipeline: Pipeline, tmp_path: Path) -> None:
+    """SPM's hooks run again when checkpointed blocks are recomputed, after the prediction has returned."""
+    made = []
+    for checkpointing in (False, True):
+        own = dataclasses.replace(pipeline, unet=copy.deepcopy(pipeline.unet), vae=copy.deepcopy(pipeline.vae))
+        state = dict(own.unet.state_dict())
+        model = apply_artefact(own, str(spm(tmp_path, state, dict(own.text_encoder.state_dict()))))
+        parts = dataclasses.replace(parts_of(own), guarded_unet=lambda unet=model.unet: unet)
+        parameters = {"energy": "testbed/energy", "checkpointing": checkpointing, "window": [501, 501]}
+        guard = build(guards.resolve(GuardSpec(name="egloce", parameters=parameters), RING), parts)
+        texts = ["a star", "xyz"]
+        given, start = conditioning(own, texts, 3.0), initial_noise([1, 2], own.latent_shape)
+        made.append(sample(model.noise_model(texts), own.schedule(2), start, given, [guard]))
+        with pytest.raises(ValueError, match="through `Transport.bind` only"):
+            model.unet(start, 501, encoder_hidden_states=given.prompt)
+    assert all(report.failure is None and report.timesteps == (501,) for (report,) in made[1].reports)
+    torch.testing.assert_close(made[0].latents, made[1].latents, rtol=1e-4, atol=1e-4)
 
 
 def test_steps_are_normalised_and_stay_in_the_trust_region() -> None:
