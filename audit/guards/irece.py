@@ -13,7 +13,8 @@ and that the latent is perturbed with xi ~ N(0, I) inside the mask:
 
 `replace` is the literal reading. xi has unit variance there, and the model expects noise of sqrt(1 - abar) around a
 scene; `level` gives it that. Attention is captured at t* only, on the standard model; every other step takes the fast
-attention path. With guidance 1 and the null prompt nothing changes: c_tgt is the defender's own text.
+attention path. With guidance 1 and the null prompt nothing changes: c_tgt is the defender's own text. A map that is not finite
+fails the case, whose picture then is not assessed: it is no sign that the concept is absent.
 """
 
 from __future__ import annotations
@@ -169,8 +170,11 @@ class Irece(Guard):
         masks = localise.binary(located.maps, self._p["tau"], self._p["dilation"])
         changed = latents.clone()
         for row in range(len(latents)):
-            mask = self._mask(row, masks[row], float(located.scores[row].max()))
             self.ledger.count(row, located.calls)
+            if not _finite(located.scores[row], located.maps[row], located.noise[row]):
+                self.ledger.fail(row, f"the concept's map is not finite at timestep {step.timestep}")
+                continue
+            mask = self._mask(row, masks[row], float(located.scores[row].max()))
             if mask is not None:
                 changed[row] = self._perturbed(row, latents[row], located.noise[row], mask, step)
                 self.ledger.act(row, step.timestep)
@@ -229,3 +233,7 @@ class Irece(Guard):
             return latent.new_zeros(len(latent), 1, 1)
         clean = (latent - (1 - abar) ** 0.5 * noise) / abar**0.5
         return clean[:, outside].mean(1)[:, None, None]
+
+
+def _finite(*values: torch.Tensor) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in values)

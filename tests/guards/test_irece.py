@@ -95,6 +95,19 @@ def test_a_flat_map_locates_nothing(testbed: Pipeline) -> None:
     assert "flat" in str(guard.report()[0].reason)
 
 
+@pytest.mark.parametrize("localisation", ["attention", "contrast-neighbours", "noise-difference"])
+def test_a_map_that_is_not_finite_fails_that_case_alone(testbed: Pipeline, localisation: str) -> None:
+    guard = make(testbed, "irece", localisation=localisation)
+    guard.begin(conditioning(testbed, ["", ""], 1.0, [4, 5]), [501])
+    latents = initial_noise([9, 9], testbed.latent_shape)
+    latents[0, 0, 3, 3] = float("nan")
+    with torch.no_grad():
+        changed = guard.before_step(latents, STEP, None)  # type: ignore[arg-type]
+    bad, good = guard.report()
+    assert "not finite at timestep 501" in str(bad.failure) and bad.timesteps == () and bad.unet_calls > 0
+    assert good.failure is None and good.timesteps == (501,) and torch.isfinite(changed[1]).all()
+
+
 @pytest.mark.parametrize(
     ("localisation", "calls"),
     [
