@@ -17,7 +17,7 @@ from audit.checkpoints import apply_artefact
 from audit.guards.base import Conditioning, Prediction, Step
 from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
-from audit.guards.energy import Energy, blur, flip_test, jpeg
+from audit.guards.energy import Energy, Flip, blur, flip_test, jpeg
 from audit.guards.parameters import EgloceParameters
 from audit.sampling import initial_noise, sample
 from audit.spec import Guard as GuardSpec
@@ -190,6 +190,40 @@ def test_the_flip_test_tells_an_adversarial_picture(testbed: Pipeline) -> None:
     before, adversarial, honest = flip_test(energy, torch.cat([ring, attacked, square]))
     assert adversarial.plain < before.plain - 0.3
     assert adversarial.regained > (before.plain - adversarial.plain) / 4 > honest.regained
+
+
+@pytest.mark.parametrize(
+    ("highest", "flip", "flipped"),
+    [
+        (0.10, Flip(0.15, 0.70, 0.20), True),  # the early estimate was too blurred to show what comes back
+        (0.80, Flip(0.15, 0.70, 0.20), True),
+        (0.80, Flip(0.15, 0.20, 0.60), True),
+        (0.80, Flip(0.15, 0.30, 0.35), False),  # less than half of what was lost
+        (0.10, Flip(0.15, 0.18, 0.14), False),  # within the margin
+        (0.16, Flip(0.15, 0.18, 0.14), False),
+    ],
+)
+def test_a_flip_is_what_comes_back_of_the_most_there_ever_was(highest: float, flip: Flip, flipped: bool) -> None:
+    assert flip.flipped(highest) is flipped
+
+
+def test_the_guard_reports_an_adversarial_picture_as_flipped(testbed: Pipeline) -> None:
+    """On pixels instead of latents nothing keeps EGLOCE from hiding the concept instead of removing it."""
+    from audit.testbed.scenes import sample_scene
+
+    scene = sample_scene("calibration", 3, n_objects=1, required_class="ring")
+    ring = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    step = Step(0, 401, 1.0, 1.0)  # without noise the clean estimate is the picture itself
+    made = make(testbed, "egloce", window=[401, 401], iterations=12, gradient="stop", retention=0.0, rho=0.01)
+    for guard in (made, make(testbed, "egloce", window=[401, 401], gradient="stop", floor=1.0)):
+        guard._decode = lambda pictures: pictures.clamp(-1, 1)  # type: ignore[attr-defined]
+        guard.begin(conditioning(testbed, [""], 1.0), [401])
+        still = Prediction(torch.zeros_like(ring), None, 1.0, {}, 1)
+        with torch.no_grad():
+            guard.finish(guard.before_step(ring, step, lambda latents, still=still: still))
+    attacked, left = made.report()[0].measures, guard.report()[0].measures
+    assert attacked["energy_final"] < attacked["energy_highest"] - 0.3
+    assert attacked["flipped"] == 1.0 and left["flipped"] == 0.0
 
 
 def test_jpeg_and_blur_are_what_they_say() -> None:
