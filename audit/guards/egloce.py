@@ -75,6 +75,13 @@ class Egloce(Guard):
             self._record(iteration, step, repulsion, gradient, calls)
             proposed = moved(z, gradient, latents, self._p["rho"], self._p["trust"])
             z = torch.where(self._active(first)[:, None, None, None], proposed, z)
+        for row, changed in enumerate((z != latents).flatten(1).any(1).tolist()):
+            if self.ledger.failed(row):
+                continue
+            if changed:
+                self.ledger.act(row, step.timestep)
+            else:
+                self.ledger.idle(row, "the energy has no slope here: its gradient moved nothing")
         return z
 
     def _active(self, repulsion: torch.Tensor) -> torch.Tensor:
@@ -100,8 +107,6 @@ class Egloce(Guard):
             self.ledger.measure(row, energy_last=value)
             if iteration == 0 and value <= self._p["floor"]:
                 self.ledger.idle(row, f"the picture stays at or below the floor of {self._p['floor']:g}")
-            elif iteration == 0:
-                self.ledger.act(row, step.timestep)
 
     def _gradient(self, z: torch.Tensor, step: Step, predict: Predict) -> tuple[torch.Tensor, torch.Tensor, int]:
         """dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.

@@ -175,6 +175,17 @@ def test_an_energy_that_is_not_finite_fails_that_case_alone(testbed: Pipeline) -
     assert torch.isfinite(made.latents).all() and good.timesteps == (401,)
 
 
+def test_a_gradient_of_zero_is_no_action(testbed: Pipeline) -> None:
+    guard = make(testbed, "egloce", iterations=2, window=[401, 401], gradient="stop")
+    whole = guard._decode  # type: ignore[attr-defined]
+    levels = torch.tensor([100.0, 1.0])[:, None, None, None]  # the first picture is saturated: clamped, without slope
+    guard._decode = lambda z: (whole(z) + levels * (levels > 1)).clamp(-1, 1)  # type: ignore[attr-defined]
+    made = run(testbed, [guard], ["a photo of a ring", "a photo of a ring"], 4.0, steps=5, seeds=[1, 2])
+    flat, moved_one = (row[0] for row in made.reports)
+    assert flat.timesteps == () and "moved nothing" in str(flat.reason) and flat.failure is None
+    assert flat.measures["flipped"] == 0.0 and moved_one.timesteps == (401,)
+
+
 def test_the_flip_test_tells_an_adversarial_picture(testbed: Pipeline) -> None:
     """Pixels optimised against the energy lose their effect under JPEG and blur; a picture of a square has none to lose."""
     energy = make(testbed, "egloce")._energy  # type: ignore[attr-defined]
