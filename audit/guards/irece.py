@@ -31,6 +31,7 @@ from audit.attention import CrossAttentionMaps
 from audit.errors import CheckpointError
 from audit.guards import localise
 from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
+from audit.guards.composed import compose, positions
 
 NAME = "irece"
 VERSION = "1"
@@ -60,7 +61,10 @@ class Localiser:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
     def locate(self, latents: torch.Tensor, timestep: int) -> Located:
-        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at."""
+        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at.
+
+        Raises `SpecError` for a template that a phrase melts into.
+        """
         found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
         scores = torch.stack([one.scores for one in found]).mean(0)
         maps = localise.smoothed(torch.stack([one.maps for one in found]).mean(0), self._p["smooth"])
@@ -70,8 +74,8 @@ class Localiser:
         how = self._p["localisation"]
         if how == "noise-difference":
             return self._difference(phrase, latents, timestep)
-        text = self._p["template"].replace("{phrase}", phrase)
-        word = self._positions(text, phrase)
+        composed = compose(self._p["template"], phrase)
+        (word,), text = positions(self._tokenizer, composed), composed.text
         tokens = self._tokens(text, word)
         layers, noise = self._captured(text, latents, timestep)
         maps, calls = self._map(layers, tokens, latents), 1
@@ -79,17 +83,17 @@ class Localiser:
             rest = [i for i in range(1, self._length(text) - 1) if i not in word]
             maps = maps - self._map(layers, rest, latents) if rest else maps
         if how == "contrast-neighbours":
-            maps, calls = localise.min_max(maps) * self._share(text, phrase, latents, timestep), 2
+            maps, calls = localise.min_max(maps) * self._share(phrase, latents, timestep), 2
         if how == "contrast-null":
             maps, calls = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents), 2
         return Located(maps, maps, noise, calls)
 
-    def _share(self, text: str, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    def _share(self, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
         """The concept's part (B, H, W), in 0..1, of what it and its neighbours attract when one prompt names them all."""
-        text += "".join(f" and a {neighbour}" for neighbour in self._p["neighbours"])
-        layers, _ = self._captured(text, latents, timestep)
-        words = [phrase, *self._p["neighbours"]]
-        attracted = torch.stack([self._map(layers, self._positions(text, word), latents) for word in words])
+        composed = compose(self._p["template"], phrase, self._p["neighbours"])
+        layers, _ = self._captured(composed.text, latents, timestep)
+        words = positions(self._tokenizer, composed)
+        attracted = torch.stack([self._map(layers, word, latents) for word in words])
         return attracted[0] / attracted.sum(0).clamp_min(1e-8)
 
     def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
@@ -126,19 +130,6 @@ class Localiser:
 
     def _length(self, text: str) -> int:
         return len(self._tokenizer(text)["input_ids"])
-
-    def _positions(self, text: str, phrase: str) -> list[int]:
-        """Positions of the phrase's first occurrence among the tokens of `text`, start token included."""
-        inner = self._tokenizer(phrase, add_special_tokens=False)["input_ids"]
-        ids = self._tokenizer(text)["input_ids"]
-        for start in range(1, len(ids) - len(inner) + 1):
-            if ids[start : start + len(inner)] == inner:
-                return list(range(start, start + len(inner)))
-        raise CheckpointError(
-            f"the phrase {phrase!r} melts into other words in {text!r}",
-            where="guard irece, template",
-            next_step="separate {phrase} from the words around it with spaces",
-        )
 
     def _tokens(self, text: str, word: list[int]) -> list[int]:
         end = self._length(text) - 1

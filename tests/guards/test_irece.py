@@ -150,11 +150,29 @@ def test_the_standard_model_is_asked_not_the_guarded_one(testbed: Pipeline) -> N
 
 
 def test_the_phrase_must_stand_alone_in_the_template(testbed: Pipeline) -> None:
-    from audit.errors import CheckpointError
+    from audit.errors import SpecError
 
     found = localiser(testbed, template="x{phrase}x")
-    with pytest.raises(CheckpointError, match="melts into other words"):
+    with pytest.raises(SpecError, match="melts into other words"):
         found.locate(initial_noise([1], testbed.latent_shape), 501)
+
+
+def test_a_neighbour_named_within_the_concept_has_words_of_its_own(
+    testbed: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept = Concept(name="red ring", phrase="red ring", neighbours=("ring",))
+    found = localiser(testbed, concept, localisation="contrast-neighbours")
+    looked: list[list[int]] = []
+    whole = localise.token_map
+
+    def watched(maps: Any, tokens: Any, side: int, **more: Any) -> torch.Tensor:
+        looked.append(list(tokens))
+        return whole(maps, tokens, side, **more)
+
+    monkeypatch.setattr(localise, "token_map", watched)
+    with torch.no_grad():
+        found.locate(initial_noise([1], testbed.latent_shape), 501)
+    assert looked == [[5, 6], [5, 6], [9]]  # the second look is at "a photo of a red ring and a ring"
 
 
 def overlaps(testbed: Pipeline, scenes: int, timestep_index: int, tau: float, **parameters: Any) -> dict[str, float]:
