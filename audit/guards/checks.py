@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from audit import guards
 from audit.detectors import folders
 from audit.errors import SpecError
 from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
+from audit.meters.networks import folder_of
 from audit.model_refs import ModelRef, resolve_model
 from audit.prompt_lengths import load_tokenizer
 from audit.scenarios import Sampler
@@ -216,13 +217,10 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
             where=where,
             next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
         )
-    for detector in spec.detectors:
-        if detector.model is None:
-            continue
-        other = folders.resolve(detector)
+    for who, other in _scoring(spec):
         if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
             raise SpecError(
-                f"guard egloce optimises against {name}, and the detector {detector.name!r} scores with the same weights",
+                f"guard egloce optimises against {name}, and the {who} scores with the same weights",
                 where=where,
                 next_step="let another network score, or give the guard another energy model",
             )
@@ -231,6 +229,16 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
     ]
     _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
     _require_whole(_too_long(ref, templates), where)
+
+
+def _scoring(spec: Spec) -> Iterator[tuple[str, ModelRef]]:
+    """Every network that says something about pictures: whose it is, and its folder."""
+    for detector in spec.detectors:
+        if detector.model is not None:
+            yield f"detector {detector.name!r}", folders.resolve(detector)
+    for entry in spec.quality:
+        if entry.model is not None:
+            yield f"quality instrument {entry.name!r}", folder_of(entry)
 
 
 def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:

@@ -106,6 +106,18 @@ def test_a_copy_of_a_judge_is_still_a_judge(backbone: ModelRef, tmp_path: Path) 
         check_guards(spec_of(one("egloce", energy=str(copy))), backbone)
 
 
+@pytest.mark.parametrize("kind", ["clip-score", "features"])
+def test_an_energy_model_measures_no_quality_either(backbone: ModelRef, kind: str) -> None:
+    for model, refused in (("testbed/energy", True), ("testbed/judge", False)):
+        quality = [{"name": "psnr", "kind": "psnr"}, {"name": "look", "kind": kind, "model": model}]
+        spec = spec_of(one("egloce"), quality=quality)
+        if not refused:
+            check_guards(spec, backbone)
+            continue
+        with pytest.raises(AuditError, match="the quality instrument 'look' scores with the same weights"):
+            check_guards(spec, backbone)
+
+
 def test_another_backbone_has_no_energy_model_of_its_own(backbone: ModelRef) -> None:
     with pytest.raises(AuditError, match="names no energy model"):
         check_guards(spec_of(one("egloce")), dataclasses.replace(backbone, source="local"))
