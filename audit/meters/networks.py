@@ -9,7 +9,6 @@ from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.quality_spec import QualitySpec
 
-
 TESTBED = {"clip-score": "judge", "features": "classifier"}  # what a bare `testbed` means, by kind of instrument
 
 

@@ -110,7 +110,7 @@ def test_it_protects_a_model_whose_layers_act_by_prompt(pipeline: Pipeline, tmp_
         texts = ["a star", "xyz"]
         given, start = conditioning(own, texts, 3.0), initial_noise([1, 2], own.latent_shape)
         made.append(sample(model.noise_model(texts), own.schedule(2), start, given, [guard]))
-        with pytest.raises(ValueError, match="through `Transport.bind` only"):
+        with pytest.raises(ValueError, match=r"through `Transport\.bind` only"):
             model.unet(start, 501, encoder_hidden_states=given.prompt)
     assert all(report.failure is None and report.timesteps == (501,) for (report,) in made[1].reports)
     torch.testing.assert_close(made[0].latents, made[1].latents, rtol=1e-4, atol=1e-4)
