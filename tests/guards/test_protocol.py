@@ -149,6 +149,23 @@ def test_bfloat16_works_with_every_guard(testbed: Pipeline) -> None:
     assert all(report.failure is None for report in made.reports[0])
 
 
+@pytest.mark.parametrize("name", ["sld", "safree", "irece", "egloce, views"])
+def test_a_case_does_not_depend_on_its_batch_in_bfloat16(testbed: Pipeline, name: str) -> None:
+    """Up to bfloat16's rounding, which packing changes; another case's guard acting here would be far more."""
+    import copy
+    import dataclasses
+
+    half = dataclasses.replace(testbed, unet=copy.deepcopy(testbed.unet).to(torch.bfloat16))
+    kind, parameters = GUARDS[name]
+    texts = ["a photo of a star", "a photo of a ring"]
+    made = [make(half, kind, **{**parameters, **({"window": [501, 501]} if kind == "egloce" else {})}) for _ in "ab"]
+    together = run(half, made[:1], texts, 4.0, seeds=[6, 7], steps=2)
+    alone = run(half, made[1:], texts[1:], 4.0, seeds=[7], steps=2)
+    apart = (together.latents[1] - alone.latents[0]).norm() / alone.latents[0].norm()
+    assert float(apart) < 0.05
+    assert together.reports[1][0].timesteps == alone.reports[0][0].timesteps
+
+
 def test_a_guard_that_forgets_a_case_is_a_defect(pipeline: Pipeline) -> None:
     class Forgetful(Guard):
         def report(self) -> list[Report]:

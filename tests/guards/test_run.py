@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from audit import run
+from audit.attacks.embedding_files import write_embedding
 from audit.guards.egloce import Egloce
 from audit.journal import Journal
 from audit.locations import database_path
@@ -127,6 +128,24 @@ def test_a_latent_that_is_not_finite_keeps_its_guards_reports(tmp_path: Path) ->
     assert (cell.assessed, cell.unassessed, cell.worst_case) == (0, 2, 1.0)
     (row,) = [row for row in result.guards if row.cell_id == cell.cell_id]
     assert (row.guard, row.cases, row.acted) == ("negative-prompt", 2, 2)
+
+
+def test_guards_act_on_prompts_with_a_learned_embedding(tmp_path: Path, tiny_folder: Path) -> None:
+    path = tmp_path / "learned_embeds.safetensors"
+    write_embedding(path, "<ring>", torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+    egloce = {"energy": "testbed/energy", "window": [501, 501], "iterations": 1}
+    guards = [{"name": "irece"}, {"name": "egloce", "parameters": egloce}]
+    sampler = {"steps": 2, "guidance": 3.0}
+    scenario = {"name": "embedding-blackbox", "cases": 2, "embedding": str(path), "sampler": sampler}
+    defences = [{"name": "guarded", "guards": guards}]
+    root = tmp_path / "runs"
+    result = result_of(
+        root, finish_run(tiny_spec(tmp_path, tiny_folder, defences=defences, scenarios=[scenario]), root)
+    )
+    (cell,) = [row for row in result.crr if row.defence == "guarded" and row.control is None]
+    assert (cell.scenario, cell.assessed, cell.unassessed) == ("embedding-blackbox", 2, 0)
+    acted = {row.guard: (row.cases, row.acted, row.failed) for row in result.guards if row.cell_id == cell.cell_id}
+    assert acted == {"irece": (2, 2, 0), "egloce": (2, 2, 0)}
 
 
 @pytest.fixture(scope="module")
