@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from audit.backbones import Pipeline, noise_model
+from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.guards.base import Conditioning, Guard, Ledger, Predict, Prediction, Report, Step, as_json, case_generator
+from audit.model_refs import resolve_model
 from audit.sampling import initial_noise, sample
 from tests.guards.making import conditioning, make, run
 
@@ -25,6 +26,15 @@ GUARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "egloce": ("egloce", {"iterations": 1, "window": [601, 401]}),
     "egloce, views": ("egloce", {"iterations": 1, "window": [401, 401], "views": 2, "gradient": "stop"}),
 }
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CUDA)])
+def testbed(request: pytest.FixtureRequest) -> Pipeline:
+    """The testbed on every device that there is."""
+    return load_pipeline(resolve_model("testbed"), torch.device(request.param))
 
 
 class Recorder(Guard):
