@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from audit.attacks.prompts import PromptRow, PromptSet, read_prompt_sets
 from audit.content_rules import pairing
 from audit.guards.checks import energy_problems
+from audit.guards.irece_checks import unseen
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import too_long
 from audit.spec import Spec
@@ -21,11 +22,15 @@ _REFUSED = "it pairs minors with sexual content; such prompts are never sampled,
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a backbone can sample: its own side, the multiple that sides must be of, and whether only squares work."""
+    """What a backbone can sample: its own side, the multiple that sides must be of, and whether only squares work.
+
+    `unseen` says of a side why a guard cannot work on pictures of it; None when all can.
+    """
 
     side: int
     multiple: int
     square: bool
+    unseen: Callable[[int], str | None]
 
     def problem(self, size: tuple[int, int]) -> str | None:
         """Why pictures of `size` (width, height) cannot be sampled; None when they can."""
@@ -36,7 +41,8 @@ class Sizes:
             return f"{shown} is more than twice the backbone's side of {self.side}"
         if self.square and size[0] != size[1]:
             return f"{shown}: the spec's guards work on square pictures only"
-        return None
+        reason = self.unseen(size[0])
+        return reason and f"{shown}: {reason}"
 
 
 def load_prompt_sets(spec: Spec, backbone: ModelRef) -> dict[str, PromptSet]:
@@ -91,6 +97,7 @@ def _sizes(spec: Spec, backbone: ModelRef) -> Sizes:
         side=int(unet["sample_size"]) * factor,
         multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
         square=any(defence.guards for defence in spec.defences),
+        unseen=lambda side: unseen(spec, backbone, side // factor),
     )
 
 

@@ -47,6 +47,7 @@ class Transport:
     def bind(self, model: NoiseModel, texts: Sequence[str]) -> NoiseModel:
         """`model` with each case's own multiplier. Batches hold the cases in order, once for each guidance branch.
 
+        Differentiate a prediction before the next one is made: recomputed blocks act as the latest prediction's did.
         Raises ValueError without texts, and when a batch is no multiple of them.
         """
         if not texts:
@@ -57,10 +58,15 @@ class Transport:
             if len(latents) % len(gamma):
                 raise ValueError(f"a batch of {len(latents)} latents for {len(gamma)} prompts")
             self._gamma = gamma.repeat(len(latents) // len(gamma))
+            kept = False
             try:
-                return model(latents, timestep, states)
+                noise = model(latents, timestep, states)
+                # Checkpointed blocks are computed again for the backward pass, after this returned, and need it then.
+                kept = noise.requires_grad
+                return noise
             finally:
-                self._gamma = None
+                if not kept:
+                    self._gamma = None
 
         return predict
 

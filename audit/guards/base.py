@@ -121,6 +121,10 @@ class Ledger:
         if not self._timesteps[row] or self._timesteps[row][-1] != timestep:
             self._timesteps[row].append(timestep)
 
+    def acted(self, row: int) -> bool:
+        """Whether the guard acted on a case at any timestep."""
+        return bool(self._timesteps[row])
+
     def idle(self, row: int, reason: str) -> None:
         """Why the guard does not act on a case; the first reason stays."""
         self._reasons[row] = self._reasons[row] or reason

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from audit import guards
 from audit.detectors import folders
 from audit.errors import SpecError
+from audit.guards.irece_checks import check_attention, check_composed
 from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
+from audit.meters.networks import folder_of
 from audit.model_refs import ModelRef, resolve_model
 from audit.prompt_lengths import load_tokenizer
 from audit.scenarios import Sampler
@@ -29,10 +31,12 @@ def check_guards(spec: Spec, backbone: ModelRef) -> None:
             for concept in spec.concepts:
                 resolved = guards.resolve(guard, concept)["parameters"]
                 _check_tokens(backbone, _texts_for_backbone(parameters, resolved, concept), where)
+                if isinstance(parameters, IreceParameters):
+                    check_composed(resolved, backbone, where)
             for scenario in spec.scenarios:
                 _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
             if isinstance(parameters, IreceParameters):
-                _check_attention(parameters, backbone, where)
+                check_attention(parameters, backbone, where)
             if isinstance(parameters, EgloceParameters):
                 _check_energy(parameters, spec, backbone, where)
 
@@ -154,52 +158,6 @@ def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, bac
             )
 
 
-def _check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
-    config = read_json(backbone.path / "unet" / "config.json")
-    parts = {
-        "down": list(config.get("down_block_types") or ()),
-        "mid": [str(config.get("mid_block_type") or "")],
-        "up": list(config.get("up_block_types") or ()),
-    }
-    crossing = {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in parts.items()}
-    if not any(crossing.values()):
-        raise SpecError(
-            "guard irece needs cross-attention, and this backbone's UNet has none",
-            where=where,
-            next_step="use a guard that works on the picture, such as egloce, or another backbone",
-        )
-    if parameters.layers != "all" and not crossing[parameters.layers]:
-        having = ", ".join(part for part, found in crossing.items() if found)
-        raise SpecError(
-            f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
-            where=where,
-            next_step=f"set layers to one of: all, {having}",
-        )
-    known = _sides(config, parts, crossing, parameters.layers)
-    wrong = [side for side in parameters.sides if side not in known]
-    if wrong:
-        raise SpecError(
-            f"guard irece: no cross-attention layer has {wrong[0]} x {wrong[0]} queries",
-            where=where,
-            next_step=f"choose sides among: {', '.join(map(str, sorted(known)))}",
-        )
-
-
-def _sides(
-    config: Mapping[str, Any], parts: Mapping[str, list[str]], crossing: Mapping[str, list[int]], wanted: str
-) -> set[int]:
-    """Sides of the query grids of the chosen layers: each down block but the last halves the picture."""
-    side, depth = int(config["sample_size"]), len(parts["down"])
-    found: set[int] = set()
-    if wanted in ("all", "down"):
-        found |= {side >> i for i in crossing["down"]}
-    if wanted in ("all", "mid") and crossing["mid"]:
-        found.add(side >> (depth - 1))
-    if wanted in ("all", "up"):
-        found |= {side >> (depth - 1 - i) for i in crossing["up"]}
-    return found
-
-
 def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, where: str) -> None:
     """Rule 4 of the house: never score with the network that a guard optimised against."""
     if parameters.energy is None and backbone.source != "testbed":
@@ -216,13 +174,10 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
             where=where,
             next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
         )
-    for detector in spec.detectors:
-        if detector.model is None:
-            continue
-        other = folders.resolve(detector)
+    for who, other in _scoring(spec):
         if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
             raise SpecError(
-                f"guard egloce optimises against {name}, and the detector {detector.name!r} scores with the same weights",
+                f"guard egloce optimises against {name}, and the {who} scores with the same weights",
                 where=where,
                 next_step="let another network score, or give the guard another energy model",
             )
@@ -231,6 +186,16 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
     ]
     _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
     _require_whole(_too_long(ref, templates), where)
+
+
+def _scoring(spec: Spec) -> Iterator[tuple[str, ModelRef]]:
+    """Every network that says something about pictures: whose it is, and its folder."""
+    for detector in spec.detectors:
+        if detector.model is not None:
+            yield f"detector {detector.name!r}", folders.resolve(detector)
+    for entry in spec.quality:
+        if entry.model is not None:
+            yield f"quality instrument {entry.name!r}", folder_of(entry)
 
 
 def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:

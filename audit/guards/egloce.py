@@ -61,7 +61,7 @@ class Egloce(Guard):
         self._seeds = conditioning.seeds
         self._kept: list[torch.Tensor | None] = [self._energy.prompt(text) for text in conditioning.texts]
         self._anchored = False
-        self._before: list[float | None] = [None] * len(conditioning.texts)
+        self._highest: list[float | None] = [None] * len(conditioning.texts)
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
         """Latents (B, C, h, w) that descended the energy inside the window; outside of it they come back as they are."""
@@ -75,6 +75,13 @@ class Egloce(Guard):
             self._record(iteration, step, repulsion, gradient, calls)
             proposed = moved(z, gradient, latents, self._p["rho"], self._p["trust"])
             z = torch.where(self._active(first)[:, None, None, None], proposed, z)
+        for row, changed in enumerate((z != latents).flatten(1).any(1).tolist()):
+            if self.ledger.failed(row):
+                continue
+            if changed:
+                self.ledger.act(row, step.timestep)
+            else:
+                self.ledger.idle(row, "the energy has no slope here: its gradient moved nothing")
         return z
 
     def _active(self, repulsion: torch.Tensor) -> torch.Tensor:
@@ -91,14 +98,15 @@ class Egloce(Guard):
             if not finite[row] or value - value != 0:
                 self.ledger.fail(row, f"the energy or its gradient is not finite at timestep {step.timestep}")
                 continue
-            if self._before[row] is None:
-                self._before[row] = value
+            highest = self._highest[row]
+            if highest is None:
                 self.ledger.measure(row, energy_before=value)
+            if iteration == 0 and (highest is None or value > highest):
+                self._highest[row] = value
+                self.ledger.measure(row, energy_highest=value)
             self.ledger.measure(row, energy_last=value)
             if iteration == 0 and value <= self._p["floor"]:
                 self.ledger.idle(row, f"the picture stays at or below the floor of {self._p['floor']:g}")
-            elif iteration == 0:
-                self.ledger.act(row, step.timestep)
 
     def _gradient(self, z: torch.Tensor, step: Step, predict: Predict) -> tuple[torch.Tensor, torch.Tensor, int]:
         """dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.
@@ -154,13 +162,15 @@ class Egloce(Guard):
         return (features * kept[:, None]).sum(-1).mean(1)
 
     def finish(self, latents: torch.Tensor) -> None:
-        """Record the flip test of the finished pictures: an adversarial one regains its energy under JPEG or blur."""
+        """Record the flip test of the finished pictures: an adversarial one regains its energy under JPEG or blur.
+
+        A picture that the guard never moved is not of its making, and counts as not flipped.
+        """
         with torch.no_grad():
             images = self._decode(latents)
         for row, flip in enumerate(flip_test(self._energy, images.nan_to_num(0.0))):
-            before = self._before[row]
-            gained = 0.0 if before is None else before - flip.plain
-            flipped = gained > 0 and flip.regained > gained / 2
+            highest = self._highest[row]
+            flipped = highest is not None and self.ledger.acted(row) and flip.flipped(highest)
             self.ledger.measure(
                 row, energy_final=flip.plain, energy_jpeg=flip.jpeg, energy_blurred=flip.blurred, flipped=float(flipped)
             )

@@ -22,6 +22,7 @@ from audit.prompt_lengths import load_tokenizer
 
 _WHOLE = 1e-2  # what is left of a unit vector below this norm points nowhere in particular
 JPEG_QUALITY = 90
+FLIP_MARGIN = 0.05  # cosine; a smaller return is within what compression does to any picture. This project's own choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,6 +129,15 @@ class Flip:
     def regained(self) -> float:
         """How much of the concept's similarity comes back, at most."""
         return max(self.jpeg, self.blurred) - self.plain
+
+    def flipped(self, highest: float) -> bool:
+        """Whether the concept's similarity was only hidden: more than `FLIP_MARGIN` comes back, and more than half of
+        what was lost since `highest`, the most that the case ever had before a step of the guard.
+
+        Early estimates are blurred and may stand below the finished picture; then nothing was lost, and the margin
+        alone decides.
+        """
+        return self.regained > FLIP_MARGIN and self.regained > (highest - self.plain) / 2
 
 
 @torch.no_grad()

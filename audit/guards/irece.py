@@ -13,7 +13,8 @@ and that the latent is perturbed with xi ~ N(0, I) inside the mask:
 
 `replace` is the literal reading. xi has unit variance there, and the model expects noise of sqrt(1 - abar) around a
 scene; `level` gives it that. Attention is captured at t* only, on the standard model; every other step takes the fast
-attention path. With guidance 1 and the null prompt nothing changes: c_tgt is the defender's own text.
+attention path. With guidance 1 and the null prompt nothing changes: c_tgt is the defender's own text. A map that is not finite
+fails the case, whose picture then is not assessed: it is no sign that the concept is absent.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from audit.attention import CrossAttentionMaps
 from audit.errors import CheckpointError
 from audit.guards import localise
 from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
+from audit.guards.composed import compose, positions
 
 NAME = "irece"
 VERSION = "1"
@@ -59,7 +61,10 @@ class Localiser:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
     def locate(self, latents: torch.Tensor, timestep: int) -> Located:
-        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at."""
+        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at.
+
+        Raises `SpecError` for a template that a phrase melts into.
+        """
         found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
         scores = torch.stack([one.scores for one in found]).mean(0)
         maps = localise.smoothed(torch.stack([one.maps for one in found]).mean(0), self._p["smooth"])
@@ -69,8 +74,8 @@ class Localiser:
         how = self._p["localisation"]
         if how == "noise-difference":
             return self._difference(phrase, latents, timestep)
-        text = self._p["template"].replace("{phrase}", phrase)
-        word = self._positions(text, phrase)
+        composed = compose(self._p["template"], phrase)
+        (word,), text = positions(self._tokenizer, composed), composed.text
         tokens = self._tokens(text, word)
         layers, noise = self._captured(text, latents, timestep)
         maps, calls = self._map(layers, tokens, latents), 1
@@ -78,17 +83,17 @@ class Localiser:
             rest = [i for i in range(1, self._length(text) - 1) if i not in word]
             maps = maps - self._map(layers, rest, latents) if rest else maps
         if how == "contrast-neighbours":
-            maps, calls = localise.min_max(maps) * self._share(text, phrase, latents, timestep), 2
+            maps, calls = localise.min_max(maps) * self._share(phrase, latents, timestep), 2
         if how == "contrast-null":
             maps, calls = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents), 2
         return Located(maps, maps, noise, calls)
 
-    def _share(self, text: str, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    def _share(self, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
         """The concept's part (B, H, W), in 0..1, of what it and its neighbours attract when one prompt names them all."""
-        text += "".join(f" and a {neighbour}" for neighbour in self._p["neighbours"])
-        layers, _ = self._captured(text, latents, timestep)
-        words = [phrase, *self._p["neighbours"]]
-        attracted = torch.stack([self._map(layers, self._positions(text, word), latents) for word in words])
+        composed = compose(self._p["template"], phrase, self._p["neighbours"])
+        layers, _ = self._captured(composed.text, latents, timestep)
+        words = positions(self._tokenizer, composed)
+        attracted = torch.stack([self._map(layers, word, latents) for word in words])
         return attracted[0] / attracted.sum(0).clamp_min(1e-8)
 
     def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
@@ -126,19 +131,6 @@ class Localiser:
     def _length(self, text: str) -> int:
         return len(self._tokenizer(text)["input_ids"])
 
-    def _positions(self, text: str, phrase: str) -> list[int]:
-        """Positions of the phrase's first occurrence among the tokens of `text`, start token included."""
-        inner = self._tokenizer(phrase, add_special_tokens=False)["input_ids"]
-        ids = self._tokenizer(text)["input_ids"]
-        for start in range(1, len(ids) - len(inner) + 1):
-            if ids[start : start + len(inner)] == inner:
-                return list(range(start, start + len(inner)))
-        raise CheckpointError(
-            f"the phrase {phrase!r} melts into other words in {text!r}",
-            where="guard irece, template",
-            next_step="separate {phrase} from the words around it with spaces",
-        )
-
     def _tokens(self, text: str, word: list[int]) -> list[int]:
         end = self._length(text) - 1
         return {"word": word, "word-to-end": [*word, end], "end": [end]}[self._p["tokens"]]
@@ -169,8 +161,11 @@ class Irece(Guard):
         masks = localise.binary(located.maps, self._p["tau"], self._p["dilation"])
         changed = latents.clone()
         for row in range(len(latents)):
-            mask = self._mask(row, masks[row], float(located.scores[row].max()))
             self.ledger.count(row, located.calls)
+            if not _finite(located.scores[row], located.maps[row], located.noise[row]):
+                self.ledger.fail(row, f"the concept's map is not finite at timestep {step.timestep}")
+                continue
+            mask = self._mask(row, masks[row], float(located.scores[row].max()))
             if mask is not None:
                 changed[row] = self._perturbed(row, latents[row], located.noise[row], mask, step)
                 self.ledger.act(row, step.timestep)
@@ -229,3 +224,7 @@ class Irece(Guard):
             return latent.new_zeros(len(latent), 1, 1)
         clean = (latent - (1 - abar) ** 0.5 * noise) / abar**0.5
         return clean[:, outside].mean(1)[:, None, None]
+
+
+def _finite(*values: torch.Tensor) -> bool:
+    return all(bool(torch.isfinite(value).all()) for value in values)

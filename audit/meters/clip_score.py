@@ -23,7 +23,7 @@ class ClipScore:
     """Numbers in 0..100. A prompt that the text encoder cannot read in full has no score."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
-        self._ref, self._device = resolve(entry, "judge", ("clip",)), device
+        self._ref, self._device = resolve(entry, ("clip",)), device
         self._instrument = make_instrument(
             entry,
             version=VERSION,

@@ -31,7 +31,7 @@ class Features:
     """One vector per picture, float32."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
-        self._ref, self._device = resolve(entry, "classifier", tuple(_LAYERS)), device
+        self._ref, self._device = resolve(entry, tuple(_LAYERS)), device
         self._kind = str(read_json(self._ref.path / "config.json")["model_type"])
         self._instrument = make_instrument(
             entry,

@@ -9,10 +9,17 @@ from audit.errors import DetectorError
 from audit.model_refs import ModelRef, resolve_model
 from audit.quality_spec import QualitySpec
 
+TESTBED = {"clip-score": "judge", "features": "classifier"}  # what a bare `testbed` means, by kind of instrument
 
-def resolve(entry: QualitySpec, testbed_name: str, known: Sequence[str]) -> ModelRef:
+
+def folder_of(entry: QualitySpec) -> ModelRef:
+    """The folder that `entry.model` names, of whatever type. Raises `CheckpointError` when it cannot be found."""
+    return resolve_model(entry.model or "", testbed_name=TESTBED[entry.kind])
+
+
+def resolve(entry: QualitySpec, known: Sequence[str]) -> ModelRef:
     """The folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
-    ref = resolve_model(entry.model or "", testbed_name=testbed_name)
+    ref = folder_of(entry)
     kind = folders.model_type(ref)
     if kind not in known:
         raise DetectorError(

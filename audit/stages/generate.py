@@ -125,14 +125,15 @@ class _Maker:
         rows = []
         for i, row in enumerate(cases):
             reports = result.reports[i]
-            calls = result.unet_calls + sum(report.unet_calls for report in reports)
+            calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
             refused = _refused(reports)
             if refused is not None:
-                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=as_json(reports)))
+                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
             elif finite[i]:
-                rows.append(_picture(row, pixels[i], calls, as_json(reports)))
+                rows.append(_picture(row, pixels[i], calls, told))
             else:
-                rows.append(_row(row, Status.DEGENERATE, "the latent is not finite", unet_calls=calls))
+                reason = "the latent is not finite"
+                rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
         return rows
 
     def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:

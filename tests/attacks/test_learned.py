@@ -83,6 +83,20 @@ def test_guards_that_read_the_defenders_own_texts_work_on_learned_prompts(pipeli
     assert report.failure is None
 
 
+@pytest.mark.parametrize("gradient", ["full", "stop"])
+def test_egloce_optimises_learned_prompts_and_retains_what_else_they_say(pipeline: Pipeline, gradient: str) -> None:
+    """A prompt of learned words alone leaves nothing to retain but the picture that it was heading for."""
+    word = pipeline.vocabulary.add(torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+    texts, window = [f"a star {word}", word], [501, 501]
+    guard = make(pipeline, "egloce", energy="testbed/energy", gradient=gradient, iterations=1, window=window)
+    made, plain = run(pipeline, [guard], texts, 3.0, steps=2), run(pipeline, [], texts, 3.0, steps=2)
+    reports = [report for (report,) in made.reports]
+    assert [report.failure for report in reports] == [None, None]
+    assert [report.timesteps for report in reports] == [(501,), (501,)]
+    assert [report.facts["retains"] for report in reports] == ["prompt", "picture"]
+    assert torch.isfinite(made.latents).all() and (made.latents != plain.latents).flatten(1).any(1).all()
+
+
 def test_egloces_energy_leaves_learned_words_out() -> None:
     energy = load_energy(resolve_model("testbed/energy"), "cpu", ("a photo of a {phrase}",), ("ring",))
     known, learned = energy.prompt("a photo of a star"), energy.prompt("a photo of a star <learned-0123456789abcdef>")

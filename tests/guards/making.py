@@ -60,4 +60,4 @@ def run(
     """Samples of one batch."""
     given = conditioning(pipeline, texts, guidance, seeds)
     start = initial_noise(given.seeds, pipeline.latent_shape) if latents is None else latents
-    return sample(noise_model(pipeline.unet), pipeline.schedule(steps), start, given, made)
+    return sample(noise_model(pipeline.unet), pipeline.schedule(steps), start.to(pipeline.device), given, made)

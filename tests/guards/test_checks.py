@@ -14,6 +14,7 @@ from audit import guards
 from audit.errors import AuditError
 from audit.guards.checks import check_energy_prompts, check_guards, timesteps
 from audit.model_refs import ModelRef, resolve_model
+from audit.prompt_checks import load_prompt_sets
 from audit.scenarios import Sampler
 from audit.spec import Guard, Spec, parse_spec
 
@@ -57,6 +58,8 @@ REFUSED: dict[str, tuple[list[dict[str, Any]], str]] = {
     "an empty range of areas": (one("irece", area_min=0.5, area_max=0.5), "area_min 0.5 is not below area_max"),
     "blocks without attention": (one("irece", sides=[7]), "no cross-attention layer has 7 x 7 queries.*4, 8, 16"),
     "a template without the phrase": (one("irece", template="a photo"), "must contain {phrase} once"),
+    "a template that the phrase melts into": (one("irece", template="a{phrase}"), "'ring' melts into other words"),
+    "a template too long": (one("irece", template="a {phrase}" + " a star" * 30), "irece: its text .* tokens, and testbed"),
     "an unknown preset": (one("sld", preset="mild"), "preset: .*'weak', 'weak-200', 'medium'"),
     "SLD switched off": (one("sld", scale=1.0), "scale: .*greater than 1"),
     "a warm-up that never ends": (one("sld", preset="weak"), "warm-up of 15 steps leaves nothing of the 10"),
@@ -106,6 +109,18 @@ def test_a_copy_of_a_judge_is_still_a_judge(backbone: ModelRef, tmp_path: Path) 
         check_guards(spec_of(one("egloce", energy=str(copy))), backbone)
 
 
+@pytest.mark.parametrize("kind", ["clip-score", "features"])
+def test_an_energy_model_measures_no_quality_either(backbone: ModelRef, kind: str) -> None:
+    for model, refused in (("testbed/energy", True), ("testbed/judge", False)):
+        quality = [{"name": "psnr", "kind": "psnr"}, {"name": "look", "kind": kind, "model": model}]
+        spec = spec_of(one("egloce"), quality=quality)
+        if not refused:
+            check_guards(spec, backbone)
+            continue
+        with pytest.raises(AuditError, match="the quality instrument 'look' scores with the same weights"):
+            check_guards(spec, backbone)
+
+
 def test_another_backbone_has_no_energy_model_of_its_own(backbone: ModelRef) -> None:
     with pytest.raises(AuditError, match="names no energy model"):
         check_guards(spec_of(one("egloce")), dataclasses.replace(backbone, source="local"))
@@ -147,6 +162,33 @@ def test_contrast_needs_neighbours(backbone: ModelRef) -> None:
     concepts = [{"name": "ring", "phrase": "ring"}]
     with pytest.raises(AuditError, match="needs a concept with neighbours"):
         check_guards(spec_of(one("irece", localisation="contrast-neighbours"), concepts=concepts), backbone)
+
+
+def test_neighbours_that_make_a_text_longer_than_the_encoder(backbone: ModelRef) -> None:
+    others = [f"{colour}-square-and-a-{colour}-star" for colour in ("red", "green", "blue", "yellow")]
+    concepts = [{"name": "ring", "phrase": "ring", "neighbours": others}]
+    listed = one("irece", localisation="contrast-neighbours")
+    with pytest.raises(AuditError, match=r"guard irece: its text 'a photo of a ring and a .* tokens") as caught:
+        check_guards(spec_of(listed, concepts=concepts), backbone)
+    assert "fewer neighbours" in str(caught.value.next_step)
+    check_guards(spec_of(one("irece"), concepts=concepts), backbone)
+
+
+def test_a_row_of_a_size_at_which_irece_has_no_such_layer(backbone: ModelRef, tmp_path: Path) -> None:
+    """What a model cannot do costs that row, never the run."""
+    path = tmp_path / "rows.csv"
+    path.write_text("prompt,w,h\na ring,64,64\na ring,128,128\na ring,128,64\n")
+    prompts = {"file": str(path), "columns": {"prompt": "prompt", "width": "w", "height": "h"}}
+    scenario = {**BASE["scenarios"][0], "cases": 3, "prompts": prompts}
+    for sides, expected in (
+        ([4], "irece looks at layers of 4 x 4 queries, and at this size they have 8, 16, 32"),
+        ([8], ""),
+    ):
+        spec = spec_of(one("irece", sides=sides), scenarios=[scenario])
+        check_guards(spec, backbone)
+        own, larger, oblong = (str(row.problem or "") for row in load_prompt_sets(spec, backbone)["text"].rows)
+        assert own == "" and "square pictures only" in oblong
+        assert expected in larger and bool(larger) is bool(expected)
 
 
 def test_the_schedule_is_the_samplers_own(backbone: ModelRef, testbed: Any) -> None:

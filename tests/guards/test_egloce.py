@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import CLIPConfig, CLIPModel
 
+from audit import guards
 from audit.backbones import Pipeline
+from audit.checkpoints import apply_artefact
 from audit.guards.base import Conditioning, Prediction, Step
+from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
-from audit.guards.energy import Energy, blur, flip_test, jpeg
+from audit.guards.energy import Energy, Flip, blur, flip_test, jpeg
 from audit.guards.parameters import EgloceParameters
-from tests.guards.making import RING, make, run
+from audit.sampling import initial_noise, sample
+from audit.spec import Guard as GuardSpec
+from tests.checkpoints.files import spm
+from tests.guards.making import RING, conditioning, make, parts_of, run
 
 SETTINGS = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
 
@@ -90,6 +97,25 @@ def test_checkpointing_recomputes_blocks_and_gives_the_same_gradient(testbed: Pi
     assert calls[1] == calls[0] + 1  # once more, for the one backward pass
 
 
+def test_it_protects_a_model_whose_layers_act_by_prompt(pipeline: Pipeline, tmp_path: Path) -> None:
+    """SPM's hooks run again when checkpointed blocks are recomputed, after the prediction has returned."""
+    made = []
+    for checkpointing in (False, True):
+        own = dataclasses.replace(pipeline, unet=copy.deepcopy(pipeline.unet), vae=copy.deepcopy(pipeline.vae))
+        state = dict(own.unet.state_dict())
+        model = apply_artefact(own, str(spm(tmp_path, state, dict(own.text_encoder.state_dict()))))
+        parts = dataclasses.replace(parts_of(own), guarded_unet=lambda unet=model.unet: unet)
+        parameters = {"energy": "testbed/energy", "checkpointing": checkpointing, "window": [501, 501]}
+        guard = build(guards.resolve(GuardSpec(name="egloce", parameters=parameters), RING), parts)
+        texts = ["a star", "xyz"]
+        given, start = conditioning(own, texts, 3.0), initial_noise([1, 2], own.latent_shape)
+        made.append(sample(model.noise_model(texts), own.schedule(2), start, given, [guard]))
+        with pytest.raises(ValueError, match=r"through `Transport\.bind` only"):
+            model.unet(start, 501, encoder_hidden_states=given.prompt)
+    assert all(report.failure is None and report.timesteps == (501,) for (report,) in made[1].reports)
+    torch.testing.assert_close(made[0].latents, made[1].latents, rtol=1e-4, atol=1e-4)
+
+
 def test_steps_are_normalised_and_stay_in_the_trust_region() -> None:
     start = torch.randn((2, 4, 8, 8), generator=torch.Generator().manual_seed(0))
     gradient = (
@@ -149,6 +175,17 @@ def test_an_energy_that_is_not_finite_fails_that_case_alone(testbed: Pipeline) -
     assert torch.isfinite(made.latents).all() and good.timesteps == (401,)
 
 
+def test_a_gradient_of_zero_is_no_action(testbed: Pipeline) -> None:
+    guard = make(testbed, "egloce", iterations=2, window=[401, 401], gradient="stop")
+    whole = guard._decode  # type: ignore[attr-defined]
+    levels = torch.tensor([100.0, 1.0])[:, None, None, None]  # the first picture is saturated: clamped, without slope
+    guard._decode = lambda z: (whole(z) + levels * (levels > 1)).clamp(-1, 1)  # type: ignore[attr-defined]
+    made = run(testbed, [guard], ["a photo of a ring", "a photo of a ring"], 4.0, steps=5, seeds=[1, 2])
+    flat, moved_one = (row[0] for row in made.reports)
+    assert flat.timesteps == () and "moved nothing" in str(flat.reason) and flat.failure is None
+    assert flat.measures["flipped"] == 0.0 and moved_one.timesteps == (401,)
+
+
 def test_the_flip_test_tells_an_adversarial_picture(testbed: Pipeline) -> None:
     """Pixels optimised against the energy lose their effect under JPEG and blur; a picture of a square has none to lose."""
     energy = make(testbed, "egloce")._energy  # type: ignore[attr-defined]
@@ -164,6 +201,40 @@ def test_the_flip_test_tells_an_adversarial_picture(testbed: Pipeline) -> None:
     before, adversarial, honest = flip_test(energy, torch.cat([ring, attacked, square]))
     assert adversarial.plain < before.plain - 0.3
     assert adversarial.regained > (before.plain - adversarial.plain) / 4 > honest.regained
+
+
+@pytest.mark.parametrize(
+    ("highest", "flip", "flipped"),
+    [
+        (0.10, Flip(0.15, 0.70, 0.20), True),  # the early estimate was too blurred to show what comes back
+        (0.80, Flip(0.15, 0.70, 0.20), True),
+        (0.80, Flip(0.15, 0.20, 0.60), True),
+        (0.80, Flip(0.15, 0.30, 0.35), False),  # less than half of what was lost
+        (0.10, Flip(0.15, 0.18, 0.14), False),  # within the margin
+        (0.16, Flip(0.15, 0.18, 0.14), False),
+    ],
+)
+def test_a_flip_is_what_comes_back_of_the_most_there_ever_was(highest: float, flip: Flip, flipped: bool) -> None:
+    assert flip.flipped(highest) is flipped
+
+
+def test_the_guard_reports_an_adversarial_picture_as_flipped(testbed: Pipeline) -> None:
+    """On pixels instead of latents nothing keeps EGLOCE from hiding the concept instead of removing it."""
+    from audit.testbed.scenes import sample_scene
+
+    scene = sample_scene("calibration", 3, n_objects=1, required_class="ring")
+    ring = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
+    step = Step(0, 401, 1.0, 1.0)  # without noise the clean estimate is the picture itself
+    made = make(testbed, "egloce", window=[401, 401], iterations=12, gradient="stop", retention=0.0, rho=0.01)
+    for guard in (made, make(testbed, "egloce", window=[401, 401], gradient="stop", floor=1.0)):
+        guard._decode = lambda pictures: pictures.clamp(-1, 1)  # type: ignore[attr-defined]
+        guard.begin(conditioning(testbed, [""], 1.0), [401])
+        still = Prediction(torch.zeros_like(ring), None, 1.0, {}, 1)
+        with torch.no_grad():
+            guard.finish(guard.before_step(ring, step, lambda latents, still=still: still))
+    attacked, left = made.report()[0].measures, guard.report()[0].measures
+    assert attacked["energy_final"] < attacked["energy_highest"] - 0.3
+    assert attacked["flipped"] == 1.0 and left["flipped"] == 0.0
 
 
 def test_jpeg_and_blur_are_what_they_say() -> None:

@@ -95,6 +95,19 @@ def test_a_flat_map_locates_nothing(testbed: Pipeline) -> None:
     assert "flat" in str(guard.report()[0].reason)
 
 
+@pytest.mark.parametrize("localisation", ["attention", "contrast-neighbours", "noise-difference"])
+def test_a_map_that_is_not_finite_fails_that_case_alone(testbed: Pipeline, localisation: str) -> None:
+    guard = make(testbed, "irece", localisation=localisation)
+    guard.begin(conditioning(testbed, ["", ""], 1.0, [4, 5]), [501])
+    latents = initial_noise([9, 9], testbed.latent_shape)
+    latents[0, 0, 3, 3] = float("nan")
+    with torch.no_grad():
+        changed = guard.before_step(latents, STEP, None)  # type: ignore[arg-type]
+    bad, good = guard.report()
+    assert "not finite at timestep 501" in str(bad.failure) and bad.timesteps == () and bad.unet_calls > 0
+    assert good.failure is None and good.timesteps == (501,) and torch.isfinite(changed[1]).all()
+
+
 @pytest.mark.parametrize(
     ("localisation", "calls"),
     [
@@ -137,11 +150,29 @@ def test_the_standard_model_is_asked_not_the_guarded_one(testbed: Pipeline) -> N
 
 
 def test_the_phrase_must_stand_alone_in_the_template(testbed: Pipeline) -> None:
-    from audit.errors import CheckpointError
+    from audit.errors import SpecError
 
     found = localiser(testbed, template="x{phrase}x")
-    with pytest.raises(CheckpointError, match="melts into other words"):
+    with pytest.raises(SpecError, match="melts into other words"):
         found.locate(initial_noise([1], testbed.latent_shape), 501)
+
+
+def test_a_neighbour_named_within_the_concept_has_words_of_its_own(
+    testbed: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    concept = Concept(name="red ring", phrase="red ring", neighbours=("ring",))
+    found = localiser(testbed, concept, localisation="contrast-neighbours")
+    looked: list[list[int]] = []
+    whole = localise.token_map
+
+    def watched(maps: Any, tokens: Any, side: int, **more: Any) -> torch.Tensor:
+        looked.append(list(tokens))
+        return whole(maps, tokens, side, **more)
+
+    monkeypatch.setattr(localise, "token_map", watched)
+    with torch.no_grad():
+        found.locate(initial_noise([1], testbed.latent_shape), 501)
+    assert looked == [[5, 6], [5, 6], [9]]  # the second look is at "a photo of a red ring and a ring"
 
 
 def overlaps(testbed: Pipeline, scenes: int, timestep_index: int, tau: float, **parameters: Any) -> dict[str, float]:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from audit.backbones import Pipeline, noise_model
+from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.guards.base import Conditioning, Guard, Ledger, Predict, Prediction, Report, Step, as_json, case_generator
+from audit.model_refs import resolve_model
 from audit.sampling import initial_noise, sample
 from tests.guards.making import conditioning, make, run
 
@@ -25,6 +26,15 @@ GUARDS: dict[str, tuple[str, dict[str, Any]]] = {
     "egloce": ("egloce", {"iterations": 1, "window": [601, 401]}),
     "egloce, views": ("egloce", {"iterations": 1, "window": [401, 401], "views": 2, "gradient": "stop"}),
 }
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA device")
+
+
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CUDA)])
+def testbed(request: pytest.FixtureRequest) -> Pipeline:
+    """The testbed on every device that there is."""
+    return load_pipeline(resolve_model("testbed"), torch.device(request.param))
 
 
 class Recorder(Guard):
@@ -147,6 +157,23 @@ def test_bfloat16_works_with_every_guard(testbed: Pipeline) -> None:
     made = run(half, stack, ["a photo of a ring"], 4.0, steps=5)
     assert made.latents.dtype == torch.float32 and torch.isfinite(made.latents).all()
     assert all(report.failure is None for report in made.reports[0])
+
+
+@pytest.mark.parametrize("name", ["sld", "safree", "irece", "egloce, views"])
+def test_a_case_does_not_depend_on_its_batch_in_bfloat16(testbed: Pipeline, name: str) -> None:
+    """Up to bfloat16's rounding, which packing changes; another case's guard acting here would be far more."""
+    import copy
+    import dataclasses
+
+    half = dataclasses.replace(testbed, unet=copy.deepcopy(testbed.unet).to(torch.bfloat16))
+    kind, parameters = GUARDS[name]
+    texts = ["a photo of a star", "a photo of a ring"]
+    made = [make(half, kind, **{**parameters, **({"window": [501, 501]} if kind == "egloce" else {})}) for _ in "ab"]
+    together = run(half, made[:1], texts, 4.0, seeds=[6, 7], steps=2)
+    alone = run(half, made[1:], texts[1:], 4.0, seeds=[7], steps=2)
+    apart = (together.latents[1] - alone.latents[0]).norm() / alone.latents[0].norm()
+    assert float(apart) < 0.05
+    assert together.reports[1][0].timesteps == alone.reports[0][0].timesteps
 
 
 def test_a_guard_that_forgets_a_case_is_a_defect(pipeline: Pipeline) -> None:

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from audit import run
+from audit.attacks.embedding_files import write_embedding
 from audit.guards.egloce import Egloce
 from audit.journal import Journal
 from audit.locations import database_path
@@ -22,6 +25,7 @@ from audit.results import RunResult
 from audit.store import latest
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 from tests.test_planning import SPEC, plan_of
+from tests.tiny import write_pipeline
 
 GUARDED = [
     {
@@ -107,6 +111,41 @@ def test_a_picture_that_a_guard_gives_up_is_unassessed(
     (cell,) = [row for row in result.crr if row.defence == "egloce" and row.scenario == "text"]
     assert (cell.hits, cell.assessed, cell.unassessed, cell.worst_case) == (0, 0, 2, 1.0)
     assert {row.reason for row in result.unassessed if row.cell_id == cell.cell_id} == {"blocked"}
+
+
+def test_a_latent_that_is_not_finite_keeps_its_guards_reports(tmp_path: Path) -> None:
+    """A backbone whose predictions overflow: its pictures are unassessed, and the index still says what its guard did."""
+    folder = write_pipeline(tmp_path / "pipeline")
+    path = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_out.bias"] = torch.full_like(weights["conv_out.bias"], 3e38)
+    save_file(weights, path, {"format": "pt"})
+    text = [{"name": "text", "cases": 2, "sampler": {"steps": 2, "guidance": 3.0}}]
+    defences = [{"name": "guarded", "guards": [{"name": "negative-prompt"}]}]
+    root = tmp_path / "runs"
+    result = result_of(root, finish_run(tiny_spec(tmp_path, folder, defences=defences, scenarios=text), root))
+    (cell,) = [row for row in result.crr if row.defence == "guarded" and row.scenario == "text"]
+    assert (cell.assessed, cell.unassessed, cell.worst_case) == (0, 2, 1.0)
+    (row,) = [row for row in result.guards if row.cell_id == cell.cell_id]
+    assert (row.guard, row.cases, row.acted) == ("negative-prompt", 2, 2)
+
+
+def test_guards_act_on_prompts_with_a_learned_embedding(tmp_path: Path, tiny_folder: Path) -> None:
+    path = tmp_path / "learned_embeds.safetensors"
+    write_embedding(path, "<ring>", torch.randn(2, 16, generator=torch.Generator().manual_seed(0)))
+    egloce = {"energy": "testbed/energy", "window": [501, 501], "iterations": 1}
+    guards = [{"name": "irece"}, {"name": "egloce", "parameters": egloce}]
+    sampler = {"steps": 2, "guidance": 3.0}
+    scenario = {"name": "embedding-blackbox", "cases": 2, "embedding": str(path), "sampler": sampler}
+    defences = [{"name": "guarded", "guards": guards}]
+    root = tmp_path / "runs"
+    result = result_of(
+        root, finish_run(tiny_spec(tmp_path, tiny_folder, defences=defences, scenarios=[scenario]), root)
+    )
+    (cell,) = [row for row in result.crr if row.defence == "guarded" and row.control is None]
+    assert (cell.scenario, cell.assessed, cell.unassessed) == ("embedding-blackbox", 2, 0)
+    acted = {row.guard: (row.cases, row.acted, row.failed) for row in result.guards if row.cell_id == cell.cell_id}
+    assert acted == {"irece": (2, 2, 0), "egloce": (2, 2, 0)}
 
 
 @pytest.fixture(scope="module")

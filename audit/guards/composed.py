@@ -1,0 +1,52 @@
+"""Texts that IRECE composes from a template and a concept's phrases, and where each phrase stands among their tokens."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+from audit.errors import SpecError
+
+
+@dataclasses.dataclass(frozen=True)
+class Composed:
+    """A text, and for each phrase that was put into it the characters [begin, end) that it takes there."""
+
+    text: str
+    spans: tuple[tuple[int, int], ...]
+
+
+def compose(template: str, phrase: str, neighbours: Sequence[str] = ()) -> Composed:
+    """The template's text about `phrase`, with the neighbours named after it; spans in the order phrase, neighbours."""
+    begin = template.index("{phrase}")
+    text = template.replace("{phrase}", phrase)
+    spans = [(begin, begin + len(phrase))]
+    for neighbour in neighbours:
+        text += f" and a {neighbour}"
+        spans.append((len(text) - len(neighbour), len(text)))
+    return Composed(text, tuple(spans))
+
+
+def positions(tokenizer: Any, composed: Composed) -> list[list[int]]:
+    """Per phrase its token positions in the text, start token included; words alike elsewhere in it do not count.
+
+    Raises `SpecError` for a phrase that the tokenizer does not read as words of its own.
+    """
+    return [_positions(tokenizer, composed.text, *span) for span in composed.spans]
+
+
+def _positions(tokenizer: Any, text: str, begin: int, end: int) -> list[int]:
+    parts = [_ids(tokenizer, part) for part in (text[:begin], text[begin:end], text[end:])]
+    if [one for part in parts for one in part] != _ids(tokenizer, text):
+        raise SpecError(
+            f"the phrase {text[begin:end]!r} melts into other words in {text!r}",
+            where="guard irece, template",
+            next_step="separate {phrase} from the words around it with spaces",
+        )
+    first = 1 + len(parts[0])
+    return list(range(first, first + len(parts[1])))
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
