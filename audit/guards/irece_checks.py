@@ -22,9 +22,9 @@ def check_composed(resolved: Mapping[str, Any], backbone: ModelRef, where: str) 
     """
     tokenizer = load_tokenizer(backbone.path / "tokenizer")
     longest = int(tokenizer.model_max_length)
-    neighbours = resolved["neighbours"]
+    neighbours: list[list[str]] = [[], *([resolved["neighbours"]] if resolved["neighbours"] else [])]
     for phrase in resolved["phrases"]:
-        for named in ([], neighbours) if neighbours else ([],):
+        for named in neighbours:
             composed = compose(resolved["template"], phrase, named)
             used = len(tokenizer(composed.text)["input_ids"])
             if used > longest:
