@@ -43,7 +43,7 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
     position = next((i for i, guard in enumerate(defence.guards) if guard.name == request.guard), None)
     base = dict(defence.guards[position].parameters) if position is not None else {}
     others = [guard.model_dump(mode="json") for i, guard in enumerate(defence.guards) if i != position]
-    at = len(others) if position is None else position
+    at = _place(request.guard, [guard["name"] for guard in others]) if position is None else position
     eraser = defence.eraser.model_dump(mode="json", exclude_defaults=True) if defence.eraser else None
     tried = {f"c{i:03d}": {**base, **values} for i, values in enumerate(_product(request.grid))}
     defences: list[dict[str, Any]] = []
@@ -68,6 +68,11 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
         "seed": identity.int_key({"seed": spec.seed, "split": "calibration"}) % 2**31,
     }
     return parse_spec(document, "the calibration audit", "mend the spec's calibration section"), tried
+
+
+def _place(guard: str, others: Sequence[str]) -> int:
+    """Where a guard joins a stack that does not list it: last, but IRECE before an EGLOCE whose latents it would overwrite."""
+    return others.index("egloce") if guard == "irece" and "egloce" in others else len(others)
 
 
 def _reduced(scenario: ScenarioSpec, cases: int) -> dict[str, Any]:
