@@ -1,6 +1,6 @@
 """Choosing a guard's parameters on a calibration split: an ordinary audit of many candidates (`audit.frontier` reads it).
 
-The split is the spec's section `calibration`, which audits never list; tuning in turn takes nothing but digests from
+The split is the spec's section `calibration`, which audits never plan from; tuning in turn takes nothing but digests from
 `corpus`, to prove that no picture is in both. Nothing here imports torch.
 """
 
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import corpus, identity
-from audit.errors import CorpusError, SpecError
+from audit.corpus_checks import require_disjoint
+from audit.errors import SpecError
 from audit.gate import limit_for
-from audit.scenarios import LatentScenario, ScenarioSpec
+from audit.scenarios import AdversarialTextScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec import Concept, Defence, Spec, parse_spec
 
 UNGUARDED = "unguarded"
@@ -97,6 +98,15 @@ def _named(spec: Spec, request: Request) -> tuple[Concept, Defence]:
             where="calibration",
             next_step="add a section calibration with other pictures than corpus has, as {url: ..., concept: ...}",
         )
+    scenario = next(s for s in spec.scenarios if s.name == request.scenario)
+    if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None:
+        raise SpecError(
+            f"the prompts of scenario {request.scenario!r} and their seeds are the audit's own, and tuning never touches "
+            "what the audit reads",
+            where=f"scenarios.{request.scenario}.prompts",
+            next_step="tune on a copy of the spec without prompts, whose templates are sampled from other seeds, or on "
+            "inverted latents: --scenario latent-whitebox",
+        )
     return spec.concept(request.concept), spec.defence(request.defence)
 
 
@@ -117,27 +127,8 @@ def target(spec: Spec, request: Request) -> float:
     return limit.crr_max if limit else 0.1
 
 
-def require_disjoint(spec: Spec) -> dict[str, Any]:
+def splits_of(spec: Spec) -> dict[str, Any]:
     """Object counts and digests of both splits. Raises `CorpusError` when one picture, by its pixels, is in both."""
-    found = {}
-    for name, entries in (("calibration", spec.calibration), ("corpus", spec.corpus)):
-        pixels: dict[str, str] = {}
-        rows = 0
-        for batch in corpus.manifest(entries, spec.corpus_limits) if entries else ():
-            rows += batch.num_rows
-            for row in batch.select(["uri", "pixel_sha256"]).to_pylist():
-                if row["pixel_sha256"]:
-                    pixels.setdefault(row["pixel_sha256"], row["uri"])
-        found[name] = (rows, pixels)
-    shared = sorted(found["calibration"][1].keys() & found["corpus"][1].keys())
-    if shared:
-        raise CorpusError(
-            f"{len(shared)} pictures are in the calibration split and in the audit's corpus, first "
-            f"{found['calibration'][1][shared[0]]}: tuned on them, the audit would prove nothing",
-            where="calibration",
-            next_step="take these pictures out of one of the two sections",
-        )
-    return {
-        name: {"objects": rows, "pictures": len(pixels), "sha256": identity.key(sorted(pixels))}
-        for name, (rows, pixels) in found.items()
-    }
+    audited = corpus.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else ()
+    calibration = corpus.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else ()
+    return require_disjoint(calibration, audited)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,16 @@ import pytest
 import yaml
 
 from audit import frontier, run, tuning
+from audit.drafting import draft_plan
 from audit.errors import AuditError, CorpusError, SpecError
 from audit.journal import Journal
 from audit.locations import database_path
 from audit.plan import read_plan
 from audit.reading import read_result
-from audit.spec import load_spec, parse_spec
+from audit.spec import Spec, load_spec, parse_spec
 from audit.store import latest
 from audit.testbed.scenes import write_corpus
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 GRID = {"t_star": [501, 1], "tau": [0.4]}
 IRECE = {"name": "irece", "parameters": {"noise": "level"}}
@@ -77,16 +80,44 @@ def test_an_audit_never_lists_the_calibration_pictures(spec_path: Path, tmp_path
 
 def test_one_picture_in_both_splits_is_refused(spec_path: Path) -> None:
     spec = load_spec(spec_path)
-    splits = tuning.require_disjoint(spec)
+    splits = tuning.splits_of(spec)
     assert splits["calibration"]["pictures"] == splits["corpus"]["pictures"] == 3
     assert splits["calibration"]["sha256"] != splits["corpus"]["sha256"]
-    source = Path(spec.corpus[0].url)
-    picture = next(source.glob("*.png"))
+    _share_a_picture(spec)
+    with pytest.raises(CorpusError, match=SHARED):
+        tuning.splits_of(spec)
+
+
+SHARED = r"1 pictures are in the calibration split and in the audit's corpus.*renamed"
+
+
+def _share_a_picture(spec: Spec) -> None:
+    picture = next(Path(spec.corpus[0].url).glob("*.png"))
     (Path(spec.calibration[0].url) / "renamed.png").write_bytes(picture.read_bytes())
-    with pytest.raises(
-        CorpusError, match=r"1 pictures are in the calibration split and in the audit's corpus.*renamed"
-    ):
-        tuning.require_disjoint(spec)
+
+
+def test_an_audit_that_shares_a_picture_with_the_calibration_split_is_not_planned(
+    spec_path: Path, tmp_path: Path
+) -> None:
+    spec = load_spec(spec_path)
+    plan_run(spec_path, tmp_path / "runs")
+    now = dt.datetime.now(dt.UTC)
+    assert not draft_plan(spec, now).gaps
+    _share_a_picture(spec)
+    with pytest.raises(CorpusError, match=SHARED):
+        plan_run(spec_path, tmp_path / "runs")
+    (gap,) = draft_plan(spec, now).gaps
+    assert gap.kind == "corpus" and re.search(SHARED, gap.what)
+
+
+@pytest.mark.parametrize("name", ["text", "adversarial-text"])
+def test_prompts_that_the_audit_reads_are_never_tuned_on(spec_path: Path, name: str) -> None:
+    spec = load_spec(spec_path)
+    scenario = {"name": name, "cases": 3, "prompts": {"file": "rows.csv"}}
+    document = {**spec.model_dump(mode="json"), "scenarios": [scenario]}
+    with pytest.raises(SpecError, match="seeds are the audit's own") as refused:
+        tuning.calibration_spec(parse_spec(document, "test"), request(scenario=name))
+    assert refused.value.where == f"scenarios.{name}.prompts" and "without prompts" in (refused.value.next_step or "")
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def irece(
     parsed = load_spec(spec)
     request = tuning.Request("irece", concept, defence, scenario, _grid(sweep, tuning.DEFAULT_GRID), cases)
     trial, tried = tuning.calibration_spec(parsed, request)
-    splits = tuning.require_disjoint(parsed)
+    splits = tuning.splits_of(parsed)
     goal = tuning.target(parsed, request) if crr_max is None else crr_max
     place = locations.storage_root(root)
     trial_path = out.with_suffix(".audit.yaml")
