@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import pyarrow as pa
 
-from audit import expectations
+from audit import expectations, identity
 from audit.errors import CorpusError
 
 
@@ -31,3 +34,32 @@ def require_conclusive(manifest: pa.Table) -> None:
             where="corpus",
             next_step="see which objects are at fault: erasure-audit corpus manifest URL; then mend, move or remove them",
         )
+
+
+def require_disjoint(calibration: Iterable[pa.RecordBatch], audited: Iterable[pa.RecordBatch]) -> dict[str, Any]:
+    """Object counts and digests of the manifests of both splits, under `calibration` and `corpus`.
+
+    Raises `CorpusError` when one picture, by its pixels, is in both.
+    """
+    found = {}
+    for name, batches in (("calibration", calibration), ("corpus", audited)):
+        pixels: dict[str, str] = {}
+        rows = 0
+        for batch in batches:
+            rows += batch.num_rows
+            for row in batch.select(["uri", "pixel_sha256"]).to_pylist():
+                if row["pixel_sha256"]:
+                    pixels.setdefault(row["pixel_sha256"], row["uri"])
+        found[name] = (rows, pixels)
+    shared = sorted(found["calibration"][1].keys() & found["corpus"][1].keys())
+    if shared:
+        raise CorpusError(
+            f"{len(shared)} pictures are in the calibration split and in the audit's corpus, first "
+            f"{found['calibration'][1][shared[0]]}: tuned on them, the audit would prove nothing",
+            where="calibration",
+            next_step="take these pictures out of one of the two sections",
+        )
+    return {
+        name: {"objects": rows, "pictures": len(pixels), "sha256": identity.key(sorted(pixels))}
+        for name, (rows, pixels) in found.items()
+    }

@@ -155,7 +155,7 @@ class Spec(Model):
     backbone: Annotated[str, Field(min_length=1)]
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     corpus: tuple[CorpusEntry, ...] = ()
-    calibration: tuple[CorpusEntry, ...] = ()  # read by `tune` only; an audit never lists it
+    calibration: tuple[CorpusEntry, ...] = ()  # of `tune`; an audit only proves that it shares no picture
     corpus_limits: CorpusLimits = CorpusLimits()
     defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]

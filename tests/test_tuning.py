@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
+import math
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from audit import run, tuning
+from audit import frontier, run, tuning
+from audit.drafting import draft_plan
 from audit.errors import AuditError, CorpusError, SpecError
 from audit.journal import Journal
+from audit.locations import database_path
 from audit.plan import read_plan
 from audit.reading import read_result
-from audit.spec import load_spec, parse_spec
+from audit.spec import Spec, load_spec, parse_spec
 from audit.store import latest
 from audit.testbed.scenes import write_corpus
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 GRID = {"t_star": [501, 1], "tau": [0.4]}
 IRECE = {"name": "irece", "parameters": {"noise": "level"}}
@@ -54,6 +61,16 @@ def test_the_calibration_audit_holds_every_candidate_and_no_audit_picture(spec_p
     assert all(d.eraser == spec.defences[0].eraser for d in trial.defences)
 
 
+def test_irece_joins_a_stack_before_the_egloce_that_would_work_on_overwritten_latents(spec_path: Path) -> None:
+    spec = load_spec(spec_path)
+    stack = [{"name": name} for name in ("negative-prompt", "egloce", "safree")]
+    document = {**spec.model_dump(mode="json"), "defences": [{"name": "uce", "guards": stack}]}
+    trial, _ = tuning.calibration_spec(parse_spec(document, "test"), request())
+    assert [g.name for g in trial.defence("unguarded").guards] == ["negative-prompt", "egloce", "safree"]
+    for name in ("c000", "c001"):
+        assert [g.name for g in trial.defence(name).guards] == ["negative-prompt", "irece", "egloce", "safree"]
+
+
 def test_an_audit_never_lists_the_calibration_pictures(spec_path: Path, tmp_path: Path) -> None:
     spec = load_spec(spec_path)
     journal = run.open_journal(str(tmp_path / "runs"))
@@ -63,16 +80,44 @@ def test_an_audit_never_lists_the_calibration_pictures(spec_path: Path, tmp_path
 
 def test_one_picture_in_both_splits_is_refused(spec_path: Path) -> None:
     spec = load_spec(spec_path)
-    splits = tuning.require_disjoint(spec)
+    splits = tuning.splits_of(spec)
     assert splits["calibration"]["pictures"] == splits["corpus"]["pictures"] == 3
     assert splits["calibration"]["sha256"] != splits["corpus"]["sha256"]
-    source = Path(spec.corpus[0].url)
-    picture = next(source.glob("*.png"))
+    _share_a_picture(spec)
+    with pytest.raises(CorpusError, match=SHARED):
+        tuning.splits_of(spec)
+
+
+SHARED = r"1 pictures are in the calibration split and in the audit's corpus.*renamed"
+
+
+def _share_a_picture(spec: Spec) -> None:
+    picture = next(Path(spec.corpus[0].url).glob("*.png"))
     (Path(spec.calibration[0].url) / "renamed.png").write_bytes(picture.read_bytes())
-    with pytest.raises(
-        CorpusError, match=r"1 pictures are in the calibration split and in the audit's corpus.*renamed"
-    ):
-        tuning.require_disjoint(spec)
+
+
+def test_an_audit_that_shares_a_picture_with_the_calibration_split_is_not_planned(
+    spec_path: Path, tmp_path: Path
+) -> None:
+    spec = load_spec(spec_path)
+    plan_run(spec_path, tmp_path / "runs")
+    now = dt.datetime.now(dt.UTC)
+    assert not draft_plan(spec, now).gaps
+    _share_a_picture(spec)
+    with pytest.raises(CorpusError, match=SHARED):
+        plan_run(spec_path, tmp_path / "runs")
+    (gap,) = draft_plan(spec, now).gaps
+    assert gap.kind == "corpus" and re.search(SHARED, gap.what)
+
+
+@pytest.mark.parametrize("name", ["text", "adversarial-text"])
+def test_prompts_that_the_audit_reads_are_never_tuned_on(spec_path: Path, name: str) -> None:
+    spec = load_spec(spec_path)
+    scenario = {"name": name, "cases": 3, "prompts": {"file": "rows.csv"}}
+    document = {**spec.model_dump(mode="json"), "scenarios": [scenario]}
+    with pytest.raises(SpecError, match="seeds are the audit's own") as refused:
+        tuning.calibration_spec(parse_spec(document, "test"), request(scenario=name))
+    assert refused.value.where == f"scenarios.{name}.prompts" and "without prompts" in (refused.value.next_step or "")
 
 
 @pytest.mark.parametrize(
@@ -102,35 +147,68 @@ def test_without_a_calibration_split_nothing_is_tuned(spec_path: Path) -> None:
         tuning.calibration_spec(bare, request())
 
 
-def test_points_come_from_the_finished_calibration_audit(spec_path: Path, tmp_path: Path) -> None:
-    import yaml
-
-    trial, tried = tuning.calibration_spec(load_spec(spec_path), request())
-    path, root = tmp_path / "trial.yaml", tmp_path / "runs"
+def _finished(spec_path: Path, folder: Path, wanted: tuning.Request) -> tuple[str, Journal, Any]:
+    trial, tried = tuning.calibration_spec(load_spec(spec_path), wanted)
+    path, root = folder / "trial.yaml", folder / "runs"
     path.write_text(yaml.safe_dump(trial.model_dump(mode="json")))
-    run_id = finish_run(path, root)
-    journal = Journal(str(root))
-    from audit.locations import database_path
+    return finish_run(path, root), Journal(str(root)), tried
 
-    result = read_result(latest(database_path(str(root)).parent / "published"), run_id)
-    found = tuning.points(result, read_plan(journal, run_id), journal, tried)
+
+def test_points_come_from_the_finished_calibration_audit(spec_path: Path, tmp_path: Path) -> None:
+    run_id, journal, tried = _finished(spec_path, tmp_path, request())
+    result = read_result(latest(database_path(str(tmp_path / "runs")).parent / "published"), run_id)
+    found = frontier.points(result, read_plan(journal, run_id), journal, tried)
     assert [p.parameters for p in found] == list(tried.values())
     assert all(p.planned == 3 and p.pairs == 3 and p.psnr_db < 60 for p in found)
     assert all(p.low <= (p.rate or 0.0) <= p.high for p in found)
+    assert all(p.worst_case == (p.hits + p.unassessed) / 3 for p in found)
 
 
-def point(rate: float | None, psnr: float) -> tuning.Point:
-    return tuning.Point({"psnr": psnr}, "judge", 0, 10, 10, rate, 0.0, 1.0, 10, psnr, 0.9)
+def point(hits: int, psnr: float, assessed: int = 10) -> frontier.Point:
+    unassessed, rate = 10 - assessed, hits / assessed if assessed else None
+    worst = (hits + unassessed) / 10
+    return frontier.Point({"psnr": psnr}, "judge", hits, assessed, unassessed, 10, rate, 0.0, 1.0, worst, 10, psnr, 0.9)
 
 
 def test_the_frontier_and_the_choice() -> None:
-    found = [point(0.0, 10.0), point(0.2, 20.0), point(0.2, 18.0), point(0.9, 30.0), point(None, 50.0)]
-    assert [(p.rate, p.psnr_db) for p in tuning.frontier(found)] == [(0.0, 10.0), (0.2, 20.0), (0.9, 30.0)]
-    assert tuning.choose(found, 0.3).psnr_db == 20.0
-    assert tuning.choose(found, 0.1).psnr_db == 10.0
-    assert tuning.choose(found[1:], 0.1).psnr_db == 20.0  # the lowest CRR when none is within
-    with pytest.raises(SpecError, match="no candidate has an assessed picture"):
-        tuning.choose([point(None, 9.0)], 0.1)
-    document = tuning.evidence(request(), found, 0.3, {}, "run-1")
+    found = [point(0, 10.0), point(2, 20.0), point(2, 18.0), point(9, 30.0), point(0, 50.0, assessed=0)]
+    assert [(p.rate, p.psnr_db) for p in frontier.frontier(found)] == [(0.0, 10.0), (0.2, 20.0), (0.9, 30.0)]
+    assert frontier.choose(found, 0.3).psnr_db == 20.0
+    assert frontier.choose(found, 0.1).psnr_db == 10.0
+    assert frontier.choose(found[1:], 0.1).psnr_db == 20.0  # the lowest worst case when none is within
+    with pytest.raises(SpecError, match="no candidate has both an assessed picture"):
+        frontier.choose([point(0, 9.0, assessed=0), point(0, math.nan)], 0.1)
+    document = frontier.evidence(request(), found, 0.3, {}, "run-1")
     assert document["guard"] == {"name": "irece", "parameters": {"psnr": 20.0}}
     assert document["evidence"]["reached"] and len(document["evidence"]["candidates"]) == 5
+
+
+def test_unassessed_cases_count_against_a_candidate() -> None:
+    unseen, seen = point(0, 40.0, assessed=1), point(1, 20.0)
+    assert frontier.choose([unseen, seen], 0.2) is seen
+    document = frontier.evidence(request(), [unseen, seen], 0.2, {}, "run-1")["evidence"]
+    assert document["reached"] and document["chosen"]["unassessed"] == 0
+    assert [p["unassessed"] for p in document["candidates"]] == [9, 0]
+    assert [p["unassessed"] for p in document["frontier"]] == [0, 9]
+    assert not frontier.evidence(request(), [unseen], 0.2, {}, "run-1")["evidence"]["reached"]
+
+
+def test_the_worst_judge_is_the_one_that_proves_least_and_only_touched_pictures_are_compared(
+    spec_path: Path, tmp_path: Path
+) -> None:
+    # A gate that no score passes: the first candidate never acts, the second one always does.
+    grid = {"gate": [1e6, 0.0], "t_star": [501]}
+    run_id, journal, tried = _finished(spec_path, tmp_path, request(grid=grid))
+    result = read_result(latest(database_path(str(tmp_path / "runs")).parent / "published"), run_id)
+    blind = [
+        dataclasses.replace(r, detector="blind", hits=0, assessed=0, unassessed=r.planned, rate=None, worst_case=1.0)
+        for r in result.crr
+    ]
+    plan = read_plan(journal, run_id)
+    shut, acting = frontier.points(result, plan, journal, tried)
+    assert shut.pairs == 0 and math.isnan(shut.psnr_db) and shut.assessed == 3
+    assert acting.pairs == 3 and acting.psnr_db < 60
+    gate = plan.spec.gate.model_copy(update={"judges": (*plan.spec.gate.judges, "blind")})
+    plan = dataclasses.replace(plan, spec=plan.spec.model_copy(update={"gate": gate}))
+    both = dataclasses.replace(result, crr=(*result.crr, *blind))
+    assert [(p.judge, p.worst_case) for p in frontier.points(both, plan, journal, tried)] == [("blind", 1.0)] * 2

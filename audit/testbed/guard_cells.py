@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import re
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +24,26 @@ from audit.guards.building import Parts, build
 from audit.images import to_model_input
 from audit.model_refs import resolve_model
 from audit.sampling import NoiseModel, initial_noise, sample
-from audit.spec import Concept, Guard
+from audit.spec import Concept
 from audit.testbed.captions import ALL_CLASSES, CLASSES, SYNONYMS, article
 from audit.testbed.counting import class_scores
 from audit.testbed.guard_defences import Defence
+from audit.testbed.peak_memory import peak_memory
 from audit.testbed.scenes import Scene, sample_scene
 
 SCENARIOS = ("text", "latent-whitebox", "latent-blackbox")
 STEPS, GUIDANCE, PASSES, TOLERANCE, BATCH = 25, 3.0, 10, 1e-4, 16
 Numbers = dict[str, Any]
+# Beside the code that units run: what renders the scenes, and what compares the pictures made of them.
+MAKES = ("testbed/captions.py", "testbed/guard_cells.py", "testbed/scenes.py", "testbed/shapes.py")
+COMPARES = ("images.py", "quality.py", "testbed/counting.py")
+
+
+@functools.cache
+def sources(names: tuple[str, ...]) -> str:
+    """Hex SHA-256 over the text of source files, given relative to the package `audit`."""
+    root = Path(__file__).parents[1]
+    return identity.key({name: identity.file_sha256(root / name) for name in names})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +103,7 @@ class Bench:
         return next(iter(sorted(folder.glob("*.safetensors"))), None) if eraser else None
 
     def key(self, defence: Defence, scenario: str, count: int) -> str:
-        """Changes with the models, the guards and their code, and the size of the cell."""
+        """Changes with the models, the guards, the code that makes and compares pictures, and the size of the cell."""
         path = self.artefact(defence.eraser)
         return identity.key(
             {
@@ -106,7 +115,7 @@ class Bench:
                 "scenario": scenario,
                 "cases": [self.split, count],
                 "sampler": [STEPS, GUIDANCE, PASSES, TOLERANCE],
-                "code": identity.code_digest("generate"),
+                "code": [*map(identity.code_digest, ("invert", "generate", "detect")), sources(MAKES + COMPARES)],
                 **self._energies(defence),
             }
         )
@@ -177,7 +186,7 @@ class Bench:
             name,
             count,
         ]
-        return identity.key([*described, STEPS, PASSES, TOLERANCE, identity.code_digest("invert")])
+        return identity.key([*described, STEPS, PASSES, TOLERANCE, identity.code_digest("invert"), sources(MAKES)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,7 +209,9 @@ def generate(bench: Bench, defence: Defence, scenario: str, cases: Sequence[Case
         start = initial_noise(seeds, bench.pipeline.latent_shape).to(bench.pipeline.device)
     else:
         start = bench.latents(cases, defence.eraser if scenario == "latent-whitebox" else None, name)
-    resolved = [guards.resolve(guard, bench.described) for guard in defence.guards]
+    parts = bench.parts(defence.eraser)
+    # Before the clock starts: EGLOCE's energy model is loaded here.
+    built = [build(guards.resolve(guard, bench.described), parts) for guard in defence.guards]
     images: list[Pixels | None] = []
     reports: list[tuple[Report, ...]] = []
     calls = 0
@@ -211,9 +222,7 @@ def generate(bench: Bench, defence: Defence, scenario: str, cases: Sequence[Case
             part = slice(at, at + BATCH)
             states, null = (bench.pipeline.encode_text(t) for t in (texts[part], [""] * len(texts[part])))
             given = Conditioning(states, null, GUIDANCE if text else 1.0, texts[part], seeds[part])
-            made = sample(
-                model, schedule, start[part], given, [build(one, bench.parts(defence.eraser)) for one in resolved]
-            )
+            made = sample(model, schedule, start[part], given, built)
             decoded = (bench.pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
             pixels = decoded.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy()
             for row, found in zip(pixels, made.reports, strict=True):
@@ -222,26 +231,6 @@ def generate(bench: Bench, defence: Defence, scenario: str, cases: Sequence[Case
                 calls += made.unet_calls + sum(report.unet_calls for report in found)
         seconds = time.perf_counter() - started
     return Pictures(images, seconds / len(cases), calls / len(cases), reports, peak[0] if peak else None)
-
-
-@contextlib.contextmanager
-def peak_memory(device: torch.device) -> Iterator[list[float]]:
-    """A block whose peak memory in MB is in the list afterwards: of the device, or the process's resident set.
-
-    The list stays empty where the system does not let a process reset its own peak.
-    """
-    found: list[float] = []
-    resident = Path("/proc/self/status")
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-    yield found
-    if device.type == "cuda":
-        found.append(torch.cuda.max_memory_allocated(device) / 1e6)
-    elif resident.exists() and (match := re.search(r"VmHWM:\s+(\d+) kB", resident.read_text())):
-        found.append(int(match[1]) / 1e3)
 
 
 def measure(bench: Bench, defence: Defence, scenario: str, count: int) -> Numbers:
@@ -258,23 +247,25 @@ def measure(bench: Bench, defence: Defence, scenario: str, count: int) -> Number
 def compared(
     judges: Sequence[Detector], cases: Sequence[Case], made: Pictures, before: Pictures, *, masked: bool
 ) -> Numbers:
-    """Hits and survivals by judge, and distances from the unguarded pictures, outside the true concept when `masked`."""
-    pairs = [
-        (case, after, old)
-        for case, after, old in zip(cases, made.images, before.images, strict=True)
-        if after is not None and old is not None
-    ]
-    regions = [case.outside() if masked else None for case, _, _ in pairs]
+    """Hits and survivals by judge, and distances from the unguarded pictures, outside the true concept when `masked`.
+
+    Distances are means over the `changed` cases: assessed ones in which a guard acted. `acted` counts cases guard by
+    guard, in the defence's order.
+    """
+    pairs, changed = [], []
+    for case, after, old, reports in zip(cases, made.images, before.images, made.reports, strict=True):
+        if after is not None and old is not None:
+            pairs.append((case, after, old))
+            if any(report.timesteps for report in reports):
+                changed.append((after, old, case.outside() if masked else None))
     distances = {
-        name: _mean(
-            [min(measured(after, old, region), 60.0) for (_, after, old), region in zip(pairs, regions, strict=True)]
-        )
-        for name, measured in (("psnr", quality.psnr), ("ssim", quality.ssim), ("gmsd", quality.gmsd))
+        name: _mean([min(distance(*one), 60.0) for one in changed])  # equal pictures have no finite PSNR
+        for name, distance in (("psnr", quality.psnr), ("ssim", quality.ssim), ("gmsd", quality.gmsd))
     }
-    acted = [all(report.timesteps for report in row) for row in made.reports]
     numbers: Numbers = {
         "assessed": len(pairs),
-        "acted": sum(acted) if made.reports and made.reports[0] else None,
+        "changed": len(changed),
+        "acted": [sum(bool(report.timesteps) for report in one) for one in zip(*made.reports, strict=True)],
         "seconds": made.seconds,
         "calls": made.calls,
         "extra_calls": made.calls - before.calls,
@@ -305,8 +296,3 @@ def _found(judge: Detector, images: Sequence[Any]) -> npt.NDArray[np.bool_]:
 
 def _mean(values: Sequence[float]) -> float | None:
     return float(np.mean(values)) if values else None
-
-
-def describe(guard: Guard) -> str:
-    """A guard with its parameters, on one line."""
-    return guard.name + (f" {json.dumps(guard.parameters, sort_keys=True)}" if guard.parameters else "")

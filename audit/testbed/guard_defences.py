@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ class Defence:
 def guard(name: str, **parameters: Any) -> Guard:
     """A guard as a spec lists it."""
     return Guard(name=name, parameters=parameters)
+
+
+def describe(guard: Guard) -> str:
+    """A guard with its parameters, on one line."""
+    return guard.name + (f" {json.dumps(guard.parameters, sort_keys=True)}" if guard.parameters else "")
 
 
 def defences(concept: str, tuned: Sequence[Guard] = ()) -> list[Defence]:

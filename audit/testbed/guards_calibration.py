@@ -24,8 +24,8 @@ from audit.spec import Guard
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.counting import class_scores
 from audit.testbed.erased import ERASED
-from audit.testbed.guard_cells import SCENARIOS, Bench, cases_of, describe, generate
-from audit.testbed.guard_defences import SPECIFIC, Defence, guard
+from audit.testbed.guard_cells import SCENARIOS, Bench, cases_of, generate
+from audit.testbed.guard_defences import SPECIFIC, Defence, describe, guard
 from audit.testbed.guards_table import Cells, judges_on, table
 
 SPLIT = "calibration"

@@ -2,7 +2,7 @@
 
 Two-object scenes of the audit split with the concept (and, for side effects, without it) go through every defence by
 text, by white-box and by black-box inverted latents. Cells are kept in the build folder, so an interrupted measurement
-goes on; erased models that are not there yet are left out and named.
+goes on; the page names the cells that are not measured yet.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.counting import HERE
 from audit.testbed.erased import ERASED
-from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, Bench, cases_of, describe, measure
-from audit.testbed.guard_defences import Defence, defences
+from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, Bench, cases_of, measure
+from audit.testbed.guard_defences import Defence, defences, describe
 from audit.testbed.markers import GUARDS, replaced
 from audit.yaml_files import load_yaml
 
@@ -90,28 +90,43 @@ def rate(hits: int, total: int) -> str:
 
 def table(rows: Sequence[tuple[Defence, str, Mapping[str, Any]]]) -> str:
     """One Markdown row for each defence and scenario."""
-    names = [f"{what}, {judge}" for what in ("CRR", "other object kept") for judge in JUDGES]
     columns = [
-        *("defence", "scenario", *names, "acted"),
-        *("PSNR dB", "SSIM", "GMSD", "benign PSNR dB", "benign kept"),
+        *("defence", "scenario", *_of_judges("CRR"), *_of_judges("other object kept"), "acted"),
+        *("PSNR dB", "SSIM", "GMSD", "benign acted", "benign PSNR dB", *_of_judges("benign kept")),
         *("s/image", "extra UNet calls", "peak MB"),
     ]
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     for defence, scenario, numbers in rows:
-        target, benign = numbers["target"], numbers["benign"]
+        target, benign, count = numbers["target"], numbers["benign"], numbers["cases"]
         cells = [defence.name, scenario]
         cells += [rate(target[judge]["hits"], target["assessed"]) for judge in JUDGES]
-        cells += [rate(target[judge]["other_kept"], target[judge]["other_before"]) for judge in JUDGES]
-        cells.append("-" if target["acted"] is None else f"{target['acted']}/{numbers['cases']}")
+        cells += _kept(target)
         if defence.guards:
-            cells += [_number(target["psnr"], 1), _number(target["ssim"], 3), _number(target["gmsd"], 3)]
-            kept = rate(benign["classifier"]["other_kept"], benign["classifier"]["other_before"])
-            cells += [_number(benign["psnr"], 1), kept]
+            cells += [_acted(target, count), _decibels(target)]
+            cells += [_number(target["ssim"], 3), _number(target["gmsd"], 3)]
+            cells += [_acted(benign, count), _decibels(benign), *_kept(benign)]
         else:
-            cells += ["-"] * 5
+            cells += ["-"] * (6 + len(JUDGES))
         cells += [f"{target['seconds']:.2f}", f"{target['extra_calls']:.0f}", _number(target["peak_mb"], 0)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def _of_judges(what: str) -> list[str]:
+    return [f"{what}, {judge}" for judge in JUDGES]
+
+
+def _kept(numbers: Mapping[str, Any]) -> list[str]:
+    return [rate(numbers[judge]["other_kept"], numbers[judge]["other_before"]) for judge in JUDGES]
+
+
+def _acted(numbers: Mapping[str, Any], count: int) -> str:
+    """In how many cases each guard acted, in the defence's order."""
+    return ", ".join(f"{acted}/{count}" for acted in numbers["acted"])
+
+
+def _decibels(numbers: Mapping[str, Any]) -> str:
+    return f"{_number(numbers['psnr'], 1)} (n={numbers['changed']})"
 
 
 def _number(value: float | None, digits: int) -> str:
@@ -149,33 +164,53 @@ def localisation(bench: Bench, listed: Sequence[Guard], scenes: int) -> str:
 
 
 def page(
-    bench: Bench, rows: Sequence[tuple[Defence, str, Mapping[str, Any]]], masks: str, count: int, left_out: str
+    bench: Bench,
+    rows: Sequence[tuple[Defence, str, Mapping[str, Any]]],
+    masks: str,
+    counts: tuple[int, int],
+    left_out: Sequence[str],
 ) -> str:
-    """What goes into the README: both tables, and how to read them."""
+    """What goes into the README: both tables, and how to read them. `counts` are scenes a cell and scenes for the masks."""
     listed = {defence.name: defence for defence, _, _ in rows if defence.guards}
     settings = [f"- {name}: {'; '.join(describe(guard) for guard in row.guards)}" for name, row in listed.items()]
     return "\n".join(
         [
-            f"Concept {bench.concept}, {count} two-object scenes of the audit split a cell, {STEPS} DDIM steps; text with",
+            f"Concept {bench.concept}, {counts[0]} two-object scenes of the audit split a cell, {STEPS} DDIM steps; text with",
             f"guidance {GUIDANCE} and a prompt that names both objects, latents with the null prompt and guidance 1. A score of",
             "0.5 or more is a hit, of 0.2 for the judge, whose probability two objects share; intervals are exact, at 95 %.",
             "PSNR, SSIM and GMSD (a perceptual distance, 0 is equal) compare with the same defence without its guards: outside",
-            "the concept's true region for latents, over the whole picture for text. With text, 'other object kept' is the",
-            "alignment with the rest of the prompt. Benign scenes do not show the concept. Extra UNet calls do not count",
-            "backward passes.",
+            "the concept's true region for latents, over the whole picture for text. They are means over the n cases in which",
+            "a guard acted, so that pictures that no guard touched do not raise them; a picture that came out equal counts as",
+            "60 dB. 'Acted' counts cases guard by guard, in the order of the stack. With text, 'other object kept' is the",
+            "alignment with the rest of the prompt. Benign scenes do not show the concept; 'benign kept' is the other of their",
+            "two objects. Extra UNet calls do not count backward passes; s/image does not count the loading of models.",
             "",
             table(rows),
             "",
             "Guards and parameters that differ from the defaults:",
             "",
             *settings,
-            *([left_out] if left_out else []),
+            *(["", "Not measured yet:", "", *left_out] if left_out else []),
             "",
-            "Masks of IRECE against the true region, on scenes noised to t*:",
+            f"Masks of IRECE against the true region, on {counts[1]} scenes noised to t*:",
             "",
             masks,
         ]
     )
+
+
+def not_measured(
+    listed: Sequence[Defence], rows: Sequence[tuple[Defence, str, Any]], missing: Sequence[str]
+) -> list[str]:
+    """One line for each defence that lacks scenarios, or whose eraser is `missing`; empty when everything is measured."""
+    found = {(defence.name, scenario) for defence, scenario, _ in rows}
+    lines = []
+    for defence in listed:
+        lacking = [scenario for scenario in SCENARIOS if (defence.name, scenario) not in found]
+        reason = f"; {defence.eraser} is not there yet (make testbed-erased)" if defence.eraser in missing else ""
+        if lacking:
+            lines.append(f"- {defence.name}: {', '.join(lacking)}{reason}")
+    return lines
 
 
 def tuned_guards(paths: Sequence[Path]) -> list[Guard]:
@@ -202,7 +237,6 @@ def main() -> None:
     tuned = tuned_guards(arguments.tuned)
     listed = defences(arguments.concept, tuned)
     missing = sorted({d.eraser for d in listed if d.eraser and bench.artefact(d.eraser) is None})
-    left_out = f"\nNot there yet, so not measured: {', '.join(missing)} (make testbed-erased)." if missing else ""
     cells = Cells(bench, arguments.cases, arguments.build / "guards-table.json")
     present = [d for d in listed if d.eraser not in missing]
     wanted = {d.name for d in present if not arguments.defences or d.name in arguments.defences}
@@ -214,7 +248,8 @@ def main() -> None:
     ]
     located = {describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
     masks = localisation(bench, list(located.values()) or [Guard(name="irece")], arguments.scenes)
-    written = page(bench, rows, masks, arguments.cases, left_out)
+    waiting = not_measured(listed, rows, missing)
+    written = page(bench, rows, masks, (arguments.cases, arguments.scenes), waiting)
     arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))
     print(written)
 

@@ -43,12 +43,12 @@ def irece(
     verbose: options.Verbose = False,
 ) -> None:
     """Sweep IRECE's parameters on the calibration split and write the best, with the frontier of CRR and quality."""
-    from audit import tuning
+    from audit import frontier, tuning
 
     parsed = load_spec(spec)
     request = tuning.Request("irece", concept, defence, scenario, _grid(sweep, tuning.DEFAULT_GRID), cases)
     trial, tried = tuning.calibration_spec(parsed, request)
-    splits = tuning.require_disjoint(parsed)
+    splits = tuning.splits_of(parsed)
     goal = tuning.target(parsed, request) if crr_max is None else crr_max
     place = locations.storage_root(root)
     trial_path = out.with_suffix(".audit.yaml")
@@ -67,8 +67,8 @@ def irece(
     from audit.plan import read_plan
 
     journal = Journal(place)
-    found = tuning.points(finished.result, read_plan(journal, run_id), journal, tried)
-    document = tuning.evidence(request, found, goal, splits, run_id)
+    found = frontier.points(finished.result, read_plan(journal, run_id), journal, tried)
+    document = frontier.evidence(request, found, goal, splits, run_id)
     _write(out, document)
     if as_json:
         emit_json(document)
@@ -76,7 +76,9 @@ def irece(
     table([_row(point, request.grid) for point in document["evidence"]["frontier"]])
     chosen = document["guard"]["parameters"]
     print(f"\nchosen     {', '.join(f'{name} {value}' for name, value in chosen.items())}")
-    print(f"reached    {'yes' if document['evidence']['reached'] else 'no'}, CRR at most {goal:g} was asked for")
+    print(
+        f"reached    {'yes' if document['evidence']['reached'] else 'no'}, a worst case of at most {goal:g} was asked for"
+    )
     print(f"written    {out}")
 
 
@@ -100,6 +102,7 @@ def _row(point: dict[str, Any], grid: Any) -> dict[str, Any]:
     return {
         **swept,
         "CRR": rate,
+        "worst case": f"{point['worst_case']:.2f}",
         "judge": point["judge"],
         "PSNR dB": f"{point['psnr_db']:.1f}",
         "SSIM": f"{point['ssim']:.3f}",

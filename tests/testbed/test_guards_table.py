@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from audit import identity
 from audit.backbones import load_pipeline
 from audit.model_refs import resolve_model
 from audit.spec import Guard
 from audit.testbed import guard_cells, guards_table
 from audit.testbed.counting import HERE
-from audit.testbed.guard_cells import Bench, cases_of, peak_memory
+from audit.testbed.guard_cells import Bench, cases_of
 from audit.testbed.guard_defences import Defence, defences, guard
 from audit.testbed.markers import GUARDS, replaced
+from audit.testbed.peak_memory import peak_memory
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +66,8 @@ def test_a_cell_is_measured_once_and_written_with_its_denominators(
     row = Defence("irece", None, (guard("irece", noise="level"),))
     cells = guards_table.Cells(bench, 2, tmp_path / "cells.json")
     numbers = cells.cell(row, "latent-whitebox")
-    assert numbers["target"]["assessed"] == numbers["target"]["acted"] == 2
+    assert numbers["target"]["assessed"] == numbers["target"]["changed"] == 2
+    assert numbers["target"]["acted"] == [2]
     assert numbers["target"]["extra_calls"] == 1 and numbers["target"]["calls"] == 6
     assert 5 < numbers["target"]["psnr"] < 60 and numbers["benign"]["assessed"] == 2
 
@@ -74,7 +78,82 @@ def test_a_cell_is_measured_once_and_written_with_its_denominators(
     kept = guards_table.Cells(bench, 2, tmp_path / "cells.json").cell(row, "latent-whitebox")
     assert kept == numbers
     text = guards_table.table([(row, "latent-whitebox", numbers)])
-    assert "/2 (" in text and "2/2 |" in text and text.count("\n") == 2
+    assert "/2 (" in text and "| 2/2 | " in text and "(n=2)" in text and text.count("\n") == 2
+    header, _, line = text.splitlines()
+    assert all(f"benign kept, {judge}" in header for judge in guards_table.JUDGES)
+    assert header.count("|") == line.count("|")
+
+
+def test_each_guard_of_a_stack_is_counted_for_itself_and_untouched_pictures_raise_no_psnr(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_cells, "STEPS", 4)
+    monkeypatch.setattr(guard_cells, "PASSES", 1)
+    # The first guard's gate is out of reach, so it never acts; the second one always does.
+    stack = (guard("irece", noise="level", gate=1.0), guard("sld", preset="max"))
+    row = Defence("shut + sld", None, stack)
+    numbers = guard_cells.measure(bench, row, "text", 2)
+    assert numbers["target"]["acted"] == [0, 2] and numbers["target"]["changed"] == 2
+    assert "| 0/2, 2/2 |" in guards_table.table([(row, "text", numbers)])
+    shut = guard_cells.measure(bench, Defence("shut", None, stack[:1]), "text", 2)
+    assert shut["target"]["acted"] == [0] and shut["target"]["changed"] == 0 and shut["target"]["assessed"] == 2
+    assert shut["target"]["psnr"] is None and "n/a (n=0)" in guards_table.table([(row, "text", shut)])
+
+
+def test_guards_are_built_once_and_before_the_clock_starts(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_cells, "STEPS", 2)
+    monkeypatch.setattr(guard_cells, "BATCH", 1)
+    happened: list[str] = []
+    real = guard_cells.build
+
+    def build(*given: Any) -> Any:
+        happened.append("built")
+        return real(*given)
+
+    def perf_counter() -> float:
+        happened.append("clock")
+        return float(len(happened))
+
+    monkeypatch.setattr(guard_cells, "build", build)
+    monkeypatch.setattr(guard_cells, "time", types.SimpleNamespace(perf_counter=perf_counter))
+    row = Defence("negative-prompt", None, (guard("negative-prompt"),))
+    guard_cells.generate(bench, row, "text", cases_of("ring", 2), "target")
+    assert happened == ["built", "clock", "clock"]
+
+
+@pytest.mark.parametrize("changed", [*guard_cells.MAKES, *guard_cells.COMPARES])
+def test_a_cell_is_measured_anew_when_code_that_makes_or_compares_pictures_changes(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    row, real = Defence("none", None, ()), identity.file_sha256
+    cell, latents = bench.key(row, "text", 2), bench._latents_key(2, None, "target")
+    guard_cells.sources.cache_clear()
+    monkeypatch.setattr(
+        identity, "file_sha256", lambda path: "other" if path.as_posix().endswith(f"audit/{changed}") else real(path)
+    )
+    assert bench.key(row, "text", 2) != cell
+    assert (bench._latents_key(2, None, "target") != latents) is (changed in guard_cells.MAKES)
+    guard_cells.sources.cache_clear()
+
+
+def test_the_page_names_what_is_not_measured_and_how_many_scenes_the_masks_saw(bench: Bench) -> None:
+    listed = defences("ring")
+    judged = {
+        judge: dict.fromkeys(("hits", "hits_before", "other_before", "other_kept"), 1) for judge in guards_table.JUDGES
+    }
+    part = {"assessed": 2, "changed": 0, "acted": [], "psnr": None, "ssim": None, "gmsd": None, **judged}
+    part |= {"seconds": 1.0, "calls": 1.0, "extra_calls": 0.0, "peak_mb": None}
+    rows = [
+        (listed[0], scenario, {"cases": 2, "target": part, "benign": part}) for scenario in ("text", "latent-whitebox")
+    ]
+    waiting = guards_table.not_measured(listed, rows, ["uce"])
+    assert waiting[0] == "- none: latent-blackbox"
+    assert "- safree + egloce: text, latent-whitebox, latent-blackbox" in waiting
+    assert any(
+        line.startswith("- uce: ") and line.endswith("uce is not there yet (make testbed-erased)") for line in waiting
+    )
+    text = guards_table.page(bench, rows, "MASKS", (2, 7), waiting)
+    assert "Not measured yet:" in text and waiting[0] in text and "on 7 scenes noised to t*" in text
 
 
 def test_masks_are_judged_beside_random_ones(bench: Bench) -> None:
