@@ -9,6 +9,7 @@ Only v moves (AdamW, weight decay on v as in the scripts), from the embedding of
 VAE's posterior, encoded once and mirrored at random. The loss is what the model does by itself: guards are not trained
 through. Several learning rates are tried as rows of one batch, each on an embedding of its own, with the same draws. The
 attacker's best is the rate with the lowest loss on held-out draws of noise and timestep; no audited case is looked at.
+Where no rate comes below the initial word's loss, the attack has found nothing: its cases are unassessed, never clear.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from audit.records import Status
 
 NAME = "textual-inversion"
 VERSION = "1"
+ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, however they are packed
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -137,9 +139,8 @@ class Learner:
 
     def found(self) -> Found:
         """The rows and embeddings as they are learned by now."""
-        before = self.held_out([self.prompts.initial])[0]
         vectors = [v.detach() for v in self.vectors]
-        scores = self.held_out(vectors)
+        before, *scores = self.held_out([self.prompts.initial, *vectors])
         calls = 3 * self.p.iterations * self.p.batch_size + self.p.held_out
         rows, tensors = [], {}
         for rate, vector, score, losses in zip(
@@ -148,7 +149,7 @@ class Learner:
             good = bool(torch.isfinite(vector).all()) and score - score == 0
             report = {
                 "learning_rate": rate,
-                "held_out_loss_initial": before,
+                "held_out_loss_initial": before if before - before == 0 else None,
                 "training_loss_first": _mean(losses[: max(1, len(losses) // 10)]),
                 "training_loss_last": _mean(losses[-max(1, len(losses) // 10) :]),
                 "norm": float(vector.norm(dim=1).mean()) if good else None,
@@ -160,7 +161,7 @@ class Learner:
             evaluations = self.p.iterations * self.p.batch_size
             made: dict[str, Any] = {"evaluations": evaluations, "unet_calls": calls, "report": report}
             rows.append(Row(candidate(rate), status, error, score=score if good else None, **made))
-        best = _best(rows, before)
+        best = _best(rows, before, self.p.initial)
         if best.status is Status.OK:
             tensors[BEST] = tensors[best.report["chosen"]].clone()
         return Found([best, *rows], tensors)
@@ -269,17 +270,25 @@ class Learner:
         return len(self.losses)
 
 
-def _best(rows: Sequence[Row], before: float) -> Row:
-    """The attacker's best: the rate with the lowest held-out loss; not ok when no embedding is finite."""
+def _best(rows: Sequence[Row], before: float, initial: str) -> Row:
+    """The attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
     good = [row for row in rows if row.status is Status.OK and row.score is not None]
     if not good:
         return Row(BEST, Status.DEGENERATE, "no learning rate gave a finite embedding")
     best = min(good, key=lambda row: row.score or 0.0)
+    found = {**best.report, "chosen": best.item}
+    loss = best.score or 0.0
+    if not loss < before * (1 - ROUNDING):  # also when `before` is not finite: nothing says that the attack acted
+        error = (
+            f"no learning rate helped: the lowest loss on held-out noise, {loss:.4f} of {best.item}, is no lower than with "
+            f"the initial word {initial!r}, {before:.4f}; try other learning_rates, more iterations or more images"
+        )
+        return Row(BEST, Status.DEGENERATE, error, score=best.score, report=found)
     summary = (
         f"attacker's best of {len(rows)} learning rates: {best.report['learning_rate']:g}, by the loss on held-out noise "
         f"({best.score:.4f}, {before:.4f} with the initial word)"
     )
-    return Row(BEST, Status.OK, score=best.score, report={**best.report, "chosen": best.item, "summary": summary})
+    return Row(BEST, Status.OK, score=best.score, report={**found, "summary": summary})
 
 
 def _abar(pipeline: Pipeline) -> torch.Tensor:

@@ -92,6 +92,21 @@ def test_the_best_rate_has_the_lowest_held_out_loss_and_a_diverged_one_never_win
     assert {row.status for row in rows.values()} == {Status.DEGENERATE}
 
 
+def test_an_embedding_that_beats_no_initial_word_found_nothing(pipeline: Pipeline) -> None:
+    made = learner(pipeline)
+    made.learn(Session())
+    with torch.no_grad():
+        for vector in made.vectors:
+            vector.copy_(made.prompts.initial)  # as good as the word itself, and no better
+    found = made.found()
+    rows = {row.item: row for row in found.rows}
+    assert rows["best"].status is Status.DEGENERATE and "best" not in found.tensors
+    assert rows["best"].error is not None and "no lower than with the initial word 'o'" in rows["best"].error
+    assert rows["best"].score == pytest.approx(rows["best"].report["held_out_loss_initial"], rel=1e-5)
+    assert rows["best"].report["chosen"] in rows and "summary" not in rows["best"].report
+    assert rows["lr-0.01"].status is rows["lr-0.1"].status is Status.OK  # learned, and of no use
+
+
 def test_an_interrupted_search_goes_on_to_the_same_embedding(pipeline: Pipeline, tmp_path: Path) -> None:
     class Killed(Exception):
         pass
