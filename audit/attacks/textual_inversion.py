@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,13 @@ from audit import identity
 from audit.attacks.embedding_cases import BEST, candidate
 from audit.attacks.parameters import MARK, TextualInversionParameters
 from audit.attacks.searching import Found, Row, Search
+from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline
 from audit.corpus_errors import SourceUnavailable
 from audit.erasers.base import Session
 from audit.erasers.training import write_atomically
 from audit.errors import CorpusError
 from audit.images import ImageError, to_model_input
-from audit.learned import Vocabulary, encode_embeddings, tokenize
 from audit.records import Status
 
 NAME = "textual-inversion"
@@ -75,38 +75,6 @@ def _latents(search: Search) -> torch.Tensor:
     return torch.stack(found)
 
 
-class Prompts:
-    """The training templates as a text encoder reads them, with room for the learned vectors."""
-
-    def __init__(self, pipeline: Pipeline, p: TextualInversionParameters) -> None:
-        vocabulary, width = Vocabulary(), pipeline.text_encoder.config.hidden_size
-        word = vocabulary.add(torch.zeros(p.tokens, width))
-        tokens = tokenize(pipeline.tokenizer, [t.replace(MARK, word) for t in p.templates], vocabulary)
-        self.pipeline, self.device = pipeline, pipeline.device
-        self._encoder = pipeline.text_encoder
-        self._ids = tokens.ids.to(self.device)
-        self._slots = torch.full_like(tokens.ids, -1)
-        for row in range(len(tokens.ids)):
-            for number, position in enumerate(sorted(at for r, at in tokens.learned if r == row)):
-                self._slots[row, position] = number
-        self._slots = self._slots.to(self.device)
-        with torch.no_grad():
-            self._plain = self._encoder.embeddings.token_embedding(self._ids).detach()
-            ids = pipeline.tokenizer(p.initial, add_special_tokens=False)["input_ids"]
-            first = self._encoder.embeddings.token_embedding(torch.tensor(ids[:1], device=self.device))
-        self.initial = first.detach().float().repeat(p.tokens, 1)
-
-    def states(self, vectors: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """States (R * B, L, D) for embeddings (R, n, D) in templates `which` (B,); differentiable in the embeddings."""
-        used, where = torch.unique(which.to(self.device), return_inverse=True)
-        slots = self._slots[used]
-        learned = vectors[:, slots.clamp_min(0)]  # (R, T, L, D)
-        embeddings = torch.where((slots >= 0)[None, :, :, None], learned, self._plain[used][None])
-        ids = self._ids[used].repeat(len(vectors), 1)
-        states = encode_embeddings(self._encoder, ids, embeddings.flatten(0, 1)).last_hidden_state
-        return states.unflatten(0, (len(vectors), len(used)))[:, where].flatten(0, 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """What one iteration learns on: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
@@ -116,9 +84,19 @@ class Draw:
     timesteps: torch.Tensor
     templates: torch.Tensor
 
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def part(self, rows: slice) -> Draw:
+        """Some of its rows."""
+        return Draw(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.templates[rows])
+
 
 class Learner:
-    """Learns one embedding per learning rate, all in one batch."""
+    """Learns one embedding per learning rate, as rows of common UNet calls of at most `batch_size` rows.
+
+    Where one rate's draw has more rows than that, it is split and its gradient accumulated.
+    """
 
     def __init__(
         self,
@@ -130,7 +108,7 @@ class Learner:
         batch_size: int,
     ) -> None:
         self.prompts, self.predict, self.latents, self.p, self.seed = prompts, predict, latents, p, seed
-        self.together = max(1, batch_size // p.batch_size)  # rates in one UNet call
+        self.batch_size = batch_size
         self.abar = _abar(prompts.pipeline).to(latents.device)
         self.vectors = [prompts.initial.clone().requires_grad_() for _ in p.learning_rates]
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.vectors, p.learning_rates, strict=True)]
@@ -203,9 +181,8 @@ class Learner:
             noise = torch.randn((len(numbers), *self.latents.shape[2:]), generator=generator)
             plain = torch.zeros_like(numbers)
             draw = self._noisy(numbers % len(self.latents), plain, timesteps, numbers % len(p.templates), noise)
-            for first in range(0, len(vectors), self.together):
-                chosen = torch.stack(list(vectors[first : first + self.together]))
-                totals[first : first + len(chosen)] += self._loss(chosen, draw).cpu() * len(numbers)
+            for rows, part in self._calls(len(vectors), draw):
+                totals[rows] += self._loss(torch.stack(list(vectors[rows])), part).cpu() * len(part)
         return (totals / p.held_out).tolist()
 
     def _noisy(
@@ -225,13 +202,20 @@ class Learner:
     def _iterate(self, draw: Draw) -> list[float]:
         """One step of every embedding; the loss of each before it."""
         self.optimiser.zero_grad()
-        losses: list[float] = []
-        for first in range(0, len(self.vectors), self.together):
-            loss = self._loss(torch.stack(self.vectors[first : first + self.together]), draw)
+        losses = torch.zeros(len(self.vectors))
+        for rows, part in self._calls(len(self.vectors), draw):
+            loss = self._loss(torch.stack(self.vectors[rows]), part) * (len(part) / len(draw))
             loss.sum().backward()
-            losses += loss.detach().tolist()
+            losses[rows] += loss.detach().cpu()
         self.optimiser.step()
-        return losses
+        return losses.tolist()
+
+    def _calls(self, embeddings: int, draw: Draw) -> Iterator[tuple[slice, Draw]]:
+        """Which embeddings meet which part of a draw in one UNet call of at most `batch_size` rows."""
+        together, size = max(1, self.batch_size // len(draw)), min(self.batch_size, len(draw))
+        for first in range(0, embeddings, together):
+            for start in range(0, len(draw), size):
+                yield slice(first, first + together), draw.part(slice(start, start + size))
 
     def _loss(self, vectors: torch.Tensor, draw: Draw) -> torch.Tensor:
         """The mean squared error (R,) of each embedding (R, n, D) on one draw."""

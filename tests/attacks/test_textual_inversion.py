@@ -13,7 +13,8 @@ import torch
 from audit import run
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import Learner, Prompts
+from audit.attacks.textual_inversion import Learner
+from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.corpus_errors import SourceUnavailable
 from audit.drafting import draft_plan
@@ -45,10 +46,11 @@ def pipeline(tiny_folder: Path) -> Pipeline:
     return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
 
 
-def learner(pipeline: Pipeline, batch_size: int = 8, **changes: Any) -> Learner:
+def learner(pipeline: Pipeline, most: int = 8, **changes: Any) -> Learner:
+    """A learner whose UNet calls have at most `most` rows."""
     p = PARAMETERS.model_copy(update=changes)
     latents = torch.randn(2, 2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(3))
-    return Learner(Prompts(pipeline, p), noise_model(pipeline.unet), latents, p, 7, batch_size)
+    return Learner(Prompts(pipeline, p), noise_model(pipeline.unet), latents, p, 7, most)
 
 
 def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
@@ -58,11 +60,40 @@ def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
 
 def test_every_rate_learns_as_it_would_alone_however_rows_are_packed(pipeline: Pipeline) -> None:
     together = learned(learner(pipeline))
-    assert torch.allclose(together, learned(learner(pipeline, batch_size=1)), atol=1e-6)
+    assert torch.allclose(together, learned(learner(pipeline, most=1)), atol=1e-5)
     for number, rate in enumerate(PARAMETERS.learning_rates):
         alone = learned(learner(pipeline, learning_rates=(rate,)))
         assert torch.allclose(together[number], alone[0], atol=1e-6)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [1, 4, 7, 12])
+def test_no_unet_call_has_more_rows_than_the_batch_size(pipeline: Pipeline, most: int) -> None:
+    calls: list[int] = []
+
+    def counting(rows: int) -> Learner:
+        made = learner(pipeline, rows, batch_size=6, held_out=8)
+        model = made.predict
+
+        def counted(latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+            assert len(latents) == len(timesteps) == len(states)
+            calls.append(len(latents))
+            return model(latents, timesteps, states)
+
+        made.predict = counted
+        return made
+
+    whole = counting(64)
+    expected = learned(whole)
+    losses = [row.score for row in whole.found().rows]
+    calls.clear()
+    small = counting(most)
+    assert torch.allclose(learned(small), expected, atol=1e-5)
+    assert max(calls) <= most and sum(calls) == 4 * 2 * 6
+    assert torch.allclose(torch.tensor(small.losses), torch.tensor(whole.losses), atol=1e-5)
+    calls.clear()
+    assert [row.score for row in small.found().rows] == pytest.approx(losses, abs=1e-5)
+    assert max(calls) <= most and sum(calls) == 3 * 8
 
 
 def test_only_the_embedding_moves_and_the_loss_falls(pipeline: Pipeline) -> None:
