@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,9 +17,11 @@ from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import Learner
 from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline, load_pipeline, noise_model
+from audit.checkpoints import ErasedModel
 from audit.corpus_errors import SourceUnavailable
 from audit.drafting import draft_plan
 from audit.erasers.base import Session
+from audit.erasers.receler_adapter import nested
 from audit.errors import SpecError
 from audit.model_refs import resolve_model
 from audit.plan import Plan, read_plan
@@ -26,6 +29,7 @@ from audit.pricing import calls_of
 from audit.records import Status
 from audit.spec import load_spec
 from audit.stages.attack import run_attack
+from tests.checkpoints.files import adapters
 from tests.flows.audits import plan_run, tiny_spec
 
 SETTINGS: dict[str, Any] = {
@@ -198,6 +202,37 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
         assert sum(c or 0 for c in table["unet_calls"].to_pylist()) == calls_of(unit).expected
         blobs.append(safetensors.torch.load(journal.blob("attack", unit.key))["best"])
     assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
+
+
+def test_white_box_learning_goes_through_recelers_adapters(tmp_path: Path, tiny_folder: Path, pipeline: Pipeline) -> None:
+    noise = torch.Generator().manual_seed(1)
+    shapes = {name: tensor.shape for name, tensor in adapters(pipeline.unet.state_dict()).items()}
+    flat = {name: 0.3 * torch.randn(shape, generator=noise) for name, shape in shapes.items()}
+    folder = tmp_path / "receler"
+    folder.mkdir()
+    torch.save(nested(flat), folder / "eraser_weights.pt")
+    (folder / "eraser_config.json").write_text(json.dumps({"eraser_type": "adapter", "eraser_rank": 4}))
+    defence = {"name": "receler", "eraser": {"method": "receler", "checkpoint": str(folder)}}
+    spec = tiny_spec(tmp_path, tiny_folder, defences=[defence], scenarios=[scenario("embedding-whitebox")])
+    run_id = plan_run(spec, tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    worker = run.worker(plan, journal, device="cpu")
+    (erase,) = plan.units_of("erase")
+    worker.run(erase)
+    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity["model"] == erase.key)
+
+    def embedding() -> torch.Tensor:
+        _, blob = run_attack(unit, worker.models, lambda item: worker._read(item, worker._corpus), 8)
+        assert blob is not None
+        return safetensors.torch.load(blob)["lr-0.1"]
+
+    erased = worker.models._model(erase.key, "float32")
+    assert isinstance(erased, ErasedModel) and erased.adapters is not None
+    through = embedding()
+    erased.adapters.enabled = False
+    around = embedding()
+    assert torch.equal(around, embedding()) and not torch.allclose(through, around, atol=1e-3)
 
 
 def test_storage_that_does_not_answer_ends_the_unit_and_is_no_result_of_the_attack(
