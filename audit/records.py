@@ -58,7 +58,7 @@ class Status(StrEnum):
     OK = "ok"
     ERROR = "error"  # an exception; the unit is tried again on resume
     UNREADABLE = "unreadable"  # the corpus object cannot be decoded, or the prompt set's row not used: known beforehand
-    DEGENERATE = "degenerate"  # constant, black or non-finite picture
+    DEGENERATE = "degenerate"  # constant, black or non-finite picture, or an attack that found nothing
     ROUND_TRIP = "round-trip"  # the inversion failed its quality gate
     BLOCKED = "blocked"  # a guard or a safety checker returned no picture
 

@@ -6,7 +6,7 @@ import dataclasses
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import safetensors
 import safetensors.torch
@@ -16,6 +16,9 @@ from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import load_tokenizer
 from audit.weight_files import read_json
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,13 +57,21 @@ def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
             f"holds vectors of width {embedding.vectors.shape[1]}, and the text encoder of {backbone.name} reads {width}",
             "name an embedding that was learned on this family of models",
         )
-    if embedding.token in load_tokenizer(backbone.path / "tokenizer").get_vocab():
+    if _known(embedding.token, load_tokenizer(backbone.path / "tokenizer")):
         raise _unusable(
             path,
             f"calls its token {embedding.token!r}, which is a word of this model's vocabulary: prompts would be ambiguous",
             "store it under another name, such as <concept>",
         )
     return embedding
+
+
+def _known(token: str, tokenizer: CLIPTokenizer) -> bool:
+    """Whether a tokenizer has a token by its own name or reads it as one; CLIP keeps the word `drop` as `drop</w>`."""
+    if token in tokenizer.get_vocab():
+        return True
+    ids = tokenizer(token, add_special_tokens=False)["input_ids"]
+    return len(ids) == 1 and ids[0] != tokenizer.unk_token_id
 
 
 def write_embedding(path: Path, token: str, vectors: torch.Tensor) -> None:
@@ -78,7 +89,7 @@ def _content(path: Path) -> Mapping[Any, Any]:
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
         raise _unusable(path, "is neither safetensors nor a pickle of tensors alone") from None
     if isinstance(found, Mapping) and isinstance(found.get("string_to_param"), Mapping):
-        return {found.get("name") or "embedding": value for value in found["string_to_param"].values()}
+        return {found.get("name") or "<embedding>": value for value in found["string_to_param"].values()}
     if not isinstance(found, Mapping):
         raise _unusable(path, f"holds a {type(found).__name__}, not a token with its vectors")
     return found

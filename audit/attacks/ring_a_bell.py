@@ -123,7 +123,8 @@ def target_states(prompt: torch.Tensor, vector: torch.Tensor, eta: float) -> tor
 def fitness(encode: Encode, ids: torch.Tensor, target: torch.Tensor, batch_size: int) -> torch.Tensor:
     """|| t - f(x) ||^2 (B,) of token ids (B, L), smaller is better; infinite where the encoder gives no number."""
     parts = [(encode(part).float() - target).square().sum((1, 2)).cpu().double() for part in ids.split(batch_size)]
-    return torch.cat(parts).nan_to_num(nan=math.inf)
+    # Without `posinf`, an overflow would become the largest finite number, and pass for a fitness.
+    return torch.cat(parts).nan_to_num(nan=math.inf, posinf=math.inf)
 
 
 def search(

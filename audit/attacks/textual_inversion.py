@@ -9,13 +9,14 @@ Only v moves (AdamW, weight decay on v as in the scripts), from the embedding of
 VAE's posterior, encoded once and mirrored at random. The loss is what the model does by itself: guards are not trained
 through. Several learning rates are tried as rows of one batch, each on an embedding of its own, with the same draws. The
 attacker's best is the rate with the lowest loss on held-out draws of noise and timestep; no audited case is looked at.
+Where no rate comes below the initial word's loss, the attack has found nothing: its cases are unassessed, never clear.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,18 @@ from audit import identity
 from audit.attacks.embedding_cases import BEST, candidate
 from audit.attacks.parameters import MARK, TextualInversionParameters
 from audit.attacks.searching import Found, Row, Search
+from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline
 from audit.corpus_errors import SourceUnavailable
 from audit.erasers.base import Session
 from audit.erasers.training import write_atomically
 from audit.errors import CorpusError
 from audit.images import ImageError, to_model_input
-from audit.learned import Vocabulary, encode_embeddings, tokenize
 from audit.records import Status
 
 NAME = "textual-inversion"
 VERSION = "1"
+ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, however they are packed
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -73,38 +75,6 @@ def _latents(search: Search) -> torch.Tensor:
     return torch.stack(found)
 
 
-class Prompts:
-    """The training templates as a text encoder reads them, with room for the learned vectors."""
-
-    def __init__(self, pipeline: Pipeline, p: TextualInversionParameters) -> None:
-        vocabulary, width = Vocabulary(), pipeline.text_encoder.config.hidden_size
-        word = vocabulary.add(torch.zeros(p.tokens, width))
-        tokens = tokenize(pipeline.tokenizer, [t.replace(MARK, word) for t in p.templates], vocabulary)
-        self.pipeline, self.device = pipeline, pipeline.device
-        self._encoder = pipeline.text_encoder
-        self._ids = tokens.ids.to(self.device)
-        self._slots = torch.full_like(tokens.ids, -1)
-        for row in range(len(tokens.ids)):
-            for number, position in enumerate(sorted(at for r, at in tokens.learned if r == row)):
-                self._slots[row, position] = number
-        self._slots = self._slots.to(self.device)
-        with torch.no_grad():
-            self._plain = self._encoder.embeddings.token_embedding(self._ids).detach()
-            ids = pipeline.tokenizer(p.initial, add_special_tokens=False)["input_ids"]
-            first = self._encoder.embeddings.token_embedding(torch.tensor(ids[:1], device=self.device))
-        self.initial = first.detach().float().repeat(p.tokens, 1)
-
-    def states(self, vectors: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """States (R * B, L, D) for embeddings (R, n, D) in templates `which` (B,); differentiable in the embeddings."""
-        used, where = torch.unique(which.to(self.device), return_inverse=True)
-        slots = self._slots[used]
-        learned = vectors[:, slots.clamp_min(0)]  # (R, T, L, D)
-        embeddings = torch.where((slots >= 0)[None, :, :, None], learned, self._plain[used][None])
-        ids = self._ids[used].repeat(len(vectors), 1)
-        states = encode_embeddings(self._encoder, ids, embeddings.flatten(0, 1)).last_hidden_state
-        return states.unflatten(0, (len(vectors), len(used)))[:, where].flatten(0, 1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Draw:
     """What one iteration learns on: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
@@ -114,9 +84,19 @@ class Draw:
     timesteps: torch.Tensor
     templates: torch.Tensor
 
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def part(self, rows: slice) -> Draw:
+        """Some of its rows."""
+        return Draw(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.templates[rows])
+
 
 class Learner:
-    """Learns one embedding per learning rate, all in one batch."""
+    """Learns one embedding per learning rate, as rows of common UNet calls of at most `batch_size` rows.
+
+    Where one rate's draw has more rows than that, it is split and its gradient accumulated.
+    """
 
     def __init__(
         self,
@@ -128,7 +108,7 @@ class Learner:
         batch_size: int,
     ) -> None:
         self.prompts, self.predict, self.latents, self.p, self.seed = prompts, predict, latents, p, seed
-        self.together = max(1, batch_size // p.batch_size)  # rates in one UNet call
+        self.batch_size = batch_size
         self.abar = _abar(prompts.pipeline).to(latents.device)
         self.vectors = [prompts.initial.clone().requires_grad_() for _ in p.learning_rates]
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.vectors, p.learning_rates, strict=True)]
@@ -137,9 +117,8 @@ class Learner:
 
     def found(self) -> Found:
         """The rows and embeddings as they are learned by now."""
-        before = self.held_out([self.prompts.initial])[0]
         vectors = [v.detach() for v in self.vectors]
-        scores = self.held_out(vectors)
+        before, *scores = self.held_out([self.prompts.initial, *vectors])
         calls = 3 * self.p.iterations * self.p.batch_size + self.p.held_out
         rows, tensors = [], {}
         for rate, vector, score, losses in zip(
@@ -148,7 +127,7 @@ class Learner:
             good = bool(torch.isfinite(vector).all()) and score - score == 0
             report = {
                 "learning_rate": rate,
-                "held_out_loss_initial": before,
+                "held_out_loss_initial": before if before - before == 0 else None,
                 "training_loss_first": _mean(losses[: max(1, len(losses) // 10)]),
                 "training_loss_last": _mean(losses[-max(1, len(losses) // 10) :]),
                 "norm": float(vector.norm(dim=1).mean()) if good else None,
@@ -160,7 +139,7 @@ class Learner:
             evaluations = self.p.iterations * self.p.batch_size
             made: dict[str, Any] = {"evaluations": evaluations, "unet_calls": calls, "report": report}
             rows.append(Row(candidate(rate), status, error, score=score if good else None, **made))
-        best = _best(rows, before)
+        best = _best(rows, before, self.p.initial)
         if best.status is Status.OK:
             tensors[BEST] = tensors[best.report["chosen"]].clone()
         return Found([best, *rows], tensors)
@@ -202,9 +181,8 @@ class Learner:
             noise = torch.randn((len(numbers), *self.latents.shape[2:]), generator=generator)
             plain = torch.zeros_like(numbers)
             draw = self._noisy(numbers % len(self.latents), plain, timesteps, numbers % len(p.templates), noise)
-            for first in range(0, len(vectors), self.together):
-                chosen = torch.stack(list(vectors[first : first + self.together]))
-                totals[first : first + len(chosen)] += self._loss(chosen, draw).cpu() * len(numbers)
+            for rows, part in self._calls(len(vectors), draw):
+                totals[rows] += self._loss(torch.stack(list(vectors[rows])), part).cpu() * len(part)
         return (totals / p.held_out).tolist()
 
     def _noisy(
@@ -224,13 +202,20 @@ class Learner:
     def _iterate(self, draw: Draw) -> list[float]:
         """One step of every embedding; the loss of each before it."""
         self.optimiser.zero_grad()
-        losses: list[float] = []
-        for first in range(0, len(self.vectors), self.together):
-            loss = self._loss(torch.stack(self.vectors[first : first + self.together]), draw)
+        losses = torch.zeros(len(self.vectors))
+        for rows, part in self._calls(len(self.vectors), draw):
+            loss = self._loss(torch.stack(self.vectors[rows]), part) * (len(part) / len(draw))
             loss.sum().backward()
-            losses += loss.detach().tolist()
+            losses[rows] += loss.detach().cpu()
         self.optimiser.step()
-        return losses
+        return losses.tolist()
+
+    def _calls(self, embeddings: int, draw: Draw) -> Iterator[tuple[slice, Draw]]:
+        """Which embeddings meet which part of a draw in one UNet call of at most `batch_size` rows."""
+        together, size = max(1, self.batch_size // len(draw)), min(self.batch_size, len(draw))
+        for first in range(0, embeddings, together):
+            for start in range(0, len(draw), size):
+                yield slice(first, first + together), draw.part(slice(start, start + size))
 
     def _loss(self, vectors: torch.Tensor, draw: Draw) -> torch.Tensor:
         """The mean squared error (R,) of each embedding (R, n, D) on one draw."""
@@ -269,17 +254,25 @@ class Learner:
         return len(self.losses)
 
 
-def _best(rows: Sequence[Row], before: float) -> Row:
-    """The attacker's best: the rate with the lowest held-out loss; not ok when no embedding is finite."""
+def _best(rows: Sequence[Row], before: float, initial: str) -> Row:
+    """The attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
     good = [row for row in rows if row.status is Status.OK and row.score is not None]
     if not good:
         return Row(BEST, Status.DEGENERATE, "no learning rate gave a finite embedding")
     best = min(good, key=lambda row: row.score or 0.0)
+    found = {**best.report, "chosen": best.item}
+    loss = best.score or 0.0
+    if not loss < before * (1 - ROUNDING):  # also when `before` is not finite: nothing says that the attack acted
+        error = (
+            f"no learning rate helped: the lowest loss on held-out noise, {loss:.4f} of {best.item}, is no lower than with "
+            f"the initial word {initial!r}, {before:.4f}; try other learning_rates, more iterations or more images"
+        )
+        return Row(BEST, Status.DEGENERATE, error, score=best.score, report=found)
     summary = (
         f"attacker's best of {len(rows)} learning rates: {best.report['learning_rate']:g}, by the loss on held-out noise "
         f"({best.score:.4f}, {before:.4f} with the initial word)"
     )
-    return Row(BEST, Status.OK, score=best.score, report={**best.report, "chosen": best.item, "summary": summary})
+    return Row(BEST, Status.OK, score=best.score, report={**found, "summary": summary})
 
 
 def _abar(pipeline: Pipeline) -> torch.Tensor:

@@ -28,7 +28,7 @@ VERDICT_SENTENCES: Mapping[VerdictStatus, str] = {
 REASONS: Mapping[str, str] = {
     "missing": "no picture or no reading was journalled",
     "error": "an exception stopped the case",
-    "degenerate": "the picture is black, constant or not finite",
+    "degenerate": "the picture is black, constant or not finite, or the attack found nothing to make it with",
     "round-trip": "the inversion missed its quality gate",
     "blocked": "a guard or a safety checker returned no picture",
     "not-measured": "the detector gave no reading",

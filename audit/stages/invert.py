@@ -128,8 +128,10 @@ class _Inversion:
 
     def _round_trip(self, clean: torch.Tensor) -> _Trip:
         """Up and down through the inverting model, under one prompt at guidance 1."""
-        erased, texts = self.identity["model"], (self.identity["prompt"],) * len(clean)
-        model = self.models.noise_model(erased, texts=texts)
+        erased, prompt = self.identity["model"], self.identity["prompt"]
+        # One text for all, whatever the batch: SPM acts by prompt, and images that have converged leave the batch.
+        model = self.models.noise_model(erased, texts=(prompt,))
+        texts = (prompt,) * len(clean)
         schedule = self.models.pipeline.schedule(self.identity["steps"])
         states = self.models.states(texts, erased).to(self.models.device)
         given = Conditioning(states, states, 1.0, texts)

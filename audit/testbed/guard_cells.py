@@ -273,16 +273,16 @@ def compared(
         **distances,
     }
     for judge in judges:
-        after, old = (_found(judge, [pair[i] for pair in pairs]) for i in (1, 2))
+        found, before_it = (_found(judge, [pair[i] for pair in pairs]) for i in (1, 2))
         wanted = [ALL_CLASSES.index(case.wanted) for case, _, _ in pairs]
         other = [ALL_CLASSES.index(case.other) for case, _, _ in pairs]
         rows = range(len(pairs))
-        there = [bool(old[i, other[i]]) for i in rows]
+        there = [bool(before_it[i, other[i]]) for i in rows]
         numbers[judge.instrument.detector] = {
-            "hits": sum(bool(after[i, wanted[i]]) for i in rows),
-            "hits_before": sum(bool(old[i, wanted[i]]) for i in rows),
+            "hits": sum(bool(found[i, wanted[i]]) for i in rows),
+            "hits_before": sum(bool(before_it[i, wanted[i]]) for i in rows),
             "other_before": sum(there),
-            "other_kept": sum(there[i] and bool(after[i, other[i]]) for i in rows),
+            "other_kept": sum(there[i] and bool(found[i, other[i]]) for i in rows),
         }
     return numbers
 

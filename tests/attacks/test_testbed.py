@@ -11,7 +11,8 @@ from PIL import Image
 
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import Learner, Prompts
+from audit.attacks.textual_inversion import Learner
+from audit.attacks.training_prompts import Prompts
 from audit.backbones import load_pipeline
 from audit.checkpoints import apply_artefact
 from audit.erasers.base import Session

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,17 +14,21 @@ import torch
 from audit import run
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import Learner, Prompts
+from audit.attacks.textual_inversion import Learner
+from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline, noise_model
+from audit.checkpoints import ErasedModel
 from audit.corpus_errors import SourceUnavailable
 from audit.drafting import draft_plan
 from audit.erasers.base import Session
+from audit.erasers.receler_adapter import nested
 from audit.errors import SpecError
 from audit.plan import Plan, read_plan
 from audit.pricing import calls_of
 from audit.records import Status
 from audit.spec import load_spec
 from audit.stages.attack import run_attack
+from tests.checkpoints.files import adapters
 from tests.flows.audits import plan_run, tiny_spec
 
 SETTINGS: dict[str, Any] = {
@@ -39,10 +44,11 @@ SETTINGS: dict[str, Any] = {
 PARAMETERS = TextualInversionParameters.model_validate(SETTINGS)
 
 
-def learner(pipeline: Pipeline, batch_size: int = 8, **changes: Any) -> Learner:
+def learner(pipeline: Pipeline, most: int = 8, **changes: Any) -> Learner:
+    """A learner whose UNet calls have at most `most` rows."""
     p = PARAMETERS.model_copy(update=changes)
     latents = torch.randn(2, 2, *pipeline.latent_shape, generator=torch.Generator().manual_seed(3))
-    return Learner(Prompts(pipeline, p), noise_model(pipeline.unet), latents, p, 7, batch_size)
+    return Learner(Prompts(pipeline, p), noise_model(pipeline.unet), latents, p, 7, most)
 
 
 def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
@@ -52,11 +58,40 @@ def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
 
 def test_every_rate_learns_as_it_would_alone_however_rows_are_packed(pipeline: Pipeline) -> None:
     together = learned(learner(pipeline))
-    assert torch.allclose(together, learned(learner(pipeline, batch_size=1)), atol=1e-6)
+    assert torch.allclose(together, learned(learner(pipeline, most=1)), atol=1e-5)
     for number, rate in enumerate(PARAMETERS.learning_rates):
         alone = learned(learner(pipeline, learning_rates=(rate,)))
         assert torch.allclose(together[number], alone[0], atol=1e-6)
     assert not torch.allclose(together[0], together[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("most", [1, 4, 7, 12])
+def test_no_unet_call_has_more_rows_than_the_batch_size(pipeline: Pipeline, most: int) -> None:
+    calls: list[int] = []
+
+    def counting(rows: int) -> Learner:
+        made = learner(pipeline, rows, batch_size=6, held_out=8)
+        model = made.predict
+
+        def counted(latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+            assert len(latents) == len(timesteps) == len(states)
+            calls.append(len(latents))
+            return model(latents, timesteps, states)
+
+        made.predict = counted
+        return made
+
+    whole = counting(64)
+    expected = learned(whole)
+    losses = [row.score for row in whole.found().rows]
+    calls.clear()
+    small = counting(most)
+    assert torch.allclose(learned(small), expected, atol=1e-5)
+    assert max(calls) <= most and sum(calls) == 4 * 2 * 6
+    assert torch.allclose(torch.tensor(small.losses), torch.tensor(whole.losses), atol=1e-5)
+    calls.clear()
+    assert [row.score for row in small.found().rows] == pytest.approx(losses, abs=1e-5)
+    assert max(calls) <= most and sum(calls) == 3 * 8
 
 
 def test_only_the_embedding_moves_and_the_loss_falls(pipeline: Pipeline) -> None:
@@ -84,6 +119,21 @@ def test_the_best_rate_has_the_lowest_held_out_loss_and_a_diverged_one_never_win
         made.vectors[0].fill_(float("nan"))
     rows = {row.item: row for row in made.found().rows}
     assert {row.status for row in rows.values()} == {Status.DEGENERATE}
+
+
+def test_an_embedding_that_beats_no_initial_word_found_nothing(pipeline: Pipeline) -> None:
+    made = learner(pipeline)
+    made.learn(Session())
+    with torch.no_grad():
+        for vector in made.vectors:
+            vector.copy_(made.prompts.initial)  # as good as the word itself, and no better
+    found = made.found()
+    rows = {row.item: row for row in found.rows}
+    assert rows["best"].status is Status.DEGENERATE and "best" not in found.tensors
+    assert rows["best"].error is not None and "no lower than with the initial word 'o'" in rows["best"].error
+    assert rows["best"].score == pytest.approx(rows["best"].report["held_out_loss_initial"], rel=1e-5)
+    assert rows["best"].report["chosen"] in rows and "summary" not in rows["best"].report
+    assert rows["lr-0.01"].status is rows["lr-0.1"].status is Status.OK  # learned, and of no use
 
 
 def test_an_interrupted_search_goes_on_to_the_same_embedding(pipeline: Pipeline, tmp_path: Path) -> None:
@@ -146,6 +196,39 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
         assert sum(c or 0 for c in table["unet_calls"].to_pylist()) == calls_of(unit).expected
         blobs.append(safetensors.torch.load(journal.blob("attack", unit.key))["best"])
     assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
+
+
+def test_white_box_learning_goes_through_recelers_adapters(
+    tmp_path: Path, tiny_folder: Path, pipeline: Pipeline
+) -> None:
+    noise = torch.Generator().manual_seed(1)
+    shapes = {name: tensor.shape for name, tensor in adapters(pipeline.unet.state_dict()).items()}
+    flat = {name: 0.3 * torch.randn(shape, generator=noise) for name, shape in shapes.items()}
+    folder = tmp_path / "receler"
+    folder.mkdir()
+    torch.save(nested(flat), folder / "eraser_weights.pt")
+    (folder / "eraser_config.json").write_text(json.dumps({"eraser_type": "adapter", "eraser_rank": 4}))
+    defence = {"name": "receler", "eraser": {"method": "receler", "checkpoint": str(folder)}}
+    spec = tiny_spec(tmp_path, tiny_folder, defences=[defence], scenarios=[scenario("embedding-whitebox")])
+    run_id = plan_run(spec, tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    worker = run.worker(plan, journal, device="cpu")
+    (erase,) = plan.units_of("erase")
+    worker.run(erase)
+    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity["model"] == erase.key)
+
+    def embedding() -> torch.Tensor:
+        _, blob = run_attack(unit, worker.models, lambda item: worker._read(item, worker._corpus), 8)
+        assert blob is not None
+        return safetensors.torch.load(blob)["lr-0.1"]
+
+    erased = worker.models._model(erase.key, "float32")
+    assert isinstance(erased, ErasedModel) and erased.adapters is not None
+    through = embedding()
+    erased.adapters.enabled = False
+    around = embedding()
+    assert torch.equal(around, embedding()) and not torch.allclose(through, around, atol=1e-3)
 
 
 def test_storage_that_does_not_answer_ends_the_unit_and_is_no_result_of_the_attack(

@@ -13,11 +13,12 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from audit import run
-from audit.attacks.embedding_files import write_embedding
+from audit.attacks.embedding_files import check_embedding, write_embedding
 from audit.checks import run_checks
 from audit.errors import SpecError
 from audit.journal import SCHEMAS, Journal
 from audit.learned import Vocabulary
+from audit.model_refs import resolve_model
 from audit.plan import KINDS, Plan, read_plan
 from audit.pricing import calls_of
 from audit.reading import read_result
@@ -199,6 +200,22 @@ def test_a_bad_file_is_refused_before_anything_is_computed(
     with pytest.raises(SpecError, match=message) as caught:
         draft(spec_with_file(tmp_path, tiny_folder, embedding=str(given)))
     assert caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("token", "known"),
+    [("drop", True), ("Drop", True), ("drop</w>", True), ("<|endoftext|>", True), ("<drop>", False), ("qxz", False)],
+)
+def test_a_word_of_the_model_is_no_name_of_a_learned_token(tmp_path: Path, token: str, known: bool) -> None:
+    backbone, path = resolve_model("testbed"), tmp_path / "learned_embeds.safetensors"
+    width = json.loads((backbone.path / "text_encoder" / "config.json").read_text())["hidden_size"]
+    write_embedding(path, token, vectors(width=width))
+    if not known:
+        assert check_embedding(path, backbone).token == token
+        return
+    with pytest.raises(SpecError, match="a word of this model's vocabulary") as caught:
+        check_embedding(path, backbone)
+    assert "<concept>" in (caught.value.next_step or "")
 
 
 def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

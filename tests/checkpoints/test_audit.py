@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from audit import run
+from audit.checkpoints import ErasedModel
 from audit.checkpoints.key_sets import key_set
 from audit.errors import CheckpointError, SpecError
 from audit.journal import Journal
@@ -134,3 +135,27 @@ def test_a_checkpoint_takes_no_parameters(tmp_path: Path, tiny_folder: Path) -> 
     path.write_text(yaml.safe_dump(document))
     with pytest.raises(SpecError, match="takes no preset or parameters"):
         load_spec(path)
+
+
+def test_inversions_through_an_spm_stay_one_batch_when_some_images_converge_first(
+    tmp_path: Path, tiny_folder: Path
+) -> None:
+    save_file(spm_state(weights(tiny_folder, "unet")), tmp_path / "spm.safetensors", SPM_METADATA)
+    defence = {"name": "spm", "eraser": {"method": "spm", "checkpoint": str(tmp_path / "spm.safetensors")}}
+    latent = {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 10, "guidance": 1.0}}
+    root = tmp_path / "runs"
+    run_id = plan_run(tiny_spec(tmp_path, tiny_folder, defences=[defence], scenarios=[latent]), root)
+    journal = Journal(str(root))
+    plan = read_plan(journal, run_id)
+    worker = run.worker(plan, journal, device="cpu")
+    (erase,) = plan.units_of("erase")
+    worker.run(erase)
+    (unit,) = (unit for unit in plan.units_of("invert") if unit.identity["model"] == erase.key)
+    erased = worker.models._model(erase.key, "float32")
+    assert isinstance(erased, ErasedModel)
+    sizes: list[int] = []
+    erased.unet.register_forward_pre_hook(lambda module, inputs: sizes.append(len(inputs[0])))
+    report = worker.run(unit)
+    assert report.rows == 3 and not report.unassessed
+    assert sizes[0] == 3 and min(sizes) < 3  # otherwise nothing left the batch, and this shows nothing
+    assert sum(sizes) == report.unet_calls  # a batch that fails and is halved makes more calls than its rows say
