@@ -160,7 +160,7 @@ def test_the_phrase_must_stand_alone_in_the_template(testbed: Pipeline) -> None:
 def test_a_neighbour_named_within_the_concept_has_words_of_its_own(
     testbed: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    concept = Concept(name="red ring", phrase="red ring", neighbours=("ring",))
+    concept = Concept(name="red-ring", phrase="red ring", neighbours=("ring",))
     found = localiser(testbed, concept, localisation="contrast-neighbours")
     looked: list[list[int]] = []
     whole = localise.token_map
