@@ -14,6 +14,7 @@ from transformers import CLIPConfig, CLIPModel
 from audit import guards
 from audit.backbones import Pipeline
 from audit.checkpoints import apply_artefact
+from audit.guards import egloce
 from audit.guards.base import Conditioning, Prediction, Step
 from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
@@ -218,23 +219,22 @@ def test_a_flip_is_what_comes_back_of_the_most_there_ever_was(highest: float, fl
     assert flip.flipped(highest) is flipped
 
 
-def test_the_guard_reports_an_adversarial_picture_as_flipped(testbed: Pipeline) -> None:
-    """On pixels instead of latents nothing keeps EGLOCE from hiding the concept instead of removing it."""
-    from audit.testbed.scenes import sample_scene
-
-    scene = sample_scene("calibration", 3, n_objects=1, required_class="ring")
-    ring = torch.from_numpy(scene.image).permute(2, 0, 1)[None].float() / 127.5 - 1
-    step = Step(0, 401, 1.0, 1.0)  # without noise the clean estimate is the picture itself
-    made = make(testbed, "egloce", window=[401, 401], iterations=12, gradient="stop", retention=0.0, rho=0.01)
-    for guard in (made, make(testbed, "egloce", window=[401, 401], gradient="stop", floor=1.0)):
-        guard._decode = lambda pictures: pictures.clamp(-1, 1)  # type: ignore[attr-defined]
-        guard.begin(conditioning(testbed, [""], 1.0), [401])
-        still = Prediction(torch.zeros_like(ring), None, 1.0, {}, 1)
-        with torch.no_grad():
-            guard.finish(guard.before_step(ring, step, lambda latents, still=still: still))
-    attacked, left = made.report()[0].measures, guard.report()[0].measures
-    assert attacked["energy_final"] < attacked["energy_highest"] - 0.3
-    assert attacked["flipped"] == 1.0 and left["flipped"] == 0.0
+@pytest.mark.parametrize(
+    ("flip", "floor", "flipped"),
+    [
+        (Flip(0.15, 0.70, 0.20), -1.0, 1.0),
+        (Flip(0.15, 0.18, 0.14), -1.0, 0.0),
+        (Flip(0.15, 0.70, 0.20), 1.0, 0.0),  # the guard never moved this picture
+    ],
+)
+def test_the_guard_reports_what_comes_back_of_what_it_moved(
+    testbed: Pipeline, monkeypatch: pytest.MonkeyPatch, flip: Flip, floor: float, flipped: float
+) -> None:
+    monkeypatch.setattr(egloce, "flip_test", lambda energy, images: [flip] * len(images))
+    guard = make(testbed, "egloce", window=[601, 401], iterations=2, gradient="stop", floor=floor)
+    ((report,),) = run(testbed, [guard], ["a photo of a square"], 4.0, steps=5).reports
+    assert report.measures["energy_highest"] >= report.measures["energy_before"]
+    assert report.measures["flipped"] == flipped and bool(report.timesteps) is (floor < 0)
 
 
 def test_jpeg_and_blur_are_what_they_say() -> None:
