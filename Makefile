@@ -62,7 +62,8 @@ MEB = build/m-erasurebench
 m-erasurebench: $(STAMP) ## run M-ErasureBench on the testbed, result table into audit/testbed/README.md (resumable)
 	for class in ring star heart; do \
 		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 112 || exit 1; done
-	$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/arrow --class arrow --count 16
+	for class in square cross diamond arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 16 || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/m-erasurebench-testbed.yaml --root $(MEB)/store --exit-zero
 	$(BIN)/python -m audit.testbed.benchmark_table --root $(MEB)/store
 

@@ -150,7 +150,8 @@ def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, 
         for name, count, field in subjects:
             cell = _cell(concept, name, defence, kind, Control.PERTURBED)
             cell = dataclasses.replace(cell, perturbation=perturbation.kind, strength=perturbation.strength)
-            _latent_cell(builder, cell, scenario, count, field, perturbation)
+            fewer = min(count, scenario.perturbed_cases or count)
+            _latent_cell(builder, cell, scenario, fewer, field, perturbation)
     if scenario.regeneration_prompt and controls.random_latent:
         # What the prompt does without an inverted latent. The gate's own floor is made with the null prompt.
         prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)

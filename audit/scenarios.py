@@ -124,7 +124,8 @@ class LatentScenario(Model):
     """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
 
     Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
-    samplers that invert exactly: an upper bound on what an inversion can carry.
+    samplers that invert exactly: an upper bound on what an inversion can carry. Every perturbation repeats the first
+    `perturbed_cases` of the default row.
     """
 
     name: Literal["latent-whitebox", "latent-blackbox"]
@@ -136,6 +137,7 @@ class LatentScenario(Model):
     inversion_prompt: Phrase | None = None
     regeneration_prompt: Phrase | None = None
     perturbations: tuple[Perturbation, ...] = ()  # each on further cells; the default row has none
+    perturbed_cases: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # of each perturbation; None is `cases`
     quality_gate: QualityGate = QualityGate()
 
     @field_validator("inversion_prompt", "regeneration_prompt")
@@ -154,6 +156,11 @@ class LatentScenario(Model):
             raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
         if len(set(self.perturbations)) < len(self.perturbations):
             raise ValueError("perturbations: the same one is listed more than once")
+        if self.perturbations and (self.perturbed_cases or 0) > self.cases:
+            raise ValueError(
+                f"perturbed_cases: {self.perturbed_cases} is more than the {self.cases} cases of the default row, of which "
+                "they are the first"
+            )
         if self.method != "fixed-point" and self.sampler.steps < 2:
             raise ValueError(
                 f"method {self.method} steps from two levels at a time, so sampler.steps must be at least 2"

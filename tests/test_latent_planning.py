@@ -88,6 +88,21 @@ def test_latent_perturbations_share_the_inversions_of_the_default_row() -> None:
     assert unit["perturbation"] == {"kind": "latent-noise-sphere", "strength": 0.05}
 
 
+def test_perturbed_cases_are_the_first_of_the_default_row() -> None:
+    plan = plan_of(spec_of(perturbations=[0.1, {"kind": "image-jpeg", "strength": 50}], perturbed_cases=2))
+    (default,), perturbed = cells(plan, None), cells(plan, Control.PERTURBED)
+    assert [p.cell.planned for p in perturbed] == [2, 2] and default.cell.planned == 4
+    for cell in perturbed:
+        assert column(plan, cell, "item") == column(plan, default, "item")[:2]
+        assert column(plan, cell, "seed") == column(plan, default, "seed")[:2]
+    assert column(plan, perturbed[0], "invert_key") == column(plan, default, "invert_key")[:2]
+
+
+def test_perturbed_cases_never_ask_for_more_pictures_of_the_unlearned_class() -> None:
+    plan = plan_of(spec_of(perturbations=[0.1], perturbed_cases=3))
+    assert [p.cell.planned for p in cells(plan, Control.PERTURBED, subject="arrow")] == [2]
+
+
 def test_image_perturbations_are_inverted_anew() -> None:
     plan = plan_of(spec_of(perturbations=[{"kind": "image-jpeg", "strength": 50}]))
     (default,), (perturbed,) = cells(plan, None), cells(plan, Control.PERTURBED)
@@ -165,6 +180,8 @@ def test_every_prompt_and_method_has_keys_of_its_own() -> None:
         ({"inversion_prompt": "a ring"}, r"must contain \{phrase\} once"),
         ({"regeneration_prompt": "a {phrase} by {artist}"}, r"must contain \{phrase\} once and no other"),
         ({"perturbations": [0.1, 0.1]}, "listed more than once"),
+        ({"perturbations": [0.1], "perturbed_cases": 5}, "more than the 4 cases of the default row"),
+        ({"perturbations": [0.1], "perturbed_cases": 0}, "greater than or equal to 1"),
         ({"perturbations": [0.0]}, "greater than 0"),
         ({"perturbations": [9.0]}, "strength of at most 3"),
         ({"perturbations": [{"kind": "image-jpeg", "strength": 50.5}]}, "whole number"),

@@ -18,6 +18,7 @@ from audit import locations, run
 from audit.plan import KINDS
 from audit.report import markdown
 from audit.results import RunResult
+from audit.scenarios import LatentScenario
 from audit.spec import load_spec, parse_spec
 from audit.testbed.captions import CLASSES
 from audit.testbed.scenes import write_corpus
@@ -26,6 +27,7 @@ from tests.sd14 import CUT, write_sd14
 from tests.tiny import write_tokenizer
 
 SPEC = Path(__file__).parent.parent / "deployments" / "specs" / "m-erasurebench-sd14.yaml"
+ON_THE_TESTBED = SPEC.with_name("m-erasurebench-testbed.yaml")
 STEPS, CASES = 2, 2
 # 128 pixels, so that the deepest attention sees more than one position and all of it is trained
 TRAINING = {"iterations": 1, "steps": STEPS, "pixels": 128, "compute": "float32", "learning_rate": 0.01}
@@ -142,3 +144,19 @@ def test_the_shipped_spec_is_the_benchmark() -> None:
     assert [scenario.name for scenario in spec.scenarios] == [
         "text", "adversarial-text", "embedding-whitebox", "embedding-blackbox", "latent-whitebox", "latent-blackbox",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", [ON_THE_TESTBED], ids=lambda path: path.stem)
+def test_the_readings_of_a_latent_rate_and_the_pictures_quality_stand_beside_it(path: Path) -> None:
+    spec = load_spec(path)
+    (whitebox,) = (s for s in spec.scenarios if isinstance(s, LatentScenario) and s.name == "latent-whitebox")
+    assert len(whitebox.perturbations) >= 3 and all(p.of_latent for p in whitebox.perturbations)
+    assert whitebox.perturbed_cases and whitebox.perturbed_cases <= whitebox.cases / 4
+    by_role = {role: {entry.concept for entry in spec.corpus if entry.role == role} for role in ("neighbour", "control")}
+    assert spec.controls.unlearned and set(spec.controls.unlearned) <= by_role["control"]
+    known = {concept.name for concept in spec.concepts} | by_role["neighbour"]
+    assert all(known & set(concept.neighbours) for concept in spec.concepts)
+    assert {entry.kind for entry in spec.quality} == {"psnr", "ssim", "clip-score", "features"}
+    networks = {entry.model for entry in spec.quality if entry.model}
+    guards = [guard for defence in spec.defences for guard in defence.guards]
+    assert not networks & {guard.parameters.get("energy") for guard in guards}
