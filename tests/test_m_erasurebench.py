@@ -152,7 +152,9 @@ def test_the_readings_of_a_latent_rate_and_the_pictures_quality_stand_beside_it(
     (whitebox,) = (s for s in spec.scenarios if isinstance(s, LatentScenario) and s.name == "latent-whitebox")
     assert len(whitebox.perturbations) >= 3 and all(p.of_latent for p in whitebox.perturbations)
     assert whitebox.perturbed_cases and whitebox.perturbed_cases <= whitebox.cases / 4
-    by_role = {role: {entry.concept for entry in spec.corpus if entry.role == role} for role in ("neighbour", "control")}
+    by_role = {
+        role: {entry.concept for entry in spec.corpus if entry.role == role} for role in ("neighbour", "control")
+    }
     assert spec.controls.unlearned and set(spec.controls.unlearned) <= by_role["control"]
     known = {concept.name for concept in spec.concepts} | by_role["neighbour"]
     assert all(known & set(concept.neighbours) for concept in spec.concepts)

@@ -53,7 +53,6 @@ class Row:
     batch: int
     compiled: bool
     rate: float | None = None  # pictures a second
-    per: str = "images"
     utilisation: float | None = None  # model FLOPs a second over the measured ceiling
     peak: float | None = None  # GB; None where the device does not say
     note: str = ""
@@ -110,7 +109,12 @@ def measure(
     if settings.compile_with is not None:
         work.use(settings.compile_with)
         for piece in work.pieces():
-            if piece.compiles:
+            if piece.eager:
+                row = Row(
+                    piece.name, _name(_dtype(piece)), settings.batches[-1], True, note=f"eager in audits: {piece.eager}"
+                )
+                note(row)
+            else:
                 _compiled(piece, device, settings, deadline, ceilings, rows, note)
     return rows
 
@@ -122,7 +126,7 @@ def _by_batch(
     flops = count(piece) if time.monotonic() < deadline else None
     last, before = 0.0, 0
     for batch in settings.batches:
-        row = Row(piece.name, _name(_dtype(piece)), batch, False, per=piece.per)
+        row = Row(piece.name, _name(_dtype(piece)), batch, False)
         expected = (1 + settings.repeats) * last * batch / before if before else 0.0
         if time.monotonic() + expected > deadline:
             note(dataclasses.replace(row, note="skipped: no time left"))
@@ -143,7 +147,7 @@ def _compiled(
 ) -> None:
     """The row of one piece through torch.compile, at the largest batch that ran eagerly."""
     ran = [row.batch for row in rows if row.piece == piece.name and row.rate is not None]
-    row = Row(piece.name, _name(_dtype(piece)), max(ran, default=settings.batches[0]), True, per=piece.per)
+    row = Row(piece.name, _name(_dtype(piece)), max(ran, default=settings.batches[0]), True)
     if not ran or time.monotonic() + (COMPILING if device.type == "cuda" else 0) > deadline:
         note(dataclasses.replace(row, note="skipped: no time left" if ran else "skipped: no eager batch ran"))
         return
@@ -192,7 +196,7 @@ def best(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
 def count(piece: Piece) -> float:
     """FLOPs of the piece on one picture, as torch counts them: products and convolutions, a multiply-add as two."""
     with FlopCounterMode(display=False) as counter:
-        piece.run(1)
+        (piece.counted or piece.run)(1)
     return float(counter.get_total_flops())
 
 
@@ -240,7 +244,7 @@ def line(row: Row) -> str:
     """The row as one of a Markdown table."""
     used = "" if row.utilisation is None else f"{row.utilisation:.0%}"
     peak = "" if row.peak is None else f"{row.peak:.1f}"
-    rate = row.note if row.rate is None else f"{row.rate:.2f} {row.per}/s"
+    rate = row.note if row.rate is None else f"{row.rate:.2f} images/s"
     return f"| {row.piece} | {row.dtype} | {row.batch} | {'yes' if row.compiled else 'no'} | {rate} | {used} | {peak} |"
 
 

@@ -31,14 +31,18 @@ CAT, TEXT = Concept(name="cat", phrase="cat"), "a photo of a cat"
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """One kind of work. `run(batch)` does it once; a whole picture takes `times` as long as one picture's share of it."""
+    """One kind of work. `run(batch)` does it once; a whole picture takes `times` as long as one picture's share of it.
+
+    `counted` is what its model FLOPs are counted on, where `run` computes some of them twice. `eager` says why an audit
+    never compiles it; empty where it may.
+    """
 
     name: str
     run: Callable[[int], Any]
     times: float
     half: bool  # bfloat16, and to be held against that ceiling; False is float32
-    per: str = "images"
-    compiles: bool = False
+    counted: Callable[[int], Any] | None = None
+    eager: str = ""
 
 
 class Work:
@@ -47,13 +51,15 @@ class Work:
     def __init__(self, pipeline: Pipeline, network: Any, energy: Energy, some: int) -> None:
         self.pipeline, self.network, self.energy, self.some = pipeline, network, energy, some
         self.model: NoiseModel = noise_model(pipeline.unet)
+        self.vision: Callable[..., Any] = network.vision_model
         self.text, self.null = pipeline.encode_text([TEXT]), pipeline.encode_text([""])  # once, as the audit does
 
     def use(self, compile_with: str | None) -> None:
-        """Evaluate the UNet through torch.compile with this backend from now on; None is eager."""
+        """Evaluate UNet and CLIP through torch.compile with this backend from now on; None is eager."""
         if compile_with is None:
-            self.model = noise_model(self.pipeline.unet)
+            self.model, self.vision = noise_model(self.pipeline.unet), self.network.vision_model
             return
+        self.vision = torch.compile(self.network.vision_model, backend=compile_with, dynamic=False)
         unet, dtype = torch.compile(self.pipeline.unet, backend=compile_with, dynamic=False), self.pipeline.unet.dtype
 
         def predict(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
@@ -69,12 +75,12 @@ class Work:
         whole, grid = STEPS / self.some, self.pipeline.schedule(STEPS).timesteps
         inner = sum(201 <= t <= 801 for t in grid) * 3  # EGLOCE's window and iterations by default
         return [
-            Piece("guided sampling", self.guided, whole, half, compiles=True),
-            Piece("inversion", self.inversion, whole, half, compiles=True),
-            Piece("VAE decoding", self.decoding, 1, False),
+            Piece("guided sampling", self.guided, whole, half),
+            Piece("inversion", self.inversion, whole, half),
+            Piece("VAE decoding", self.decoding, 1, False, eager="one call a picture"),
             Piece("scoring (CLIP)", self.scoring, 1, False),
-            Piece("IRECE, its one intervention", self.irece, 1, half, per="interventions"),
-            Piece("EGLOCE, all inner iterations", self.egloce, inner, half),
+            Piece("IRECE, its one intervention", self.irece, 1, half, eager="hooks capture attention"),
+            Piece("EGLOCE, all inner iterations", self.egloce, inner, half, self.plain_egloce, "it differentiates"),
         ]
 
     def _given(self, batch: int, guidance: float) -> Conditioning:
@@ -105,17 +111,26 @@ class Work:
         """Picture embeddings, in float32 as detectors measure; resizing on the CPU is not in it."""
         side = self.network.config.vision_config.image_size
         pixels = torch.zeros(batch, 3, side, side, device=self.pipeline.device)
-        return self.network.vision_model(pixel_values=pixels).pooler_output
+        return self.vision(pixel_values=pixels).pooler_output
 
     def irece(self, batch: int) -> torch.Tensor:
-        """The forward pass with captured attention, the mask and the noise of one batch."""
+        """The forward pass with captured attention, the mask and the noise of one batch: all that it adds to a picture."""
         return self._one_step(batch, self._built("irece", tau=0.4))
 
     def egloce(self, batch: int) -> torch.Tensor:
-        """One inner iteration: UNet, VAE and energy forward and backward."""
+        """One inner iteration under guidance: both UNet branches, VAE and energy forward and backward, checkpointed."""
+        networks = (self.pipeline.unet, self.pipeline.vae)
+        for network in networks:
+            network.enable_gradient_checkpointing()
+        try:
+            return self.plain_egloce(batch)
+        finally:
+            for network in networks:
+                network.disable_gradient_checkpointing()
+
+    def plain_egloce(self, batch: int) -> torch.Tensor:
+        """The same without checkpointing: nothing is computed twice."""
         resolved = {**self._resolved("egloce"), "iterations": 1}
-        self.pipeline.unet.enable_gradient_checkpointing()
-        self.pipeline.vae.enable_gradient_checkpointing()
         return self._one_step(batch, Egloce(self.energy, decoder(self.pipeline), resolved))
 
     def _resolved(self, name: str, **parameters: Any) -> dict[str, Any]:
@@ -138,7 +153,7 @@ class Work:
 
     def _one_step(self, batch: int, guard: Guard) -> torch.Tensor:
         """What a guard does before the step at t = 501, without the step itself."""
-        schedule, given = self.pipeline.schedule(STEPS), self._given(batch, 1.0)
+        schedule, given = self.pipeline.schedule(STEPS), self._given(batch, GUIDANCE)
         guard.begin(given, schedule.timesteps[::-1])
         return before(guard, self.model, schedule, self._noise(batch), given)
 
