@@ -131,6 +131,7 @@ def target(spec: Spec, request: Request) -> float:
 
 def splits_of(spec: Spec) -> dict[str, Any]:
     """Object counts and digests of both splits. Raises `CorpusError` when one picture, by its pixels, is in both."""
-    audited = corpus.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else ()
-    calibration = corpus.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else ()
-    return require_disjoint(calibration, audited)
+    return require_disjoint(
+        corpus.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else (),
+        corpus.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else (),
+    )
