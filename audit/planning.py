@@ -12,6 +12,7 @@ from audit.attacks.embedding_cases import embedding_cases
 from audit.attacks.personalised_cases import personalised_cases
 from audit.attacks.prompts import PromptSet, cases_of, prompts, read_prompt_sets
 from audit.errors import SpecError
+from audit.mask_controls import add_with_controls
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem, Inversion
@@ -112,7 +113,7 @@ def _text_cells(
         ]
         if chosen is not None and (subject is concept or chosen.names(subject)):
             cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
-        builder.add(_cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+        add_with_controls(builder, _cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
 
 
 def _adversarial_cell(
@@ -121,7 +122,7 @@ def _adversarial_cell(
     common = builder.common("prompt", defence, concept, _sampler(scenario))
     kind = Control.BACKBONE if defence == "none" else None
     cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
-    builder.add(cell, common, adversarial_cases(builder, concept, scenario, chosen))
+    add_with_controls(builder, cell, common, adversarial_cases(builder, concept, scenario, chosen))
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
@@ -132,7 +133,7 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
         common["personalisation"], cases = personalised_cases(builder, concept, scenario)
     else:
         cases = embedding_cases(builder, concept, scenario, common["model"])
-    builder.add(cell, common, cases)
+    add_with_controls(builder, cell, common, cases)
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
@@ -182,7 +183,7 @@ def _latent_cell(
     )
     prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
     cases = [{**case, "prompt": prompt} for case in _items(builder, cell.subject, count, field)]
-    builder.add(cell, common, cases, inversion)
+    add_with_controls(builder, cell, common, cases, inversion)
 
 
 def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:

@@ -38,6 +38,12 @@ class Control(StrEnum):
     BLACK = "black"  # black images: must be unassessed
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
+    MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area
+    MASK_SHIFTED = "mask-shifted"  # ... in the located mask, moved
+    MASK_FULL = "mask-full"  # ... in the whole picture
+
+
+MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
 
 class Scenario(StrEnum):

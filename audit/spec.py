@@ -107,10 +107,14 @@ class Eraser(Model):
 
 
 class Guard(Model):
-    """An inference-time guard by name, with its parameters."""
+    """An inference-time guard by name, with its parameters.
+
+    `controls` asks for IRECE's other masks beside each audited cell; their cells decide nothing.
+    """
 
     name: Name
     parameters: dict[str, Any] = Field(default_factory=dict)
+    controls: tuple[Literal["random", "shifted", "full"], ...] = ()
 
 
 class Defence(Model):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from audit.scenarios import EmbeddingScenario, LatentScenario
 
 if TYPE_CHECKING:
-    from audit.spec import Spec
+    from audit.spec import Guard, Spec
 
 
 def problems_of(spec: Spec) -> list[str]:
@@ -53,7 +53,21 @@ def _references(spec: Spec) -> list[str]:
             problems.append("defences.none: 'none' is the un-erased backbone and takes no eraser or guards")
         if defence.name != "none" and not (defence.eraser or defence.guards):
             problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
+        for guard in defence.guards:
+            problems += [f"defences.{defence.name}: {problem}" for problem in _mask_controls(guard)]
     return problems
+
+
+def _mask_controls(guard: Guard) -> list[str]:
+    if not guard.controls:
+        return []
+    if guard.name != "irece":
+        return [f"guard {guard.name!r} has no mask, so it takes no controls; only irece does"]
+    if guard.parameters.get("mask", "attention") != "attention":
+        return ["controls stand beside the located mask; leave out the parameter mask of irece"]
+    if len(set(guard.controls)) < len(guard.controls):
+        return ["controls of guard 'irece' list one mask more than once"]
+    return []
 
 
 def _impossible(spec: Spec) -> list[str]:

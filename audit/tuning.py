@@ -43,7 +43,9 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
     concept, defence = _named(spec, request)
     position = next((i for i, guard in enumerate(defence.guards) if guard.name == request.guard), None)
     base = dict(defence.guards[position].parameters) if position is not None else {}
-    others = [guard.model_dump(mode="json") for i, guard in enumerate(defence.guards) if i != position]
+    # The sweep is compared with itself: mask controls of every candidate would only cost time.
+    bare = [guard.model_copy(update={"controls": ()}) for guard in defence.guards]
+    others = [guard.model_dump(mode="json") for i, guard in enumerate(bare) if i != position]
     at = _place(request.guard, [guard["name"] for guard in others]) if position is None else position
     eraser = defence.eraser.model_dump(mode="json", exclude_defaults=True) if defence.eraser else None
     tried = {f"c{i:03d}": {**base, **values} for i, values in enumerate(_product(request.grid))}
@@ -129,6 +131,7 @@ def target(spec: Spec, request: Request) -> float:
 
 def splits_of(spec: Spec) -> dict[str, Any]:
     """Object counts and digests of both splits. Raises `CorpusError` when one picture, by its pixels, is in both."""
-    audited = corpus.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else ()
-    calibration = corpus.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else ()
-    return require_disjoint(calibration, audited)
+    return require_disjoint(
+        corpus.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else (),
+        corpus.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else (),
+    )

@@ -39,7 +39,13 @@ def spec_path(tmp_path: Path, tiny_folder: Path) -> Path:
     write_corpus(str(held), "ring", 3, "calibration")
     defences = [{"name": "uce", "eraser": {"method": "uce"}, "guards": [{"name": "negative-prompt"}, IRECE]}]
     calibration = [{"url": str(held), "concept": "ring"}]
-    return tiny_spec(tmp_path, tiny_folder, defences=defences, calibration=calibration)
+    gate = {"residual_max": 100.0, "psnr_min_db": 0.1}  # random weights invert badly
+    latent = {"name": "latent-whitebox", "cases": 3, "fixed_point_passes": 1, "quality_gate": gate}
+    scenarios = [
+        {"name": "text", "cases": 3, "sampler": {"steps": 2, "guidance": 3.0}},
+        {**latent, "sampler": {"steps": 2, "guidance": 1.0}},
+    ]
+    return tiny_spec(tmp_path, tiny_folder, defences=defences, calibration=calibration, scenarios=scenarios)
 
 
 def test_the_calibration_audit_holds_every_candidate_and_no_audit_picture(spec_path: Path) -> None:
@@ -69,6 +75,14 @@ def test_irece_joins_a_stack_before_the_egloce_that_would_work_on_overwritten_la
     assert [g.name for g in trial.defence("unguarded").guards] == ["negative-prompt", "egloce", "safree"]
     for name in ("c000", "c001"):
         assert [g.name for g in trial.defence(name).guards] == ["negative-prompt", "irece", "egloce", "safree"]
+
+
+def test_a_sweep_plans_no_mask_controls(spec_path: Path) -> None:
+    spec = load_spec(spec_path)
+    stack = [{"name": "negative-prompt"}, {**IRECE, "controls": ["random"]}]
+    document = {**spec.model_dump(mode="json"), "defences": [{"name": "uce", "guards": stack}]}
+    trial, _ = tuning.calibration_spec(parse_spec(document, "test"), request())
+    assert not any(guard.controls for defence in trial.defences for guard in defence.guards)
 
 
 def test_an_audit_never_lists_the_calibration_pictures(spec_path: Path, tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from audit.records import Control, Scenario
+from audit.records import MASK_CONTROLS, Control, Scenario
+from audit.report import mask_controls
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
 from audit.report.words import CONTROLS, count, interval, limit_text, percent, plain
@@ -38,7 +39,8 @@ def table(index: Index) -> Table:
     """One row per control cell and detector with the value that the policy requires of it."""
     rows = []
     order = {control.value: place for place, control in enumerate(Control)}
-    controls_only = [r for r in index.result.crr if r.control not in (None, Control.PERTURBED)]
+    elsewhere = (None, Control.PERTURBED, *MASK_CONTROLS)
+    controls_only = [r for r in index.result.crr if r.control not in elsewhere]
     for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
         text, holds = required(index, row)
         rows.append(
@@ -76,8 +78,10 @@ def table(index: Index) -> Table:
 def section(index: Index) -> Section:
     """The controls of a run, with the values that the policy requires of them."""
     rows = table(index)
+    masks = mask_controls.table(index)
+    tables = (masks,) if masks else ()
     if not rows.rows:
-        return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",))
+        return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",), tables=tables)
     held = [row[-1] for row in rows.rows if row[-1] != "not required"]
     broken = sum(not result.startswith("✓") for result in held)
     counted = "An unassessed case counts as a miss, under an upper limit as a hit."
@@ -89,4 +93,4 @@ def section(index: Index) -> Section:
         sentence = f"All {count(len(held))} control rows with a required value hold it."
     used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS and not row.perturbation)
     facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
-    return Section("controls", "Controls", (f"{sentence} {counted}",), facts=facts, tables=(rows,))
+    return Section("controls", "Controls", (f"{sentence} {counted}",), facts=facts, tables=(rows, *tables))

@@ -42,6 +42,9 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "random-latent": ("random latents", "no attack at all: the floor, which must be low"),
     "black": ("black images", "nothing to see: every case must be unassessed"),
     "perturbed": ("perturbed", "the same attack with its image or latent disturbed: a point of a curve"),
+    "mask-random": ("random mask", "the guard's noise in a random mask of the located one's area: for comparison"),
+    "mask-shifted": ("shifted mask", "the guard's noise in the located mask, moved: for comparison"),
+    "mask-full": ("whole picture", "the guard's noise in the whole picture: for comparison"),
     "unlearned": ("unlearned class", "a class the model has never seen, same attack: for comparison"),
 }
 

@@ -252,7 +252,8 @@ def compared(
     Distances are means over the `changed` cases: assessed ones in which a guard acted. `acted` counts cases guard by
     guard, in the defence's order.
     """
-    pairs, changed = [], []
+    pairs: list[tuple[Case, Pixels, Pixels]] = []
+    changed: list[tuple[Pixels, Pixels, npt.NDArray[np.bool_] | None]] = []
     for case, after, old, reports in zip(cases, made.images, before.images, made.reports, strict=True):
         if after is not None and old is not None:
             pairs.append((case, after, old))
