@@ -111,7 +111,9 @@ def test_a_long_search_stays_a_search_of_its_whole_population() -> None:
     assert 0.9 * settings.population < sum(sizes) / len(sizes) < 1.1 * settings.population
 
 
-@pytest.mark.parametrize("state", [float("nan"), float("inf"), -float("inf"), 1e30], ids=["nan", "inf", "-inf", "overflow"])
+@pytest.mark.parametrize(
+    "state", [float("nan"), float("inf"), -float("inf"), 1e30], ids=["nan", "inf", "-inf", "overflow"]
+)
 def test_an_encoder_that_gives_no_number_has_no_finite_fitness(state: float) -> None:
     ids = torch.tensor([[0, 1], [1, 1]])
     found = ring_a_bell.fitness(lambda ids: torch.where(ids == 0, state, 1.0)[:, :, None], ids, torch.zeros(2, 1), 1)
