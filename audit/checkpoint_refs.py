@@ -25,6 +25,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _LORA = "pytorch_lora_weights.*"  # as diffusers saves it
 _RECELER = ("eraser_weights.safetensors", "eraser_weights.pt")
+PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # of PEFT's `save_pretrained`
+PEFT_CONFIG = "adapter_config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,9 +120,10 @@ def _made(name: str, kind: Kind, path: Path, revision: str | None, files: list[P
 
 
 def _beside(path: Path) -> list[Path]:
-    """A weight file, with the configuration that Receler's official code saves next to it."""
-    config = path.parent / "eraser_config.json"
-    return [path, config] if path.name in _RECELER and config.is_file() else [path]
+    """A weight file, with the configuration that Receler's official code or PEFT saves next to it."""
+    configs = dict.fromkeys(_RECELER, "eraser_config.json") | dict.fromkeys(PEFT_FILES, PEFT_CONFIG)
+    config = path.parent / configs.get(path.name, "")
+    return [path, config] if config.is_file() else [path]
 
 
 def _folder(folder: Path) -> tuple[Kind, list[Path]]:

@@ -11,15 +11,19 @@ from pathlib import Path
 from typing import Literal
 
 from audit import gaps
-from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
+from audit.checkpoint_refs import PEFT_FILES, CheckpointRef, resolve_checkpoint
 from audit.errors import CheckpointError
 from audit.weight_files import check_safetensors
 
 Kind = Literal["lora", "dreambooth"]
 
-LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin")  # as diffusers saves them
+# As diffusers saves them, and PEFT.
+LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", *PEFT_FILES)
 LORA_MARKS = (".lora_", "_lora.", ".lora.", "lora_unet_", "lora_te_")  # in the names of a LoRA's tensors
-NEXT = "name diffusers' pytorch_lora_weights.safetensors, or a whole UNet or pipeline folder of Stable Diffusion 1.x"
+NEXT = (
+    "name diffusers' pytorch_lora_weights.safetensors, PEFT's folder with adapter_model.safetensors, "
+    "or a whole UNet or pipeline folder of Stable Diffusion 1.x"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from audit.checkpoints import layouts
 from audit.checkpoints.footprint import finite, same
 from audit.checkpoints.lora import Lora, read_lora
+from audit.checkpoints.peft_files import by_part, is_peft
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.tensors import (
     BackboneTensors,
@@ -54,6 +55,8 @@ def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
 def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     path = ref.files.paths()[0]
     tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})
+    if is_peft(tensors):
+        tensors, metadata = by_part(tensors, ref.files, base)
     lora: Lora = read_lora(tensors, metadata, base, str(path))
     ranks = sorted({pair.rank for pair in lora.pairs})
     rank = "-".join(dict.fromkeys((str(ranks[0]), str(ranks[-1]))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -63,6 +64,22 @@ def lora_state(unet: Mapping[str, torch.Tensor], name: Name = diffusers_name, se
         name(m, half): tensor for m, pair in found.items() for half, tensor in zip(("down", "up"), pair, strict=True)
     }
     return dict(halves)
+
+
+def write_peft(folder: Path, halves: Mapping[str, torch.Tensor], **config: object) -> Path:
+    """A folder as PEFT's `save_pretrained` lays it out, with halves by their names in the wrapped model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {f"base_model.model.{name}": tensor.contiguous() for name, tensor in halves.items()}
+    save_file(tensors, folder / "adapter_model.safetensors", {"format": "pt"})
+    said = {
+        "peft_type": "LORA", "r": RANK, "lora_alpha": RANK, "target_modules": ["to_q", "to_k", "to_v", "to_out.0"],
+        "bias": "none", "fan_in_fan_out": False, "init_lora_weights": True, "lora_dropout": 0.0, "use_dora": False,
+        "use_rslora": False, "rank_pattern": {}, "alpha_pattern": {}, "modules_to_save": None, "task_type": None,
+        "base_model_name_or_path": None, "inference_mode": True, "loftq_config": {}, "layer_replication": None,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps({**said, **config}))
+    (folder / "README.md").write_text("A LoRA.")
+    return folder
 
 
 def write_lora(path: Path, unet: Mapping[str, torch.Tensor], seed: int = 0) -> Path:
