@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from audit.records import Control, Role, Scenario
-from audit.report.reported_numbers import TOLERANCE, WIDEST, Pooled, ReportedRate, compare, reported
+from audit.report.controls import required
+from audit.report.reported_numbers import TOLERANCE, WIDEST, Answer, Pooled, ReportedRate, compare, reported
 from audit.report.view import Column, Index, Section, Table
-from audit.report.words import NOT_AVAILABLE, interval, percent, plain
+from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
 from audit.results import CrrRow, RunResult
 
 _SD14 = "stable-diffusion-v1-4"
@@ -98,7 +99,7 @@ def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
 
 
 def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: bool) -> Table:
-    pooled = _pooled(index)
+    pooled, broken = _pooled(index), _broken_controls(index)
     judges = [d for d in dict.fromkeys(row.detector for row in index.result.crr) if index.is_judge(d)]
     scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
     columns = [Column("Defence"), Column("Scenario")]
@@ -120,7 +121,8 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
                 cells += _ours(index, found)
             cells.append(rate.text if rate else "no number")
             if claims:
-                cells.append(_answer(index, rate, ours))
+                failed = [broken.get((defence, scenario, judge)) for judge in judges]
+                cells.append(_answer(index, rate, ours, failed))
             rows.append(tuple(cells))
     caption = f"Concept reproduction rates over all concepts, with intervals at {index.confidence()} confidence"
     return Table(caption, tuple(columns), tuple(rows), heads=2, stack=True)
@@ -134,12 +136,38 @@ def _ours(index: Index, found: Pooled | None) -> list[str]:
     return [percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"]
 
 
-def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None]) -> str:
+def _broken_controls(index: Index) -> dict[tuple[str, str, str], str]:
+    """(defence, scenario, detector) -> the control that does not hold, of the cells whose rate therefore says nothing.
+
+    A dead attack brings nothing back, whatever the eraser did; a floor that is high makes every rate high.
+    """
+    broken: dict[tuple[str, str, str], str] = {}
+    failed = [row for row in index.result.crr if row.control is not None and required(index, row)[1] is False]
+    for row in index.targets():
+        latent = row.scenario.startswith("latent-")
+        for control in failed:
+            if (control.concept, control.subject, control.detector) != (row.concept, row.subject, row.detector):
+                continue
+            speaks = {
+                Control.REFERENCE: True,
+                Control.VAE_ROUNDTRIP: latent,
+                Control.BACKBONE: row.defence != "none" and control.scenario == row.scenario,
+                Control.RANDOM_LATENT: latent and control.defence in ("none", row.defence),
+            }
+            if any(control.control == kind and holds for kind, holds in speaks.items()):
+                broken.setdefault((row.defence, row.scenario, row.detector), str(control.control))
+    return broken
+
+
+def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None], failed: Sequence[str | None]) -> str:
     """The answers of all judges; one word when they agree."""
     if rate is None:
         return NOT_AVAILABLE
     least = 0.9 if index.policy is None else index.policy.assessed_min
     answers = [compare(rate, found, _confidence(index), least, reported().concepts) for found in ours or [None]]
+    for number, control in enumerate(failed):
+        if control and answers[number][0] is not Answer.NOT_RUN:
+            answers[number] = (Answer.NOT_RUN, f"its control failed ({CONTROLS[control][0]})")
     texts = [f"{answer.value}: {why}" if why else answer.value for answer, why in answers]
     return plain("; ".join(dict.fromkeys(texts)))
 

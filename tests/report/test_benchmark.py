@@ -155,6 +155,19 @@ def test_sd14_gets_answers(name: str) -> None:
     assert column(found, "Reported on Stable Diffusion v1.4")["esd+irece", "text"] == "no number"
 
 
+def test_a_dead_attack_answers_nothing() -> None:
+    of = result("/models/stable-diffusion-v1-4")
+    dead = tuple(
+        dataclasses.replace(row, hits=0, rate=0.0) if (row.control, row.scenario) == ("backbone", "text") else row
+        for row in of.crr
+    )
+    answers = column(table(dataclasses.replace(of, crr=dead)), "Answer")
+    for name in ERASERS:
+        assert answers[name, "text"] == "not run: its control failed (un-erased backbone)"
+    assert answers["none (un-erased)", "text"] == "not reproduced"
+    assert answers["esd", "latent-whitebox"] == "not reproduced"
+
+
 @pytest.mark.parametrize("name", ["testbed", "/models/stable-diffusion-v1-5", "/models/mine"])
 def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
     of = result(name)
