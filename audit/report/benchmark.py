@@ -25,7 +25,7 @@ def section(index: Index) -> Section | None:
     On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the numbers
     stand side by side without one: they speak of another model.
     """
-    ways = _defences(index.result.spec)
+    ways = defences(index.result.spec)
     claims = is_sd14(index.result)
     families = {family for family, _ in ways.values()} - {"none"}
     named = {row.concept for row in index.targets()}
@@ -66,7 +66,7 @@ def is_sd14(result: RunResult) -> bool:
     return PurePath(reference).name.replace("_", "-") in (_SD14, f"compvis-{_SD14}")
 
 
-def _defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+def defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
     """Defence -> (eraser family, guards joined by '+' or None). Stored specs are read as they are, so nothing is assumed."""
     found: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
     listed = spec.get("defences")
@@ -80,7 +80,7 @@ def _defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
+def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
     """(defence, scenario, detector) -> our counts over all concepts, of the attacks on erased and un-erased models."""
     rows: dict[tuple[str, str, str], list[CrrRow]] = defaultdict(list)
     for row in index.result.crr:
@@ -99,7 +99,7 @@ def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
 
 
 def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: bool) -> Table:
-    pooled, broken = _pooled(index), _broken_controls(index)
+    pooled, broken = pooled_counts(index), _broken_controls(index)
     judges = [d for d in dict.fromkeys(row.detector for row in index.result.crr) if index.is_judge(d)]
     scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
     columns = [Column("Defence"), Column("Scenario")]
