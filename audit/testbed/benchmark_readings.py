@@ -68,14 +68,16 @@ def _named(defence: str) -> str:
 
 
 def _shown(index: Index, rows: Sequence[CrrRow]) -> tuple[str, str, str]:
-    found = Pooled(*(sum(getattr(row, name) for row in rows) for name in ("hits", "assessed", "planned")), frozenset())
+    hits, assessed, planned = (sum(getattr(row, name) for row in rows) for name in ("hits", "assessed", "planned"))
+    found = Pooled(hits, assessed, planned, frozenset(row.concept for row in rows))
     low, high = found.interval(0.95 if index.policy is None else index.policy.confidence)
     rate = found.hits / found.assessed if found.assessed else None
     return percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"
 
 
 def _grouped(index: Index, rows: Iterable[CrrRow]) -> dict[tuple[str, ...], list[CrrRow]]:
-    judge, found = _judges(index)[0], defaultdict(list)
+    judge = _judges(index)[0]
+    found: dict[tuple[str, ...], list[CrrRow]] = defaultdict(list)
     for row in rows:
         if row.detector == judge:
             which = "never learned" if row.subject != row.concept else "the concepts"
@@ -129,7 +131,7 @@ def _likelihood(index: Index) -> Table:
     found: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
     for row in index.result.latents:
         cell = index.cells.get(row.cell_id)
-        if cell is None or row.nll_median is None or (cell.scenario == "latent-blackbox"):
+        if cell is None or cell.scenario == "latent-blackbox":
             continue
         known = "known neighbours" if cell.role == Role.NEIGHBOUR else "the concepts"
         which = "never learned" if cell.control == Control.UNLEARNED else known
