@@ -35,6 +35,8 @@ def shipped(**changes: Any) -> dict[str, Any]:
     document |= {"backbone": f"nobody/backbone@{COMMIT}", **changes}
     for detector in document["detectors"]:
         detector["model"] = f"nobody/{detector['name']}@{COMMIT}"
+    for entry in document["quality"]:
+        entry["model"] = f"nobody/network@{COMMIT}" if entry["model"] else None
     for entry in document["corpus"]:
         entry["url"] = f"/nowhere/{entry['concept']}"
     return document
@@ -63,7 +65,9 @@ def test_the_shipped_benchmark_is_priced_completely_without_any_of_its_files(
     assert found["seconds"]["expected"] == pytest.approx(found["unet_calls"]["expected"] * 0.01, rel=1e-3)
     assert found["device_hours"] == pytest.approx(found["seconds"]["expected"] / 3600, rel=1e-2)
     assert found["rate_basis"] == f"one H-something in bf16 ({rates})"
-    assert [gap["kind"] for gap in found["missing"]] == ["corpus"] * 10 + ["model"] * 3
+    assert [gap["kind"] for gap in found["missing"]] == ["corpus"] * 12 + ["model"] * 4
+    unlearned = [gap for gap in found["missing"] if gap["where"].startswith("/nowhere/unseen-object")]
+    assert [gap["kind"] for gap in unlearned] == ["corpus"]
     assert all(gap["what"] and gap["where"] and gap["next_step"] for gap in found["missing"])
     for gap in found["missing"]:
         assert gap["where"] in printed.err and gap["next_step"] in printed.err
@@ -79,7 +83,7 @@ def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
     assert "sizes are those of Stable Diffusion v1.x" in printed.out
     assert "next  erasure-audit run" not in printed.out
     assert printed.out.count("latent-whitebox") == 1
-    assert "13 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
+    assert "16 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
 
 
 def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from audit.records import Control, Role, Scenario
+from audit.report.controls import required
 from audit.report.reported_numbers import (
     ASSESSED_MIN,
     TOLERANCE,
     WIDEST,
+    Answer,
     Pooled,
     ReportedRate,
     assessed_floor,
@@ -19,7 +21,7 @@ from audit.report.reported_numbers import (
     reported,
 )
 from audit.report.view import Column, Index, Section, Table
-from audit.report.words import NOT_AVAILABLE, interval, percent, plain
+from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
 from audit.results import CrrRow, RunResult
 
 _SD14 = "stable-diffusion-v1-4"
@@ -33,7 +35,7 @@ def section(index: Index) -> Section | None:
     On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the numbers
     stand side by side without one: they speak of another model.
     """
-    ways = _defences(index.result.spec)
+    ways = defences(index.result.spec)
     claims = is_sd14(index.result)
     families = {family for family, _ in ways.values()} - {"none"}
     named = {row.concept for row in index.targets()}
@@ -75,7 +77,7 @@ def is_sd14(result: RunResult) -> bool:
     return PurePath(reference).name.replace("_", "-") in (_SD14, f"compvis-{_SD14}")
 
 
-def _defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
+def defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
     """Defence -> (eraser family, guards joined by '+' or None). Stored specs are read as they are, so nothing is assumed."""
     found: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
     listed = spec.get("defences")
@@ -89,7 +91,7 @@ def _defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
     return found
 
 
-def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
+def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
     """(defence, scenario, detector) -> our counts over all concepts, of the attacks on erased and un-erased models."""
     rows: dict[tuple[str, str, str], list[CrrRow]] = defaultdict(list)
     for row in index.result.crr:
@@ -108,7 +110,7 @@ def _pooled(index: Index) -> dict[tuple[str, str, str], Pooled]:
 
 
 def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: bool) -> Table:
-    pooled = _pooled(index)
+    pooled, broken = pooled_counts(index), _broken_controls(index)
     judges = [d for d in dict.fromkeys(row.detector for row in index.result.crr) if index.is_judge(d)]
     scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
     columns = [Column("Defence"), Column("Scenario")]
@@ -130,7 +132,8 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
                 cells += _ours(index, found)
             cells.append(rate.text if rate else "no number")
             if claims:
-                cells.append(_answer(index, rate, ours))
+                failed = [broken.get((defence, scenario, judge)) for judge in judges]
+                cells.append(_answer(index, rate, ours, failed))
             rows.append(tuple(cells))
     caption = f"Concept reproduction rates over all concepts, with intervals at {index.confidence()} confidence"
     return Table(caption, tuple(columns), tuple(rows), heads=2, stack=True)
@@ -144,12 +147,38 @@ def _ours(index: Index, found: Pooled | None) -> list[str]:
     return [percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"]
 
 
-def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None]) -> str:
+def _broken_controls(index: Index) -> dict[tuple[str, str, str], str]:
+    """(defence, scenario, detector) -> the control that does not hold, of the cells whose rate therefore says nothing.
+
+    A dead attack brings nothing back, whatever the eraser did; a floor that is high makes every rate high.
+    """
+    broken: dict[tuple[str, str, str], str] = {}
+    failed = [row for row in index.result.crr if row.control is not None and required(index, row)[1] is False]
+    for row in index.targets():
+        latent = row.scenario.startswith("latent-")
+        for control in failed:
+            if (control.concept, control.subject, control.detector) != (row.concept, row.subject, row.detector):
+                continue
+            speaks = {
+                Control.REFERENCE: True,
+                Control.VAE_ROUNDTRIP: latent,
+                Control.BACKBONE: row.defence != "none" and control.scenario == row.scenario,
+                Control.RANDOM_LATENT: latent and control.defence in ("none", row.defence),
+            }
+            if any(control.control == kind and holds for kind, holds in speaks.items()):
+                broken.setdefault((row.defence, row.scenario, row.detector), str(control.control))
+    return broken
+
+
+def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None], failed: Sequence[str | None]) -> str:
     """The answers of all judges; one word when they agree."""
     if rate is None:
         return NOT_AVAILABLE
     least, concepts = _assessed_min(index), reported().concepts
     answers = [compare(rate, found, _confidence(index), least, concepts) for found in ours or [None]]
+    for number, control in enumerate(failed):
+        if control and answers[number][0] is not Answer.NOT_RUN:
+            answers[number] = (Answer.NOT_RUN, f"its control failed ({CONTROLS[control][0]})")
     texts = [f"{answer.value}: {why}" if why else answer.value for answer, why in answers]
     return plain("; ".join(dict.fromkeys(texts)))
 

@@ -17,6 +17,7 @@ from audit.report import benchmark
 from audit.report.markdown import render_section
 from audit.report.view import Index
 from audit.results import RunResult
+from audit.testbed import benchmark_readings
 from audit.testbed.markers import BENCHMARK, replaced
 
 README = Path(__file__).parent / "README.md"
@@ -35,7 +36,8 @@ def rendered(result: RunResult) -> str:
             next_step="run a spec with the erasers esd-*, uce and receler, such as deployments/specs/m-erasurebench-sd14.yaml",
         )
     planned = sum(cell.planned for cell in Index(result).cells.values())
-    return f"Run `{result.run_id}`, {planned:,} cases.\n\n{render_section(section)}"
+    beside = render_section(benchmark_readings.section(Index(result)))
+    return f"Run `{result.run_id}`, {planned:,} cases.\n\n{render_section(section)}\n\n{beside}"
 
 
 def newest_finished(journal: Journal) -> str:

@@ -26,6 +26,7 @@ from audit.report.reported_numbers import (
 )
 from audit.report.view import Index, Table
 from audit.results import CrrRow, RunResult
+from audit.testbed import benchmark_readings
 from audit.testbed.benchmark_table import newest_finished, rendered
 from audit.testbed.markers import BENCHMARK, replaced
 from tests.flows.audits import plan_run, tiny_spec
@@ -170,6 +171,41 @@ def test_sd14_gets_answers(name: str) -> None:
     assert column(found, "Reported on Stable Diffusion v1.4")["esd+irece", "text"] == "no number"
 
 
+def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
+    of = result("testbed", hits=27)
+    extra = tuple(
+        dataclasses.replace(row, cell_id=9000 + number, subject="arrow", role="control", control=control, **changes)
+        for number, row in enumerate(r for r in of.crr if (r.defence, r.scenario) == ("esd", "latent-whitebox"))
+        for control, changes in (
+            ("unlearned", {"hits": 50}),
+            ("perturbed", {"hits": 10, "perturbation": "latent-noise", "strength": 0.5}),
+        )
+    )
+    made = benchmark_readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra))))
+    assert "esd in text: 27.0 % here, near the 26.5 % reported on Stable Diffusion v1.4." in made.bullets
+    assert "uce in text: 27.0 % here, above the 18.5 % reported on Stable Diffusion v1.4." in made.bullets
+    assert "irece on esd does not lower text: 27.0 % without it, 27.0 % with it." in made.bullets
+    found = {table.caption.split(" ")[1]: table for table in made.tables}
+    assert [row[0] for row in found["unlearned"].rows] == ["esd"]
+    assert found["unlearned"].rows[0][-1] == "500 / 1000 / 1000"
+    assert found["after"].rows[0][2:4] == ("never learned", "latent-noise 0.5")
+    assert found["with"].rows[0][:3] == ("un-erased backbone", "30", "0")
+    assert "27.0" not in " ".join(benchmark_readings.section(Index(result("testbed", hits=50))).bullets)
+
+
+def test_a_dead_attack_answers_nothing() -> None:
+    of = result("/models/stable-diffusion-v1-4")
+    dead = tuple(
+        dataclasses.replace(row, hits=0, rate=0.0) if (row.control, row.scenario) == ("backbone", "text") else row
+        for row in of.crr
+    )
+    answers = column(table(dataclasses.replace(of, crr=dead)), "Answer")
+    for name in ERASERS:
+        assert answers[name, "text"] == "not run: its control failed (un-erased backbone)"
+    assert answers["none (un-erased)", "text"] == "not reproduced"
+    assert answers["esd", "latent-whitebox"] == "not reproduced"
+
+
 @pytest.mark.parametrize("name", ["testbed", "/models/stable-diffusion-v1-5", "/models/mine"])
 def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
     of = result(name)
@@ -178,8 +214,8 @@ def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
     assert column(found, "Reported on Stable Diffusion v1.4")["esd", "text"] == "26.5 %"
     text = rendered(of)
     assert "nothing is said to be reproduced" in text and "270 / 1000 / 1000" in text and "up to 40 %" in text
-    page = replaced(f"# x\n<!-- {BENCHMARK} -->\nold\n<!-- /{BENCHMARK} -->\nrest\n", BENCHMARK, text)
-    assert "old" not in page and page.endswith("rest\n") and "| esd | text |" in page
+    page = replaced(f"# x\n<!-- {BENCHMARK} -->\nstale\n<!-- /{BENCHMARK} -->\nrest\n", BENCHMARK, text)
+    assert "stale" not in page and page.endswith("rest\n") and "| esd | text |" in page
 
 
 def test_a_run_that_is_no_benchmark_has_no_such_section() -> None:
