@@ -36,6 +36,10 @@ class SpecError(AuditError):
     """The spec is malformed, contradicts itself or asks for something forbidden."""
 
 
+class AbsentFile(SpecError):
+    """A file that the spec names cannot be opened: it is not there, or not for this user."""
+
+
 class CorpusError(AuditError):
     """The corpus cannot be listed, read or used."""
 

@@ -17,6 +17,7 @@ from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.records import Cell, Instrument
 from audit.scenarios import LatentScenario, Perturbation
 from audit.spec import Concept, Spec
+from audit.unusable import Unusable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,15 @@ class Inversion:
 class Builder:
     """Collects cells, cases and units; pictures that several cells need are planned once."""
 
-    def __init__(self, spec: Spec, backbone: ModelRef, items: Mapping[str, Sequence[CorpusItem]]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        backbone: ModelRef,
+        items: Mapping[str, Sequence[CorpusItem]],
+        unusable: Unusable | None = None,
+    ) -> None:
         self.spec, self.backbone, self.items = spec, backbone, items
+        self.unusable = unusable or Unusable()
         self.cells: list[PlannedCell] = []
         self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
         self.units: dict[str, dict[str, Any]] = {}
@@ -263,7 +271,7 @@ class Builder:
 def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
     described = {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
     if case.get("problem"):  # there is no picture: what cannot be made is told apart by its row
-        described |= {name: case[name] for name in ("prompt_key", "problem")}
+        described |= {name: case.get(name) for name in ("prompt_key", "problem")}
     return described
 
 

@@ -26,6 +26,7 @@ from audit.scenarios import (
     TextScenario,
 )
 from audit.spec import Concept, Spec
+from audit.unusable import Unusable
 
 
 def build_plan(
@@ -40,15 +41,17 @@ def build_plan(
     corpus: Mapping[str, Any],
     prompt_sets: Mapping[str, PromptSet] | None = None,
     quality: Sequence[QualityInstrument] = (),
+    unusable: Unusable | None = None,
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
     `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
+    What is `unusable` is planned all the same, as cases with a problem.
 
     Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
     more cases than its prompt set has rows.
     """
     sets = read_prompt_sets(spec) if prompt_sets is None else prompt_sets
-    builder = Builder(spec, backbone, items)
+    builder = Builder(spec, backbone, items, unusable)
     for concept in spec.concepts:
         for scenario in spec.scenarios:
             for defence in spec.defence_names():

@@ -40,6 +40,7 @@ from audit.results import RunResult, Sample
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
 from audit.store import Replaceable, Store, set_aside
+from audit.unusable import Unusable, require_some
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -105,6 +106,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     _check_checkpoints(spec, backbone)
     _check_personalisations(spec, backbone)
     sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
+    unusable = _unusable(spec, backbone)
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
@@ -117,7 +119,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
         quality=[stand_ins.quality_instrument(entry) for entry in spec.quality],
+        unusable=unusable,
     )
+    require_some(plan, unusable)
     with gaps.noted("model"):
         texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
         check_prompts(backbone, texts)
@@ -127,10 +131,21 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     return plan
 
 
+def _unusable(spec: Spec, backbone: ModelRef) -> Unusable:
+    """What can be known to cost cases before a plan is made; nothing where the backbone's files are absent."""
+    if gaps.is_absent(backbone.sha256):
+        return Unusable()
+    if any(isinstance(scenario, EmbeddingScenario) and scenario.embedding for scenario in spec.scenarios):
+        from audit.attacks.embedding_checks import unusable_embeddings  # imports torch
+
+        return Unusable(embeddings=unusable_embeddings(spec, backbone))
+    return Unusable()
+
+
 def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
     """Every different prompt that will be sampled; where a find will stand, as many words as the embeddings have vectors.
 
-    Raises `SpecError` for an embedding file that this backbone cannot use.
+    Embedding files that are brought have been looked at before.
     """
     texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
     if any(MARK in text for text in texts):

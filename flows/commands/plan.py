@@ -61,10 +61,12 @@ def plan(
     from audit import pricing
     from audit.drafting import draft_plan
     from audit.journal import Journal
+    from audit.notes import warnings_to
 
     stated = _stated(rate, rates, measure)
     journal = Journal(locations.storage_root(root))
-    with progress_bars() as reporter:
+    warned: list[str] = []
+    with warnings_to(warned.append), progress_bars() as reporter:
         reporter.begin("collect", None, 0)
         drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
         reporter.end("collect")
@@ -74,9 +76,9 @@ def plan(
         stated = measured_rates(parsed.backbone, device, batch_size)
     price = pricing.price(drafted.plan, journal, drafted.shape, stated)
     if as_json or output is Format.JSON:
-        emit_json(_document(drafted, price))
+        emit_json(_document(drafted, price, warned))
     else:
-        _print(drafted, price, str(spec))
+        _print(drafted, price, warned, str(spec))
     if not drafted.gaps:
         return 0
     say(f"error: {_missing(drafted, str(spec))}")  # not raised: the one JSON document is out already
@@ -106,7 +108,7 @@ def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
     return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
-def _document(draft: Draft, price: Price) -> dict[str, Any]:
+def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
     from audit.planning import plan_size
 
     plan = draft.plan
@@ -123,6 +125,7 @@ def _document(draft: Draft, price: Price) -> dict[str, Any]:
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
         "proofs": _proofs(plan),
+        "warnings": warned,
         "missing": [dataclasses.asdict(gap) for gap in draft.gaps],
     }
 
@@ -199,7 +202,7 @@ def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"cells": count, **dict(row)} for row, count in counts.items()]
 
 
-def _print(draft: Draft, price: Price, spec: str) -> None:
+def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
     from audit.pricing import pictures_sharing
 
     plan = draft.plan
@@ -207,6 +210,8 @@ def _print(draft: Draft, price: Price, spec: str) -> None:
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
     for defence, weights in _erasers(plan).items():
         print(f"defence {defence}: {weights}")
+    for said in warned:
+        print(f"warning: {said}")
     print()
     table(_work_rows(price))
     print()
