@@ -204,17 +204,18 @@ class Builder:
         return {item: self._attack_units[shared, item] for item in items}
 
     def _inverts(self, inversion: Inversion, cases: Sequence[Mapping[str, Any]], cell: int) -> list[str | None]:
-        """The invert unit of each case; items already inverted in the same way keep their unit."""
+        """The invert unit of each case that can be made; items already inverted in the same way keep their unit."""
         described = inversion.described(self.backbone.sha256)
         shared = identity.key(described)
-        new = [item for item in dict.fromkeys(c["item"] for c in cases) if (shared, item) not in self._invert_units]
+        items = dict.fromkeys(case["item"] for case in cases if not case.get("problem"))
+        new = [item for item in items if (shared, item) not in self._invert_units]
         for chunk in chunks(new, self.spec.unit_size):
             unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inversion.model), len(chunk), cell)
             self._invert_units.update({(shared, item): unit for item in chunk})
-        keys = [self._invert_units[shared, case["item"]] for case in cases]
-        for unit in set(keys):
+        keys = [None if case.get("problem") else self._invert_units[shared, case["item"]] for case in cases]
+        for unit in {key for key in keys if key}:
             self.units[unit]["cell_ids"].add(cell)
-        return list(keys)
+        return keys
 
     def _generate_units(
         self, common: Mapping[str, Any], images: Sequence[int], found: Sequence[str], cell: int

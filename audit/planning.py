@@ -26,7 +26,7 @@ from audit.scenarios import (
     TextScenario,
 )
 from audit.spec import Concept, Spec
-from audit.unusable import Unusable
+from audit.unusable import Unusable, reason
 
 
 def build_plan(
@@ -218,7 +218,7 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
         cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 
-    if builder.items.get(concept.name):
+    if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:
         for enabled, control, source in (
             (controls.reference, Control.REFERENCE, "image"),
             (controls.vae_roundtrip, Control.VAE_ROUNDTRIP, "vae"),
@@ -235,6 +235,9 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
 
 def _items(builder: Builder, concept: str, count: int, field: str) -> list[dict[str, Any]]:
     # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
+    missing = builder.unusable.pictures.get(concept)
+    if missing is not None:
+        return [{"seed": builder.spec.seed + number, "problem": reason(missing)} for number in range(count)]
     available = builder.items.get(concept, ())
     if len(available) < count:
         raise SpecError(

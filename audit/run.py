@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_conclusive
-from audit.errors import JournalError, SpecError
+from audit.errors import CorpusError, JournalError, SpecError
 from audit.gate import decide
 from audit.guards.checks import check_energy_prompts, check_guards
 from audit.journal import Journal
@@ -106,14 +106,15 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     _check_checkpoints(spec, backbone)
     _check_personalisations(spec, backbone)
     sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
-    unusable = _unusable(spec, backbone)
+    pictures = corpus_items(manifest, spec)
+    unusable = _unusable(spec, backbone, stand_ins.without_pictures(pictures, spec))
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
-        items=stand_ins.filled_up(corpus_items(manifest, spec), spec),
+        items=stand_ins.filled_up(pictures, spec, unusable.pictures),
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
@@ -131,15 +132,15 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     return plan
 
 
-def _unusable(spec: Spec, backbone: ModelRef) -> Unusable:
-    """What can be known to cost cases before a plan is made; nothing where the backbone's files are absent."""
+def _unusable(spec: Spec, backbone: ModelRef, pictures: Mapping[str, CorpusError]) -> Unusable:
+    """What can be known to cost cases before a plan is made; of texts nothing where the backbone's files are absent."""
     if gaps.is_absent(backbone.sha256):
-        return Unusable()
+        return Unusable(pictures=pictures)
     if any(isinstance(scenario, EmbeddingScenario) and scenario.embedding for scenario in spec.scenarios):
         from audit.attacks.embedding_checks import unusable_embeddings  # imports torch
 
-        return Unusable(embeddings=unusable_embeddings(spec, backbone))
-    return Unusable()
+        return Unusable(unusable_embeddings(spec, backbone), pictures)
+    return Unusable(pictures=pictures)
 
 
 def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
@@ -181,13 +182,11 @@ def _check_personalisations(spec: Spec, backbone: ModelRef) -> None:
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
-    """Concept -> its different reference images, in URI order: role target for what was erased, control for unlearned,
-    neighbour for what must survive.
+    """Concept -> its different reference images, in URI order, of the role that its cells use.
 
     Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
     """
-    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
-    roles |= dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+    roles = stand_ins.picture_roles(spec)
     items: dict[str, dict[str, CorpusItem]] = {}
     for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
         if row["role"] != roles.get(row["concept"]):

@@ -7,7 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
-from audit.errors import AuditError, SpecError
+from audit.errors import AuditError, CorpusError, SpecError
 from audit.plan import Plan
 from audit.records import Control, Role
 
@@ -25,10 +25,12 @@ class Unusable:
     """Why cases cannot be made, with the error that a run of nothing else ends in."""
 
     embeddings: Mapping[EmbeddingUse, SpecError] = dataclasses.field(default_factory=dict)  # of files that are brought
+    pictures: Mapping[str, CorpusError] = dataclasses.field(default_factory=dict)  # by concept: its entries are empty
 
     def errors(self) -> Iterator[AuditError]:
         """Every one of the errors."""
         yield from self.embeddings.values()
+        yield from self.pictures.values()
 
 
 def require_some(plan: Plan, unusable: Unusable) -> None:

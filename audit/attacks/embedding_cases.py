@@ -34,19 +34,17 @@ def embedding_cases(
 ) -> list[dict[str, Any]]:
     """The cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
 
-    A template that the concept's file cannot be used with gives cases with a problem. Raises `SpecError` for an embedding
+    A template that the concept's file cannot be used with gives cases with a problem, as does a concept without pictures
+    to learn from. Raises `SpecError` for an embedding
     file that cannot be opened, and for fewer reference images than the attack learns from.
     """
-    problems = {
-        template: reason(error)
-        for template in scenario.templates
-        if (error := builder.unusable.embeddings.get((scenario.name, concept.name, template)))
-    }
+    problems = _problems(builder, concept, scenario)
     units: dict[str, str] = {}
-    if scenario.embedding is not None:
-        if len(problems) < len(set(scenario.templates)):
-            digest = file_digest(scenario, concept)
-            units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
+    if len(problems) == len(set(scenario.templates)):
+        pass  # there is no case to attack for
+    elif scenario.embedding is not None:
+        digest = file_digest(scenario, concept)
+        units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
     else:
         p = learning(scenario)
         units = builder.attack(
@@ -65,6 +63,16 @@ def embedding_cases(
         said = problems.get(template)
         cases.append({"seed": builder.spec.seed + number, "prompt": template, "problem": said, **attack})
     return cases
+
+
+def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> dict[str, str]:
+    """Template -> why its cases cannot be made."""
+    if scenario.embedding is None:
+        missing = builder.unusable.pictures.get(concept.name)
+        return dict.fromkeys(scenario.templates, reason(missing)) if missing else {}
+    known = {template: (scenario.name, concept.name, template) for template in scenario.templates}
+    found = builder.unusable.embeddings
+    return {template: reason(found[use]) for template, use in known.items() if use in found}
 
 
 def file_digest(scenario: EmbeddingScenario, concept: Concept) -> str:
