@@ -22,7 +22,7 @@ from audit import checks, corpus, expectations, gaps, identity, reading, stand_i
 from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
-from audit.corpus_checks import require_conclusive
+from audit.corpus_checks import require_sound
 from audit.errors import CorpusError, JournalError, SpecError
 from audit.gate import decide
 from audit.guards.checks import check_energy_prompts, check_guards
@@ -94,7 +94,7 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
-    `CorpusError` for a corpus whose run could only end INCONCLUSIVE.
+    `CorpusError` for a corpus of which nothing can be used. What costs single cases is warned of.
 
     Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
     """
@@ -128,7 +128,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         check_prompts(backbone, texts)
         check_energy_prompts(spec, texts)
     with gaps.noted("corpus"):
-        require_conclusive(manifest)
+        require_sound(manifest)
     return plan
 
 

@@ -248,3 +248,21 @@ def test_an_empty_prefix_is_named_by_plan_and_is_no_gap(tmp_path: Path, tiny_fol
     assert any("6 cases of 'square'" in said and "no objects" in said for said in warned)
     spec["corpus"] = [{"url": str(tmp_path / n), "concept": c} for n, c in (("empty", "square"), ("void", "ring"))]
     assert {gap.kind for gap in draft_plan(parse_spec(spec, "test"), now).gaps} == {"corpus"}
+
+
+def test_many_unreadable_objects_are_warned_of_and_end_inconclusive(
+    tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_corpus(str(tmp_path / "corpus"), "ring", 3, "audit")
+    for name in ("one.png", "two.png"):
+        (tmp_path / "corpus" / name).write_bytes(name.encode())
+    _, journal, result = finish(tmp_path, tiny_folder, [{**FREELY, "cases": 5}])
+    check = "manifest: unreadable share is within 0 and 0.1"
+    assert "can only be INCONCLUSIVE" in caplog.text and check in caplog.text
+    for row in rows(result):
+        assert (row.planned, row.assessed, row.unassessed) == (5, 3, 2)
+    published = latest(tmp_path / "root" / "db" / "published")
+    assert published is not None
+    verdict = run.conclude(journal, "r", published).verdict
+    assert verdict is not None and verdict.status.value == "INCONCLUSIVE"
+    assert check in str(verdict)
