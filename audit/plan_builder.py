@@ -17,7 +17,7 @@ from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.records import Cell, Instrument
 from audit.scenarios import LatentScenario, Perturbation
 from audit.spec import Concept, Spec
-from audit.unusable import Unusable
+from audit.unusable import Unusable, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,6 +129,7 @@ class Builder:
         A case's `sampler` holds settings of its own over the cell's; such cases get units of their own.
         """
         index = len(self.cells)
+        cases = [self._with_problem(case, inversion) for case in cases]
         gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
@@ -165,6 +166,13 @@ class Builder:
             }
             for name, column in self.columns.items():
                 column.append(row.get(name))
+
+    def _with_problem(self, case: Mapping[str, Any], inversion: Inversion | None) -> Mapping[str, Any]:
+        """The case, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
+        for prompt in (case.get("prompt"), inversion.prompt if inversion else None):
+            if not case.get("problem") and prompt in self.unusable.prompts:
+                return {**case, "problem": reason(self.unusable.prompts[prompt])}
+        return case
 
     def attack(
         self,

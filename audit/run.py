@@ -9,38 +9,35 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, expectations, gaps, identity, reading, stand_ins
-from audit.attacks.adversarial_cases import searched_texts
-from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_sound
-from audit.errors import CorpusError, JournalError, SpecError
+from audit.errors import JournalError, SpecError
+from audit.foreseen import unusable_parts
 from audit.gate import decide
-from audit.guards.checks import check_energy_prompts, check_guards
+from audit.guards.checks import check_guards
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
-from audit.planning import build_plan, inversion_prompts
+from audit.planning import build_plan
 from audit.policy import Policy
 from audit.prompt_checks import load_prompt_sets
-from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
 from audit.store import Replaceable, Store, set_aside
-from audit.unusable import Unusable, require_some
+from audit.unusable import require_some
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -107,7 +104,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     _check_personalisations(spec, backbone)
     sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
     pictures = corpus_items(manifest, spec)
-    unusable = _unusable(spec, backbone, stand_ins.without_pictures(pictures, spec))
+    unusable = unusable_parts(spec, backbone, stand_ins.without_pictures(pictures, spec))
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
@@ -123,37 +120,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         unusable=unusable,
     )
     require_some(plan, unusable)
-    with gaps.noted("model"):
-        texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
-        check_prompts(backbone, texts)
-        check_energy_prompts(spec, texts)
     with gaps.noted("corpus"):
         require_sound(manifest)
     return plan
-
-
-def _unusable(spec: Spec, backbone: ModelRef, pictures: Mapping[str, CorpusError]) -> Unusable:
-    """What can be known to cost cases before a plan is made; of texts nothing where the backbone's files are absent."""
-    if gaps.is_absent(backbone.sha256):
-        return Unusable(pictures=pictures)
-    if any(isinstance(scenario, EmbeddingScenario) and scenario.embedding for scenario in spec.scenarios):
-        from audit.attacks.embedding_checks import unusable_embeddings  # imports torch
-
-        return Unusable(unusable_embeddings(spec, backbone), pictures)
-    return Unusable(pictures=pictures)
-
-
-def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
-    """Every different prompt that will be sampled; where a find will stand, as many words as the embeddings have vectors.
-
-    Embedding files that are brought have been looked at before.
-    """
-    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
-    if any(MARK in text for text in texts):
-        from audit.attacks.embedding_checks import written_out  # imports torch
-
-        texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
-    return texts + searched_texts(spec, backbone)
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:

@@ -26,11 +26,13 @@ class Unusable:
 
     embeddings: Mapping[EmbeddingUse, SpecError] = dataclasses.field(default_factory=dict)  # of files that are brought
     pictures: Mapping[str, CorpusError] = dataclasses.field(default_factory=dict)  # by concept: its entries are empty
+    prompts: Mapping[str, SpecError] = dataclasses.field(default_factory=dict)  # that a text encoder cannot read whole
 
     def errors(self) -> Iterator[AuditError]:
         """Every one of the errors."""
         yield from self.embeddings.values()
         yield from self.pictures.values()
+        yield from self.prompts.values()
 
 
 def require_some(plan: Plan, unusable: Unusable) -> None:

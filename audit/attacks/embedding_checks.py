@@ -10,19 +10,27 @@ from audit.attacks.embedding_cases import file_digest, learning
 from audit.attacks.embedding_files import check_embedding
 from audit.attacks.parameters import MARK
 from audit.errors import SpecError
+from audit.guards.checks import check_energy_prompts
 from audit.model_refs import ModelRef
 from audit.prompt_checks import unreadable_prompts
-from audit.prompt_lengths import load_tokenizer
+from audit.prompt_lengths import check_prompts, load_tokenizer
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Concept, Spec
 from audit.unusable import EmbeddingUse
 
 
-def written_out(spec: Spec, backbone: ModelRef) -> list[str]:
-    """The templates of every scenario that learns, with as many one-token words as its embeddings have vectors.
+def check_learning(spec: Spec, backbone: ModelRef) -> None:
+    """Return when every scenario that learns can begin, and its templates can be read with all the vectors in them.
 
-    Raises `SpecError` for a word that the learning cannot begin at.
+    Raises `SpecError` otherwise: templates do not name the concept, so that it would cost every concept's cases.
     """
+    texts = _written_out(spec, backbone)
+    if texts:
+        check_prompts(backbone, texts)
+        check_energy_prompts(spec, texts)
+
+
+def _written_out(spec: Spec, backbone: ModelRef) -> list[str]:
     texts = []
     for scenario in spec.scenarios:
         if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None:
