@@ -81,6 +81,28 @@ def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
     assert "13 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
 
 
+def test_prompt_and_embedding_files_may_be_missing_beside_everything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = shipped()
+    named = {scenario["name"]: scenario for scenario in document["scenarios"]}
+    names = [concept["name"] for concept in document["concepts"]]
+    named["text"] |= {"prompts": {"file": "/nowhere/prompts.csv"}}
+    named["adversarial-text"] |= {"prompts": {"file": "/nowhere/found.parquet"}, "preset": None, "parameters": {}}
+    named["embedding-blackbox"] |= {"embedding": {name: f"/nowhere/{name}.bin" for name in names}, "preset": None}
+    named["embedding-blackbox"]["parameters"] = {}
+    assert main(["plan", write(tmp_path, document), "--root", str(tmp_path / "root"), "--json"]) == 2
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    missing = {gap["where"]: gap["kind"] for gap in found["missing"]}
+    assert missing["/nowhere/prompts.csv"] == missing["/nowhere/found.parquet"] == "prompts"
+    assert all(missing[f"/nowhere/{name}.bin"] == "embedding" for name in names)
+    assert len(missing) == 13 + 2 + len(names)
+    target = [cell for cell in found["cells"] if cell["role"] == "target"]
+    assert len(target) == 10 * 6 * len(ATTACKS) and all(cell["planned"] == 100 for cell in target)
+    assert printed.err.count("error: ") == 1 and "/nowhere/prompts.csv" in printed.err
+
+
 def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = load_spec(write(tmp_path, shipped()))
     manifest = MANIFEST_SCHEMA.empty_table()

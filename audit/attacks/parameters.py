@@ -12,6 +12,7 @@ from audit.spec_base import Model
 
 MARK = "{attack}"  # where a find goes in a case's prompt
 PHRASE = "{phrase}"  # where the concept's phrase goes
+DIGEST = r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$"  # of a file, or of the stand-in for one that a forecast misses
 
 
 class Parameters(Model):
@@ -37,13 +38,13 @@ Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(ha
 class EmbeddingFileParameters(Parameters):
     """A learned embedding that somebody brings, by the SHA-256 of its file."""
 
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=DIGEST)]
 
 
 class PersonalisationParameters(Parameters):
     """A LoRA or a whole UNet that somebody brings, by the SHA-256 of its content."""
 
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$")]
+    sha256: Annotated[str, Field(pattern=DIGEST)]
     kind: Literal["lora", "dreambooth"]
 
 
