@@ -197,6 +197,8 @@ def test_nothing_is_missing_where_everything_is_there(tmp_path: Path) -> None:
         ("origin: here\nseconds_per_call: .nan", "seconds_per_call"),
         ("origin: [", "YAML"),
         ("origin: here\nseconds_per_call: 1\ncolour: red", "colour"),
+        ("origin: here\nseconds_per_call: 1\nseconds_per_detection: {eye: 1}", "seconds_per_detection"),
+        ("origin: here\nseconds_per_call: 1\nseconds_per_detection: 0", "seconds_per_detection"),
     ],
 )
 def test_a_rates_file_that_says_something_else_is_refused(tmp_path: Path, text: str, named: str) -> None:
@@ -205,6 +207,23 @@ def test_a_rates_file_that_says_something_else_is_refused(tmp_path: Path, text: 
     with pytest.raises(SpecError, match=named) as caught:
         read_rates(path)
     assert caught.value.where == str(path) and caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("", {}),
+        ("seconds_per_detection: 0.5", {"clip-zero-shot": 0.5}),
+        (
+            "seconds_per_detection: {clip-zero-shot: 0.5, grounding-dino: 4}",
+            {"clip-zero-shot": 0.5, "grounding-dino": 4},
+        ),
+    ],
+)
+def test_detectors_are_timed_by_kind(tmp_path: Path, text: str, rates: dict[str, float]) -> None:
+    path = tmp_path / "rates.yaml"
+    path.write_text(f"origin: here\nseconds_per_call: 1\n{text}\n")
+    assert read_rates(path).seconds_per_detection == rates
 
 
 def test_one_rate_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

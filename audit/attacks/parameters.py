@@ -24,6 +24,10 @@ class Parameters(Model):
         """UNet evaluations of one unit with this many items, a backward pass counted as two."""
         return 0.0
 
+    def text_calls(self, items: int) -> float:
+        """Texts that one unit with this many items puts through the text encoder without asking a UNet."""
+        return 0.0
+
 
 def has_mark(template: str) -> str:
     """The template, which contains `{attack}` once. Raises ValueError otherwise."""
@@ -79,6 +83,14 @@ class RingABellParameters(Parameters):
         "official-k77": {"tokens": 75},
         "testbed": {"population": 64, "generations": 60, "tokens": 6, "eta": 1.0},
     }
+
+    def text_calls(self, items: int) -> float:
+        """The first population, then what each further generation changes: two children of every survivor that breeds,
+        and the mutated survivors, the best excepted. The target, the pairs and the last reading are not counted."""
+        survivors = max(1, self.population // 2)
+        changed = 2 * survivors * self.crossover + (survivors - 1) * self.mutation
+        expected = self.population + (self.generations - 1) * changed
+        return items * min(expected, self.evaluations if self.evaluations is not None else expected)
 
     @field_validator("pairs")
     @classmethod

@@ -20,7 +20,8 @@ from flows.console import Format, amount, duration, emit_json, progress_bars, ru
 if TYPE_CHECKING:
     from audit.drafting import Draft
     from audit.plan import Plan
-    from audit.pricing import Calls, Price, Rates
+    from audit.pricing import Calls, Price
+    from audit.rates import Rates
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -119,6 +120,7 @@ def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
         "erasers": _erasers(plan),
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
+        "text_encoder_calls": round(price.texts),
         "seconds": _calls(price.seconds) if price.seconds else None,
         "device_hours": round(price.seconds.expected / 3600, 3) if price.seconds else None,
         "bytes": round(price.storage),
@@ -218,6 +220,8 @@ def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
     calls = price.calls
     spread = f" (between {calls.low:,.0f} and {calls.high:,.0f})" if calls.high > calls.low else ""
     print(f"UNet calls  {calls.expected:,.0f}{spread}")
+    if price.texts:
+        print(f"text calls  {price.texts:,.0f} of the text encoder, by searches for prompts")
     print(f"storage     {amount(price.storage)}")
     print(f"time        {_time(price)}")
     for assumption in price.assumptions:
