@@ -32,6 +32,12 @@ class AuditError(Exception):
         return "\n".join(lines)
 
 
+class Interrupted(AuditError):
+    """Ctrl-C or SIGTERM; `what` says how to go on."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class SpecError(AuditError):
     """The spec is malformed, contradicts itself or asks for something forbidden."""
 
