@@ -169,7 +169,7 @@ class Builder:
 
     def _with_problem(self, case: Mapping[str, Any], inversion: Inversion | None) -> Mapping[str, Any]:
         """The case, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
-        for prompt in (case.get("prompt"), inversion.prompt if inversion else None):
+        for prompt in filter(None, (case.get("prompt"), inversion.prompt if inversion else None)):
             if not case.get("problem") and prompt in self.unusable.prompts:
                 return {**case, "problem": reason(self.unusable.prompts[prompt])}
         return case

@@ -12,7 +12,7 @@ from typing import Any
 from audit.errors import JournalError
 from audit.journal import Journal
 
-SAMPLED = 6  # earlier units of one kind that are read for a rate
+SAMPLED = {"invert": 6, "generate": 6, "detect": 24}  # earlier units that are read for a rate; detectors differ by kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +31,15 @@ def journal_rates(journal: Journal, backbone: str) -> Rates:
     seconds: list[tuple[float, float]] = []
     detecting: dict[str, list[tuple[float, float]]] = defaultdict(list)
     evaluations, sizes, devices = [], [], set()
-    for kind in ("invert", "generate", "detect"):
+    for kind in SAMPLED:
         for table, header in _sample(journal, kind):
             runtime, described = header.get("runtime", {}), header.get("identity", {})
             if kind != "detect" and described.get("backbone") != backbone:
                 continue
             work = table.num_rows if kind == "detect" else float(runtime.get("unet_calls") or 0)
             if work and runtime.get("seconds"):
-                to = detecting[str(described["instrument"]["kind"])] if kind == "detect" else seconds
-                to.append((runtime["seconds"], work))
+                judge = str(described.get("instrument", {}).get("kind"))
+                (detecting[judge] if kind == "detect" else seconds).append((runtime["seconds"], work))
                 devices.add(str(runtime.get("device")))
             if kind == "invert":
                 evaluations += [value for value in table["passes_mean"].to_pylist() if value]
@@ -59,7 +59,7 @@ def journal_rates(journal: Journal, backbone: str) -> Rates:
 def _sample(journal: Journal, kind: str) -> Iterable[tuple[Any, dict[str, Any]]]:
     """A few complete units with their headers; files that cannot be read are no reason to refuse a forecast."""
     keys = sorted(journal.keys(kind))
-    for key in keys[:: max(1, len(keys) // SAMPLED)][:SAMPLED]:
+    for key in keys[:: max(1, len(keys) // SAMPLED[kind])][: SAMPLED[kind]]:
         try:
             table = journal.read(kind, key)
         except JournalError:

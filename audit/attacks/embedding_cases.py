@@ -56,7 +56,7 @@ def embedding_cases(
             images=_images(builder, concept.name, p.images, scenario.name),
             together=True,
         )
-    cases = []
+    cases: list[dict[str, Any]] = []
     for number in range(scenario.cases):
         template = scenario.templates[number % len(scenario.templates)]
         attack = {"attack_key": units[BEST], "attack_item": BEST} if template not in problems else {}
