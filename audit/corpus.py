@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import itertools
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ __all__ = [
     "read_picture", "write_manifest",
 ]  # fmt: skip
 
+log = logging.getLogger(__name__)
 THREADS = 8  # requests in flight; decoding shares them
 WINDOW = 2 * THREADS  # objects read ahead of the row that is written next
 BATCH_ROWS = 500
@@ -47,9 +49,11 @@ def manifest(
     used keeps its row with `error`; without entries there are no batches. Of equal pictures inside one role,
     all but the first carry `duplicate_of`.
 
+    An entry without objects is warned of and has no rows; whoever plans keeps the cases that it was to serve.
+
     Raises `CorpusError` before anything is read for entries that overlap inside one role or URLs that cannot be used;
-    later for a folder that is missing, empty, a file or closed, and for storage that stops answering
-    (`SourceUnavailable`): a manifest that silently misses objects would shrink the audit.
+    later for a folder that is missing, a file or closed, for entries that are all empty, and for storage that stops
+    answering (`SourceUnavailable`): a manifest that silently misses objects would shrink the audit.
     """
     sources = _sources(entries)  # checked now, not at the first `next`
     return _batches(_rows(sources, limits), progress)
@@ -71,6 +75,7 @@ def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]
 
 def _rows(sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits) -> Iterator[dict[str, object]]:
     seen: dict[tuple[str, bytes], str] = {}
+    empty: list[CorpusError] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="corpus") as pool:
         for entry, source in sources:
             count = 0
@@ -83,11 +88,20 @@ def _rows(sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits) -> It
                     row["duplicate_of"] = first if first != item.uri else None
                 yield row
             if not count:
-                raise CorpusError(
-                    "there are no objects under this corpus URL",
-                    where=source.uri,
-                    next_step="correct the URL, or upload the pictures there",
-                )
+                empty.append(no_objects(source.uri))
+    if empty and len(empty) == len(sources):
+        raise empty[0]
+    for error in empty:
+        log.warning("%s: %s", error.what, error.where)
+
+
+def no_objects(uri: str) -> CorpusError:
+    """The error for a corpus entry that was listed and is empty."""
+    return CorpusError(
+        "there are no objects under this corpus URL",
+        where=uri,
+        next_step="correct the URL, or upload the pictures there",
+    )
 
 
 def _read_ahead(pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits) -> Iterator[Item]:

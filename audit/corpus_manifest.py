@@ -22,6 +22,7 @@ from audit.errors import CorpusError
 from audit.records import Item
 
 METADATA_KEY = b"erasure_audit"
+_WRITE = "erasure-audit corpus manifest URL --out FILE"
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -97,7 +98,7 @@ def read_manifest(url: str) -> pa.Table:
     """
     target = urls.absolute(url)
     data = _get(url, target)
-    again = "write it again with: erasure-audit corpus"
+    again = f"write it again with: {_WRITE}"
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
             header = json.loads((file.metadata.metadata or {}).get(METADATA_KEY, b"{}"))
@@ -157,9 +158,7 @@ def _get(url: str, target: str) -> bytes:
         system, path = _system(url, target)
         return bytes(system.cat_file(path))
     except FileNotFoundError:
-        raise CorpusError(
-            "there is no manifest here", where=target, next_step="write it with: erasure-audit corpus"
-        ) from None
+        raise CorpusError("there is no manifest here", where=target, next_step=f"write it with: {_WRITE}") from None
     except Exception as error:  # any package's exceptions
         raise _failure("read", error, target) from None
 

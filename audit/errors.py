@@ -32,8 +32,18 @@ class AuditError(Exception):
         return "\n".join(lines)
 
 
+class Interrupted(AuditError):
+    """Ctrl-C or SIGTERM; `what` says how to go on."""
+
+    exit_code = EXIT_INTERRUPTED
+
+
 class SpecError(AuditError):
     """The spec is malformed, contradicts itself or asks for something forbidden."""
+
+
+class AbsentFile(SpecError):
+    """A file that the spec names cannot be opened: it is not there, or not for this user."""
 
 
 class CorpusError(AuditError):

@@ -17,6 +17,7 @@ from audit.validation import Expected, Suite, run_suites
 MAX_ERROR_SHARE = 0.1  # of the corpus objects; more of them unreadable means the wrong folder or a broken upload
 TOLERANCE = 1e-9  # between a stored rate and the quotient of its counts
 
+_SHARE, _USABLE = "unreadable share", "usable pictures"
 _HEX64 = "^[0-9a-f]{64}$"
 _FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"]
 _MAX_SIDE = 1_000_000  # pixels; what any accepted format can state
@@ -25,6 +26,11 @@ _MAX_SIDE = 1_000_000  # pixels; what any accepted format can state
 def check_manifest(frame: pd.DataFrame, *, max_error_share: float = MAX_ERROR_SHARE) -> list[CheckResult]:
     """One result per expectation about a corpus manifest (columns of `audit.corpus.MANIFEST_SCHEMA`)."""
     return run_suites(frame, _manifest_suites(max_error_share))
+
+
+def about_readability(name: str) -> bool:
+    """Whether a manifest's check of this name fails because of objects that cannot be read, each by itself."""
+    return any(view in name for view in (_SHARE, _USABLE))
 
 
 def check_results(crr: pd.DataFrame, measurements: pd.DataFrame) -> list[CheckResult]:
@@ -101,20 +107,20 @@ def _manifest_suites(max_error_share: float) -> list[Suite]:
             lambda frame: frame[frame["error"].isna()],
         ),
         Suite((_null(unreadable, "pixel_sha256"),), lambda frame: frame[frame["error"].notna()]),
-        Suite(tuple(_between(whole, 0, max_error_share, "unreadable share")), _error_share),
-        Suite(tuple(_between("concepts of one role", 1, None, "usable pictures")), _usable_by_concept),
+        Suite(tuple(_between(whole, 0, max_error_share, _SHARE)), _error_share),
+        Suite(tuple(_between("concepts of one role", 1, None, _USABLE)), _usable_by_concept),
         Suite(tuple(_between("equal pictures of one role", 1, 1, "concepts")), _concepts_by_picture),
     ]
 
 
 def _error_share(frame: pd.DataFrame) -> pd.DataFrame:
-    return pd.DataFrame({"unreadable share": [float(frame["error"].notna().mean())]})
+    return pd.DataFrame({_SHARE: [float(frame["error"].notna().mean())]})
 
 
 def _usable_by_concept(frame: pd.DataFrame) -> pd.DataFrame:
     usable = (frame["error"].isna() & frame["duplicate_of"].isna()).astype("int64")
     groups = usable.groupby([frame["role"], frame["concept"]], dropna=False)
-    return groups.sum().rename("usable pictures").reset_index()
+    return groups.sum().rename(_USABLE).reset_index()
 
 
 def _concepts_by_picture(frame: pd.DataFrame) -> pd.DataFrame:

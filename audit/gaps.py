@@ -12,7 +12,7 @@ import contextvars
 import dataclasses
 from collections.abc import Iterator
 
-from audit.errors import AuditError, CheckpointError, CorpusError, MissingInstrument
+from audit.errors import AbsentFile, AuditError, CheckpointError, CorpusError, MissingInstrument
 from audit.identity import key
 
 ABSENT = "absent-"  # what the digest of every stand-in starts with; real ones are hexadecimal
@@ -23,7 +23,7 @@ NOWHERE = "(absent)"  # the folder of every stand-in; relative, with a name that
 class Gap:
     """One thing that has to be there before the audit can run: what is wrong, where, and what to do about it."""
 
-    kind: str  # model | checkpoint | corpus
+    kind: str  # model | checkpoint | corpus | embedding | prompts
     what: str
     where: str
     next_step: str
@@ -81,7 +81,7 @@ def noted(kind: str) -> Iterator[None]:
     gaps = current()
     try:
         yield
-    except (CheckpointError, CorpusError, MissingInstrument) as error:
+    except (AbsentFile, CheckpointError, CorpusError, MissingInstrument) as error:
         if gaps is None:
             raise
         if NOWHERE not in (error.where or ""):

@@ -8,7 +8,7 @@ import torch
 
 from audit.backbones import load_pipeline, noise_model
 from audit.model_refs import resolve_model
-from audit.pricing import Rates
+from audit.rates import Rates
 from audit.worker import DEFAULT_BATCH, pick_device
 
 FORWARDS = 3

@@ -17,6 +17,7 @@ from audit.plan import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.records import Cell, Instrument
 from audit.scenarios import LatentScenario, Perturbation
 from audit.spec import Concept, Spec
+from audit.unusable import Unusable, reason
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +59,15 @@ class Inversion:
 class Builder:
     """Collects cells, cases and units; pictures that several cells need are planned once."""
 
-    def __init__(self, spec: Spec, backbone: ModelRef, items: Mapping[str, Sequence[CorpusItem]]) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        backbone: ModelRef,
+        items: Mapping[str, Sequence[CorpusItem]],
+        unusable: Unusable | None = None,
+    ) -> None:
         self.spec, self.backbone, self.items = spec, backbone, items
+        self.unusable = unusable or Unusable()
         self.cells: list[PlannedCell] = []
         self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
         self.units: dict[str, dict[str, Any]] = {}
@@ -121,6 +129,7 @@ class Builder:
         A case's `sampler` holds settings of its own over the cell's; such cases get units of their own.
         """
         index = len(self.cells)
+        cases = [self._with_problem(case, inversion) for case in cases]
         gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
@@ -157,6 +166,13 @@ class Builder:
             }
             for name, column in self.columns.items():
                 column.append(row.get(name))
+
+    def _with_problem(self, case: Mapping[str, Any], inversion: Inversion | None) -> Mapping[str, Any]:
+        """The case, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
+        for prompt in filter(None, (case.get("prompt"), inversion.prompt if inversion else None)):
+            if not case.get("problem") and prompt in self.unusable.prompts:
+                return {**case, "problem": reason(self.unusable.prompts[prompt])}
+        return case
 
     def attack(
         self,
@@ -196,17 +212,18 @@ class Builder:
         return {item: self._attack_units[shared, item] for item in items}
 
     def _inverts(self, inversion: Inversion, cases: Sequence[Mapping[str, Any]], cell: int) -> list[str | None]:
-        """The invert unit of each case; items already inverted in the same way keep their unit."""
+        """The invert unit of each case that can be made; items already inverted in the same way keep their unit."""
         described = inversion.described(self.backbone.sha256)
         shared = identity.key(described)
-        new = [item for item in dict.fromkeys(c["item"] for c in cases) if (shared, item) not in self._invert_units]
+        items = dict.fromkeys(case["item"] for case in cases if not case.get("problem"))
+        new = [item for item in items if (shared, item) not in self._invert_units]
         for chunk in chunks(new, self.spec.unit_size):
             unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inversion.model), len(chunk), cell)
             self._invert_units.update({(shared, item): unit for item in chunk})
-        keys = [self._invert_units[shared, case["item"]] for case in cases]
-        for unit in set(keys):
+        keys = [None if case.get("problem") else self._invert_units[shared, case["item"]] for case in cases]
+        for unit in {key for key in keys if key}:
             self.units[unit]["cell_ids"].add(cell)
-        return list(keys)
+        return keys
 
     def _generate_units(
         self, common: Mapping[str, Any], images: Sequence[int], found: Sequence[str], cell: int
@@ -263,7 +280,7 @@ class Builder:
 def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
     described = {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
     if case.get("problem"):  # there is no picture: what cannot be made is told apart by its row
-        described |= {name: case[name] for name in ("prompt_key", "problem")}
+        described |= {name: case.get(name) for name in ("prompt_key", "problem")}
     return described
 
 

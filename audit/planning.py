@@ -27,6 +27,7 @@ from audit.scenarios import (
     TextScenario,
 )
 from audit.spec import Concept, Spec
+from audit.unusable import Unusable, reason
 
 
 def build_plan(
@@ -41,15 +42,17 @@ def build_plan(
     corpus: Mapping[str, Any],
     prompt_sets: Mapping[str, PromptSet] | None = None,
     quality: Sequence[QualityInstrument] = (),
+    unusable: Unusable | None = None,
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
     `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
+    What is `unusable` is planned all the same, as cases with a problem.
 
     Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
     more cases than its prompt set has rows.
     """
     sets = read_prompt_sets(spec) if prompt_sets is None else prompt_sets
-    builder = Builder(spec, backbone, items)
+    builder = Builder(spec, backbone, items, unusable)
     for concept in spec.concepts:
         for scenario in spec.scenarios:
             for defence in spec.defence_names():
@@ -217,7 +220,7 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
         cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 
-    if builder.items.get(concept.name):
+    if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:
         for enabled, control, source in (
             (controls.reference, Control.REFERENCE, "image"),
             (controls.vae_roundtrip, Control.VAE_ROUNDTRIP, "vae"),
@@ -234,6 +237,9 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
 
 def _items(builder: Builder, concept: str, count: int, field: str) -> list[dict[str, Any]]:
     # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
+    missing = builder.unusable.pictures.get(concept)
+    if missing is not None:
+        return [{"seed": builder.spec.seed + number, "problem": reason(missing)} for number in range(count)]
     available = builder.items.get(concept, ())
     if len(available) < count:
         raise SpecError(

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import statistics
 import struct
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +15,11 @@ import pyarrow.compute as pc
 from audit import guards
 from audit.attacks import methods
 from audit.erasure_costs import stored_bytes, training_calls
-from audit.errors import JournalError
 from audit.journal import Journal
 from audit.plan import KINDS, Plan
+from audit.rates import Rates, journal_rates
 from audit.records import Unit
 
-SAMPLED = 6  # earlier units of one kind that are read for a rate
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
 DETECT_ROW = 300  # assumed bytes of one picture's raw scores
 ROW = 200  # assumed bytes of a row without a picture
@@ -56,17 +54,8 @@ class Work:
     rows: int  # of pending units
     calls: Calls  # of pending units
     storage: float  # bytes that pending units will write
-
-
-@dataclasses.dataclass(frozen=True)
-class Rates:
-    """What units have cost so far on this backbone, or what a measurement said; None where nothing is known."""
-
-    seconds_per_call: float | None = None
-    seconds_per_detection: float | None = None
-    evaluations_per_step: float | None = None  # of the fixed-point inversion
-    bytes_per_picture: float | None = None
-    basis: str = "nothing"
+    texts: float = 0.0  # evaluations of the text encoder alone, of pending units
+    detections: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)  # pending rows by detector kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +71,11 @@ class Price:
     def calls(self) -> Calls:
         """UNet calls of everything that is not done yet."""
         return sum((work.calls for work in self.work), NO_CALLS)
+
+    @property
+    def texts(self) -> float:
+        """Evaluations of the text encoder that searches for prompts still make."""
+        return sum(work.texts for work in self.work)
 
     @property
     def storage(self) -> float:
@@ -102,7 +96,7 @@ def price(plan: Plan, journal: Journal, shape: Shape, rates: Rates | None = None
     """The cost of what the journal lacks. `rates` replaces what earlier units in the journal say."""
     known = journal_rates(journal, plan.backbone["sha256"])
     if rates is not None:
-        given = {k: v for k, v in dataclasses.asdict(rates).items() if v is not None}
+        given = {k: v for k, v in dataclasses.asdict(rates).items() if v is not None and v != {}}
         known = dataclasses.replace(known, **given)
     work = tuple(_work(plan, kind, journal.keys(kind), known, shape) for kind in KINDS)
     return Price(work, known, _seconds(work, known), _assumptions(known, work))
@@ -110,7 +104,8 @@ def price(plan: Plan, journal: Journal, shape: Shape, rates: Rates | None = None
 
 def _work(plan: Plan, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
     units = pending = rows = 0
-    calls, storage = NO_CALLS, 0.0
+    calls, storage, texts = NO_CALLS, 0.0, 0.0
+    detections: Counter[str] = Counter()
     for unit in plan.units_of(kind):
         units += 1
         if unit.key in done:
@@ -119,7 +114,11 @@ def _work(plan: Plan, kind: str, done: set[str], rates: Rates, shape: Shape) -> 
         rows += unit.rows
         calls += calls_of(unit, rates.evaluations_per_step)
         storage += _storage(unit, rates, shape)
-    return Work(kind, units, pending, rows, calls, storage)
+        if kind == "attack":
+            texts += methods.text_calls(unit.identity)
+        if kind == "detect":
+            detections[str(unit.identity["instrument"]["kind"])] += unit.rows
+    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections))
 
 
 def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
@@ -176,10 +175,10 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
 
 def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:
     calls = sum((w.calls for w in work), NO_CALLS)
-    detections = next(w.rows for w in work if w.kind == "detect")
     if rates.seconds_per_call is None and calls.high:
         return None
-    detecting = detections * (rates.seconds_per_detection or 0.0)
+    known = rates.seconds_per_detection
+    detecting = sum(count * known.get(kind, 0.0) for w in work for kind, count in w.detections.items())
     return calls.times(rates.seconds_per_call or 0.0) + Calls(detecting, detecting, detecting)
 
 
@@ -195,61 +194,17 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
             said.append(f"inversion: {rates.evaluations_per_step:.1f} evaluations a step, as earlier units needed")
     if rates.bytes_per_picture is None and any(w.pending for w in work if w.kind == "generate"):
         said.append(f"storage: a PNG takes {PNG_SHARE:.0%} of the raw pixels")
-    if rates.seconds_per_detection is None and any(w.pending for w in work if w.kind == "detect"):
-        said.append("time: detectors are not in it, no earlier unit says how long they take")
+    texts = sum(w.texts for w in work)
+    if texts:
+        said.append(f"searches for prompts: about {texts:,.0f} evaluations of the text encoder alone, not in the time")
+    untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
+    if untimed:
+        said.append(f"time: detectors {', '.join(sorted(untimed))} are not in it, nothing says how long they take")
     if any(w.pending for w in work if w.kind == "quality"):
         said.append("time: quality instruments are not in it")
     if any(w.pending for w in work):
         said.append("time: loading models is not in it")
     return tuple(said)
-
-
-def journal_rates(journal: Journal, backbone: str) -> Rates:
-    """What earlier units of the backbone with this digest cost, from a few of the journal's files."""
-    seconds: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    evaluations, sizes, devices = [], [], set()
-    for kind in ("invert", "generate", "detect"):
-        for table, header in _sample(journal, kind):
-            runtime, described = header.get("runtime", {}), header.get("identity", {})
-            if kind != "detect" and described.get("backbone") != backbone:
-                continue
-            work = table.num_rows if kind == "detect" else float(runtime.get("unet_calls") or 0)
-            if work and runtime.get("seconds"):
-                seconds["detect" if kind == "detect" else "call"].append((runtime["seconds"], work))
-                devices.add(str(runtime.get("device")))
-            if kind == "invert":
-                evaluations += [value for value in table["passes_mean"].to_pylist() if value]
-            if kind == "generate" and table.num_rows:
-                sizes.append(table.nbytes / table.num_rows)
-    if not seconds:
-        return Rates()
-    return Rates(
-        seconds_per_call=_ratio(seconds["call"]),
-        seconds_per_detection=_ratio(seconds["detect"]),
-        evaluations_per_step=_mean(evaluations),
-        bytes_per_picture=_mean(sizes),
-        basis=f"earlier units on {', '.join(sorted(devices))}",
-    )
-
-
-def _sample(journal: Journal, kind: str) -> Iterable[tuple[Any, dict[str, Any]]]:
-    """A few complete units with their headers; files that cannot be read are no reason to refuse a forecast."""
-    keys = sorted(journal.keys(kind))
-    for key in keys[:: max(1, len(keys) // SAMPLED)][:SAMPLED]:
-        try:
-            table = journal.read(kind, key)
-        except JournalError:
-            continue
-        yield table, json.loads((table.schema.metadata or {}).get(b"erasure_audit", b"{}"))
-
-
-def _ratio(pairs: list[tuple[float, float]]) -> float | None:
-    """The median of the units' ratios: the first unit of a process also loaded the models."""
-    return statistics.median(first / second for first, second in pairs) if pairs else None
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def shape_of(folder: Path) -> Shape:

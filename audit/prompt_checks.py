@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from audit.attacks.prompts import PromptRow, PromptSet, read_prompt_sets
 from audit.content_rules import pairing
+from audit.errors import SpecError
 from audit.guards.checks import energy_problems
 from audit.guards.irece_checks import unseen
 from audit.model_refs import ModelRef
@@ -69,6 +70,28 @@ def checked(chosen: PromptSet, spec: Spec, backbone: ModelRef) -> PromptSet:
     sizes = _sizes(spec, backbone)
     rows = (_without_minors(row) if pairs(_words(row)) else _checked(row, problems, sizes) for row in chosen.rows)
     return dataclasses.replace(chosen, rows=tuple(rows))
+
+
+def unreadable_prompts(spec: Spec, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
+    """Why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
+
+    Raises `CheckpointError` for a tokenizer that cannot be loaded.
+    """
+    shorten = "shorten the template or the concept's phrase"
+    found = {
+        prompt: SpecError(
+            f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads {longest}",
+            where="scenarios",
+            next_step=shorten,
+        )
+        for prompt, (used, longest) in too_long(backbone, prompts).items()
+    }
+    for (defence, prompt), problem in energy_problems(spec, prompts).items():
+        shorter = SpecError(
+            problem, where=f"defences.{defence}", next_step="shorten the template, or set retention to 0"
+        )
+        found.setdefault(prompt, shorter)
+    return found
 
 
 def _words(row: PromptRow) -> str:

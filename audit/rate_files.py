@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from audit.errors import SpecError
-from audit.pricing import Rates
+from audit.rates import Rates
+from audit.spec import DetectorKind
 from audit.spec_base import Model
 from audit.yaml_files import load_yaml
 
@@ -21,8 +22,14 @@ class RatesFile(Model):
 
     origin: Annotated[str, Field(min_length=1, max_length=300)]  # machine, model, dtype, batch size
     seconds_per_call: Positive  # of one UNet evaluation of one picture
-    seconds_per_detection: Positive | None = None  # of one picture by one detector
+    # Of one picture, by kind of detector. One number is CLIP's: files were written so while nothing else was measured.
+    seconds_per_detection: dict[DetectorKind, Positive] = Field(default_factory=dict)
     evaluations_per_step: Positive | None = None  # of the fixed-point inversion
+
+    @field_validator("seconds_per_detection", mode="before")
+    @classmethod
+    def _of_clip(cls, value: Any) -> Any:
+        return {"clip-zero-shot": value} if isinstance(value, int | float) else value or {}
 
 
 def stated(seconds_per_call: float) -> Rates:
@@ -44,7 +51,7 @@ def read_rates(path: Path) -> Rates:
         raise _unusable(path, f"{field}: {detail['msg']}") from None
     return Rates(
         seconds_per_call=found.seconds_per_call,
-        seconds_per_detection=found.seconds_per_detection,
+        seconds_per_detection={str(kind): value for kind, value in found.seconds_per_detection.items()},
         evaluations_per_step=found.evaluations_per_step,
         basis=f"{found.origin} ({path})",
     )

@@ -14,32 +14,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from audit import checks, corpus, expectations, gaps, identity, reading, stand_ins
-from audit.attacks.adversarial_cases import searched_texts
-from audit.attacks.parameters import MARK
 from audit.checkpoint_refs import resolve_checkpoint
-from audit.corpus_checks import require_conclusive, require_disjoint
+from audit.corpus_checks import require_disjoint, require_sound
 from audit.errors import JournalError, SpecError
+from audit.foreseen import unusable_parts
 from audit.gate import decide
-from audit.guards.checks import check_energy_prompts, check_guards
+from audit.guards.checks import check_guards
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
-from audit.planning import build_plan, inversion_prompts
+from audit.planning import build_plan
 from audit.policy import Policy
 from audit.prompt_checks import load_prompt_sets
-from audit.prompt_lengths import check_prompts
 from audit.provenance import provenance
 from audit.report import write_reports
 from audit.results import RunResult, Sample
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
 from audit.store import Replaceable, Store, set_aside
+from audit.unusable import require_some
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -93,7 +91,8 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
 def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
-    `CorpusError` for a corpus whose run could only end INCONCLUSIVE or shares a picture with the calibration split.
+    `CorpusError` for a corpus of which nothing can be used or that shares a picture with the calibration split. What costs
+    single cases is warned of.
 
     Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
     """
@@ -105,41 +104,28 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     _check_checkpoints(spec, backbone)
     _check_personalisations(spec, backbone)
     sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
+    pictures = corpus_items(manifest, spec)
+    unusable = unusable_parts(spec, backbone, stand_ins.without_pictures(pictures, spec))
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
     plan = build_plan(
         spec,
         run_id=run_id,
         created_at=created_at,
         backbone=backbone,
-        items=stand_ins.filled_up(corpus_items(manifest, spec), spec),
+        items=stand_ins.filled_up(pictures, spec, unusable.pictures),
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
         quality=[stand_ins.quality_instrument(entry) for entry in spec.quality],
+        unusable=unusable,
     )
-    with gaps.noted("model"):
-        texts = [*_prompts(spec, backbone, plan), *sorted(inversion_prompts(spec))]
-        check_prompts(backbone, texts)
-        check_energy_prompts(spec, texts)
+    require_some(plan, unusable)
     with gaps.noted("corpus"):
-        require_conclusive(manifest)
+        require_sound(manifest)
         if spec.calibration:
             require_disjoint(corpus.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
     return plan
-
-
-def _prompts(spec: Spec, backbone: ModelRef, plan: Plan) -> list[str]:
-    """Every different prompt that will be sampled; where a find will stand, as many words as the embeddings have vectors.
-
-    Raises `SpecError` for an embedding file that this backbone cannot use.
-    """
-    texts = plan.cases.filter(pc.is_null(plan.cases["problem"]))["prompt"].unique().drop_null().to_pylist()
-    if any(MARK in text for text in texts):
-        from audit.attacks.embedding_checks import written_out  # imports torch
-
-        texts = [text for text in texts if MARK not in text] + written_out(spec, backbone)
-    return texts + searched_texts(spec, backbone)
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
@@ -168,13 +154,11 @@ def _check_personalisations(spec: Spec, backbone: ModelRef) -> None:
 
 
 def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
-    """Concept -> its different reference images, in URI order: role target for what was erased, control for unlearned,
-    neighbour for what must survive.
+    """Concept -> its different reference images, in URI order, of the role that its cells use.
 
     Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
     """
-    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
-    roles |= dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+    roles = stand_ins.picture_roles(spec)
     items: dict[str, dict[str, CorpusItem]] = {}
     for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
         if row["role"] != roles.get(row["concept"]):

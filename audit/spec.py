@@ -136,11 +136,14 @@ class Controls(Model):
     unlearned: tuple[Name, ...] = ()  # corpus concepts the model has never seen
 
 
+DetectorKind = Literal["clip-zero-shot", "classifier", "nudenet", "grounding-dino"]
+
+
 class DetectorSpec(Model):
     """One instrument. `model` is a testbed name, a local folder or `hub-id@revision`."""
 
     name: Name
-    kind: Literal["clip-zero-shot", "classifier", "nudenet", "grounding-dino"]
+    kind: DetectorKind
     model: str | None = None
     threshold: Probability = 0.5
     templates: tuple[Phrase, ...] = ("a photo of a {phrase}",)

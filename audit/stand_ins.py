@@ -5,7 +5,7 @@ None of them can be run: their digests say `absent-`, and `run` plans without th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -109,10 +109,34 @@ def _place(entry: CorpusEntry) -> str:
     return f"{entry.url} (concept {entry.concept})"
 
 
-def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str, list[CorpusItem]]:
+def without_pictures(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str, CorpusError]:
+    """Concept -> the error for its corpus entry, of concepts whose entries were listed and are empty.
+
+    Inside `gaps.collecting` an entry that could not be listed is a gap, and no part of this.
+    """
+    collected = gaps.current()
+    known = {gap.where for gap in collected.found} if collected is not None else set()
+    roles = picture_roles(spec)
+    found: dict[str, CorpusError] = {}
+    for entry in spec.corpus:
+        if not items.get(entry.concept) and entry.role == roles.get(entry.concept) and _place(entry) not in known:
+            found.setdefault(entry.concept, corpus.no_objects(entry.url))
+    return found
+
+
+def picture_roles(spec: Spec) -> dict[str, str]:
+    """Concept -> the role of the corpus entries that its cells use: target for what was erased, control for unlearned,
+    neighbour for what must survive."""
+    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
+    return roles | dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+
+
+def filled_up(
+    items: Mapping[str, Sequence[CorpusItem]], spec: Spec, empty: Collection[str] = ()
+) -> dict[str, list[CorpusItem]]:
     """The reference pictures, with stand-ins where a concept that has a corpus entry has fewer than the spec asks for.
 
-    Outside `gaps.collecting` the pictures as they are.
+    Outside `gaps.collecting` the pictures as they are. Concepts whose entries are `empty` are planned as they are, too.
     """
     collected = gaps.current()
     filled = {concept: list(found) for concept, found in items.items()}
@@ -123,7 +147,7 @@ def filled_up(items: Mapping[str, Sequence[CorpusItem]], spec: Spec) -> dict[str
     for entry in spec.corpus:
         count = wanted.get(entry.concept, 0)
         have = filled.setdefault(entry.concept, [])
-        if len(have) >= count:
+        if len(have) >= count or entry.concept in empty:
             continue
         where = _place(entry)
         if where not in known:

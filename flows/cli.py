@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -52,12 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
-    as_json = "--json" in arguments
+    as_json = "--json" in arguments or "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     if argv is None:
         _settle_process(debug)
     try:
         code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
         sys.stdout.flush()
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
         return code if isinstance(code, int) else 0
     except AuditError as error:
         return _fail(str(error), error.exit_code, as_json, debug)

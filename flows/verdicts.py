@@ -23,13 +23,8 @@ def exit_code(result: RunResult) -> int:
     return _CODES[result.verdict.status]
 
 
-def print_result(
-    result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None, policy: Path | None = None
-) -> None:
-    """Print the result on stdout; on a terminal also where the reports are and what to try next.
-
-    `policy` is a file that the gate can decide by: a policy, or the spec that was run.
-    """
+def print_result(result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None) -> None:
+    """Print the result on stdout; on a terminal also where the reports are and what to try next."""
     from audit.report import json_report, junit, markdown, print_report
 
     if output is not Format.TERMINAL:
@@ -41,16 +36,12 @@ def print_result(
     print()
     if "html" in reports:
         print(f"report  {reports['html']}")
-    command = _next_command(result, reports, policy)
-    if command:
-        where = f" --root {shlex.quote(root)}" if root and root != locations.DEFAULT_ROOT else ""
-        print(runnable(f"next    erasure-audit {command}{where}"))
+    where = f" --root {shlex.quote(root)}" if root and root != locations.DEFAULT_ROOT else ""
+    print(runnable(f"next    erasure-audit {_next_command(result, reports)}{where}"))
 
 
-def _next_command(result: RunResult, reports: dict[str, Path], policy: Path | None) -> str | None:
-    """A command that can be typed as it stands; None when there is nothing that would say more."""
+def _next_command(result: RunResult, reports: dict[str, Path]) -> str:
+    """A command that can be typed as it stands: what completes the run, shows its pictures, or passes the result on."""
     if result.unassessed and any(row.reason in ("missing", "error") for row in result.unassessed):
         return f"resume {result.run_id}"
-    if not reports:
-        return f"report {result.run_id}"
-    return f"gate {result.run_id} --policy {shlex.quote(str(policy))}" if policy else None
+    return f"report {result.run_id}" if not reports else f"report {result.run_id} --format markdown"

@@ -6,6 +6,7 @@ import pyarrow as pa
 from prefect import task
 
 from audit import run as steps
+from audit.notes import warnings_to
 from tasks.context import Run
 from tasks.progress import reporter
 from tasks.retrying import TASK
@@ -16,6 +17,7 @@ def collect(run: Run) -> pa.Table:
     """The manifest, one row per corpus object; it is stored with the run."""
     reporter().begin("collect", None, 0)
     try:
-        return steps.collect(run.spec, run.journal, run.run_id, lambda done: reporter().update("collect", done))
+        with warnings_to(reporter().note):
+            return steps.collect(run.spec, run.journal, run.run_id, lambda done: reporter().update("collect", done))
     finally:
         reporter().end("collect")

@@ -8,8 +8,10 @@ import pyarrow as pa
 from prefect import task
 
 from audit import run as steps
+from audit.notes import warnings_to
 from audit.plan import Plan
 from tasks.context import Run
+from tasks.progress import reporter
 from tasks.retrying import TASK
 
 
@@ -17,4 +19,5 @@ from tasks.retrying import TASK
 def plan(run: Run, manifest: pa.Table) -> Plan:
     """The stored plan. Raises an `AuditError` for everything that would stop the run later."""
     created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
-    return steps.resolve(run.spec, run.journal, run.run_id, created_at, manifest)
+    with warnings_to(reporter().note):
+        return steps.resolve(run.spec, run.journal, run.run_id, created_at, manifest)

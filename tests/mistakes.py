@@ -181,9 +181,9 @@ PICTURES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     ),
     "an unknown protocol": (lambda b: b.plan(corpus=[entry("gopher://host/ring")]), "gopher"),
     "too few images": (lambda b: b.plan(scenarios=[{**LATENT, "cases": 50}]), "asks for 50 images.*has 3"),
-    "too many that cannot be read": (
+    "nothing that can be read": (
         lambda b: unreadable(b.plan()),
-        "only end INCONCLUSIVE.*unreadable share is within 0 and 0.1: .*0.25.*corpus manifest",
+        "only end INCONCLUSIVE.*unreadable share is within 0 and 0.1: .*1.0.*corpus manifest",
     ),
     "one picture as two concepts": (
         lambda b: b.plan(corpus=[entry(b.folder / "corpus" / "ring"), entry(twin(b), "star")]),
@@ -221,8 +221,9 @@ def touch(path: Path, content: bytes = b"x") -> Path:
 
 
 def unreadable(arguments: Arguments) -> Arguments:
-    """The command again, when one of the four objects of its spec's corpus is no picture."""
-    touch(Path(arguments[1]).parent / "corpus" / "ring" / "broken.png")
+    """The command again, when none of the objects of its spec's corpus is a picture any more."""
+    for path in (Path(arguments[1]).parent / "corpus" / "ring").iterdir():
+        touch(path)
     return arguments
 
 

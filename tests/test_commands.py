@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +24,48 @@ from tests.synthetic import Run
 
 @pytest.mark.parametrize("reports", [{}, {"html": Path("report.html")}])
 def test_the_next_command_can_be_typed_as_it_stands(
-    reports: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    reports: dict[str, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    policy = tmp_path / "a spec.yaml"
     result = dataclasses.replace(runs.passing(), unassessed=())
-    verdicts.print_result(result, reports, Format.TERMINAL, "my runs", policy)
+    verdicts.print_result(result, reports, Format.TERMINAL, "my runs")
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("next ")]
     _, program, name, *arguments = shlex.split(line)
-    assert (program, name) == ("erasure-audit", "gate" if reports else "report")
+    assert (program, name) == ("erasure-audit", "report")
     group: Any = typer.main.get_command(app)
     given = group.commands[name].make_context(line, arguments).params
     assert (given["run_id"], given["root"]) == (result.run_id, "my runs")
-    assert given.get("policy") == (policy if reports else None)
+    assert given["output"] == ("markdown" if reports else "terminal")
+
+
+@pytest.mark.parametrize("asked", [["--json"], ["--format", "json"], ["--format=json"]])
+def test_an_interrupted_run_prints_one_json_document_that_says_how_to_go_on(
+    asked: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @contextlib.contextmanager
+    def interrupted(**_: Any) -> Iterator[None]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr("flows.prefect_check.require_prefect", lambda: None)
+    monkeypatch.setattr("flows.temporary_server.prefect_api", interrupted)
+    root = str(tmp_path / "my runs")
+    assert main(["resume", "demo-1", "--root", root, *asked]) == 130
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["exit_code"] == 130
+    assert f"resume with: erasure-audit resume demo-1 --root '{root}'" in found["error"]
+    assert found["error"] in shown.err and "error: " not in shown.err
+
+
+def test_any_other_command_that_is_interrupted_prints_its_document_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("audit.locations.storage_root", interrupted)
+    assert main(["gate", "demo-1", "--json"]) == 130
+    assert json.loads(capsys.readouterr().out) == {"error": "interrupted", "exit_code": 130}
 
 
 def test_commands_are_printed_by_path_where_the_shell_does_not_know_the_name(

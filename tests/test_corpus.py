@@ -150,6 +150,17 @@ def test_objects_are_not_read_far_ahead_of_the_consumer(tmp_path: Path, monkeypa
     assert len(opened) < 60
 
 
+def test_an_empty_folder_beside_others_costs_itself_and_is_named(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    listed = rows(entry(folder), entry(tmp_path / "empty", "star"))
+    assert len(listed) == 5 and {row["concept"] for row in listed} == {"ring"}
+    assert f"no objects under this corpus URL: file://{tmp_path}/empty" in caplog.text
+    (tmp_path / "void").mkdir()
+    assert "no objects" in refusal(entry(tmp_path / "void"), entry(tmp_path / "empty", "star")).what
+
+
 def test_missing_empty_and_file_urls_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty" / "nested").mkdir(parents=True)
     (tmp_path / "one.png").write_bytes(png(0))

@@ -44,8 +44,9 @@ def test_unreadable_manifests_are_refused(folder: Path, tmp_path: Path) -> None:
     import pyarrow.parquet as pq
 
     path = tmp_path / "manifest.parquet"
-    with pytest.raises(CorpusError, match="no manifest here"):
+    with pytest.raises(CorpusError, match="no manifest here") as caught:
         read_manifest(str(path))
+    assert "erasure-audit corpus manifest" in str(caught.value.next_step)
     write_manifest(manifest([entry(folder)], LIMITS), str(path))
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])

@@ -102,6 +102,7 @@ def test_s3_addresses_that_hold_nothing(bucket: str) -> None:
     assert "bucket does not exist" in refusal(entry("s3://no-such-bucket/x")).what
     assert "no objects" in refusal(entry(f"s3://{bucket}/nowhere")).what
     assert "no objects" in refusal(entry(f"s3://{bucket}/a/b")).what
+    assert [row["concept"] for row in rows(entry(f"s3://{bucket}/a"), entry(f"s3://{bucket}/no", "star"))] == ["ring"]
     error = refusal(entry(f"s3://{bucket}/a/b.png"))
     assert "a file, not a folder" in error.what
     assert f"s3://{bucket}/a/" in str(error.next_step)

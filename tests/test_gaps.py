@@ -86,6 +86,28 @@ def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
     assert "16 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
 
 
+def test_prompt_and_embedding_files_may_be_missing_beside_everything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = shipped()
+    named = {scenario["name"]: scenario for scenario in document["scenarios"]}
+    names = [concept["name"] for concept in document["concepts"]]
+    named["text"] |= {"prompts": {"file": "/nowhere/prompts.csv"}}
+    named["adversarial-text"] |= {"prompts": {"file": "/nowhere/found.parquet"}, "preset": None, "parameters": {}}
+    named["embedding-blackbox"] |= {"embedding": {name: f"/nowhere/{name}.bin" for name in names}, "preset": None}
+    named["embedding-blackbox"]["parameters"] = {}
+    assert main(["plan", write(tmp_path, document), "--root", str(tmp_path / "root"), "--json"]) == 2
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    missing = {gap["where"]: gap["kind"] for gap in found["missing"]}
+    assert missing["/nowhere/prompts.csv"] == missing["/nowhere/found.parquet"] == "prompts"
+    assert all(missing[f"/nowhere/{name}.bin"] == "embedding" for name in names)
+    assert len(missing) == 13 + 2 + len(names)
+    target = [cell for cell in found["cells"] if cell["role"] == "target"]
+    assert len(target) == 10 * 6 * len(ATTACKS) and all(cell["planned"] == 100 for cell in target)
+    assert printed.err.count("error: ") == 1 and "/nowhere/prompts.csv" in printed.err
+
+
 def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = load_spec(write(tmp_path, shipped()))
     manifest = MANIFEST_SCHEMA.empty_table()
@@ -200,6 +222,8 @@ def test_nothing_is_missing_where_everything_is_there(tmp_path: Path) -> None:
         ("origin: here\nseconds_per_call: .nan", "seconds_per_call"),
         ("origin: [", "YAML"),
         ("origin: here\nseconds_per_call: 1\ncolour: red", "colour"),
+        ("origin: here\nseconds_per_call: 1\nseconds_per_detection: {eye: 1}", "seconds_per_detection"),
+        ("origin: here\nseconds_per_call: 1\nseconds_per_detection: 0", "seconds_per_detection"),
     ],
 )
 def test_a_rates_file_that_says_something_else_is_refused(tmp_path: Path, text: str, named: str) -> None:
@@ -208,6 +232,23 @@ def test_a_rates_file_that_says_something_else_is_refused(tmp_path: Path, text: 
     with pytest.raises(SpecError, match=named) as caught:
         read_rates(path)
     assert caught.value.where == str(path) and caught.value.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "rates"),
+    [
+        ("", {}),
+        ("seconds_per_detection: 0.5", {"clip-zero-shot": 0.5}),
+        (
+            "seconds_per_detection: {clip-zero-shot: 0.5, grounding-dino: 4}",
+            {"clip-zero-shot": 0.5, "grounding-dino": 4},
+        ),
+    ],
+)
+def test_detectors_are_timed_by_kind(tmp_path: Path, text: str, rates: dict[str, float]) -> None:
+    path = tmp_path / "rates.yaml"
+    path.write_text(f"origin: here\nseconds_per_call: 1\n{text}\n")
+    assert read_rates(path).seconds_per_detection == rates
 
 
 def test_one_rate_at_a_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

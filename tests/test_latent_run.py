@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +14,15 @@ import safetensors.torch
 from PIL import Image
 
 from audit import reading, run
+from audit.checks import run_checks
+from audit.drafting import draft_plan
 from audit.journal import Journal
 from audit.locations import database_path
+from audit.notes import warnings_to
 from audit.plan import KINDS, Plan
 from audit.results import CrrRow, RunResult
 from audit.spec import parse_spec
+from audit.store import latest
 from audit.testbed.scenes import write_corpus
 from tests.detectors.folders import write_classifier
 
@@ -182,3 +187,83 @@ def test_bad_images_are_reported_each_and_stay_in_the_denominator(tmp_path: Path
     for name, (status, reason) in said.items():
         assert status == "unreadable"
         assert bad[name] in reason
+
+
+FREELY = {
+    "name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1,
+    "quality_gate": {"residual_max": 1e9, "psnr_min_db": 1e-9},
+}  # fmt: skip
+
+
+def test_an_empty_prefix_costs_its_concept_alone(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(str(tmp_path / "corpus"), "ring", 3, "audit")
+    (tmp_path / "empty").mkdir()
+    changes = {
+        "concepts": [{"name": name, "phrase": name} for name in ("ring", "square")],
+        "corpus": [
+            {"url": str(tmp_path / "corpus"), "concept": "ring"},
+            {"url": str(tmp_path / "empty"), "concept": "square"},
+        ],
+    }
+    scenarios = [{**FREELY, "perturbations": [0.5, {"kind": "image-noise", "strength": 8}]}]
+    plan, journal, result = finish(tmp_path, tiny_folder, scenarios, **changes)
+    starved = [row for row in result.crr if row.concept == "square" and row.control not in ("random-latent", "black")]
+    assert {row.control for row in starved} >= {None, "backbone", "reference", "vae-roundtrip", "perturbed"}
+    assert all(row.planned > 0 and row.unassessed == row.planned and row.assessed == 0 for row in starved)
+    assert {row.planned for row in starved if row.control is None} == {3}
+    assert all(row.assessed == 3 for row in rows(result) if row.concept == "ring" and row.control is None)
+    said = {row["problem"] for row in plan.cases.to_pylist() if row["problem"]}
+    assert said == {f"there are no objects under this corpus URL ({tmp_path / 'empty'})"}
+    assert not any("square" in str(unit.identity["prompt"]) for unit in plan.units_of("invert"))
+    published = latest(tmp_path / "root" / "db" / "published")
+    assert published is not None
+    verdict = run.conclude(journal, "r", published).verdict
+    assert verdict is not None
+    assert [d.status.value for d in verdict.decisions if d.concept == "square"] == ["INCONCLUSIVE"]
+    assert [check.name for check in run_checks(published, "r") if check.status != "passed"] == []
+
+
+def test_an_empty_prefix_is_named_by_plan_and_is_no_gap(tmp_path: Path, tiny_folder: Path) -> None:
+    write_corpus(str(tmp_path / "corpus"), "ring", 3, "audit")
+    for name in ("empty", "void"):
+        (tmp_path / name).mkdir()
+    spec = {
+        "name": "latent",
+        "backbone": str(tiny_folder),
+        "concepts": [{"name": name, "phrase": name} for name in ("ring", "square")],
+        "corpus": [
+            {"url": str(tmp_path / "corpus"), "concept": "ring"},
+            {"url": str(tmp_path / "empty"), "concept": "square"},
+        ],
+        "defences": [{"name": "uce", "eraser": {"method": "uce"}}],
+        "scenarios": [FREELY],
+        "controls": {"cases": 2},
+        "detectors": [{"name": "c", "kind": "classifier", "model": str(write_classifier(tmp_path / "classifier"))}],
+        "gate": {"version": "1", "judges": ["c"], "limits": [{"crr_max": 0.1}]},
+    }
+    now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
+    warned: list[str] = []
+    with warnings_to(warned.append):
+        found = draft_plan(parse_spec(spec, "test"), now)
+    assert found.gaps == ()
+    assert any("6 cases of 'square'" in said and "no objects" in said for said in warned)
+    spec["corpus"] = [{"url": str(tmp_path / n), "concept": c} for n, c in (("empty", "square"), ("void", "ring"))]
+    assert {gap.kind for gap in draft_plan(parse_spec(spec, "test"), now).gaps} == {"corpus"}
+
+
+def test_many_unreadable_objects_are_warned_of_and_end_inconclusive(
+    tmp_path: Path, tiny_folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_corpus(str(tmp_path / "corpus"), "ring", 3, "audit")
+    for name in ("one.png", "two.png"):
+        (tmp_path / "corpus" / name).write_bytes(name.encode())
+    _, journal, result = finish(tmp_path, tiny_folder, [{**FREELY, "cases": 5}])
+    check = "manifest: unreadable share is within 0 and 0.1"
+    assert "can only be INCONCLUSIVE" in caplog.text and check in caplog.text
+    for row in rows(result):
+        assert (row.planned, row.assessed, row.unassessed) == (5, 3, 2)
+    published = latest(tmp_path / "root" / "db" / "published")
+    assert published is not None
+    verdict = run.conclude(journal, "r", published).verdict
+    assert verdict is not None and verdict.status.value == "INCONCLUSIVE"
+    assert check in str(verdict)

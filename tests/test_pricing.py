@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def generate(steps: int, guidance: float, rows: int = 1) -> Unit:
     return unit("generate", rows, {"source": "prompt", "sampler": {"steps": steps, "guidance": guidance}})
 
 
-def make_plan(tmp_path: Path, method: str = "uce") -> Plan:
+def make_plan(tmp_path: Path, method: str = "uce", further: Sequence[dict[str, Any]] = ()) -> Plan:
     spec = parse_spec(
         {
             "name": "priced",
@@ -53,6 +53,7 @@ def make_plan(tmp_path: Path, method: str = "uce") -> Plan:
             "scenarios": [
                 {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
                 {"name": "latent-whitebox", "cases": 4, "sampler": {"steps": 10, "guidance": 1.0}},
+                *further,
             ],
             "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
             "gate": {"version": "1", "judges": ["judge"], "limits": [{"crr_max": 0.3}]},
@@ -180,6 +181,57 @@ def test_time_is_unknown_until_a_rate_is_known(tmp_path: Path) -> None:
     measured = price(plan, journal, SHAPE, Rates(seconds_per_call=0.5, basis="measured"))
     assert measured.seconds is not None
     assert measured.seconds.expected == pytest.approx(0.5 * measured.calls.expected)
+
+
+def test_each_kind_of_detector_has_a_rate_of_its_own(tmp_path: Path) -> None:
+    plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
+    rows = next(work.rows for work in price(plan, journal, SHAPE).work if work.kind == "detect")
+    other = price(plan, journal, SHAPE, Rates(0.5, {"clip-zero-shot": 9.0}))
+    assert other.seconds is not None and other.seconds.expected == pytest.approx(0.5 * other.calls.expected)
+    assert any("detectors classifier are not in it" in said for said in other.assumptions)
+    known = price(plan, journal, SHAPE, Rates(0.5, {"clip-zero-shot": 9.0, "classifier": 2.0}))
+    assert known.seconds is not None
+    assert known.seconds.expected == pytest.approx(0.5 * known.calls.expected + 2.0 * rows)
+    assert not any("detectors" in said for said in known.assumptions)
+
+
+def test_the_journal_says_how_long_each_kind_of_detector_takes(tmp_path: Path) -> None:
+    plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
+    done = next(plan.units_of("detect"))
+    rows = [{**dict.fromkeys(SCHEMAS["detect"].names), "image_id": n, "status": "ok"} for n in range(done.rows)]
+    runtime = {"seconds": 3.0 * done.rows, "device": "cpu"}
+    table = pa.Table.from_pylist(rows, schema=SCHEMAS["detect"])
+    journal.write("detect", done.key, table, {"identity": dict(done.identity), "runtime": runtime})
+    found = pricing.journal_rates(journal, plan.backbone["sha256"])
+    assert found.seconds_per_detection == {"classifier": pytest.approx(3.0)} and found.seconds_per_call is None
+
+
+def search_unit(**parameters: Any) -> Unit:
+    return unit("attack", 2, {"method": "ring-a-bell", "parameters": parameters, "items": ["prompt-0", "prompt-1"]})
+
+
+@pytest.mark.parametrize("evaluations", [None, 500])
+def test_the_price_of_a_search_holds_for_the_real_search(evaluations: int | None) -> None:
+    torch = pytest.importorskip("torch")
+    from audit.attacks.methods import text_calls
+    from audit.attacks.parameters import RingABellParameters
+    from audit.attacks.ring_a_bell import Space, search
+
+    settings = {"population": 40, "generations": 60, "tokens": 4, "evaluations": evaluations}
+    states = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+    space = Space(torch.arange(3, 50), 0, 1, 2, 8, 4)
+    made = search(lambda ids: states[ids], torch.zeros(8, 8), space, RingABellParameters(**settings), 0)
+    assert text_calls(search_unit(**settings).identity) == pytest.approx(2 * made.evaluations, rel=0.1)
+
+
+def test_a_search_is_priced_in_texts_and_named(tmp_path: Path) -> None:
+    search = {"name": "adversarial-text", "cases": 4, "found": 2, "preset": "testbed", "sampler": {"steps": 10}}
+    plan = make_plan(tmp_path, further=[search])
+    found = price(plan, Journal(str(tmp_path / "runs")), SHAPE)
+    each = 64 + 59 * (2 * 32 * 0.5 + 31 * 0.25)
+    assert found.texts == pytest.approx(2 * each)
+    assert any(f"about {2 * each:,.0f} evaluations of the text encoder" in said for said in found.assumptions)
+    assert price(make_plan(tmp_path), Journal(str(tmp_path / "runs")), SHAPE).texts == 0
 
 
 def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from audit.model_refs import ModelRef
 from audit.plan_builder import Builder
 from audit.scenarios import AdversarialTextScenario
 from audit.spec import Concept, Spec
+from audit.unusable import reason
 from audit.weight_files import read_json
 
 
@@ -21,12 +22,18 @@ def adversarial_cases(
 ) -> list[dict[str, Any]]:
     """The cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
 
-    Every prompt has a unit of its own, so that a failed search costs its own cases. Raises `SpecError` for parameters
+    Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
+    what the search begins with, there is none. Raises `SpecError` for parameters
     that the method does not take, and for a prompt set with too few rows.
     """
     if chosen is not None:
         return cases_of(chosen, concept, scenario.cases, builder.spec.seed, f"scenarios.{scenario.name}")
-    parameters = _parsed(scenario).model_dump(mode="json")
+    parsed = _parsed(scenario)
+    unread = [text for text in texts_of(parsed, concept.phrase) if text in builder.unusable.prompts]
+    if unread:
+        problem = reason(builder.unusable.prompts[unread[0]])
+        return [{"seed": builder.spec.seed + number, "problem": problem} for number in range(scenario.cases)]
+    parameters = parsed.model_dump(mode="json")
     items = [f"prompt-{number}" for number in range(min(scenario.found, scenario.cases))]
     units = {item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items}
     return [

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from audit import identity
+from audit import gaps, identity
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.errors import SpecError
+from audit.errors import AbsentFile, SpecError
 from audit.plan_builder import Builder
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Concept
+from audit.unusable import reason
 
 BEST = "best"  # the item that cases use
 
@@ -33,10 +34,16 @@ def embedding_cases(
 ) -> list[dict[str, Any]]:
     """The cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
 
-    Raises `SpecError` for an embedding file that cannot be read.
+    A template that the concept's file cannot be used with gives cases with a problem, as does a concept without pictures
+    to learn from. Raises `SpecError` for an embedding
+    file that cannot be opened, and for fewer reference images than the attack learns from.
     """
-    if scenario.embedding is not None:
-        digest = _file(scenario, concept)
+    problems = _problems(builder, concept, scenario)
+    units: dict[str, str] = {}
+    if len(problems) == len(set(scenario.templates)):
+        pass  # there is no case to attack for
+    elif scenario.embedding is not None:
+        digest = file_digest(scenario, concept)
         units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
     else:
         p = learning(scenario)
@@ -49,27 +56,39 @@ def embedding_cases(
             images=_images(builder, concept.name, p.images, scenario.name),
             together=True,
         )
-    return [
-        {
-            "seed": builder.spec.seed + number,
-            "prompt": scenario.templates[number % len(scenario.templates)],
-            "attack_key": units[BEST],
-            "attack_item": BEST,
-        }
-        for number in range(scenario.cases)
-    ]
+    cases: list[dict[str, Any]] = []
+    for number in range(scenario.cases):
+        template = scenario.templates[number % len(scenario.templates)]
+        attack = {"attack_key": units[BEST], "attack_item": BEST} if template not in problems else {}
+        said = problems.get(template)
+        cases.append({"seed": builder.spec.seed + number, "prompt": template, "problem": said, **attack})
+    return cases
 
 
-def _file(scenario: EmbeddingScenario, concept: Concept) -> str:
+def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> dict[str, str]:
+    """Template -> why its cases cannot be made."""
+    if scenario.embedding is None:
+        missing = builder.unusable.pictures.get(concept.name)
+        return dict.fromkeys(scenario.templates, reason(missing)) if missing else {}
+    known = {template: (scenario.name, concept.name, template) for template in scenario.templates}
+    found = builder.unusable.embeddings
+    return {template: reason(found[use]) for template, use in known.items() if use in found}
+
+
+def file_digest(scenario: EmbeddingScenario, concept: Concept) -> str:
+    """Hex SHA-256 of the file that a scenario brings for a concept; inside `gaps.collecting`, a stand-in's for one that
+    cannot be opened. Raises `AbsentFile` elsewhere."""
     path = Path(scenario.files(concept.name)[concept.name])
-    try:
-        return identity.file_sha256(path)
-    except OSError as error:
-        raise SpecError(
-            f"the embedding file cannot be read: {error.strerror or error}",
-            where=str(path),
-            next_step=f"name an existing file in scenario {scenario.name}",
-        ) from None
+    with gaps.noted("embedding"):
+        try:
+            return identity.file_sha256(path)
+        except OSError as error:
+            raise AbsentFile(
+                f"the embedding file cannot be read: {error.strerror or error}",
+                where=str(path),
+                next_step=f"name an existing file in scenario {scenario.name}",
+            ) from None
+    return gaps.absent_digest(str(path))
 
 
 def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:

@@ -2,35 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from audit.attacks.embedding_cases import learning
+from audit import gaps
+from audit.attacks.embedding_cases import file_digest, learning
 from audit.attacks.embedding_files import check_embedding
 from audit.attacks.parameters import MARK
 from audit.errors import SpecError
+from audit.guards.checks import check_energy_prompts
 from audit.model_refs import ModelRef
-from audit.prompt_lengths import load_tokenizer
+from audit.prompt_checks import unreadable_prompts
+from audit.prompt_lengths import check_prompts, load_tokenizer
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Concept, Spec
+from audit.unusable import EmbeddingUse
 
 
-def written_out(spec: Spec, backbone: ModelRef) -> list[str]:
-    """The templates of every embedding scenario with as many one-token words as their embeddings have vectors.
+def check_learning(spec: Spec, backbone: ModelRef) -> None:
+    """Return when every scenario that learns can begin, and its templates can be read with all the vectors in them.
 
-    Raises `SpecError` for a file that this backbone cannot use.
+    Raises `SpecError` otherwise: templates do not name the concept, so that it would cost every concept's cases.
     """
+    texts = _written_out(spec, backbone)
+    if texts:
+        check_prompts(backbone, texts)
+        check_energy_prompts(spec, texts)
+
+
+def _written_out(spec: Spec, backbone: ModelRef) -> list[str]:
     texts = []
     for scenario in spec.scenarios:
-        if isinstance(scenario, EmbeddingScenario) and scenario.personalisation is None:
+        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None:
             vectors = max(_vectors(scenario, concept, backbone) for concept in spec.concepts)
-            learned = learning(scenario).templates if scenario.embedding is None else ()
-            texts += [text.replace(MARK, " ".join(["a"] * vectors)) for text in (*scenario.templates, *learned)]
+            texts += [_written(text, vectors) for text in (*scenario.templates, *learning(scenario).templates)]
     return texts
 
 
+def unusable_embeddings(spec: Spec, backbone: ModelRef) -> dict[EmbeddingUse, SpecError]:
+    """Why the files that the spec brings cannot be used in its templates: bad files, and prompts that grow too long.
+
+    Raises `AbsentFile` for a file that cannot be opened; inside `gaps.collecting` it is noted, and has no entry.
+    """
+    found: dict[EmbeddingUse, SpecError] = {}
+    for scenario in spec.scenarios:
+        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is not None:
+            for concept in spec.concepts:
+                if not gaps.is_absent(file_digest(scenario, concept)):
+                    path = Path(scenario.files(concept.name)[concept.name])
+                    problems = _problems(path, scenario.templates, spec, backbone)
+                    found |= {(scenario.name, concept.name, text): error for text, error in problems.items()}
+    return found
+
+
+def _problems(path: Path, templates: Sequence[str], spec: Spec, backbone: ModelRef) -> dict[str, SpecError]:
+    try:
+        vectors = len(check_embedding(path, backbone).vectors)
+    except SpecError as error:
+        return dict.fromkeys(templates, error)
+    written = {template: _written(template, vectors) for template in templates}
+    unread = unreadable_prompts(spec, backbone, list(written.values()))
+    return {
+        template: SpecError(
+            f"with the {vectors} vectors of the embedding, {unread[text].what}",
+            where=str(path),
+            next_step="shorten the template, or bring an embedding of fewer vectors",
+        )
+        for template, text in written.items()
+        if text in unread
+    }
+
+
+def _written(template: str, vectors: int) -> str:
+    return template.replace(MARK, " ".join(["a"] * vectors))
+
+
 def _vectors(scenario: EmbeddingScenario, concept: Concept, backbone: ModelRef) -> int:
-    if scenario.embedding is not None:
-        return len(check_embedding(Path(scenario.files(concept.name)[concept.name]), backbone).vectors)
     p = learning(scenario)
     tokenizer = load_tokenizer(backbone.path / "tokenizer")
     ids = tokenizer(p.initial, add_special_tokens=False)["input_ids"]

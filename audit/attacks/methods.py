@@ -77,3 +77,9 @@ def unet_calls(described: Mapping[str, Any]) -> float:
     """UNet evaluations of one attack unit, by its identity."""
     parameters = METHODS[described["method"]].parameters.model_validate(described["parameters"])
     return parameters.unet_calls(len(described["items"]))
+
+
+def text_calls(described: Mapping[str, Any]) -> float:
+    """Texts that one attack unit, by its identity, puts through the text encoder alone."""
+    parameters = METHODS[described["method"]].parameters.model_validate(described["parameters"])
+    return parameters.text_calls(len(described["items"]))

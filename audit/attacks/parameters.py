@@ -12,6 +12,7 @@ from audit.spec_base import Model
 
 MARK = "{attack}"  # where a find goes in a case's prompt
 PHRASE = "{phrase}"  # where the concept's phrase goes
+DIGEST = r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$"  # of a file, or of the stand-in for one that a forecast misses
 
 
 class Parameters(Model):
@@ -21,6 +22,10 @@ class Parameters(Model):
 
     def unet_calls(self, items: int) -> float:
         """UNet evaluations of one unit with this many items, a backward pass counted as two."""
+        return 0.0
+
+    def text_calls(self, items: int) -> float:
+        """Texts that one unit with this many items puts through the text encoder without asking a UNet."""
         return 0.0
 
 
@@ -37,13 +42,13 @@ Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(ha
 class EmbeddingFileParameters(Parameters):
     """A learned embedding that somebody brings, by the SHA-256 of its file."""
 
-    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    sha256: Annotated[str, Field(pattern=DIGEST)]
 
 
 class PersonalisationParameters(Parameters):
     """A LoRA or a whole UNet that somebody brings, by the SHA-256 of its content."""
 
-    sha256: Annotated[str, Field(pattern=r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$")]
+    sha256: Annotated[str, Field(pattern=DIGEST)]
     kind: Literal["lora", "dreambooth"]
 
 
@@ -78,6 +83,14 @@ class RingABellParameters(Parameters):
         "official-k77": {"tokens": 75},
         "testbed": {"population": 64, "generations": 60, "tokens": 6, "eta": 1.0},
     }
+
+    def text_calls(self, items: int) -> float:
+        """The first population, then what each further generation changes: two children of every survivor that breeds,
+        and the mutated survivors, the best excepted. The target, the pairs and the last reading are not counted."""
+        survivors = max(1, self.population // 2)
+        changed = 2 * survivors * self.crossover + (survivors - 1) * self.mutation
+        expected = self.population + (self.generations - 1) * changed
+        return items * min(expected, self.evaluations if self.evaluations is not None else expected)
 
     @field_validator("pairs")
     @classmethod

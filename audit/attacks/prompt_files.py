@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit.errors import SpecError
+from audit.errors import AbsentFile, SpecError
 
 # Names under which published files keep a field, the first one found wins. Names are compared without case and spaces.
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -61,11 +61,16 @@ class Table:
 def read_table(path: Path, chosen: Mapping[str, str | None]) -> Table:
     """The table at `path`, Parquet by its suffix and CSV otherwise. `chosen` names columns, None ignores one.
 
-    Raises `SpecError` for a file that cannot be read, has no rows, or whose prompt column is absent or in doubt.
+    Raises `AbsentFile` for a file that cannot be opened, `SpecError` for one that cannot be read, has no rows, or whose
+    prompt column is absent or in doubt.
     """
     where = str(path)
     try:
         data = path.read_bytes()
+    except OSError as error:
+        what = f"the prompt file cannot be read: {error.strerror or error}"
+        raise AbsentFile(what, where=where, next_step="name a CSV or Parquet file") from None
+    try:
         names, rows = _parquet(data) if path.suffix.lower() in (".parquet", ".pq") else _csv(data)
     except (OSError, csv.Error, pa.ArrowException, UnicodeError) as error:
         said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]

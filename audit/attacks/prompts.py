@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from audit import identity
+from audit import gaps, identity
 from audit.attacks import prompt_files
 from audit.attacks.prompt_files import RawRow, Table
 from audit.errors import SpecError
-from audit.scenarios import PromptSource, TextScenario
+from audit.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec import Concept, Spec
 
 NAME = "text"
@@ -86,9 +86,23 @@ class PromptSet:
 
 
 def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
-    """Scenario -> the prompt set that it names. Raises `SpecError` for a file that cannot be used at all."""
-    sources = {scenario.name: getattr(scenario, "prompts", None) for scenario in spec.scenarios}
-    return {name: read_prompt_set(source) for name, source in sources.items() if source is not None}
+    """Scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
+
+    Raises `SpecError` for a file that cannot be used at all.
+    """
+    return {
+        scenario.name: _read_or_stand_in(scenario.prompts, scenario.cases)
+        for scenario in spec.scenarios
+        if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None
+    }
+
+
+def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
+    with gaps.noted("prompts"):
+        return read_prompt_set(source)
+    rows = tuple(PromptRow(number, str(number), gaps.NOWHERE, None, None, None, None) for number in range(cases))
+    name = str(source.file)
+    return PromptSet(Path(name).name, gaps.absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
 
 
 def read_prompt_set(source: PromptSource) -> PromptSet:

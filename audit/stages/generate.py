@@ -34,8 +34,13 @@ def run_generate(
 ) -> pa.Table:
     """One row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
     maker = _Maker(models.personalised(unit.identity.get("personalisation")), journal, read_item, unit.identity)
-    rows = run_batches(cases, batch_size, maker, lambda case, error: _row(case, Status.ERROR, error))
-    return pa.Table.from_pylist(rows, schema=SCHEMAS["generate"])
+    possible = [case for case in cases if not case.get("problem")]
+    made = run_batches(possible, batch_size, maker, lambda case, error: _row(case, Status.ERROR, error))
+    rows = {row["image_id"]: row for row in made}
+    for case in cases:
+        if case.get("problem"):
+            rows[case["image_id"]] = _row(case, Status.UNREADABLE, case["problem"])
+    return pa.Table.from_pylist([rows[case["image_id"]] for case in cases], schema=SCHEMAS["generate"])
 
 
 def _row(case: Mapping[str, Any], status: Status, error: str | None, **values: Any) -> Row:
@@ -77,13 +82,10 @@ class _Maker:
                 raise ValueError(f"unknown source {other!r}")
 
     def _from_prompts(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures of the cases that have a prompt; where an attack or the plan found none, its reason is carried on."""
+        """Pictures of the cases that have a prompt; where an attack found none, its reason is carried on."""
         rows: dict[int, Row] = {}
         ready = []
         for case in cases:
-            if case.get("problem"):
-                rows[case["image_id"]] = _row(case, Status.UNREADABLE, case["problem"])
-                continue
             prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
             if isinstance(prompt, Refused):
                 rows[case["image_id"]] = _row(case, prompt.status, prompt.reason)

@@ -27,10 +27,10 @@ def manifest(
     out: Annotated[str | None, typer.Option("--out", help="Write the manifest there, as Parquet.")] = None,
     as_json: options.Json = False,
 ) -> int:
-    """List, hash and decode every object under URL; say which cannot be used, and what would make a run refuse it.
+    """List, hash and decode every object under URL; say which cannot be used, and what would keep a run from a verdict.
 
-    Exit 2 when no object can be used. A run checks all entries of its spec together, so what is refused here alone may
-    be within tolerance there.
+    Exit 2 when no object can be used. A run checks all entries of its spec together, so what fails here alone may be within
+    tolerance there.
     """
     from pydantic import ValidationError
 
@@ -66,7 +66,7 @@ def manifest(
         for text, count in errors.most_common(10):
             print(f"  {count} x {text}")
         if problems:
-            print("a run with this corpus alone would be refused, because it could only end INCONCLUSIVE:")
+            print("a run with this corpus alone could only end INCONCLUSIVE, because its manifest does not pass:")
         for problem in problems:
             print(f"  - {problem}")
     return 0 if usable else EXIT_USAGE

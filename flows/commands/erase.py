@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from audit.errors import EXIT_INTERRUPTED
+from audit.errors import Interrupted
 from flows import environment
 from flows.commands import options
 from flows.console import emit_json, progress_bars, say
@@ -54,8 +54,7 @@ def erase(
         with progress_bars("iterations") as reporter:
             path, record = fulfil(request, out, device=device, listener=reporter)
     except KeyboardInterrupt:
-        say("interrupted; run the same command again to go on from the last checkpoint")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise Interrupted("interrupted; run the same command again to go on from the last checkpoint") from None
     if record is None:
         say("this artefact was made before; nothing to do")
     if as_json:

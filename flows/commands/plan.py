@@ -20,7 +20,8 @@ from flows.console import Format, amount, duration, emit_json, progress_bars, ru
 if TYPE_CHECKING:
     from audit.drafting import Draft
     from audit.plan import Plan
-    from audit.pricing import Calls, Price, Rates
+    from audit.pricing import Calls, Price
+    from audit.rates import Rates
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -61,10 +62,12 @@ def plan(
     from audit import pricing
     from audit.drafting import draft_plan
     from audit.journal import Journal
+    from audit.notes import warnings_to
 
     stated = _stated(rate, rates, measure)
     journal = Journal(locations.storage_root(root))
-    with progress_bars() as reporter:
+    warned: list[str] = []
+    with warnings_to(warned.append), progress_bars() as reporter:
         reporter.begin("collect", None, 0)
         drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
         reporter.end("collect")
@@ -74,9 +77,9 @@ def plan(
         stated = measured_rates(parsed.backbone, device, batch_size)
     price = pricing.price(drafted.plan, journal, drafted.shape, stated)
     if as_json or output is Format.JSON:
-        emit_json(_document(drafted, price))
+        emit_json(_document(drafted, price, warned))
     else:
-        _print(drafted, price, str(spec))
+        _print(drafted, price, warned, str(spec))
     if not drafted.gaps:
         return 0
     say(f"error: {_missing(drafted, str(spec))}")  # not raised: the one JSON document is out already
@@ -106,7 +109,7 @@ def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
     return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
-def _document(draft: Draft, price: Price) -> dict[str, Any]:
+def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
     from audit.planning import plan_size
 
     plan = draft.plan
@@ -117,12 +120,14 @@ def _document(draft: Draft, price: Price) -> dict[str, Any]:
         "erasers": _erasers(plan),
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
+        "text_encoder_calls": round(price.texts),
         "seconds": _calls(price.seconds) if price.seconds else None,
         "device_hours": round(price.seconds.expected / 3600, 3) if price.seconds else None,
         "bytes": round(price.storage),
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
         "proofs": _proofs(plan),
+        "warnings": warned,
         "missing": [dataclasses.asdict(gap) for gap in draft.gaps],
     }
 
@@ -199,7 +204,7 @@ def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{"cells": count, **dict(row)} for row, count in counts.items()]
 
 
-def _print(draft: Draft, price: Price, spec: str) -> None:
+def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
     from audit.pricing import pictures_sharing
 
     plan = draft.plan
@@ -207,12 +212,16 @@ def _print(draft: Draft, price: Price, spec: str) -> None:
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
     for defence, weights in _erasers(plan).items():
         print(f"defence {defence}: {weights}")
+    for said in warned:
+        print(f"warning: {said}")
     print()
     table(_work_rows(price))
     print()
     calls = price.calls
     spread = f" (between {calls.low:,.0f} and {calls.high:,.0f})" if calls.high > calls.low else ""
     print(f"UNet calls  {calls.expected:,.0f}{spread}")
+    if price.texts:
+        print(f"text calls  {price.texts:,.0f} of the text encoder, by searches for prompts")
     print(f"storage     {amount(price.storage)}")
     print(f"time        {_time(price)}")
     for assumption in price.assumptions:

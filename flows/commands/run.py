@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from audit import locations
-from audit.errors import EXIT_INCONCLUSIVE, EXIT_INTERRUPTED, AuditError
+from audit.errors import EXIT_INCONCLUSIVE, AuditError, Interrupted
 from audit.spec import load_spec
 from flows import environment
 from flows.commands import options
@@ -145,7 +145,7 @@ def _audit(
 
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
     _tell_failures(finished.stages)
-    print_result(finished.result, finished.reports, output, root, Path(spec) if spec else None)
+    print_result(finished.result, finished.reports, output, root)
     return 0 if exit_zero else exit_code(finished.result)
 
 
@@ -172,8 +172,8 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
             with reporting_to(reporter):
                 yield
     except (KeyboardInterrupt, TerminationSignal):
-        say(f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        said = f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}"
+        raise Interrupted(said) from None
     except AuditError as error:
         if error.next_step:
             error.next_step = error.next_step.replace("resume RUN_ID", f"resume {run_id}{where}")

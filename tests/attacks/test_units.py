@@ -10,11 +10,14 @@ from typing import Any
 import duckdb
 import pytest
 import torch
+import yaml
 from diffusers import StableDiffusionPipeline
 
 from audit import run
 from audit.attacks.embedding_files import check_embedding, write_embedding
 from audit.checks import run_checks
+from audit.corpus import MANIFEST_SCHEMA
+from audit.drafting import draft_plan
 from audit.errors import SpecError
 from audit.journal import SCHEMAS, Journal
 from audit.learned import Vocabulary
@@ -170,35 +173,35 @@ def test_an_attack_that_failed_before_its_pictures_were_made_again_is_found_by_a
 
 def draft(path: Path) -> Plan:
     spec, now = load_spec(path), dt.datetime.now(dt.UTC)
-    from audit.drafting import draft_plan
-
     return draft_plan(spec, now).plan
 
 
-@pytest.mark.parametrize(
-    ("save", "message"),
-    [
-        (lambda path: write_embedding(path, "<ring>", vectors(width=8)), "width 8"),
-        (lambda path: write_embedding(path, "a</w>", vectors()), "vocabulary"),
-        (lambda path: write_embedding(path, "<ring>", vectors() * float("nan")), "NaN"),
-        (lambda path: write_embedding(path, "<ring>", vectors(16)), "tokens"),
-        (lambda path: path.write_bytes(b"not a file of tensors"), "neither safetensors nor"),
-        (lambda path: torch.save({"a": vectors(), "b": vectors()}, path.with_suffix(".bin")), "holds 2 tensors"),
-        (lambda path: torch.save(vectors(), path.with_suffix(".bin")), "holds a Tensor"),
-        (lambda path: torch.save({"<a>": "text"}, path.with_suffix(".bin")), "no vectors"),
-        (lambda path: torch.save({"<a>": Path("x")}, path.with_suffix(".bin")), "neither safetensors nor"),
-        (lambda path: None, "cannot be read"),
-    ],
-    ids=["width", "vocabulary", "nan", "too long", "neither", "two", "tensor", "text", "object", "absent"],
-)
-def test_a_bad_file_is_refused_before_anything_is_computed(
-    tmp_path: Path, tiny_folder: Path, save: Any, message: str
-) -> None:
-    path = tmp_path / "bad.safetensors"
+BAD_FILES = [
+    pytest.param(lambda path: write_embedding(path, "<ring>", vectors(width=8)), "width 8", id="width"),
+    pytest.param(lambda path: write_embedding(path, "a</w>", vectors()), "vocabulary", id="vocabulary"),
+    pytest.param(lambda path: write_embedding(path, "<ring>", vectors() * float("nan")), "NaN", id="nan"),
+    pytest.param(lambda path: write_embedding(path, "<ring>", vectors(16)), "tokens", id="too long"),
+    pytest.param(lambda path: path.write_bytes(b"no file of tensors"), "neither safetensors nor", id="neither"),
+    pytest.param(lambda path: torch.save({"a": vectors(), "b": vectors()}, path), "holds 2 tensors", id="two"),
+    pytest.param(lambda path: torch.save(vectors(), path), "holds a Tensor", id="tensor"),
+    pytest.param(lambda path: torch.save({"<a>": "text"}, path), "no vectors", id="text"),
+    pytest.param(lambda path: torch.save({"<a>": Path("x")}, path), "neither safetensors nor", id="object"),
+]
+
+
+def bad_file(folder: Path, save: Any, name: str) -> Path:
+    path = folder / ("bad.bin" if name in ("two", "tensor", "text", "object") else "bad.safetensors")
     save(path)
-    given = path.with_suffix(".bin") if path.with_suffix(".bin").exists() else path
+    return path
+
+
+@pytest.mark.parametrize(("save", "message"), BAD_FILES)
+def test_a_scenario_without_one_usable_file_is_refused_before_anything_is_computed(
+    tmp_path: Path, tiny_folder: Path, save: Any, message: str, request: pytest.FixtureRequest
+) -> None:
+    bad = bad_file(tmp_path, save, request.node.callspec.id)
     with pytest.raises(SpecError, match=message) as caught:
-        draft(spec_with_file(tmp_path, tiny_folder, embedding=str(given)))
+        draft(spec_with_file(tmp_path, tiny_folder, embedding=str(bad)))
     assert caught.value.next_step
 
 
@@ -216,6 +219,67 @@ def test_a_word_of_the_model_is_no_name_of_a_learned_token(tmp_path: Path, token
     with pytest.raises(SpecError, match="a word of this model's vocabulary") as caught:
         check_embedding(path, backbone)
     assert "<concept>" in (caught.value.next_step or "")
+
+
+def two_concepts(folder: Path, pipeline: Path, bad: Path) -> Path:
+    """A spec that brings a good embedding for 'ring' and `bad` for 'star'."""
+    path = spec_with_file(folder, pipeline)
+    document = yaml.safe_load(path.read_text())
+    document["concepts"] = [{"name": name, "phrase": name} for name in ("ring", "star")]
+    document["scenarios"][1]["embedding"] = {"ring": document["scenarios"][1]["embedding"], "star": str(bad)}
+    document["detectors"][0]["labels"] = {"ring": ["FACE_FEMALE"], "star": ["FACE_FEMALE"]}
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+@pytest.mark.parametrize(("save", "message"), BAD_FILES)
+def test_a_bad_file_costs_its_concept_alone(
+    tmp_path: Path, tiny_folder: Path, save: Any, message: str, request: pytest.FixtureRequest
+) -> None:
+    bad = bad_file(tmp_path, save, request.node.callspec.id)
+    plan = draft(two_concepts(tmp_path, tiny_folder, bad))
+    cells = {p.cell.cell_id: p.cell for p in plan.cells if p.cell.scenario == "embedding-blackbox"}
+    rows = [row for row in plan.cases.to_pylist() if row["cell_id"] in cells]
+    problems = {"ring": [], "star": []}
+    for row in rows:
+        problems[cells[row["cell_id"]].concept].append(row["problem"])
+    assert problems["ring"] == [None] * 2 * 3  # both defences
+    assert len(problems["star"]) == 2 * 3 and all(message in said and str(bad) in said for said in problems["star"])
+    assert len(list(plan.units_of("attack"))) == 1
+
+
+def test_the_cases_of_a_bad_file_are_counted_unassessed_to_the_end(
+    tmp_path: Path, tiny_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = bad_file(tmp_path, lambda path: write_embedding(path, "<ring>", vectors(width=8)), "width")
+    spec = two_concepts(tmp_path, tiny_folder, bad)
+    assert main(["plan", str(spec), "--root", str(tmp_path / "runs"), "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)["warnings"]
+    assert "6 cases of 'star'" in said and "embedding-blackbox" in said and "width 8" in said
+    root = tmp_path / "runs"
+    run_id = finish_run(spec, root)
+    published = latest(root / "db" / "published")
+    assert published is not None
+    result = run.conclude(run.open_journal(str(root)), run_id, published)
+    counts = {
+        (row.concept, row.defence): (row.planned, row.assessed, row.unassessed)
+        for row in result.crr
+        if row.scenario == "embedding-blackbox"
+    }
+    assert counts["star", "uce"] == counts["star", "none"] == (3, 0, 3)
+    assert sum(counts["ring", "uce"]) == 6 and counts["ring", "uce"][2] == 0
+    assert result.verdict.status.value == "INCONCLUSIVE"
+    assert [check.name for check in run_checks(published, run_id) if check.status != "passed"] == []
+
+
+def test_an_absent_file_joins_what_is_missing_and_stops_the_run(tmp_path: Path, tiny_folder: Path) -> None:
+    spec = load_spec(two_concepts(tmp_path, tiny_folder, tmp_path / "nowhere.bin"))
+    found = draft_plan(spec, dt.datetime.now(dt.UTC))
+    (gap,) = found.gaps
+    assert (gap.kind, gap.where) == ("embedding", str(tmp_path / "nowhere.bin")) and gap.next_step
+    assert found.plan.cases["problem"].null_count == found.plan.cases.num_rows
+    with pytest.raises(SpecError, match="cannot be read"):
+        run.draft(spec, "r", "2026-01-01T00:00:00+00:00", MANIFEST_SCHEMA.empty_table())
 
 
 def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

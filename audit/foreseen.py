@@ -1,0 +1,60 @@
+"""What can be said of a spec's inputs before it is planned: the prompts that it makes, and which parts cost their cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from audit import gaps
+from audit.attacks.adversarial_cases import searched_texts
+from audit.attacks.parameters import PHRASE
+from audit.attacks.prompts import prompts
+from audit.errors import CorpusError, SpecError
+from audit.model_refs import ModelRef
+from audit.planning import inversion_prompts
+from audit.prompt_checks import unreadable_prompts
+from audit.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
+from audit.spec import Spec
+from audit.unusable import EmbeddingUse, Unusable
+
+
+def unusable_parts(spec: Spec, backbone: ModelRef, pictures: Mapping[str, CorpusError]) -> Unusable:
+    """Prompts that a text encoder cannot read whole and embedding files that cannot be used, beside concepts without
+    `pictures`. Of texts nothing is said where the backbone's files are absent.
+
+    Raises `SpecError` for a search or a learning that this backbone has no room for, `AbsentFile` for an embedding file
+    that cannot be opened, and `CheckpointError` for a tokenizer that cannot be loaded; the last two are noted inside
+    `gaps.collecting`.
+    """
+    if gaps.is_absent(backbone.sha256):
+        return Unusable(pictures=pictures)
+    unread: dict[str, SpecError] = {}
+    embeddings: dict[EmbeddingUse, SpecError] = {}
+    with gaps.noted("model"):
+        texts = dict.fromkeys([*foreseen_prompts(spec), *searched_texts(spec, backbone)])
+        unread = unreadable_prompts(spec, backbone, list(texts))
+    if any(isinstance(scenario, EmbeddingScenario) and scenario.personalisation is None for scenario in spec.scenarios):
+        from audit.attacks.embedding_checks import check_learning, unusable_embeddings  # imports torch
+
+        with gaps.noted("model"):
+            check_learning(spec, backbone)
+            embeddings = unusable_embeddings(spec, backbone)
+    return Unusable(embeddings, pictures, unread)
+
+
+def foreseen_prompts(spec: Spec) -> list[str]:
+    """Every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
+    made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
+    return list(dict.fromkeys([*made, *sorted(inversion_prompts(spec))]))
+
+
+def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
+    if isinstance(scenario, TextScenario):
+        for concept in spec.concepts:
+            yield from prompts(scenario, concept, scenario.cases)
+            for name in concept.neighbours:
+                yield from prompts(scenario, spec.concept(name), spec.neighbour_cases)
+    elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
+        yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
+    elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
+        for concept in spec.concepts:
+            yield from (template.replace(PHRASE, concept.phrase) for template in scenario.templates)
