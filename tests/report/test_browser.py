@@ -62,3 +62,11 @@ def test_the_page_can_be_printed(report: Path, page: Tab) -> None:
     assert printed.startswith(b"%PDF-")
     assert len(re.findall(rb"/Type\s*/Page\b", printed)) >= 1
     assert len(printed) > 10_000
+
+
+def test_a_page_that_is_too_wide_and_fetches_is_noticed(page: Tab, tmp_path: Path) -> None:
+    wide = tmp_path / "wide.html"
+    wide.write_text("<div style='width: 600px'>x</div><img src='http://127.0.0.1:9/picture.png'>")
+    page.open(wide, 390)
+    assert page.value("document.documentElement.scrollWidth") > 390
+    assert "http://127.0.0.1:9/picture.png" in page.requests
