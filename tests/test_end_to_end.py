@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 import yaml
 
 from audit.journal import Journal
+from audit.plan import KINDS, read_plan
 from audit.testbed.scenes import write_corpus
 from tests.servers import moto_server
 
@@ -34,6 +36,7 @@ MARTS = {
 def document(corpus: str) -> dict[str, Any]:
     """A small audit of the testbed: every stage, every kind of control, seconds of compute."""
     sampler = {"steps": 10, "guidance": 1.0}
+    searching = {"population": 8, "generations": 4, "tokens": 3}
     gate = {"residual_max": 0.01, "psnr_min_db": 25.0}  # ten steps invert less exactly than fifty
     return {
         "name": "end-to-end",
@@ -46,12 +49,14 @@ def document(corpus: str) -> dict[str, Any]:
         "defences": [{"name": "uce", "eraser": {"method": "uce", "preset": "testbed"}}],
         "scenarios": [
             {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
+            {"name": "adversarial-text", "cases": 4, "found": 2, "parameters": searching, "sampler": {"steps": 10}},
             {"name": "latent-whitebox", "cases": 6, "sampler": sampler, "quality_gate": gate},
             {"name": "latent-blackbox", "cases": 6, "sampler": sampler, "quality_gate": gate},
         ],
         "neighbour_cases": 2,
         "controls": {"cases": 4, "unlearned": ["arrow"]},
         "detectors": [{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
+        "quality": [{"name": "ssim", "kind": "ssim"}],
         "gate": {
             "version": "test",
             "judges": ["classifier"],
@@ -197,21 +202,29 @@ def wait_for_units(root: str, kind: str, process: subprocess.Popen[str]) -> None
             raise AssertionError(f"the run ended before {kind}: {process.communicate()}")
         if Journal(root).keys(kind):
             return
-        time.sleep(0.1)
+        time.sleep(0.05)
     raise AssertionError(f"no unit of kind {kind} appeared")
 
 
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind == "generate" else pytest.mark.slow) for kind in KINDS]
+)
 def test_sigkill_and_resume_give_identical_marts(
-    finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
+    kind: str, finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
 ) -> None:
-    """With its storage in a bucket; runs on a local root are killed at every stage in tests/flows/test_kill.py."""
+    """With its storage in a bucket; runs on a local root are interrupted at every stage in tests/flows/test_kill.py."""
     variables, corpus = bucket
     spec = write_spec(tmp_path, corpus)
     process = command(tmp_path, "run", str(spec), "--root", root_of(tmp_path), variables=variables)
-    wait_for_units(root_of(tmp_path), "generate", process)
-    os.killpg(process.pid, signal.SIGKILL)  # with its temporary Prefect server, as when a host is lost
-    process.communicate()
-    (run_id,) = Journal(root_of(tmp_path)).runs()
+    wait_for_units(root_of(tmp_path), kind, process)
+    with contextlib.suppress(ProcessLookupError):  # it ended by itself; its exit code tells
+        os.killpg(process.pid, signal.SIGKILL)  # with its temporary Prefect server, as when a host is lost
+    told = process.communicate()
+    assert process.returncode == -signal.SIGKILL, told
+    journal = Journal(root_of(tmp_path))
+    (run_id,) = journal.runs()
+    plan = read_plan(journal, run_id)
+    assert any(plan.pending(other, journal) for other in KINDS), "nothing was left to do"
     arguments = ("resume", run_id, "--root", root_of(tmp_path), "--json")
     code, _, err = finish(command(tmp_path, *arguments, variables=variables))
     assert code == finished[2], err

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,8 @@ from audit.backbones import Pipeline, load_pipeline, noise_model
 from audit.detectors.base import Detector
 from audit.model_refs import resolve_model
 from audit.sampling import initial_noise
-from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
+from audit.testbed.card_tables import Accuracy, costs_table, counts_table, judges_table, verdict
 from audit.testbed.counting import (
     COUNTS,
     GUIDANCE,
@@ -31,18 +31,13 @@ from audit.testbed.counting import (
     class_scores,
     generate,
 )
+from audit.testbed.loop import recorded
 from audit.testbed.markers import BENCHMARK, ERASERS, GUARDS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
+from audit.testbed.train import TRAININGS
 from audit.testbed.train_vae import reconstruction_psnr
 
-
-@dataclasses.dataclass(frozen=True)
-class Accuracy:
-    """A detector's agreement with the renderer on held-out scenes; the unlearned classes are included."""
-
-    name: str
-    single: float  # top class of single-object scenes
-    pair: float  # both classes of two-object scenes are the top two
+PSNR_GOAL = 30.0  # dB
 
 
 def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
@@ -105,7 +100,8 @@ def main() -> None:
     contact_sheet(sheet, HERE / "contact_sheet.png")
     judges = [detector for detector in found if detector.instrument.detector in JUDGES]
     counts = Counter(pipeline, judges, arguments.seeds, arguments.build / COUNTS).counts(None)
-    card = write_card(pipeline, accuracies, psnr.numpy(), counts, arguments.seeds, arguments.scenes)
+    costs = {name: recorded(arguments.build, name) for name in TRAININGS}
+    card = write_card(pipeline, accuracies, psnr.numpy(), counts, costs, arguments.seeds, arguments.scenes)
     readme = HERE / "README.md"
     if readme.exists():
         for part in (ERASERS, GUARDS, BENCHMARK):
@@ -119,6 +115,7 @@ def write_card(
     accuracies: list[Accuracy],
     psnr: npt.NDArray[np.float32],
     counts: Counts,
+    costs: Mapping[str, tuple[int, float] | None],
     seeds: int,
     scenes: int,
 ) -> str:
@@ -127,14 +124,6 @@ def write_card(
     parts = {"UNet": pipeline.unet, "VAE": pipeline.vae, "text encoder": pipeline.text_encoder}
     sizes = "\n".join(f"| {name} | {sum(p.numel() for p in module.parameters()):,} |" for name, module in parts.items())
     weights = sum(path.stat().st_size for path in (HERE / "weights").rglob("*") if path.is_file())
-    judged = "\n".join(f"| {a.name} | {a.single:.3f} | {a.pair:.3f} |" for a in accuracies)
-    rows = []
-    for name, hits in counts.items():
-        cells = []
-        for judge in JUDGES:
-            low, high = clopper_pearson(hits[judge], seeds, 0.95)
-            cells.append(f"{hits[judge]}/{seeds} ({low:.2f}-{high:.2f})")
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
     return template.format(
         sizes=sizes,
         megabytes=weights / 1e6,
@@ -142,13 +131,14 @@ def write_card(
         forward_bfloat16=forward_ms(pipeline, bfloat16=True),
         threads=torch.get_num_threads(),
         device=pipeline.device,
-        judged=judged,
+        judged=judges_table(accuracies),
+        costs=costs_table(costs),
         missing=", ".join(sorted({"judge", "energy", "classifier"} - {a.name for a in accuracies})) or "none",
-        header="| class | " + " | ".join(JUDGES) + " |\n|" + "---|" * (len(JUDGES) + 1),
         scenes=scenes,
         psnr_mean=float(psnr.mean()),
+        psnr_verdict=verdict(float(psnr.mean()), PSNR_GOAL),
         psnr_low=float(np.percentile(psnr, 5)),
-        crr="\n".join(rows),
+        crr=counts_table(counts, seeds),
         seeds=seeds,
         steps=STEPS,
         guidance=GUIDANCE,

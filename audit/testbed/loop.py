@@ -37,6 +37,15 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
     return peak * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
 
 
+def recorded(folder: Path, name: str) -> tuple[int, float] | None:
+    """Steps and seconds of a training, over all its sittings, as its checkpoint in `folder` records them; None without."""
+    path = folder / f"{name}.pt"
+    if not path.exists():
+        return None
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return state["step"], state["seconds"]
+
+
 class Training:
     """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one."""
 
@@ -76,9 +85,9 @@ class Training:
             self.step += 1
             self._average()
             shown = loss.item() if shown == 0 else 0.98 * shown + 0.02 * loss.item()
+            now = time.perf_counter()
+            self.seconds, started = self.seconds + now - started, now
             if self.step % 50 == 0:
-                now = time.perf_counter()
-                self.seconds, started = self.seconds + now - started, now
                 print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
             if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self._save()

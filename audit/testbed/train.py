@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 STAGES = ("vae", "judges", "classifier", "diffusion")
+TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion")  # one checkpoint each
 
 
 def main() -> None:

@@ -55,14 +55,14 @@ def process(
                 os.killpg(child.pid, signal.SIGKILL)  # children that outlived their leader
 
 
-def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path | None = None) -> Any:
+def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path | None = None, pause: float = 0.3) -> Any:
     """The first true answer of `check`; AssertionError with the end of `log` when none comes in time."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             if found := check():
                 return found
-        time.sleep(0.3)
+        time.sleep(pause)
     tail = log.read_text(errors="replace")[-3000:] if log else ""
     raise AssertionError(f"{what} did not happen within {seconds:.0f} s\n{tail}")
 

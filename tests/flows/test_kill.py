@@ -1,9 +1,14 @@
-"""Nothing lost, nothing twice: a run killed at any stage and resumed gives the tables of an uninterrupted one."""
+"""Nothing lost, nothing twice: a run interrupted in any stage and resumed gives the tables of an uninterrupted one."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import os
+import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,29 +16,93 @@ from typing import Any
 
 import duckdb
 import pytest
+import torch
 
 from audit.journal import Journal
-from audit.plan import KINDS
+from audit.plan import KINDS, read_plan
+from audit.store import latest
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.servers import cli, prefect_server, process, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERDICTS = (0, 3, 4)
-TABLES = ("mart_crr", "mart_unassessed", "mart_attacks", "mart_round_trip", "mart_measurements", "mart_quality")
 
-STAGES: dict[str, Callable[[Path], object]] = {
-    "collect": lambda root: list((root / "runs").glob("*/spec.yaml")),
-    "plan": lambda root: list((root / "runs").glob("*/manifest.parquet")),
-    **{kind: (lambda root, kind=kind: Journal(str(root)).keys(kind)) for kind in KINDS},  # type: ignore[misc]
-    "consolidate": lambda root: list((root / "db").glob("*.duckdb")),
-    "report": lambda root: list((root / "db" / "published").glob("*.duckdb")),
+# The command line, with a checkpoint of a training after every iteration instead of every minute. What a shell starts in
+# the background ignores SIGINT, and so would its children.
+PROGRAM = """
+import functools, signal, sys
+from audit import training_folders
+training_folders.Session = functools.partial(training_folders.Session, checkpoint_seconds=0.0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from flows.cli import main
+sys.exit(main())
+"""
+
+NO_RUNS = {"mart_nudenet_presets"}  # constants: counting rules, the same for every run
+# What two runs of one spec do not have in common. `facts` is JSON, and holds how long a training took.
+TIMES_AND_IDS = {"mart_runs": {"created_at"}}
+EVERYWHERE = {"run_id"}
+EMPTY = {"mart_nudenet_rules"}  # without NudeNet among the detectors
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """An interrupted run: the folder that holds its storage root and its cache folder."""
+
+    folder: Path
+
+    @property
+    def root(self) -> Path:
+        return self.folder / "runs"
+
+    def has(self, pattern: str) -> bool:
+        """Whether a file of the run matches."""
+        return any(self.folder.glob(pattern))
+
+    def stored(self, kind: str) -> bool:
+        """Whether the journal has a unit of this kind."""
+        return bool(Journal(str(self.root)).keys(kind))
+
+    def pending(self) -> int:
+        """How many planned units the journal lacks."""
+        journal = Journal(str(self.root))
+        (run_id,) = journal.runs()
+        plan = read_plan(journal, run_id)
+        return sum(len(plan.pending(kind, journal)) for kind in KINDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """When a run is in a stage, and what it still lacks when it is interrupted there."""
+
+    begun: Callable[[Run], object]
+    lacks: Callable[[Run], object] = Run.pending
+
+
+def _lacks(pattern: str) -> Callable[[Run], bool]:
+    return lambda run: not run.has(pattern)
+
+
+TRAININGS = "cache/erasure-audit/trainings/*"
+STAGES = {
+    "collect": Stage(lambda run: run.has("runs/runs/*/spec.yaml"), _lacks("runs/runs/*/plan.json")),
+    "plan": Stage(lambda run: run.has("runs/runs/*/manifest.parquet"), _lacks("runs/runs/*/plan.json")),
+    "training": Stage(lambda run: run.has(f"{TRAININGS}/*.pt")),  # the eraser's, which is why nothing is stored yet
+    "search": Stage(lambda run: run.has(f"{TRAININGS}/*.search")),
+    "learning": Stage(lambda run: run.has(f"{TRAININGS}/embeddings.safetensors")),
+    **{kind: Stage(lambda run, kind=kind: run.stored(kind)) for kind in KINDS},  # type: ignore[misc]
+    "consolidate": Stage(lambda run: run.has("runs/db/*.duckdb"), _lacks("runs/db/published/*.duckdb")),
+    "report": Stage(lambda run: run.has("runs/db/published/*.duckdb"), _lacks("runs/reports/*/report.html")),
 }
 
-
-# Two in every run of the tests: a unit with tensors beside its rows, and the index. The others take minutes together.
-USUAL = ("invert", "consolidate")
-PARAMETERS = [pytest.param(stage, marks=() if stage in USUAL else pytest.mark.slow) for stage in STAGES]
+# In every run of the tests: half-way through a training. The others take many minutes together.
+USUAL = {(signal.SIGKILL, "training")}
+PARAMETERS = [
+    pytest.param(number, stage, marks=() if (number, stage) in USUAL else pytest.mark.slow, id=f"{number.name}-{stage}")
+    for number in (signal.SIGKILL, signal.SIGINT)
+    for stage in STAGES
+]
 
 
 @pytest.fixture(scope="module")
@@ -43,44 +112,129 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    sampler = {"steps": 2, "guidance": 3.0}
-    learning = {"iterations": 3, "batch_size": 2, "images": 2, "initial": "o", "held_out": 2}
-    scenarios = [
-        {"name": "text", "cases": 3, "sampler": sampler},
-        {"name": "embedding-whitebox", "cases": 2, "sampler": sampler, "parameters": learning},
-        {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1},
-    ]
-    quality = [{"name": "ssim", "kind": "ssim"}]
-    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder, scenarios=scenarios, quality=quality)
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The testbed at two steps: every kind of unit, two searches, two ways to invert, a trained eraser and a guard."""
+    text, latent = {"steps": 2, "guidance": 3.0}, {"steps": 2, "guidance": 1.0}
+    gate = {"residual_max": 100.0, "psnr_min_db": 0.1}  # two steps invert nothing well; what comes back is counted
+    inversion = {"cases": 3, "sampler": latent, "fixed_point_passes": 1, "quality_gate": gate}
+    erasing = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
+    learning = {"iterations": 15, "batch_size": 1, "images": 2, "held_out": 2}
+    searching = {"population": 16, "generations": 15, "tokens": 3}
+    return tiny_spec(
+        tmp_path_factory.mktemp("spec"),
+        Path("testbed"),
+        defences=[
+            {
+                "name": "esd-x+irece",
+                "eraser": {"method": "esd-x", "preset": "testbed", "parameters": erasing},
+                "guards": [{"name": "irece"}],
+            }
+        ],
+        scenarios=[
+            {"name": "text", "cases": 3, "sampler": text},
+            {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": text},
+            {"name": "embedding-whitebox", "cases": 2, "parameters": learning, "sampler": text},
+            {"name": "latent-whitebox", **inversion},
+            {"name": "latent-blackbox", **inversion},
+        ],
+        detectors=[{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
+        quality=[{"name": "ssim", "kind": "ssim"}],
+        gate={"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}]},
+        unit_size=2,
+    )
 
 
-def tables(root: Path, run_id: str) -> dict[str, Any]:
-    """All marts of a run without its id, from the newest published index."""
-    query = "select * exclude (run_id) from {} where run_id = ? order by all"
-    with duckdb.connect(str(max((root / "db" / "published").glob("*.duckdb"))), read_only=True) as con:
-        return {name: con.execute(query.format(name), [run_id]).fetchall() for name in TABLES}
+def comparable(mart: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row without times and the run's id."""
+    kept = {name: value for name, value in row.items() if name not in EVERYWHERE | TIMES_AND_IDS.get(mart, set())}
+    if mart == "mart_erasures":
+        facts = json.loads(kept["facts"])
+        del facts["record"]["seconds"]
+        kept["facts"] = facts
+    return kept
+
+
+def tables(root: Path, run_id: str) -> dict[str, list[dict[str, Any]]]:
+    """Every mart of the newest published index, the rows of one run."""
+    with duckdb.connect(str(latest(root / "db" / "published")), read_only=True) as con:
+        names = con.execute(
+            "select view_name from duckdb_views() where not internal and starts_with(view_name, 'mart_') order by all"
+        ).fetchall()
+        found = {}
+        for (name,) in names:
+            rows = "" if name in NO_RUNS else f"where run_id = '{run_id}'"
+            done = con.execute(f"select * from {name} {rows} order by all")
+            columns = [column[0] for column in done.description]
+            found[name] = [comparable(name, dict(zip(columns, row, strict=True))) for row in done.fetchall()]
+        return found
 
 
 @pytest.fixture(scope="module")
 def expected(spec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("uninterrupted") / "runs"
-    return tables(root, finish_run(spec, root))
+    """The tables of a run that nothing interrupted: in this process and without Prefect, which must not matter."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the other processes: how a sum is split shows in its last digits
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+            run_id = finish_run(spec, folder / "runs")
+    finally:
+        torch.set_num_threads(threads)
+    found = tables(folder / "runs", run_id)
+    assert len(found) >= 18
+    assert {name for name, rows in found.items() if not rows} == EMPTY
+    return found
 
 
-@pytest.mark.parametrize("stage", PARAMETERS)
-def test_a_killed_run_resumes_to_the_same_tables(
-    stage: str, server: dict[str, str], spec: Path, expected: dict[str, Any], tmp_path: Path
+def interrupted(run: Run, stage: str, number: signal.Signals, environment: dict[str, str], spec: Path) -> list[str]:
+    """The words of the command that goes on with a run which was alive in `stage` when its group got the signal."""
+    log = run.folder / "run.log"
+    command = [sys.executable, "-c", PROGRAM, "run", str(spec), "--root", str(run.root)]
+    with process(command, environment, log, REPOSITORY) as child:
+
+        def begun() -> object:
+            assert child.poll() is None, f"the run ended before {stage}:\n{log.read_text(errors='replace')[-3000:]}"
+            return STAGES[stage].begun(run)
+
+        wait_for(f"the {stage} stage", begun, 600, log, pause=0.01)
+        with contextlib.suppress(ProcessLookupError):  # it ended by itself; its exit code tells
+            os.killpg(child.pid, number)
+        code = ended(child, log)
+    text = log.read_text(errors="replace")
+    if number is signal.SIGKILL:
+        assert code == -signal.SIGKILL, text[-3000:]
+        (folder,) = (run.root / "runs").iterdir()
+        return ["resume", folder.name, "--root", str(run.root)]
+    assert code == 130, text[-3000:]
+    assert "Traceback" not in text
+    (line,) = [line for line in text.splitlines() if line.startswith("resume with: erasure-audit ")]
+    return shlex.split(line)[3:]
+
+
+def ended(child: subprocess.Popen[bytes], log: Path) -> int:
+    """The exit code: SIGKILL's negative number proves that the process was alive when it came."""
+    try:
+        return child.wait(120)
+    except subprocess.TimeoutExpired:
+        raise AssertionError(f"the run goes on\n{log.read_text(errors='replace')[-3000:]}") from None
+
+
+@pytest.mark.parametrize(("number", "stage"), PARAMETERS)
+def test_an_interrupted_run_resumes_to_the_same_tables(
+    number: signal.Signals, stage: str, server: dict[str, str], spec: Path, expected: dict[str, Any], tmp_path: Path
 ) -> None:
-    root, log = tmp_path / "runs", tmp_path / "run.log"
-    command = [sys.executable, "-m", "flows.cli", "run", str(spec), "--root", str(root)]
-    with process(command, server, log, REPOSITORY) as child:
-        wait_for(f"the {stage} stage", lambda: STAGES[stage](root) or child.poll() is not None, 600, log)
-        os.killpg(child.pid, signal.SIGKILL)
-        child.wait(30)
-    (folder,) = (root / "runs").iterdir()
+    run, environment = Run(tmp_path), {**server, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    words = interrupted(run, stage, number, environment, spec)
+    assert STAGES[stage].lacks(run), "nothing was left to do: the run was not interrupted in this stage"
 
-    resumed = cli(server, REPOSITORY, "resume", folder.name, "--root", str(root))
+    resumed = cli(environment, REPOSITORY, *words)
 
     assert resumed.returncode in VERDICTS, resumed.stderr
-    assert tables(root, folder.name) == expected
+    (run_id,) = Journal(str(run.root)).runs()
+    found = tables(run.root, run_id)
+    assert sorted(found) == sorted(expected)
+    for name in expected:
+        assert found[name] == expected[name], name
+    if stage in ("training", "search", "learning"):
+        assert not run.has(f"{TRAININGS}/*"), "a checkpoint outlived its unit"

@@ -1,0 +1,93 @@
+"""The tables of the testbed's model card as Markdown: numbers beside the goals that they meet or miss."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from audit.statistics import clopper_pearson
+from audit.testbed.counting import JUDGES, Counts
+
+SINGLE_GOAL, PAIR_GOAL = 0.97, 0.95  # accuracies on held-out scenes of one and of two objects
+RATE_GOAL = 0.95  # of the pictures of a class
+HOURS_GOAL = 2.0  # of all trainings together
+UNKNOWN = "not recorded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """A detector's agreement with the renderer on held-out scenes; the unlearned classes are included."""
+
+    name: str
+    single: float  # top class of single-object scenes
+    pair: float  # both classes of two-object scenes are the top two
+
+
+def verdict(measured: float, goal: float) -> str:
+    """Whether a measured number reaches its goal, in one word."""
+    return "met" if measured >= goal else "missed"
+
+
+def judges_table(accuracies: Sequence[Accuracy]) -> str:
+    """One row per instrument, and a sentence that says which of them meet which goal."""
+    rows = [
+        f"| {a.name} | {a.single:.3f} | {verdict(a.single, SINGLE_GOAL)} | {a.pair:.3f} | {verdict(a.pair, PAIR_GOAL)} |"
+        for a in accuracies
+    ]
+    single = [a.name for a in accuracies if a.single >= SINGLE_GOAL]
+    pair = [a.name for a in accuracies if a.pair >= PAIR_GOAL]
+    return "\n".join(
+        [
+            f"| instrument | one object | goal {SINGLE_GOAL} | both of two | goal {PAIR_GOAL} |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"Goal met for one object by {_named(single)} of {len(accuracies)} instruments, for both of two by {_named(pair)}.",
+        ]
+    )
+
+
+def _named(names: Sequence[str]) -> str:
+    return f"{len(names)} ({', '.join(names)})" if names else "none"
+
+
+def counts_table(counts: Counts, seeds: int) -> str:
+    """One row per class with every judge's rate, its interval and its goal; a sentence that counts the goals met."""
+    header = "".join(f" {judge} | goal {RATE_GOAL} |" for judge in JUDGES)
+    rows = []
+    for name, hits in counts.items():
+        cells = []
+        for judge in JUDGES:
+            low, high = clopper_pearson(hits[judge], seeds, 0.95)
+            cells += [f"{hits[judge]}/{seeds} ({low:.2f}-{high:.2f})", verdict(hits[judge] / seeds, RATE_GOAL)]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    met = {judge: sum(hits[judge] / seeds >= RATE_GOAL for hits in counts.values()) for judge in JUDGES}
+    sentence = "Goal met by " + ", by ".join(f"{judge} for {number}" for judge, number in met.items())
+    return "\n".join(
+        [f"| class |{header}", "|---|" + "---|---|" * len(JUDGES), *rows, "", f"{sentence} of {len(counts)} classes."]
+    )
+
+
+def costs_table(costs: Mapping[str, tuple[int, float] | None]) -> str:
+    """Steps and seconds of every training, and whether all of them together keep to the goal."""
+    rows = [
+        f"| {name} | {f'{cost[0]:,} | {cost[1]:,.0f}' if cost else f'{UNKNOWN} | {UNKNOWN}'} |"
+        for name, cost in costs.items()
+    ]
+    known = [cost[1] for cost in costs.values() if cost]
+    if len(known) < len(costs):
+        sentence = f"All of them together: {UNKNOWN}, so nothing says whether the goal of {HOURS_GOAL:g} hours is met."
+    else:
+        hours = sum(known) / 3600
+        sentence = f"All of them together: {hours:.1f} hours (goal {HOURS_GOAL:g} {verdict(-hours, -HOURS_GOAL)})."
+    return "\n".join(
+        [
+            "Training by the clock, over all sittings, as the checkpoints record it; rendering the scenes is not counted:",
+            "",
+            "| training | steps | seconds |",
+            "|---|---|---|",
+            *rows,
+            "",
+            sentence,
+        ]
+    )
