@@ -144,7 +144,7 @@ FAULTS = {
     "assessed_despite_round_trip": "update inversions set residual_max = 1",
     "assessed_without_picture": "delete from images where image_id in (select image_id from outcomes)",
     "backbone_control_missing": "update cells set control = null where cell_id = 1",
-    "black_control_assessed": "update outcomes set outcome = 'clear', reason = null where cell_id = 2",
+    "black_control_not_recognised": "update outcomes set outcome = 'clear', reason = null where cell_id = 2",
     "case_planned_twice": "update cases set case_no = 0",
     "case_without_cell": "delete from cells where cell_id = 2",
     "case_without_unit": "delete from planned_units where kind = 'generate'",
@@ -166,6 +166,11 @@ FAULTS = {
     "unit_row_count": "update loaded_units set loaded_rows = loaded_rows - 1 where kind = 'generate'",
     "unplanned_image": "insert into images by name select unit_id, 7 as image_id, status from images limit 1",
 }
+# Further faults that a check must find: a control that errored or never ran shows nothing.
+OTHER_FAULTS = [
+    ("black_control_not_recognised", f"update outcomes set reason = '{reason}' where cell_id = 2 and case_no = 1")
+    for reason in ("error", "missing", "not-measured")
+]
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +195,12 @@ def test_there_is_a_fault_for_every_check() -> None:
     assert set(FAULTS) == set(relations("checks"))
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS))
-def test_every_check_finds_its_fault(healthy: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "fault"), [*sorted(FAULTS.items()), *OTHER_FAULTS])
+def test_every_check_finds_its_fault(healthy: Path, tmp_path: Path, name: str, fault: str) -> None:
     path = tmp_path / "faulty.duckdb"
     path.write_bytes(healthy.read_bytes())
     with duckdb.connect(str(path)) as con:
-        con.execute(FAULTS[name])
+        con.execute(fault)
     (check,) = [check for check in run_checks(path, "run-1") if check.name == name]
     assert check.status == "failed"
     assert check.rows > 0
