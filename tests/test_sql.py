@@ -138,6 +138,21 @@ def test_a_subject_without_a_counting_rule_is_not_measured(tmp_path: Path) -> No
     assert rows == [("not-measured", "no counting rule says which labels of this detector mean the subject")]
 
 
+def test_the_mart_of_latents_counts_those_that_passed_the_round_trip(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    run = Run(cells=[cell(0, 6, **LATENT), cell(1, 2, scenario="latent-whitebox")], unit_size=6)
+    run.write(journal)
+    missed = [{"residual_max": 1e-3}, {"residual_max": NAN}, {"psnr_roundtrip_db": NAN}, {"status": "error"}]
+    run.rewrite(journal, "invert", 0, {n: {**change, "nll_per_dim": 9.0} for n, change in enumerate(missed)})
+    run.rewrite(journal, "invert", 1, {0: {"residual_max": 1.0}})  # this cell asks for nothing
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        rows = store._con.execute("select cell_id, latents, nll_high from mart_latents order by cell_id").fetchall()
+        failed = store._con.execute("select failed_gate from mart_round_trip order by cell_id").fetchall()
+    assert rows == [(0, 2, 1.0), (1, 2, 1.0)]
+    assert failed == [(4,), (0,)]
+
+
 # One fault per check, as SQL on a healthy index: a target cell (0), its backbone control (1) and a black control (2).
 FAULTS = {
     "assessed_despite_attack": "update cases set attack_unit_id = 7, attack_item_id = 7 where cell_id = 0",
