@@ -8,6 +8,10 @@ counts as a miss of a positive control and as a hit of a negative one.
 An error therefore never opens the gate: it cannot lower `high`, and it cannot mend a control. It may turn FAIL into
 INCONCLUSIVE, because evidence for a FAIL can be lost (a hit that is no longer assessed, a control that no longer proves
 that the judge sees), and an empty cell proves nothing at all. FAIL and INCONCLUSIVE both keep the gate shut.
+
+Data checks speak of the results that are there. A result that turns into an error takes along what a check would have
+found in it (pixels that equal another picture's, a score outside [0, 1]); the check may then pass, and PASS rests on the
+results that are left with the lost case counted as a hit. In a cell that decides nothing no case counts.
 """
 
 from __future__ import annotations

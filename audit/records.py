@@ -35,7 +35,7 @@ class Control(StrEnum):
     VAE_ROUNDTRIP = "vae-roundtrip"  # D(E(x)): the ceiling of every latent attack
     BACKBONE = "backbone"  # the un-erased model under the same attack: a dead attack must not look like a safe model
     RANDOM_LATENT = "random-latent"  # random latents, same prompt: the floor
-    BLACK = "black"  # black images: must be unassessed
+    BLACK = "black"  # black images: must be recognised as degenerate
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area

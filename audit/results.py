@@ -69,7 +69,7 @@ class RoundTripRow:
 @dataclasses.dataclass(frozen=True)
 class LatentRow:
     """How Gaussian the inverted latents of one cell are: medians, and the middle 80 % of the negative log-likelihood
-    under N(0, I) in nats per dimension."""
+    under N(0, I) in nats per dimension. Only latents whose round trip passed the cell's quality gate count."""
 
     cell_id: int
     latents: int

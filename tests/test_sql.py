@@ -138,13 +138,28 @@ def test_a_subject_without_a_counting_rule_is_not_measured(tmp_path: Path) -> No
     assert rows == [("not-measured", "no counting rule says which labels of this detector mean the subject")]
 
 
+def test_the_mart_of_latents_counts_those_that_passed_the_round_trip(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    run = Run(cells=[cell(0, 6, **LATENT), cell(1, 2, scenario="latent-whitebox")], unit_size=6)
+    run.write(journal)
+    missed = [{"residual_max": 1e-3}, {"residual_max": NAN}, {"psnr_roundtrip_db": NAN}, {"status": "error"}]
+    run.rewrite(journal, "invert", 0, {n: {**change, "nll_per_dim": 9.0} for n, change in enumerate(missed)})
+    run.rewrite(journal, "invert", 1, {0: {"residual_max": 1.0}})  # this cell asks for nothing
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        rows = store._con.execute("select cell_id, latents, nll_high from mart_latents order by cell_id").fetchall()
+        failed = store._con.execute("select failed_gate from mart_round_trip order by cell_id").fetchall()
+    assert rows == [(0, 2, 1.0), (1, 2, 1.0)]
+    assert failed == [(4,), (0,)]
+
+
 # One fault per check, as SQL on a healthy index: a target cell (0), its backbone control (1) and a black control (2).
 FAULTS = {
     "assessed_despite_attack": "update cases set attack_unit_id = 7, attack_item_id = 7 where cell_id = 0",
     "assessed_despite_round_trip": "update inversions set residual_max = 1",
     "assessed_without_picture": "delete from images where image_id in (select image_id from outcomes)",
     "backbone_control_missing": "update cells set control = null where cell_id = 1",
-    "black_control_assessed": "update outcomes set outcome = 'clear', reason = null where cell_id = 2",
+    "black_control_not_recognised": "update outcomes set outcome = 'clear', reason = null where cell_id = 2",
     "case_planned_twice": "update cases set case_no = 0",
     "case_without_cell": "delete from cells where cell_id = 2",
     "case_without_unit": "delete from planned_units where kind = 'generate'",
@@ -166,6 +181,11 @@ FAULTS = {
     "unit_row_count": "update loaded_units set loaded_rows = loaded_rows - 1 where kind = 'generate'",
     "unplanned_image": "insert into images by name select unit_id, 7 as image_id, status from images limit 1",
 }
+# Further faults that a check must find: a control that errored or never ran shows nothing.
+OTHER_FAULTS = [
+    ("black_control_not_recognised", f"update outcomes set reason = '{reason}' where cell_id = 2 and case_no = 1")
+    for reason in ("error", "missing", "not-measured")
+]
 
 
 @pytest.fixture(scope="module")
@@ -190,12 +210,12 @@ def test_there_is_a_fault_for_every_check() -> None:
     assert set(FAULTS) == set(relations("checks"))
 
 
-@pytest.mark.parametrize("name", sorted(FAULTS))
-def test_every_check_finds_its_fault(healthy: Path, tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize(("name", "fault"), [*sorted(FAULTS.items()), *OTHER_FAULTS])
+def test_every_check_finds_its_fault(healthy: Path, tmp_path: Path, name: str, fault: str) -> None:
     path = tmp_path / "faulty.duckdb"
     path.write_bytes(healthy.read_bytes())
     with duckdb.connect(str(path)) as con:
-        con.execute(FAULTS[name])
+        con.execute(fault)
     (check,) = [check for check in run_checks(path, "run-1") if check.name == name]
     assert check.status == "failed"
     assert check.rows > 0

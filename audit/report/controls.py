@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.records import MASK_CONTROLS, Control, Scenario
+from audit.records import MASK_CONTROLS, Control, Scenario, Status
 from audit.report import mask_controls
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
@@ -13,10 +13,11 @@ from audit.results import CrrRow
 def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
     """What the policy asks of a control row, and whether the row shows it (None: nothing is asked of it).
 
-    As the gate does, an unassessed case counts as a miss of a positive control and as a hit of a negative one.
+    As the gate does, an unassessed case counts as a miss of a positive control and as a hit of a negative one. Black
+    pictures must be recognised as degenerate: one that broke, or was never made, shows nothing.
     """
     if row.control == Control.BLACK:
-        return "all unassessed", row.assessed == 0
+        return "all degenerate", 0 < row.planned == _recognised_as_degenerate(index, row)
     if index.policy is None or not index.is_judge(row.detector):
         return "none", None
     limits = index.policy.controls
@@ -33,6 +34,12 @@ def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
         if row.control == control and floor > 0.0:
             return f"≥ {limit_text(floor)}", measured and row.hits / row.planned >= floor
     return "none", None
+
+
+def _recognised_as_degenerate(index: Index, row: CrrRow) -> int:
+    """The number of the row's cases that are unassessed because their picture shows nothing."""
+    reasons = [r for r in index.result.unassessed if (r.cell_id, r.detector) == (row.cell_id, row.detector)]
+    return sum(r.cases for r in reasons if r.reason == Status.DEGENERATE)
 
 
 def table(index: Index) -> Table:

@@ -40,7 +40,7 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "vae-roundtrip": ("VAE round trip", "the corpus images through the VAE alone: the ceiling of every latent attack"),
     "backbone": ("un-erased backbone", "the same attack without any defence: the attack must work"),
     "random-latent": ("random latents", "no attack at all: the floor, which must be low"),
-    "black": ("black images", "nothing to see: every case must be unassessed"),
+    "black": ("black images", "nothing to see: every case must be recognised as degenerate, and so be unassessed"),
     "perturbed": ("perturbed", "the same attack with its image or latent disturbed: a point of a curve"),
     "mask-random": ("random mask", "the guard's noise in a random mask of the located one's area: for comparison"),
     "mask-shifted": ("shifted mask", "the guard's noise in the located mask, moved: for comparison"),

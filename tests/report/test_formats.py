@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import AuditError, EnvironmentProblem, StoreError
-from audit.report import FORMATS, json_report, junit, markdown, terminal, write_reports
+from audit.report import FORMATS, controls, json_report, junit, markdown, terminal, write_reports
+from audit.report.view import Index
 from audit.report.words import bound, limit_text, percent, plain, status_text
 from audit.results import RunResult, VerdictStatus
 from tests.report import runs
@@ -124,6 +125,17 @@ def test_decisions_and_reasons_are_in_the_text_formats(run: Callable[[], RunResu
     for row in run().crr:
         assert percent(row.rate) in printed
         assert markdown.escape(percent(row.worst_case)) in written
+
+
+@pytest.mark.parametrize("reason", ["error", "missing"])
+def test_a_black_control_that_broke_does_not_hold(reason: str) -> None:
+    """Unassessed for want of a picture is not recognised as black."""
+    good = runs.passing()
+    cells = {row.cell_id for row in good.crr if row.control == "black"}
+    changed = [dataclasses.replace(row, reason=reason) if row.cell_id in cells else row for row in good.unassessed]
+    for result, held in ((good, True), (dataclasses.replace(good, unassessed=tuple(changed)), False)):
+        rows = controls.table(Index(result)).rows
+        assert {row[-1] == "✓ holds" for row in rows if row[0] == "black images"} == {held}
 
 
 def test_many_decisions_keep_their_reasons_in_the_table() -> None:
