@@ -193,6 +193,15 @@ def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
     assert "27.0" not in " ".join(benchmark_readings.section(Index(result("testbed", hits=50))).bullets)
 
 
+def test_the_papers_findings_are_said_to_hold_only_where_they_do() -> None:
+    said = {hits: " ".join(benchmark_readings.claims(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
+    assert "Agrees with the paper that erasers hold against text prompts" in said[27]
+    assert "Does not agree with the paper that white-box latents bring the concept back" in said[27]
+    assert "Does not agree with the paper that erasers hold against text prompts" in said[99]
+    assert "Agrees with the paper that white-box latents bring the concept back" in said[99]
+    assert "Does not agree with the paper that IRECE restores" in said[99] and "esd+irece 99.0 %" in said[99]
+
+
 def test_a_dead_attack_answers_nothing() -> None:
     of = result("/models/stable-diffusion-v1-4")
     dead = tuple(
