@@ -119,7 +119,7 @@ class ObjectStore:
                 os.replace(temporary, target)
                 stored = True
             else:
-                stored = _link(temporary, target)
+                stored = link_new(temporary, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -233,7 +233,7 @@ def _s3_code(error: BaseException) -> str:
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-def _link(temporary: str, target: Path) -> bool:
+def link_new(temporary: str | Path, target: Path) -> bool:
     """Give the finished file its name unless that is taken; whether it was given."""
     try:
         os.link(temporary, target)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -124,9 +126,6 @@ def test_a_failed_unit_counts_until_its_complete_file_replaces_it(tmp_path: Path
     assert filled(path, journal) == complete
 
 
-def test_units_that_leave_the_journal_leave_the_index(tmp_path: Path, journal: Journal) -> None:
-    run, path = a_run(), tmp_path / "index.duckdb"
-    run.write(journal)
 def test_a_unit_that_was_computed_again_replaces_its_rows(tmp_path: Path, journal: Journal) -> None:
     """A damaged file is deleted as its message says, and resume writes one whose numbers differ in the last bits."""
     run, path = a_run(), tmp_path / "index.duckdb"
@@ -143,6 +142,9 @@ def test_a_unit_that_was_computed_again_replaces_its_rows(tmp_path: Path, journa
     assert filled(path, journal) == changed
 
 
+def test_units_that_leave_the_journal_leave_the_index(tmp_path: Path, journal: Journal) -> None:
+    run, path = a_run(), tmp_path / "index.duckdb"
+    run.write(journal)
     filled(path, journal)
     discard(journal, "detect", run.key("detect", 0))
     changed = filled(path, journal)
@@ -242,6 +244,31 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
     assert read_result(last, "run-1").run_id == "run-1"
     rates, readings = result_frames(last, "run-1")
     assert (len(rates), set(readings["label"])) == (8, {"ring", "disc", "star"})
+
+
+def test_two_indexes_that_publish_into_one_folder_at_once_lose_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, copied, both = tmp_path / "published", Store._copy_to, threading.Barrier(2, timeout=60)
+
+    def together(store: Store, quoted: str) -> None:
+        copied(store, quoted)
+        both.wait()
+
+    monkeypatch.setattr(Store, "_copy_to", together)
+
+    def publish(run_id: str) -> Path:
+        journal = Journal(str(tmp_path / run_id))
+        Run(run_id).write(journal)
+        with Store(tmp_path / f"{run_id}.duckdb") as store:
+            store.consolidate(journal)
+            return store.publish(folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(publish, ["run-1", "run-2"]))
+    assert sorted(paths) == [folder / "index-000001.duckdb", folder / "index-000002.duckdb"]
+    assert [read_result(path, run_id).run_id for path, run_id in zip(paths, ["run-1", "run-2"], strict=True)]
+    assert sorted(path.name for path in folder.iterdir()) == ["index-000001.duckdb", "index-000002.duckdb"]
 
 
 def test_a_published_copy_has_the_storage_version_that_older_duckdb_opens(tmp_path: Path, journal: Journal) -> None:
