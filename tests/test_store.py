@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -244,6 +245,26 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
     assert read_result(last, "run-1").run_id == "run-1"
     rates, readings = result_frames(last, "run-1")
     assert (len(rates), set(readings["label"])) == (8, {"ring", "disc", "star"})
+
+
+def test_a_full_disk_under_the_index_is_said_and_space_is_all_that_it_takes(tmp_path: Path, journal: Journal) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a file system")
+    try:
+        Run(cells=[cell(0, 3000)], unit_size=1500).write(journal)
+        for free in (1 << 19, 1 << 20, 3 << 19):  # full at one statement or another
+            (folder / "filler").write_bytes(bytes((24 << 20) - free))
+            with pytest.raises(StoreError, match=r"the disk is full"), Store(folder / "a.duckdb") as store:
+                store.consolidate(journal)
+            (folder / "filler").unlink()
+        with Store(folder / "a.duckdb") as store:
+            store.consolidate(journal)
+            assert read_result(store.publish(folder / "published"), "run-1").crr[0].hits == 1500
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def test_two_indexes_that_publish_into_one_folder_at_once_lose_no_copy(
