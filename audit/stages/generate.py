@@ -25,6 +25,8 @@ from audit.stages.batching import Row, run_batches
 from audit.stages.invert import SECOND, Pixels, ReadItem
 from audit.unit_files import header_of
 
+_NOT_FINITE = "the decoded picture is not finite"
+
 
 def run_generate(
     unit: Unit,
@@ -122,8 +124,8 @@ class _Maker:
 
     def _sample(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> list[Row]:
         result = self._denoise(cases, start)
-        finite = torch.isfinite(result.latents).flatten(1).all(1)
-        pixels = _uint8(self.models.pipeline.decode_latents(result.latents))
+        images = self.models.pipeline.decode_latents(result.latents)
+        finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
         rows = []
         for i, row in enumerate(cases):
             reports = result.reports[i]
@@ -131,10 +133,11 @@ class _Maker:
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=as_json(reports)))
-            elif finite[i]:
+            elif finite[i] and shown[i]:
                 rows.append(_picture(row, pixels[i], calls, as_json(reports)))
             else:
-                rows.append(_row(row, Status.DEGENERATE, "the latent is not finite", unet_calls=calls))
+                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
+                rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls))
         return rows
 
     def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
@@ -181,6 +184,8 @@ class _Maker:
         if self.identity["source"] == "vae":
             pipeline = self.models.pipeline
             images = pipeline.decode_latents(pipeline.encode_images(images))
+            if not _finite(images)[0]:
+                return [_row(case, Status.DEGENERATE, _NOT_FINITE)]
         return [_picture(case, _uint8(images)[0])]
 
 
@@ -194,6 +199,11 @@ def _read_inversion(journal: Journal, key: str) -> tuple[dict[str, Row], dict[st
     columns = journal.read("invert", key, ["item", "status", "error"])
     blob = journal.blob_of("invert", key, header_of(columns))
     return {row["item"]: row for row in columns.to_pylist()}, safetensors.torch.load(blob)
+
+
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    """Whether all values of each latent or image of a batch are numbers, (B,)."""
+    return torch.isfinite(values).flatten(1).all(1)
 
 
 def _uint8(images: torch.Tensor) -> Pixels:
