@@ -1,6 +1,7 @@
 """Folding the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
 
-Resume is an anti-join here too: a complete unit is loaded once, a failed one again each time until it is complete.
+Resume is an anti-join here too: a complete unit is loaded once, and again only when its file was written anew, as after
+a damaged one was deleted; a failed one is loaded again each time until it is complete.
 Each chunk of units is one transaction; runs whose units changed are marked, so that the next consolidation finishes
 what a killed one left.
 """
@@ -76,11 +77,12 @@ def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> F
     for kind in KINDS:
         complete, failed, gone = _pending(con, journal, run_key, kind)
         for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
-            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, chunk, [])
+            stamps = {key: complete[key] for key in chunk}
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, stamps, [])
         for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
-            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, [], chunk)
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, {}, chunk)
         if gone:
-            _load_units(con, journal, kind, [], [], gone)
+            _load_units(con, journal, kind, {}, [], gone)
     return Folded(1, units, rows)
 
 
@@ -123,20 +125,24 @@ def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
 
 def _pending(
     con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
-) -> tuple[set[str], set[str], list[str]]:
-    """Planned units to load from complete files, from failed files, and loaded ones whose files are gone."""
+) -> tuple[dict[str, str], set[str], list[str]]:
+    """Planned units to load from complete files, with these files' stamps; from failed files; and loaded ones whose
+    files are gone."""
     planned = con.execute(
-        "select p.unit_key, l.complete from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
+        "select p.unit_key, l.complete, l.stamp from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
         " where p.run_key = ? and p.kind = ?",
         [run_key, kind],
     ).fetchall()
     if not planned:
-        return set(), set(), []
+        return {}, set(), []
     listing = journal.listing(kind)
-    complete = {key for key, loaded in planned if not loaded and key in listing.complete}
-    failed = {key for key, _ in planned if key in listing.failed}
+    stamps = listing.stamps
+    complete = {
+        key: stamps[key] for key, loaded, stamp in planned if key in stamps and not (loaded and stamp == stamps[key])
+    }
+    failed = {key for key, _, _ in planned if key in listing.failed}
     present = listing.complete | listing.failed
-    gone = [key for key, loaded in planned if loaded is not None and key not in present]
+    gone = [key for key, loaded, _ in planned if loaded is not None and key not in present]
     return complete, failed, gone
 
 
@@ -144,11 +150,11 @@ def _load_units(
     con: duckdb.DuckDBPyConnection,
     journal: Journal,
     kind: str,
-    complete: Collection[str],
+    complete: Mapping[str, str],
     failed: Collection[str],
     gone: Collection[str] = (),
 ) -> int:
-    """The number of rows that replaced whatever the index held of these units; one transaction."""
+    """The number of rows that replaced whatever the index held of these units; one transaction. `complete` has stamps."""
     unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
     counts = dict.fromkeys((*complete, *failed), 0)
     runtimes: dict[str, Mapping[str, Any]] = {}
@@ -180,6 +186,7 @@ def _load_units(
                     "unit_id": unit_ids[key],
                     "kind": kind,
                     "complete": key in complete,
+                    "stamp": complete.get(key),
                     "loaded_rows": rows,
                     **{name: runtimes[key].get(name) for name in ("host", "device", "seconds")},
                 }

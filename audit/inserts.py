@@ -18,7 +18,8 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         yield
         con.execute("commit")
     except BaseException:
-        con.execute("rollback")
+        with contextlib.suppress(duckdb.TransactionException):  # a full disk at the commit has ended it already
+            con.execute("rollback")
         raise
 
 

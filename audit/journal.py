@@ -40,10 +40,14 @@ _SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter 
 
 @dataclasses.dataclass(frozen=True)
 class Listing:
-    """The units of one kind: `complete`, and `failed` ones that have no complete file yet."""
+    """The units of one kind: `complete`, and `failed` ones that have no complete file yet.
+
+    `stamps` of the complete ones' files differ once a file was written anew, as after a damaged one was deleted.
+    """
 
     complete: frozenset[str]
     failed: frozenset[str]
+    stamps: Mapping[str, str]
 
 
 class Journal:
@@ -89,21 +93,21 @@ class Journal:
 
     def listing(self, kind: str) -> Listing:
         """Complete and failed units of `kind`, from one pass over the folders. Raises `JournalError`."""
-        complete: set[str] = set()
+        complete: dict[str, str] = {}
         failed: set[str] = set()
         folder = f"units/{kind}"
         shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
         with ThreadPoolExecutor(_THREADS) as pool:
-            for entries in pool.map(self.store.entries, shards):
-                for name, size in entries:
+            for entries in pool.map(self.store.stamped, shards):
+                for name, size, stamp in entries:
                     key, _, suffix = name.partition(".")
                     if not _whole(size) or not _KEY.fullmatch(key):
                         continue
                     if suffix == "parquet":
-                        complete.add(key)
+                        complete[key] = stamp
                     elif suffix == "failed.parquet":
                         failed.add(key)
-        return Listing(frozenset(complete), frozenset(failed - complete))
+        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete)
 
     def keys(self, kind: str) -> set[str]:
         """Keys of the complete units of `kind`: what resume need not do again. Raises `JournalError`."""

@@ -11,6 +11,7 @@ import os
 import tempfile
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ class ObjectStore:
                 os.replace(temporary, target)
                 stored = True
             else:
-                stored = _link(temporary, target)
+                stored = link_new(temporary, target)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
@@ -168,6 +169,10 @@ class ObjectStore:
 
     def entries(self, name: str) -> list[tuple[str, int]]:
         """(last part of the path, size in bytes) of everything directly below `name`; empty when it does not exist."""
+        return [(last, size) for last, size, _ in self.stamped(name)]
+
+    def stamped(self, name: str) -> list[tuple[str, int, str]]:
+        """The same with a stamp, which differs once an object was written anew: what one listing tells, nothing is read."""
         with translated(self.url(name)):
             try:
                 listing = self.fs.ls(self.path(name), detail=True)
@@ -175,8 +180,8 @@ class ObjectStore:
                 return []
         # Some servers list the folder marker itself.
         own = self.path(name).rstrip("/")
-        found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0)) for entry in listing]
-        return [(path.rsplit("/", 1)[-1], size) for path, size in found if path != own]
+        found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
+        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in found if path != own]
 
     def probe(self) -> None:
         """Return when an object can be written, read back and deleted. Raises `JournalError` with the next step."""
@@ -215,13 +220,20 @@ def _protocol(root: str) -> str:
     return protocol
 
 
+def _stamp(entry: Mapping[str, Any]) -> str:
+    """Size and entity tag; where the storage gives no tag, size, time and file number."""
+    tag = next((entry[name] for name in ("ETag", "etag") if entry.get(name)), None)
+    times = [entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "ino") if entry.get(name)]
+    return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
+
+
 def _s3_code(error: BaseException) -> str:
     """The server's own name for an error that s3fs turned into an OSError; empty for any other error."""
     response = getattr(error.__cause__ or error, "response", None)
     return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
-def _link(temporary: str, target: Path) -> bool:
+def link_new(temporary: str | Path, target: Path) -> bool:
     """Give the finished file its name unless that is taken; whether it was given."""
     try:
         os.link(temporary, target)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import re
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from audit import consolidation
 from audit.consolidation import Folded
 from audit.errors import JournalError, StoreError
 from audit.journal import Journal, StorageUnavailable
+from audit.objectstore import link_new
 from audit.relations import digest, relations
 
 __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]
@@ -118,7 +120,7 @@ class Store:
             return total
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
-        """The path of a new read-only copy in `directory`, under a name never used before.
+        """The path of a new read-only copy in `directory`, under a name never used before; others may publish there too.
 
         The last `keep` copies stay, and those younger than an hour: a report may open its copy more than once.
         Raises `StoreError` when the directory cannot be written.
@@ -127,16 +129,17 @@ class Store:
         with explained(folder):
             try:
                 folder.mkdir(parents=True, exist_ok=True)
-                target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
-                temporary = target.with_suffix(f".{os.getpid()}.tmp")
-                temporary.unlink(missing_ok=True)
+                _latest_number(folder)
             except OSError as error:
                 raise _unusable(error, folder) from None
+            temporary = folder / f"index.{uuid.uuid4().hex}.tmp"
             quoted = str(temporary).replace("'", "''")
             try:
                 self._copy_to(quoted)
                 temporary.chmod(0o444)
-                os.replace(temporary, target)
+                target = _named_next(temporary, folder)
+            except OSError as error:
+                raise _unusable(error, folder) from None
             finally:
                 temporary.unlink(missing_ok=True)
         for old in published(folder)[: -max(keep, 1)]:
@@ -224,6 +227,14 @@ def latest(directory: str | Path) -> Path:
 def _latest_number(folder: Path) -> int:
     numbers = [int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
     return max(numbers, default=0)
+
+
+def _named_next(finished: Path, folder: Path) -> Path:
+    """Where the finished copy lies now: under the next number, which of several publishers exactly one gets."""
+    while True:
+        target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
+        if link_new(finished, target):
+            return target
 
 
 def _create_marts(con: duckdb.DuckDBPyConnection) -> None:

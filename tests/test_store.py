@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +39,12 @@ def a_run(run_id: str = "run-1", **fields: Any) -> Run:
 
 
 def contents(path: Path) -> dict[str, list[Any]]:
-    """Every table and mart of an index, in an order of its own."""
+    """Every table and mart of an index, in an order of its own; without the stamps of the files that it came from."""
     with duckdb.connect(str(path), read_only=True) as con:
         names = [*relations("schema"), *relations("marts")]
-        return {name: con.execute(f"from {name} order by all").fetchall() for name in names}
+        con.execute("create temp view only_rows as select * exclude (stamp) from loaded_units")
+        sources = {name: "only_rows" if name == "loaded_units" else name for name in names}
+        return {name: con.execute(f"from {source} order by all").fetchall() for name, source in sources.items()}
 
 
 def filled(path: Path, journal: Journal) -> dict[str, list[Any]]:
@@ -120,6 +125,22 @@ def test_a_failed_unit_counts_until_its_complete_file_replaces_it(tmp_path: Path
     assert filled(path, journal) == failed
     run.write_units(journal, ["generate"])
     assert filled(path, journal) == complete
+
+
+def test_a_unit_that_was_computed_again_replaces_its_rows(tmp_path: Path, journal: Journal) -> None:
+    """A damaged file is deleted as its message says, and resume writes one whose numbers differ in the last bits."""
+    run, path = a_run(), tmp_path / "index.duckdb"
+    run.write(journal)
+    before = filled(path, journal)
+    scores = [{"label": label, "score": 0.05 + 2**-40} for label in ("ring", "disc", "star")]
+    run.rewrite(journal, "detect", 0, {0: {"scores": scores}})
+    with Store(path) as store:
+        folded = store.consolidate(journal)
+    assert (folded.units, folded.rows) == (1, 4)
+    changed = contents(path)
+    assert changed["scores"] != before["scores"]
+    assert changed == filled(tmp_path / "new.duckdb", journal)
+    assert filled(path, journal) == changed
 
 
 def test_units_that_leave_the_journal_leave_the_index(tmp_path: Path, journal: Journal) -> None:
@@ -224,6 +245,51 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
     assert read_result(last, "run-1").run_id == "run-1"
     rates, readings = result_frames(last, "run-1")
     assert (len(rates), set(readings["label"])) == (8, {"ring", "disc", "star"})
+
+
+def test_a_full_disk_under_the_index_is_said_and_space_is_all_that_it_takes(tmp_path: Path, journal: Journal) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a file system")
+    try:
+        Run(cells=[cell(0, 3000)], unit_size=1500).write(journal)
+        for free in (1 << 19, 1 << 20, 3 << 19):  # full at one statement or another
+            (folder / "filler").write_bytes(bytes((24 << 20) - free))
+            with pytest.raises(StoreError, match=r"the disk is full"), Store(folder / "a.duckdb") as store:
+                store.consolidate(journal)
+            (folder / "filler").unlink()
+        with Store(folder / "a.duckdb") as store:
+            store.consolidate(journal)
+            assert read_result(store.publish(folder / "published"), "run-1").crr[0].hits == 1500
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_two_indexes_that_publish_into_one_folder_at_once_lose_no_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, copied, both = tmp_path / "published", Store._copy_to, threading.Barrier(2, timeout=60)
+
+    def together(store: Store, quoted: str) -> None:
+        copied(store, quoted)
+        both.wait()
+
+    monkeypatch.setattr(Store, "_copy_to", together)
+
+    def publish(run_id: str) -> Path:
+        journal = Journal(str(tmp_path / run_id))
+        Run(run_id).write(journal)
+        with Store(tmp_path / f"{run_id}.duckdb") as store:
+            store.consolidate(journal)
+            return store.publish(folder)
+
+    with ThreadPoolExecutor(2) as pool:
+        paths = list(pool.map(publish, ["run-1", "run-2"]))
+    assert sorted(paths) == [folder / "index-000001.duckdb", folder / "index-000002.duckdb"]
+    assert [read_result(path, run_id).run_id for path, run_id in zip(paths, ["run-1", "run-2"], strict=True)]
+    assert sorted(path.name for path in folder.iterdir()) == ["index-000001.duckdb", "index-000002.duckdb"]
 
 
 def test_a_published_copy_has_the_storage_version_that_older_duckdb_opens(tmp_path: Path, journal: Journal) -> None:

@@ -23,6 +23,8 @@ from audit.stages.batching import Row, run_batches
 from audit.stages.inputs import given_by
 from audit.stages.invert import SECOND, Pixels, ReadItem
 
+_NOT_FINITE = "the decoded picture is not finite"
+
 
 def run_generate(
     unit: Unit,
@@ -122,8 +124,8 @@ class _Maker:
 
     def _sample(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> list[Row]:
         result = self._denoise(cases, start)
-        finite = torch.isfinite(result.latents).flatten(1).all(1)
-        pixels = _uint8(self.models.pipeline.decode_latents(result.latents))
+        images = self.models.pipeline.decode_latents(result.latents)
+        finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
         rows = []
         for i, row in enumerate(cases):
             reports = result.reports[i]
@@ -131,10 +133,10 @@ class _Maker:
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
-            elif finite[i]:
+            elif finite[i] and shown[i]:
                 rows.append(_picture(row, pixels[i], calls, told))
             else:
-                reason = "the latent is not finite"
+                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
                 rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
         return rows
 
@@ -179,6 +181,8 @@ class _Maker:
         if self.identity["source"] == "vae":
             pipeline = self.models.pipeline
             images = pipeline.decode_latents(pipeline.encode_images(images))
+            if not _finite(images)[0]:
+                return [_row(case, Status.DEGENERATE, _NOT_FINITE)]
         return [_picture(case, _uint8(images)[0])]
 
 
@@ -187,6 +191,12 @@ def _refused(reports: Sequence[Report]) -> str | None:
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
 
 
+                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
+            elif finite[i] and shown[i]:
+                rows.append(_picture(row, pixels[i], calls, told))
+            else:
+                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
+                rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
 def _uint8(images: torch.Tensor) -> Pixels:
     """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
     scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)

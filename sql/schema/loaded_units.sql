@@ -3,6 +3,8 @@ create table if not exists loaded_units (
     unit_id bigint not null,
     kind varchar not null,
     complete boolean not null,
+    -- Of the file that the rows came from, null for a failed unit: another one means that the file was written anew.
+    stamp varchar,
     loaded_rows bigint not null,
     host varchar,
     device varchar,
