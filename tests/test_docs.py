@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import typer.main
 
+from audit.journal import Journal
 from audit.spec import load_spec
 from flows.cli import app, main
+from tests.synthetic import Run
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,7 +26,7 @@ INLINE = [" ".join(line.split()) for line in re.findall(r"`(erasure-audit [^`]+)
 CHEAP = {
     "erasure-audit testbed scenes": 0,
     "erasure-audit plan deployments/specs/demo.yaml": 0,
-    "erasure-audit plan deployments/specs/m-erasurebench-sd14.yaml": 0,
+    "erasure-audit plan deployments/specs/m-erasurebench-sd14.yaml": 2,  # priced, and what it lacks is listed
     "erasure-audit doctor": 2,
     "erasure-audit inspect CHECKPOINT": 0,
     "erasure-audit db sql": 0,
@@ -77,7 +79,8 @@ def test_the_readme_s_lines_that_need_only_the_testbed_do_what_they_say(
     """One after the other in one folder, as a reader would type them."""
     shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
     monkeypatch.chdir(tmp_path)
-    assert main(["db", "rebuild"]) == 0  # of an empty storage root: `db sql` needs an index
+    Run().write(Journal("runs"))
+    assert main(["db", "rebuild"]) == 0
     printed = {}
     for start, code in CHEAP.items():
         lines = [line for line in FENCED if line.startswith(start)]
@@ -91,7 +94,9 @@ def test_the_readme_s_lines_that_need_only_the_testbed_do_what_they_say(
             printed[start] = told.out
     assert len(list((tmp_path / "demo/corpus/ring").glob("*.png"))) == 32
     assert len(list((tmp_path / "demo/corpus/arrow").glob("*.png"))) == 16
-    assert "UNet" in printed["erasure-audit plan deployments/specs/demo.yaml"]
+    for start in ("erasure-audit plan deployments/specs/demo.yaml", "erasure-audit plan deployments/specs/m-erasure"):
+        (told_by,) = [out for line, out in printed.items() if line.startswith(start)]
+        assert re.search(r"^UNet calls +[\d,]+", told_by, re.M), told_by
     assert re.search(r"PROBLEM +backbone", printed["erasure-audit doctor"])
     assert "esd-x" in printed["erasure-audit inspect CHECKPOINT"]
 
