@@ -198,7 +198,10 @@ def test_each_kind_of_detector_has_a_rate_of_its_own(tmp_path: Path) -> None:
 def test_the_journal_says_how_long_each_kind_of_detector_takes(tmp_path: Path) -> None:
     plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
     done = next(plan.units_of("detect"))
-    rows = [{**dict.fromkeys(SCHEMAS["detect"].names), "image_id": n, "status": "ok"} for n in range(done.rows)]
+    rows = [
+        {**dict.fromkeys(SCHEMAS["detect"].names), "image_id": n, "instrument_id": 7, "status": "ok"}
+        for n in range(done.rows)
+    ]
     runtime = {"seconds": 3.0 * done.rows, "device": "cpu"}
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["detect"])
     journal.write("detect", done.key, table, {"identity": dict(done.identity), "runtime": runtime})
