@@ -191,12 +191,11 @@ def _refused(reports: Sequence[Report]) -> str | None:
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
 
 
-                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
-            elif finite[i] and shown[i]:
-                rows.append(_picture(row, pixels[i], calls, told))
-            else:
-                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
-                rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    """Whether all values of each latent or image of a batch are numbers, (B,)."""
+    return torch.isfinite(values).flatten(1).all(1)
+
+
 def _uint8(images: torch.Tensor) -> Pixels:
     """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
     scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
