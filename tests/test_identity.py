@@ -83,6 +83,7 @@ NOTHING = (  # a change here recomputes nothing
     "backbone", "corpus.*.url", "corpus_limits.*",  # what is found there counts by its content: digests and items
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
+    "scenarios.2.perturbed_cases",  # it has no perturbations
 )  # fmt: skip
 ELSEWHERE = ("detectors.*", "quality.*")  # count as instruments, below
 FIXED = (  # without another valid value
@@ -104,6 +105,7 @@ OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.[12].inversion_prompt": "one {phrase}",
     "scenarios.[12].regeneration_prompt": "one {phrase}",
     "scenarios.2.perturbations": [0.2],
+    "scenarios.[12].perturbed_cases": 1,
     "scenarios.[34].preset": "testbed",
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
