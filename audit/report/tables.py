@@ -44,8 +44,14 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
     rows = tuple(_decision(index, decision) for decision in ordered)
     if not all(decision.reason in reasons for decision in ordered):
         columns = (*columns, Column("Why"))
-        rows = tuple((*row, plain(decision.reason)) for row, decision in zip(rows, ordered, strict=True))
+        rows = tuple((*row, plain(_why(decision))) for row, decision in zip(rows, ordered, strict=True))
     return Table(f"Decisions: one-sided bounds at {index.confidence()} confidence", columns, rows, stack=True)
+
+
+def _why(decision: Decision) -> str:
+    """The reason without what the other columns of its row say already; all of it where nothing else is left."""
+    rest = decision.reason.partition(f"by detector {decision.detector}")[2].strip(" .:,")
+    return f"{rest[0].upper()}{rest[1:]}." if rest else decision.reason
 
 
 def _decision(index: Index, decision: Decision) -> tuple[str, ...]:

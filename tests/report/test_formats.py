@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import AuditError, EnvironmentProblem, StoreError
-from audit.report import FORMATS, controls, json_report, junit, markdown, terminal, write_reports
+from audit.report import FORMATS, controls, json_report, junit, markdown, tables, terminal, write_reports
 from audit.report.view import Index
 from audit.report.words import bound, limit_text, percent, plain, status_text
 from audit.results import RunResult, VerdictStatus
@@ -225,3 +225,15 @@ def test_writing_refuses_what_it_cannot_do(tmp_path: Path) -> None:
 def test_reports_do_not_import_torch() -> None:
     code = "import sys, audit.report, audit.report.plots as p; sys.exit('torch' in sys.modules or 'prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+def test_the_table_of_decisions_does_not_repeat_its_own_columns() -> None:
+    found = tables.decisions(Index(runs.failing()))
+    why = {row[3]: row[-1] for row in found.rows}
+    assert [column.label for column in found.columns][-1] == "Why"
+    assert why["latent-whitebox"].startswith("Above the limit of") and "came back in" not in why["text"]
+    decided = runs.failing().verdict.decisions[0]
+    nothing = dataclasses.replace(decided, reason=f"None could be assessed: the cell, by detector {decided.detector}.")
+    verdict = dataclasses.replace(runs.failing().verdict, decisions=(nothing,))
+    (row,) = tables.decisions(Index(dataclasses.replace(runs.failing(), verdict=verdict))).rows
+    assert row[-1].startswith("None could be assessed")
