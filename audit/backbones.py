@@ -74,8 +74,12 @@ class Pipeline:
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W), float32, clamped to [-1, 1], of scaled latents (B, 4, h, w)."""
-        return self.vae.decode(latents.float() / self.vae.config["scaling_factor"]).sample.clamp(-1, 1)
+        """Images (B, 3, H, W), float32, clamped to [-1, 1], of scaled latents (B, 4, h, w).
+
+        What is not finite becomes NaN: clamped, an overflow would look like white.
+        """
+        images = self.vae.decode(latents.float() / self.vae.config["scaling_factor"]).sample
+        return torch.where(torch.isfinite(images), images, torch.nan).clamp(-1, 1)
 
 
 def noise_model(unet: UNet2DConditionModel) -> NoiseModel:

@@ -17,10 +17,10 @@ _LENGTHS = {"iterations", "generations"}  # parameters of what takes long and ca
 
 
 @contextlib.contextmanager
-def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[Session]:
+def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool = True) -> Iterator[Session]:
     """A block that computes and journals an erase or attack unit; a later process goes on where it broke off.
 
-    The checkpoints are removed when the block ends without an error. While another process of this machine trains the
+    The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another process of this machine trains the
     same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
     """
     heard = listener or Silent()
@@ -30,7 +30,7 @@ def training_session(unit: Unit, listener: Listener | None = None) -> Iterator[S
     folder = locations.trainings_folder() / unit.key
     with _held(folder, heard) as held:
         yield Session(folder if held else None, heard)
-        if held:
+        if held and ends:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 
 from audit import detectors, identity, meters
+from audit.companions import companions
 from audit.corpus import read_picture
 from audit.detectors.base import Detector
 from audit.erasers.base import Listener, Session
@@ -90,6 +91,7 @@ class Worker:
         self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
+        self._taken: set[str] = set()  # attack units that were brought forward with another one
 
     def _require_planned_code(self) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
@@ -141,9 +143,10 @@ class Worker:
             case "erase":
                 return run_erase(unit, self.models, session)
             case "attack":
-                return run_attack(
-                    unit, self.models, lambda item: self._read(item, self._corpus), self.batch_size, session
-                )
+                read = lambda item: self._read(item, self._corpus)  # noqa: E731
+                heard = session.listener if session else None
+                with companions(self.plan, self.journal, unit, self.batch_size, self._taken, heard) as others:
+                    return run_attack(unit, self.models, read, self.batch_size, session, others)
             case "invert":
                 uris = self.plan.items_of(unit.key)
                 return run_invert(unit, self.models, lambda item: self._read(item, uris), self.batch_size)

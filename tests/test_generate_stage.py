@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from audit.journal import Journal
@@ -29,13 +30,14 @@ def made(models: Models, source: str) -> list[tuple[str, str | None]]:
     return [(row["status"], row["error"]) for row in rows]
 
 
-def test_a_picture_that_is_not_finite_is_degenerate(tiny_folder: Path, tmp_path: Path) -> None:
-    """One channel that is not a number reads as black, and the others would make the rest look like a picture."""
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_a_picture_that_is_not_finite_is_degenerate(tiny_folder: Path, tmp_path: Path, value: float) -> None:
+    """One channel of them reads as black or white, and the others would make the rest look like a picture."""
     models = Models(resolve_model(str(tiny_folder)), Journal(str(tmp_path)), torch.device("cpu"))
     for source in ("prompt", "vae"):
         assert made(models, source) == [("ok", None)] * 2
     with torch.no_grad():
-        models.pipeline.vae.decoder.conv_out.bias[0] = torch.nan
+        models.pipeline.vae.decoder.conv_out.bias[0] = value
     for source in ("prompt", "vae"):
         assert made(models, source) == [("degenerate", "the decoded picture is not finite")] * 2
     assert made(models, "image") == [("ok", None)] * 2

@@ -23,8 +23,8 @@ def adversarial_cases(
     """The cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
 
     Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
-    what the search begins with, there is none. Raises `SpecError` for parameters
-    that the method does not take, and for a prompt set with too few rows.
+    what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for a
+    prompt set with too few rows.
     """
     if chosen is not None:
         return cases_of(chosen, concept, scenario.cases, builder.spec.seed, f"scenarios.{scenario.name}")

@@ -35,27 +35,12 @@ def embedding_cases(
     """The cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
 
     A template that the concept's file cannot be used with gives cases with a problem, as does a concept without pictures
-    to learn from. Raises `SpecError` for an embedding
-    file that cannot be opened, and for fewer reference images than the attack learns from.
+    to learn from. Raises `SpecError` for an embedding file that cannot be opened, and for fewer reference images than the
+    attack learns from.
     """
     problems = _problems(builder, concept, scenario)
-    units: dict[str, str] = {}
-    if len(problems) == len(set(scenario.templates)):
-        pass  # there is no case to attack for
-    elif scenario.embedding is not None:
-        digest = file_digest(scenario, concept)
-        units = builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
-    else:
-        p = learning(scenario)
-        units = builder.attack(
-            "textual-inversion",
-            p.model_dump(mode="json"),
-            concept,
-            [BEST, *map(candidate, p.learning_rates)],
-            model=model if scenario.name == "embedding-whitebox" else None,
-            images=_images(builder, concept.name, p.images, scenario.name),
-            together=True,
-        )
+    usable = len(problems) < len(set(scenario.templates))  # else there is no case to attack for
+    units = _units(builder, concept, scenario, model) if usable else {}
     cases: list[dict[str, Any]] = []
     for number in range(scenario.cases):
         template = scenario.templates[number % len(scenario.templates)]
@@ -63,6 +48,23 @@ def embedding_cases(
         said = problems.get(template)
         cases.append({"seed": builder.spec.seed + number, "prompt": template, "problem": said, **attack})
     return cases
+
+
+def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None) -> dict[str, str]:
+    """Item -> the unit that reads or learns the concept's embedding."""
+    if scenario.embedding is not None:
+        digest = file_digest(scenario, concept)
+        return builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
+    p = learning(scenario)
+    return builder.attack(
+        "textual-inversion",
+        p.model_dump(mode="json"),
+        concept,
+        [BEST, *map(candidate, p.learning_rates)],
+        model=model if scenario.name == "embedding-whitebox" else None,
+        images=_images(builder, concept.name, p.images, scenario.name),
+        together=True,
+    )
 
 
 def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> dict[str, str]:

@@ -79,6 +79,12 @@ def unet_calls(described: Mapping[str, Any]) -> float:
     return parameters.unet_calls(len(described["items"]))
 
 
+def room_for_more(described: Mapping[str, Any], batch_size: int) -> int:
+    """How many further units fit into one UNet call of `batch_size` rows beside this one; 0 where none may."""
+    rows = METHODS[described["method"]].parameters.model_validate(described["parameters"]).rows_together()
+    return max(0, batch_size // rows - 1) if rows else 0
+
+
 def text_calls(described: Mapping[str, Any]) -> float:
     """Texts that one attack unit, by its identity, puts through the text encoder alone."""
     parameters = METHODS[described["method"]].parameters.model_validate(described["parameters"])

@@ -24,6 +24,10 @@ class Parameters(Model):
         """UNet evaluations of one unit with this many items, a backward pass counted as two."""
         return 0.0
 
+    def rows_together(self) -> int | None:
+        """UNet rows that one unit fills where units are searched for in a common loop; None where they are not."""
+        return None
+
     def text_calls(self, items: int) -> float:
         """Texts that one unit with this many items puts through the text encoder without asking a UNet."""
         return 0.0
@@ -158,3 +162,7 @@ class TextualInversionParameters(Parameters):
     def unet_calls(self, items: int) -> float:
         """A forward and a backward pass for each row of each iteration and rate, then the held-out draws."""
         return len(self.learning_rates) * (3.0 * self.iterations * self.batch_size + self.held_out)
+
+    def rows_together(self) -> int:
+        """A draw for each rate."""
+        return len(self.learning_rates) * self.batch_size

@@ -26,6 +26,8 @@ class Search:
     `unit.identity` holds method, resolved parameters, concept, seed, items, images and the model that a white-box method
     sees. `read_item` gives the pixels (H, W, 3) of one of the unit's images. `batch_size` is the most rows of one UNet
     call, and changes nothing but memory. `session` keeps checkpoints of long searches and hears how they go.
+    `companions` are later units that differ from this one in the concept and its images alone, each with a folder for its
+    checkpoints: a method may bring them to their last checkpoint on the way, and answers for none of them.
     """
 
     unit: Unit
@@ -33,6 +35,7 @@ class Search:
     read_item: ReadItem
     batch_size: int
     session: Session
+    companions: Sequence[Search] = ()
 
     @property
     def parameters(self) -> Mapping[str, Any]:

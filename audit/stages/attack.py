@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pyarrow as pa
 import safetensors.torch
@@ -16,15 +17,22 @@ from audit.records import Unit
 
 
 def run_attack(
-    unit: Unit, models: Models, read_item: ReadItem, batch_size: int, session: Session | None = None
+    unit: Unit,
+    models: Models,
+    read_item: ReadItem,
+    batch_size: int,
+    session: Session | None = None,
+    companions: Sequence[tuple[Unit, Session]] = (),
 ) -> tuple[pa.Table, bytes | None]:
     """One row per item of the unit, in plan order, and the tensors found as safetensors bytes, named by their items.
 
     Every row's report says which method searched, in which model and for what. Raises ValueError when a method leaves
-    an item out or finds one that nobody asked for: the plan's rows are the denominator.
+    an item out or finds one that nobody asked for: the plan's rows are the denominator. `companions` are units that the
+    method may bring forward in the same loop; they are run later, as any other.
     """
     described = unit.identity
-    search = Search(unit, models, read_item, batch_size, session or Session())
+    others = [Search(later, models, read_item, batch_size, kept) for later, kept in companions]
+    search = Search(unit, models, read_item, batch_size, session or Session(), others)
     found = methods.runner(described["method"])(search)
     if sorted(row.item for row in found.rows) != sorted(described["items"]) or not set(found.tensors) <= set(
         described["items"]

@@ -27,7 +27,8 @@ def goals(rows: Sequence[Row], judges: Sequence[str]) -> list[str]:
             lines += [_irece(defence.name, judge, numbers) for judge in judges]
         below = _below(defence)
         if names and names[-1] == "egloce" and scenario == "text" and (below, scenario) in found:
-            lines += [_egloce(defence.name, below, judge, numbers, found[below, scenario]) for judge in judges]
+            under = found[below, scenario] if names[:-1] else _unguarded(numbers, judges)
+            lines += [_egloce(defence.name, below, judge, numbers, under) for judge in judges]
     return lines
 
 
@@ -47,11 +48,23 @@ def _irece(name: str, judge: str, numbers: Mapping[str, Any]) -> str:
 
 
 def _egloce(name: str, below: str, judge: str, numbers: Mapping[str, Any], under: Mapping[str, Any]) -> str:
-    after, before = (_share(one["target"][judge]["hits"], one["target"]["assessed"]) for one in (numbers, under))
+    after = _share(numbers["target"][judge]["hits"], numbers["target"]["assessed"])
+    before = _share(under["target"][judge]["hits"], under["target"]["assessed"])
     if before is None or after is None:
         return f"- {name}, {judge}: not assessed"
     reached = after <= before / 2 if below == "none" else after < before
     return f"- {name}, {judge}: CRR {_text(before)} ({below}) to {_text(after)} ({_word(reached)})"
+
+
+def _unguarded(numbers: Mapping[str, Any], judges: Sequence[str]) -> Mapping[str, Any]:
+    """What the same scenes gave without guards, as a cell: that row's own cell may have more scenes."""
+    target = numbers["target"]
+    return {
+        "target": {
+            "assessed": target["assessed"],
+            **{judge: {"hits": target[judge]["hits_before"]} for judge in judges},
+        }
+    }
 
 
 def _below(defence: Defence) -> str:

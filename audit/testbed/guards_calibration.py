@@ -108,7 +108,7 @@ def main() -> None:
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
     bench = Bench(pipeline, judges_on(device), ERASED, arguments.build, arguments.concept, split=SPLIT)
     chosen = [guard("irece"), guard("irece", noise="level", **SPECIFIC)]
-    cells = Cells(bench, arguments.cases, arguments.build / "guards-calibration.json")
+    cells = Cells(bench, arguments.cases, arguments.cases, arguments.build / "guards-calibration")
     print(page(bench, [candidate(text) for text in arguments.candidates] or chosen, arguments.scenarios, cells))
 
 

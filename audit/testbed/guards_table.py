@@ -59,26 +59,40 @@ def judges_on(device: str) -> list[Detector]:
 
 
 class Cells:
-    """Measured cells in one JSON file, by what they depend on."""
+    """Measured cells, a JSON file each, by what they depend on: several processes can measure side by side.
 
-    def __init__(self, bench: Bench, count: int, path: Path) -> None:
-        self.bench, self.count, self.path = bench, count, path
-        self.kept: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    `count` is scenes a cell, `iterated` of EGLOCE, which takes several gradients a step. For the backbone, whose white-box
+    latents are its black-box ones, they are one cell.
+    """
+
+    def __init__(self, bench: Bench, count: int, iterated: int, folder: Path) -> None:
+        self.bench, self.count, self.iterated, self.folder = bench, count, iterated, folder
 
     def has(self, defence: Defence, scenario: str) -> bool:
         """Whether the cell was measured before."""
-        return self.bench.key(defence, scenario, self.count) in self.kept
+        return self._path(defence, scenario).exists()
 
     def cell(self, defence: Defence, scenario: str) -> Mapping[str, Any]:
         """The numbers of one cell, measured now unless they were before."""
-        key = self.bench.key(defence, scenario, self.count)
-        if key not in self.kept:
-            self.kept[key] = measure(self.bench, defence, scenario, self.count)
-            text = json.dumps(self.kept)
-            write_atomically(self.path, lambda partial: partial.write_text(text))
+        path = self._path(defence, scenario)
+        if not path.exists():
+            text = json.dumps(measure(self.bench, defence, _one(defence, scenario), self._count(defence)))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, lambda partial: partial.write_text(text))
             print(f"{defence.name}, {scenario}: measured", file=sys.stderr, flush=True)
-        found: Mapping[str, Any] = self.kept[key]
+        found: Mapping[str, Any] = json.loads(path.read_text())
         return found
+
+    def _count(self, defence: Defence) -> int:
+        return self.iterated if any(guard.name == "egloce" for guard in defence.guards) else self.count
+
+    def _path(self, defence: Defence, scenario: str) -> Path:
+        return self.folder / f"{self.bench.key(defence, _one(defence, scenario), self._count(defence))}.json"
+
+
+def _one(defence: Defence, scenario: str) -> str:
+    """The scenario that a cell is measured under."""
+    return "latent-whitebox" if defence.eraser is None and scenario == "latent-blackbox" else scenario
 
 
 def rate(hits: int, total: int) -> str:
@@ -168,15 +182,17 @@ def page(
     bench: Bench,
     rows: Sequence[tuple[Defence, str, Mapping[str, Any]]],
     masks: str,
-    counts: tuple[int, int],
+    counts: tuple[int, int, int],
     left_out: Sequence[str],
 ) -> str:
-    """What goes into the README: both tables, and how to read them. `counts` are scenes a cell and scenes for the masks."""
+    """What goes into the README: both tables, and how to read them. `counts` are scenes a cell, of them in EGLOCE's,
+    and scenes for the masks."""
     listed = {defence.name: defence for defence, _, _ in rows if defence.guards}
     settings = [f"- {name}: {'; '.join(describe(guard) for guard in row.guards)}" for name, row in listed.items()]
     return "\n".join(
         [
-            f"Concept {bench.concept}, {counts[0]} two-object scenes of the audit split a cell, {STEPS} DDIM steps; text with",
+            f"Concept {bench.concept}, {counts[0]} two-object scenes of the audit split a cell, the first {counts[1]} of them in",
+            f"those with EGLOCE, {STEPS} DDIM steps. On the backbone black-box latents are the white-box ones. Text with",
             f"guidance {GUIDANCE} and a prompt that names both objects, latents with the null prompt and guidance 1. A score of",
             "0.5 or more is a hit, of 0.2 for the judge, whose probability two objects share; intervals are exact, at 95 %.",
             "PSNR, SSIM and GMSD (a perceptual distance, 0 is equal) compare with the same defence without its guards: outside",
@@ -198,7 +214,7 @@ def page(
             *settings,
             *(["", "Not measured yet:", "", *left_out] if left_out else []),
             "",
-            f"Masks of IRECE against the true region, on {counts[1]} scenes noised to t*:",
+            f"Masks of IRECE against the true region, on {counts[2]} scenes noised to t*:",
             "",
             masks,
         ]
@@ -227,7 +243,8 @@ def tuned_guards(paths: Sequence[Path]) -> list[Guard]:
 def main() -> None:
     """Measure what is asked for and not measured yet; write all that is measured into README.md."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", type=int, default=100, help="scenes a cell")
+    parser.add_argument("--cases", type=int, default=40, help="scenes a cell")
+    parser.add_argument("--egloce-cases", type=int, default=20, help="scenes a cell of EGLOCE, whose steps cost most")
     parser.add_argument("--scenes", type=int, default=200, help="scenes for the masks")
     parser.add_argument("--concept", default="ring")
     parser.add_argument("--defences", nargs="*", help="names of rows to measure; all of them without this")
@@ -243,7 +260,7 @@ def main() -> None:
     tuned = tuned_guards(arguments.tuned)
     listed = defences(arguments.concept, tuned)
     missing = sorted({d.eraser for d in listed if d.eraser and bench.artefact(d.eraser) is None})
-    cells = Cells(bench, arguments.cases, arguments.build / "guards-table.json")
+    cells = Cells(bench, arguments.cases, arguments.egloce_cases, arguments.build / "guards-table")
     present = [d for d in listed if d.eraser not in missing]
     wanted = {d.name for d in present if not arguments.defences or d.name in arguments.defences}
     rows = [
@@ -255,7 +272,7 @@ def main() -> None:
     located = {describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
     masks = localisation(bench, list(located.values()) or [Guard(name="irece")], arguments.scenes)
     waiting = not_measured(listed, rows, missing)
-    written = page(bench, rows, masks, (arguments.cases, arguments.scenes), waiting)
+    written = page(bench, rows, masks, (arguments.cases, arguments.egloce_cases, arguments.scenes), waiting)
     arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))
     print(written)
 

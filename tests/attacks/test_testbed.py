@@ -11,7 +11,8 @@ from PIL import Image
 
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import Learner
+from audit.attacks.embedding_learner import Learner, learn
+from audit.attacks.textual_inversion import found as what_was_found
 from audit.attacks.training_prompts import Prompts
 from audit.backbones import load_pipeline
 from audit.checkpoints import apply_artefact
@@ -40,8 +41,8 @@ def test_a_learned_embedding_brings_the_ring_back_through_uce(tmp_path: Path) ->
         both = np.stack([pixels, pixels[:, ::-1]])
         latents.append(pipeline.encode_images(torch.from_numpy(both).permute(0, 3, 1, 2)))
     learner = Learner(Prompts(pipeline, p), model, torch.stack(latents), p, 0, 32)
-    learner.learn(Session())
-    found = learner.found().tensors["best"]
+    learn([learner], [Session()])
+    found = what_was_found(learner).tensors["best"]
     (classifier,) = [d for d in counting.build_detectors("cpu") if d.instrument.detector == "classifier"]
 
     def hits(text: str) -> int:

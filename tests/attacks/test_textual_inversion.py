@@ -14,7 +14,8 @@ import torch
 from audit import run
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import Learner
+from audit.attacks.embedding_learner import Learner, learn
+from audit.attacks.textual_inversion import found
 from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline, noise_model
 from audit.checkpoints import ErasedModel
@@ -52,7 +53,7 @@ def learner(pipeline: Pipeline, most: int = 8, **changes: Any) -> Learner:
 
 
 def learned(made: Learner, session: Session | None = None) -> torch.Tensor:
-    made.learn(session or Session())
+    learn([made], [session or Session()])
     return torch.stack([vector.detach() for vector in made.vectors])
 
 
@@ -83,53 +84,53 @@ def test_no_unet_call_has_more_rows_than_the_batch_size(pipeline: Pipeline, most
 
     whole = counting(64)
     expected = learned(whole)
-    losses = [row.score for row in whole.found().rows]
+    losses = [row.score for row in found(whole).rows]
     calls.clear()
     small = counting(most)
     assert torch.allclose(learned(small), expected, atol=1e-5)
     assert max(calls) <= most and sum(calls) == 4 * 2 * 6
     assert torch.allclose(torch.tensor(small.losses), torch.tensor(whole.losses), atol=1e-5)
     calls.clear()
-    assert [row.score for row in small.found().rows] == pytest.approx(losses, abs=1e-5)
+    assert [row.score for row in found(small).rows] == pytest.approx(losses, abs=1e-5)
     assert max(calls) <= most and sum(calls) == 3 * 8
 
 
 def test_only_the_embedding_moves_and_the_loss_falls(pipeline: Pipeline) -> None:
     before = {name: tensor.clone() for name, tensor in pipeline.text_encoder.state_dict().items()}
     made = learner(pipeline, iterations=60, learning_rates=(0.05,), batch_size=4, held_out=16)
-    made.learn(Session())
-    found = made.found()
-    best = next(row for row in found.rows if row.item == "best")
+    learn([made], [Session()])
+    result = found(made)
+    best = next(row for row in result.rows if row.item == "best")
     assert best.score is not None and best.score < best.report["held_out_loss_initial"]
-    assert found.tensors["best"].shape == (2, 16)
+    assert result.tensors["best"].shape == (2, 16)
     assert all(torch.equal(before[name], tensor) for name, tensor in pipeline.text_encoder.state_dict().items())
     assert all(p.grad is None for module in (pipeline.unet, pipeline.text_encoder) for p in module.parameters())
 
 
 def test_the_best_rate_has_the_lowest_held_out_loss_and_a_diverged_one_never_wins(pipeline: Pipeline) -> None:
     made = learner(pipeline)
-    made.learn(Session())
+    learn([made], [Session()])
     with torch.no_grad():
         made.vectors[1].fill_(float("nan"))
-    found = made.found()
-    rows = {row.item: row for row in found.rows}
+    result = found(made)
+    rows = {row.item: row for row in result.rows}
     assert rows["best"].report["chosen"] == "lr-0.01" and rows["best"].score == rows["lr-0.01"].score
-    assert rows["lr-0.1"].status is Status.DEGENERATE and set(found.tensors) == {"best", "lr-0.01"}
+    assert rows["lr-0.1"].status is Status.DEGENERATE and set(result.tensors) == {"best", "lr-0.01"}
     with torch.no_grad():
         made.vectors[0].fill_(float("nan"))
-    rows = {row.item: row for row in made.found().rows}
+    rows = {row.item: row for row in found(made).rows}
     assert {row.status for row in rows.values()} == {Status.DEGENERATE}
 
 
 def test_an_embedding_that_beats_no_initial_word_found_nothing(pipeline: Pipeline) -> None:
     made = learner(pipeline)
-    made.learn(Session())
+    learn([made], [Session()])
     with torch.no_grad():
         for vector in made.vectors:
             vector.copy_(made.prompts.initial)  # as good as the word itself, and no better
-    found = made.found()
-    rows = {row.item: row for row in found.rows}
-    assert rows["best"].status is Status.DEGENERATE and "best" not in found.tensors
+    result = found(made)
+    rows = {row.item: row for row in result.rows}
+    assert rows["best"].status is Status.DEGENERATE and "best" not in result.tensors
     assert rows["best"].error is not None and "no lower than with the initial word 'o'" in rows["best"].error
     assert rows["best"].score == pytest.approx(rows["best"].report["held_out_loss_initial"], rel=1e-5)
     assert rows["best"].report["chosen"] in rows and "summary" not in rows["best"].report

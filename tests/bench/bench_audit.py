@@ -1,6 +1,6 @@
 """A complete small audit against the per-image script of `plain_audit`: the same cases, one machine, one run.
 
-python -m tests.bench.bench_audit [--cases 64] [--steps 25]
+python -m tests.bench.bench_audit [--cases 32] [--steps 25]
 
 Four models (backbone, ESD, UCE, Receler) by text prompts, white-box and black-box latents, two judges, all controls.
 Ours is everything from the spec to the report, planning, journal, DuckDB, checks and gate included; the script only makes
@@ -34,7 +34,7 @@ from tests.bench.forwards import Forwards, counted
 from tests.bench.plain_audit import PASSES, PlainAudit
 from tests.bench.table import Figure, conclude
 
-CASES, STEPS = 64, 25
+CASES, STEPS = 32, 25
 LEAST_SPEED, LEAST_SHARE = 5.0, 0.85
 SMALLEST = 32  # cases a cell from which the limits hold: what a run costs once weighs more in fewer
 UNET = "UNet2DConditionModel"

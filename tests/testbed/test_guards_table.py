@@ -65,7 +65,7 @@ def test_a_cell_is_measured_once_and_written_with_its_denominators(
     monkeypatch.setattr(guard_cells, "STEPS", 5)
     monkeypatch.setattr(guard_cells, "PASSES", 2)
     row = Defence("irece", None, (guard("irece", noise="level"),))
-    cells = guards_table.Cells(bench, 2, tmp_path / "cells.json")
+    cells = guards_table.Cells(bench, 2, 1, tmp_path / "cells")
     numbers = cells.cell(row, "latent-whitebox")
     assert numbers["target"]["assessed"] == numbers["target"]["changed"] == 2
     assert numbers["target"]["acted"] == [2]
@@ -76,8 +76,10 @@ def test_a_cell_is_measured_once_and_written_with_its_denominators(
         raise AssertionError("measured twice")
 
     monkeypatch.setattr(guards_table, "measure", again)
-    kept = guards_table.Cells(bench, 2, tmp_path / "cells.json").cell(row, "latent-whitebox")
+    kept = guards_table.Cells(bench, 2, 1, tmp_path / "cells").cell(row, "latent-whitebox")
     assert kept == numbers
+    assert cells.cell(row, "latent-blackbox") == numbers  # one cell: the backbone inverts for the backbone
+    assert not cells.has(row, "text")
     text = guards_table.table([(row, "latent-whitebox", numbers)])
     assert "/2 (" in text and "| 2/2 | " in text and "(n=2)" in text and text.count("\n") == 2
     header, _, line = text.splitlines()
@@ -153,7 +155,7 @@ def test_the_page_names_what_is_not_measured_and_how_many_scenes_the_masks_saw(b
     assert any(
         line.startswith("- uce: ") and line.endswith("uce is not there yet (make testbed-erased)") for line in waiting
     )
-    text = guards_table.page(bench, rows, "MASKS", (2, 7), waiting)
+    text = guards_table.page(bench, rows, "MASKS", (2, 1, 7), waiting)
     assert "Not measured yet:" in text and waiting[0] in text and "on 7 scenes noised to t*" in text
 
 

@@ -1,0 +1,210 @@
+"""The learning loop of textual inversion: embeddings of one or several concepts as rows of common UNet calls.
+
+Every concept and learning rate has an embedding of its own, and every iteration draws its noise from a generator of its
+own. What is learned together, how rows are packed and where a process broke off change nothing but the rounding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from audit import identity
+from audit.attacks.parameters import TextualInversionParameters
+from audit.attacks.training_prompts import Prompts
+from audit.backbones import Pipeline
+from audit.erasers.base import Session
+from audit.erasers.training import write_atomically
+
+NAME = "textual-inversion"
+Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What one iteration learns on: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
+
+    noisy: torch.Tensor
+    noise: torch.Tensor
+    timesteps: torch.Tensor
+    templates: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.timesteps)
+
+    def part(self, rows: slice) -> Draw:
+        """Some of its rows."""
+        return Draw(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.templates[rows])
+
+
+class Learner:
+    """One concept's embeddings, one per learning rate, and what is known of them.
+
+    `latents` (N, 2, C, h, w) are clean ones, plain and mirrored. UNet calls have at most `batch_size` rows; where one
+    rate's draw has more, it is split and its gradient accumulated.
+    """
+
+    def __init__(
+        self,
+        prompts: Prompts,
+        predict: Predict,
+        latents: torch.Tensor,
+        p: TextualInversionParameters,
+        seed: int,
+        batch_size: int,
+    ) -> None:
+        self.prompts, self.predict, self.latents, self.p, self.seed = prompts, predict, latents, p, seed
+        self.batch_size = batch_size
+        self.abar = _abar(prompts.pipeline).to(latents.device)
+        self.vectors = [prompts.initial.clone().requires_grad_() for _ in p.learning_rates]
+        groups = [{"params": [v], "lr": lr} for v, lr in zip(self.vectors, p.learning_rates, strict=True)]
+        self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=p.weight_decay)
+        self.losses: list[list[float]] = []  # of each iteration made, one per rate
+
+    def draw(self, iteration: int) -> Draw:
+        """The draws of one iteration, from a generator of its own: a resumed search sees what it would have seen.
+
+        Timesteps and templates are the same for every concept with these parameters and this seed.
+        """
+        p, generator = self.p, self._generator("train", iteration)
+        size = (p.batch_size,)
+        pictures = torch.randint(len(self.latents), size, generator=generator)
+        mirrored = (torch.rand(size, generator=generator) < p.flip).long()
+        timesteps = torch.randint(len(self.abar), size, generator=generator)
+        templates = torch.randint(len(p.templates), size, generator=generator)
+        noise = torch.randn((p.batch_size, *self.latents.shape[2:]), generator=generator)
+        return self._noisy(pictures, mirrored, timesteps, templates, noise)
+
+    @torch.no_grad()
+    def held_out(self, vectors: Sequence[torch.Tensor]) -> list[float]:
+        """The mean loss of each embedding over the same held-out draws, timesteps spread evenly."""
+        p, generator = self.p, self._generator("held-out", 0)
+        totals = torch.zeros(len(vectors))
+        for start in range(0, p.held_out, p.batch_size):
+            numbers = torch.arange(start, min(start + p.batch_size, p.held_out))
+            timesteps = ((numbers + 0.5) / p.held_out * len(self.abar)).long()
+            noise = torch.randn((len(numbers), *self.latents.shape[2:]), generator=generator)
+            plain = torch.zeros_like(numbers)
+            draw = self._noisy(numbers % len(self.latents), plain, timesteps, numbers % len(p.templates), noise)
+            for chosen, rows in _calls(len(vectors), len(draw), self.batch_size):
+                part, count = draw.part(rows), len(vectors[chosen])
+                totals[chosen] += self.loss(vectors[chosen], [part] * count).cpu() * len(part)
+        return (totals / p.held_out).tolist()
+
+    def loss(self, vectors: Sequence[torch.Tensor], draws: Sequence[Draw]) -> torch.Tensor:
+        """The mean squared error (R,) of each embedding (n, D) on its draw; the draws share timesteps and templates."""
+        first, count = draws[0], len(vectors)
+        states = self.prompts.states(torch.stack(list(vectors)), first.templates)
+        noise = self.predict(torch.cat([draw.noisy for draw in draws]), first.timesteps.repeat(count), states)
+        error = (noise - torch.cat([draw.noise for draw in draws])).pow(2).flatten(1).mean(1)
+        return error.unflatten(0, (count, -1)).mean(1)
+
+    def state(self) -> bytes:
+        """A checkpoint, as safetensors."""
+        tensors = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
+        for number, vector in enumerate(self.vectors):
+            kept = self.optimiser.state[vector]
+            tensors |= {f"{number}.{name}": kept[name].cpu().clone() for name in ("step", "exp_avg", "exp_avg_sq")}
+            tensors[f"{number}.vector"] = vector.detach().cpu().clone()
+        return safetensors.torch.save(tensors)
+
+    def restore(self, data: bytes) -> None:
+        """Go on from a checkpoint; from the beginning where it cannot be read."""
+        try:
+            found = safetensors.torch.load(data)
+        except safetensors.SafetensorError:
+            return
+        self.losses = found["losses"].tolist()
+        for number, vector in enumerate(self.vectors):
+            with torch.no_grad():
+                vector.copy_(found[f"{number}.vector"])
+            self.optimiser.state[vector] = {
+                "step": found[f"{number}.step"],
+                **{name: found[f"{number}.{name}"].to(vector.device) for name in ("exp_avg", "exp_avg_sq")},
+            }
+
+    def _noisy(
+        self,
+        pictures: torch.Tensor,
+        mirrored: torch.Tensor,
+        timesteps: torch.Tensor,
+        templates: torch.Tensor,
+        noise: torch.Tensor,
+    ) -> Draw:
+        device = self.latents.device
+        timesteps, noise = timesteps.to(device), noise.to(device)
+        abar = self.abar[timesteps][:, None, None, None]
+        clean = self.latents[pictures.to(device), mirrored.to(device)]
+        return Draw(abar.sqrt() * clean + (1 - abar).sqrt() * noise, noise, timesteps, templates)
+
+    def _generator(self, purpose: str, number: int) -> torch.Generator:
+        seed = identity.int_key({"attack": NAME, "seed": self.seed, "purpose": purpose, "number": number})
+        return torch.Generator("cpu").manual_seed(seed)
+
+
+def learn(learners: Sequence[Learner], sessions: Sequence[Session]) -> None:
+    """Run the iterations that no earlier process has made, keeping each learner's checkpoint from time to time and at
+    the end. The learners share model, prompts, parameters and seed; the first session's listener hears how it goes.
+    """
+    paths = [session.folder / "embeddings.safetensors" if session.folder else None for session in sessions]
+    for learner, path in zip(learners, paths, strict=True):
+        if path and path.exists():
+            learner.restore(path.read_bytes())
+    total, start = learners[0].p.iterations, min(len(learner.losses) for learner in learners)
+    listener, saved = sessions[0].listener, time.monotonic()
+    stage = "textual inversion" + (f" of {len(learners)} concepts" if len(learners) > 1 else "")
+    listener.begin(stage, total, start)
+    for iteration in range(start, total):
+        _iterate([learner for learner in learners if len(learner.losses) == iteration], iteration)
+        listener.update(stage, iteration + 1)
+        if iteration + 1 == total or time.monotonic() - saved >= sessions[0].checkpoint_seconds:
+            _save(learners, paths)
+            saved = time.monotonic()
+    listener.end(stage)
+
+
+def _save(learners: Sequence[Learner], paths: Sequence[Path | None]) -> None:
+    for learner, path in zip(learners, paths, strict=True):
+        if path:
+            data = learner.state()
+            write_atomically(path, lambda partial, data=data: partial.write_bytes(data))  # type: ignore[misc]
+
+
+def _iterate(learners: Sequence[Learner], iteration: int) -> None:
+    """One step of every embedding of every learner."""
+    draws = [learner.draw(iteration) for learner in learners]
+    for learner in learners:
+        learner.optimiser.zero_grad()
+    vectors = [vector for learner in learners for vector in learner.vectors]
+    own = [draw for learner, draw in zip(learners, draws, strict=True) for _ in learner.vectors]
+    losses, first, size = torch.zeros(len(vectors)), learners[0], len(draws[0])
+    for chosen, rows in _calls(len(vectors), size, first.batch_size):
+        parts = [draw.part(rows) for draw in own[chosen]]
+        loss = first.loss(vectors[chosen], parts) * (len(parts[0]) / size)
+        loss.sum().backward()
+        losses[chosen] += loss.detach().cpu()
+    for learner, made in zip(learners, losses.split(len(first.vectors)), strict=True):
+        learner.optimiser.step()
+        learner.losses.append(made.tolist())
+
+
+def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
+    """Which embeddings meet which rows of their draws in one UNet call of at most `most` rows."""
+    together, size = max(1, most // draws), min(most, draws)
+    for first in range(0, embeddings, together):
+        for start in range(0, draws, size):
+            yield slice(first, first + together), slice(start, start + size)
+
+
+def _abar(pipeline: Pipeline) -> torch.Tensor:
+    """The signal's share alpha-bar at every training timestep."""
+    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+    config = pipeline.scheduler_config
+    return DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()

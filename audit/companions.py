@@ -1,0 +1,49 @@
+"""Attack units that differ in their concept alone, searched for in one loop where a UNet call has room for them.
+
+The first unit to run takes the others along as far as their last checkpoints; each is completed and journalled when it is
+its own turn, by the code that resumes an interrupted search. So units, keys and reports stay what they are one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from audit.attacks import methods
+from audit.erasers.base import Listener, Session
+from audit.journal import Journal
+from audit.plan import Plan
+from audit.records import Unit
+from audit.training_folders import training_session
+
+_OWN = {"concept", "images"}  # what companions may differ in
+
+
+@contextlib.contextmanager
+def companions(
+    plan: Plan, journal: Journal, unit: Unit, batch_size: int, taken: set[str], listener: Listener | None
+) -> Iterator[list[tuple[Unit, Session]]]:
+    """A block with the pending units to take along with `unit`, and where each keeps its checkpoints.
+
+    Units in `taken` have been taken along before; those of now are added to it. A unit that another process of this
+    machine trains, or that has no place for checkpoints, is left for its own turn.
+    """
+    taken.add(unit.key)
+    room = methods.room_for_more(unit.identity, batch_size)
+    with contextlib.ExitStack() as stack:
+        found: list[tuple[Unit, Session]] = []
+        for later in plan.pending("attack", journal) if room else ():
+            if len(found) == room:
+                break
+            if later.key in taken or _shared(later.identity) != _shared(unit.identity):
+                continue
+            session = stack.enter_context(training_session(later, listener, ends=False))
+            if session.folder is not None:
+                taken.add(later.key)
+                found.append((later, session))
+        yield found
+
+
+def _shared(described: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in described.items() if name not in _OWN}
