@@ -20,8 +20,8 @@ _LENGTHS = {"iterations", "generations"}  # parameters of what takes long and ca
 def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool = True) -> Iterator[Session]:
     """A block that computes and journals an erase or attack unit; a later process goes on where it broke off.
 
-    The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another process of this machine trains the
-    same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
+    The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another process
+    of this machine trains the same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
     """
     heard = listener or Silent()
     if not _LENGTHS & set(unit.identity.get("parameters", {})):  # a checkpoint or a closed form: nothing to go on with

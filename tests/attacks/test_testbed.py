@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from audit.attacks import methods
-from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.embedding_learner import Learner, learn
+from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import found as what_was_found
 from audit.attacks.training_prompts import Prompts
 from audit.backbones import load_pipeline

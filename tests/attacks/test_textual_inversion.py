@@ -13,8 +13,8 @@ import torch
 
 from audit import run
 from audit.attacks import methods
-from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.embedding_learner import Learner, learn
+from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import found
 from audit.attacks.training_prompts import Prompts
 from audit.backbones import Pipeline, noise_model
