@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from audit.attacks import methods
-from audit.erasers.base import Listener, Session
+from audit.erasers.base import Session
 from audit.journal import Journal
 from audit.plan import Plan
 from audit.records import Unit
@@ -22,12 +22,12 @@ _OWN = {"concept", "images"}  # what companions may differ in
 
 @contextlib.contextmanager
 def companions(
-    plan: Plan, journal: Journal, unit: Unit, batch_size: int, taken: set[str], listener: Listener | None
+    plan: Plan, journal: Journal, unit: Unit, batch_size: int, taken: set[str]
 ) -> Iterator[list[tuple[Unit, Session]]]:
     """A block with the pending units to take along with `unit`, and where each keeps its checkpoints.
 
-    Units in `taken` have been taken along before; those of now are added to it. A unit that another process of this
-    machine trains, or that has no place for checkpoints, is left for its own turn.
+    Units in `taken` have been taken along before; those that have a checkpoint when the block ends are added to it. A
+    unit that another process of this machine trains, or that has no place for checkpoints, is left for its own turn.
     """
     taken.add(unit.key)
     room = methods.room_for_more(unit.identity, batch_size)
@@ -38,11 +38,11 @@ def companions(
                 break
             if later.key in taken or _shared(later.identity) != _shared(unit.identity):
                 continue
-            session = stack.enter_context(training_session(later, listener, ends=False))
+            session = stack.enter_context(training_session(later, ends=False))
             if session.folder is not None:
-                taken.add(later.key)
                 found.append((later, session))
         yield found
+        taken.update(later.key for later, session in found if session.folder and any(session.folder.iterdir()))
 
 
 def _shared(described: Mapping[str, Any]) -> dict[str, Any]:

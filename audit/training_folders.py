@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from audit import locations
@@ -34,24 +34,51 @@ def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def trained_elsewhere(unit: Unit) -> bool:
+    """Whether another process of this machine is at the unit's training now."""
+    folder = locations.trainings_folder() / unit.key
+    with _locked(folder) as locked:
+        return not locked
+
+
+def sweep(units: Iterable[Unit]) -> None:
+    """Remove what is left of the trainings of complete units: another process may have been the one to finish them."""
+    for unit in units:
+        folder = locations.trainings_folder() / unit.key
+        with _locked(folder) as locked:
+            if locked:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """A block in which no other process trains in `folder`, which need not be there; False when one may."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        yield isinstance(error, FileNotFoundError)
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(handle)
+
+
 @contextlib.contextmanager
 def _held(folder: Path, listener: Listener) -> Iterator[bool]:
     """A block in which this process alone writes into `folder`; False when it may not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = os.open(folder, os.O_RDONLY)
+        os.listdir(folder)
     except OSError as error:
         listener.note(f"{folder} cannot be written ({error.strerror}): an interrupted training will begin anew")
         yield False
         return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:  # two workers write the same unit with the same content, but never the same checkpoint file
-        listener.note("another process trains this model too; this one keeps no checkpoints")
-        os.close(handle)
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(handle)
+    with _locked(folder) as locked:
+        if not locked:  # two workers write the same unit with the same content, but never the same checkpoint file
+            listener.note("another process trains this model too; this one keeps no checkpoints")
+        yield locked

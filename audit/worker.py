@@ -144,8 +144,7 @@ class Worker:
                 return run_erase(unit, self.models, session)
             case "attack":
                 read = lambda item: self._read(item, self._corpus)  # noqa: E731
-                heard = session.listener if session else None
-                with companions(self.plan, self.journal, unit, self.batch_size, self._taken, heard) as others:
+                with companions(self.plan, self.journal, unit, self.batch_size, self._taken) as others:
                     return run_attack(unit, self.models, read, self.batch_size, session, others)
             case "invert":
                 uris = self.plan.items_of(unit.key)

@@ -27,4 +27,9 @@ def attack_unit(run: Run, unit: Unit) -> UnitReport:
 
 def attack(run: Run, share: Share | None = None) -> StageReport:
     """The stage's report."""
-    return run_units(run, "attack", attack_unit, share=share)
+    from audit.training_folders import sweep  # loads torch
+
+    report = run_units(run, "attack", attack_unit, share=share)
+    done = run.journal.keys("attack")
+    sweep(unit for unit in run.plan.units_of("attack") if unit.key in done)
+    return report

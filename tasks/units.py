@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -116,10 +117,15 @@ class _Stage:
         self._asked = time.monotonic()
 
     def pending(self) -> Iterator[Unit]:
-        """Units without a complete file, looked up again from time to time while others work too."""
+        """Units without a complete file, looked up again from time to time while others work too.
+
+        One that another process of this machine trains comes last: by then that process may have finished it.
+        """
+        from audit.training_folders import trained_elsewhere  # loads torch
+
         keys = self.plan.units["key"]
-        began = frozenset(self.done)
-        for row in self.order:
+        began, postponed = frozenset(self.done), list[int]()
+        for row in itertools.chain(self.order, postponed):
             if time.monotonic() - self._asked > REFRESH_SECONDS:
                 self._refresh()
             key = keys[row].as_py()
@@ -127,8 +133,12 @@ class _Stage:
                 self.elsewhere += key not in began
                 self.settled += key not in began
                 continue
+            unit = self._unit(row)
+            if row not in postponed and self.kind in ("erase", "attack") and trained_elsewhere(unit):
+                postponed.append(row)
+                continue
             self.settled += 1
-            yield self._unit(row)
+            yield unit
 
     def _unit(self, row: int) -> Unit:
         (found,) = self.plan.units.slice(row, 1).to_pylist()

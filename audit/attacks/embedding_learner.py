@@ -7,6 +7,7 @@ own. What is learned together, how rows are packed and where a process broke off
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -23,7 +24,10 @@ from audit.backbones import Pipeline
 from audit.erasers.base import Session
 from audit.erasers.training import write_atomically
 
+log = logging.getLogger(__name__)
+
 NAME = "textual-inversion"
+_KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a checkpoint
 Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -110,25 +114,26 @@ class Learner:
         """A checkpoint, as safetensors."""
         tensors = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         for number, vector in enumerate(self.vectors):
-            kept = self.optimiser.state[vector]
-            tensors |= {f"{number}.{name}": kept[name].cpu().clone() for name in ("step", "exp_avg", "exp_avg_sq")}
-            tensors[f"{number}.vector"] = vector.detach().cpu().clone()
+            kept = {**self.optimiser.state[vector], "vector": vector.detach()}
+            tensors |= {f"{number}.{name}": kept[name].cpu().clone() for name in _KEPT}
         return safetensors.torch.save(tensors)
 
     def restore(self, data: bytes) -> None:
-        """Go on from a checkpoint; from the beginning where it cannot be read."""
+        """Go on from a checkpoint; from the beginning where it is not one of such a learner, as ValueError says."""
         try:
             found = safetensors.torch.load(data)
-        except safetensors.SafetensorError:
-            return
-        self.losses = found["losses"].tolist()
-        for number, vector in enumerate(self.vectors):
+            losses = found["losses"].tolist()
+            kept = [{name: found[f"{n}.{name}"] for name in _KEPT} for n in range(len(self.vectors))]
+        except (safetensors.SafetensorError, KeyError) as error:
+            raise ValueError(f"it is damaged: {error}") from error
+        if any(one["vector"].shape != v.shape for one, v in zip(kept, self.vectors, strict=True)):
+            raise ValueError("its embeddings have another shape")
+        self.losses = losses
+        for one, vector in zip(kept, self.vectors, strict=True):
             with torch.no_grad():
-                vector.copy_(found[f"{number}.vector"])
-            self.optimiser.state[vector] = {
-                "step": found[f"{number}.step"],
-                **{name: found[f"{number}.{name}"].to(vector.device) for name in ("exp_avg", "exp_avg_sq")},
-            }
+                vector.copy_(one["vector"])
+            moments = {name: one[name].to(vector.device) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimiser.state[vector] = {"step": one["step"], **moments}
 
     def _noisy(
         self,
@@ -152,17 +157,22 @@ class Learner:
 def learn(learners: Sequence[Learner], sessions: Sequence[Session]) -> None:
     """Run the iterations that no earlier process has made, keeping each learner's checkpoint from time to time and at
     the end. The learners share model, prompts, parameters and seed; the first session's listener hears how it goes.
+
+    Where a UNet call does not fit into the device's memory, calls have half as many rows from then on.
     """
+    listener, saved = sessions[0].listener, time.monotonic()
     paths = [session.folder / "embeddings.safetensors" if session.folder else None for session in sessions]
     for learner, path in zip(learners, paths, strict=True):
         if path and path.exists():
-            learner.restore(path.read_bytes())
+            try:
+                learner.restore(path.read_bytes())
+            except (OSError, ValueError) as error:
+                listener.note(f"the checkpoint {path} is not used: {error}; this embedding is learned anew")
     total, start = learners[0].p.iterations, min(len(learner.losses) for learner in learners)
-    listener, saved = sessions[0].listener, time.monotonic()
     stage = "textual inversion" + (f" of {len(learners)} concepts" if len(learners) > 1 else "")
     listener.begin(stage, total, start)
     for iteration in range(start, total):
-        _iterate([learner for learner in learners if len(learner.losses) == iteration], iteration)
+        _fitting([learner for learner in learners if len(learner.losses) == iteration], iteration)
         listener.update(stage, iteration + 1)
         if iteration + 1 == total or time.monotonic() - saved >= sessions[0].checkpoint_seconds:
             _save(learners, paths)
@@ -175,6 +185,22 @@ def _save(learners: Sequence[Learner], paths: Sequence[Path | None]) -> None:
         if path:
             data = learner.state()
             write_atomically(path, lambda partial, data=data: partial.write_bytes(data))  # type: ignore[misc]
+
+
+def _fitting(learners: Sequence[Learner], iteration: int) -> None:
+    """One step of every embedding, in calls that fit into memory; nothing has moved when one did not."""
+    while True:
+        try:
+            return _iterate(learners, iteration)
+        except torch.OutOfMemoryError:
+            most = learners[0].batch_size // 2
+            if not most:
+                raise
+            log.warning("a UNet call of textual inversion does not fit into memory: %d rows from now on", most)
+        for learner in learners:  # outside of the handler, which keeps the graph alive
+            learner.batch_size = most
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _iterate(learners: Sequence[Learner], iteration: int) -> None:

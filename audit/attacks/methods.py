@@ -35,6 +35,9 @@ class Method:
     module: str
 
 
+# Nothing of a common loop is journalled before all of it is learned, and other processes leave its units alone.
+MOST_TOGETHER = 4
+
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
@@ -82,7 +85,7 @@ def unet_calls(described: Mapping[str, Any]) -> float:
 def room_for_more(described: Mapping[str, Any], batch_size: int) -> int:
     """How many further units fit into one UNet call of `batch_size` rows beside this one; 0 where none may."""
     rows = METHODS[described["method"]].parameters.model_validate(described["parameters"]).rows_together()
-    return max(0, batch_size // rows - 1) if rows else 0
+    return max(0, min(batch_size // rows, MOST_TOGETHER) - 1) if rows else 0
 
 
 def text_calls(described: Mapping[str, Any]) -> float:

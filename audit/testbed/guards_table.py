@@ -8,6 +8,7 @@ goes on; the page names the cells that are not measured yet.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -36,7 +37,7 @@ from audit.testbed.counting import HERE
 from audit.testbed.erased import ERASED
 from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, Bench, cases_of, measure
 from audit.testbed.guard_defences import Defence, defences, describe
-from audit.testbed.guard_goals import goals
+from audit.testbed.guard_goals import claims, goals
 from audit.testbed.markers import GUARDS, replaced
 from audit.yaml_files import load_yaml
 
@@ -72,11 +73,11 @@ class Cells:
         """Whether the cell was measured before."""
         return self._path(defence, scenario).exists()
 
-    def cell(self, defence: Defence, scenario: str) -> Mapping[str, Any]:
-        """The numbers of one cell, measured now unless they were before."""
-        path = self._path(defence, scenario)
+    def cell(self, defence: Defence, scenario: str, count: int | None = None) -> Mapping[str, Any]:
+        """The numbers of one cell, of `count` scenes or as many as it has, measured now unless they were before."""
+        path = self._path(defence, scenario, count)
         if not path.exists():
-            text = json.dumps(measure(self.bench, defence, _one(defence, scenario), self._count(defence)))
+            text = json.dumps(measure(self.bench, defence, _one(defence, scenario), count or self._count(defence)))
             self.folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda partial: partial.write_text(text))
             print(f"{defence.name}, {scenario}: measured", file=sys.stderr, flush=True)
@@ -86,8 +87,14 @@ class Cells:
     def _count(self, defence: Defence) -> int:
         return self.iterated if any(guard.name == "egloce" for guard in defence.guards) else self.count
 
-    def _path(self, defence: Defence, scenario: str) -> Path:
-        return self.folder / f"{self.bench.key(defence, _one(defence, scenario), self._count(defence))}.json"
+    def below(self, defence: Defence, scenario: str) -> Mapping[str, Any]:
+        """The same scenes through the defence without its last guard."""
+        rest = dataclasses.replace(defence, name=f"{defence.name} without its last guard", guards=defence.guards[:-1])
+        return self.cell(rest, scenario, self._count(defence))
+
+    def _path(self, defence: Defence, scenario: str, count: int | None = None) -> Path:
+        key = self.bench.key(defence, _one(defence, scenario), count or self._count(defence))
+        return self.folder / f"{key}.json"
 
 
 def _one(defence: Defence, scenario: str) -> str:
@@ -181,12 +188,15 @@ def localisation(bench: Bench, listed: Sequence[Guard], scenes: int) -> str:
 def page(
     bench: Bench,
     rows: Sequence[tuple[Defence, str, Mapping[str, Any]]],
+    under: Mapping[str, Mapping[str, Any]],
     masks: str,
     counts: tuple[int, int, int],
     left_out: Sequence[str],
 ) -> str:
-    """What goes into the README: both tables, and how to read them. `counts` are scenes a cell, of them in EGLOCE's,
-    and scenes for the masks."""
+    """What goes into the README: both tables, and how to read them. `under` is what `goals` compares with.
+
+    `counts` are scenes a cell, scenes of EGLOCE's cells, and scenes for the masks.
+    """
     listed = {defence.name: defence for defence, _, _ in rows if defence.guards}
     settings = [f"- {name}: {'; '.join(describe(guard) for guard in row.guards)}" for name, row in listed.items()]
     return "\n".join(
@@ -207,7 +217,7 @@ def page(
             "Goals. IRECE on white-box latents: CRR at least 40 points or 40 % lower, 25 dB outside the concept, 0.8 of the",
             "other objects kept. EGLOCE on text: half of what the backbone gives back, and less than the defence it stands on.",
             "",
-            *goals(rows, JUDGES),
+            *goals(rows, under, JUDGES),
             "",
             "Guards and parameters that differ from the defaults:",
             "",
@@ -263,16 +273,17 @@ def main() -> None:
     cells = Cells(bench, arguments.cases, arguments.egloce_cases, arguments.build / "guards-table")
     present = [d for d in listed if d.eraser not in missing]
     wanted = {d.name for d in present if not arguments.defences or d.name in arguments.defences}
-    rows = [
-        (d, scenario, cells.cell(d, scenario))
-        for d in present
-        for scenario in SCENARIOS
-        if (d.name in wanted and scenario in arguments.scenarios) or cells.has(d, scenario)
-    ]
+    every = [(d, scenario) for d in present for scenario in SCENARIOS]
+    for d, scenario in every:
+        if d.name in wanted and scenario in arguments.scenarios:
+            cells.cell(d, scenario)
+    # Asked afterwards: another process may have measured cells meanwhile.
+    rows = [(d, scenario, cells.cell(d, scenario)) for d, scenario in every if cells.has(d, scenario)]
+    under = {d.name: cells.below(d, scenario) for d, scenario, _ in rows if claims(d, scenario)}
     located = {describe(g): g for d, _, _ in rows for g in d.guards if g.name == "irece" and "mask" not in g.parameters}
     masks = localisation(bench, list(located.values()) or [Guard(name="irece")], arguments.scenes)
     waiting = not_measured(listed, rows, missing)
-    written = page(bench, rows, masks, (arguments.cases, arguments.egloce_cases, arguments.scenes), waiting)
+    written = page(bench, rows, under, masks, (arguments.cases, arguments.egloce_cases, arguments.scenes), waiting)
     arguments.readme.write_text(replaced(arguments.readme.read_text(), GUARDS, written))
     print(written)
 

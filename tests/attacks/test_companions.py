@@ -19,10 +19,14 @@ from audit.journal import Journal
 from audit.plan import Plan, read_plan
 from audit.records import Unit
 from audit.testbed.scenes import write_corpus
+from audit.training_folders import sweep, trained_elsewhere, training_session
 from audit.worker import Worker
+from tasks.context import Run, Settings
+from tasks.units import _Stage
 from tests.attacks.test_textual_inversion import PARAMETERS, SETTINGS, scenario
 from tests.erasers.test_training import Stopping
 from tests.flows.audits import plan_run, tiny_spec
+from tests.test_training_folders import Lines
 
 CONCEPTS = ("ring", "circle", "moon")
 
@@ -168,5 +172,90 @@ def test_a_concept_whose_pictures_are_gone_is_left_behind_and_says_so_itself(
 
 def test_only_methods_that_learn_in_a_loop_are_taken_along() -> None:
     p = {"method": "textual-inversion", "parameters": SETTINGS}
-    assert [methods.room_for_more(p, rows) for rows in (1, 4, 7, 8, 32)] == [0, 0, 0, 1, 7]
+    assert [methods.room_for_more(p, rows) for rows in (1, 4, 7, 8, 64)] == [0, 0, 0, 1, methods.MOST_TOGETHER - 1]
     assert methods.room_for_more({"method": "ring-a-bell", "parameters": {}}, 512) == 0
+
+
+def test_a_call_that_does_not_fit_into_memory_is_made_smaller_and_changes_nothing(pipeline: Pipeline) -> None:
+    calls: list[int] = []
+    made = learners(pipeline, calls)
+    fitting = made[0].predict
+
+    def full(latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        if len(latents) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return fitting(latents, timesteps, states)
+
+    for learner in made:
+        learner.predict = full
+    learn(made, [Session()] * 3)
+    assert max(calls) == 4 and made[0].batch_size == 4
+    whole = learners(pipeline, [])
+    learn(whole, [Session()] * 3)
+    for one, other in zip(made, whole, strict=True):
+        assert torch.allclose(vectors(one), vectors(other), atol=1e-5)
+
+    def never(*_: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (hopeless, *_) = learners(pipeline, [])
+    hopeless.predict = never
+    with pytest.raises(torch.OutOfMemoryError):
+        learn([hopeless], [Session()])
+
+
+@pytest.mark.parametrize("data", ["torn", "empty", "other rates", "other width"])
+def test_a_checkpoint_of_something_else_is_said_and_not_used(pipeline: Pipeline, tmp_path: Path, data: str) -> None:
+    made = learners(pipeline, [])[0]
+    learn([made], [Session()])
+    kept = safetensors.torch.load(made.state())
+    if data == "empty":
+        kept = {}
+    elif data == "other rates":
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith("1.")}
+    elif data == "other width":
+        kept |= {"0.vector": torch.zeros(1, 3)}
+    (tmp_path / "embeddings.safetensors").write_bytes(b"torn" if data == "torn" else safetensors.torch.save(kept))
+    anew, lines = learners(pipeline, [])[0], Lines()
+    learn([anew], [Session(tmp_path, lines)])
+    assert torch.equal(vectors(anew), vectors(made))
+    assert len(lines.said) == 1 and "learned anew" in lines.said[0]
+
+
+def test_a_unit_that_another_process_trains_is_not_taken_along_and_comes_last(
+    audit: tuple[Plan, Journal, list[Unit]], cache: Path, tmp_path: Path
+) -> None:
+    plan, journal, units = audit
+    with training_session(units[1]):  # as another process would hold it
+        assert trained_elsewhere(units[1]) and not trained_elsewhere(units[0])
+        worker = Worker(plan, journal, device="cpu", batch_size=32)
+        worker.run(units[0])
+        assert {path.name for path in (cache / "trainings").iterdir()} == {unit.key for unit in units[1:]}
+        assert not any((cache / "trainings" / units[1].key).iterdir())  # no checkpoint of ours
+        stage = _Stage(Run(plan.run_id, str(tmp_path / "runs"), Settings(device="cpu")), "attack", None)
+        assert [unit.key for unit in stage.pending()] == [units[2].key, units[1].key]
+
+
+def test_what_another_process_finished_leaves_no_checkpoints(
+    audit: tuple[Plan, Journal, list[Unit]], cache: Path
+) -> None:
+    plan, journal, units = audit
+    Worker(plan, journal, device="cpu", batch_size=32).run(units[0])
+    with training_session(units[2]):
+        sweep(units)
+        assert {path.name for path in (cache / "trainings").iterdir()} == {units[2].key}
+    sweep(units[:2])
+    assert not any((cache / "trainings").iterdir())
+
+
+def test_units_that_were_not_brought_forward_are_taken_along_by_the_next(
+    audit: tuple[Plan, Journal, list[Unit]], cache: Path, tmp_path: Path
+) -> None:
+    """The first concept's pictures are gone, so there was no loop."""
+    plan, journal, units = audit
+    for path in (tmp_path / "corpus" / "ring").iterdir():
+        path.write_bytes(b"no picture")
+    worker, listeners = Worker(plan, journal, device="cpu", batch_size=32), [Stopping(-1) for _ in units]
+    for unit, listener in zip(units, listeners, strict=True):
+        worker.run(unit, listener)
+    assert [listener.began for listener in listeners] == [[], [0], [4]]

@@ -155,7 +155,7 @@ def test_the_page_names_what_is_not_measured_and_how_many_scenes_the_masks_saw(b
     assert any(
         line.startswith("- uce: ") and line.endswith("uce is not there yet (make testbed-erased)") for line in waiting
     )
-    text = guards_table.page(bench, rows, "MASKS", (2, 1, 7), waiting)
+    text = guards_table.page(bench, rows, {}, "MASKS", (2, 1, 7), waiting)
     assert "Not measured yet:" in text and waiting[0] in text and "on 7 scenes noised to t*" in text
 
 
@@ -203,10 +203,12 @@ def test_goals_are_met_only_where_the_numbers_reach_them() -> None:
         (Defence("both", None, (safree, egloce)), "text", counted(5, 9, 8, 30.0)),
         (Defence("alone", "esd-x", (egloce,)), "text", counted(0, 1, 8, 30.0)),
     ]
-    assert goals(rows, ["judge"]) == [
+    under = {"egloce": rows[0][2], "both": rows[1][2], "alone": counted(1, 1, 8, 30.0)}
+    assert goals(rows, under, ["judge"]) == [
         "- irece, judge: CRR 1.00 to 0.50 (met), 26.0 dB (met), other object kept 0.70 (missed)",
         "- weak, judge: CRR 1.00 to 0.80 (missed), 24.9 dB (missed), other object kept 0.80 (met)",
         "- held, judge: no claim, 0.90 came back unguarded",
         "- egloce, judge: CRR 0.90 (none) to 0.50 (missed)",
         "- both, judge: CRR 0.80 (safree) to 0.50 (met)",
+        "- alone, judge: CRR 0.10 (esd-x) to 0.00 (met)",
     ]
