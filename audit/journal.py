@@ -135,14 +135,14 @@ class Journal:
         """The same for a header at hand (`header`, `header_of`): the tensors that belong to exactly those rows."""
         digest = header.get("blob_sha256")
         if not digest:
-            raise self._absent(self._name(kind, key, ".safetensors"))
+            raise self._without_tensors(kind, key, "it names none")
         name = self._blob_name(kind, key, digest)
         try:
             data = self.store.get(name)
         except FileNotFoundError:
-            raise self._absent(name) from None
+            raise self._without_tensors(kind, key, f"{name} is not there") from None
         if hashlib.sha256(data).hexdigest() != digest:
-            raise self._corrupt(name, ValueError("its bytes are not those that the unit names"))
+            raise self._without_tensors(kind, key, f"{name} is corrupt: its bytes are not those that the unit names")
         return data
 
     def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -220,6 +220,14 @@ class Journal:
             "the journal lacks a file that the run needs",
             where=self.store.url(name),
             next_step="compute it with: erasure-audit resume RUN_ID",
+        )
+
+    def _without_tensors(self, kind: str, key: str, why: str) -> JournalError:
+        """The unit's Parquet file is the one to delete: as long as it is there, the unit counts as complete."""
+        return JournalError(
+            f"a unit lacks its tensors: {why}",
+            where=self.store.url(self._name(kind, key, ".parquet")),
+            next_step="delete this file, then compute the unit again with: erasure-audit resume RUN_ID",
         )
 
     def _corrupt(self, name: str, error: Exception) -> JournalError:
