@@ -142,7 +142,8 @@ class Store:
                 raise _unusable(error, folder) from None
             finally:
                 temporary.unlink(missing_ok=True)
-        for old in published(folder)[: -max(keep, 1)]:
+        # Beside the old copies, what a publisher that was killed has left.
+        for old in (*published(folder)[: -max(keep, 1)], *folder.glob("index.*.tmp")):
             with contextlib.suppress(OSError):
                 if time.time() - old.stat().st_mtime > _YOUNG_SECONDS:
                     old.unlink()

@@ -233,6 +233,10 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
     with Store(tmp_path / "index.duckdb") as store:
         store.consolidate(journal)
         first = store.publish(folder)
+        killed, at_work = folder / "index.killed.tmp", folder / "index.at-work.tmp"
+        killed.touch()
+        os.utime(killed, (0, 0))
+        at_work.touch()
         with duckdb.connect(str(first), read_only=True) as reader:
             for _ in range(4):
                 for path in published(folder):
@@ -240,6 +244,7 @@ def test_published_copies_are_versioned_and_do_not_disturb_readers(tmp_path: Pat
                 last = store.publish(folder, keep=2)
             assert reader.execute("select count(*) from mart_crr").fetchall() == [(8,)]
     assert [path.name for path in published(folder)] == ["index-000004.duckdb", "index-000005.duckdb"]
+    assert at_work.exists() and not killed.exists()
     assert last == latest(folder)
     assert os.stat(last).st_mode & 0o222 == 0
     assert read_result(last, "run-1").run_id == "run-1"

@@ -51,13 +51,16 @@ class Group:
 
 
 def groups(index: Index) -> list[Group]:
-    """One group per class and inverting model; black-box latents are the backbone's, whatever they are used on."""
-    found = ((row, index.cells.get(row.cell_id)) for row in index.result.latents)
-    return [
-        Group(row, cell)
-        for row, cell in found
-        if cell is not None and (cell.scenario != "latent-blackbox" or cell.defence == "none")
-    ]
+    """One group per class and inverting model: black-box latents are the backbone's, whatever they are used on, and a
+    guarded model is inverted without its guards, so that its cell repeats the numbers of the bare one.
+    """
+    found: dict[tuple[object, ...], Group] = {}
+    for row in index.result.latents:
+        cell = index.cells.get(row.cell_id)
+        if cell is not None and (cell.scenario != "latent-blackbox" or cell.defence == "none"):
+            numbers = dataclasses.astuple(dataclasses.replace(row, cell_id=0))
+            found.setdefault((cell.scenario, cell.subject, cell.control, numbers), Group(row, cell))
+    return list(found.values())
 
 
 def likelihoods(index: Index) -> tuple[Plot, ...]:

@@ -12,7 +12,7 @@ from audit.records import Control, Role
 from audit.report import json_report, sections
 from audit.report.curves import curves
 from audit.report.html import render
-from audit.report.likelihoods import likelihoods
+from audit.report.likelihoods import groups, likelihoods
 from audit.report.view import Index, Section
 from audit.results import LatentRow, RunResult
 from tests.report.runs import CHECKS, Builder, _controls, picture
@@ -99,6 +99,15 @@ def test_black_box_latents_are_drawn_once_and_what_is_not_finite_is_left_to_the_
     assert likelihoods(Index(dataclasses.replace(result, latents=(odd,)))) == ()
     crr = tuple(dataclasses.replace(r, scenario="latent-blackbox") for r in result.crr)
     assert likelihoods(Index(dataclasses.replace(result, crr=crr))) == ()
+
+
+def test_a_guarded_model_is_inverted_without_its_guards_and_stands_there_once() -> None:
+    builder = Builder()
+    cells = [builder.cell(name, "latent-whitebox", 4, 8, 8) for name in ("uce-ring", "uce-ring-irece", "esd-ring")]
+    values = ((1.31, 1.345, 1.4), (1.31, 1.345, 1.4), (1.31, 1.346, 1.4))
+    latents = tuple(LatentRow(cell, 48, *nll, 0.93, 0.07) for cell, nll in zip(cells, values, strict=True))
+    result = dataclasses.replace(builder.result(CHECKS), crr=tuple(builder.crr), latents=latents)
+    assert [group.cell.defence for group in groups(Index(result))] == ["uce-ring", "esd-ring"]
 
 
 def test_perturbed_cells_stay_out_of_rates_controls_and_decisions() -> None:
