@@ -64,6 +64,8 @@ def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
     with torch.autocast(pipeline.device.type, torch.bfloat16):
         made = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
     images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
+    if not torch.isfinite(images).all():
+        raise RuntimeError(f"a picture of {prompt!r} is not finite: nothing found in it would be no evidence")
     return list(images.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy())
 
 

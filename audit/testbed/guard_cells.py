@@ -21,7 +21,7 @@ from audit.checkpoints import ErasedModel, apply_artefact
 from audit.detectors.base import Detector, Pixels
 from audit.guards.base import Conditioning, Report
 from audit.guards.building import Parts, build
-from audit.images import to_model_input
+from audit.images import degenerate, to_model_input
 from audit.model_refs import resolve_model
 from audit.sampling import NoiseModel, initial_noise, sample
 from audit.spec import Concept
@@ -191,7 +191,10 @@ class Bench:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """What one defence made of some cases: pictures, seconds and reports by case; None where a guard gave up."""
+    """What one defence made of some cases: pictures, seconds and reports by case.
+
+    None where a guard gave up or the picture is degenerate: nothing found in it would be no evidence.
+    """
 
     images: list[Pixels | None]
     seconds: float
@@ -224,9 +227,11 @@ def generate(bench: Bench, defence: Defence, scenario: str, cases: Sequence[Case
             given = Conditioning(states, null, GUIDANCE if text else 1.0, texts[part], seeds[part])
             made = sample(model, schedule, start[part], given, built)
             decoded = (bench.pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
-            pixels = decoded.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy()
-            for row, found in zip(pixels, made.reports, strict=True):
-                images.append(None if any(report.failure for report in found) else row)
+            pixels = decoded.permute(0, 2, 3, 1).nan_to_num(0.0).round().to(torch.uint8).cpu().numpy()
+            finite = torch.isfinite(decoded).flatten(1).all(1).tolist()
+            for row, numbers, found in zip(pixels, finite, made.reports, strict=True):
+                failed = any(report.failure for report in found) or not numbers or degenerate(row)
+                images.append(None if failed else row)
                 reports.append(found)
                 calls += made.unet_calls + sum(report.unet_calls for report in found)
         seconds = time.perf_counter() - started

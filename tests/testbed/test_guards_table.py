@@ -124,6 +124,22 @@ def test_guards_are_built_once_and_before_the_clock_starts(bench: Bench, monkeyp
     assert happened == ["built", "clock", "clock"]
 
 
+def test_a_picture_that_shows_nothing_is_not_assessed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard_cells, "STEPS", 2)
+    real = type(bench.pipeline).decode_latents
+
+    def spoilt(pipeline: Any, latents: torch.Tensor) -> torch.Tensor:
+        images = real(pipeline, latents)
+        images[0], images[1, 0, 3, 3] = -1.0, torch.nan
+        return images
+
+    monkeypatch.setattr(type(bench.pipeline), "decode_latents", spoilt)
+    made = guard_cells.generate(bench, Defence("none", None, ()), "text", cases_of("ring", 3), "target")
+    assert [image is None for image in made.images] == [True, True, False]
+    found = guard_cells.compared(bench.judges, cases_of("ring", 3), made, made, masked=False)
+    assert found["assessed"] == 1
+
+
 @pytest.mark.parametrize("changed", [*guard_cells.MAKES, *guard_cells.COMPARES])
 def test_a_cell_is_measured_anew_when_code_that_makes_or_compares_pictures_changes(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, changed: str
