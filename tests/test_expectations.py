@@ -211,7 +211,7 @@ RATE_FAULTS: dict[str, tuple[Change, str]] = {
         "cells without assessment: ci_high is within 1.0 and 1.0",
     ),
     "flattering worst case": (changed("worst_case", 0.2), "rates: error of worst_case is within -1e-09 and 1e-09"),
-    "cell twice": (lambda f: pd.concat([f, f.iloc[:1]]), "rates: cell_id + instrument_id is unique"),
+    "cell twice": (lambda f: pd.concat([f, f.iloc[:1]]), "rates: cell_id + detector is unique"),
     "unknown role": (changed("role", "victim"), "rates: role is a known value"),
     "threshold above one": (changed("threshold", 2.0), "rates: threshold is within 0.0 and 1.0"),
     "no detector": (changed("detector", None), "rates: detector is filled"),

@@ -84,7 +84,9 @@ def test_the_demo_names_its_report_and_a_next_command_that_runs(
     (line,) = re.findall(r"^next +(erasure-audit .+)$", done.stdout, re.M)
     again = folder.run(line)
     assert again.returncode == 3, again.stderr
-    assert decided(again.stdout, "latent-whitebox") == decided(done.stdout, "latent-whitebox")
+    assert again.stdout.startswith("#"), again.stdout  # the same result as Markdown
+    rows = re.findall(r"^\| \W*([A-Z]+) \| ring \| uce \| latent-whitebox \| (\S+) \|", again.stdout, re.M)
+    assert {judge: status for status, judge in rows} == decided(done.stdout, "latent-whitebox")
 
 
 def test_the_readme_s_step_by_step_lines_end_in_the_same_verdict(
