@@ -49,5 +49,5 @@ def test_a_complete_unit_is_read_once_and_an_absent_one_is_asked_for_again(tmp_p
 def test_an_inversion_without_its_tensors_is_damaged(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     inverted(journal, None, one="ok")
-    with pytest.raises(JournalError, match="lacks a file"):
+    with pytest.raises(JournalError, match="lacks its tensors"):
         given_by(journal, "invert", KEY)
