@@ -12,6 +12,8 @@ from tests.bench.bench_audit import figures
 def test_both_sides_decide_the_same_cases_alike() -> None:
     found = {figure.name: figure for figure in figures(cases=3, steps=10)}
     assert found["readings decided alike"].value >= 0.9
-    assert found["- shared inversions: UNet evaluations to invert"].value > 0.5  # 10 steps are coarse: more passes a step
+    assert (
+        found["- shared inversions: UNet evaluations to invert"].value > 0.5
+    )  # 10 steps are coarse: more passes a step
     assert found["- shared pictures: UNet evaluations to sample"].value > 0.5
     assert all(figure.limit is None for figure in found.values())  # too few cases for a promise
