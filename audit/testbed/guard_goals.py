@@ -54,6 +54,8 @@ def _egloce(defence: Defence, judge: str, numbers: Mapping[str, Any], under: Map
     if before is None or after is None:
         return f"- {defence.name}, {judge}: not assessed"
     below = " + ".join([*filter(None, [defence.eraser]), *(guard.name for guard in defence.guards[:-1])]) or "none"
+    if not before:
+        return f"- {defence.name}, {judge}: no claim, {below} gave nothing back"
     reached = after <= before / 2 if below == "none" else after < before
     return f"- {defence.name}, {judge}: CRR {_text(before)} ({below}) to {_text(after)} ({_word(reached)})"
 

@@ -218,8 +218,14 @@ def test_goals_are_met_only_where_the_numbers_reach_them() -> None:
         (Defence("egloce", None, (egloce,)), "text", counted(5, 9, 8, 30.0)),
         (Defence("both", None, (safree, egloce)), "text", counted(5, 9, 8, 30.0)),
         (Defence("alone", "esd-x", (egloce,)), "text", counted(0, 1, 8, 30.0)),
+        (Defence("on nothing", "uce", (egloce,)), "text", counted(0, 0, 8, 30.0)),
     ]
-    under = {"egloce": rows[0][2], "both": rows[1][2], "alone": counted(1, 1, 8, 30.0)}
+    under = {
+        "egloce": rows[0][2],
+        "both": rows[1][2],
+        "alone": counted(1, 1, 8, 30.0),
+        "on nothing": counted(0, 0, 8, 30.0),
+    }
     assert goals(rows, under, ["judge"]) == [
         "- irece, judge: CRR 1.00 to 0.50 (met), 26.0 dB (met), other object kept 0.70 (missed)",
         "- weak, judge: CRR 1.00 to 0.80 (missed), 24.9 dB (missed), other object kept 0.80 (met)",
@@ -227,4 +233,5 @@ def test_goals_are_met_only_where_the_numbers_reach_them() -> None:
         "- egloce, judge: CRR 0.90 (none) to 0.50 (missed)",
         "- both, judge: CRR 0.80 (safree) to 0.50 (met)",
         "- alone, judge: CRR 0.10 (esd-x) to 0.00 (met)",
+        "- on nothing, judge: no claim, uce gave nothing back",
     ]
