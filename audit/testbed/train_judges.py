@@ -27,9 +27,10 @@ from audit.testbed.saving import load_vae
 from audit.testbed.statements import random_statement, standard_statements, truth
 from audit.testbed.tokenizer import CONTEXT, make_tokenizer
 
-SCENES, BATCH, PEAK = 48_000, 64, 1e-3  # fewer scenes are learnt by heart
+SCENES, BATCH, PEAK = 144_000, 64, 1e-3  # fewer scenes are learnt by heart, 48,000 too
 PAIRS = 38  # of a batch show two objects, which are smaller and harder than one
 SHAKE = 0.3  # largest standard deviation of the noise on scaled latents: generated outlines are never exact
+FADE = 0.4  # largest loss of contrast: generated objects are often paler than rendered ones
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Shape:
 
 
 JUDGES = {
-    "judge": Shape(seed=21, steps=13_000, vision=112, layers=4, heads=4, text=64),
+    "judge": Shape(seed=21, steps=19_000, vision=112, layers=4, heads=4, text=64),
     "energy": Shape(seed=22, steps=8_000, vision=96, layers=3, heads=3, text=48),
 }
 
@@ -83,6 +84,12 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     noise = 0.08 * torch.rand((len(images), 1, 1, 1), generator=generator)
     mixed = images + 0.8 * strength * (blurred - images) + shift
     return (mixed + noise * torch.randn(images.shape, generator=generator)).clamp(-1, 1)
+
+
+def faded(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Pictures (B, 3, H, W), each drawn towards its mean colour by a random share of at most `FADE`."""
+    share = FADE * torch.rand((len(images), 1, 1, 1), generator=generator)
+    return images + share * (images.mean((2, 3), keepdim=True) - images)
 
 
 @torch.no_grad()
@@ -159,7 +166,8 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
         statements = [*(random_statement(scenes, int(row), rng) for row in rows), *standard]
         targets = torch.from_numpy(truth(scenes, rows.numpy(), statements)).to(training.device)
         tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
-        images = augment(decoded(scenes.batch(rows), vae, generator), generator).to(training.device)
+        shown = faded(decoded(scenes.batch(rows), vae, generator), generator)
+        images = augment(shown, generator).to(training.device)
         made = model(**tokens, pixel_values=images)
         logits, hidden = made.logits_per_image.float(), made.vision_model_output.last_hidden_state
         return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T) + lessons.loss(hidden, rows)
