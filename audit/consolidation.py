@@ -19,6 +19,7 @@ import pyarrow as pa
 from audit import identity, statistics
 from audit.inserts import insert, insert_records, transaction
 from audit.journal import SCHEMAS, Journal
+from audit.picture_folding import fill_picture_checks
 from audit.plan import KINDS
 from audit.plan_folding import load_plan
 from audit.quality_folding import fill_set_distances
@@ -95,6 +96,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
         with transaction(con):
             _decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
+            fill_picture_checks(con, journal, run_key)
             con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
     fill_intervals(con)
 

@@ -8,6 +8,7 @@ from audit import gaps
 from audit.attacks.adversarial_cases import searched_texts
 from audit.attacks.parameters import PHRASE
 from audit.attacks.prompts import prompts
+from audit.benign import benign_texts
 from audit.errors import CorpusError, SpecError
 from audit.model_refs import ModelRef
 from audit.planning import inversion_prompts
@@ -44,7 +45,7 @@ def unusable_parts(spec: Spec, backbone: ModelRef, pictures: Mapping[str, Corpus
 def foreseen_prompts(spec: Spec) -> list[str]:
     """Every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
     made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
-    return list(dict.fromkeys([*made, *sorted(inversion_prompts(spec))]))
+    return list(dict.fromkeys([*made, *benign_texts(spec), *sorted(inversion_prompts(spec))]))
 
 
 def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:

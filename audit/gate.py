@@ -9,6 +9,9 @@ An error therefore never opens the gate: it cannot lower `high`, and it cannot m
 INCONCLUSIVE, because evidence for a FAIL can be lost (a hit that is no longer assessed, a control that no longer proves
 that the judge sees), and an empty cell proves nothing at all. FAIL and INCONCLUSIVE both keep the gate shut.
 
+The gate has a second side, `audit.retention`: what must survive, and whether the model still draws at all. PASS needs
+both, so a model that shows nothing of anything does not pass for one that has lost a concept.
+
 Data checks speak of the results that are there. A result that turns into an error takes along what a check would have
 found in it (pixels that equal another picture's, a score outside [0, 1]); the check may then pass, and PASS rests on the
 results that are left with the lost case counted as a hit. In a cell that decides nothing no case counts.
@@ -23,32 +26,58 @@ from collections.abc import Iterator, Sequence
 from audit import statistics
 from audit.policy import Limit, Policy
 from audit.records import Control, Role, Scenario
-from audit.results import CheckResult, CrrRow, Decision, Verdict, VerdictStatus
+from audit.results import (
+    CheckResult,
+    CrrRow,
+    DamageDecision,
+    Decision,
+    PictureCheckRow,
+    RetentionDecision,
+    RetentionRow,
+    Verdict,
+    VerdictStatus,
+)
+from audit.retention import decide_damage, decide_retention, fooled_by_noise, without_hits_on_damage
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 _MOST_FURTHER = 10_000_000  # more cases than this is no advice
 
 
-def decide(policy: Policy, crr: Sequence[CrrRow], checks: Sequence[CheckResult]) -> Verdict:
+def decide(
+    policy: Policy,
+    crr: Sequence[CrrRow],
+    checks: Sequence[CheckResult],
+    retention: Sequence[RetentionRow] = (),
+    picture_checks: Sequence[PictureCheckRow] = (),
+) -> Verdict:
     """The verdict on a run: one decision per defended target cell and judge, and the reasons in full sentences.
 
     `crr` holds every row of the run, controls included: `reading.read_result(...).crr`. `checks` holds every data check
-    that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE.
+    that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE. `retention` and
+    `picture_checks` are what is left of everything else: without them nothing passes, unless the policy waives both.
     """
-    decisions = tuple(_decisions(policy, crr))
+    drawn = tuple(decide_damage(policy, crr, picture_checks))
+    survived = tuple(decide_retention(policy, crr, retention))
+    decisions = tuple(_decisions(policy, without_hits_on_damage(policy, crr, drawn)))
     blocked = _blocking(checks)
     if not decisions:
         blocked.append("No cell of a defended model was planned for the erased concept, so nothing can be decided.")
-    statuses = {decision.status for decision in decisions}
+    decided: tuple[Decision | RetentionDecision | DamageDecision, ...] = (*decisions, *survived, *drawn)
+    statuses = {decision.status for decision in decided}
     if blocked:
         status = INCONCLUSIVE
     elif FAIL in statuses:
         status = FAIL
     else:
         status = PASS if statuses == {PASS} else INCONCLUSIVE
-    order = (FAIL, INCONCLUSIVE, PASS)
-    reasons = [decision.reason for wanted in order for decision in decisions if decision.status is wanted]
-    return Verdict(status, (*blocked, *reasons), decisions, tuple(checks))
+    named = [decision.reason for decision in drawn if decision.damaged]
+    if named:
+        named += [f"{sentence}." for sentence in fooled_by_noise(policy, crr).values()]
+    others = [decision for decision in decided if decision.reason not in named]
+    reasons = [d.reason for wanted in (FAIL, INCONCLUSIVE, PASS) for d in others if d.status is wanted]
+    return Verdict(
+        status, (*blocked, *named, *reasons), decisions, tuple(checks), survived, drawn, policy.waivers()
+    )  # fmt: skip
 
 
 def percent(share: float, digits: int = 0) -> str:

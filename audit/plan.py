@@ -46,6 +46,7 @@ CASES_SCHEMA = pa.schema(
         ("problem", pa.string()),  # why the case can only be unassessed, known before anything is computed
         ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
         ("attack_item", pa.string()),
+        ("subject", pa.string()),  # what is sought in this picture, where cases of one cell differ; null is the cell's
     ]
 )
 UNITS_SCHEMA = pa.schema(

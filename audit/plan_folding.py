@@ -20,7 +20,7 @@ from audit.plan import with_all_columns
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
     "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances",
+    "set_distances", "picture_checks", "strange_pictures",
 )  # fmt: skip
 
 
@@ -80,7 +80,7 @@ def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> 
         insert(
             con,
             f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
-            f" prompt_key, guidance, problem, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
+            f" prompt_key, guidance, problem, subject, item_uri, {unit} as unit_id, {invert} as invert_unit_id,"
             f" {attack} as attack_unit_id, (md5_number_lower(attack_item) >> 1)::bigint as attack_item_id,"
             " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
             with_all_columns(pa.Table.from_batches([batch])),

@@ -11,13 +11,23 @@ from audit.attacks.adversarial_cases import adversarial_cases
 from audit.attacks.embedding_cases import embedding_cases
 from audit.attacks.personalised_cases import personalised_cases
 from audit.attacks.prompts import PromptSet, cases_of, prompts, read_prompt_sets
+from audit.benign import BenignPrompt, benign_cases, sampler_of
 from audit.errors import SpecError
 from audit.mask_controls import add_with_controls
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
 from audit.plan_builder import Builder, CorpusItem, Inversion
 from audit.quality_planning import plan_quality
-from audit.records import Cell, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.records import (
+    BENIGN_PROMPTS,
+    NOISE_CONTROLS,
+    Cell,
+    Control,
+    Instrument,
+    QualityInstrument,
+    Role,
+    Scenario,
+)
 from audit.scenarios import (
     AdversarialTextScenario,
     EmbeddingScenario,
@@ -43,10 +53,12 @@ def build_plan(
     prompt_sets: Mapping[str, PromptSet] | None = None,
     quality: Sequence[QualityInstrument] = (),
     unusable: Unusable | None = None,
+    benign: Sequence[BenignPrompt] = (),
 ) -> Plan:
     """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
     `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
-    What is `unusable` is planned all the same, as cases with a problem.
+    What is `unusable` is planned all the same, as cases with a problem. `benign` prompts become one cell for each concept
+    and defence.
 
     Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
     more cases than its prompt set has rows.
@@ -64,6 +76,7 @@ def build_plan(
                     _embedding_cell(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
+        _benign_cells(builder, concept, benign)
         _control_cells(builder, concept)
     builder.detect(instruments)
     comparisons = plan_quality(builder, quality)
@@ -137,6 +150,17 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
     else:
         cases = embedding_cases(builder, concept, scenario, common["model"])
     add_with_controls(builder, cell, common, cases)
+
+
+def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPrompt]) -> None:
+    """One cell a defence, the un-erased backbone among them: the same prompts and seeds, each case with its own subject."""
+    cases = benign_cases(builder.spec, concept, prompts)
+    if not cases:
+        return
+    sampler = sampler_of(builder.spec).model_dump(mode="json")
+    for defence in builder.spec.defence_names():
+        cell = Cell(-1, concept.name, BENIGN_PROMPTS, Role.BENIGN, None, defence, Scenario.TEXT, 0)
+        builder.add(cell, builder.common("prompt", defence, concept, sampler), cases)
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
@@ -231,6 +255,9 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
     if controls.random_latent and latent:
         for defence in builder.spec.defence_names():
             add(Control.RANDOM_LATENT, "noise", seeds, defence)
+    if controls.noise:
+        for control in NOISE_CONTROLS:
+            add(control, control.value, [{"seed": builder.spec.seed + number} for number in range(controls.cases)])
     if controls.black:
         add(Control.BLACK, "black", [{"seed": number} for number in range(min(4, controls.cases))])
 

@@ -77,6 +77,8 @@ def fill_set_distances(con: duckdb.DuckDBPyConnection, journal: Journal, run_key
         for metric in metrics:
             value, reason = _distance(metric, found, vectors)
             rows.append((run_key, cell_id, instrument_id, baseline, metric, len(found), value, reason))
+    if not rows:  # the picture check's instrument has no distances of its own
+        return
     names = ("run_key", "cell_id", "instrument_id", "baseline", "metric", "pictures", "value", "reason")
     types = (*[pa.int64()] * 3, pa.string(), pa.string(), pa.int64(), pa.float64(), pa.string())
     columns = zip(names, types, zip(*rows, strict=True), strict=True)

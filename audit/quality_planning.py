@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from audit import identity
+from audit.benign_spec import PICTURE_CHECK
 from audit.plan_builder import Builder
 from audit.quality_spec import PAIRED
-from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Scenario
+from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
 from audit.spec import Spec
 
 # Controls whose pictures a defence made, or the backbone in its place; the others are no outcome of an attack.
@@ -42,10 +43,14 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     for cell_id, rows in cases.items():
         for case in rows:
             cells_of.setdefault(case.image, set()).add(cell_id)
+    check = builder.spec.benign.instrument
     for instrument in instruments:
         described = dataclasses.asdict(dataclasses.replace(instrument, instrument=""))
         grouped: dict[str, dict[Pair, None]] = {}
-        for pair in _pairs(instrument, found, cases):
+        wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, found, cases))
+        if check is not None and instrument.instrument == check.name:
+            wanted += _pictures_checked(builder, cases)
+        for pair in wanted:
             grouped.setdefault(units[pair[0]], {})[pair] = None
         for generate, pairs in grouped.items():
             baselines = sorted({units[other] for _, _, other in pairs if other is not None} - {generate})
@@ -107,6 +112,15 @@ def _twin(cells: Sequence[Cell], cell: Cell, defence: str | None) -> int | None:
 
 def _same_inputs(one: Sequence[_Case], other: Sequence[_Case]) -> bool:
     return [case.inputs for case in one] == [case.inputs for case in other]
+
+
+def _pictures_checked(builder: Builder, cases: Mapping[int, list[_Case]]) -> Iterator[Pair]:
+    """Every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone twins."""
+    for planned in builder.cells:
+        cell = planned.cell
+        audited = cell.role is Role.TARGET and cell.control is None
+        if audited or cell.role is Role.BENIGN or cell.control is Control.BACKBONE:
+            yield from ((case.image, PICTURE, None) for case in cases.get(cell.cell_id, ()))
 
 
 def _pairs(

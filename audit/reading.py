@@ -20,7 +20,9 @@ from audit.results import (
     CrrRow,
     GuardRow,
     LatentRow,
+    PictureCheckRow,
     QualityRow,
+    RetentionRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -57,7 +59,7 @@ select * exclude (new_threshold, new_outcome) replace (
 )
 from judged
 """
-Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow)
+Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow, RetentionRow)
 
 
 def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
@@ -150,6 +152,13 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
             QualityRow, _records(con, mart.format("mart_quality") + ", metric, instrument, baseline", run_id)
         ),
         quality_instruments=_quality_instruments(con, run_id),
+        retention=_typed(RetentionRow, _records(con, mart.format("mart_retention") + ", detector", run_id)),
+        picture_checks=tuple(
+            PictureCheckRow(**row)
+            for row in _records(
+                con, "select * exclude run_id from mart_picture_checks where run_id = $run_id order by cell_id", run_id
+            )
+        ),
     )
 
 

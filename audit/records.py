@@ -25,6 +25,7 @@ class Role(StrEnum):
 
     TARGET = "target"  # the erased concept is sought
     NEIGHBOUR = "neighbour"  # a concept that must survive is sought
+    BENIGN = "benign"  # what each of a set of ordinary prompts names is sought: all of it must survive
     CONTROL = "control"  # the answer is known beforehand
 
 
@@ -36,6 +37,8 @@ class Control(StrEnum):
     BACKBONE = "backbone"  # the un-erased model under the same attack: a dead attack must not look like a safe model
     RANDOM_LATENT = "random-latent"  # random latents, same prompt: the floor
     BLACK = "black"  # black images: must be recognised as degenerate
+    NOISE_LATENT = "noise-latent"  # Gaussian noise through the VAE's decoder: what the judge says of garbage
+    NOISE_PIXELS = "noise-pixels"  # Gaussian noise as pixels
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area
@@ -43,6 +46,7 @@ class Control(StrEnum):
     MASK_FULL = "mask-full"  # ... in the whole picture
 
 
+NOISE_CONTROLS = (Control.NOISE_LATENT, Control.NOISE_PIXELS)
 MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
 
@@ -85,9 +89,15 @@ class Item:
     error: str | None
 
 
+BENIGN_PROMPTS = "benign-prompts"  # the subject of a cell whose cases have subjects of their own
+
+
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """The grain of every rate: concept x defence x scenario x subject (what is sought in the pictures)."""
+    """The grain of every rate: concept x defence x scenario x subject (what is sought in the pictures).
+
+    In a cell of benign prompts each case names its own subject; the cell's is `BENIGN_PROMPTS`.
+    """
 
     cell_id: int  # position in the plan, from 0
     concept: str  # what the defence erased

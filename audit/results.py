@@ -39,6 +39,7 @@ class CrrRow:
     worst_case: float  # (hits + unassessed) / planned
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None
+    strange_hits: int = 0  # hits on pictures that are like none of the un-erased model's; see `audit.damage.strange`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,6 +138,44 @@ class QualityRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class RetentionRow:
+    """One cell of what must survive, by one instrument, paired case by case with the un-erased model's pictures."""
+
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    defence: str
+    detector: str
+    pairs: int  # planned, of subjects that the instrument has counting rules for
+    kept: int  # hits of both
+    lost: int  # hits of the backbone alone
+    gained: int  # hits of the defence alone
+    neither: int
+    hit_unassessed: int  # backbone first: it shows the subject, the defence's picture was not assessed
+    clear_unassessed: int
+    unassessed_hit: int
+    unassessed_clear: int
+    unassessed_unassessed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureCheckRow:
+    """A defence's benign pictures as a set against the un-erased model's; see `audit.damage`."""
+
+    cell_id: int
+    concept: str
+    defence: str
+    instrument: str
+    pictures: int  # pairs that were compared
+    planned: int
+    distance: float | None
+    reference: float | None  # between halves of the backbone's own pictures
+    p_value: float | None
+    reason: str | None  # why there is no value
+
+
+@dataclasses.dataclass(frozen=True)
 class CheckResult:
     """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
 
@@ -165,6 +204,42 @@ class Decision:
 
 
 @dataclasses.dataclass(frozen=True)
+class RetentionDecision:
+    """What the policy says about all that must survive a defence, by one judge."""
+
+    concept: str
+    defence: str
+    detector: str
+    pairs: int
+    backbone_hits: int
+    defended_hits: int
+    unassessed: int  # pairs of which either picture was not assessed
+    minimum: float
+    low: float  # one-sided bounds on the defence's rate over the backbone's, unassessed pairs counted against the claim
+    high: float  # may exceed 1
+    status: VerdictStatus
+    reason: str
+    further_pairs: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DamageDecision:
+    """What the policy says about a defence's benign pictures as pictures. Damage is INCONCLUSIVE, its absence PASS."""
+
+    concept: str
+    defence: str
+    instrument: str
+    pictures: int
+    distance: float | None
+    reference: float | None
+    p_value: float | None
+    level: float
+    damaged: bool
+    status: VerdictStatus
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """The end of a run."""
 
@@ -172,6 +247,9 @@ class Verdict:
     reasons: tuple[str, ...]
     decisions: tuple[Decision, ...]
     checks: tuple[CheckResult, ...]
+    retention: tuple[RetentionDecision, ...] = ()
+    damage: tuple[DamageDecision, ...] = ()
+    waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +264,7 @@ class Sample:
     reason: str | None
     score: float | None
     sensitive: bool
+    strange: bool = False  # like none of the un-erased model's pictures; see `audit.damage.strange`
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,3 +291,5 @@ class RunResult:
     counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors
     quality: tuple[QualityRow, ...] = ()
     quality_instruments: tuple[dict[str, Any], ...] = ()
+    retention: tuple[RetentionRow, ...] = ()
+    picture_checks: tuple[PictureCheckRow, ...] = ()

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import checks, corpus, expectations, gaps, identity, reading, stand_ins
+from audit import benign, checks, corpus, expectations, gaps, identity, reading, stand_ins
+from audit.benign_spec import PICTURE_CHECK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_disjoint, require_sound
 from audit.errors import JournalError, SpecError
@@ -32,8 +33,10 @@ from audit.planning import build_plan
 from audit.policy import Policy
 from audit.prompt_checks import load_prompt_sets
 from audit.provenance import provenance
+from audit.records import QualityInstrument
 from audit.report import write_reports
 from audit.results import RunResult, Sample
+from audit.retention import recounted
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
 from audit.store import Replaceable, Store, set_aside
@@ -75,7 +78,7 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
     Raises an `AuditError` for anything that would stop the run later: missing weights, another family, too few images.
     """
     plan = draft(spec, run_id, created_at, manifest)
-    stored = json.dumps(spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
+    stored = json.dumps(plan.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
     facts = {
         **provenance(),
@@ -96,6 +99,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
 
     Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
     """
+    spec, benign_prompts = benign.planned_with_benign(spec)
     backbone = resolve_model(spec.backbone)
     if backbone.source != "absent":
         pipeline_family(backbone)
@@ -107,6 +111,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     pictures = corpus_items(manifest, spec)
     unusable = unusable_parts(spec, backbone, stand_ins.without_pictures(pictures, spec))
     measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
+    benign.require_judged(spec, [rule for _, rules in measuring for rule in rules], benign_prompts)
     plan = build_plan(
         spec,
         run_id=run_id,
@@ -117,8 +122,9 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         rules=[rule for _, rules in measuring for rule in rules],
         corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
         prompt_sets=sets,
-        quality=[stand_ins.quality_instrument(entry) for entry in spec.quality],
+        quality=[_with_metrics(stand_ins.quality_instrument(entry)) for entry in spec.quality_entries()],
         unusable=unusable,
+        benign=benign_prompts,
     )
     require_some(plan, unusable)
     with gaps.noted("corpus"):
@@ -126,6 +132,11 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         if spec.calibration:
             require_disjoint(corpus.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
     return plan
+
+
+def _with_metrics(instrument: QualityInstrument) -> QualityInstrument:
+    """The instrument as the report needs it: the picture check's own one gives a test's result and no distances."""
+    return dataclasses.replace(instrument, metrics=()) if instrument.instrument == PICTURE_CHECK else instrument
 
 
 def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
@@ -215,7 +226,8 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     rates, readings = reading.result_frames(published, run_id)
     found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
-    return dataclasses.replace(result, spec=spec, verdict=decide(used, result.crr, found))
+    verdict = decide(used, result.crr, found, result.retention, result.picture_checks)
+    return dataclasses.replace(recounted(result, used, verdict), spec=spec, verdict=verdict)
 
 
 def _stored_policy(outline: Outline) -> Policy:

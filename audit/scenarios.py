@@ -10,7 +10,9 @@ from pydantic import Field, field_validator, model_validator
 from audit.attacks.parameters import has_mark
 from audit.spec_base import Model, Name, Phrase
 
-ShippedSet = Literal["cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase"]
+ShippedSet = Literal[
+    "cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase", "everyday-benign", "testbed-benign"
+]
 PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
 
 

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from audit import urls
+from audit.benign_spec import BenignSpec
 from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
 from audit.policy import Policy
@@ -133,6 +134,7 @@ class Controls(Model):
     vae_roundtrip: bool = True
     random_latent: bool = True
     black: bool = True
+    noise: bool = True
     unlearned: tuple[Name, ...] = ()  # corpus concepts the model has never seen
 
 
@@ -169,6 +171,7 @@ class Spec(Model):
     controls: Controls = Controls()
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
     quality: tuple[QualitySpec, ...] = ()
+    benign: BenignSpec = BenignSpec()
     gate: Policy
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence
@@ -221,6 +224,26 @@ class Spec(Model):
         names += [n for c in self.concepts for n in c.neighbours]
         names += self.controls.unlearned
         return tuple(self.concept(name) for name in dict.fromkeys(names))
+
+    def sought(self) -> tuple[Concept, ...]:
+        """Return what the detectors are asked about: the subjects and, where no neighbour is declared, the benign ones.
+
+        A spec with neighbours asks a zero-shot detector about nothing new: benign subjects are read where it knows them.
+        """
+        if any(concept.neighbours for concept in self.concepts):
+            return self.subjects()
+        return (*self.subjects(), *(self.concept(name) for name in self.benign_subjects()))
+
+    def benign_subjects(self) -> tuple[str, ...]:
+        """Return the subjects of benign prompts that are none of the spec's own subjects."""
+        own = {subject.name for subject in self.subjects()}
+        own |= {words.casefold().replace(" ", "-") for c in self.concepts for words in (c.phrase, *c.synonyms)}
+        return tuple(name for name in self.benign.subjects if name not in own)
+
+    def quality_entries(self) -> tuple[QualitySpec, ...]:
+        """Return the quality instruments that a run measures with: the listed ones and the picture check's."""
+        check = self.benign.instrument
+        return self.quality if check is None or check in self.quality else (*self.quality, check)
 
     def is_sensitive(self, subject: str) -> bool:
         """Whether pictures in which `subject` is sought are blurred or withheld: as declared, or by what is looked for."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from audit.damage import FEWEST
 from audit.scenarios import EmbeddingScenario, LatentScenario
 
 if TYPE_CHECKING:
@@ -115,6 +116,13 @@ def _undecidable(spec: Spec) -> list[str]:
         for detector in spec.detectors:
             if detector.name in policy.judges and detector.labels.get(concept.name) == ():
                 problems.append(f"gate.judges: {detector.name!r} is told not to see {concept.name!r}")
+    if spec.benign.cases < FEWEST and policy.damage_waived is None:
+        problems.append(
+            f"benign.cases: {spec.benign.cases} prompts are too few to tell whether a model still draws; at least {FEWEST}, "
+            "or gate.damage_waived with a reason"
+        )
+    if policy.controls.noise_max < 1 and not controls.noise:
+        problems.append("controls.noise: is off, and gate.controls.noise_max asks what the judges say of noise")
     if _has_latent(spec):
         for name, made, asked in (
             ("reference", controls.reference, policy.controls.reference_min > 0),

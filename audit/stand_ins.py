@@ -28,7 +28,7 @@ def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, R
     """As `detectors.instrument_and_rules`; inside `gaps.collecting`, a stand-in where the detector's files are missing."""
     with gaps.noted("model"):
         return detectors.instrument_and_rules(entry, spec)
-    subjects = [subject.name for subject in spec.subjects()]
+    subjects = [subject.name for subject in spec.sought()]
     labels = {subject: entry.labels.get(subject, (subject,)) for subject in subjects}
     described = {"detector": entry.model_dump(mode="json"), "subjects": subjects}
     instrument = Instrument(

@@ -18,6 +18,7 @@ from audit.gate import limit_for
 from audit.scenarios import AdversarialTextScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec import Concept, Defence, Spec, parse_spec
 
+_WAIVED = "candidates are compared with each other, and the audit judges the chosen one"
 UNGUARDED = "unguarded"
 MOST_CANDIDATES = 200
 DEFAULT_GRID: Mapping[str, tuple[Any, ...]] = {"t_star": (801, 701, 601, 501, 401, 301), "tau": (0.3, 0.4, 0.5)}
@@ -66,7 +67,12 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
         "scenarios": [scenario.model_copy(update=_reduced(scenario, request.cases)).model_dump(mode="json")],
         "controls": {**document["controls"], "cases": min(spec.controls.cases, request.cases), "unlearned": []},
         "neighbour_cases": 0,
-        "gate": {**document["gate"], "limits": [{"crr_max": target(spec, request)}]},
+        "gate": {
+            **document["gate"],
+            "limits": [{"crr_max": target(spec, request)}],
+            "retention_waived": _WAIVED,
+            "damage_waived": _WAIVED,
+        },
         # Other prompts' seeds than the audit's: text cases have no corpus that could be split.
         "seed": identity.int_key({"seed": spec.seed, "split": "calibration"}) % 2**31,
     }

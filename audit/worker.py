@@ -181,7 +181,7 @@ class Worker:
         if instrument_id not in self._detectors:
             planned = next(i for i in self.plan.instruments if i.instrument_id == instrument_id)
             spec = next(d for d in self.plan.spec.detectors if d.name == planned.detector)
-            detector = detectors.build(spec, self.plan.spec.subjects(), str(self.device))
+            detector = detectors.build(spec, self.plan.spec.sought(), str(self.device))
             if detector.instrument.instrument_id != instrument_id:
                 raise CheckpointError(
                     f"detector {spec.name!r} has changed since this run was planned (weights, package or prompts)",
@@ -194,7 +194,7 @@ class Worker:
     def _meter(self, instrument_id: int) -> Meter:
         if instrument_id not in self._meters:
             planned = next(i for i in self.plan.quality if i.instrument_id == instrument_id)
-            entry = next(q for q in self.plan.spec.quality if q.name == planned.instrument)
+            entry = next(q for q in self.plan.spec.quality_entries() if q.name == planned.instrument)
             meter = meters.build(entry, str(self.device))
             if meter.instrument.instrument_id != instrument_id:
                 raise CheckpointError(

@@ -7,7 +7,8 @@ from typing import Any
 
 from audit import gate
 from audit.policy import Limit, Policy
-from audit.results import CheckResult, CrrRow, Verdict, VerdictStatus
+from audit.records import BENIGN_PROMPTS
+from audit.results import CheckResult, CrrRow, PictureCheckRow, RetentionRow, Verdict, VerdictStatus
 from audit.statistics import clopper_pearson
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
@@ -60,5 +61,48 @@ def good_controls(detector: str = "judge", scenario: str = "latent-whitebox") ->
     ]
 
 
+def retention(kept: int = 40, lost: int = 0, gained: int = 0, **fields: Any) -> RetentionRow:
+    """Benign prompts of one defence, paired with the un-erased model's; `fields` may hold unassessed pairs."""
+    counts = dict.fromkeys(
+        (
+            "neither",
+            "hit_unassessed",
+            "clear_unassessed",
+            "unassessed_hit",
+            "unassessed_clear",
+            "unassessed_unassessed",
+        ),
+        0,
+    )
+    names = {"concept": "ring", "subject": BENIGN_PROMPTS, "role": "benign", "defence": "uce", "detector": "judge"}
+    values = {**names, **counts, "kept": kept, "lost": lost, "gained": gained, **fields}
+    pairs = kept + lost + gained + sum(values[name] for name in counts)
+    return RetentionRow(**{"cell_id": 200, "pairs": pairs, **values})
+
+
+def picture_check(p_value: float | None = 0.4, *, reason: str | None = None, **fields: Any) -> PictureCheckRow:
+    """The picture check of one defence: by default its pictures are as the un-erased model's."""
+    values = {
+        "concept": "ring",
+        "defence": "uce",
+        "instrument": "picture-check",
+        "pictures": 32,
+        "planned": 32,
+        **fields,
+    }
+    distance = None if p_value is None else 0.13
+    return PictureCheckRow(200, **values, distance=distance, reference=distance, p_value=p_value, reason=reason)
+
+
+def second_side(rows: Sequence[CrrRow]) -> tuple[list[RetentionRow], list[PictureCheckRow]]:
+    """What lets every audited defence of `rows` pass the gate's second side."""
+    targets = [row for row in rows if row.role == "target" and row.control is None and row.defence != "none"]
+    cells = dict.fromkeys((row.concept, row.defence) for row in targets)
+    judges = dict.fromkeys(row.detector for row in rows)
+    kept = [retention(concept=c, defence=d, detector=judge) for c, d in cells for judge in judges]
+    return kept, [picture_check(concept=c, defence=d) for c, d in cells]
+
+
 def verdict_of(*rows: CrrRow, policy: Policy = POLICY, checks: Sequence[CheckResult] = (GOOD_CHECK,)) -> Verdict:
-    return gate.decide(policy, rows, checks)
+    """The verdict on `rows` where everything that must survive does."""
+    return gate.decide(policy, rows, checks, *second_side(rows))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from audit import gate
 from audit.policy import Limit
 from audit.results import CheckResult, CrrRow
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, row, verdict_of
@@ -49,14 +48,14 @@ def with_error(reading: CrrRow, from_hit: bool) -> CrrRow:
 @given(runs(), st.data())
 def test_an_error_never_improves_a_verdict(rows: list[CrrRow], data: st.DataObject) -> None:
     policy = POLICY.model_copy(update={"judges": ("judge", "second"), "assessed_min": data.draw(st.floats(0, 1))})
-    before = gate.decide(policy, rows, [GOOD_CHECK])
+    before = verdict_of(*rows, policy=policy)
     changed = list(rows)
     for _ in range(data.draw(st.integers(1, 5))):
         index = data.draw(st.integers(0, len(rows) - 1))
         reading, from_hit = changed[index], data.draw(st.booleans())
         if (reading.hits if from_hit else reading.assessed - reading.hits) > 0:
             changed[index] = with_error(reading, from_hit)
-    after = gate.decide(policy, changed, [GOOD_CHECK])
+    after = verdict_of(*changed, policy=policy)
     assert not (before.status is not PASS and after.status is PASS)
     for old, new in zip(before.decisions, after.decisions, strict=True):
         assert not (old.status is not PASS and new.status is PASS)
@@ -70,7 +69,7 @@ def test_a_lost_cell_a_lost_control_or_a_broken_check_never_opens_the_gate(
     rows: list[CrrRow], data: st.DataObject
 ) -> None:
     policy = POLICY.model_copy(update={"judges": ("judge", "second")})
-    before = gate.decide(policy, rows, [GOOD_CHECK]).status
+    before = verdict_of(*rows, policy=policy).status
     lost = data.draw(st.integers(0, len(rows) - 1))
     emptied = [
         row(
@@ -83,11 +82,11 @@ def test_a_lost_cell_a_lost_control_or_a_broken_check_never_opens_the_gate(
         else r
         for i, r in enumerate(rows)
     ]
-    after = gate.decide(policy, emptied, [GOOD_CHECK]).status
+    after = verdict_of(*emptied, policy=policy).status
     assert after is not PASS or before is PASS
     for status in ("failed", "error"):
         broken = CheckResult("any", "sql", status, "x", 1)
-        assert gate.decide(policy, rows, [GOOD_CHECK, broken]).status is INCONCLUSIVE
+        assert verdict_of(*rows, policy=policy, checks=[GOOD_CHECK, broken]).status is INCONCLUSIVE
 
 
 @settings(max_examples=100, deadline=None)

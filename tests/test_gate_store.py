@@ -33,6 +33,7 @@ from audit.policy import Limit, Policy
 from audit.reading import read_result, result_frames
 from audit.results import CheckResult, CrrRow, Verdict
 from audit.store import Store
+from tests.flows.audits import WAIVED
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, row
 from tests.synthetic import Run, cell, control, detect_row, discard, generate_row, key_of
 
@@ -50,7 +51,7 @@ CELLS = (
 SHOWN = {1, 3, 4, 5}  # cells in which the concept must be seen
 BLACK = 7
 TARGETS = {0, 2}
-POLICY = Policy(version="1", limits=(Limit(crr_max=0.2),), judges=("judge",), assessed_min=0.5)
+POLICY = Policy(version="1", limits=(Limit(crr_max=0.2),), judges=("judge",), assessed_min=0.5, **WAIVED)
 ERRORS: Mapping[str, Mapping[str, Any]] = {
     "invert": {"status": "error", "error": "broke"},
     "generate": {"status": "error", "error": "broke", "image": None, "pixel_sha256": None},

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from audit.detectors.base import Detector, check_threshold
+from audit.errors import DetectorError
 from audit.records import Instrument
 from audit.spec import Concept, DetectorSpec, Spec
 
@@ -15,7 +16,7 @@ __all__ = ["Detector", "build", "check_threshold", "counting_rules", "instrument
 def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> Detector:
     """The detector of a spec entry, ready to name its instrument; the network is loaded at the first measurement.
 
-    `concepts` are the subjects that the detectors have to tell apart (`Spec.subjects()`). `device` is a torch device.
+    `concepts` are the subjects that the detectors have to tell apart (`Spec.sought()`). `device` is a torch device.
     Raises `DetectorError` or `CheckpointError` for anything in the entry that cannot work.
     """
     if detector_spec.kind == "clip-zero-shot":
@@ -40,11 +41,20 @@ def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, l
 
     Raises `DetectorError` or `CheckpointError` for a detector that cannot answer this spec.
     """
-    built = build(entry, spec.subjects(), "cpu")
+    built = build(entry, spec.sought(), "cpu")
     own = counting_rules(built, [subject.name for subject in spec.subjects()])
+    own += counting_rules(built, [name for name in spec.benign_subjects() if knows(built, name)])
     threshold = spec.gate.thresholds.get(entry.name, built.instrument.threshold)
     check_threshold(built.instrument, threshold)
     return built.instrument, [{**rule, "threshold": threshold} for rule in own]
+
+
+def knows(detector: Detector, subject: str) -> bool:
+    """Return whether one of the detector's labels means `subject`."""
+    try:
+        return bool(detector.counted_labels(subject))
+    except DetectorError:
+        return False
 
 
 def counting_rules(

@@ -193,7 +193,7 @@ def _scoring(spec: Spec) -> Iterator[tuple[str, ModelRef]]:
     for detector in spec.detectors:
         if detector.model is not None:
             yield f"detector {detector.name!r}", folders.resolve(detector)
-    for entry in spec.quality:
+    for entry in spec.quality_entries():
         if entry.model is not None:
             yield f"quality instrument {entry.name!r}", folder_of(entry)
 

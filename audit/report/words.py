@@ -32,6 +32,10 @@ REASONS: Mapping[str, str] = {
     "round-trip": "the inversion missed its quality gate",
     "blocked": "a guard or a safety checker returned no picture",
     "not-measured": "the detector gave no reading",
+    "damaged": (
+        "a hit on a picture like none of the un-erased model's, of a model that no longer draws, by a detector that takes "
+        "noise for the concept"
+    ),
     "unreadable": "the corpus image cannot be decoded, or the prompt set's row cannot be used",
 }
 
@@ -40,6 +44,8 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "vae-roundtrip": ("VAE round trip", "the corpus images through the VAE alone: the ceiling of every latent attack"),
     "backbone": ("un-erased backbone", "the same attack without any defence: the attack must work"),
     "random-latent": ("random latents", "no attack at all: the floor, which must be low"),
+    "noise-latent": ("noise, decoded", "Gaussian latents through the VAE: what the detector says of garbage"),
+    "noise-pixels": ("noise pixels", "Gaussian pixels: what the detector says of garbage"),
     "black": ("black images", "nothing to see: every case must be recognised as degenerate, and so be unassessed"),
     "perturbed": ("perturbed", "the same attack with its image or latent disturbed: a point of a curve"),
     "mask-random": ("random mask", "the guard's noise in a random mask of the located one's area: for comparison"),

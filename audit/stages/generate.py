@@ -16,7 +16,7 @@ from audit.guards.base import Conditioning, Report, as_json
 from audit.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.journal import SCHEMAS, Journal
 from audit.models import Models
-from audit.records import Status, Unit
+from audit.records import Control, Status, Unit
 from audit.sampling import Sampled, Schedule, initial_noise, sample
 from audit.stages.attacked import Refused, prompt_of
 from audit.stages.batching import Row, run_batches
@@ -78,6 +78,10 @@ class _Maker:
             case "black":
                 side = self.models.pipeline.resolution
                 return [_picture(row, np.zeros((side, side, 3), np.uint8)) for row in cases]
+            case Control.NOISE_PIXELS:
+                return [_picture(row, _noise_pixels(row["seed"], self.models.pipeline.resolution)) for row in cases]
+            case Control.NOISE_LATENT:
+                return self._from_noise(cases)
             case "image" | "vae":
                 return [row for case in cases for row in self._from_reference(case)]
             case other:
@@ -99,6 +103,17 @@ class _Maker:
             noise = initial_noise([case["seed"] for case in ready], shape)
             rows.update({row["image_id"]: row for row in self._sample(ready, noise)})
         return [rows[case["image_id"]] for case in cases]
+
+    def _from_noise(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
+        """Pictures that the decoder makes of Gaussian latents: garbage with the decoder's own texture."""
+        pipeline = self.models.pipeline
+        noise = initial_noise([case["seed"] for case in cases], pipeline.latent_shape)
+        images = pipeline.decode_latents(noise.to(pipeline.device))
+        finite = _finite(images)
+        return [
+            _picture(row, pixels) if finite[i] else _row(row, Status.DEGENERATE, _NOT_FINITE)
+            for i, (row, pixels) in enumerate(zip(cases, _uint8(images), strict=True))
+        ]
 
     def _denoise(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> Sampled:
         """Latents denoised through the unit's model and guards, by the sampler that `start` belongs to."""
@@ -189,6 +204,12 @@ class _Maker:
 def _refused(reports: Sequence[Report]) -> str | None:
     """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
+
+
+def _noise_pixels(seed: int, side: int) -> Pixels:
+    """Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    return _uint8(noise.clamp(-1, 1))[0]
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:

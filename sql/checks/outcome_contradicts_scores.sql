@@ -11,7 +11,12 @@ readings as (
         bool_or(s.score >= t.threshold) as hit
     from outcomes as o
     inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id
-    inner join rules as t on o.run_key = t.run_key and o.detector = t.detector and l.subject = t.subject
+    inner join cases as c on o.run_key = c.run_key and o.cell_id = c.cell_id and o.case_no = c.case_no
+    inner join rules as t
+        on
+            o.run_key = t.run_key
+            and o.detector = t.detector
+            and coalesce(c.subject, l.subject) = t.subject
     inner join planned_units as u on o.run_key = u.run_key and u.kind = 'detect'
     inner join scores as s
         on

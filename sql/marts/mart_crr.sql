@@ -2,14 +2,16 @@
 with
 counted as (
     select
-        run_key,
-        cell_id,
-        detector,
-        min(threshold) as threshold,
-        count(*) filter (where outcome = 'hit') as hits,
-        count(*) filter (where outcome in ('hit', 'clear')) as assessed
-    from outcomes
-    group by run_key, cell_id, detector
+        o.run_key,
+        o.cell_id,
+        o.detector,
+        min(o.threshold) as threshold,
+        count(*) filter (where o.outcome = 'hit') as hits,
+        count(*) filter (where o.outcome = 'hit' and s.case_no is not null) as strange_hits,
+        count(*) filter (where o.outcome in ('hit', 'clear')) as assessed
+    from outcomes as o
+    left join strange_pictures as s on o.run_key = s.run_key and o.cell_id = s.cell_id and o.case_no = s.case_no
+    group by o.run_key, o.cell_id, o.detector
 ),
 
 complete as (
@@ -31,7 +33,8 @@ complete as (
         coalesce(n.assessed, 0) as assessed,
         -- Whatever is planned and not assessed is unassessed, even when no row says so.
         greatest(c.planned - coalesce(n.assessed, 0), 0) as unassessed,
-        coalesce(n.hits, 0) as hits
+        coalesce(n.hits, 0) as hits,
+        coalesce(n.strange_hits, 0) as strange_hits
     from cells as c
     inner join instruments as i on c.run_key = i.run_key
     left join counted as n on c.run_key = n.run_key and c.cell_id = n.cell_id and i.detector = n.detector
@@ -59,7 +62,8 @@ select
     case when m.planned > 0 then (m.hits + m.unassessed) / m.planned else 1.0 end as worst_case,
     r.confidence,
     m.perturbation,
-    m.strength
+    m.strength,
+    m.strange_hits
 from complete as m
 inner join runs as r on m.run_key = r.run_key
 left join intervals as v on m.hits = v.hits and m.assessed = v.assessed and r.confidence = v.confidence

@@ -17,9 +17,11 @@ select
     l.control,
     c.seed,
     c.prompt,
-    c.item_uri
+    c.item_uri,
+    s.case_no is not null as strange
 from outcomes as o
 inner join runs as r on o.run_key = r.run_key
 inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id
 inner join cases as c on o.run_key = c.run_key and o.cell_id = c.cell_id and o.case_no = c.case_no
+left join strange_pictures as s on o.run_key = s.run_key and o.cell_id = s.cell_id and o.case_no = s.case_no
 inner join planned_units as u on o.run_key = u.run_key and o.unit_id = u.unit_id

@@ -10,6 +10,7 @@ create table if not exists cases (
     prompt_key varchar,
     guidance double,
     problem varchar,
+    subject varchar,
     item_id bigint,
     item_uri varchar,
     invert_unit_id bigint,

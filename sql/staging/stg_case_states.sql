@@ -4,7 +4,7 @@ select
     c.case_no,
     c.image_id,
     c.unit_id,
-    l.subject,
+    coalesce(c.subject, l.subject) as subject,
     case
         when g.status is null then 'missing'
         when g.status <> 'ok' then g.status

@@ -160,7 +160,7 @@ def bare(folder: Path) -> dict[str, float]:
     journal = Journal(str(folder / "root"))
     plan = read_plan(journal, "bench")
     models = Models(resolve_model(plan.spec.backbone), journal, torch.device("cpu"), plan)
-    detector = detectors.build(plan.spec.detectors[0], plan.spec.subjects(), "cpu")
+    detector = detectors.build(plan.spec.detectors[0], plan.spec.sought(), "cpu")
     units = [unit for unit in plan.units_of("generate") if unit.identity["source"] == "prompt"]
     batches = [(unit.identity, plan.cases_of(unit.key)) for unit in units]
     for described in {unit.identity["model"]: unit.identity for unit in units}.values():

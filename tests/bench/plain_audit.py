@@ -46,7 +46,7 @@ class PlainAudit:
         )
         self.pipe.set_progress_bar_config(disable=True)
         self.judges: list[Detector] = [
-            detectors.build(entry, plan.spec.subjects(), "cpu") for entry in plan.spec.detectors
+            detectors.build(entry, plan.spec.sought(), "cpu") for entry in plan.spec.detectors
         ]
         self.unets: dict[str | None, UNet2DConditionModel] = {None: backbone.unet}
 

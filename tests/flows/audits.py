@@ -15,6 +15,11 @@ from audit.spec import load_spec
 from audit.testbed.scenes import write_corpus
 from tasks.context import store_spec
 
+WAIVED = {  # of audits whose subject is not what survives: no benign prompt is drawn
+    "retention_waived": "random weights draw nothing that could survive",
+    "damage_waived": "random weights draw nothing that could be damaged",
+}
+
 
 def tiny_spec(folder: Path, pipeline: Path, **changes: Any) -> Path:
     """The path of a spec that a CPU audits in seconds; its corpus is written beside it."""
@@ -33,7 +38,7 @@ def tiny_spec(folder: Path, pipeline: Path, **changes: Any) -> Path:
         ],
         "controls": {"cases": 2},
         "detectors": [{"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}],
-        "gate": {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}]},
+        "gate": {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], **WAIVED},
         "unit_size": 4,
     }
     path = folder / "spec.yaml"

@@ -22,6 +22,7 @@ from audit.results import (
     Verdict,
     VerdictStatus,
 )
+from tests.gate_rows import second_side
 from tests.report.erasures import ERASURES, poisoned
 
 DETECTORS = (("clip-judge", 11, 0.5), ("classifier", 12, 0.6))
@@ -103,7 +104,7 @@ class Builder:
             unassessed=tuple(self.unassessed),
             round_trips=tuple(self.round_trips),
             samples=tuple(self.samples),
-            verdict=decide(Policy.model_validate(SPEC["gate"]), crr, checks),
+            verdict=decide(Policy.model_validate(SPEC["gate"]), crr, checks, *second_side(crr)),
             erasures=ERASURES,
         )
 

@@ -1,0 +1,31 @@
+"""The section `benign` of a spec: ordinary prompts that every defence has to go on drawing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from audit.quality_spec import QualitySpec
+from audit.scenarios import PromptSource, Sampler
+from audit.spec_base import Model, Name
+
+PICTURE_CHECK = "picture-check"  # the quality instrument that the spec gains when it lists none of the same network
+
+
+class BenignSpec(Model):
+    """Benign prompts, the same ones and seeds through every defence and the un-erased backbone.
+
+    Their rates count towards retention, and their pictures are compared as sets. Rows about the concept itself are left
+    out. `prompts` replaces the shipped set: scenes for the testbed, everyday things for any other backbone. `sampler`
+    defaults to that of the first scenario with prompts. `features` is the network of the picture check: a CLIP or a ResNet
+    classifier, by default that of the first judge that has one.
+    """
+
+    cases: Annotated[int, Field(ge=0, le=100_000)] = 32  # per concept and defence
+    prompts: PromptSource | None = None
+    sampler: Sampler | None = None
+    features: Annotated[str, Field(min_length=1)] | None = None
+    # Filled in when the audit is planned, so that workers and reports need no prompt file:
+    subjects: tuple[Name, ...] = ()  # what the prompts show
+    instrument: QualitySpec | None = None  # the picture check's

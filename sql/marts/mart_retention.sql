@@ -1,0 +1,68 @@
+-- grain: one row per run, defended cell of what must survive, and detector: its cases paired with the un-erased model's
+with
+judged as (
+    select distinct
+        run_key,
+        detector,
+        subject
+    from rules
+),
+
+-- Case by case: the same prompt and seed through the defence and through the un-erased model.
+pairs as (
+    select
+        o.run_key,
+        o.cell_id,
+        o.detector,
+        o.outcome as defended,
+        coalesce(b.outcome, 'unassessed') as backbone
+    from outcomes as o
+    inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id
+    inner join cases as c on o.run_key = c.run_key and o.cell_id = c.cell_id and o.case_no = c.case_no
+    inner join judged as j
+        on o.run_key = j.run_key and o.detector = j.detector and coalesce(c.subject, l.subject) = j.subject
+    left join cells as m
+        on
+            l.run_key = m.run_key
+            and l.concept = m.concept
+            and l.subject = m.subject
+            and l.role = m.role
+            and l.scenario = m.scenario
+            and m.defence = 'none'
+            and m.control is null
+    left join cases as d
+        on
+            m.run_key = d.run_key
+            and m.cell_id = d.cell_id
+            and c.case_no = d.case_no
+            and c.seed = d.seed
+            and c.prompt is not distinct from d.prompt
+            and c.subject is not distinct from d.subject
+    left join outcomes as b
+        on d.run_key = b.run_key and d.cell_id = b.cell_id and d.case_no = b.case_no and o.detector = b.detector
+    where
+        l.role in ('neighbour', 'benign') and l.scenario = 'text' and l.defence <> 'none' and l.control is null
+)
+
+select
+    r.run_id,
+    p.cell_id,
+    l.concept,
+    l.subject,
+    l.role,
+    l.defence,
+    p.detector,
+    count(*) as pairs,
+    count(*) filter (where p.backbone = 'hit' and p.defended = 'hit') as kept,
+    count(*) filter (where p.backbone = 'hit' and p.defended = 'clear') as lost,
+    count(*) filter (where p.backbone = 'clear' and p.defended = 'hit') as gained,
+    count(*) filter (where p.backbone = 'clear' and p.defended = 'clear') as neither,
+    count(*) filter (where p.backbone = 'hit' and p.defended = 'unassessed') as hit_unassessed,
+    count(*) filter (where p.backbone = 'clear' and p.defended = 'unassessed') as clear_unassessed,
+    count(*) filter (where p.backbone = 'unassessed' and p.defended = 'hit') as unassessed_hit,
+    count(*) filter (where p.backbone = 'unassessed' and p.defended = 'clear') as unassessed_clear,
+    count(*) filter (where p.backbone = 'unassessed' and p.defended = 'unassessed') as unassessed_unassessed
+from pairs as p
+inner join runs as r on p.run_key = r.run_key
+inner join cells as l on p.run_key = l.run_key and p.cell_id = l.cell_id
+group by all
