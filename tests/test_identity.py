@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from audit import identity
+from audit.benign import planned_with_benign
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.plan import KINDS, Plan
@@ -70,7 +71,7 @@ SPEC = parse_spec(
             "version": "1",
             "limits": [{"crr_max": 0.1}, {"crr_max": 0.2}],
             "judges": ["judge"],
-            "controls": {"reference_min": 0.0, "vae_roundtrip_min": 0.0, "random_latent_max": 1.0},
+            "controls": {"reference_min": 0.0, "vae_roundtrip_min": 0.0, "random_latent_max": 1.0, "noise_max": 1.0},
         },
         "unit_size": 4,
     },
@@ -83,9 +84,10 @@ NOTHING = (  # a change here recomputes nothing
     "backbone", "corpus.*.url", "corpus_limits.*",  # what is found there counts by its content: digests and items
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
+    "benign.subjects", "benign.instrument",  # filled in when the audit is planned
     "scenarios.2.perturbed_cases",  # it has no perturbations
 )  # fmt: skip
-ELSEWHERE = ("detectors.*", "quality.*")  # count as instruments, below
+ELSEWHERE = ("detectors.*", "quality.*", "benign.features")  # count as instruments, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
@@ -110,6 +112,11 @@ OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "defences.*.eraser.method": "esd-x",
     "defences.*.eraser.preset": "official",
     "calibration.*.concept": "circle",
+    "benign.prompts": {"set": "testbed-benign"},
+    "benign.sampler": {"steps": 20},
+    "benign.instrument": {"name": "picture-check", "kind": "features", "model": "testbed/energy"},
+    "gate.retention_judges": ["judge"],
+    "gate.*_waived": "judged by another audit",
     "defences.*.eraser.parameters": {"erase_scale": 2.0},
     "gate.thresholds": {"judge": 0.4},
     "gate.limits.*.scenario": "text",
@@ -195,8 +202,9 @@ def plan_of(
         name: [CorpusItem(identity.key([name.rstrip("b"), i]), f"file:///{i}") for i in range(8)]
         for name in ("ring", "ringb", "arrow", "arrowb")
     }
+    spec, benign = planned_with_benign(parse_spec(document, "test"))
     return build_plan(
-        parse_spec(document, "test"), run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
+        spec, benign=benign, run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
         items=pictures, instruments=[instrument], rules=[], corpus={}, quality=[quality],
     )  # fmt: skip
 
