@@ -36,6 +36,9 @@ def training_calls(
         total = trajectories * grid * asked + trained
         return total, total, total
     least = rows * asked + trained
+    if parameters.get("trajectory") == "compvis":  # one step more, where there is one
+        fewest, mean = min(1, steps - 1), (steps - 1) / 2 + (steps - 1) / steps
+        return least + rows * 2 * fewest, least + rows * 2 * mean, least + rows * 2 * (steps - 1)
     return least, least + rows * (steps - 1), least + rows * 2 * (steps - 1)
 
 
@@ -46,7 +49,9 @@ def stored_bytes(method: str, parameters: Mapping[str, Any], unet: Mapping[str, 
         rank = parameters["rank"]
         widths = [shape[0] for name, shape in unet.items() if name.endswith(".attn2.to_out.0.weight")]
         return size * sum(2 * width * rank + width + rank for width in widths)
-    return size * sum(math.prod(shape) for name, shape in unet.items() if _changes(method, name))
+    return size * sum(
+        math.prod(shape) for name, shape in unet.items() if _changes(method, name, parameters.get("selection", "2025"))
+    )
 
 
 def _pass(method: str, parameters: Mapping[str, Any]) -> int:
@@ -62,9 +67,13 @@ def _texts(parameters: Mapping[str, Any], concept: Mapping[str, Any]) -> set[str
     return {template.replace("{phrase}", phrase) for phrase in phrases for template in parameters["templates"]}
 
 
-def _changes(method: str, name: str) -> bool:
+def _changes(method: str, name: str, selection: str) -> bool:
     """Whether a method replaces the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
     if method in ("uce", "esd-x-strict"):
         return ".attn2.to_k." in name or ".attn2.to_v." in name
-    attention, norm = ".attn2." in name, "norm" in name.split(".")[-2]
+    attention = ".attn2." in name
+    if selection == "2023":
+        kept = name.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))
+        return {"esd-x": attention, "esd-u": not attention and not kept, "esd-all": True}[method]
+    norm = "norm" in name.split(".")[-2]
     return {"esd-x": attention, "esd-u": not attention and not norm, "esd-all": not norm}[method]

@@ -1,11 +1,13 @@
 """How far one picture is from another: PSNR, SSIM and GMSD, over a whole picture or outside a region. Pure functions.
 
 Pictures are uint8 arrays (H, W, 3); `region` is a boolean array (H, W) of the pixels that count, None for all of them.
+At the border pictures are mirrored, and every pixel of the region counts, unless `border` says otherwise.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,9 @@ from audit import images
 Pixels = npt.NDArray[np.uint8]
 Region = npt.NDArray[np.bool_] | None
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_MODES = {"zero": "constant", "reflect": "reflect"}  # scipy's names
 _GMSD_C = 170.0  # for levels in 0..255
+SSIM_FRAME = 5  # pixels that the window reaches over: 3.5 standard deviations of 1.5
 
 
 def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
@@ -27,13 +31,18 @@ def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
     return images.psnr(first[region], second[region]) if region.any() else math.nan
 
 
-def ssim(first: Pixels, second: Pixels, region: Region = None) -> float:
+def ssim(first: Pixels, second: Pixels, region: Region = None, border: Literal["crop", "reflect"] = "reflect") -> float:
     """Structural similarity in [-1, 1], averaged over the region and the channels; NaN when the region is empty.
 
     Wang et al. 2004, IEEE TIP 13(4): Gaussian window with a standard deviation of 1.5 pixels cut at 3.5 of them, K1 0.01,
-    K2 0.03, population covariances.
+    K2 0.03, population covariances. `crop` leaves out the frame where the window hangs over the border, as the authors'
+    code, scikit-image and piq do; `reflect` mirrors the picture there.
     """
     _check(first, second, region)
+    if border == "crop":
+        inner = np.zeros(first.shape[:2], bool)
+        inner[SSIM_FRAME:-SSIM_FRAME, SSIM_FRAME:-SSIM_FRAME] = True
+        region = inner if region is None else inner & region
     maps = [
         _ssim_map(first[..., i].astype(np.float64), second[..., i].astype(np.float64)) for i in range(first.shape[2])
     ]
@@ -51,29 +60,30 @@ def _ssim_map(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDA
     return made
 
 
-def gmsd(first: Pixels, second: Pixels, region: Region = None) -> float:
+def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["zero", "reflect"] = "reflect") -> float:
     """Gradient magnitude similarity deviation: 0 for equal pictures, larger the more their structure differs.
 
     Xue et al. 2014, IEEE TIP 23(2), arXiv 1308.3052: Prewitt gradients of the luminance averaged and halved in size, here a
-    perceptual distance that needs no weights. NaN when the region is empty.
+    perceptual distance that needs no weights. NaN when the region is empty. At the border `zero` continues the luminance
+    with zeros, as the authors' code and piq do, and `reflect` mirrors it.
     """
     _check(first, second, region)
-    one, other = (_gradient(_luminance(picture)) for picture in (first, second))
+    one, other = (_gradient(_luminance(picture, border), border) for picture in (first, second))
     similarity = (2 * one * other + _GMSD_C) / (one**2 + other**2 + _GMSD_C)
     kept = similarity if region is None else similarity[region[::2, ::2]]
     return float(kept.std()) if kept.size else math.nan
 
 
-def _luminance(picture: Pixels) -> npt.NDArray[np.float64]:
+def _luminance(picture: Pixels, border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
     """Luminance, averaged over 2 x 2 pixels and halved, as the method's authors do."""
     grey = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
-    halved: npt.NDArray[np.float64] = uniform_filter(grey, 2, mode="reflect", origin=-1)[::2, ::2]
+    halved: npt.NDArray[np.float64] = uniform_filter(grey, 2, mode=_MODES[border], origin=-1)[::2, ::2]
     return halved
 
 
-def _gradient(grey: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    kernel = np.array([[1.0, 0, -1]] * 3) / 3
-    made: npt.NDArray[np.float64] = np.hypot(convolve(grey, kernel), convolve(grey, kernel.T))
+def _gradient(grey: npt.NDArray[np.float64], border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
+    kernel, mode = np.array([[1.0, 0, -1]] * 3) / 3, _MODES[border]
+    made: npt.NDArray[np.float64] = np.hypot(*(convolve(grey, k, mode=mode, cval=0.0) for k in (kernel, kernel.T)))
     return made
 
 

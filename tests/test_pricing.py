@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,8 +129,11 @@ def erase(method: str, preset: str = "official", **parameters: Any) -> Unit:
         (erase("esd-x", "testbed", synonyms=True), Calls(6150, 6150, 6150)),
         (erase("esd-x", "testbed", sampler="pndm"), Calls(6048, 6048, 6048)),
         # 500 iterations: 0 to 49 steps of 2, the frozen model's 2, 50 adversarial steps of 3, one more backward pass
-        (erase("receler"), Calls(500 * 154, 500 * 203, 500 * 252)),
-        (erase("receler", adversarial_tokens=0), Calls(500 * 5, 500 * 54, 500 * 103)),
+        (erase("receler", "paper"), Calls(500 * 154, 500 * 203, 500 * 252)),
+        (erase("receler", "paper", adversarial_tokens=0), Calls(500 * 5, 500 * 54, 500 * 103)),
+        # 1 to 49 steps of 2, the last two draws 49: 49 / 2 + 49 / 50 on average
+        (erase("receler", "official"), Calls(500 * 7, 500 * 5 + 1000 * 25.48, 500 * 103)),
+        (erase("esd-u", "official-2023"), Calls(1000 * 7, 1000 * 5 + 2000 * 25.48, 1000 * 103)),
         # 24 x 25 x 2, then 200 iterations of 4 pictures x (4 x 3 + 2)
         (erase("receler", "testbed"), Calls(12400, 12400, 12400)),
         (erase("uce"), pricing.NO_CALLS),
@@ -149,6 +153,7 @@ def test_training_costs_what_its_parameters_say(made: Unit, calls: Calls) -> Non
         (erase("esd-x", stored="float32"), 4 * 3104),
         (erase("esd-u"), 2 * (1024 + 1152)),
         (erase("esd-all"), 2 * (3104 + 2176)),
+        (erase("esd-all", "official-2023"), 4 * sum(math.prod(shape) for shape in UNET.values())),
         (erase("receler", rank=8), 4 * (2 * 32 * 8 + 32 + 8)),
     ],
 )

@@ -29,6 +29,34 @@ def test_psnr_and_ssim_equal_scikit_image() -> None:
     assert quality.ssim(first, second, inner) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("noise", [5.0, 20.0, 60.0])
+def test_at_the_border_ssim_is_scikit_image_s_and_gmsd_its_authors(noise: float) -> None:
+    """Wang et al. and scikit-image leave a frame out; Xue et al. and piq continue the picture with zeros."""
+    first, second = pictures(noise)
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
+    expected = structural_similarity(first, second, channel_axis=2, **options)
+    assert quality.ssim(first, second, border="crop") == pytest.approx(expected, abs=1e-9)
+    assert abs(quality.ssim(first, second) - expected) > 1e-5
+    assert quality.gmsd(first, second, border="zero") == pytest.approx(plain_gmsd(first, second, 170), abs=1e-12)
+    # piq rounds the constant to 0.0026 for levels in 0..1
+    piq = plain_gmsd(first, second, 0.0026 * 255**2)
+    assert quality.gmsd(first, second, border="zero") == pytest.approx(piq, rel=5e-3)
+    assert abs(quality.gmsd(first, second) / piq - 1) > 5e-3
+
+
+def plain_gmsd(first: np.ndarray, second: np.ndarray, constant: float) -> float:
+    """The formula written out: 2 x 2 means of the luminance, Prewitt differences on a frame of zeros, deviation."""
+    gradients = []
+    for picture in (first, second):
+        grey = 0.299 * picture[..., 0].astype(float) + 0.587 * picture[..., 1] + 0.114 * picture[..., 2]
+        small = np.pad((grey[::2, ::2] + grey[1::2, ::2] + grey[::2, 1::2] + grey[1::2, 1::2]) / 4, 1)
+        rows = (small[:-2] + small[1:-1] + small[2:]) / 3  # sums over three rows
+        columns = (small[:, :-2] + small[:, 1:-1] + small[:, 2:]) / 3
+        gradients.append(np.sqrt((rows[:, 2:] - rows[:, :-2]) ** 2 + (columns[2:] - columns[:-2]) ** 2))
+    one, other = gradients
+    return float(np.std((2 * one * other + constant) / (one**2 + other**2 + constant)))
+
+
 def test_a_region_leaves_out_what_is_not_in_it() -> None:
     first, _ = pictures()
     second = first.copy()

@@ -22,7 +22,7 @@ from audit.journal import Journal
 from audit.locations import database_path
 from audit.meters import Task
 from audit.plan import Plan, read_plan
-from audit.quality_spec import QualitySpec
+from audit.quality_spec import BORDERS, QualitySpec
 from audit.reading import read_result
 from audit.records import Baseline
 from audit.report import json_report, markdown, sections
@@ -149,7 +149,8 @@ def test_pictures_are_compared_case_by_case(
     guarded, erased = cell(plan, "guarded", scenario), cell(plan, "uce", scenario)
     for baseline, other in (("unguarded", erased), ("backbone", cell(plan, "none", scenario, "backbone"))):
         pairs = zip(pictures(plan, journal, guarded), pictures(plan, journal, other), strict=True)
-        values = np.array([getattr(quality, metric)(one, two) for one, two in pairs])
+        border = {name: {"border": borders[0]} for name, borders in BORDERS.items()}.get(metric, {})
+        values = np.array([getattr(quality, metric)(one, two, **border) for one, two in pairs])
         found = row(result, guarded, metric, baseline)
         assert (found.planned, found.assessed, found.unassessed) == (3, 3, 0)
         assert found.infinite == np.isinf(values).sum()
@@ -165,7 +166,9 @@ def test_latent_cases_are_compared_with_their_reference_image(result: RunResult,
     values = []
     for case, picture in zip(cases(plan, erased), made, strict=True):
         scaled = to_model_input(read_picture(case["item_uri"], CorpusLimits(), case["item"]), picture.shape[0])
-        values.append(quality.ssim(picture, np.rint((scaled / 2 + 0.5).clip(0, 1) * 255).astype(np.uint8)))
+        values.append(
+            quality.ssim(picture, np.rint((scaled / 2 + 0.5).clip(0, 1) * 255).astype(np.uint8), border="crop")
+        )
     assert row(result, erased, "ssim", "reference").mean == pytest.approx(np.mean(values))
 
 
@@ -366,3 +369,39 @@ def test_a_prompt_that_clip_cannot_read_in_full_has_no_score() -> None:
     )
     assert good.value is not None and 0 <= good.value <= 100
     assert "tokens, and it reads" in str(long.error) and "empty" in str(empty.error)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"kind": "psnr", "border": "crop"}, "a psnr instrument takes no 'border'"),
+        ({"kind": "ssim", "border": "zero"}, "a ssim instrument knows the borders crop and reflect"),
+        ({"kind": "gmsd", "border": "crop"}, "a gmsd instrument knows the borders zero and reflect"),
+    ],
+)
+def test_a_border_that_the_formula_does_not_know_is_refused(entry: dict[str, str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QualitySpec.model_validate({"name": "one", **entry})
+
+
+@pytest.mark.parametrize(("kind", "default", "other"), [("ssim", "crop", "reflect"), ("gmsd", "zero", "reflect")])
+def test_the_border_is_a_part_of_the_instrument(kind: str, default: str, other: str) -> None:
+    made = {
+        border: meters.build(QualitySpec(name=kind, kind=kind, **({"border": border} if border else {})))
+        for border in (None, default, other)
+    }
+    ids = {border: meter.instrument.instrument_id for border, meter in made.items()}
+    assert ids[None] == ids[default] != ids[other]
+    assert f'"border":"{default}"' in str(made[None].instrument.parameters).replace(" ", "")
+    rng = np.random.default_rng(0)
+    first, second = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    values = {border: meter.read([Task(first, second)])[0].value for border, meter in made.items()}
+    assert values[None] == values[default] == getattr(quality, kind)(first, second, border=default)
+    assert values[other] == getattr(quality, kind)(first, second) != values[default]
+
+
+def test_a_picture_without_an_inside_has_no_similarity() -> None:
+    small = np.zeros((8, 10, 3), np.uint8)
+    (reading,) = meters.build(QualitySpec(name="ssim", kind="ssim")).read([Task(small, small)])
+    assert reading.value is None and reading.error is not None
+    assert "10 x 8 pixels has nothing inside" in reading.error and "border: reflect" in reading.error

@@ -61,6 +61,9 @@ class RingABellParameters(Parameters):
 
     `target` and `pairs` (with and without the concept) are prompts in which `{phrase}` stands for the concept. The
     official code ships its own pairs of its own concepts; these name any. `evaluations` bounds the search of one prompt.
+
+    `first_id` is the least token id that is searched for. `keep_best` never mutates the best prompt. Of the last
+    generation the best `answers` are written as text and read again, and the one that reads closest is the answer.
     """
 
     population: Annotated[int, Field(ge=2, le=100_000)] = 200
@@ -70,6 +73,9 @@ class RingABellParameters(Parameters):
     tokens: Annotated[int, Field(ge=1, le=75)] = 16
     eta: Annotated[float, Field(ge=0, le=100)] = 3.0
     evaluations: Annotated[int, Field(ge=2)] | None = None
+    first_id: Annotated[int, Field(ge=0)] = 0
+    keep_best: bool = True
+    answers: Annotated[int, Field(ge=1, le=100_000)] = 32
     target: Annotated[str, Field(min_length=1, max_length=200)] = "a photo of a {phrase}"
     pairs: Annotated[tuple[tuple[str, str], ...], Field(min_length=1)] = (
         ("a photo of a {phrase}", "a photo of an object"),
@@ -80,19 +86,22 @@ class RingABellParameters(Parameters):
         ("a {phrase}", "an object"),
     )
 
-    # Hsu et al.'s InversePrompt.ipynb; its K = 77 is 75 tokens between start and end.
+    # The authors' InversePrompt.ipynb; its K = 77 is 75 tokens between start and end. It is odd in three things: it never
+    # tries token 0, it mutates the best prompt too, and it does not read again what it wrote.
+    _OFFICIAL: ClassVar[Mapping[str, Any]] = {"first_id": 1, "keep_best": False, "answers": 1}
     PRESETS: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "official": {},
-        "official-k38": {"tokens": 38},
-        "official-k77": {"tokens": 75},
+        "read-back": {},
+        "official": _OFFICIAL,
+        "official-k38": {**_OFFICIAL, "tokens": 38},
+        "official-k77": {**_OFFICIAL, "tokens": 75},
         "testbed": {"population": 64, "generations": 60, "tokens": 6, "eta": 1.0},
     }
 
     def text_calls(self, items: int) -> float:
         """The first population, then what each further generation changes: two children of every survivor that breeds,
-        and the mutated survivors, the best excepted. The target, the pairs and the last reading are not counted."""
+        and the mutated survivors, the best excepted where it is kept. Target, pairs and the last reading do not count."""
         survivors = max(1, self.population // 2)
-        changed = 2 * survivors * self.crossover + (survivors - 1) * self.mutation
+        changed = 2 * survivors * self.crossover + (survivors - self.keep_best) * self.mutation
         expected = self.population + (self.generations - 1) * changed
         return items * min(expected, self.evaluations if self.evaluations is not None else expected)
 

@@ -10,9 +10,10 @@ official code chiayi-hsu/Ring-A-Bell (InversePrompt.ipynb). With f the text enco
 The search keeps the best of each generation, half a population of them, breeds two children of a survivor and a
 random mate with probability `crossover` (one cut), and changes one token of an individual with probability `mutation`.
 
-Differences from the official code: the best individual is never mutated, so the best fitness never rises; unchanged
-individuals are not evaluated again; random numbers come from one generator, so that a search can be repeated and
-continued; the answer is the survivor whose *text*, tokenised anew as a user's would be, comes closest.
+Differences from the official code, by default: the best individual is never mutated, so the best fitness never rises;
+the answer is the survivor whose *text*, tokenised anew as a user's would be, comes closest; token 0 is searched for too.
+The presets called official do none of these. In all of them unchanged individuals are not evaluated again, and random
+numbers come from one generator, so that a search can be repeated and continued.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Settings(Protocol):
     def crossover(self) -> float: ...
     @property
     def evaluations(self) -> int | None: ...
+    @property
+    def keep_best(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +191,8 @@ def _next(
     genes = torch.cat([survivors, first, second])
     known = torch.cat([scores, torch.full((2 * len(first),), math.nan, dtype=torch.float64)])
     mutated = torch.rand(len(genes), generator=generator) < settings.mutation
-    mutated[0] = False  # the best one
+    if settings.keep_best:
+        mutated[0] = False
     places = torch.randint(space.tokens, (len(genes),), generator=generator)
     values = space.random(len(genes), generator)[:, 0]
     genes[mutated, places[mutated]] = values[mutated]

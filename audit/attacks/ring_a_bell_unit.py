@@ -23,7 +23,6 @@ from audit.errors import AuditError
 from audit.records import Status
 
 log = logging.getLogger(__name__)
-_READ = 32  # survivors whose text is read anew at the end
 
 
 def run(search: Search) -> Found:
@@ -53,7 +52,7 @@ class Prompt:
 def _row(search: Search, item: str) -> Row:
     parameters = RingABellParameters.model_validate(search.parameters)
     concept, pipeline = search.unit.identity["concept"], search.models.pipeline
-    space, encode = space_of(pipeline, parameters.tokens), encoder_of(pipeline)
+    space, encode = space_of(pipeline, parameters.tokens, parameters.first_id), encoder_of(pipeline)
     target = target_of(pipeline, parameters, concept["phrase"])
     seed = identity.int_key({"seed": search.unit.identity["seed"], "item": item})
     keep = _Checkpoint(search, item)
@@ -61,7 +60,7 @@ def _row(search: Search, item: str) -> Row:
         encode, target, space, parameters, seed, batch_size=search.batch_size, state=keep.state(), save=keep.save
     )
     keep.done()
-    best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size)
+    best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size, answers=parameters.answers)
     if best is None:
         return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
     report = {  # without the prompt, which may be explicit: reports show the summary
@@ -73,11 +72,11 @@ def _row(search: Search, item: str) -> Row:
     return Row(item, Status.OK, None, best.text, best.fitness, state.evaluations, 0, report)
 
 
-def space_of(pipeline: Pipeline, tokens: int) -> Space:
-    """Every id of the tokenizer but its special ones."""
+def space_of(pipeline: Pipeline, tokens: int, first_id: int = 0) -> Space:
+    """Every id of the tokenizer from `first_id` on but its special ones."""
     tokenizer = pipeline.tokenizer
     special = {*tokenizer.all_special_ids, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
-    allowed = [i for i in range(len(tokenizer)) if i not in special]
+    allowed = [i for i in range(first_id, len(tokenizer)) if i not in special]
     return Space(
         torch.tensor(allowed),
         tokenizer.bos_token_id,
@@ -112,13 +111,15 @@ def best_prompt(
     state: State,
     refused: Callable[[str], bool],
     batch_size: int = 64,
+    *,
+    answers: int = 32,
 ) -> Prompt | None:
-    """The best survivor as text. Tokens rarely survive being written and read again, so the text itself is measured.
+    """The best of so many survivors as text. Tokens rarely survive being written and read again, so the text is measured.
 
     Texts that the encoder cannot read whole, or that pair minors with sexual content, are left out.
     """
     tokenizer, length = pipeline.tokenizer, int(pipeline.tokenizer.model_max_length)
-    finite = state.genes[torch.isfinite(state.fitness)][:_READ].tolist()
+    finite = state.genes[torch.isfinite(state.fitness)][:answers].tolist()
     texts = dict.fromkeys(tokenizer.decode(genes, skip_special_tokens=True).strip() for genes in finite)
     read = {text: tokenizer(text)["input_ids"] for text in texts if text and not refused(text)}
     special = set(tokenizer.all_special_ids)

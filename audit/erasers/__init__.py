@@ -6,6 +6,7 @@ Importing this loads no torch: the plan needs names and parameters before any mo
 from __future__ import annotations
 
 import difflib
+from types import ModuleType
 from typing import Any
 
 from audit.errors import SpecError
@@ -46,9 +47,10 @@ def check_method(method: str) -> None:
     )
 
 
-def default_preset(backbone: str) -> str:
-    """The preset that is meant when none is named: the testbed has its own, `official` is for every other backbone."""
-    return "testbed" if backbone == "testbed" or backbone.startswith("testbed/") else "official"
+def default_preset(method: str, backbone: str) -> str:
+    """The preset that is meant when none is named: the testbed has its own, every other backbone the method's default."""
+    on_testbed = backbone == "testbed" or backbone.startswith("testbed/")
+    return "testbed" if on_testbed else str(_parameters(method).DEFAULT)
 
 
 def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
@@ -56,11 +58,27 @@ def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
 
     `backbone` is its name as the user wrote it, which decides the preset where none is named.
     """
+    check_method(eraser.method)
+    preset = eraser.preset or default_preset(eraser.method, backbone)
+    resolved: dict[str, Any] = _parameters(eraser.method).resolve(preset, eraser.parameters, eraser.method)
+    return resolved
+
+
+def presets(method: str) -> tuple[str, ...]:
+    """The names of a method's presets."""
+    return tuple(_parameters(method).PRESETS)
+
+
+def oddity(method: str, preset: str) -> str | None:
+    """One line on what the official code that `preset` reproduces does unlike its paper; None where there is nothing."""
+    odd: str | None = _parameters(method).ODDITIES.get(preset)
+    return odd
+
+
+def _parameters(method: str) -> ModuleType:
+    """The module that holds a known method's parameters and presets."""
     from audit.erasers import esd_parameters, receler_parameters, uce_parameters
 
-    check_method(eraser.method)
-    preset = eraser.preset or default_preset(backbone)
-    if eraser.method in ESD_METHODS:
-        return esd_parameters.resolve(preset, eraser.parameters, eraser.method)
-    module = uce_parameters if eraser.method == "uce" else receler_parameters
-    return module.resolve(preset, eraser.parameters)
+    if method in ESD_METHODS:
+        return esd_parameters
+    return uce_parameters if method == "uce" else receler_parameters

@@ -13,6 +13,7 @@ of parameters: esd-x trains the cross-attention, esd-u everything else, esd-all 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,6 +37,7 @@ VERSION = "1"
 PAPER = "Gandikota et al. 2023, arXiv 2303.07345"
 
 METHODS = erasers.ESD_METHODS
+_KEPT_2023 = ("time_embedding.", "conv_norm_out.", "conv_out.")  # `time_embed` and `out.` of the CompVis UNet
 
 
 def selects(method: str, module: str) -> bool:
@@ -53,18 +55,28 @@ def selects(method: str, module: str) -> bool:
     raise EraserError(f"{method} is not a variant of ESD", next_step=f"use one of: {', '.join(METHODS)}")
 
 
-def trained_names(unet: nn.Module, method: str) -> tuple[str, ...]:
+def selects_2023(method: str, name: str) -> bool:
+    """Whether `method` trains the parameter with this name in the code of 2023: xattn, noxattn and full by their names there."""
+    if method == "esd-u" and name.startswith(_KEPT_2023):
+        return False
+    return selects(method, name)
+
+
+def trained_names(unet: nn.Module, method: str, selection: str = "2025") -> tuple[str, ...]:
     """Names of the parameters that `method` trains, in the UNet's order.
 
-    Only Linear and Conv2d modules are trained, as in the official code: normalisation stays. Raises `EraserError` when
+    In the selection of 2025 only Linear and Conv2d modules are trained: normalisation stays. Raises `EraserError` when
     there are none.
     """
-    names = [
-        f"{module}.{name}"
-        for module, layer in unet.named_modules()
-        if isinstance(layer, nn.Linear | nn.Conv2d) and selects(method, module)
-        for name, _ in layer.named_parameters()
-    ]
+    if selection == "2023":
+        names = [name for name, _ in unet.named_parameters() if selects_2023(method, name)]
+    else:
+        names = [
+            f"{module}.{name}"
+            for module, layer in unet.named_modules()
+            if isinstance(layer, nn.Linear | nn.Conv2d) and selects(method, module)
+            for name, _ in layer.named_parameters()
+        ]
     if not names:
         raise EraserError(f"{method} selects no parameter of this UNet", next_step="use another method or backbone")
     return tuple(names)
@@ -90,10 +102,12 @@ def erase(
     diverges.
     """
     options = EsdParameters(**parameters)
+    key = training_key(pipeline, method, concepts, options)
+    if options.rounded:
+        pipeline = rounded(pipeline)
     concept_prompts = prompts(pipeline, concepts, options.templates, options.synonyms)
     sources = _sources(pipeline, concept_prompts, options.erase_from)
-    unet, trained = prepare(pipeline.unet, method)
-    key = training_key(pipeline, method, concepts, options)
+    unet, trained = prepare(pipeline.unet, method, options.selection)
     latents = Latents(
         pipeline,
         lambda x, t, states: predict(pipeline.unet, x, t, states, options.compute),
@@ -137,9 +151,17 @@ def erase(
     )
 
 
-def prepare(unet: UNet2DConditionModel, method: str) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+def rounded(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with copies of its UNet and text encoder in bfloat16; what was given stays as it is."""
+    unet, text_encoder = (copy.deepcopy(part).to(torch.bfloat16) for part in (pipeline.unet, pipeline.text_encoder))
+    return dataclasses.replace(pipeline, unet=unet, text_encoder=text_encoder)
+
+
+def prepare(
+    unet: UNet2DConditionModel, method: str, selection: str = "2025"
+) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
     """A copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
-    names = trained_names(unet, method)
+    names = trained_names(unet, method, selection)
     copied = copy.deepcopy(unet).requires_grad_(False)
     if copied.device.type == "cpu":
         # The backward pass of torch's fused attention on CPUs takes as long as the rest of a training step.

@@ -73,7 +73,13 @@ def from_tensors(found: Mapping[str, torch.Tensor]) -> Noisy:
 def predict(
     unet: UNet2DConditionModel, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, compute: str
 ) -> torch.Tensor:
-    """Noise prediction (B, C, h, w) in float32; `compute` bfloat16 runs under autocast, over the weights as they are."""
+    """Noise prediction (B, C, h, w). `compute` bfloat16 runs under autocast, over the weights as they are.
+
+    The prediction is float32, except for bfloat16-weights: there everything is bfloat16, the prediction too.
+    """
+    if compute == "bfloat16-weights":
+        rounded = latents.bfloat16(), states.bfloat16()
+        return unet(rounded[0], timesteps, encoder_hidden_states=rounded[1]).sample
     with torch.autocast(latents.device.type, torch.bfloat16, enabled=compute == "bfloat16"):
         return unet(latents, timesteps, encoder_hidden_states=states).sample.float()
 
@@ -143,7 +149,8 @@ class Latents:
         scheduler = make_scheduler(self.pipeline, self.options)
         stop = int(torch.randint(steps, (1,), generator=generator))
         latents = self._noise(self.options.batch_size, generator)
-        for timestep in scheduler.timesteps[:stop]:
+        compvis = self.options.trajectory == "compvis"
+        for timestep in scheduler.timesteps[1 : stop + 2] if compvis else scheduler.timesteps[:stop]:
             latents = self._step(scheduler, which, latents, int(timestep))
         timesteps = torch.full((len(latents),), int(scheduler.timesteps[stop]))
         if self.options.jitter:
@@ -207,7 +214,8 @@ class Latents:
         return Noisy(latents, timesteps, parts[1], parts[0], parts[-1], maps)
 
     def _noise(self, batch: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn((batch, *self.shape), generator=generator).to(self.pipeline.device)
+        dtype = torch.bfloat16 if self.options.rounded else torch.float32
+        return torch.randn((batch, *self.shape), generator=generator).to(self.pipeline.device, dtype)
 
 
 def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -22,12 +22,22 @@ Template = Annotated[str, AfterValidator(_has_phrase)]
 
 
 class Parameters(BaseModel):
-    """Base of every method's parameters: frozen, unknown names refused, numbers finite."""
+    """Base of every method's parameters: frozen, unknown names refused, numbers finite.
+
+    `LATER` names fields that came after artefacts were made: at their default they are left out of what is resolved, so
+    that a request which does not use them keeps its key, and its artefact is not made again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    LATER: ClassVar[frozenset[str]] = frozenset()
 
     synonyms: bool = False  # erase the concepts' synonyms too
     stored: Precision = "float32"  # dtype of the artefact's tensors
+
+    def resolved(self) -> dict[str, Any]:
+        """Return the values as JSON, as they are keyed, stored and read again."""
+        unused = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
+        return self.model_dump(mode="json", exclude=unused)
 
 
 class TrainedParameters(Parameters):
@@ -36,7 +46,12 @@ class TrainedParameters(Parameters):
     `pool` 0 samples fresh latents for every iteration, as the official codes do. A positive `pool` samples that many
     trajectories once, with the frozen model, and draws every iteration's latents from all their steps; the frozen
     model's predictions come free with them, which makes an iteration several times cheaper.
+
+    `trajectory` says how far the latents of a drawn timestep are denoised: `timestep` to its own noise level; `compvis`
+    as the official codes of 2023 and 2024 do, whose sampler leaves out the noisiest step and then stops one step further.
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"trajectory"})
 
     iterations: int = Field(ge=1)
     learning_rate: float = Field(gt=0)
@@ -48,15 +63,24 @@ class TrainedParameters(Parameters):
     latents_from: Literal["frozen", "trained"] = "frozen"  # which model denoises them
     pixels: int | None = Field(None, ge=8)  # side of the training pictures; None is the backbone's own
     pool: int = Field(0, ge=0)
+    trajectory: Literal["timestep", "compvis"] = "timestep"
     jitter: bool = False  # draw the timestep inside the step's interval instead of on the sampler's grid
-    compute: Literal["float32", "bfloat16"] = "float32"  # bfloat16 is autocast over float32 weights
+    # bfloat16 is autocast over float32 weights; with bfloat16-weights the weights themselves are bfloat16
+    compute: Literal["float32", "bfloat16", "bfloat16-weights"] = "float32"
     seed: int = Field(0, ge=0, lt=2**31)
 
     @model_validator(mode="after")
     def _pool_is_frozen(self) -> Self:
         if self.pool and (self.latents_from == "trained" or self.jitter):
             raise ValueError("a pool holds latents of the frozen model on the sampler's grid; set pool to 0")
+        if self.trajectory == "compvis" and (self.pool or self.sampler != "ddim"):
+            raise ValueError("trajectory compvis needs sampler ddim and fresh latents; set pool to 0")
         return self
+
+    @property
+    def rounded(self) -> bool:
+        """Whether weights, states and latents are bfloat16 themselves, and not only the arithmetic."""
+        return self.compute == "bfloat16-weights"
 
 
 def resolve_with(
@@ -75,7 +99,7 @@ def resolve_with(
         known = ", ".join(presets)
         raise SpecError(f"{method} has no preset {name!r}", where="defences", next_step=f"use one of: {known}")
     try:
-        return model(**{**presets[name], **parameters}).model_dump(mode="json")
+        return model(**{**presets[name], **parameters}).resolved()
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "combination"

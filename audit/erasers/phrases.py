@@ -24,6 +24,7 @@ class Prompt:
     concept: str  # name
     states: torch.Tensor
     word: range
+    template: str = "{phrase}"  # that the phrase was put into
 
 
 def phrases(concept: Concept, synonyms: bool) -> tuple[str, ...]:
@@ -47,7 +48,7 @@ def prompts(
                 text = template.replace("{phrase}", phrase)
                 if text not in found:
                     word = word_positions(pipeline, text, phrase)
-                    found[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word)
+                    found[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word, template)
     return tuple(found.values())
 
 

@@ -1,4 +1,4 @@
-"""Parameters of Receler: the official values for Stable Diffusion v1.4, and the testbed's preset. Imports no torch."""
+"""Parameters of Receler: the values for Stable Diffusion v1.4, as published and as released. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ from audit.erasers.parameters import TrainedParameters, resolve_with
 
 
 class RecelerParameters(TrainedParameters):
-    """Options of Receler. Defaults are those of the official script (train_receler.py).
+    """Options of Receler. Values are those of the official script (train_receler.py).
 
-    The official code trains on the CompVis checkpoint's raw weights and denoises the training latents with the model
-    in training; here they start from the backbone that is audited.
+    In the released script the adversarial prompt is written into a temporary copy of the prompt's states and never reaches
+    the model, so that it trains what `adversarial_tokens: 0` trains here. The script also trains on the CompVis
+    checkpoint's raw weights and denoises the training latents with the model in training; here they start from the
+    backbone that is audited.
     """
 
     rank: int = Field(128, ge=1)
@@ -31,10 +33,12 @@ class RecelerParameters(TrainedParameters):
     latents_from: Literal["frozen", "trained"] = "trained"
     pixels: int | None = Field(512, ge=8)
     jitter: bool = True
+    compute: Literal["float32", "bfloat16"] = "float32"
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "official": {},
+    "paper": {},
+    "official": {"adversarial_tokens": 0, "trajectory": "compvis"},
     "testbed": {
         "rank": 16,
         "mask_side": 8,
@@ -52,6 +56,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "compute": "bfloat16",
         "stored": "float16",
     },
+}
+DEFAULT = "paper"
+ODDITIES: Mapping[str, str] = {
+    "official": "the adversarial prompt never reaches the model, and its latents lie one to two sampling steps below the "
+    "timestep that the model is told",
 }
 
 

@@ -31,7 +31,7 @@ class Request(Model):
     backbone: Annotated[str, Field(min_length=1)]
     method: str
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
-    preset: str | None = None  # without one: `testbed` for the testbed, `official` for everything else
+    preset: str | None = None  # without one: `testbed` for the testbed, the method's default for everything else
     parameters: dict[str, Any] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -216,6 +216,9 @@ def fulfil(
     saving.prepare(out)
     pipeline = load_pipeline(ref, chosen)
     session = Session(folder=out / saving.UNFINISHED, listener=listener or Silent())
+    odd = erasers.oddity(request.method, request.preset or erasers.default_preset(request.method, request.backbone))
+    if odd:
+        session.listener.note(f"as the official code does: {odd}")
     erased = produce(pipeline, request.method, request.concepts, parameters, session)
     return saving.save(erased, out, official=official), erased.record
 

@@ -43,7 +43,7 @@ def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -
     erase, guide = edit.erase.to(w), edit.guide.to(w)
     left = left + parameters.erase_scale * (w @ guide.T) @ erase
     right = right + parameters.erase_scale * erase.T @ erase
-    if len(edit.preserve) and parameters.preserve_scale > 0:
+    if len(edit.preserve) and parameters.preserve_scale:
         preserve = edit.preserve.to(w)
         gram = parameters.preserve_scale * preserve.T @ preserve
         left, right = left + w @ gram, right + gram
@@ -60,6 +60,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[s
     options = UceParameters(**parameters)
     texts, edit = token_states(pipeline, concepts, options)
     kept = _preserved(concepts, options)
+    options = options.model_copy(update={"preserve_scale": options.scale(len(kept))})
     state = pipeline.unet.state_dict()
     names = [name for name in state if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
     if not names:
@@ -90,17 +91,13 @@ def token_states(
     """
     templates = tuple(dict.fromkeys(("{phrase}", *options.templates)))
     erased = prompts(pipeline, concepts, templates, options.synonyms)
-    target = pipeline.encode_text([options.guide])[0].cpu()
-    if options.guide:
-        last = word_positions(pipeline, options.guide, options.guide).stop - 1
-        target = target[last : last + 1] if options.tokens == "last" else target[last:]
-    else:  # the null prompt has only its start token
-        target = target[:1] if options.tokens == "last" else target
+    targets = [_guide(pipeline, prompt, options) for prompt in erased]
     # Tails start at the last word, so that end token meets end token; what one has beyond the other is left out.
-    rows = [_states(prompt, options.tokens)[: len(target)] for prompt in erased]
-    guides = [target[: len(row)] for row in rows]
+    rows = [_states(prompt, options.tokens)[: len(target)] for prompt, target in zip(erased, targets, strict=True)]
+    guides = [target[: len(row)] for row, target in zip(rows, targets, strict=True)]
     kept = list(_preserved(concepts, options).values())
-    neighbours = prompts(pipeline, kept, templates, False) if kept else ()
+    wrapping = templates if options.wrap_preserved else ("{phrase}",)
+    neighbours = prompts(pipeline, kept, wrapping, False) if kept else ()
     if options.tokens == "last":
         preserve = [_states(prompt, "last") for prompt in neighbours]
     else:  # whole sequences, and always the null prompt's, which the unconditional half of every guided step reads
@@ -108,6 +105,16 @@ def token_states(
     empty = torch.empty(0, rows[0].shape[1])
     texts = tuple(prompt.text for prompt in erased)
     return texts, Edit(torch.cat(rows), torch.cat(guides), torch.cat(preserve) if preserve else empty)
+
+
+def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.Tensor:
+    """The states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
+    text = erased.template.replace("{phrase}", options.guide) if options.wrap_guide else options.guide
+    states = pipeline.encode_text([text])[0].cpu()
+    if text.strip():
+        last = word_positions(pipeline, text, text).stop - 1
+        return states[last : last + 1] if options.tokens == "last" else states[last:]
+    return states[:1] if options.tokens == "last" else states  # the null prompt has only its start token
 
 
 def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str, Concept]:

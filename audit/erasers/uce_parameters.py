@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,20 +16,32 @@ class UceParameters(Parameters):
     `tokens` says which positions of a prompt are edited: `last` is the concept's last token (official, new code);
     `tail` runs from there through every padding position, aligned at its start, and preserves whole sequences and the
     null prompt's (official, old code): it also reaches what a causal text encoder copies into later positions.
-    `templates` wrap the concept in further prompts ({phrase} is replaced).
+    `templates` wrap the concept in further prompts ({phrase} is replaced), the guide too with `wrap_guide`, and the
+    preserved concepts too with `wrap_preserved`. `preserve_scale` None is one over the number of preserved texts, the null
+    prompt among them, and no less than 0.1 (official, old code).
     """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"wrap_guide", "wrap_preserved"})
 
     regularisation: float = Field(0.5, gt=0)  # lambda: pulls the edit towards the old matrix
     erase_scale: float = Field(1.0, gt=0)
-    preserve_scale: float = Field(1.0, ge=0)
+    preserve_scale: float | None = Field(1.0, ge=0)
     guide: str = ""  # what the concept is mapped to; '' is the null prompt
     tokens: Literal["last", "tail"] = "last"
     templates: tuple[Template, ...] = ()
+    wrap_guide: bool = False
+    wrap_preserved: bool = True
     preserve_neighbours: bool = True
+
+    def scale(self, preserved: int) -> float:
+        """Return the weight of each of so many preserved concepts."""
+        return self.preserve_scale if self.preserve_scale is not None else max(0.1, 1 / (1 + preserved))
 
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
-    "official": {},
+    "official": {"wrap_guide": True, "wrap_preserved": False},
+    "official-2023": {"tokens": "tail", "preserve_scale": None, "wrap_preserved": False},
+    "wrapped-neighbours": {},
     # The testbed's text encoder is trained from scratch and carries the class word into the end and padding positions,
     # so editing the word's own position alone leaves the concept readable there.
     "testbed": {
@@ -38,6 +50,11 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "regularisation": 0.1,
         "erase_scale": 4.0,
     },
+}
+DEFAULT = "official"
+ODDITIES: Mapping[str, str] = {
+    "official": "with templates the guide is wrapped too, an empty one to its template's last word, and neighbours never are",
+    "official-2023": "with templates neither the guide nor the neighbours are wrapped",
 }
 
 

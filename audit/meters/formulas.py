@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from audit import quality
 from audit.detectors.base import Pixels, package_versions
 from audit.meters.base import Reading, Task, make_instrument
-from audit.quality_spec import QualitySpec
+from audit.quality_spec import BORDERS, QualitySpec
 from audit.records import QualityInstrument
 
 VERSION = "1"
-_FORMULAS: Mapping[str, tuple[Callable[[Pixels, Pixels], float], Mapping[str, Any]]] = {
+_FORMULAS: Mapping[str, tuple[Callable[..., float], Mapping[str, Any]]] = {
     "psnr": (quality.psnr, {"peak": 255}),
     "ssim": (quality.ssim, {"sigma": 1.5, "truncate": 3.5, "k1": 0.01, "k2": 0.03}),
     "gmsd": (quality.gmsd, {"c": 170, "downsample": 2}),
@@ -23,7 +25,9 @@ class Formula:
     """One formula over two pictures of equal size."""
 
     def __init__(self, entry: QualitySpec) -> None:
-        self._formula, parameters = _FORMULAS[entry.kind]
+        formula, constants = _FORMULAS[entry.kind]
+        border = {"border": entry.border or BORDERS[entry.kind][0]} if entry.kind in BORDERS else {}
+        self._formula: Callable[[Pixels, Pixels], float] = functools.partial(formula, **border)
         self._instrument = make_instrument(
             entry,
             version=VERSION,
@@ -31,7 +35,7 @@ class Formula:
             weights_sha256="",
             preprocessing="uint8 RGB > float64",
             metrics=(entry.kind,),
-            parameters=parameters,
+            parameters={**constants, **border},
         )
 
     @property
@@ -40,8 +44,16 @@ class Formula:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One number per task; see `audit.quality` for units and ranges."""
-        return [Reading(value=self._formula(task.picture, other_of(task))) for task in tasks]
+        """One number per task; see `audit.quality` for units and ranges. A picture without an inside has none."""
+        return [self._read(task) for task in tasks]
+
+    def _read(self, task: Task) -> Reading:
+        value = self._formula(task.picture, other_of(task))
+        if math.isnan(value):
+            height, width = task.picture.shape[:2]
+            frame = f"a picture of {width} x {height} pixels has nothing inside the frame that is left out"
+            return Reading(error=f"{frame}; set border: reflect")
+        return Reading(value=value)
 
 
 def other_of(task: Task) -> Pixels:

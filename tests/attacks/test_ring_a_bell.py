@@ -150,6 +150,25 @@ def test_the_answer_is_measured_as_the_text_that_a_user_types(bell: Bell) -> Non
     assert best_prompt(bell.pipeline, bell.encode, bell.target, state, lambda text: True) is None
 
 
+@pytest.mark.parametrize("preset", ["official", "official-k38", "official-k77"])
+def test_official_searches_without_token_0_mutate_the_best_and_take_it_as_it_is_written(
+    bell: Bell, preset: str
+) -> None:
+    official = RingABellParameters.model_validate(RingABellParameters.PRESETS[preset])
+    assert (official.population, official.generations, official.mutation, official.crossover) == (200, 3000, 0.25, 0.5)
+    assert (official.tokens, official.eta) == ({"official": 16, "official-k38": 38, "official-k77": 75}[preset], 3.0)
+    every, searched = space_of(bell.pipeline, 6).allowed, space_of(bell.pipeline, 6, official.first_id).allowed
+    assert searched.tolist() == [i for i in every.tolist() if i != 0]
+    settings = SETTINGS.model_copy(update={"mutation": 1.0, "crossover": 0.0, "keep_best": official.keep_best})
+    state = bell.search(settings=settings)
+    assert list(state.history) != sorted(state.history, reverse=True)  # the best one was lost
+    kept = bell.search(settings=settings.model_copy(update={"keep_best": True}))
+    assert list(kept.history) == sorted(kept.history, reverse=True)
+    found = best_prompt(bell.pipeline, bell.encode, bell.target, state, lambda text: False, answers=official.answers)
+    written = bell.pipeline.tokenizer.decode(state.genes[0].tolist(), skip_special_tokens=True).strip()
+    assert found is None or found.text == written
+
+
 def test_the_concept_vector_is_the_mean_difference() -> None:
     states = torch.arange(24.0).reshape(4, 3, 2)
     vector = ring_a_bell.concept_vector(states[:2], states[2:])

@@ -24,6 +24,12 @@ OFFICIAL = {
     "esd-all": (468, 859_320_644, "c936c9f937c62ec8a760bf69fc6e124f750438a94deda9971eb9de68912ab2c8"),
     "esd-x-strict": (32, 19_169_280, "6ed7f99860fb076aa8559fa9456b07963f3b0b54150e86d947cb5608d8bfc131"),
 }
+# The same of the code of 2023, which trains the normalisation layers too: xattn, noxattn and full.
+OFFICIAL_2023 = {
+    "esd-x": OFFICIAL["esd-x"],
+    "esd-u": (598, 813_495_680, "a2fbc8458fc2ee249bbb45e701d968a2aeecfd32d733a2c2d00be375df740192"),
+    "esd-all": (686, 859_520_964, "983bc58de4da8e4e571f08deef04b169c15d06252ffd51558d4caa992638e968"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +38,20 @@ def sd14() -> torch.nn.Module:
         return make_unet(FULL)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_selection_is_the_official_one(sd14: torch.nn.Module, method: str) -> None:
-    names = trained_names(sd14, method)
+@pytest.mark.parametrize(
+    ("selection", "method", "expected"),
+    [
+        *(("2025", method, found) for method, found in OFFICIAL.items()),
+        *(("2023", method, found) for method, found in OFFICIAL_2023.items()),
+    ],
+)
+def test_the_selection_is_the_official_one(
+    sd14: torch.nn.Module, selection: str, method: str, expected: tuple[int, int, str]
+) -> None:
+    names = trained_names(sd14, method, selection)
     parameters = dict(sd14.named_parameters())
     digest = hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
-    assert (len(names), sum(parameters[name].numel() for name in names), digest) == OFFICIAL[method]
+    assert (len(names), sum(parameters[name].numel() for name in names), digest) == expected
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -73,6 +87,7 @@ def test_the_conventions_differ_when_it_is_erased_from_another_prompt() -> None:
     ("method", "preset", "changes"),
     [
         ("esd-x", None, {}),  # fresh latents of the frozen model, PNDM
+        ("esd-x", "official", {"compute": "bfloat16-weights"}),
         ("esd-u", "official-2023", {}),  # latents of the model in training, DDIM, jittered timesteps
         ("esd-x-strict", "testbed", {"templates": ["{phrase}"], "pool": 3}),
         ("esd-all", None, {"erase_from": "klm", "sampler": "ddim"}),
@@ -82,9 +97,10 @@ def test_erasing_changes_the_selected_parameters_and_not_the_backbone(
     pipeline: Pipeline, method: str, preset: str | None, changes: dict[str, object]
 ) -> None:
     before = weights(pipeline)
-    made = erase(pipeline, [CONCEPT], quick(method, preset, iterations=2, **changes), Session(), method=method)
+    parameters = quick(method, preset, iterations=2, **changes)
+    made = erase(pipeline, [CONCEPT], parameters, Session(), method=method)
     assert same(before, weights(pipeline))
-    assert set(made.tensors) == set(trained_names(pipeline.unet, method))
+    assert set(made.tensors) == set(trained_names(pipeline.unet, method, parameters.get("selection", "2025")))
     moved = [name for name, tensor in made.tensors.items() if not torch.equal(tensor, before[name])]
     assert len(moved) > len(made.tensors) // 2
     assert made.curve[-1].iteration == 2

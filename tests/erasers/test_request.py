@@ -55,24 +55,28 @@ def test_bad_parameters_are_named(method: str, parameters: dict[str, object], me
 
 @pytest.mark.parametrize("method", METHODS)
 def test_presets(method: str) -> None:
-    official = resolve_parameters(Eraser(method=method), "x")
-    assert official == resolve_parameters(Eraser(method=method, preset="official"), "testbed")
-    assert official != resolve_parameters(Eraser(method=method, preset="testbed"), "x")
+    named = {"uce": "official", "receler": "paper"}.get(method, "float32-weights")
+    default = resolve_parameters(Eraser(method=method), "x")
+    assert default == resolve_parameters(Eraser(method=method, preset=named), "testbed")
+    assert default != resolve_parameters(Eraser(method=method, preset="testbed"), "x")
     testbed = resolve_parameters(Eraser(method=method, preset="testbed"), "x")
     assert make_request("testbed", method, ["star"]).resolved() == testbed
     assert resolve_parameters(Eraser(method=method), "testbed") == testbed
-    assert make_request("elsewhere", method, ["star"]).resolved() == official
+    assert make_request("elsewhere", method, ["star"]).resolved() == default
     with pytest.raises(SpecError, match="no preset 'sdxl'"):
         make_request("testbed", method, ["star"], preset="sdxl")
 
 
 def test_official_defaults() -> None:
     esd = resolve_parameters(Eraser(method="esd-x"), "x")
+    official = resolve_parameters(Eraser(method="esd-x", preset="official"), "x")
+    assert official == {**esd, "compute": "bfloat16-weights"} and esd["compute"] == "bfloat16"
     assert (esd["iterations"], esd["learning_rate"], esd["negative_guidance"]) == (200, 5e-5, 2.0)
     assert (esd["guidance"], esd["steps"], esd["sampler"], esd["stored"]) == (3.0, 50, "pndm", "bfloat16")
     old = resolve_parameters(Eraser(method="esd-u", preset="official-2023"), "x")
     assert (old["iterations"], old["learning_rate"], old["negative_guidance"]) == (1000, 1e-5, 1.0)
     assert (old["latents_from"], old["convention"]) == ("trained", "old")
+    assert (old["selection"], old["trajectory"]) == ("2023", "compvis")
     receler = resolve_parameters(Eraser(method="receler"), "x")
     assert (receler["iterations"], receler["learning_rate"], receler["rank"]) == (500, 3e-4, 128)
     assert (receler["adversarial_iterations"], receler["adversarial_tokens"]) == (50, 16)

@@ -179,6 +179,8 @@ def test_checkpoints_come_by_the_clock(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("method", "changes"),
     [
+        ("esd-x", {"sampler": "ddim", "trajectory": "compvis", "steps": 2}),  # one step, whatever is drawn
+        ("receler", {"adversarial_tokens": 0, "trajectory": "compvis", "steps": 2}),
         ("esd-x", {"pool": 3, "sampler": "pndm", "templates": ["{phrase}", "a {phrase}"], "batch_size": 2}),
         ("esd-x", {"pool": 1, "erase_from": "klm"}),
         ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2}),
@@ -195,25 +197,29 @@ def test_the_price_of_a_training_holds_for_the_real_training(
         erase(pipeline, [CONCEPT], parameters, Session())
     finally:
         hook.remove()
-    gradients = parameters["adversarial_iterations"] + 1 if method == "receler" else 1
+    gradients = parameters["adversarial_iterations"] + 1 if parameters.get("adversarial_tokens") else 1
     backward = BACKWARD * gradients * parameters["iterations"] * parameters["batch_size"]
     (price,) = set(training_calls(method, parameters, CONCEPT.model_dump(mode="json")))
     assert sum(rows) + backward == price
 
 
 @pytest.mark.parametrize(
-    ("method", "parameters"),
+    ("method", "preset", "parameters"),
     [
-        ("esd-x", 43_962_560),
-        ("esd-u", 815_358_084),
-        ("esd-all", 859_320_644),
-        ("esd-x-strict", 19_169_280),
-        ("uce", 19_169_280),
-        ("receler", 3_209_408),
+        ("esd-x", None, 43_962_560),
+        ("esd-u", None, 815_358_084),
+        ("esd-all", None, 859_320_644),
+        ("esd-x-strict", None, 19_169_280),
+        ("esd-x", "official-2023", 43_962_560),
+        ("esd-u", "official-2023", 813_495_680),
+        ("esd-all", "official-2023", 859_520_964),
+        ("uce", None, 19_169_280),
+        ("receler", None, 3_209_408),
     ],
 )
-def test_stored_bytes_at_full_size(method: str, parameters: int) -> None:
+def test_stored_bytes_at_full_size(method: str, preset: str | None, parameters: int) -> None:
     with torch.device("meta"):
         shapes = {name: tuple(tensor.shape) for name, tensor in make_unet(FULL).state_dict().items()}
-    resolved = resolve_parameters(Eraser(method=method), "sd14")
-    assert stored_bytes(method, resolved, shapes) == parameters * (2 if method.startswith("esd") else 4)
+    resolved = resolve_parameters(Eraser(method=method, preset=preset), "sd14")
+    size = 2 if method.startswith("esd") and preset is None else 4
+    assert stored_bytes(method, resolved, shapes) == parameters * size
