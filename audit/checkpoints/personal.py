@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from audit.checkpoint_refs import is_safetensors
 from audit.checkpoints import layouts
 from audit.checkpoints.footprint import finite, same
 from audit.checkpoints.lora import Lora, read_lora
@@ -21,10 +22,9 @@ from audit.checkpoints.tensors import (
     BackboneTensors,
     LazyTensor,
     LazyTensors,
+    from_outside,
     from_pickle,
     from_safetensors,
-    in_memory,
-    is_safetensors,
 )
 from audit.errors import CheckpointError
 from audit.personalisation import NEXT, PersonalisationRef
@@ -73,7 +73,7 @@ def _pickled(ref: PersonalisationRef) -> LazyTensors:
     content = from_pickle(path)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError("the file is no flat set of named tensors", where=str(path), next_step=NEXT)
-    return in_memory({str(name): tensor for name, tensor in content.items()})
+    return from_outside({str(name): tensor for name, tensor in content.items()}, str(path))
 
 
 def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
