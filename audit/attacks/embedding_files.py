@@ -16,8 +16,8 @@ import torch
 
 from audit import foreign
 from audit.attacks.embedding_cases import MAX_BYTES
+from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.checkpoints.stored import dense, described, is_weights
-from audit.checkpoints.tensors import unpacks_to
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import load_tokenizer
@@ -143,13 +143,12 @@ def _safetensors(path: Path, data: bytes) -> Mapping[str, torch.Tensor]:
 def _pickle(path: Path, data: bytes) -> Any:
     try:
         stream = io.BytesIO(data)
-        if unpacks_to(stream) > len(data):
-            raise _unusable(path, "is an archive that unpacks to more than it holds: PyTorch never compresses one")
+        check_archive(stream, len(data))
         with warnings.catch_warnings(), torch.serialization.safe_globals([torch.nn.ParameterDict]):
             warnings.simplefilter("ignore")  # about old formats and rare kinds of tensors, which are judged by us
             return torch.load(stream, map_location="cpu", weights_only=True)
-    except SpecError:
-        raise
+    except DamagedArchive as error:
+        raise _unusable(path, f"is not read: {error}") from None
     except pickle.UnpicklingError as error:
         asked = re.search(r"GLOBAL ([\w.]+)", str(error))
         said = f" (it asks for {asked[1]}; nothing of it was run)" if asked else ""

@@ -20,6 +20,7 @@ from audit.erasers.receler_adapter import PARTS
 from audit.errors import CheckpointError
 
 _TEXT_STARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+_WORDS = "embeddings.token_embedding.weight"
 _ADAPTER = tuple(f".{part}" for part in PARTS)
 
 
@@ -74,6 +75,7 @@ def text_artefact(
     bare: LazyTensors, layout: layouts.Layout, backbone: BackboneTensors, where: str, digest: str
 ) -> Artefact:
     """A whole text encoder; its names carry no `text_model.` prefix any more."""
+    _check_vocabulary(bare, backbone, where)
     check_names_and_shapes(bare, backbone.text, where, "text encoder")
     missing = sorted(set(backbone.text) - set(bare))
     if missing:
@@ -83,3 +85,17 @@ def text_artefact(
             next_step="get the whole checkpoint",
         )
     return Artefact(layout, where, digest, len(bare), text=bare, whole=True)
+
+
+def _check_vocabulary(bare: LazyTensors, backbone: BackboneTensors, where: str) -> None:
+    """Return unless the text encoder has rows for new tokens, as attacks that learn words save it (STEREO's, CCE's)."""
+    if _WORDS not in bare or _WORDS not in backbone.text:
+        return
+    (rows, *width), (known, *known_width) = bare[_WORDS].shape or (0,), backbone.text[_WORDS].shape
+    if rows > known and width == known_width:
+        raise CheckpointError(
+            f"its text encoder knows {rows - known} tokens more than the backbone's: words that an attack learned, as in "
+            "STEREO's ci_attack_text_encoder files",
+            where=where,
+            next_step="pass the erased model itself (STEREO's final_reo_unet.pt), not a model that was attacked",
+        )

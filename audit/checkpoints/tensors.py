@@ -10,15 +10,15 @@ import functools
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
 
 from audit.checkpoints import stored
+from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.errors import CheckpointError
 from audit.model_refs import ModelRef
 from audit.weight_files import check_safetensors, unreadable
@@ -165,31 +165,19 @@ def from_pickle(path: Path) -> Any:
 
 
 def _check_archive(path: Path) -> None:
-    """Return unless the file is an archive that unpacks to more than it holds."""
     try:
         with path.open("rb") as stream:
-            size = unpacks_to(stream)
-        if size <= path.stat().st_size:
-            return
+            check_archive(stream, path.stat().st_size)
     except OSError as error:
         raise unreadable(path, error) from None
-    except Exception as error:  # `zipfile` raises several kinds on damaged bytes
+    except DamagedArchive as error:
+        raise CheckpointError(
+            f"the file {path.name} is not read: {error}",
+            where=str(path),
+            next_step="save it again with torch.save, or as safetensors",
+        ) from None
+    except Exception as error:  # `zipfile` and `pickletools` raise several kinds on damaged bytes
         raise _broken(path, f"it is no whole PyTorch file ({_first(error)})") from None
-    raise CheckpointError(
-        f"the archive {path.name} unpacks to {size} bytes, more than it holds: PyTorch never compresses one",
-        where=str(path),
-        next_step="save it again with torch.save, or as safetensors",
-    )
-
-
-def unpacks_to(stream: IO[bytes]) -> int:
-    """Bytes that a zip archive unpacks to, 0 for what is none; the stream is at its start again afterwards."""
-    size = 0
-    if zipfile.is_zipfile(stream):
-        with zipfile.ZipFile(stream) as archive:
-            size = sum(entry.file_size for entry in archive.infolist())
-    stream.seek(0)
-    return size
 
 
 def shown(value: object) -> str:

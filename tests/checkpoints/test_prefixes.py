@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from audit.attacks.embedding_files import read_embedding
 from audit.backbones import Pipeline
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.checkpoints import apply_artefact, backbone_files, recognise
@@ -20,7 +21,7 @@ from audit.checkpoints.key_sets import key_set
 from audit.checkpoints.personal import read_change
 from audit.checkpoints.prefixes import without_prefixes
 from audit.claims import inspect
-from audit.errors import CheckpointError
+from audit.errors import CheckpointError, SpecError
 from audit.model_refs import ModelRef
 from audit.personalisation import resolve_personalisation
 from flows.cli import main
@@ -198,6 +199,17 @@ def test_another_methods_file_is_named_with_what_to_do(
     assert step in (found.value.next_step or "")
 
 
+def test_a_text_encoder_with_words_that_an_attack_learned_is_named(
+    backbone: ModelRef, text: State, folder: Path
+) -> None:
+    state = {f"text_model.{name.removeprefix('text_model.')}": tensor.clone() for name, tensor in text.items()}
+    words = "text_model.embeddings.token_embedding.weight"
+    torch.save({**state, words: torch.cat([state[words], torch.ones(2, state[words].shape[1])])}, folder / "a.pt")
+    with pytest.raises(CheckpointError, match=r"its text encoder knows 2 tokens more.*an attack learned") as found:
+        recognise(resolve_checkpoint(str(folder / "a.pt")), backbone_files(backbone))
+    assert "final_reo_unet.pt" in (found.value.next_step or "")
+
+
 @pytest.mark.parametrize("resolve", [resolve_checkpoint, resolve_personalisation])
 def test_a_named_pipe_is_refused_at_once(resolve: Callable[[str], Any], folder: Path) -> None:
     os.mkfifo(folder / "pipe.safetensors")
@@ -214,3 +226,15 @@ def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(folder: Path, 
     with pytest.raises(CheckpointError, match=r"unpacks to 100000.. bytes, more than it holds") as found:
         recognise(resolve_checkpoint(str(folder / "a.pt")), backbone_files(backbone))
     assert found.value.next_step
+
+
+def test_a_name_that_pytorch_would_think_about_for_days_is_refused_at_once(folder: Path, backbone: ModelRef) -> None:
+    pickled = b"\x80\x02c" + b"a" * 2_000_000 + b"\nb\n."
+    with zipfile.ZipFile(folder / "a.pt", "w") as archive:
+        archive.writestr("a/data.pkl", pickled)
+    (folder / "b.pt").write_bytes(pickled)  # as files from before zip archives begin
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(CheckpointError, match="is not read: it asks for a name of 2000002 characters"):
+            recognise(resolve_checkpoint(str(folder / name)), backbone_files(backbone))
+        with pytest.raises(SpecError, match="is not read: it asks for a name of 2000002 characters"):
+            read_embedding(folder / name)
