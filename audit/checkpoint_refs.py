@@ -23,10 +23,15 @@ Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 _HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/]*)(?:/(?P<inside>.+))?)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_START = 16  # bytes that tell the containers apart
 _LORA = "pytorch_lora_weights.*"  # as diffusers saves it
 _RECELER = ("eraser_weights.safetensors", "eraser_weights.pt")
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # of PEFT's `save_pretrained`
 PEFT_CONFIG = "adapter_config.json"
+FUSE = (
+    "fuse it into the model with diffusers (load_lora_weights, fuse_lora, save_pretrained), as of EraseFlow's and other "
+    "erasers that save LoRAs, then pass that folder"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +66,21 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
             raise
         collected.add("checkpoint", error)
         return CheckpointRef(ref.strip(), "file", Path(gaps.NOWHERE), None, {}, gaps.absent_digest(ref.strip()))
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file's content is, or claims to be, safetensors: its name counts only where the content says nothing.
+
+    A Git LFS pointer counts, so that the check of safetensors can say what it is.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_START)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if start[8:9] == b"{" or start.startswith(b"version "):
+        return True
+    return path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))
 
 
 def _resolved(ref: str) -> CheckpointRef:
@@ -104,6 +124,12 @@ def _from_path(name: str, path: Path, revision: str | None) -> CheckpointRef:
     try:
         if path.is_file():
             return _made(name, "file", path, revision, _beside(path))
+        if not path.is_dir():
+            raise CheckpointError(
+                "the checkpoint is a named pipe, a socket or a device, not a file",
+                where=str(path),
+                next_step="copy its content to a file, and name that",
+            )
         kind, files = _folder(path)
     except OSError as error:
         raise unreadable(path, error) from None
@@ -141,7 +167,7 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
         raise CheckpointError(
             "the folder is a LoRA, not an erased model",
             where=str(folder),
-            next_step="fuse it into the model with diffusers (fuse_lora, save_pretrained), then pass that folder",
+            next_step=FUSE,
         )
     if pipeline:
         files = loaded_weights(folder / "unet")[0] if (folder / "unet").is_dir() else []

@@ -12,8 +12,9 @@ from typing import Any
 from audit.checkpoint_refs import CheckpointRef
 from audit.checkpoints import Artefact, Measured, backbone_files, measure, recognise
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
-from audit.checkpoints.key_sets import MEANINGS
+from audit.checkpoints.key_sets import MEANINGS, key_set
 from audit.checkpoints.sd1 import sd1_names
+from audit.checkpoints.stored import FP8, kinds
 from audit.checkpoints.tensors import BackboneTensors
 from audit.errors import CheckpointError
 from audit.model_refs import ModelRef, component_files
@@ -101,12 +102,19 @@ def _recognised(artefact: Artefact) -> dict[str, Any]:
         "file_tensors": artefact.file_tensors,
         "file_key_set": artefact.key_set,
         "settings": dict(artefact.config),
+        "stored": kinds(artefact.tensors()),
     }
 
 
 def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone: BackboneTensors) -> list[str]:
     """What the user should know before trusting a number about this checkpoint."""
     said = list(artefact.notes)
+    eight = sum(tensor.stored in FP8 for tensor in artefact.tensors())
+    if eight:
+        said.append(
+            f"{eight} of its tensors are stored with eight bits: those that differ carry that rounding, and part of what "
+            "the audit sees is it"
+        )
     if artefact.whole and len(measured.names) == len(backbone.unet):
         said.append(
             f"all {len(backbone.unet)} tensors of the UNet differ: the checkpoint trained everything, or started from "
@@ -120,11 +128,11 @@ def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone
     if claim is None:
         said.append("no method is claimed; the file fits: " + ", ".join(dict.fromkeys(artefact.layout.methods)))
     else:
-        said += _misfits(claim, artefact, measured)
+        said += _misfits(claim, artefact, measured, backbone)
     return said
 
 
-def _misfits(claim: str, artefact: Artefact, measured: Measured) -> list[str]:
+def _misfits(claim: str, artefact: Artefact, measured: Measured, backbone: BackboneTensors) -> list[str]:
     expected = EXPECTED.get(claim)
     if expected is None:
         return [f"nothing is known about the method {claim!r}, so the claim cannot be compared with the facts"]
@@ -134,11 +142,24 @@ def _misfits(claim: str, artefact: Artefact, measured: Measured) -> list[str]:
     changed = set(measured.groups) & {TEXT_ENCODER, ADAPTERS, SPM_LAYERS} | (
         {measured.key_set} if measured.key_set else set()
     )
-    if not changed & set(expected):
+    if not changed & set(expected) and not any(_hidden(name, measured, backbone) for name in expected):
         wanted = " or ".join(f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in expected)
         groups = ", ".join(f"{group.tensors} of {name}" for name, group in measured.groups.items())
         said.append(f"claimed to be {claim}, which changes {wanted}; what differs is {groups}")
     return said
+
+
+def _hidden(name: str, measured: Measured, backbone: BackboneTensors) -> bool:
+    """Whether one key set may be what changed, though less than all of it shows: the rest differs by rounding alone.
+
+    A few iterations change some tensors by less than float16 resolves. No rounding hides more than half of a set, nor
+    makes what shows another set exactly.
+    """
+    members = key_set(name, backbone.unet) if name in MEANINGS else frozenset()
+    shown = set(measured.names)
+    if measured.key_set is not None or not members or 2 * len(shown) < len(members):
+        return False
+    return shown <= members <= shown | set(measured.rounded)
 
 
 def _not_written(claim: str, artefact: Artefact) -> str:

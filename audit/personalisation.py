@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from audit import gaps
-from audit.checkpoint_refs import PEFT_FILES, CheckpointRef, resolve_checkpoint
+from audit.checkpoint_refs import PEFT_FILES, CheckpointRef, is_safetensors, resolve_checkpoint
 from audit.errors import CheckpointError
 from audit.weight_files import check_safetensors
 
@@ -61,7 +61,7 @@ def has_lora_names(names: tuple[str, ...]) -> bool:
 
 
 def _is_lora(path: Path) -> bool:
-    if path.suffix == ".safetensors":
+    if is_safetensors(path):
         return has_lora_names(check_safetensors(path))
     from audit.checkpoints.tensors import from_pickle  # imports torch, which telling safetensors apart does not need
 

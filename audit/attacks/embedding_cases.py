@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
-from audit import gaps, identity
+from audit import foreign, gaps, identity
 from audit.attacks import methods
 from audit.attacks.parameters import TextualInversionParameters
 from audit.errors import AbsentFile, SpecError
@@ -14,6 +15,7 @@ from audit.scenarios import EmbeddingScenario
 from audit.spec import Concept
 from audit.unusable import reason
 
+MAX_BYTES = 1 << 26  # of an embedding's file: one of one token has a few hundred kilobytes at most
 BEST = "best"  # the item that cases use
 
 
@@ -79,11 +81,17 @@ def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -
 
 def file_digest(scenario: EmbeddingScenario, concept: Concept) -> str:
     """Hex SHA-256 of the file that a scenario brings for a concept; inside `gaps.collecting`, a stand-in's for one that
-    cannot be opened. Raises `AbsentFile` elsewhere."""
+    cannot be opened. Raises `AbsentFile` elsewhere, and `SpecError` for what is no file of an embedding's size."""
     path = Path(scenario.files(concept.name)[concept.name])
     with gaps.noted("embedding"):
         try:
-            return identity.file_sha256(path)
+            return hashlib.sha256(foreign.read_bounded(path, MAX_BYTES)).hexdigest()
+        except foreign.ForeignError as error:
+            raise SpecError(
+                f"the embedding file cannot be used: {error}",
+                where=str(path),
+                next_step=f"name an embedding's file in scenario {scenario.name}",
+            ) from None
         except OSError as error:
             raise AbsentFile(
                 f"the embedding file cannot be read: {error.strerror or error}",

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
+import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import safetensors.torch
 import torch
 
+from audit import foreign
+from audit.attacks.embedding_cases import MAX_BYTES
+from audit.checkpoints.archives import DamagedArchive, check_archive
+from audit.checkpoints.stored import dense, described, is_weights
 from audit.errors import SpecError
 from audit.model_refs import ModelRef
 from audit.prompt_lengths import load_tokenizer
@@ -19,6 +25,10 @@ from audit.weight_files import read_json
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
+
+_NAME = 100
+_LARGEST = 1e4  # CLIP's own token embeddings stay below 1, and learned ones below some tens
+_LFS = b"version https://git-lfs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,21 +40,40 @@ class Embedding:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """The embedding of a safetensors file or of a pickled `learned_embeds.bin`, which is read without running code.
+    """The embedding of a safetensors file or of a pickle of tensors, told by content and read without running code.
 
     AUTOMATIC1111's layout, with `string_to_param` and `name`, is read too. Raises `SpecError` for what is neither, for
-    more than one token, and for vectors that are not finite.
+    more than one token, and for vectors that no training gives.
     """
     found = _content(path)
     if len(found) != 1:
-        raise _unusable(path, f"holds {len(found)} tensors ({', '.join(map(str, list(found)[:5]))}), not one token's")
+        names = ", ".join(name for name in list(found)[:5] if isinstance(name, str))
+        raise _unusable(path, f"holds {len(found)} tensors ({names[:_NAME]}), not one token's")
     ((token, vectors),) = found.items()
-    if not isinstance(vectors, torch.Tensor) or not vectors.is_floating_point() or vectors.dim() not in (1, 2):
-        raise _unusable(path, f"holds no vectors under {token!r}")
-    vectors = vectors.detach().float().reshape(-1, vectors.shape[-1])
-    if not len(vectors) or not torch.isfinite(vectors).all():
-        raise _unusable(path, "holds NaN, infinity, or no vector at all")
-    return Embedding(str(token), vectors)
+    if not isinstance(token, str):
+        raise _unusable(path, f"names its token by a {type(token).__name__}, not by text")
+    if not token.strip() or len(token) > _NAME or not token.isprintable():
+        raise _unusable(path, f"names its token by {len(token)} characters that cannot stand in a prompt")
+    return Embedding(token, _vectors(path, token, vectors))
+
+
+def _vectors(path: Path, token: str, tensor: Any) -> torch.Tensor:
+    if not isinstance(tensor, torch.Tensor):
+        raise _unusable(path, f"holds no vectors under {token!r}, but a {type(tensor).__name__}")
+    kind = described(tensor)
+    if not is_weights(kind):
+        raise _unusable(path, f"holds no vectors under {token!r}: the tensor is {kind}")
+    if tensor.dim() not in (1, 2) or not tensor.numel():
+        raise _unusable(path, f"holds no vectors under {token!r}: the tensor has the shape {tuple(tensor.shape)}")
+    vectors = dense(tensor).float().reshape(-1, tensor.shape[-1])
+    if not torch.isfinite(vectors).all():
+        raise _unusable(path, "holds NaN or infinity")
+    largest = float(vectors.abs().max())
+    if largest > _LARGEST:
+        raise _unusable(path, f"holds the value {largest:.3g}, and no learned embedding goes beyond {_LARGEST:g}")
+    if not vectors.any(1).all():
+        raise _unusable(path, "holds a vector that is all zero: nothing was learned, or the file is damaged")
+    return vectors
 
 
 def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
@@ -81,18 +110,55 @@ def write_embedding(path: Path, token: str, vectors: torch.Tensor) -> None:
 
 def _content(path: Path) -> Mapping[Any, Any]:
     try:
-        if path.suffix == ".safetensors":
-            return dict(safetensors.torch.load_file(path))
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        data = foreign.read_bounded(path, MAX_BYTES)
+    except foreign.ForeignError as error:
+        raise _unusable(path, f"cannot be used: {error}") from None
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror or error}", "name an existing file") from None
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError):
-        raise _unusable(path, "is neither safetensors nor a pickle of tensors alone") from None
-    if isinstance(found, Mapping) and isinstance(found.get("string_to_param"), Mapping):
-        return {found.get("name") or "<embedding>": value for value in found["string_to_param"].values()}
+    if data.startswith(_LFS):
+        raise _unusable(path, "is a Git LFS pointer, not the embedding", "run 'git lfs pull' in that folder")
+    found = _safetensors(path, data) if data[8:9] == b"{" else _pickle(path, data)
     if not isinstance(found, Mapping):
         raise _unusable(path, f"holds a {type(found).__name__}, not a token with its vectors")
+    params = found.get("string_to_param")
+    if isinstance(params, torch.nn.ParameterDict):
+        params = vars(params).get("_parameters")
+    if isinstance(params, Mapping):
+        name = found.get("name")
+        if name is not None and not isinstance(name, str):
+            raise _unusable(path, f"names its token by a {type(name).__name__}, not by text")
+        if len(params) != 1:
+            raise _unusable(path, f"holds {len(params)} tensors, not one token's")
+        return {name or "<embedding>": next(iter(params.values()))}
     return found
+
+
+def _safetensors(path: Path, data: bytes) -> Mapping[str, torch.Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except Exception as error:  # Rust's errors, and Python's for a dtype that torch lacks
+        raise _unusable(path, f"is no whole safetensors file ({_first(error)})") from None
+
+
+def _pickle(path: Path, data: bytes) -> Any:
+    try:
+        stream = io.BytesIO(data)
+        check_archive(stream, len(data))
+        with warnings.catch_warnings(), torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            warnings.simplefilter("ignore")  # about old formats and rare kinds of tensors, which are judged by us
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    except DamagedArchive as error:
+        raise _unusable(path, f"is not read: {error}") from None
+    except pickle.UnpicklingError as error:
+        asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+        said = f" (it asks for {asked[1]}; nothing of it was run)" if asked else ""
+        raise _unusable(path, f"is neither safetensors nor a pickle of tensors alone{said}") from None
+    except Exception as error:  # damaged pickles make PyTorch and Python raise nearly anything
+        raise _unusable(path, f"is neither safetensors nor a whole pickle of tensors ({_first(error)})") from None
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _unusable(path: Path, why: str, next_step: str | None = None) -> SpecError:

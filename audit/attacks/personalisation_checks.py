@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from audit import gaps
 from audit.checkpoints import backbone_files
 from audit.checkpoints.personal import read_change
@@ -9,6 +11,8 @@ from audit.model_refs import ModelRef
 from audit.personalisation import resolve_personalisation
 from audit.scenarios import EmbeddingScenario
 from audit.spec import Spec
+
+log = logging.getLogger(__name__)
 
 
 def check_personalisations(spec: Spec, backbone: ModelRef) -> None:
@@ -23,4 +27,5 @@ def check_personalisations(spec: Spec, backbone: ModelRef) -> None:
     for name in dict.fromkeys(named):
         ref = resolve_personalisation(name)
         if not gaps.is_absent(ref.files.sha256):
-            read_change(ref, tensors)
+            for note in read_change(ref, tensors).notes:
+                log.warning("personalisation %s: %s", name, note)

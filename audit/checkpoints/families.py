@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from audit.checkpoints.key_sets import MEANINGS, matching_set, nearest_set
+from audit.checkpoints.key_sets import MEANINGS, matching_set, nearest_set, some_layers
+from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import LazyTensors
 from audit.errors import CheckpointError
 
@@ -14,6 +15,7 @@ _NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.
 
 def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
     """Return when every tensor exists in the backbone with this shape; raises `CheckpointError` otherwise."""
+    check_not_quantised(tensors, where)
     check_family(tensors, backbone, where)
     unexpected = sorted(set(tensors) - set(backbone))
     if not tensors or len(unexpected) == len(tensors):
@@ -30,6 +32,7 @@ def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: s
             where=where,
             next_step=_NEXT,
         )
+    check_stored(tensors, where, values=False)
     for name, tensor in tensors.items():
         if tensor.shape != backbone[name].shape:
             raise CheckpointError(
@@ -84,11 +87,19 @@ def context_width(tensors: LazyTensors) -> int | None:
     return None
 
 
-def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -> str:
-    """The known key set that the names are. Raises `CheckpointError` for a subset that no eraser writes."""
+def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -> tuple[str, tuple[str, ...]]:
+    """The known key set that the names are, and what has to be said of it: a set may be that of some layers alone.
+
+    Raises `CheckpointError` for a subset that no eraser writes.
+    """
     found = matching_set(tensors, backbone)
     if found is not None:
-        return found
+        return found, ()
+    part = some_layers(tensors, backbone)
+    if part is not None:
+        name, count, of = part
+        said = f"it changes {MEANINGS[name].replace('every attn2', 'attn2')} in {count} of {of} layers only"
+        return f"{name} of {count} layers", (f"{said}: if its method trains all of them, the file is incomplete",)
     near, missing, extra = nearest_set(tensors, backbone)
     raise CheckpointError(
         f"its {len(tensors)} tensors are no set that a known eraser changes; nearest is {near} ({MEANINGS[near]}) with "

@@ -9,12 +9,14 @@ import torch
 
 from audit.checkpoints.key_sets import group_of, matching_set
 from audit.checkpoints.layouts import Artefact, SpmFile
+from audit.checkpoints.stored import FP8
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
 from audit.errors import CheckpointError
 
 TEXT_ENCODER, ADAPTERS, SPM_LAYERS = "text encoder", "added adapters", "added SPM layers"
 # How finely a type resolves; tensors are compared at the coarser of the two, so that storing is not changing.
 _COARSENESS = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
+_START = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +34,7 @@ class Measured:
 
     names: tuple[str, ...]  # UNet tensors that differ, by diffusers names
     text_names: tuple[str, ...]  # text-encoder tensors that differ
+    rounded: tuple[str, ...]  # UNet tensors that are equal but for rounding, so that a change below it would not show
     key_set: str | None  # the known set that `names` are
     compared: int  # tensors of the file that have a counterpart in the backbone
     parameters: int  # in everything that differs or is added
@@ -68,12 +71,12 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
     what its method trained also holds tensors that do not differ.
     """
     sums: dict[str, _Sums] = {}
-    names = _compare(artefact.unet, backbone.unet, group_of, sums, artefact.where)
-    text = _compare(artefact.text, backbone.text, lambda name: TEXT_ENCODER, sums, artefact.where)
+    names, rounded = _compare(artefact.unet, backbone.unet, group_of, sums, artefact.where)
+    text, text_rounded = _compare(artefact.text, backbone.text, lambda name: TEXT_ENCODER, sums, artefact.where)
     added = _added(artefact, sums)
     if artefact.spm is not None:
         _spm(artefact.spm, backbone, sums, artefact.where)
-    _check(artefact, names, text, sums)
+    _check(artefact, {*names, *text}, {*rounded, *text_rounded}, sums)
     changed = [s for name, s in sums.items() if name not in (ADAPTERS, SPM_LAYERS, TEXT_ENCODER)]
     if not changed and TEXT_ENCODER in sums:
         changed = [sums[TEXT_ENCODER]]
@@ -85,6 +88,7 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
     return Measured(
         names=tuple(sorted(names)),
         text_names=tuple(sorted(text)),
+        rounded=tuple(sorted(rounded)),
         key_set=matching_set(names, backbone.unet),
         compared=len(artefact.unet) + len(artefact.text),
         parameters=parameters,
@@ -96,23 +100,44 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
 
 def _compare(
     new: LazyTensors, old: LazyTensors, group: Callable[[str], str], sums: dict[str, _Sums], where: str
-) -> list[str]:
-    """Names that differ; sums are grown by group."""
-    differing = []
+) -> tuple[list[str], list[str]]:
+    """Names that differ, and names that are equal at a precision that hides small changes; sums are grown by group."""
+    differing, rounded = [], []
     for name, tensor in new.items():
         after, before = finite(name, tensor, where), old[name].load()
-        if same(before, after):
+        if same(before, after, tensor.stored):
+            if _is_coarse(before, after, tensor.stored):
+                rounded.append(name)
             continue
         differing.append(name)
         change = _norm(after.float() - before.float())
         sums.setdefault(group(name), _Sums()).add(tensor.size, change, _norm(before))
-    return differing
+    return differing, rounded
 
 
-def same(before: torch.Tensor, after: torch.Tensor) -> bool:
-    """Whether two tensors are equal at the coarser of their precisions: a rounded copy is not a change."""
+def same(before: torch.Tensor, after: torch.Tensor, stored: str | None = None) -> bool:
+    """Whether two tensors are equal at the coarser of their precisions: a rounded copy is not a change.
+
+    Neither is one that was rounded on its way: to `stored` when that is of eight bits, or to float16 or bfloat16 before
+    it was saved as something wider.
+    """
     coarser = max(before.dtype, after.dtype, key=lambda dtype: _COARSENESS.get(dtype, 0))
-    return torch.equal(before.to(coarser), after.to(coarser))
+    if torch.equal(before.to(coarser), after.to(coarser)):
+        return True
+    kinds = [getattr(torch, stored)] if stored in FP8 else []
+    return any(_is_rounded(before, after, kind) for kind in (*kinds, torch.float16, torch.bfloat16))
+
+
+def _is_coarse(before: torch.Tensor, after: torch.Tensor, stored: str | None) -> bool:
+    """Whether equal tensors may differ by less than how they are stored resolves."""
+    coarse = max(_COARSENESS.get(tensor.dtype, 0) for tensor in (before, after)) > _COARSENESS[torch.float32]
+    return coarse or stored in FP8 or not torch.equal(before.double(), after.double())
+
+
+def _is_rounded(before: torch.Tensor, after: torch.Tensor, kind: torch.dtype) -> bool:
+    start = before.flatten()[:_START], after.flatten()[:_START]  # tells most tensors without converting the whole
+    pairs = (start, (before, after))
+    return all(torch.equal(first.to(kind).to(second.dtype), second) for first, second in pairs)
 
 
 def finite(name: str, tensor: LazyTensor, where: str) -> torch.Tensor:
@@ -156,18 +181,20 @@ def _spm(spm: SpmFile, backbone: BackboneTensors, sums: dict[str, _Sums], where:
             sums.setdefault(SPM_LAYERS, _Sums()).add(size, _norm(delta), _norm(weight.float()))
 
 
-def _check(artefact: Artefact, names: list[str], text: list[str], sums: Mapping[str, _Sums]) -> None:
+def _check(artefact: Artefact, names: set[str], rounded: set[str], sums: Mapping[str, _Sums]) -> None:
+    """Return when something differs, and everything does that the file declares, but for what rounding may hide."""
+    declared = sorted(artefact.unet) + sorted(artefact.text)
     if not sums:
         raise CheckpointError(
-            f"all {len(artefact.unet) + len(artefact.text) or artefact.file_tensors} tensors equal the backbone's: "
-            "nothing was erased",
+            f"all {len(declared) or artefact.file_tensors} tensors equal the backbone's: nothing was erased",
             where=artefact.where,
             next_step="check which layers were trained: ESD's 'xattn' and 'esd-a', for example, select none",
         )
-    still = sorted(set(artefact.unet) - set(names)) + sorted(set(artefact.text) - set(text))
-    if still and not artefact.whole:
+    still = [name for name in declared if name not in names]
+    hidden = set(still) <= rounded and 2 * len(still) < len(declared)  # no rounding hides most of what was trained
+    if still and not hidden and not artefact.whole:
         raise CheckpointError(
-            f"{len(still)} of its {len(artefact.unet) + len(artefact.text)} tensors equal the backbone's "
+            f"{len(still)} of its {len(declared)} tensors equal the backbone's "
             f"(e.g. {still[0]}): what differs is not what the file declares to have changed",
             where=artefact.where,
             next_step="check that the training ran through and that this is the backbone it started from",

@@ -34,6 +34,8 @@ def _is_trained_by_esd(name: str) -> bool:  # parameters of Linear and Conv2d mo
 _RULES: dict[str, Callable[[str], bool]] = {
     "KV": _is_kv,  # UCE, ESD-x-strict, RECE, MACE, Concept Ablation
     "XATTN": lambda n: "attn2" in n,  # ESD-x
+    "K": lambda n: "attn2.to_k" in n,
+    "V": lambda n: "attn2.to_v" in n,
     "SELF": lambda n: "attn1" in n,
     "QKVO": lambda n: re.search(r"\.to_(q|k|v|out)\.", n) is not None,  # Concept Ablation 'attn'
     "ESD_U": lambda n: _is_trained_by_esd(n) and "attn2" not in n,  # ESD-u of 2025
@@ -45,6 +47,8 @@ _RULES: dict[str, Callable[[str], bool]] = {
 MEANINGS = {
     "KV": "keys and values of every attn2",
     "XATTN": "every attn2",
+    "K": "keys of every attn2",
+    "V": "values of every attn2",
     "SELF": "every attn1",
     "QKVO": "every attention projection",
     "ESD_U": "all linear and convolution layers but attn2",
@@ -64,6 +68,26 @@ def matching_set(names: Collection[str], unet_names: Collection[str]) -> str | N
     """The set that `names` are, exactly; None when they are none of them."""
     wanted = frozenset(names)
     return next((name for name in _RULES if wanted and key_set(name, unet_names) == wanted), None)
+
+
+def some_layers(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int] | None:
+    """The set of attn2 whose members in some layers the names are, how many layers these are, and of how many.
+
+    None when they are no such part, or hold more than half of the layers: that is an incomplete file of all of them.
+    """
+    layers = {_attn2(name) for name in unet_names} - {None}
+    found = {_attn2(name) for name in names}
+    if None in found or not 0 < 2 * len(found) <= len(layers):
+        return None
+    for rule in ("XATTN", "KV", "K", "V"):
+        if {name for name in key_set(rule, unet_names) if _attn2(name) in found} == set(names):
+            return rule, len(found), len(layers)
+    return None
+
+
+def _attn2(name: str) -> str | None:
+    layer, found, _ = name.partition(".attn2.")
+    return layer if found else None
 
 
 def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int]:

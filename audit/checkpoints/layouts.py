@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
-from audit.checkpoints.tensors import LazyTensors
+from audit.checkpoints.tensors import LazyTensor, LazyTensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Artefact:
 
     layout: Layout
     where: str
-    names_sha256: str  # of the names that are used, as the file spells them
+    names_sha256: str  # of the names that are used, as the file spells them but for a wrapper's prefix
     file_tensors: int  # how many those are
     key_set: str | None = None  # the known set that the UNet names are
     unet: LazyTensors = dataclasses.field(default_factory=dict)
@@ -70,3 +70,8 @@ class Artefact:
     whole: bool = False  # the file also holds tensors that its method does not train
     notes: tuple[str, ...] = ()
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+    def tensors(self) -> Iterator[LazyTensor]:
+        """All tensors that are used."""
+        parts = [self.unet, self.text, self.adapters, *((self.spm.down, self.spm.up) if self.spm else ())]
+        return (tensor for part in parts for tensor in part.values())

@@ -8,7 +8,6 @@ Read are diffusers' and PEFT's names (`unet.<module>.lora.down.weight`, `.lora_A
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 from collections.abc import Mapping
 
@@ -16,10 +15,13 @@ import torch
 
 from audit.checkpoints.families import check_family
 from audit.checkpoints.footprint import finite
+from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
 from audit.errors import CheckpointError
+from audit.foreign import ForeignError, parse_json
 
 METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header, a JSON object
+_LARGEST = 1e6  # of an alpha: trainers use at most some hundreds
 _NEXT = "get the LoRA as its training wrote it, for Stable Diffusion 1.x or this backbone"
 _HALF = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)[._](?P<half>A|B|down|up)(?:\.default)?\.weight$")
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -66,6 +68,7 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     """
     if "prompts" in metadata and any(name.startswith("lora_unet_") for name in tensors):
         raise _bad("the file is an SPM, which erases: it is no personalisation", where, "audit it as a checkpoint")
+    check_not_quantised(tensors, where)
     found: dict[tuple[str, str], dict[str, str]] = {}
     for name in tensors:
         part, module, half = _place(name, backbone, where)
@@ -78,6 +81,7 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     known = {"unet": backbone.unet, "text_encoder": backbone.text}
     downs = {f"{m}.weight": tensors[h["down"]] for (part, m), h in found.items() if part == "unet" and "down" in h}
     check_family(downs, backbone.unet, where)
+    check_stored(tensors, where)
     for (part, module), halves in found.items():
         weight = known[part][f"{module}.weight"].shape
         made[part][f"{module}.weight"] = _pair(tensors, module, halves, weight, said.get(part, {}), where)
@@ -131,9 +135,9 @@ def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
 def _said(metadata: Mapping[str, str], where: str) -> dict[str, dict[str, object]]:
     """Alpha and kind of scaling by part, as diffusers' adapter metadata says them."""
     try:
-        flat = json.loads(metadata.get(METADATA, "{}"))
-    except ValueError:
-        flat = None
+        flat = parse_json(metadata.get(METADATA, "{}"))
+    except ForeignError as error:
+        raise _bad(f"its metadata {METADATA!r} cannot be read: {error}", where) from None
     if not isinstance(flat, dict):
         raise _bad(f"its metadata {METADATA!r} is no JSON object", where)
     said: dict[str, dict[str, object]] = {}
@@ -170,8 +174,8 @@ def _pair(
         alpha = float(finite(halves["alpha"], scalar, where).float()) if scalar.size == 1 else None
     elif said.get("lora_alpha") is not None:
         alpha = said["lora_alpha"]
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < float("inf"):
-        raise _bad(f"the alpha of {module} is no positive number", where)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= _LARGEST:
+        raise _bad(f"the alpha of {module} is no positive number up to {_LARGEST:g}", where)
     return Pair(down, up, alpha / rank, weight)
 
 
@@ -179,9 +183,11 @@ def _check_values(lora: Lora, where: str) -> None:
     acting = False
     for name, pair in (*lora.unet.items(), *lora.text.items()):
         for half in (pair.down, pair.up):
-            if not finite(name, half, where).is_floating_point():
-                raise _bad(f"the pair of {name} holds no floating-point numbers", where)
-        acting |= bool(pair.delta().any())
+            finite(name, half, where)
+        delta = pair.delta()
+        if not torch.isfinite(delta).all():
+            raise _bad(f"what it adds to {name} is not finite", where)
+        acting |= bool(delta.any())
     if not acting:
         what = "its output halves are all zero, as before training" if lora.pairs else "it is empty"
         raise _bad(f"the LoRA changes nothing: {what}", where)

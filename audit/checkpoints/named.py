@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
+from audit.checkpoint_refs import FUSE
 from audit.checkpoints import layouts
 from audit.checkpoints.families import check_names_and_shapes, known_set
 from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.ldm_files import ldm
+from audit.checkpoints.other_methods import refuse_names
+from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.receler_files import merged_receler, receler_artefact
 from audit.checkpoints.spm_files import spm_artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names
@@ -16,20 +20,34 @@ from audit.erasers.receler_adapter import PARTS
 from audit.errors import CheckpointError
 
 _TEXT_STARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
+_WORDS = "embeddings.token_embedding.weight"
 _ADAPTER = tuple(f".{part}" for part in PARTS)
 
 
 def by_names(
     tensors: LazyTensors, metadata: object, config: Path | None, backbone: BackboneTensors, where: str
 ) -> Artefact:
-    """What a flat set of named tensors is."""
+    """What a flat set of named tensors is; what wrappers put before all names is taken off, and said."""
+    tensors, prefix = without_prefixes(tensors)
+    return with_prefix(_by_names(tensors, metadata, config, backbone, where), prefix)
+
+
+def with_prefix(artefact: Artefact, prefix: str) -> Artefact:
+    """The artefact, whose settings say which prefix its file puts before all names."""
+    return dataclasses.replace(artefact, config={**artefact.config, "prefix": prefix}) if prefix else artefact
+
+
+def _by_names(
+    tensors: LazyTensors, metadata: object, config: Path | None, backbone: BackboneTensors, where: str
+) -> Artefact:
+    refuse_names(tensors, where)
     if any(name.startswith("lora_unet_") for name in tensors):
         return spm_artefact(tensors, metadata, backbone, where)
     if any(".lora_" in name or ".lora." in name for name in tensors):
         raise CheckpointError(
             "the file is a LoRA, not an erased model",
             where=where,
-            next_step="fuse it into the model with diffusers (fuse_lora, save_pretrained), then pass that folder",
+            next_step=FUSE,
         )
     if any(".adapter." in name for name in tensors):
         return merged_receler(tensors, backbone, where)
@@ -46,16 +64,18 @@ def by_names(
 def unet_artefact(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
     """A whole UNet or a known part of one."""
     check_names_and_shapes(tensors, backbone.unet, where)
-    found = known_set(tensors, backbone.unet, where)
+    found, notes = known_set(tensors, backbone.unet, where)
     whole = found == "ALL"
     layout = layouts.FULL if whole else layouts.PARTIAL
-    return Artefact(layout, where, names_sha256(tensors), len(tensors), found, unet=tensors, whole=whole)
+    digest = names_sha256(tensors)
+    return Artefact(layout, where, digest, len(tensors), found, unet=tensors, whole=whole, notes=notes)
 
 
 def text_artefact(
     bare: LazyTensors, layout: layouts.Layout, backbone: BackboneTensors, where: str, digest: str
 ) -> Artefact:
     """A whole text encoder; its names carry no `text_model.` prefix any more."""
+    _check_vocabulary(bare, backbone, where)
     check_names_and_shapes(bare, backbone.text, where, "text encoder")
     missing = sorted(set(backbone.text) - set(bare))
     if missing:
@@ -65,3 +85,17 @@ def text_artefact(
             next_step="get the whole checkpoint",
         )
     return Artefact(layout, where, digest, len(bare), text=bare, whole=True)
+
+
+def _check_vocabulary(bare: LazyTensors, backbone: BackboneTensors, where: str) -> None:
+    """Return unless the text encoder has rows for new tokens, as attacks that learn words save it (STEREO's, CCE's)."""
+    if _WORDS not in bare or _WORDS not in backbone.text:
+        return
+    (rows, *width), (known, *known_width) = bare[_WORDS].shape or (0,), backbone.text[_WORDS].shape
+    if rows > known and width == known_width:
+        raise CheckpointError(
+            f"its text encoder knows {rows - known} tokens more than the backbone's: words that an attack learned, as in "
+            "STEREO's ci_attack_text_encoder files",
+            where=where,
+            next_step="pass the erased model itself (STEREO's final_reo_unet.pt), not a model that was attacked",
+        )

@@ -13,7 +13,7 @@ from typing import Any
 
 from audit.checkpoint_refs import PEFT_CONFIG, CheckpointRef
 from audit.checkpoints.lora import METADATA
-from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
+from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors, shown
 from audit.errors import CheckpointError
 from audit.weight_files import read_json
 
@@ -61,14 +61,14 @@ def _config(files: CheckpointRef) -> Mapping[str, Any]:
     config = read_json(path)
     if config.get("peft_type") != "LORA":
         kind = config.get("peft_type")
-        raise _bad(f"its {PEFT_CONFIG} is of the type {kind!r}, and only LORA is supported", str(path))
+        raise _bad(f"its {PEFT_CONFIG} is of the type {shown(kind)}, and only LORA is supported", str(path))
     beyond = next((field for field in _BEYOND if config.get(field)), None)
     if beyond is None and config.get("bias", "none") != "none":
         beyond = "bias"
     if beyond is None and config.get("init_lora_weights") not in _BEGINNINGS:
         beyond = "init_lora_weights"
     if beyond is not None:
-        raise _bad(f"it was trained with {beyond} = {config[beyond]!r}, which is not supported", str(path))
+        raise _bad(f"it was trained with {beyond} = {shown(config[beyond])}, which is not supported", str(path))
     if config.get("lora_alpha") is None:
         raise _bad(f"its {PEFT_CONFIG} says no lora_alpha", str(path))
     return config
@@ -86,7 +86,7 @@ def _check_rank(tensors: Mapping[str, LazyTensor], rank: Any, where: str) -> Non
     """Return when every pair has the configuration's rank: otherwise file and configuration are of two trainings."""
     for name, tensor in tensors.items():
         if ".lora_A." in name and tensor.shape[:1] != (rank,):
-            raise _bad(f"its {PEFT_CONFIG} says r = {rank!r}, and {name} has the shape {tensor.shape}", where)
+            raise _bad(f"its {PEFT_CONFIG} says r = {shown(rank)}, and {name} has the shape {tensor.shape}", where)
 
 
 def _bad(why: str, where: str, next_step: str = "") -> CheckpointError:

@@ -12,19 +12,21 @@ from collections.abc import Callable, Mapping
 
 import torch
 
+from audit.checkpoint_refs import is_safetensors
 from audit.checkpoints import layouts
 from audit.checkpoints.footprint import finite, same
 from audit.checkpoints.lora import Lora, read_lora
+from audit.checkpoints.lora_headers import read_header
 from audit.checkpoints.peft_files import by_part, is_peft
+from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.tensors import (
     BackboneTensors,
     LazyTensor,
     LazyTensors,
+    from_outside,
     from_pickle,
     from_safetensors,
-    in_memory,
-    is_safetensors,
 )
 from audit.errors import CheckpointError
 from audit.personalisation import NEXT, PersonalisationRef
@@ -41,6 +43,7 @@ class Change:
     text: Mapping[str, Delta]  # names without `text_model.`
     facts: Mapping[str, object]  # kind, layers, rank
     summary: str
+    notes: tuple[str, ...] = ()  # what the user should know before trusting a number about it
 
 
 def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
@@ -55,16 +58,20 @@ def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
 def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     path = ref.files.paths()[0]
     tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})
+    skip, notes = read_header(metadata, str(path))
     if is_peft(tensors):
         tensors, metadata = by_part(tensors, ref.files, base)
+    tensors, prefix = without_prefixes(tensors)
     lora: Lora = read_lora(tensors, metadata, base, str(path))
+    more = ({"clip_skip": skip} if notes else {}) | ({} if prefix in ("", "unet.") else {"prefix": prefix})
     ranks = sorted({pair.rank for pair in lora.pairs})
     rank = "-".join(dict.fromkeys((str(ranks[0]), str(ranks[-1]))))
     return Change(
         {name: pair.delta for name, pair in lora.unet.items()},
         {name: pair.delta for name, pair in lora.text.items()},
-        {"kind": "lora", "unet_layers": len(lora.unet), "text_encoder_layers": len(lora.text), "ranks": ranks},
+        {"kind": "lora", "unet_layers": len(lora.unet), "text_encoder_layers": len(lora.text), "ranks": ranks, **more},
         f"a LoRA of rank {rank} on {len(lora.unet)} layers of the UNet and {len(lora.text)} of the text encoder",
+        notes,
     )
 
 
@@ -73,7 +80,7 @@ def _pickled(ref: PersonalisationRef) -> LazyTensors:
     content = from_pickle(path)
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise CheckpointError("the file is no flat set of named tensors", where=str(path), next_step=NEXT)
-    return in_memory({str(name): tensor for name, tensor in content.items()})
+    return from_outside({str(name): tensor for name, tensor in content.items()}, str(path))
 
 
 def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
@@ -107,7 +114,7 @@ def _differing(new: LazyTensors, base: LazyTensors, where: str) -> dict[str, Del
     return {
         name: functools.partial(_difference, tensor, base[name])
         for name, tensor in new.items()
-        if not same(base[name].load(), finite(name, tensor, where))
+        if not same(base[name].load(), finite(name, tensor, where), tensor.stored)
     }
 
 

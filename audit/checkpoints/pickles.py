@@ -15,9 +15,11 @@ from audit.checkpoints.families import check_names_and_shapes, known_set
 from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.ldm_files import ldm
-from audit.checkpoints.named import by_names, text_artefact
+from audit.checkpoints.named import by_names, text_artefact, with_prefix
+from audit.checkpoints.other_methods import refuse_content
+from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.receler_files import receler_artefact
-from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names, in_memory
+from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names, from_outside
 from audit.erasers.receler_adapter import PARTS
 from audit.errors import CheckpointError
 
@@ -27,8 +29,15 @@ _MACE = re.compile(r"\d+_for_mat[12]")
 
 def recognise(content: Any, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
     """The artefact that a pickle holds. Raises `CheckpointError` for what is no erased model."""
+    refuse_content(content, where)
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise _unknown(where, f"it holds a {type(content).__name__}, not named tensors")
+    flat = all(isinstance(value, torch.Tensor) for value in content.values())
+    bare, prefix = without_prefixes(content) if flat else (content, "")
+    return with_prefix(_recognised(bare, config, backbone, where), prefix)
+
+
+def _recognised(content: Mapping[str, Any], config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
     keys = list(content)
     if any(key.startswith(LDM_PREFIX) for key in keys):
         return ldm(_tensors(content, where), backbone, where, delta=False)
@@ -54,23 +63,27 @@ def _state_dict(content: Mapping[str, Any], config: Path | None, backbone: Backb
     """What Lightning or Concept Ablation wrapped: a UNet by latent-diffusion names, or any flat set of names."""
     if not content or not all(isinstance(name, str) for name in content):
         raise _unknown(where, "its 'state_dict' holds no named tensors")
-    tensors = _tensors(content, where)
+    tensors, prefix = without_prefixes(_tensors(content, where))
     if "embed" in tensors or any(name.startswith(LDM_PREFIX) for name in tensors):
-        return ldm(tensors, backbone, where, delta=True)
-    return by_names(tensors, {}, config, backbone, where)
+        return with_prefix(ldm(tensors, backbone, where, delta=True), prefix)
+    return with_prefix(by_names(tensors, {}, config, backbone, where), prefix)
 
 
 def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str) -> Artefact:
     unet = _tensors(content["unet"], where)
+    notes: tuple[str, ...] = ()
     found = content.get("text_encoder")
     text = bare_text_names(_tensors(found, where)) if isinstance(found, Mapping) else {}
     if unet:
         check_names_and_shapes(unet, backbone.unet, where)
     if text or not unet:
         check_names_and_shapes(text, backbone.text, where, "text encoder")
-    key_set = known_set(unet, backbone.unet, where) if unet else None
+    key_set = None
+    if unet:
+        key_set, notes = known_set(unet, backbone.unet, where)
     others = sorted(set(content) - {"unet", "text_encoder"})
-    notes = (f"its entries {', '.join(others)} are not used",) if others else ()
+    if others:
+        notes = (*notes, f"its entries {', '.join(others)} are not used")
     names = [*unet, *text]
     return Artefact(
         layouts.CA_DELTA, where, names_sha256(names), len(names), key_set,
@@ -80,9 +93,11 @@ def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str)
 
 def _nested_esd(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
     check_names_and_shapes(tensors, backbone.unet, where)
-    found = known_set(tensors, backbone.unet, where)
-    digest = names_sha256(tensors)
-    return Artefact(layouts.ESD_NESTED, where, digest, len(tensors), found, unet=tensors, whole=found == "ALL")
+    found, notes = known_set(tensors, backbone.unet, where)
+    return Artefact(
+        layouts.ESD_NESTED, where, names_sha256(tensors), len(tensors), found,
+        unet=tensors, whole=found == "ALL", notes=notes,
+    )  # fmt: skip
 
 
 def _advunlearn(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
@@ -119,9 +134,11 @@ def _refuse_others(content: Mapping[str, Any], where: str) -> None:
 def _tensors(content: Mapping[str, Any], where: str) -> LazyTensors:
     """The mapping's tensors; anything else in it is refused by name."""
     for name, value in content.items():
+        if not isinstance(name, str):
+            raise _unknown(where, f"it names an entry by a {type(name).__name__}, not by text")
         if not isinstance(value, torch.Tensor):
             raise _unknown(where, f"its entry {name!r} is a {type(value).__name__}, not a tensor")
-    return in_memory(content)
+    return from_outside(content, where)
 
 
 def _unknown(where: str, why: str) -> CheckpointError:

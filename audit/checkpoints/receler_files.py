@@ -8,7 +8,8 @@ from audit.checkpoints import layouts
 from audit.checkpoints.families import check_family, check_names_and_shapes
 from audit.checkpoints.key_sets import names_sha256
 from audit.checkpoints.layouts import Artefact
-from audit.checkpoints.tensors import BackboneTensors, LazyTensors
+from audit.checkpoints.stored import check_not_quantised, check_stored
+from audit.checkpoints.tensors import BackboneTensors, LazyTensors, shown
 from audit.erasers.receler_adapter import check_adapters, entry_name
 from audit.errors import CheckpointError
 from audit.weight_files import read_json
@@ -26,7 +27,7 @@ def receler_artefact(flat: LazyTensors, config: Path | None, backbone: BackboneT
         notes = ("there is no eraser_config.json beside the weights: the rank was read from them",)
     elif described.get("eraser_rank", rank) != rank:
         raise CheckpointError(
-            f"the erasers have rank {rank}, eraser_config.json says {described['eraser_rank']}", where=where,
+            f"the erasers have rank {rank}, eraser_config.json says {shown(described['eraser_rank'])}", where=where,
             next_step="the two files do not belong together; copy the folder again",
         )  # fmt: skip
     return Artefact(
@@ -53,6 +54,8 @@ def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) 
 
 def _check(flat: LazyTensors, backbone: BackboneTensors, where: str) -> int:
     """The adapters' rank; raises unless there is one whole adapter of the right width for every attn2."""
+    check_not_quantised(flat, where)
+    check_stored(flat, where, values=False)
     check_family(flat, backbone.unet, where)
     suffix = ".to_out.0.weight"
     widths = {

@@ -8,19 +8,19 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from audit.checkpoint_refs import CheckpointRef
+from audit.checkpoint_refs import CheckpointRef, is_safetensors
 from audit.checkpoints import layouts, pickles
 from audit.checkpoints.families import check_names_and_shapes
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.named import by_names, unet_artefact
 from audit.checkpoints.receler_files import merged_receler
+from audit.checkpoints.stored import check_stored
 from audit.checkpoints.tensors import (
     BackboneTensors,
     bare_text_names,
     from_pickle,
     from_safetensors,
     from_shards,
-    is_safetensors,
 )
 from audit.errors import CheckpointError
 
@@ -38,6 +38,7 @@ def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
     path = ref.paths()[0]
     config = path.parent / "eraser_config.json"
     found = _from_file(path, config if config.is_file() else None, backbone)
+    check_stored({**found.unet, **found.text, **found.adapters}, where)
     return dataclasses.replace(found, where=where)
 
 

@@ -8,7 +8,8 @@ from audit.checkpoints import layouts
 from audit.checkpoints.families import check_family
 from audit.checkpoints.key_sets import names_sha256
 from audit.checkpoints.layouts import Artefact, SpmFile
-from audit.checkpoints.tensors import BackboneTensors, LazyTensors
+from audit.checkpoints.stored import check_stored
+from audit.checkpoints.tensors import BackboneTensors, LazyTensors, shown
 from audit.errors import CheckpointError
 
 _PREFIX = "lora_unet_"
@@ -43,6 +44,7 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
         raise CheckpointError(f"the layer {incomplete[0]} lacks a half of its pair", where=where, next_step=_NEXT)
     down = {path: tensors[parts[_PARTS[0]]] for path, parts in found.items()}
     up = {path: tensors[parts[_PARTS[1]]] for path, parts in found.items()}
+    check_stored({**down, **up}, where, values=False)
     rank, alpha = _numbers(said, down, where)
     _check_shapes(down, up, rank, backbone, where)
     missing = len(modules) - len(found)
@@ -68,14 +70,16 @@ def _as_context(tensors: LazyTensors) -> LazyTensors:
 
 
 def _numbers(said: Mapping[str, object], down: LazyTensors, where: str) -> tuple[int, float]:
-    own = next(iter(down.values())).shape[0]
+    first = next(iter(down.values())).shape
+    own = first[0] if first else 0
     try:
         rank, alpha = int(float(str(said.get("rank", own)))), float(str(said.get("alpha", 1.0)))
-    except ValueError:
+    except (ValueError, OverflowError):
         rank, alpha = 0, 0.0
-    if rank != own or not alpha > 0:
+    if rank != own or not 0 < alpha < float("inf"):
         raise CheckpointError(
-            f"its metadata says rank {said.get('rank')!r} and alpha {said.get('alpha')!r}, its tensors have rank {own}",
+            f"its metadata says rank {shown(said.get('rank'))} and alpha {shown(said.get('alpha'))}, "
+            f"its tensors have rank {own}",
             where=where,
             next_step=_NEXT,
         )

@@ -9,27 +9,30 @@ import dataclasses
 import functools
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
+from audit.checkpoints import stored
+from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.errors import CheckpointError
 from audit.model_refs import ModelRef
 from audit.weight_files import check_safetensors, unreadable
 
 _AGAIN = "download or copy this file again"
-_START = 16  # bytes that tell the containers apart
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor's shape, and the call that reads it (CPU)."""
+    """A tensor's shape, the call that reads it (CPU), and how a file stores it (None: it is this process's own)."""
 
     shape: tuple[int, ...]
     load: Callable[[], torch.Tensor]
+    stored: str | None = None
 
     @property
     def size(self) -> int:
@@ -51,6 +54,27 @@ class BackboneTensors:
 def in_memory(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
     """Tensors that are there already; read without gradient and on the CPU."""
     return {name: LazyTensor(tuple(t.shape), functools.partial(_on_cpu, t)) for name, t in tensors.items()}
+
+
+def from_outside(tensors: Mapping[str, torch.Tensor], where: str) -> LazyTensors:
+    """Tensors of a file that is loaded already. One that holds no weights is refused when it is read."""
+    return {name: _foreign(name, tensor, where) for name, tensor in tensors.items()}
+
+
+def _foreign(name: str, tensor: torch.Tensor, where: str) -> LazyTensor:
+    said = stored.described(tensor)
+    shape = () if said.startswith("nested") else tuple(tensor.shape)  # nested tensors have none
+    return _checked(name, LazyTensor(shape, lambda: tensor, said), where)
+
+
+def _checked(name: str, raw: LazyTensor, where: str) -> LazyTensor:
+    """The tensor, refused by name when it is read and is stored as no weights are."""
+
+    def load() -> torch.Tensor:
+        stored.check_stored({name: raw}, where)
+        return stored.dense(raw.load())
+
+    return LazyTensor(raw.shape, load, raw.stored)
 
 
 def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,21 +116,26 @@ def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
     names = check_safetensors(path)
     try:
         file = safe_open(str(path), framework="pt", device="cpu")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        slices = {name: file.get_slice(name) for name in names}
+        shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
+        kinds = {name: stored.of_safetensors(str(found.get_dtype())) for name, found in slices.items()}
         metadata = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _broken(path, f"it is no valid safetensors file ({error})") from None
-    return {name: LazyTensor(shapes[name], functools.partial(file.get_tensor, name)) for name in names}, metadata
+    except Exception as error:  # Rust's errors, and Python's for a dtype that torch lacks
+        raise _broken(path, f"it is no valid safetensors file ({_first(error)})") from None
+    return {
+        name: _checked(
+            name, LazyTensor(shapes[name], functools.partial(_tensor, file, name, path), kinds[name]), str(path)
+        )
+        for name in names
+    }, metadata
 
 
-def is_safetensors(path: Path) -> bool:
-    """Whether a file is, or claims to be, safetensors; a Git LFS pointer counts, so that its check can say so."""
+def _tensor(file: Any, name: str, path: Path) -> torch.Tensor:
     try:
-        with path.open("rb") as stream:
-            start = stream.read(_START)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    return path.suffix == ".safetensors" or start[8:9] == b"{" or start.startswith(b"version ")
+        found: torch.Tensor = file.get_tensor(name)
+    except Exception as error:  # as above
+        raise _broken(path, f"its tensor {name} cannot be read ({_first(error)})") from None
+    return found
 
 
 def from_pickle(path: Path) -> Any:
@@ -114,20 +143,51 @@ def from_pickle(path: Path) -> Any:
 
     Raises `CheckpointError` for a pickle that needs more than tensors and plain containers; none of its code is run.
     """
+    _check_archive(path)
     try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about old formats and rare kinds of tensors, which are judged by us
+            try:
+                if path.suffix == ".safetensors":  # by that name PyTorch would not take it for a pickle
+                    with path.open("rb") as stream:
+                        return torch.load(stream, map_location="cpu", weights_only=True)
+                return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            except RuntimeError as error:
+                if "mmap" not in str(error):
+                    raise
+                return torch.load(path, map_location="cpu", weights_only=True)  # files from before torch 1.6
     except pickle.UnpicklingError as error:
-        if _is_pickle(path):
+        if _is_pickle(path) and "unsupported" in str(error).lower():
             raise _needs_code(path, str(error)) from None
         raise _broken(path, "it is no PyTorch file") from None
-    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, AttributeError, TypeError, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise _broken(path, f"it is no whole PyTorch file ({first[:160]})") from None
+    except Exception as error:  # damaged pickles make PyTorch and Python raise nearly anything
+        raise _broken(path, f"it is no whole PyTorch file ({_first(error)})") from None
+
+
+def _check_archive(path: Path) -> None:
+    try:
+        with path.open("rb") as stream:
+            check_archive(stream, path.stat().st_size)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    except DamagedArchive as error:
+        raise CheckpointError(
+            f"the file {path.name} is not read: {error}",
+            where=str(path),
+            next_step="save it again with torch.save, or as safetensors",
+        ) from None
+    except Exception as error:  # `zipfile` and `pickletools` raise several kinds on damaged bytes
+        raise _broken(path, f"it is no whole PyTorch file ({_first(error)})") from None
+
+
+def shown(value: object) -> str:
+    """A value from a file as a message shows it, at most 40 characters long."""
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
+
+
+def _first(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
 
 
 def _is_pickle(path: Path) -> bool:

@@ -177,3 +177,50 @@ def test_identity_follows_the_content_and_never_the_path(tmp_path: Path, tiny_fo
     assert len(other) == len(first)
     # one attack unit, the pictures of two cells and their scores change; erasing and the text scenario do not
     assert len(other - first) == 5
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "family"),
+    [
+        ("ss_base_model_version", "sdxl_base_v1-0", "SDXL"),
+        ("ss_base_model_version", "sd_v2_768_v", r"Stable Diffusion 2\.x"),
+        ("modelspec.architecture", "stable-diffusion-xl-v1-base/lora", "SDXL"),
+        ("modelspec.architecture", "flux-1-dev/lora", "Flux"),
+    ],
+)
+def test_a_lora_whose_header_names_another_base_is_refused(
+    tmp_path: Path, tiny_folder: Path, unet: State, field: str, value: str, family: str
+) -> None:
+    path = written(tmp_path / "a.safetensors", loras.lora_state(unet), {field: value})
+    with pytest.raises(CheckpointError, match=rf"trained on {family}, says its header \({field}: {value}\)") as caught:
+        planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
+    assert caught.value.where and caught.value.next_step
+
+
+def test_clip_skip_in_the_header_is_warned_of(
+    tmp_path: Path, tiny_folder: Path, unet: State, pipeline: Pipeline, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {"ss_clip_skip": "2", "ss_base_model_version": "sd_v1", "modelspec.architecture": "stable-diffusion-v1/lora"}
+    path = written(tmp_path / "a.safetensors", loras.lora_state(unet), said)
+    draft(spec_with(tmp_path, tiny_folder, path))
+    assert f"personalisation {path}: it was trained with clip skip 2 (ss_clip_skip in its header)" in caplog.text
+    assert change_of(path, pipeline).facts["clip_skip"] == 2
+    for value in ("1", "None", "", "two"):
+        change = change_of(
+            written(tmp_path / "b.safetensors", loras.lora_state(unet), {"ss_clip_skip": value}), pipeline
+        )
+        assert not change.notes and "clip_skip" not in change.facts
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.pt"])
+def test_safetensors_under_another_name_are_read_by_their_content(
+    tmp_path: Path, pipeline: Pipeline, unet: State, name: str
+) -> None:
+    expected = change_of(written(tmp_path / "a.safetensors", loras.lora_state(unet)), pipeline).unet
+    found = change_of((tmp_path / "a.safetensors").rename(tmp_path / name), pipeline).unet
+    assert {n: delta().sum() for n, delta in found.items()} == {n: delta().sum() for n, delta in expected.items()}
+
+
+def test_a_pickle_named_safetensors_is_read_by_its_content(tmp_path: Path, pipeline: Pipeline, unet: State) -> None:
+    torch.save(loras.lora_state(unet), tmp_path / "a.safetensors")
+    assert len(change_of(tmp_path / "a.safetensors", pipeline).unet) == len(loras.attention_modules(unet))
