@@ -19,6 +19,7 @@ from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import AuditError
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
+from audit.prompt_lengths import check_tokenizer
 from audit.spec import DetectorSpec, Spec
 
 Level = Literal["ok", "warning", "problem"]
@@ -222,6 +223,7 @@ def _models(spec: Spec) -> Iterator[Finding]:
     try:
         found = resolve_model(spec.backbone)
         pipeline_family(found)
+        check_tokenizer(found)
     except AuditError as error:
         yield _from_error("backbone", error, _ENDS_EARLY)
     else:
