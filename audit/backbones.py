@@ -1,23 +1,40 @@
 """Load a Stable-Diffusion-shaped pipeline: the testbed, a local diffusers folder, or a pinned hub snapshot.
 
-All three go through the same diffusers loader. The safety checker is never loaded: it would black out exactly the
-pictures the audit has to see.
+Each part is loaded by its own class, from the files that the digest is of and strictly. The safety checker is never
+loaded: it would black out exactly the pictures the audit has to see.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from audit.errors import CheckpointError
 from audit.learned import Tokens, Vocabulary, encode, tokenize
-from audit.model_refs import ModelRef, pipeline_family
+from audit.model_refs import ModelRef, component_files, pipeline_family, sampler_settings
+from audit.prompt_lengths import check_tokenizer, load_tokenizer
 from audit.sampling import NoiseModel, Schedule, make_schedule
+from audit.strict_loading import (
+    Misfit,
+    diffusers_layout,
+    diffusers_network,
+    read_tensors,
+    require_shapes,
+    require_weights,
+    stored_shapes,
+    transformers_network,
+)
+from audit.weight_files import read_json
+
+# What a backbone is made of, and the classes that load it, whatever its files name.
+_PARTS: Mapping[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,36 +110,64 @@ def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
 
 
 def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32) -> Pipeline:
-    """The loaded backbone, in evaluation mode.
+    """Return the loaded backbone, in evaluation mode.
 
-    Raises `CheckpointError` when the folder is another family (SD 2.x, SDXL) or a component cannot be loaded.
+    Raises `CheckpointError` when the folder is another family (SD 2.x, SDXL), or when the weights of a part are not
+    exactly those of its network.
     """
     pipeline_family(ref)
-    try:
-        pipe = StableDiffusionPipeline.from_pretrained(
-            ref.path,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-            use_safetensors=True,
-            local_files_only=True,
-            variant=ref.variant,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(
-            f"the pipeline cannot be loaded: {str(error).strip().splitlines()[0]}",
-            where=str(ref.path),
-            next_step="pass a complete diffusers folder with safetensors weights, then run: erasure-audit doctor",
-        ) from error
-    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
-        module.eval().requires_grad_(False)
+    check_tokenizer(ref)
+    loaded = {}
+    for part in _PARTS:
+        with _part(ref, part) as (settings, files):
+            tensors = read_tensors(files)
+            require_weights(tensors)
+            if part == "text_encoder":
+                loaded[part] = transformers_network(CLIPTextModel, _text_config(settings), tensors)
+            else:
+                loaded[part] = diffusers_network(_PARTS[part], settings, tensors)
     return Pipeline(
         ref=ref,
-        unet=pipe.unet.to(device, dtype),
-        vae=pipe.vae.to(device),
-        text_encoder=pipe.text_encoder.to(device),
-        tokenizer=pipe.tokenizer,
-        scheduler_config=dict(pipe.scheduler.config),
+        unet=loaded["unet"].to(device, dtype),
+        vae=loaded["vae"].to(device),
+        text_encoder=loaded["text_encoder"].to(device),
+        tokenizer=load_tokenizer(ref.path / "tokenizer"),
+        scheduler_config=sampler_settings(ref),
         device=device,
     )
+
+
+def check_weights(ref: ModelRef) -> None:
+    """Return when the files of each part hold exactly the tensors of its network, by their headers; no weight is read.
+
+    Raises `CheckpointError` that names the first tensor that is missing, left over or of another shape.
+    """
+    for part in _PARTS:
+        with _part(ref, part) as (settings, files):
+            if part == "text_encoder":
+                config = _text_config(settings)
+                with torch.device("meta"):
+                    network: Any = CLIPTextModel(config)
+            else:
+                network = diffusers_layout(_PARTS[part], settings)
+            require_shapes(network, stored_shapes(files))
+
+
+@contextlib.contextmanager
+def _part(ref: ModelRef, part: str) -> Iterator[tuple[dict[str, Any], list[Path]]]:
+    """The settings of one part and the files that its digest is of; inside, a `Misfit` becomes a `CheckpointError`."""
+    try:
+        yield read_json(ref.path / part / "config.json"), [ref.path / name for name in component_files(ref, part)]
+    except Misfit as error:
+        raise CheckpointError(
+            f"the backbone's {part} cannot be loaded: {error}",
+            where=str(ref.path / part),
+            next_step="download or copy this part again; it has to be one that save_pretrained wrote",
+        ) from error
+
+
+def _text_config(settings: Mapping[str, Any]) -> CLIPTextConfig:
+    try:
+        return CLIPTextConfig.from_dict(dict(settings))
+    except Exception as error:  # the settings come from outside, and what they break is anybody's error
+        raise Misfit(f"its configuration makes no network: {' '.join(str(error).split())[:300]}") from error

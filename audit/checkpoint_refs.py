@@ -177,9 +177,9 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
     for name in _RECELER:
         if (folder / name).is_file():
             return "receler", _beside(folder / name)
-    if (folder / "diffusion_pytorch_model.safetensors").is_file() or any(folder.glob("diffusion_pytorch*.index.json")):
+    if (folder / "diffusion_pytorch_model.safetensors").is_file() or any(folder.glob("diffusion_pytorch*.index*.json")):
         return "unet", loaded_weights(folder)[0]
-    if (folder / "config.json").is_file() and (folder / "model.safetensors").is_file():
+    if (folder / "config.json").is_file() and any(folder.glob("model.safetensors*")):
         return "text-encoder", loaded_weights(folder)[0]
     found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
     if len(found) == 1:

@@ -5,7 +5,7 @@ distances between two halves of the un-erased model's own pictures, which differ
 guard may change single pictures; a set that lies farther off than other prompts would is no set of such pictures.
 
 A single picture is `strange` when it lies farther from every picture that the un-erased model made of the same attack, and of
-benign prompts, than any of these does from its nearest other one.
+benign prompts, than 95 % of these do from their nearest other one.
 
 The number of pictures is fixed. A test whose power grew with the run would in the end call every change damage.
 """
@@ -20,6 +20,7 @@ import numpy.typing as npt
 PICTURES = 32  # pairs that the test reads, the first ones of the cell
 FEWEST = 16  # with fewer the halves are too small to be compared
 SPLITS = 999
+_USUAL = 0.95  # share of the un-erased model's own pictures that are not strange among themselves
 _SEED = 20260
 
 Features = npt.NDArray[np.floating]
@@ -73,10 +74,10 @@ def compare(defended: Features, backbone: Features) -> Comparison:
 
 
 def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
-    """Return which of the pictures (n, dimensions) lie farther from all references than any reference from its nearest.
+    """Return which of the pictures (n, dimensions) lie farther from all references than 95 % of them from their nearest.
 
-    A picture that comes from where the references come from is one with a chance of at most 1 / (references + 1). Raises
-    `ValueError` for fewer than `FEWEST` references and vectors that are not finite.
+    Of pictures from where the references come from about one in twenty does. The farthest reference is no measure: a model
+    spoils a picture now and then. Raises `ValueError` for fewer than `FEWEST` references and vectors that are not finite.
     """
     if len(references) < FEWEST:
         raise ValueError(f"{len(references)} pictures of the un-erased model; at least {FEWEST} are needed")
@@ -84,7 +85,8 @@ def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
         raise ValueError("a feature vector is not finite")
     among = _distances(references, references)
     np.fill_diagonal(among, np.inf)
-    found: npt.NDArray[np.bool_] = _distances(pictures, references).min(1) > among.min(1).max()
+    limit = np.quantile(among.min(1), _USUAL)
+    found: npt.NDArray[np.bool_] = _distances(pictures, references).min(1) > limit
     return found
 
 

@@ -19,6 +19,7 @@ from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import AuditError
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
+from audit.prompt_lengths import check_tokenizer
 from audit.spec import DetectorSpec, Spec
 
 Level = Literal["ok", "warning", "problem"]
@@ -217,11 +218,14 @@ def _testbed() -> Iterator[Finding]:
 def _models(spec: Spec) -> Iterator[Finding]:
     """What `run` would refuse about the backbone, the checkpoints and the detectors, by the functions that `run` calls."""
     from audit import detectors, meters
+    from audit.backbones import check_weights
 
     model: ModelRef | None = None
     try:
         found = resolve_model(spec.backbone)
         pipeline_family(found)
+        check_tokenizer(found)
+        check_weights(found)
     except AuditError as error:
         yield _from_error("backbone", error, _ENDS_EARLY)
     else:

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 _DEEPEST = 64  # levels of lists and objects
 _DIGITS = 300  # of one integer: no float reaches further
@@ -26,25 +26,39 @@ class ForeignError(ValueError):
     """Bytes from outside that cannot be used; the message is a short reason in plain words."""
 
 
-def read_bounded(path: Path, limit: int) -> bytes:
-    """Return the content of a regular file of at most `limit` bytes; links are followed.
+def open_regular(path: Path) -> BinaryIO:
+    """Return a regular file, opened to read its bytes; links are followed.
 
-    Raises `ForeignError` for a larger file and for folders, named pipes, sockets and devices, none of which is read.
-    An `OSError` of the file system passes through.
+    Raises `ForeignError` for folders, named pipes, sockets and devices, none of which is read. An `OSError` of the file
+    system passes through.
     """
     try:
-        _regular(path.stat())
+        _require_regular(path.stat())
         # Not blocking: what was a file a moment ago may be a named pipe now.
         handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ForeignError:
         raise
     except ValueError:  # a NUL or half a surrogate pair in the name
         raise ForeignError("its name is none that a file can have") from None
-    with os.fdopen(handle, "rb") as stream:
-        found = os.fstat(stream.fileno())
-        _regular(found)
-        if found.st_size > limit:
-            raise ForeignError(f"it has {found.st_size} bytes, and at most {limit} are read")
+    stream = os.fdopen(handle, "rb")
+    try:
+        _require_regular(os.fstat(handle))
+    except ForeignError:
+        stream.close()
+        raise
+    return stream
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes; links are followed.
+
+    Raises `ForeignError` for a larger file and for folders, named pipes, sockets and devices, none of which is read.
+    An `OSError` of the file system passes through.
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            raise ForeignError(f"it has {size} bytes, and at most {limit} are read")
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise ForeignError(f"it has more than {limit} bytes, and no more are read")
@@ -74,7 +88,7 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
-def _regular(found: os.stat_result) -> None:
+def _require_regular(found: os.stat_result) -> None:
     for matches, name in _KINDS:
         if matches(found.st_mode):
             raise ForeignError(f"it is {name}, not a file")

@@ -16,29 +16,32 @@ from typing import Any
 # Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
 _COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
     "erase": (
-        "stages.erase", "models", "backbones", "learned", "checkpoint_refs", "checkpoints", "claims", "attention",
-        "erasers",
+        "stages.erase", "models", "backbones", "backbone_settings", "strict_loading", "learned", "checkpoint_refs",
+        "checkpoints", "claims", "attention", "erasers",
     ),
     "attack": (
-        "stages.attack", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
+        "stages.attack", "stages.batching", "models", "backbones", "backbone_settings", "strict_loading", "learned",
+        "checkpoints", "erasers.receler_adapter",
         "sampling", "images", "corpus", "corpus_source", "attacks", "content_rules", "guards.base", "personalisation",
         "personalised",
     ),
     "invert": (
-        "stages.invert", "stages.batching", "models", "backbones", "learned", "checkpoints", "erasers.receler_adapter",
+        "stages.invert", "stages.batching", "models", "backbones", "backbone_settings", "strict_loading", "learned",
+        "checkpoints", "erasers.receler_adapter",
         "sampling", "images", "corpus", "corpus_source", "attacks.ddim_inversion", "attacks.perturbation",
         "exact_sampling", "guards.base",
     ),
     "generate": (
-        "stages.generate", "stages.attacked", "stages.inputs", "stages.batching", "models", "backbones", "learned",
+        "stages.generate", "stages.attacked", "stages.inputs", "stages.batching", "models", "backbones",
+        "backbone_settings", "strict_loading", "learned",
         "checkpoints", "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source",
         "attacks.perturbation", "exact_sampling", "guards", "attention",
         "detectors.folders", "personalisation", "personalised",
     ),
-    "detect": ("stages.detect", "stages.batching", "images", "detectors"),
+    "detect": ("stages.detect", "stages.batching", "images", "detectors", "strict_loading"),
     "quality": (
         "stages.quality", "stages.batching", "images", "corpus", "corpus_source", "quality", "meters", "detectors.base",
-        "detectors.folders", "detectors.clip_zero_shot",
+        "detectors.folders", "detectors.clip_zero_shot", "strict_loading",
     ),
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from audit import backbone_settings as settings
 from audit import gaps
 from audit.errors import CheckpointError
 from audit.identity import key
@@ -22,16 +23,7 @@ _CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies a
 # Parts of a pipeline folder that hold no weights, or weights that the audit never loads (safety checkers would hide
 # the very pictures that are to be judged), so they are not part of the model's identity.
 _WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor")
-_NOT_LOADED = ("safety_checker", "feature_extractor", "image_encoder")
-
-
-# The noise levels that DDIM's grid is made of here; the first value is diffusers' default.
-_SCHEDULES: Mapping[str, tuple[Any, ...]] = {
-    "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
-    "num_train_timesteps": (1000,),
-    "trained_betas": (None,),
-    "rescale_betas_zero_snr": (False, None),
-}
+_NOT_LOADED = settings.IGNORED_PARTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +120,8 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
     """`sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
 
     That is a 4-channel latent UNet with epsilon prediction, conditioned by one CLIPTextModel. Stable Diffusion 2.x,
-    SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is.
+    SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is, and so do parts
+    of any other class and settings that the sampler would ignore.
     """
     if not (ref.path / "model_index.json").is_file():
         raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
@@ -157,21 +150,25 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
         raise _refuse(ref, "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim")
     if prediction != "epsilon":
         raise _refuse(ref, f"predicts {prediction!r}; only epsilon prediction is supported")
-    _check_values(ref, unet, vae, scheduler)
+    problem = (
+        settings.class_problem(index)
+        or settings.unet_problem(unet)
+        or settings.vae_problem(vae)
+        or settings.text_problem(text)
+        or settings.scheduler_problem(scheduler, index["scheduler"][1])
+    )
+    if problem is not None:
+        raise _refuse(ref, problem)
     return "sd1"
 
 
-def _check_values(ref: ModelRef, unet: dict[str, Any], vae: dict[str, Any], scheduler: dict[str, Any]) -> None:
-    """Return when the sampler can honour these settings; what it would silently ignore is refused."""
-    if not isinstance(unet.get("sample_size"), int):
-        raise _refuse(
-            ref, f"has a UNet with sample_size {unet.get('sample_size')!r}; one number (of latents) is needed"
-        )
-    if not isinstance(vae.get("block_out_channels"), list) or not vae["block_out_channels"]:
-        raise _refuse(ref, "has a VAE without block_out_channels")
-    for name, supported in _SCHEDULES.items():
-        if scheduler.get(name, supported[0]) not in supported:
-            raise _refuse(ref, f"has a scheduler with {name} {scheduler[name]!r}, which is not supported")
+def sampler_settings(ref: ModelRef) -> dict[str, Any]:
+    """Return the settings of a pipeline's scheduler, the defaults of its class among them.
+
+    The pipeline must be one that `pipeline_family` knows.
+    """
+    named = read_json(ref.path / "model_index.json")["scheduler"][1]
+    return settings.scheduler_settings(read_json(ref.path / "scheduler" / "scheduler_config.json"), named)
 
 
 def _refuse(ref: ModelRef, why: str) -> CheckpointError:
@@ -263,7 +260,7 @@ def _parts(folder: Path) -> dict[str, bool]:
         loads = isinstance(loader, list) and len(loader) == 2 and loader[1] is not None
         if part.startswith("_") or part in _NOT_LOADED or not loads:
             continue
-        if Path(part).name != part:
+        if Path(part).name != part or part in ("", ".."):
             raise CheckpointError(
                 f"model_index.json names a part outside the folder: {part!r}",
                 where=str(folder / "model_index.json"),

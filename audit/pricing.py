@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import struct
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +17,7 @@ from audit.journal import Journal
 from audit.plan import KINDS, Plan
 from audit.rates import Rates, journal_rates
 from audit.records import Unit
+from audit.weight_files import loaded_weights, read_json, safetensors_header
 
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
 DETECT_ROW = 300  # assumed bytes of one picture's raw scores
@@ -209,15 +208,10 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
 
 def shape_of(folder: Path) -> Shape:
     """The sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
-    unet = json.loads((folder / "unet" / "config.json").read_text())
-    vae = json.loads((folder / "vae" / "config.json").read_text())
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     side = int(unet["sample_size"])
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path in sorted((folder / "unet").glob("*.safetensors")):
-        with path.open("rb") as stream:
-            (length,) = struct.unpack("<Q", stream.read(8))
-            header = json.loads(stream.read(length))
-        shapes |= {name: tuple(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__"}
+    headers = [safetensors_header(path) for path in loaded_weights(folder / "unet")[0]]
+    shapes = {name: tensor.shape for header in headers for name, tensor in header.items()}
     return Shape(
         resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
         latent_bytes=int(unet["in_channels"]) * side * side * 4,

@@ -12,7 +12,7 @@ from audit.errors import SpecError
 from audit.guards.checks import energy_problems
 from audit.guards.irece_checks import unseen
 from audit.model_refs import ModelRef
-from audit.prompt_lengths import too_long
+from audit.prompt_lengths import load_tokenizer, too_long
 from audit.spec import Spec
 from audit.weight_files import read_json
 
@@ -92,6 +92,28 @@ def unreadable_prompts(spec: Spec, backbone: ModelRef, prompts: Sequence[str]) -
         )
         found.setdefault(prompt, shorter)
     return found
+
+
+def check_phrases(spec: Spec, backbone: ModelRef) -> None:
+    """Return when the backbone's tokenizer has tokens for every phrase that is audited or erased.
+
+    Raises `SpecError` for a phrase that falls into no token or into unknown ones: before the first concept is erased,
+    not between the first and the second.
+    """
+    tokenizer = load_tokenizer(backbone.path / "tokenizer")
+    trained = any(defence.eraser is not None and defence.eraser.checkpoint is None for defence in spec.defences)
+    for number, concept in enumerate(spec.concepts):
+        for phrase in (concept.phrase, *concept.synonyms):
+            ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
+            unknown = [found == tokenizer.unk_token_id for found in ids]
+            # Erasers find a phrase by its tokens, so that one unknown token is one too many.
+            if all(unknown) or (trained and any(unknown)):
+                found = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
+                raise SpecError(
+                    f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
+                    where=f"concepts.{number}",
+                    next_step="use words of the backbone's vocabulary",
+                )
 
 
 def _words(row: PromptRow) -> str:

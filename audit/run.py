@@ -31,7 +31,8 @@ from audit.plan import Outline, Plan, read_outline
 from audit.plan_builder import CorpusItem
 from audit.planning import build_plan
 from audit.policy import Policy
-from audit.prompt_checks import load_prompt_sets
+from audit.prompt_checks import check_phrases, load_prompt_sets
+from audit.prompt_lengths import check_tokenizer
 from audit.provenance import provenance
 from audit.records import QualityInstrument
 from audit.report import write_reports
@@ -77,7 +78,10 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
     Raises an `AuditError` for anything that would stop the run later: missing weights, another family, too few images.
     """
+    from audit.backbones import check_weights  # imports torch, which a run needs anyway
+
     plan = draft(spec, run_id, created_at, manifest)
+    check_weights(resolve_model(spec.backbone))
     stored = json.dumps(plan.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
     facts = {
@@ -103,6 +107,8 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     backbone = resolve_model(spec.backbone)
     if backbone.source != "absent":
         pipeline_family(backbone)
+        check_tokenizer(backbone)
+        check_phrases(spec, backbone)
     with gaps.noted("model"):
         check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)

@@ -3,34 +3,53 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
-import json
 import os
 import re
+import stat
 import struct
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from audit.errors import CheckpointError
+from audit.foreign import ForeignError, open_regular, parse_json, read_bounded
 from audit.identity import file_sha256
 
-_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors format
+_MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model of a thousand tensors needs a hundredth
+_MAX_JSON_BYTES = 10_000_000
 _SETTLED_SECONDS = 2.0  # a file changed more recently may change again within its timestamp's resolution
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What a header says of one tensor."""
+
+    dtype: str  # as safetensors writes it: F16, F32, F8_E4M3
+    shape: tuple[int, ...]
+
+
 def check_safetensors(path: Path) -> tuple[str, ...]:
-    """Names of the tensors in a safetensors file, from its header alone.
+    """Return the sorted names of the tensors in a safetensors file, from its header alone.
+
+    Raises `CheckpointError` as `safetensors_header` does.
+    """
+    return tuple(sorted(safetensors_header(path)))
+
+
+def safetensors_header(path: Path) -> dict[str, Stored]:
+    """Return what the header of a safetensors file says of its tensors, by name.
 
     Raises `CheckpointError` when the file is unreadable, a Git LFS pointer, not safetensors, or shorter or longer than
     its header says.
     """
     try:
-        size = path.stat().st_size
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
+            size = os.fstat(stream.fileno()).st_size
             start = stream.read(8)
             if start == b"version ":  # first word of a Git LFS pointer
                 raise CheckpointError(
@@ -44,13 +63,15 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
             text = stream.read(length)
     except OSError as error:
         raise unreadable(path, error) from None
+    except ForeignError as error:
+        raise _broken(path, str(error)) from None
     if len(text) < length:
         raise _broken(path, "it ends inside its header")
-    names, end = _parse_header(path, text)
+    tensors, end = _parse_header(path, text)
     if size != 8 + length + end:
         state = "truncated" if size < 8 + length + end else "too long"
         raise _broken(path, f"it is {state}: {size} bytes, the header announces {8 + length + end}")
-    return names
+    return tensors
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
@@ -62,14 +83,28 @@ def unreadable(path: Path, error: OSError) -> CheckpointError:
     )
 
 
-def _parse_header(path: Path, text: bytes) -> tuple[tuple[str, ...], int]:
+def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Stored], int]:
     try:
-        header = json.loads(text)
-        tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
-        end = max((int(entry["data_offsets"][1]) for entry in tensors.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
-        raise _broken(path, "its header is not valid") from None
-    return tuple(sorted(tensors)), end
+        header = parse_json(text)
+    except ForeignError as error:
+        raise _broken(path, f"its header is not valid: {error}") from None
+    if not isinstance(header, dict):
+        raise _broken(path, "its header is not valid")
+    tensors, ends = {}, [0]
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        described = entry if isinstance(entry, dict) else {}
+        dtype, shape, offsets = (described.get(field) for field in ("dtype", "shape", "data_offsets"))
+        if not (isinstance(dtype, str) and _sizes(shape) and _sizes(offsets) and len(offsets) == 2):
+            raise _broken(path, f"its header is not valid: it does not describe {name[:80]!r}")
+        tensors[name] = Stored(dtype, tuple(shape))
+        ends.append(offsets[1])
+    return tensors, max(ends)
+
+
+def _sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
 
 def _broken(path: Path, why: str) -> CheckpointError:
@@ -81,18 +116,22 @@ def _broken(path: Path, why: str) -> CheckpointError:
 
 
 def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
-    """The safetensors files that `from_pretrained` would load from one folder, and their variant (None or `fp16`).
+    """Return the safetensors files that hold the weights of one model folder, and their variant (None or `fp16`).
 
-    Raises `CheckpointError` when there are none, only pickles, or an index that names files elsewhere.
+    They are hashed, inspected and loaded, and nothing else is. Raises `CheckpointError` when there are none, only
+    pickles, several that could be meant, or an index that names files elsewhere.
     """
     for variant in (None, "fp16"):
-        tag = f".{variant}" if variant else ""
-        for stem in ("diffusion_pytorch_model", "model"):
-            if (folder / f"{stem}{tag}.safetensors").is_file():
-                return [folder / f"{stem}{tag}.safetensors"], variant
-            index = folder / f"{stem}.safetensors.index{tag}.json"
-            if index.is_file():
-                return _shards(index), variant
+        found = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
+        if len(found) > 1:
+            raise CheckpointError(
+                f"the folder holds its weights more than once ({', '.join(path.name for path in found)}), and libraries "
+                "differ in which they load",
+                where=str(folder),
+                next_step="keep the one that is meant, and move the others away, with the files that an index names",
+            )
+        if found:
+            return (found if found[0].suffix == ".safetensors" else _shards(found[0])), variant
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if pickles:
         raise CheckpointError(
@@ -107,14 +146,24 @@ def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
     )
 
 
+def _weight_names(variant: str | None) -> list[str]:
+    """Names under which diffusers and transformers write one file or the index of several."""
+    tag = f".{variant}" if variant else ""
+    names = []
+    for stem in ("diffusion_pytorch_model", "model"):
+        names.append(f"{stem}{tag}.safetensors")
+        # Two are diffusers' names for the index of a variant, now and before 0.30; the third is that of other writers.
+        indices = (".safetensors.index{}.json", ".safetensors{}.index.json", "{}.safetensors.index.json")
+        names += dict.fromkeys(stem + index.format(tag) for index in indices)
+    return names
+
+
 def _shards(index: Path) -> list[Path]:
-    try:
-        names = sorted(set(read_json(index)["weight_map"].values()))
-        unsafe = [name for name in names if Path(name).name != name or not name.endswith(".safetensors")]
-    except (KeyError, AttributeError, TypeError):
-        raise CheckpointError(
-            "the weight index is malformed", where=str(index), next_step="download it again"
-        ) from None
+    listed = read_json(index).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(name, str) for name in listed.values()):
+        raise CheckpointError("the weight index is malformed", where=str(index), next_step="download it again")
+    names = sorted(set(listed.values()))
+    unsafe = [name for name in names if Path(name).name != name or not name.endswith(".safetensors") or "\0" in name]
     if unsafe or not names:
         raise CheckpointError(
             f"the weight index names a file outside its folder: {unsafe[:1]}"
@@ -127,9 +176,9 @@ def _shards(index: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A model's JSON object; raises `CheckpointError` when it is missing or malformed."""
+    """Return a model's JSON object; raises `CheckpointError` when it is missing, malformed or out of all bounds."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(read_bounded(path, _MAX_JSON_BYTES))
     except OSError as error:
         reason = error.strerror or str(error)
         raise CheckpointError(
@@ -137,11 +186,17 @@ def read_json(path: Path) -> dict[str, Any]:
             where=str(path),
             next_step="download or copy the whole model folder",
         ) from None
-    except ValueError:
-        value = None
+    except ForeignError as error:
+        raise CheckpointError(
+            f"the configuration file cannot be used: {error}",
+            where=str(path),
+            next_step="download it again",
+        ) from None
     if not isinstance(value, dict):
         raise CheckpointError(
-            "the configuration file is not valid JSON", where=str(path), next_step="download it again"
+            "the configuration file cannot be used: it is not valid JSON of an object",
+            where=str(path),
+            next_step="download it again",
         )
     return value
 
@@ -155,6 +210,12 @@ def cached_sha256(path: Path) -> str:
     try:
         resolved = path.resolve(strict=True)
         before = resolved.stat()
+        if not stat.S_ISREG(before.st_mode):
+            raise CheckpointError(
+                "this is no file that could be read (a folder, a named pipe or a device)",
+                where=str(path),
+                next_step="name a regular file",
+            )
         facts = (str(resolved), before.st_size, before.st_mtime_ns, before.st_ctime_ns)
         entry = _cache_folder() / hashlib.sha256(repr(facts).encode()).hexdigest()
         known = _remembered(entry)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,9 @@ from tests.tiny import write_pipeline
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pipeline folder with random weights."""
     return write_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
+
+
+@pytest.fixture
+def tiny_copy(tiny_folder: Path, tmp_path: Path) -> Path:
+    """The same pipeline folder once more, for this test to change."""
+    return Path(shutil.copytree(tiny_folder, tmp_path / "tiny"))

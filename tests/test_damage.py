@@ -64,7 +64,7 @@ def test_a_strange_picture_is_farther_than_any_of_the_model_s_own() -> None:
     references = pictures(7, count=64)
     far = np.full((1, 24), 9.0)
     assert damage.strange(np.vstack([references[:3], far]), references).tolist() == [False, False, False, True]
-    # Of pictures from the same source about one in `references + 1` may be called strange.
-    assert damage.strange(pictures(8, count=400), references).mean() < 0.05
+    # Of pictures from the same source about one in twenty is called strange.
+    assert 0.01 < damage.strange(pictures(8, count=400), references).mean() < 0.12
     with pytest.raises(ValueError, match="at least 16 are needed"):
         damage.strange(far, references[:15])

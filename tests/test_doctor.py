@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from audit import doctor
 from audit.doctor import Finding, examine
@@ -140,6 +141,14 @@ def test_what_a_run_would_refuse_is_a_problem(tmp_path: Path, tiny_folder: Path)
     gate = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], "thresholds": {"nude": 0.01}}
     assert "outside what it can report" in find(examine(str(tmp_path), spec_of(gate=gate)), "detector nude").found
     assert {f.level for f in findings if f.check in ("backbone", "detector nude")} == {"problem"}
+
+
+def test_a_backbone_that_lacks_tensors_is_a_problem(tmp_path: Path, tiny_copy: Path) -> None:
+    weights = tiny_copy / "text_encoder" / "model.safetensors"
+    save_file({name: tensor for name, tensor in load_file(weights).items() if "layers.1." not in name}, weights)
+    found = find(examine(str(tmp_path), spec_of(backbone=str(tiny_copy))), "backbone")
+    assert found.level == "problem"
+    assert "the backbone's text_encoder cannot be loaded: its weights have 16 missing keys" in found.found
 
 
 def test_a_check_that_breaks_is_a_problem_and_no_crash(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

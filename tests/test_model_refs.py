@@ -68,10 +68,16 @@ def pipeline(tmp_path: Path) -> Path:
     )
     write(
         folder / "unet/config.json",
-        {"in_channels": 4, "out_channels": 4, "cross_attention_dim": 768, "sample_size": 64},
+        {
+            "in_channels": 4,
+            "out_channels": 4,
+            "cross_attention_dim": 768,
+            "sample_size": 64,
+            "block_out_channels": [320, 640, 1280, 1280],
+        },
     )
     write(folder / "vae/config.json", {"latent_channels": 4, "block_out_channels": [128, 256, 512, 512]})
-    write(folder / "text_encoder/config.json", {"hidden_size": 768})
+    write(folder / "text_encoder/config.json", {"hidden_size": 768, "vocab_size": 49408, "max_position_embeddings": 77})
     write(folder / "scheduler/scheduler_config.json", {"num_train_timesteps": 1000})
     write(folder / "tokenizer/vocab.json", {"a": 0})
     weights(folder / "unet/diffusion_pytorch_model.safetensors", 1.0)

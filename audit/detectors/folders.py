@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from audit.detectors.base import Pixels
@@ -68,30 +67,23 @@ def load_network(loader: type[Any], ref: ModelRef, device: str) -> PreTrainedMod
 
     Strict, because transformers fills missing weights with random numbers and goes on.
     """
-    import torch
+    from transformers import AutoConfig
+
+    from audit.strict_loading import Misfit, read_tensors, transformers_network  # imports torch
 
     try:
-        with _quietly():
-            network, found = loader.from_pretrained(
-                ref.path,
-                dtype=torch.float32,
-                variant=ref.variant,
-                use_safetensors=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                ignore_mismatched_sizes=True,  # so that they are listed below, and refused there
-                output_loading_info=True,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
+        settings = (getattr(loader, "config_class", None) or AutoConfig).from_pretrained(
+            ref.path, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the settings come from outside, and what they break is anybody's error
         raise _unusable(ref, " ".join(str(error).split())[:300]) from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = sorted(entry if isinstance(entry, str) else str(entry[0]) for entry in found[kind])
-        # Older files store the constant 0, 1, 2, ... of position embeddings; newer classes compute it.
-        names = [name for name in names if not name.endswith("embeddings.position_ids")]
-        if names:
-            raise _unusable(ref, f"its weights have {len(names)} {kind.replace('_', ' ')}, first {names[0]}")
     try:
-        return network.eval().requires_grad_(False).to(device)
+        network = transformers_network(loader, settings, read_tensors([ref.path / name for name in ref.files]))
+    except Misfit as error:
+        raise _unusable(ref, str(error)) from error
+    try:
+        moved: PreTrainedModel = network.to(device)
+        return moved
     except RuntimeError as error:
         raise DetectorError(
             f"the detector cannot be moved to device {device!r}: {str(error).splitlines()[0]}",
@@ -118,22 +110,6 @@ def pixel_values(processor: Any, images: Sequence[Pixels], device: str) -> torch
     pictures = [Image.fromarray(image) for image in images]  # arrays would make the processor guess the axes
     values: torch.Tensor = processor(pictures, return_tensors="pt")["pixel_values"]
     return values.to(device)
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """No progress bars and load reports of transformers inside: what they would say is raised as an error."""
-    from transformers.utils import logging
-
-    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _unusable(ref: ModelRef, why: str) -> DetectorError:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
 
@@ -16,15 +17,15 @@ from audit.testbed.tokenizer import make_tokenizer
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = Path(__file__).parent / "weights"
 
-# The values of Stable Diffusion v1.4's scheduler_config.json.
+# The noise levels and the grid of Stable Diffusion v1.4's scheduler_config.json, for the sampler that the audit uses.
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
     "beta_schedule": "scaled_linear",
     "num_train_timesteps": 1000,
     "set_alpha_to_one": False,
-    "skip_prk_steps": True,
     "steps_offset": 1,
+    "clip_sample": False,
 }
 
 
@@ -45,17 +46,24 @@ def load_vae(folder: Path) -> AutoencoderKL:
 def save_pipeline(
     vae: AutoencoderKL, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer, unet: UNet2DConditionModel
 ) -> None:
-    """Write `weights/pipeline`, a StableDiffusionPipeline folder."""
+    """Write `weights/pipeline`, a StableDiffusionPipeline folder that diffusers samples from as it stands."""
     StableDiffusionPipeline(
         vae=_half(vae),
         text_encoder=_half(text_encoder),
         tokenizer=tokenizer,
         unet=_half(unet),
-        scheduler=PNDMScheduler(**SCHEDULER),
+        scheduler=DDIMScheduler(**SCHEDULER),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     ).save_pretrained(WEIGHTS / "pipeline")
+    _read_in_float32(WEIGHTS / "pipeline" / "text_encoder" / "config.json")
+
+
+def _read_in_float32(config: Path) -> None:
+    """Have transformers load the halves of a text encoder as diffusers loads those of the other parts."""
+    settings = {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"}
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def image_processor() -> CLIPImageProcessor:
