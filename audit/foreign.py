@@ -1,0 +1,98 @@
+"""Bytes from outside: files read within bounds, JSON parsed within bounds. Every refusal is one short reason."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+_DEEPEST = 64  # levels of lists and objects
+_DIGITS = 300  # of one integer: no float reaches further
+# Strings are skipped as a whole, also one that never ends: brackets in them open nothing.
+_STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
+_KINDS = (
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
+
+
+class ForeignError(ValueError):
+    """Bytes from outside that cannot be used; the message is a short reason in plain words."""
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes; links are followed.
+
+    Raises `ForeignError` for a larger file and for folders, named pipes, sockets and devices, none of which is read.
+    An `OSError` of the file system passes through.
+    """
+    try:
+        _regular(path.stat())
+        # Not blocking: what was a file a moment ago may be a named pipe now.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ForeignError:
+        raise
+    except ValueError:  # a NUL or half a surrogate pair in the name
+        raise ForeignError("its name is none that a file can have") from None
+    with os.fdopen(handle, "rb") as stream:
+        found = os.fstat(stream.fileno())
+        _regular(found)
+        if found.st_size > limit:
+            raise ForeignError(f"it has {found.st_size} bytes, and at most {limit} are read")
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise ForeignError(f"it has more than {limit} bytes, and no more are read")
+    return content
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON document.
+
+    Raises `ForeignError` for what is not UTF-8 or not JSON, for lists and objects nested deeper than 64 levels, for
+    integers of more than 300 digits and for text that no encoding can write. NaN and Infinity are read as `json` does.
+    """
+    if isinstance(text, bytes):
+        try:
+            text = text.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ForeignError(f"it is not UTF-8 text (byte {error.start})") from None
+    _check_depth(text)
+    try:
+        value = json.loads(text, parse_int=_integer)
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except json.JSONDecodeError as error:
+        raise ForeignError(f"it is not valid JSON (line {error.lineno}, column {error.colno})") from None
+    except UnicodeEncodeError:
+        raise ForeignError("it holds half a surrogate pair, which is no character") from None
+    return value
+
+
+def _regular(found: os.stat_result) -> None:
+    for matches, name in _KINDS:
+        if matches(found.st_mode):
+            raise ForeignError(f"it is {name}, not a file")
+
+
+def _check_depth(text: str) -> None:
+    depth = 0
+    for match in _STRING_OR_BRACKET.finditer(text):
+        sign = match[0][0]
+        if sign in "[{":
+            depth += 1
+            if depth > _DEEPEST:
+                raise ForeignError(f"it is nested deeper than {_DEEPEST} levels")
+        elif sign in "]}":
+            depth -= 1
+
+
+def _integer(digits: str) -> int:
+    if len(digits.lstrip("-")) > _DIGITS:
+        raise ForeignError(f"it holds an integer of more than {_DIGITS} digits")
+    return int(digits)
