@@ -220,7 +220,7 @@ def test_closed_folders_raise_and_closed_files_keep_their_row() -> None:
         ("reference://x", "the protocol 'reference' is not supported; folders (a path or file:///folder) and s3://"),
         ("data://x", "the protocol 'data' is not supported; folders (a path or file:///folder) and s3://"),
         ("hdfs://host/x", "the protocol 'hdfs' is not supported; folders (a path or file:///folder) and s3://"),
-        ("s3://a::b/c", "chained"),
+        ("memory://a::b/c", "chained with '::'"),
         ("nosuch://host/pictures", "cannot be used for a corpus"),
         ("zip://a::s3://bucket/b.zip", "cannot be used for a corpus"),
         (" ", "empty or not a path"),
@@ -349,6 +349,6 @@ def test_a_folder_of_nothing_but_litter_is_empty(tmp_path: Path) -> None:
 
 
 def test_names_that_only_look_like_litter_are_read(tmp_path: Path) -> None:
-    for name in ("_a.png", ".a.png", "Thumbs.png", "MACOSX.png"):
-        (tmp_path / name).write_bytes(png())
+    for seed, name in enumerate(("_a.png", ".a.png", "Thumbs.png", "MACOSX.png")):
+        (tmp_path / name).write_bytes(png(seed))
     assert len(rows(entry(tmp_path))) == 4

@@ -46,6 +46,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+@pytest.mark.slow
 def test_processes_that_rebuild_one_index_at_once_all_succeed(root: Path) -> None:
     command = [sys.executable, "-m", "flows.cli", "db", "rebuild", "--root", str(root)]
     folder = Path(__file__).parents[1]
@@ -238,7 +239,7 @@ def test_a_root_on_another_protocol_is_refused_with_those_that_are_meant(
     assert main(["db", "runs", "--root", root]) == 2
     said = capsys.readouterr().err
     assert "s3://bucket/prefix" in said or "carries credentials" in said
-    assert said.count("error: ") == 1 and "is not supported" in said or "credentials" in said
+    assert (said.count("error: ") == 1 and "is not supported" in said) or "credentials" in said
 
 
 @pytest.mark.parametrize("name", ["a?b", "a#b", "a\\b", "a::b", "a*b", "a\nb"])

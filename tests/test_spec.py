@@ -130,10 +130,19 @@ def test_a_limit_on_an_unknown_name_is_refused(field: str, name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"scenarios": [{"name": "text", "cases": 10**4000}]}, r"scenarios\.0\.cases: a whole number of more than 64 bits"),
-        ({"scenarios": [{"name": "text", "cases": 10**12}]}, r"scenarios\.0\.text\.cases: .*less than or equal to 1000000"),
+        (
+            {"scenarios": [{"name": "text", "cases": 10**4000}]},
+            r"scenarios\.0\.cases: a whole number of more than 64 bits",
+        ),
+        (
+            {"scenarios": [{"name": "text", "cases": 10**12}]},
+            r"scenarios\.0\.text\.cases: .*less than or equal to 1000000",
+        ),
         ({"seed": -(10**30)}, r"seed: a whole number of more than 64 bits"),
-        ({"gate": {"limits": [{"crr_max": 1e-320}]}}, r"gate\.limits\.0\.crr_max: 9\.99989e-321 is too small to compute"),
+        (
+            {"gate": {"limits": [{"crr_max": 1e-320}]}},
+            r"gate\.limits\.0\.crr_max: 9\.99989e-321 is too small to compute",
+        ),
         (
             {"gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 1e-9}]}},
             r"crr_max: 1e-09 is less than any number of cases can show; the smallest limit is 1e-06",
