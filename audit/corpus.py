@@ -19,7 +19,7 @@ import pyarrow as pa
 from audit import images, urls
 from audit.corpus_errors import SourceUnavailable, explain
 from audit.corpus_manifest import MANIFEST_SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
-from audit.corpus_source import Found, Source, open_source
+from audit.corpus_source import Found, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.images import ImageError, Pixels
 from audit.records import Item
@@ -40,7 +40,11 @@ Progress = Callable[[int], None]
 
 
 def manifest(
-    entries: Sequence[CorpusEntry], limits: CorpusLimits, *, progress: Progress | None = None
+    entries: Sequence[CorpusEntry],
+    limits: CorpusLimits,
+    *,
+    progress: Progress | None = None,
+    skipped: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Record batches of `MANIFEST_SCHEMA`, one row for each object, streamed while the objects are listed and read.
 
@@ -49,14 +53,16 @@ def manifest(
     used keeps its row with `error`; without entries there are no batches. Of equal pictures inside one role,
     all but the first carry `duplicate_of`.
 
-    An entry without objects is warned of and has no rows; whoever plans keeps the cases that it was to serve.
+    An entry without objects is warned of and has no rows; whoever plans keeps the cases that it was to serve. Files that
+    macOS and Windows leave in folders (`._picture.png`, `.DS_Store`, `Thumbs.db`, `desktop.ini`, all below `__MACOSX`) have
+    no rows either: their URIs join `skipped`, and one warning counts them.
 
     Raises `CorpusError` before anything is read for entries that overlap inside one role or URLs that cannot be used;
     later for a folder that is missing, a file or closed, for entries that are all empty, and for storage that stops
     answering (`SourceUnavailable`): a manifest that silently misses objects would shrink the audit.
     """
     sources = _sources(entries)  # checked now, not at the first `next`
-    return _batches(_rows(sources, limits), progress)
+    return _batches(_rows(sources, limits, [] if skipped is None else skipped), progress)
 
 
 def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]:
@@ -73,13 +79,15 @@ def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]
     return sources
 
 
-def _rows(sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits) -> Iterator[dict[str, object]]:
+def _rows(
+    sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits, skipped: list[str]
+) -> Iterator[dict[str, object]]:
     seen: dict[tuple[str, bytes], str] = {}
     empty: list[CorpusError] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="corpus") as pool:
         for entry, source in sources:
             count = 0
-            for item in _read_ahead(pool, source, entry, limits):
+            for item in _read_ahead(pool, source, entry, limits, skipped):
                 count += 1
                 row: dict[str, object] = {name: getattr(item, name) for name in _ITEM_FIELDS}
                 row["duplicate_of"] = None
@@ -89,6 +97,10 @@ def _rows(sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits) -> It
                 yield row
             if not count:
                 empty.append(no_objects(source.uri))
+    if skipped:
+        log.warning(
+            "%d files that macOS or Windows left in the corpus are skipped, such as %s", len(skipped), skipped[0]
+        )
     if empty and len(empty) == len(sources):
         raise empty[0]
     for error in empty:
@@ -104,11 +116,16 @@ def no_objects(uri: str) -> CorpusError:
     )
 
 
-def _read_ahead(pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits) -> Iterator[Item]:
+def _read_ahead(
+    pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits, skipped: list[str]
+) -> Iterator[Item]:
     """Items in listing order, at most `WINDOW` of them being read at a time."""
     window: deque[Future[Item]] = deque()
     try:
         for found in source.objects():
+            if is_litter(found.uri, source.uri):
+                skipped.append(found.uri)
+                continue
             window.append(pool.submit(_examine, source, found, entry, limits))
             if len(window) >= WINDOW:
                 yield window.popleft().result()

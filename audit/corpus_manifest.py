@@ -125,6 +125,8 @@ def items(table: pa.Table, *, usable: bool = False) -> Iterator[Item]:
 def _system(url: str, target: str) -> tuple[Any, str]:
     if urls.scheme(url) == "s3":
         return s3_filesystem(), target
+    if urls.scheme(url) == "file":
+        return fsspec.filesystem("file"), target.removeprefix("file://")
     system, path = fsspec.core.url_to_fs(target)
     return system, str(path)
 

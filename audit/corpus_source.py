@@ -28,6 +28,8 @@ _S3_CONFIG: dict[str, Any] = {
     "retries": {"total_max_attempts": 2, "mode": "standard"},
     "max_pool_connections": 16,
 }
+_PACKAGED = ("memory", "gs", "gcs", "abfs", "abfss", "az")  # pictures may lie there, if fsspec's package is installed
+_LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 _S3_TRIES = 2  # s3fs repeats reads that broke off; its own default is 5
 # Several S3 servers answer partial reads with the checksum of the whole object. Bytes are hashed here anyway.
 _S3_CHECKSUMS = {
@@ -43,6 +45,12 @@ class Found:
     uri: str
     size: int  # bytes, as listed
     problem: str | None = None
+
+
+def is_litter(uri: str, below: str) -> bool:
+    """Whether macOS or Windows left the object `uri` beside the user's own files in the folder `below`."""
+    *folders, name = uri.removeprefix(below).strip("/").split("/")
+    return name.startswith("._") or name.casefold() in _LITTER or "__MACOSX" in folders
 
 
 class Source(Protocol):
@@ -68,6 +76,9 @@ def open_source(url: str) -> Source:
         )
     if not url.strip() or "\x00" in url:
         raise CorpusError("the corpus URL is empty or not a path", next_step="use file:///folder or s3://bucket/prefix")
+    if problem := urls.scheme_problem(url, also=_PACKAGED):
+        what = f"this URL cannot be used for a corpus: {problem}"
+        raise CorpusError(what, where=urls.redact(url), next_step="use file:///folder or s3://bucket/prefix")
     if kind == "file":
         return LocalSource(urls.absolute(url))
     if kind == "s3":
@@ -194,14 +205,12 @@ class S3Source:
 
 
 class GenericSource:
-    """A folder on any other fsspec file system whose package is installed (`gs`, `abfs`, `memory`, ...)."""
+    """A folder on another fsspec file system: one in this process's memory, or Google's or Azure's with its package."""
 
     def __init__(self, uri: str) -> None:
         self.uri = uri.rstrip("/")
         kind = urls.scheme(uri)
         try:
-            if "::" in uri or kind in ("http", "https"):
-                raise ValueError("it cannot be listed")
             self._fs = fsspec.filesystem(kind)
         except (ValueError, ImportError) as error:
             raise CorpusError(

@@ -34,6 +34,7 @@ _PLUGINS = {
     "TIFF": ("PIL.TiffImagePlugin", "TiffImageFile"),
     "GIF": ("PIL.GifImagePlugin", "GifImageFile"),
 }
+_TEXT_CHUNKS = (b"iCCP", b"tEXt", b"zTXt", b"iTXt")  # of PNG
 _ALPHA_MODES = {"RGBA", "LA", "PA", "RGBa", "La"}
 _EIGHT_BIT_MODES = {"1", "L", "P", "RGB", "RGBX", "CMYK", "YCbCr", "HSV"} | _ALPHA_MODES
 _ORIENTATION_TAG = 0x0112  # EXIF
@@ -85,9 +86,14 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Pixels:
     if kind is None:
         raise ImageError("not an image: neither PNG, JPEG, WEBP, BMP, TIFF nor GIF")
     try:
-        with _open(kind, data) as image:
-            _check_header(image, max_pixels)
-            return _rgb(image, kind)
+        try:
+            return _decoded(kind, data, max_pixels)
+        except ValueError:
+            # Pillow refuses PNG files for large texts and colour profiles, neither of which is used here.
+            bare = _without_texts(data) if kind == "PNG" else data
+            if len(bare) == len(data):
+                raise
+            return _decoded(kind, bare, max_pixels)
     except ImageError:
         raise
     except MemoryError:
@@ -97,6 +103,23 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Pixels:
         raise ImageError(f"too many pixels: a tile or frame of this {kind} exceeds Pillow's limit of {limit}") from None
     except Exception as error:  # Pillow's decoders raise nearly every built-in exception on hostile bytes
         raise ImageError(f"truncated or corrupt {kind}: {error or type(error).__name__}") from None
+
+
+def _decoded(kind: str, data: bytes, max_pixels: int) -> Pixels:
+    with _open(kind, data) as image:
+        _check_header(image, max_pixels)
+        return _rgb(image, kind)
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG file without its colour profile and texts; unchanged when it has none, cut short where it is damaged."""
+    kept, at = [data[:8]], 8
+    while at + 12 <= len(data):
+        end = at + 12 + int.from_bytes(data[at : at + 4])  # length, type, content, checksum
+        if data[at + 4 : at + 8] not in _TEXT_CHUNKS:
+            kept.append(data[at:end])
+        at = end
+    return b"".join((*kept, data[at:]))
 
 
 def _open(kind: str, data: bytes) -> ImageFile.ImageFile:

@@ -117,7 +117,12 @@ class Journal:
         """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
             # Threads are for many files at a time, not for the columns of a small one.
-            return parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+            table = parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+            for name in columns or ():
+                if name not in table.column_names or table.schema.field(name).type != SCHEMAS[kind].field(name).type:
+                    raise pa.ArrowInvalid(f"its column {name!r} is missing or of another type")
+            header_in(table.schema)  # says now, with the file's name, that it is no JSON
+            return table
 
     def header(self, kind: str, key: str) -> dict[str, Any]:
         """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
@@ -199,7 +204,7 @@ class Journal:
                 try:
                     with source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet:
                         yield parquet
-                except (pa.ArrowException, OSError, ValueError) as error:
+                except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
                     # An OSError of Arrow's own has no number: a failed checksum. Others speak of disk or network.
                     if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
                         raise

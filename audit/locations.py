@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
 
 from audit import urls
 from audit.errors import EnvironmentProblem, JournalError
+from audit.file_locks import NoLocks, check_lockable
 from audit.identity import key
 
 ROOT_VARIABLE = "ERASURE_AUDIT_ROOT"
@@ -54,14 +56,20 @@ def local_folder(root: str) -> Path | None:
 def database_path(root: str, given: str | None = None) -> Path:
     """The DuckDB index of a root: `given`, else `<root>/db/audit.duckdb`, else a file in the user's cache folder.
 
-    The index can be deleted and rebuilt at any time, which is what a cache folder is for.
+    The index can be deleted and rebuilt at any time, which is what a cache folder is for. It also takes the index of a
+    local root whose name DuckDB cannot open (`unopenable`).
     """
     if given:
         return Path(given).expanduser()
     folder = local_folder(root)
-    if folder is None:
+    if folder is None or unopenable(folder):
         folder = cache_folder() / key(urls.absolute(root.rstrip("/")))[:16]
     return folder / "db" / "audit.duckdb"
+
+
+def unopenable(path: Path) -> str | None:
+    """Return the character for which DuckDB cannot open `path`: it splits names at `?` and takes a backslash for a slash."""
+    return next((character for character in "?\\" if character in str(path)), None)
 
 
 def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
@@ -77,6 +85,8 @@ def require_writable(database: Path, reports: Path) -> None:
     Raises `EnvironmentProblem` otherwise, so that a mistyped path does not wait for hours of compute to be noticed.
     """
     index, report = ("the DuckDB index", "--database"), ("the reports", "--reports")
+    if character := unopenable(database):
+        raise _unwritable(*index, f"DuckDB cannot open a path with the character {character!r}", database)
     if database.is_dir():
         raise _unwritable(*index, "it is a folder", database)
     if database.exists() and not os.access(database, os.R_OK | os.W_OK):
@@ -90,9 +100,16 @@ def require_writable(database: Path, reports: Path) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.write_bytes(b"x")
-            probe.unlink()
+            if folder == database.parent:
+                check_lockable(probe)
+        except NoLocks as error:
+            why = f"it needs file locks, and the file system has none ({error.strerror})"
+            raise _unwritable(what, option, why, folder) from None
         except OSError as error:
             raise _unwritable(what, option, error.strerror or str(error), folder) from None
+        finally:
+            with contextlib.suppress(OSError):
+                probe.unlink()
 
 
 def _unwritable(what: str, option: str, why: str, where: Path) -> EnvironmentProblem:

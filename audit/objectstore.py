@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,19 @@ import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from audit import urls
 from audit.errors import JournalError
 from audit.locations import refuse_credentials
 from audit.storage_errors import NO_BUCKET, translated
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
+_NOT_IN_KEYS = "?#\\*[]\x00\r\n\t"  # versions, patterns and what servers and proxies cut off or rewrite
 _STALE_SECONDS = 24 * 3600.0
+_CLAIM_SECONDS = 10.0
+# What file systems without hard links answer (NFS, SMB, FAT, FUSE), or with a folder on another one mounted inside.
+_NO_LINKS = (
+    errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK,
+)  # fmt: skip
 _TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
 # botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums
 # only when the operation demands them: several S3 servers lack the newer default (FlexibleChecksumError).
@@ -38,16 +45,19 @@ _S3_CONFIG: dict[str, Any] = {
 
 
 class ObjectStore:
-    """Objects below one root: `file:///path`, a plain path, `s3://bucket/prefix`, or another fsspec URL."""
+    """Objects below one root: `file:///path`, a plain path, or `s3://bucket/prefix`."""
 
     def __init__(self, root: str) -> None:
-        """Open `root` without touching it. Raises `JournalError` for a malformed root or an unknown protocol."""
+        """Open `root` without touching it. Raises `JournalError` for a malformed root or another protocol."""
         self.protocol = _protocol(root)
-        self.root = root.rstrip("/")
-        options: dict[str, Any] = {}
-        if self.protocol in ("s3", "s3a"):
-            # A cached instance would keep the endpoint and the credentials of the first root opened in this process.
-            options = {"skip_instance_cache": True, "use_listings_cache": False, "config_kwargs": dict(_S3_CONFIG)}
+        self.root = root.rstrip("/") or "/"
+        self.local = self.protocol == "file"
+        if self.local:  # taken as it stands: fsspec's own parsing would cut the path at `::`
+            self.fs = LocalFileSystem()
+            self.base = urls.absolute(root).removeprefix("file://").rstrip("/")
+            return
+        # A cached instance would keep the endpoint and the credentials of the first root opened in this process.
+        options = {"skip_instance_cache": True, "use_listings_cache": False, "config_kwargs": dict(_S3_CONFIG)}
         try:
             self.fs, path = fsspec.core.url_to_fs(self.root, **options)
         except (ValueError, ImportError) as error:
@@ -57,7 +67,6 @@ class ObjectStore:
                 next_step="use file:///folder or s3://bucket/prefix",
             ) from None
         self.base = str(path).rstrip("/")
-        self.local = isinstance(self.fs, LocalFileSystem)
 
     def path(self, name: str) -> str:
         """The path of object `name` inside `self.fs`."""
@@ -211,12 +220,18 @@ class ObjectStore:
 
 
 def _protocol(root: str) -> str:
-    protocol, separator, rest = root.partition("://")
-    if not separator:
-        return "file"
+    """`file` or `s3`. Raises `JournalError` for any other protocol and for a name that its storage cannot hold."""
     refuse_credentials(root)
-    if protocol in ("s3", "s3a") and not rest.strip("/"):
+    use = "use file:///folder or s3://bucket/prefix"
+    if problem := urls.scheme_problem(root):
+        raise JournalError(f"the storage protocol is not usable: {problem}", where=root, next_step=use)
+    protocol, rest = urls.scheme(root), root.partition("://")[2]
+    if protocol == "s3" and not rest.strip("/"):
         raise JournalError("the storage root names no bucket", where=root, next_step="use s3://bucket/prefix")
+    unusable = "\x00" if protocol == "file" else _NOT_IN_KEYS
+    if character := next((c for c in root if c in unusable), None):
+        what = f"the storage root cannot be used: its name holds the character {character!r}"
+        raise JournalError(what, where=repr(root), next_step="choose a name without it")
     return protocol
 
 
@@ -240,13 +255,36 @@ def link_new(temporary: str | Path, target: Path) -> bool:
     except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS):
+        if error.errno not in _NO_LINKS:
             raise
-        # A file system without hard links: asking first leaves a moment in which two writers may both find it free.
-        if target.exists():
-            return False
-        os.replace(temporary, target)
+        with _claimed(target):
+            if target.exists():
+                return False
+            os.replace(temporary, target)
     return True
+
+
+@contextlib.contextmanager
+def _claimed(target: Path) -> Iterator[None]:
+    """A block that one writer at a time enters for `target`, on a file system without hard links: a file of its own says so.
+
+    A claim that a killed writer left is taken over after `_CLAIM_SECONDS`; asking and renaming take far less.
+    """
+    claim = target.with_name(f".{target.name}.claim")
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while True:
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(claim)
 
 
 def _umask() -> int:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
+from audit.foreign import parse_json
 from audit.journal import Journal
 from audit.policy import Policy
 from audit.records import (
@@ -150,6 +151,10 @@ class Plan:
         journal.put_run(self.run_id, "plan.json", json.dumps(self.document(), indent=1, sort_keys=True).encode())
 
 
+# What damaged JSON and Parquet end in; an OSError without a number is Arrow's own.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException)
+
+
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
@@ -159,30 +164,30 @@ def _parquet(table: pa.Table) -> bytes:
 def read_plan(journal: Journal, run_id: str) -> Plan:
     """The stored plan of a run; raises `JournalError` when there is none or it is damaged."""
     try:
-        document = json.loads(journal.get_run(run_id, "plan.json"))
+        document = parse_json(journal.get_run(run_id, "plan.json"))
         cases = pq.read_table(io.BytesIO(journal.get_run(run_id, "cases.parquet")))
         units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")))
         cells = tuple(_cell(row) for row in document["cells"])
         instruments = _instruments(document)
         quality, comparisons = _quality(document)
-    except (ValueError, KeyError, TypeError, pa.ArrowInvalid) as error:
+        return Plan(
+            run_id=document["run_id"],
+            name=document["name"],
+            created_at=document["created_at"],
+            spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
+            backbone=document["backbone"],
+            cells=cells,
+            cases=cases,
+            units=units,
+            instruments=instruments,
+            rules=tuple(document["rules"]),
+            corpus=document["corpus"],
+            prompt_sets=document.get("prompt_sets", {}),
+            quality=quality,
+            comparisons=comparisons,
+        )
+    except _DAMAGE as error:
         raise _damaged(run_id, error) from error
-    return Plan(
-        run_id=document["run_id"],
-        name=document["name"],
-        created_at=document["created_at"],
-        spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
-        backbone=document["backbone"],
-        cells=cells,
-        cases=cases,
-        units=units,
-        instruments=instruments,
-        rules=tuple(document["rules"]),
-        corpus=document["corpus"],
-        prompt_sets=document.get("prompt_sets", {}),
-        quality=quality,
-        comparisons=comparisons,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +220,7 @@ class Outline:
 def read_outline(journal: Journal, run_id: str) -> Outline:
     """The outline of a stored run; raises `JournalError` when there is none or its plan is damaged."""
     try:
-        document = json.loads(journal.get_run(run_id, "plan.json"))
+        document = parse_json(journal.get_run(run_id, "plan.json"))
         return Outline(
             run_id=document["run_id"],
             created_at=document["created_at"],
@@ -224,7 +229,7 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
             policy=document["policy"],
             corpus_sha256=document.get("corpus", {}).get("sha256", ""),
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _DAMAGE as error:
         raise _damaged(run_id, error) from error
 
 
@@ -233,7 +238,7 @@ def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
     try:
         units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")), columns=["kind", "key"])
         return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
-    except (ValueError, KeyError, pa.ArrowInvalid) as error:
+    except _DAMAGE as error:
         raise _damaged(run_id, error) from error
 
 
@@ -246,8 +251,9 @@ def with_all_columns(cases: pa.Table) -> pa.Table:
 
 
 def _damaged(run_id: str, error: Exception) -> JournalError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
     return JournalError(
-        f"the plan of run {run_id!r} is damaged: {error}", next_step="start it again: erasure-audit run SPEC"
+        f"the plan of run {run_id!r} is damaged: {reason}", next_step="start it again: erasure-audit run SPEC"
     )
 
 

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
+from audit.foreign import parse_json
 from audit.inserts import insert, insert_records, transaction
 from audit.journal import Journal
 from audit.plan import with_all_columns
@@ -23,6 +24,12 @@ _RUN_TABLES = (
     "set_distances", "picture_checks", "strange_pictures",
 )  # fmt: skip
 
+# What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.
+_DAMAGE = (
+    ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException, duckdb.DataError,
+    duckdb.IntegrityError, duckdb.ProgrammingError,
+)  # fmt: skip
+
 
 def load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
     """Load the run's plan, unless the same plan is there already."""
@@ -30,17 +37,19 @@ def load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run
     digest = hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files.values())).hexdigest()
     if con.execute("select plan_sha256 from runs where run_key = ?", [run_key]).fetchall() == [(digest,)]:
         return
-    provenance = journal.get_run(run_id, "provenance.json").decode()
+    provenance_bytes = journal.get_run(run_id, "provenance.json")
     try:
+        provenance = provenance_bytes.decode()
         with transaction(con):
             for table in _RUN_TABLES:
                 con.execute(f"delete from {table} where run_key = ?", [run_key])
-            _insert_plan(con, run_key, json.loads(files["plan.json"]), digest, provenance)
+            _insert_plan(con, run_key, parse_json(files["plan.json"]), digest, provenance)
             _insert_cases(con, run_key, files["cases.parquet"])
             _insert_planned_units(con, run_key, files["units.parquet"])
-    except (ValueError, KeyError, TypeError, pa.ArrowException) as error:
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise JournalError(
-            f"the plan of run {run_id!r} is damaged: {error}",
+            f"the plan of run {run_id!r} is damaged: {reason}",
             where=journal.store.url(f"runs/{run_id}"),
             next_step="start it again: erasure-audit run SPEC",
         ) from error

@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+from audit.spec_base import Confidence, Probability, UpperLimit
+
 Reason = Annotated[str, Field(min_length=8, max_length=500)]  # for a person who reads the verdict two years later
 
 
@@ -16,7 +17,7 @@ class Limit(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    crr_max: Annotated[float, Field(gt=0.0, lt=1.0)]
+    crr_max: UpperLimit
     scenario: str | None = None
     concept: str | None = None
     defence: str | None = None
@@ -53,7 +54,7 @@ class Policy(BaseModel):
 
     version: Annotated[str, Field(min_length=1, max_length=64)]
     kind: Literal["crr-upper-limit"] = "crr-upper-limit"
-    confidence: Annotated[float, Field(gt=0.5, lt=1.0)] = 0.95
+    confidence: Confidence = 0.95
     limits: Annotated[tuple[Limit, ...], Field(min_length=1)]
     assessed_min: Probability = 0.9  # floor on assessed / planned of each decided cell
     judges: Annotated[tuple[str, ...], Field(min_length=1)]  # detectors whose readings decide; each must agree

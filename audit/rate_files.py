@@ -9,12 +9,13 @@ import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from audit.errors import SpecError
+from audit.foreign import ForeignError
 from audit.rates import Rates
 from audit.spec import DetectorKind
-from audit.spec_base import Model
-from audit.yaml_files import load_yaml
+from audit.spec_base import Model, extreme_numbers
+from audit.yaml_files import read_yaml, reason
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class RatesFile(Model):
@@ -40,11 +41,14 @@ def stated(seconds_per_call: float) -> Rates:
 def read_rates(path: Path) -> Rates:
     """The rates of a file, with its origin. Raises `SpecError` for a file that cannot be read or says something else."""
     try:
-        found = RatesFile.model_validate(load_yaml(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from None
+        document = read_yaml(path)
+        if extreme := list(extreme_numbers(document)):
+            raise _unusable(path, extreme[0])
+        found = RatesFile.model_validate(document)
+    except (OSError, ForeignError) as error:
+        raise _unusable(path, reason(error)) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise _unusable(path, f"not YAML or JSON: {' '.join(str(error).split())[:200]}") from None
+        raise _unusable(path, f"not YAML or JSON: {reason(error)}") from None
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "the document"

@@ -22,12 +22,13 @@ from audit import urls
 from audit.benign_spec import BenignSpec
 from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
+from audit.foreign import ForeignError
 from audit.policy import Policy
 from audit.quality_spec import QualitySpec
 from audit.scenarios import ScenarioSpec
-from audit.spec_base import Model, Name, Phrase, Probability
+from audit.spec_base import Model, Name, Phrase, Probability, extreme_numbers
 from audit.spec_rules import problems_of
-from audit.yaml_files import load_yaml
+from audit.yaml_files import read_yaml, reason
 
 
 def words_of(name: str) -> str:
@@ -263,15 +264,18 @@ def parse_spec(document: object, where: str, next_step: str | None = None) -> Sp
             where=where,
             next_step="start from deployments/specs/demo.yaml",
         )
+    mend = next_step or f"mend these fields, then run: erasure-audit plan {where}"
+    if extreme := list(extreme_numbers(document)):
+        raise _mistakes(extreme, where, mend)
     try:
         return Spec.model_validate(document)
     except ValidationError as error:
-        lines = [_problem(detail) for detail in error.errors(include_url=False)]
-        raise SpecError(
-            "the spec has mistakes:\n" + "\n".join(f"  - {line}" for line in lines),
-            where=where,
-            next_step=next_step or f"mend these fields, then run: erasure-audit plan {where}",
-        ) from None
+        raise _mistakes([_problem(detail) for detail in error.errors(include_url=False)], where, mend) from None
+
+
+def _mistakes(lines: list[str], where: str, next_step: str) -> SpecError:
+    listed = "\n".join(f"  - {line}" for line in lines)
+    return SpecError(f"the spec has mistakes:\n{listed}", where=where, next_step=next_step)
 
 
 def _problem(detail: Any) -> str:
@@ -284,17 +288,15 @@ def load_spec(path: str | Path) -> Spec:
     """A validated `Spec` from a YAML file. Raises `SpecError` for a missing, unreadable, non-YAML or invalid file."""
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
+        document = read_yaml(path)
+    except (OSError, ForeignError) as error:
         raise SpecError(
-            f"the spec cannot be read: {error.strerror or error}",
+            f"the spec cannot be read: {reason(error)}",
             where=str(path),
             next_step="name an existing YAML file, e.g. deployments/specs/demo.yaml",
         ) from None
     except UnicodeDecodeError:
         raise SpecError("the spec is not UTF-8 text", where=str(path), next_step="save it as UTF-8 YAML") from None
-    try:
-        document = load_yaml(text)
     except yaml.YAMLError as error:
         raise SpecError(f"the spec is not valid YAML: {error}", where=str(path), next_step="mend the syntax") from None
     return parse_spec(document, str(path))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import os
 import re
 import time
@@ -22,6 +21,7 @@ import duckdb
 from audit import consolidation
 from audit.consolidation import Folded
 from audit.errors import JournalError, StoreError
+from audit.index_lock import in_use, locked, no_locks, unusable
 from audit.journal import Journal, StorageUnavailable
 from audit.objectstore import link_new
 from audit.relations import digest, relations
@@ -40,6 +40,7 @@ _CORRUPT = (
     "INTERNAL Error",
     "database has been invalidated",
 )
+_NO_LOCKS = ("No locks available", "not supported", "not implemented", "Invalid argument")  # of the file system
 _NAME = re.compile(r"index-(\d{6,})\.duckdb")
 
 
@@ -53,17 +54,18 @@ class Store:
     def __init__(self, path: str | Path) -> None:
         """Open or create the index at `path`.
 
-        Raises `StoreError` when another process has it open or it cannot be written; `Replaceable` when it is corrupt,
-        written by a newer DuckDB, or filled by other definitions than this version's.
+        Waits its turn while another process of this tool writes it (`index_lock.locked`). Raises `StoreError` when that
+        takes too long, another program has it open or it cannot be written; `Replaceable` when it is corrupt, written by a
+        newer DuckDB, or filled by other definitions than this version's.
         """
         self.path = Path(path)
         with explained(self.path):
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise _unusable(error, self.path) from None
+                raise unusable(error, self.path) from None
             with contextlib.ExitStack() as opened:
-                opened.enter_context(_locked(self.path))
+                opened.enter_context(locked(self.path))
                 self._con = duckdb.connect(str(self.path))
                 opened.callback(self._con.close)
                 self._prepare()
@@ -131,7 +133,7 @@ class Store:
                 folder.mkdir(parents=True, exist_ok=True)
                 _latest_number(folder)
             except OSError as error:
-                raise _unusable(error, folder) from None
+                raise unusable(error, folder) from None
             temporary = folder / f"index.{uuid.uuid4().hex}.tmp"
             quoted = str(temporary).replace("'", "''")
             try:
@@ -139,7 +141,7 @@ class Store:
                 temporary.chmod(0o444)
                 target = _named_next(temporary, folder)
             except OSError as error:
-                raise _unusable(error, folder) from None
+                raise unusable(error, folder) from None
             finally:
                 temporary.unlink(missing_ok=True)
         # Beside the old copies, what a publisher that was killed has left.
@@ -162,15 +164,15 @@ class Store:
         """What a new index at `path` holds, made from the whole journal; the old file is replaced when it is complete.
 
         With `keep_old` the old file stays under `set_aside(path)`. Works on a corrupt or outdated file.
-        Raises `StoreError` when another process has the index open.
+        Waits its turn as `Store` does. Raises `StoreError` when another process has the index open.
         """
         path = Path(path)
         building = path.with_name(f"{path.name}.rebuilding")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise _unusable(error, path) from None
-        with _locked(path):
+            raise unusable(error, path) from None
+        with locked(path):
             if path.exists():
                 with contextlib.suppress(Replaceable), explained(path):
                     duckdb.connect(str(path)).close()
@@ -183,26 +185,6 @@ class Store:
             os.replace(building, path)
             building.with_name(f"{building.name}.lock").unlink(missing_ok=True)
         return folded
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """A block in which no other process writes the index at `path`, or replaces it: DuckDB's lock ends with each file."""
-    try:
-        handle = os.open(path.with_name(f"{path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o666)
-    except OSError as error:
-        raise _unusable(error, path) from None
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(handle, 20, 0).decode("ascii", "replace").strip()
-            raise _in_use(path, f"process {holder}" if holder else "another process") from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, str(os.getpid()).encode(), 0)
-        yield
-    finally:
-        os.close(handle)
 
 
 def set_aside(path: Path) -> Path:
@@ -262,10 +244,12 @@ def explained(path: Path) -> Iterator[None]:
 
 def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
     text = str(error)
+    if "Could not set lock" in text and any(sign in text for sign in _NO_LOCKS):
+        return no_locks(path, text.rsplit(": ", 1)[-1].strip())
     if "Could not set lock" in text:
         holder = re.search(r"\(PID (\d+)\)", text)
         who = f"process {holder[1]}" if holder else "another process"
-        return _in_use(path, who)
+        return in_use(path, who)
     if "version number" in text:
         return Replaceable(
             "the index was written by another DuckDB version than this one can read",
@@ -289,17 +273,3 @@ def _explain(error: duckdb.Error, path: Path) -> StoreError | None:
             next_step="free memory or disk space and run the command again",
         )
     return None
-
-
-def _in_use(path: Path, who: str) -> StoreError:
-    return StoreError(
-        f"the index is open in {who}",
-        where=str(path),
-        next_step="wait until it ends or stop it; to read, use the published copy beside the index",
-    )
-
-
-def _unusable(error: OSError, path: Path) -> StoreError:
-    return StoreError(
-        f"the folder cannot be used: {error.strerror or error}", where=str(path), next_step="choose a writable folder"
-    )

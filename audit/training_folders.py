@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import enum
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from audit import locations
 from audit.erasers.base import Listener, Session, Silent
+from audit.file_locks import NoLocks, try_lock
 from audit.records import Unit
 
 _LENGTHS = {"iterations", "generations"}  # parameters of what takes long and can be continued: training, and searches
@@ -37,33 +38,39 @@ def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool
 def trained_elsewhere(unit: Unit) -> bool:
     """Whether another process of this machine is at the unit's training now."""
     folder = locations.trainings_folder() / unit.key
-    with _locked(folder) as locked:
-        return not locked
+    with _locked(folder) as lock:
+        return lock is _Lock.ELSEWHERE
 
 
 def sweep(units: Iterable[Unit]) -> None:
     """Remove what is left of the trainings of complete units: another process may have been the one to finish them."""
     for unit in units:
         folder = locations.trainings_folder() / unit.key
-        with _locked(folder) as locked:
-            if locked:
+        with _locked(folder) as lock:
+            if lock is _Lock.OURS:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
+class _Lock(enum.Enum):
+    OURS = "no other process trains in the folder"
+    ELSEWHERE = "another process does"
+    UNKNOWN = "nobody can tell: the file system has no locks"
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[bool]:
-    """A block in which no other process trains in `folder`, which need not be there; False when one may."""
+def _locked(folder: Path) -> Iterator[_Lock]:
+    """A block in which no other process trains in `folder`, which need not be there, when the lock is `OURS`."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        yield isinstance(error, FileNotFoundError)
+        yield _Lock.OURS if isinstance(error, FileNotFoundError) else _Lock.ELSEWHERE
         return
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        yield False
-    else:
-        yield True
+        try:
+            found = _Lock.OURS if try_lock(handle) else _Lock.ELSEWHERE
+        except NoLocks:
+            found = _Lock.UNKNOWN
+        yield found
     finally:
         os.close(handle)
 
@@ -78,7 +85,10 @@ def _held(folder: Path, listener: Listener) -> Iterator[bool]:
         listener.note(f"{folder} cannot be written ({error.strerror}): an interrupted training will begin anew")
         yield False
         return
-    with _locked(folder) as locked:
-        if not locked:  # two workers write the same unit with the same content, but never the same checkpoint file
+    with _locked(folder) as lock:
+        # Two workers write the same unit with the same content, but never the same checkpoint file.
+        if lock is _Lock.ELSEWHERE:
             listener.note("another process trains this model too; this one keeps no checkpoints")
-        yield locked
+        elif lock is _Lock.UNKNOWN:
+            listener.note(f"{folder} is on a file system without locks: an interrupted training will begin anew")
+        yield lock is _Lock.OURS

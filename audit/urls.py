@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Container
 from pathlib import Path
 
 _USERINFO = re.compile(r"(?<=://)[^/\s@\"']+@")
@@ -13,6 +14,7 @@ _SIGNED = re.compile(
     r"[^&\s\"']+",
     re.IGNORECASE,
 )
+SCHEMES = ("file", "s3")  # of corpora and storage roots
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
@@ -22,6 +24,17 @@ def scheme(url: str) -> str:
     if separator:
         return {"s3a": "s3", "local": "file"}.get(head.lower(), head.lower())
     return "file"
+
+
+def scheme_problem(url: str, also: Container[str] = ()) -> str | None:
+    """Return why `url` is on no storage that is meant here, None for a path, `file://`, `s3://` and schemes in `also`.
+
+    fsspec would open many more: archives inside files, web pages, references, other people's servers.
+    """
+    kind = scheme(url)
+    if kind in SCHEMES or kind in also:
+        return None if kind == "file" or "::" not in url else "addresses that are chained with '::' are not read"
+    return f"the protocol {kind!r} is not supported; folders (a path or file:///folder) and s3://bucket/prefix are"
 
 
 def has_credentials(url: str) -> bool:

@@ -44,6 +44,15 @@ class Bench:
         path.write_bytes(content.encode() if isinstance(content, str) else content)
         return ["plan", str(path)]
 
+    def pipe(self, name: str) -> Arguments:
+        """`plan` of a named pipe that nobody writes to."""
+        os.mkfifo(self.folder / name)
+        return ["plan", str(self.folder / name)]
+
+    def prompts(self, file: str) -> Arguments:
+        """`plan` of a spec with this prompt file."""
+        return self.plan(scenarios=[{**TEXT, "prompts": {"file": file}}, LATENT])
+
     def copy(self) -> tuple[Path, str]:
         """A copy of the finished run that may be broken."""
         root = self.folder / "copy"
@@ -67,6 +76,20 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "a directory": (lambda b: ["plan", str(b.folder)], "cannot be read: Is a directory"),
     "binary": (lambda b: b.text(bytes(range(256))), "not UTF-8 text"),
     "not YAML": (lambda b: b.text("a: [1, 2"), "not valid YAML"),
+    "nested without end": (lambda b: b.text("[" * 9000), "not valid YAML: .*nested deeper than 64 levels"),
+    "a named pipe": (lambda b: b.pipe("spec.yaml"), "cannot be read: it is a named pipe"),
+    "a number too large": (
+        lambda b: b.plan(scenarios=[{**TEXT, "cases": 10**4000}]),
+        "cases: a whole number of more than 64 bits",
+    ),
+    "a limit too small": (
+        lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 1e-320}]}),
+        "crr_max: 9.99989e-321 is too small",
+    ),
+    "a prompt file that is a pipe": (
+        lambda b: b.prompts(b.pipe("prompts.csv")[1]),
+        "prompt file cannot be read: it is a named pipe",
+    ),
     "a Python object": (lambda b: b.text("a: !!python/object/apply:os.getcwd []"), "not valid YAML"),
     "empty": (lambda b: b.text(""), "not a mapping"),
     "a key given twice": (lambda b: b.text("name: a\nbackbone: x\nname: b\n"), "the key 'name' appears twice"),
@@ -178,6 +201,10 @@ PICTURES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "credentials in the address": (
         lambda b: b.plan(corpus=[entry("s3://AKIAXXXXXXXX:secretsecret@bucket/ring")]),
         "carries credentials",
+    ),
+    "a protocol that is not meant": (
+        lambda b: b.plan(corpus=[entry("reference://x/ring")]),
+        "'reference' is not supported; folders .* and s3://bucket/prefix are",
     ),
     "an unknown protocol": (lambda b: b.plan(corpus=[entry("gopher://host/ring")]), "gopher"),
     "too few images": (lambda b: b.plan(scenarios=[{**LATENT, "cases": 50}]), "asks for 50 images.*has 3"),
@@ -413,6 +440,9 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "an index of nothing": (lambda b: ["db", "rebuild", "--root", str(b.folder)], "no runs below this storage root"),
     "no published index": (lambda b: ["db", "sql", "select 1", "--root", str(b.folder)], "no published index"),
     "a query with a mistake": (lambda b: ["db", "sql", "selekt 1", "--root", str(b.done[0])], "syntax error"),
+    "an empty query": (lambda b: ["db", "sql", "", "--root", str(b.done[0])], "the query is empty.*show tables"),
+    "a query of a semicolon": (lambda b: ["db", "sql", " ; ", "--root", str(b.done[0])], "the query is empty"),
+    "a query of a comment": (lambda b: ["db", "sql", "-- x", "--root", str(b.done[0])], "the query is empty"),
     "a query on nothing": (lambda b: ["db", "sql", "from nowhere", "--root", str(b.done[0])], "nowhere"),
     "a query that writes": (
         lambda b: ["db", "sql", "create table t as select 1", "--root", str(b.done[0])],

@@ -216,6 +216,11 @@ def test_closed_folders_raise_and_closed_files_keep_their_row() -> None:
         ("https://host/a?X-Amz-Signature=s3cr3t", "carries credentials"),
         ("s3://", "names no bucket"),
         ("https://host/pictures", "cannot be used for a corpus"),
+        ("ftp://host/pictures", "the protocol 'ftp' is not supported; folders (a path or file:///folder) and s3://"),
+        ("reference://x", "the protocol 'reference' is not supported; folders (a path or file:///folder) and s3://"),
+        ("data://x", "the protocol 'data' is not supported; folders (a path or file:///folder) and s3://"),
+        ("hdfs://host/x", "the protocol 'hdfs' is not supported; folders (a path or file:///folder) and s3://"),
+        ("memory://a::b/c", "chained with '::'"),
         ("nosuch://host/pictures", "cannot be used for a corpus"),
         ("zip://a::s3://bucket/b.zip", "cannot be used for a corpus"),
         (" ", "empty or not a path"),
@@ -312,3 +317,38 @@ def test_read_picture_checks_the_pixels(folder: Path) -> None:
         corpus.read_picture(item.uri, LIMITS, item.pixel_sha256)
     with pytest.raises(images.ImageError, match="it is gone"):
         corpus.read_picture(item.uri, LIMITS, None)
+
+
+LITTER = ("._a.png", ".DS_Store", "Thumbs.db", "sub/desktop.ini", "sub/._b.png", "__MACOSX/._a.png", "__MACOSX/x/a.png")
+
+
+def test_what_macos_and_windows_leave_is_skipped_and_mentioned_once(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from flows.cli import main
+
+    before = rows(entry(folder))
+    for name in LITTER:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"\0\5\x16\7")
+    skipped: list[str] = []
+    batches = list(manifest([entry(folder)], LIMITS, skipped=skipped))
+    assert [row for batch in batches for row in batch.to_pylist()] == before
+    assert sorted(skipped) == sorted(f"file://{folder}/{name}" for name in LITTER)
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said.startswith("7 files that macOS or Windows left in the corpus are skipped, such as file://")
+    main(["corpus", "manifest", str(folder)])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split()[-1] == "skipped" and shown[1].split()[-1] == "7"
+
+
+def test_a_folder_of_nothing_but_litter_is_empty(tmp_path: Path) -> None:
+    (tmp_path / ".DS_Store").write_bytes(b"x")
+    assert "no objects" in refusal(entry(tmp_path)).what
+
+
+def test_names_that_only_look_like_litter_are_read(tmp_path: Path) -> None:
+    for seed, name in enumerate(("_a.png", ".a.png", "Thumbs.png", "MACOSX.png")):
+        (tmp_path / name).write_bytes(png(seed))
+    assert len(rows(entry(tmp_path))) == 4

@@ -328,3 +328,37 @@ def test_psnr_matches_its_formula() -> None:
     assert math.isnan(psnr(np.zeros((2, 2)), np.full((2, 2), np.nan)))
     with pytest.raises(ValueError, match="cannot compare"):
         psnr(pixels, pixels[:5])
+
+
+def png_with(*chunks: tuple[bytes, bytes]) -> bytes:
+    """A PNG file with further chunks before its pixels."""
+    whole = saved(Image.fromarray(picture()), "PNG")
+    added = b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
+    return whole[:33] + added + whole[33:]
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [
+        (b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        (b"zTXt", b"Comment\0\0" + zlib.compress(b"x" * 3_000_000)),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+    ],
+    ids=lambda chunk: chunk[0].decode(),
+)
+def test_a_png_with_a_large_profile_or_text_is_read(chunk: tuple[bytes, bytes]) -> None:
+    np.testing.assert_array_equal(decode(png_with(chunk), **LIMITS), picture())
+
+
+def test_a_png_with_large_texts_after_its_pixels_is_read() -> None:
+    data = png_with()
+    body = b"zTXt" + b"Comment\0\0" + zlib.compress(b"x" * 3_000_000)
+    late = struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    np.testing.assert_array_equal(decode(data[:-12] + late + data[-12:], **LIMITS), picture())
+
+
+def test_a_truncated_png_with_a_large_profile_stays_refused() -> None:
+    data = png_with((b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))))
+    assert "truncated or corrupt PNG" in refusal(data[:-500])

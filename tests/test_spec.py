@@ -125,3 +125,38 @@ def test_a_limit_on_an_unknown_name_is_refused(field: str, name: str) -> None:
     gate = {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1, field: name}]}
     with pytest.raises(SpecError, match=f"{field} '{name}' is not in {field}s"):
         spec(gate=gate)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"scenarios": [{"name": "text", "cases": 10**4000}]},
+            r"scenarios\.0\.cases: a whole number of more than 64 bits",
+        ),
+        (
+            {"scenarios": [{"name": "text", "cases": 10**12}]},
+            r"scenarios\.0\.text\.cases: .*less than or equal to 1000000",
+        ),
+        ({"seed": -(10**30)}, r"seed: a whole number of more than 64 bits"),
+        (
+            {"gate": {"limits": [{"crr_max": 1e-320}]}},
+            r"gate\.limits\.0\.crr_max: 9\.99989e-321 is too small to compute",
+        ),
+        (
+            {"gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 1e-9}]}},
+            r"crr_max: 1e-09 is less than any number of cases can show; the smallest limit is 1e-06",
+        ),
+        (
+            {"gate": {"version": "1", "judges": ["x"], "limits": [{"crr_max": 0.1}], "confidence": 1 - 1e-12}},
+            r"confidence: no number of cases gives that confidence; the largest is 0\.999999",
+        ),
+        (
+            {"defences": [{"name": "x", "eraser": {"method": "uce", "parameters": {"erase_scale": 1e300}}}]},
+            r"defences\.0\.eraser\.parameters\.erase_scale: 1e\+300 is too large to compute with",
+        ),
+    ],
+)
+def test_numbers_that_nothing_can_be_computed_with_are_refused_by_field(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec(**changes)

@@ -307,7 +307,8 @@ def test_a_published_copy_has_the_storage_version_that_older_duckdb_opens(tmp_pa
     assert int.from_bytes(header[12:20], "little") <= 68  # DuckDB 1.4 and 1.5 read versions 64 to 68
 
 
-def test_an_index_that_another_process_holds_names_it(tmp_path: Path) -> None:
+def test_an_index_that_another_process_holds_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_INDEX_WAIT", "0.2")
     path = tmp_path / "index.duckdb"
     code = (
         "import sys; from audit.store import Store; s = Store(sys.argv[1]); print('open', flush=True); sys.stdin.read()"

@@ -12,6 +12,7 @@ from audit.attacks.parameters import MARK
 from audit.errors import SpecError
 from audit.guards.checks import check_energy_prompts
 from audit.model_refs import ModelRef
+from audit.names import folded
 from audit.prompt_checks import unreadable_prompts
 from audit.prompt_lengths import check_prompts, load_tokenizer
 from audit.scenarios import EmbeddingScenario
@@ -88,8 +89,8 @@ def _vectors(scenario: EmbeddingScenario, concept: Concept, backbone: ModelRef) 
             where=where,
             next_step="name a neutral word of one token, such as object",
         )
-    words = {word.lower() for text in (concept.name, concept.phrase, *concept.synonyms) for word in text.split()}
-    if p.initial.lower() in words:
+    words = {folded(word) for text in (concept.name, concept.phrase, *concept.synonyms) for word in text.split()}
+    if folded(p.initial) in words:
         raise SpecError(
             f"an embedding that begins at the word {p.initial!r} attacks by text, not by what is learned",
             where=where,

@@ -1,4 +1,4 @@
-"""Read prompt files, CSV or Parquet, under the column names of I2P and of the files derived from ESD's.
+"""Read prompt files, CSV or Parquet, under the column names of I2P, of MMA-Diffusion and of the files derived from ESD's.
 
 One bad row never costs another: it keeps its place, without what could not be read and with the reason. Only a file that
 cannot be read at all, or has no prompt column, is refused.
@@ -10,20 +10,25 @@ import codecs
 import csv
 import dataclasses
 import hashlib
-import io
+import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from audit.attacks import csv_rows, parquet_rows
 from audit.errors import AbsentFile, SpecError
+from audit.foreign import ForeignError, read_bounded
+from audit.names import folded
 
-# Names under which published files keep a field, the first one found wins. Names are compared without case and spaces.
+log = logging.getLogger(__name__)
+LIMIT_BYTES = 1_000_000_000  # of a file; I2P has two million
+CELL_CHARACTERS = 100_000  # of a prompt or a key; text encoders read a few hundred
+# Names under which published files keep a field, the first one found wins. Names are compared as `folded` has them.
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("prompt", "adv_prompt", "sensitive prompt"),
+    "prompt": ("prompt", "adv_prompt", "adversarial_prompt", "sensitive prompt"),
     "seed": ("evaluation_seed", "sd_seed", "seed"),
     "guidance": ("evaluation_guidance", "sd_guidance_scale", "guidance"),
     "key": ("case_number", "", "unnamed: 0", "__index_level_0__"),
@@ -31,6 +36,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "width": ("sd_image_width", "width"),
     "height": ("sd_image_height", "height"),
 }
+NUMERIC = {name for field in ("seed", "guidance", "width", "height") for name in ALIASES[field]}
 ROW_NUMBER = "row"  # the join key of a file without a column for it: the data row, from 0
 
 
@@ -58,24 +64,39 @@ class Table:
         return row.values.get(column) if column is not None else None
 
 
-def read_table(path: Path, chosen: Mapping[str, str | None]) -> Table:
+def read_table(path: Path, chosen: Mapping[str, str | None], filtered: Collection[str] = ()) -> Table:
     """The table at `path`, Parquet by its suffix and CSV otherwise. `chosen` names columns, None ignores one.
 
-    Raises `AbsentFile` for a file that cannot be opened, `SpecError` for one that cannot be read, has no rows, or whose
-    prompt column is absent or in doubt.
+    Of a Parquet file only the columns of fields and those to be `filtered` by are read. Raises `AbsentFile` for a file that
+    cannot be opened, `SpecError` for one that is no file, is too large, cannot be read, has no rows, or whose prompt column
+    is absent or in doubt.
     """
     where = str(path)
+    name_one = "name a CSV or Parquet file"
     try:
-        data = path.read_bytes()
+        data = read_bounded(path, LIMIT_BYTES)
+    except ForeignError as error:
+        raise _refused(f"the prompt file cannot be read: {error}", where, name_one) from None
     except OSError as error:
         what = f"the prompt file cannot be read: {error.strerror or error}"
-        raise AbsentFile(what, where=where, next_step="name a CSV or Parquet file") from None
+        raise AbsentFile(what, where=where, next_step=name_one) from None
     try:
-        names, rows = _parquet(data) if path.suffix.lower() in (".parquet", ".pq") else _csv(data)
-    except (OSError, csv.Error, pa.ArrowException, UnicodeError) as error:
+        if path.suffix.lower() in (".parquet", ".pq"):
+            names = parquet_rows.column_names(data)
+            columns = _columns(names, chosen, where)
+            needed = {*map(folded, columns.values()), *map(folded, filtered)}
+            wanted = [name for name in names if folded(name) in needed]
+            rows = [RawRow(row) for row in parquet_rows.rows(data, wanted)]
+        else:
+            names, rows = _csv(data, where)
+            columns = _columns(names, chosen, where)
+    except SpecError:
+        raise
+    except MemoryError:
+        raise _refused("the prompt file needs more memory than there is", where, "name a smaller one") from None
+    except (OSError, csv.Error, pa.ArrowException, UnicodeError, ForeignError) as error:
         said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise _refused(f"the prompt file cannot be read: {said}", where, "name a CSV or Parquet file") from None
-    columns = _columns(names, chosen, where)
+        raise _refused(f"the prompt file cannot be read: {said}", where, name_one) from None
     if not rows:
         raise _refused("the prompt file has no rows", where, "add prompts")
     return Table(where, hashlib.sha256(data).hexdigest(), tuple(names), columns, tuple(rows))
@@ -88,7 +109,7 @@ def _refused(what: str, where: str, next_step: str) -> SpecError:
 def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str) -> dict[str, str]:
     plain: dict[str, list[str]] = {}
     for name in names:
-        plain.setdefault(name.strip().casefold(), []).append(name)
+        plain.setdefault(folded(name), []).append(name)
     listed = ", ".join(repr(name) for name in names)[:300] or "none"
     found: dict[str, str] = {}
     for field, aliases in ALIASES.items():
@@ -96,9 +117,9 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
             wanted = chosen[field]
             if wanted is None:
                 continue
-            if wanted.strip().casefold() not in plain:
+            if folded(wanted) not in plain:
                 raise _refused(f"the prompt file has no column {wanted!r}; it has {listed}", where, "name one of them")
-            found[field] = plain[wanted.strip().casefold()][0]
+            found[field] = plain[folded(wanted)][0]
         else:
             present = [alias for alias in aliases if alias in plain]
             if field == "prompt" and len(present) > 1:
@@ -109,7 +130,7 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
                 )
             if present:
                 found[field] = plain[present[0]][0]
-        if field in found and len(plain[found[field].strip().casefold()]) > 1:
+        if field in found and len(plain[folded(found[field])]) > 1:
             raise _refused(f"the prompt file has the column {found[field]!r} twice", where, "rename one of them")
     if "prompt" not in found:
         raise _refused(
@@ -120,33 +141,25 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
     return found
 
 
-def _csv(data: bytes) -> tuple[list[str], list[RawRow]]:
-    reader = csv.reader(io.StringIO(_decoded(data), newline=""))
-    names = next(reader, [])
+def _csv(data: bytes, where: str) -> tuple[list[str], list[RawRow]]:
+    names, records = csv_rows.header_and_records(_decoded(data), NUMERIC)
     if any(_broken(name) for name in names):
         raise UnicodeError("its header is not UTF-8 text")
     rows = []
-    for fields in _records(reader):
-        if isinstance(fields, str):
-            rows.append(RawRow({}, fields))
-        elif not fields:  # a blank line
-            continue
-        elif len(fields) != len(names):
-            rows.append(RawRow({}, f"it has {len(fields)} fields and the header {len(names)}"))
+    for record in records:
+        if record.problem is not None:
+            rows.append(RawRow({}, f"line {record.first} of the file: {record.problem}"))
+        elif len(record.fields) != len(names):
+            rows.append(RawRow({}, f"it has {len(record.fields)} fields and the header {len(names)}"))
         else:
-            rows.append(RawRow(dict(zip(names, fields, strict=True))))
+            rows.append(RawRow(dict(zip(names, record.fields, strict=True))))
+    long = [record for record in records if record.last > record.first]
+    if long and len(names) == 1:  # in one column of text any line could be a row, so nothing tells a quote left open
+        log.warning(
+            "%s: %d rows go over several lines, the first one from line %d to %d; if these should be rows of their own, a "
+            "quote is left open there", where, len(long), long[0].first, long[0].last,
+        )  # fmt: skip
     return names, rows
-
-
-def _records(reader: Any) -> Iterator[list[str] | str]:
-    """The fields of each record, or what is wrong with it."""
-    while True:
-        try:
-            yield next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield f"it is not CSV: {error}"
 
 
 def _decoded(data: bytes) -> str:
@@ -160,20 +173,6 @@ def _broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def _parquet(data: bytes) -> tuple[list[str], list[RawRow]]:
-    table = pq.read_table(io.BytesIO(data))
-    columns = [[_scalar(value) for value in table.column(i)] for i in range(table.num_columns)]
-    rows = [RawRow(dict(zip(table.column_names, values, strict=True))) for values in zip(*columns, strict=True)]
-    return list(table.column_names), rows
-
-
-def _scalar(value: Any) -> Any:
-    try:
-        return value.as_py()
-    except UnicodeDecodeError:
-        return "\udcff"  # recognised by `text_of`, as in a CSV file
-
-
 def text_of(value: Any) -> str:
     """A prompt or a key as text. Raises ValueError, with the reason, for what is empty, not text or not readable."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -182,6 +181,8 @@ def text_of(value: Any) -> str:
         raise ValueError("is a number, not text")
     if not isinstance(value, str):
         raise ValueError(f"is not text but {type(value).__name__}")
+    if len(value) > CELL_CHARACTERS:
+        raise ValueError(f"has {len(value)} characters, and at most {CELL_CHARACTERS} are read")
     if _broken(value):
         raise ValueError("is not UTF-8 text")
     if not value.strip() or value.strip().casefold() == "nan":

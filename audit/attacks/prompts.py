@@ -11,6 +11,7 @@ from audit import gaps, identity
 from audit.attacks import prompt_files
 from audit.attacks.prompt_files import RawRow, Table
 from audit.errors import SpecError
+from audit.names import folded
 from audit.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec import Concept, Spec
 
@@ -65,8 +66,8 @@ class PromptSet:
         """
         if "concept" not in self.columns:
             return self.rows
-        words = {word.strip().casefold() for word in (concept.name, concept.phrase, *concept.synonyms)}
-        return tuple(r for r in self.rows if r.concept is None or r.concept.strip().casefold() in words)
+        words = {folded(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
+        return tuple(r for r in self.rows if r.concept is None or folded(r.concept) in words)
 
     def names(self, concept: Concept) -> bool:
         """Whether the set has prompts of its own for `concept`, as a neighbour needs."""
@@ -108,16 +109,11 @@ def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
 def read_prompt_set(source: PromptSource) -> PromptSet:
     """The prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
     path = SHIPPED / f"{source.set}.csv" if source.set else Path(source.file or "")
-    table = prompt_files.read_table(path, {str(field): name for field, name in source.columns.items()})
-    for column in source.where:
-        if column not in table.names:
-            raise SpecError(
-                f"the prompt file has no column {column!r} to filter by",
-                where=table.where,
-                next_step=f"name one of: {', '.join(repr(name) for name in table.names)[:300]}",
-            )
-    chosen = [(number, row) for number, row in enumerate(table.rows) if _passes(row, source.where)]
-    if not chosen:
+    chosen = {str(field): name for field, name in source.columns.items()}
+    table = prompt_files.read_table(path, chosen, filtered=source.where)
+    where = {_column(table, column): values for column, values in source.where.items()}
+    passed = [(number, row) for number, row in enumerate(table.rows) if _passes(row, where)]
+    if not passed:
         raise SpecError(
             "no row of the prompt file passes the filter", where=table.where, next_step="mend prompts.where in the spec"
         )
@@ -126,8 +122,20 @@ def read_prompt_set(source: PromptSource) -> PromptSet:
         sha256=table.sha256,
         join_key=table.columns.get("key", prompt_files.ROW_NUMBER),
         columns=table.columns,
-        rows=tuple(_without_repeats([_row(table, number, row) for number, row in chosen])),
+        rows=tuple(_without_repeats([_row(table, number, row) for number, row in passed])),
     )
+
+
+def _column(table: Table, wanted: str) -> str:
+    """The column called `wanted`, as the file spells it. Raises `SpecError` when there is none."""
+    found = [name for name in table.names if folded(name) == folded(wanted)]
+    if not found:
+        raise SpecError(
+            f"the prompt file has no column {wanted!r} to filter by",
+            where=table.where,
+            next_step=f"name one of: {', '.join(repr(name) for name in table.names)[:300]}",
+        )
+    return wanted if wanted in found else found[0]
 
 
 def _passes(row: RawRow, where: Mapping[str, tuple[str, ...]]) -> bool:
@@ -135,8 +143,8 @@ def _passes(row: RawRow, where: Mapping[str, tuple[str, ...]]) -> bool:
     if row.problem:
         return True
     for column, wanted in where.items():
-        values = {part.strip().casefold() for part in str(row.values[column]).split(",")}
-        if not values & {value.strip().casefold() for value in wanted}:
+        values = {folded(part) for part in str(row.values[column]).split(",")}
+        if not values & {folded(value) for value in wanted}:
             return False
     return True
 

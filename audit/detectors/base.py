@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from audit.errors import DetectorError
 from audit.identity import canonical, int_key
+from audit.names import composed
 from audit.records import Instrument, LabelScore, Measurement
 from audit.spec import DetectorSpec
 
@@ -57,9 +58,13 @@ class BaseDetector(abc.ABC):
 
     def __init__(self, spec: DetectorSpec, instrument: Instrument) -> None:
         self._instrument = instrument
-        self._mapped: Mapping[str, tuple[str, ...]] = spec.labels
+        own = {composed(label): label for label in instrument.labels}
+        self._mapped: Mapping[str, tuple[str, ...]] = {
+            subject: tuple(own.get(composed(label), label) for label in labels)
+            for subject, labels in spec.labels.items()
+        }
         check_threshold(instrument, spec.threshold)
-        for subject, labels in spec.labels.items():
+        for subject, labels in self._mapped.items():
             unknown = sorted(set(labels) - set(instrument.labels))
             if unknown:
                 raise DetectorError(

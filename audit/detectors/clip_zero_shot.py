@@ -31,6 +31,7 @@ from audit.detectors.base import (
 )
 from audit.errors import DetectorError
 from audit.model_refs import ModelRef
+from audit.names import folded
 from audit.prompt_lengths import load_tokenizer
 from audit.records import LabelScore
 from audit.spec import Concept, DetectorSpec, words_of
@@ -164,7 +165,7 @@ def _prompt_set(spec: DetectorSpec, concepts: Sequence[Concept]) -> PromptSet:
     owners: dict[str, str] = {}
     for label, texts in (*prompts.items(), *((f"background prompt {text!r}", (text,)) for text in spec.background)):
         for text in texts:
-            other = owners.setdefault(text.casefold(), label)
+            other = owners.setdefault(folded(text), label)
             if other != label:
                 raise _mistake(
                     spec,

@@ -16,8 +16,10 @@ from pydantic import Field, ValidationError, model_validator
 from audit import erasers, identity
 from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
+from audit.names import composed
 from audit.spec import Concept, Eraser, words_of
 from audit.spec_base import Model
+from audit.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from audit.erasers.base import Listener, Record
@@ -124,7 +126,7 @@ def name_of(phrase: str) -> str:
 
     Letters that a name cannot hold and what is too long are replaced by eight digits of the phrase's hash.
     """
-    spelled = phrase.strip().lower()
+    spelled = composed(phrase).strip().lower()
     name = re.sub(r"[^a-z0-9._+]+", "-", spelled).strip("-._+")
     whole = len(name) <= _NAME and not any(c.isalnum() and not c.isascii() for c in spelled)
     if name and whole:
@@ -166,7 +168,7 @@ def _parameters(settings: Sequence[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise SpecError(f"{setting!r} is not key=value", where="--set", next_step="write --set iterations=100")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml(text)
         except yaml.YAMLError:
             raise SpecError(f"the value of {key} is not valid YAML", where="--set", next_step="quote it") from None
         # YAML 1.1 reads 1e-5 as text because it lacks a dot.

@@ -46,9 +46,12 @@ def manifest(
         raise SpecError(what, where="corpus manifest", next_step="mend this option") from None
     import pyarrow as pa
 
+    skipped: list[str] = []
     with progress_bars() as reporter:
         reporter.begin("collect", None, 0)
-        batches = list(corpus.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n)))
+        batches = list(
+            corpus.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n), skipped=skipped)
+        )
         reporter.end("collect")
     found = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
     errors = Counter(error for error in found["error"].to_pylist() if error)
@@ -58,6 +61,8 @@ def manifest(
         corpus.write_manifest(batches, out)
         say(f"manifest written to {out}")
     summary = {"objects": found.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
+    if skipped:
+        summary["skipped"] = len(skipped)  # left by macOS or Windows
     problems = manifest_problems(found)
     if as_json:
         emit_json({**summary, "errors": dict(errors.most_common(20)), "problems": problems})

@@ -106,12 +106,14 @@ def sql(
     # The copy is opened read-only, and a query may not reach for other files or load extensions.
     with explained(path), duckdb.connect(str(path), read_only=True) as connection:
         connection.execute("set enable_external_access = false")
+        relations = "list the relations with: erasure-audit db sql 'show tables'"
         try:
             cursor = connection.execute(query)
         except duckdb.Error as error:
-            relations = "list the relations with: erasure-audit db sql 'show tables'"
             raise StoreError(str(error).strip(), where="QUERY", next_step=relations) from None
-        names = [column[0] for column in cursor.description or []]
+        if cursor is None or cursor.description is None:
+            raise StoreError("the query is empty", where="QUERY", next_step=relations)
+        names = [column[0] for column in cursor.description]
         rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
     emit_json(rows) if as_json else table(rows)
 

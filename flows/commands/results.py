@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from audit import locations
 from audit.detectors.base import check_threshold
 from audit.errors import SpecError
+from audit.foreign import ForeignError
 from audit.policy import Policy
-from audit.yaml_files import load_yaml
+from audit.yaml_files import read_yaml, reason
 from flows.commands import options
 from flows.console import Format
 from flows.verdicts import exit_code, print_result
@@ -75,11 +76,10 @@ def gate(
 def load_policy(path: Path) -> Policy:
     """The policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
     try:
-        document: Any = load_yaml(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        document: Any = read_yaml(path)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ForeignError) as error:
         raise SpecError(
-            f"the policy cannot be read: {what}", where=str(path), next_step="name a YAML file with a policy"
+            f"the policy cannot be read: {reason(error)}", where=str(path), next_step="name a YAML file with a policy"
         ) from None
     if isinstance(document, dict) and "gate" in document:
         document = document["gate"]

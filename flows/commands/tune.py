@@ -12,6 +12,7 @@ import yaml
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
 from audit.spec import load_spec
+from audit.yaml_files import load_yaml, reason
 from flows.commands import options
 from flows.commands.run import flow_of
 from flows.console import emit_json, say, table
@@ -91,7 +92,11 @@ def _grid(sweep: list[str] | None, default: Any) -> dict[str, list[Any]]:
         name, equals, values = text.partition("=")
         if not equals or not name.strip() or not values.strip():
             raise SpecError(f"{text!r} is not name=value,value", where="--sweep", next_step="write --sweep tau=0.3,0.4")
-        grid[name.strip()] = [yaml.safe_load(value) for value in values.split(",")]
+        try:
+            grid[name.strip()] = [load_yaml(value) for value in values.split(",")]
+        except yaml.YAMLError as error:
+            what = f"the values of {name.strip()} are not valid YAML: {reason(error)}"
+            raise SpecError(what, where="--sweep", next_step="write --sweep tau=0.3,0.4") from None
     return grid
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,19 @@ def test_a_subject_without_a_label_is_refused_with_the_labels_there_are() -> Non
     with pytest.raises(DetectorError, match="has no label 'britgh'") as caught:
         Brightness(spec(labels={"cat": ["britgh"]}))
     assert caught.value.where == "detectors.judge.labels.cat"
+
+
+def test_labels_in_either_unicode_form_are_the_detectors_own() -> None:
+    own, other = "café", unicodedata.normalize("NFD", "café")
+    assert own != other
+    for known, written in ((own, other), (other, own)):
+        entry = spec(labels={"place": (written,)})
+
+        class Places(Brightness):
+            def __init__(self, entry: DetectorSpec, label: str = known) -> None:
+                BaseDetector.__init__(self, entry, instrument(entry, labels=(label, "dark")))
+
+        assert Places(entry).counted_labels("place") == (known,)
 
 
 def test_a_network_is_made_once_even_by_many_threads() -> None:
