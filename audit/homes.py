@@ -27,6 +27,7 @@ def settle() -> list[str]:
         missing = "HOME is not set and this user has no home folder" if home is None else f"there is no {home}"
         other = temporary_folder()
         if other is None:
+            os.environ["HOME"] = str(home or "/")  # whoever asks gets an answer, and an error only on writing
             return [f"{missing}, and no temporary folder can be written: set HOME, or TMPDIR"]
         os.environ["HOME"] = str(other)
         said.append(f"{missing}: caches and Prefect's records go to {other}")

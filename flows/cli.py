@@ -73,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], as_json: bool, debug: bool) -> int:
     try:
         code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
+        sys.stdout.flush()  # here, because Ctrl-C may come while a pager holds it up
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
         return code if isinstance(code, int) else 0

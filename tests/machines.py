@@ -13,7 +13,20 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 NAMELESS = 54321  # a user id that no list of users has
-SETTLED = ("HOME", "PREFECT_", "XDG_", "MPLCONFIGDIR", "TMPDIR", "HF_", "ORT_", "OMP_", "GOMP_", "KMP_", "GX_", "DO_NOT")
+SETTLED = (
+    "HOME",
+    "PREFECT_",
+    "XDG_",
+    "MPLCONFIGDIR",
+    "TMPDIR",
+    "HF_",
+    "ORT_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "GX_",
+    "DO_NOT",
+)
 CI = ("CI", "GITHUB_ACTIONS", "GITLAB_CI", "TF_BUILD", "BUILDKITE", "JENKINS_URL")
 
 

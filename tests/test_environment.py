@@ -216,6 +216,24 @@ def test_commands_work_without_name_and_home(arguments: list[str]) -> None:
         assert "~" not in {path.name for path in folder.iterdir()}
 
 
+def test_without_any_folder_to_write_to_nothing_breaks_before_something_is_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def unknown(number: int) -> None:
+        raise KeyError(number)
+
+    for name in ("HOME", "XDG_CACHE_HOME", "PREFECT_HOME", "MPLCONFIGDIR"):
+        monkeypatch.setenv(name, "")  # so that they are put back
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(homes, "temporary_folder", lambda: None)
+    monkeypatch.setattr(homes.pwd, "getpwuid", unknown)
+    assert homes.settle() == [
+        "HOME is not set and this user has no home folder, and no temporary folder can be written: set HOME, or TMPDIR"
+    ]
+    assert homes.cache_folder() == Path("/.cache")
+    assert homes.prefect_home() == Path("/.prefect")
+
+
 def test_a_home_that_cannot_be_written_moves_only_what_is_written() -> None:
     with open_folder() as folder:
         home = folder / "home"
@@ -290,13 +308,16 @@ _HERE = "127.0.0.1,localhost,::1"
     ("given", "expected"),
     [
         ({"HTTP_PROXY": "http://p:1"}, {"NO_PROXY": _HERE, "no_proxy": _HERE}),
-        ({"https_proxy": "http://p:1", "NO_PROXY": "a.b, .c"}, {n: f"a.b,.c,{_HERE}" for n in ("NO_PROXY", "no_proxy")}),
-        ({"ALL_PROXY": "socks5://p", "no_proxy": "x"}, {n: f"x,{_HERE}" for n in ("NO_PROXY", "no_proxy")}),
+        (
+            {"https_proxy": "http://p:1", "NO_PROXY": "a.b, .c"},
+            dict.fromkeys(("NO_PROXY", "no_proxy"), f"a.b,.c,{_HERE}"),
+        ),
+        ({"ALL_PROXY": "socks5://p", "no_proxy": "x"}, dict.fromkeys(("NO_PROXY", "no_proxy"), f"x,{_HERE}")),
         ({"HTTP_PROXY": "p", "no_proxy": "x", "NO_PROXY": "Y"}, {"NO_PROXY": f"Y,{_HERE}", "no_proxy": f"x,{_HERE}"}),
         ({"HTTP_PROXY": "p", "NO_PROXY": "*"}, {"NO_PROXY": "*", "no_proxy": "*"}),
         (
             {"HTTP_PROXY": "p", "NO_PROXY": "localhost"},
-            {n: "localhost,127.0.0.1,::1" for n in ("NO_PROXY", "no_proxy")},
+            dict.fromkeys(("NO_PROXY", "no_proxy"), "localhost,127.0.0.1,::1"),
         ),
         ({"NO_PROXY": "x"}, {"NO_PROXY": "x"}),  # no proxy, nothing to spare
         ({}, {}),
