@@ -33,17 +33,18 @@ class Lasting(io.RawIOBase):
         """True on a terminal."""
         return self._file.isatty()
 
-    def write(self, data: bytes) -> int:  # type: ignore[override]  # the buffer above hands over bytes only
-        """Write `data`, or drop it once the stream is lost."""
-        while self.lost is None:
+    def write(self, data: Any) -> int:
+        """Write all of `data`, or drop what is left of it once the stream is lost."""
+        rest = memoryview(data)
+        while len(rest) and self.lost is None:
             try:
-                written = self._file.write(data)
+                written = self._file.write(rest)
             except OSError as error:
                 self.lost = error
             else:
-                if written is not None:
-                    return written
-                select.select([], [self._file], [])  # a terminal or pipe that somebody has made non-blocking
+                if written is None:  # somebody has made the pipe or terminal a non-blocking one
+                    select.select([], [self._file], [])
+                rest = rest[written or 0 :]
         return len(data)
 
 

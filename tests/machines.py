@@ -35,7 +35,9 @@ def fresh_environment(**changes: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(SETTLED) and not name.lower().endswith("_proxy") and name not in CI
+        if not name.startswith(SETTLED)
+        and not name.lower().endswith("_proxy")
+        and name not in (*CI, "PYTHONUNBUFFERED")
     }
     return {**kept, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1", **changes}
 

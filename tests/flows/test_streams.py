@@ -13,12 +13,13 @@ from tests.machines import REPOSITORY, fresh_environment
 
 FULL = Path("/dev/full")
 HELP, LISTING = ["--help"], ["db", "runs"]
+DOCTOR = pytest.param(["doctor"], marks=pytest.mark.slow)
 
 
 def shell(
     redirection: str, *arguments: str, tmp_path: Path, python: str = "-m flows.cli"
 ) -> subprocess.CompletedProcess[str]:
-    """One finished command with its streams as `redirection` says, in bash, which reports the command's own code."""
+    """A finished command with its streams as `redirection` says, in bash, which reports the command's own code."""
     command = (
         f'set -o pipefail; "{sys.executable}" {python} {" ".join(arguments)} {redirection}; exit ${{PIPESTATUS[0]}}'
     )
@@ -41,7 +42,7 @@ def program(tmp_path: Path, body: str) -> str:
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
-@pytest.mark.parametrize("arguments", [HELP, ["doctor"]], ids=["help", "doctor"])
+@pytest.mark.parametrize("arguments", [HELP, DOCTOR], ids=["help", "doctor"])
 def test_output_that_does_not_fit_is_one_sentence_and_exit_1(arguments: list[str], tmp_path: Path) -> None:
     done = shell("> /dev/full", *arguments, tmp_path=tmp_path)
     assert done.returncode == 1
@@ -51,7 +52,7 @@ def test_output_that_does_not_fit_is_one_sentence_and_exit_1(arguments: list[str
     )
 
 
-@pytest.mark.parametrize("arguments", [HELP, LISTING, ["doctor"]], ids=["help", "listing", "doctor"])
+@pytest.mark.parametrize("arguments", [HELP, LISTING, DOCTOR], ids=["help", "listing", "doctor"])
 @pytest.mark.parametrize("redirection", [">&-", ">&- 2>&-", "<&- >&- 2>&-", "| head -1", "2>&1 | true"])
 def test_streams_that_nobody_reads_change_no_exit_code(arguments: list[str], redirection: str, tmp_path: Path) -> None:
     done = shell(redirection, *arguments, tmp_path=tmp_path)
@@ -92,12 +93,13 @@ def test_a_name_that_the_terminal_cannot_show_is_shown_escaped(tmp_path: Path) -
     assert done.stdout.startswith(rb"ring \u2014 \udcff")
 
 
-def test_output_is_written_although_the_pipe_does_not_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("flags", [[], ["-u"]])
+def test_output_is_written_although_the_pipe_does_not_block(flags: list[str], tmp_path: Path) -> None:
     script = program(tmp_path, "print('x' * 500000)")
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     environment = fresh_environment(HOME=str(tmp_path))
-    with subprocess.Popen([sys.executable, script], env=environment, cwd=REPOSITORY, stdout=writing) as child:
+    with subprocess.Popen([sys.executable, *flags, script], env=environment, cwd=REPOSITORY, stdout=writing) as child:
         os.close(writing)
         with open(reading, "rb") as stream:
             assert len(stream.read()) >= 500000
