@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import urllib.request
 from collections.abc import Iterator
@@ -38,14 +39,13 @@ def check_threads() -> Iterator[Finding]:
     import torch
 
     count, waiting = threads.count(), threads.waiting()
-    found = f"{torch.get_num_threads()} ({count.origin}); they wait by {waiting.value} ({waiting.origin})"
-    busy, cores = threads.busy_cores(), threads.affinity()
-    if busy is not None and busy >= cores and torch.get_num_threads() > 1:
+    found = f"{torch.get_num_threads()} ({count.origin}); waiting: {waiting.value} ({waiting.origin})"
+    if threads.crowded():
         yield Finding(
             "threads",
             "warning",
-            f"{found}; the machine's load in the last minute was {busy:.1f}, and there are {cores} cores to use",
-            "threads of one picture wait for each other: beside a busy process each takes several times as long",
+            f"{found}; {threads.running_elsewhere()} other tasks are running on {os.cpu_count()} cores",
+            "threads of one picture wait for each other: beside a busy process each picture takes several times as long",
             f"run when the machine is free, or with {threads.COUNT}=1",
         )
     else:

@@ -1,20 +1,23 @@
 """The cores that this process may really use, and the settings of OpenMP's threads that follow, made before torch loads.
 
-Numbers depend in their last bits on the count of threads, so it follows from the machine alone and never from its load.
+The count of threads follows from the machine alone, never from its load: numbers depend on it in their last bits. The way
+in which threads wait changes no number, and follows from the load that this process meets when it begins.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 COUNT = "OMP_NUM_THREADS"
-# A thread that waits for others spins this often before it sleeps: GNU's OpenMP (PyTorch's wheels) and LLVM's and Intel's.
-# Theirs is far more, and beside a busy process it burns what the thread that is waited for would need.
-SPIN = {"GOMP_SPINCOUNT": "20000", "KMP_BLOCKTIME": "1"}
-POLICIES = ("OMP_WAIT_POLICY", *SPIN)
+# Idle threads spin by default. On free cores that is up to three times as fast as sleeping; beside a busy process it
+# takes the time of the thread that is waited for, and sleeping is up to ten times as fast.
+WAITING = "OMP_WAIT_POLICY"
+POLICIES = (WAITING, "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_LOOKS, _BETWEEN_SECONDS = 3, 0.005
 
 _settled: set[str] = set()  # variables that this process has set itself; a child takes them for its user's
 
@@ -28,15 +31,15 @@ class Setting:
 
 
 def settle() -> None:
-    """Bound the spinning of waiting threads, and take no more threads than a control group has cores for.
+    """Let threads sleep while they wait where cores are taken, and take no more than a control group has cores for.
 
     Where no quota binds, the libraries count the cores themselves. What the user has set stays.
     """
-    if not any(os.environ.get(name) for name in POLICIES):
-        _set(SPIN)
     quota = cpu_quota()
     if not os.environ.get(COUNT) and quota is not None and threads_for(quota) < affinity():
         _set({COUNT: str(threads_for(quota))})
+    if not any(os.environ.get(name) for name in POLICIES) and crowded():
+        _set({WAITING: "PASSIVE"})
 
 
 def _set(values: dict[str, str]) -> None:
@@ -69,16 +72,34 @@ def count() -> Setting:
 def waiting() -> Setting:
     """The way in which idle threads wait, and its origin."""
     given = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
-    own = all(name in _settled for name in POLICIES if os.environ.get(name))
-    return Setting(", ".join(given), "the default here" if own else "set in the environment")
+    if not given:
+        return Setting("spinning", "the default, as cores were free when this process began")
+    if WAITING in _settled:
+        return Setting(given[0], "cores were taken when this process began")
+    return Setting(", ".join(given), "set in the environment")
 
 
-def busy_cores() -> float | None:
-    """Cores that were busy or waited for in the last minute; None where the system does not say."""
-    try:
-        return os.getloadavg()[0]
-    except OSError:
-        return None
+def crowded() -> bool:
+    """True when other processes leave fewer cores than this one would compute on; False where nothing says so."""
+    wanted = int(count().value) if count().value.isdigit() else affinity()
+    return wanted > 1 and running_elsewhere() + wanted > (os.cpu_count() or 1)
+
+
+def running_elsewhere(source: Path = Path("/proc/loadavg")) -> int:
+    """Tasks of the machine that run all the time, this one apart: the fewest of some looks. 0 where the system has no list.
+
+    The average load would not do: it still holds this user's last run a minute after its end.
+    """
+    fewest: int | None = None
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_BETWEEN_SECONDS)
+        try:
+            running = int(source.read_text(encoding="ascii").split()[3].partition("/")[0])
+        except (OSError, ValueError, IndexError):
+            return 0
+        fewest = running if fewest is None else min(fewest, running)
+    return max(0, (fewest or 0) - 1)
 
 
 def cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:

@@ -127,63 +127,86 @@ def test_a_quota_is_rounded_to_threads(quota: float, count: int) -> None:
     assert threads.threads_for(quota) == count
 
 
-def settle_threads(monkeypatch: pytest.MonkeyPatch, quota: float | None, given: dict[str, str]) -> None:
+def settle_threads(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None = None, running: int = 0, **given: str
+) -> dict[str, str]:
+    """What is set for threads on a machine with eight cores, on which `running` other tasks run."""
     for name in (threads.COUNT, *threads.POLICIES):
-        monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(name, "")  # so that it is put back
+        monkeypatch.delenv(name)
     for name, value in given.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(threads, "_settled", set())
     monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
     monkeypatch.setattr(threads, "affinity", lambda: 8)
+    monkeypatch.setattr(threads, "running_elsewhere", lambda: running)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 8)
     threads.settle()
+    return {name: os.environ[name] for name in (threads.COUNT, *threads.POLICIES) if name in os.environ}
 
 
-def test_threads_follow_the_quota_and_wait_without_burning(monkeypatch: pytest.MonkeyPatch) -> None:
-    settle_threads(monkeypatch, 2.0, {})
-    assert threads.count() == threads.Setting("2", "the control group's quota, 2 cores")
-    assert threads.waiting().origin == "the default here"
-    assert {name: os.environ[name] for name in threads.SPIN} == threads.SPIN
-
-
-def test_without_a_quota_the_libraries_count_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    settle_threads(monkeypatch, None, {})
-    assert threads.COUNT not in os.environ
+def test_on_a_free_machine_nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle_threads(monkeypatch) == {}
     assert threads.count() == threads.Setting("8", "the cores that this process may use")
+    assert threads.waiting() == threads.Setting("spinning", "the default, as cores were free when this process began")
 
 
-def test_what_the_user_says_about_threads_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    settle_threads(monkeypatch, 2.0, {"OMP_NUM_THREADS": "3", "OMP_WAIT_POLICY": "ACTIVE"})
+def test_threads_follow_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert settle_threads(monkeypatch, quota=2.0) == {"OMP_NUM_THREADS": "2"}
+    assert threads.count() == threads.Setting("2", "the control group's quota, 2 cores")
+    assert settle_threads(monkeypatch, quota=64.0) == {}
+
+
+@pytest.mark.parametrize(
+    ("running", "quota", "expected"),
+    [(0, None, {}), (1, None, {"OMP_WAIT_POLICY": "PASSIVE"}), (6, 2.0, {"OMP_NUM_THREADS": "2"})],
+)
+def test_threads_sleep_while_they_wait_where_cores_are_taken(
+    running: int, quota: float | None, expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert settle_threads(monkeypatch, quota, running) == expected
+    if not expected.get("OMP_WAIT_POLICY"):
+        return
+    assert threads.waiting() == threads.Setting("OMP_WAIT_POLICY=PASSIVE", "cores were taken when this process began")
+    assert settle_threads(monkeypatch, None, running, OMP_NUM_THREADS="1") == {"OMP_NUM_THREADS": "1"}  # none waits
+
+
+@pytest.mark.parametrize("name", threads.POLICIES)
+def test_what_the_user_says_about_threads_stays(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"OMP_NUM_THREADS": "3", name: "7"}
+    assert settle_threads(monkeypatch, quota=2.0, running=8, **given) == given
     assert threads.count() == threads.Setting("3", "OMP_NUM_THREADS is set")
-    assert threads.waiting() == threads.Setting("OMP_WAIT_POLICY=ACTIVE", "set in the environment")
-    assert not any(name in os.environ for name in threads.SPIN)
+    assert threads.waiting() == threads.Setting(f"{name}=7", "set in the environment")
 
 
-def test_threads_are_settled_before_torch_loads_in_scripts_too() -> None:
-    code = """
-import os, runpy, sys
-from audit.testbed import weights_path
-assert "torch" not in sys.modules
-import torch
-print(torch.get_num_threads(), os.environ["GOMP_SPINCOUNT"])
-"""
+def test_running_tasks_are_counted_without_this_one(tmp_path: Path) -> None:
+    (tmp_path / "loadavg").write_text("0.52 0.58 0.59 4/467 11206\n")
+    assert threads.running_elsewhere(tmp_path / "loadavg") == 3
+    (tmp_path / "loadavg").write_text("nonsense")
+    assert threads.running_elsewhere(tmp_path / "loadavg") == 0
+    assert threads.running_elsewhere(tmp_path / "nowhere") == 0
+
+
+def test_scripts_that_torch_computes_in_meet_settled_threads() -> None:
+    code = (
+        "import sys, audit.testbed; from audit import threads; print('torch' in sys.modules, threads.waiting().value)"
+    )
     done = subprocess.run(
-        [sys.executable, "-c", code], env=fresh_environment(OMP_NUM_THREADS="1"), cwd=REPOSITORY,
+        [sys.executable, "-c", code], env=fresh_environment(OMP_WAIT_POLICY="active"), cwd=REPOSITORY,
         capture_output=True, text=True, check=True,
     )  # fmt: skip
-    assert done.stdout.split() == ["1", threads.SPIN["GOMP_SPINCOUNT"]]
+    assert done.stdout.split() == ["False", "OMP_WAIT_POLICY=active"]
 
 
-def test_doctor_warns_of_a_machine_whose_cores_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    import torch
-
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(threads, "affinity", lambda: 2)
-    monkeypatch.setattr(threads, "busy_cores", lambda: 0.5)
+def test_doctor_shows_threads_and_warns_where_cores_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    settle_threads(monkeypatch)
     (finding,) = machine_checks.check_threads()
-    assert finding.level == "ok" and finding.found.startswith("2 (")
-    monkeypatch.setattr(threads, "busy_cores", lambda: 3.0)
+    assert finding.level == "ok"
+    assert "(the cores that this process may use); waiting: spinning" in finding.found
+    settle_threads(monkeypatch, running=3)
     (finding,) = machine_checks.check_threads()
-    assert finding.level == "warning" and "load in the last minute was 3.0" in finding.found
+    assert finding.level == "warning" and "3 other tasks are running on 8 cores" in finding.found
+    assert "OMP_WAIT_POLICY=PASSIVE (cores were taken when this process began)" in finding.found
     assert "OMP_NUM_THREADS=1" in (finding.next_step or "")
 
 
