@@ -56,6 +56,10 @@ def open_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+# An interpreter whose own folder is closed to it runs on another one's library, and starts no children.
+_PROBE = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''], check=True); print(sys.base_prefix)"
+
+
 @functools.cache
 def _as_nameless() -> list[str]:
     """The command that runs another one as a user without a name, who can read what this one can; skips without a way.
@@ -68,8 +72,10 @@ def _as_nameless() -> list[str]:
     reading = ["--inh-caps=-all,+dac_read_search", "--ambient-caps=+dac_read_search"]  # an interpreter below /root
     for command in (become, [*become, *reading]):
         with contextlib.suppress(OSError):
-            tried = subprocess.run([*command, sys.executable, "-c", "import yaml"], capture_output=True, check=False)
-            if tried.returncode == 0:
+            tried = subprocess.run(
+                [*command, sys.executable, "-c", _PROBE], capture_output=True, text=True, cwd="/", check=False
+            )
+            if tried.stdout.strip() == sys.base_prefix:
                 return command
     pytest.skip("no way here to run Python as another user")
 
