@@ -1,1 +1,8 @@
-"""The domain: what an audit is, without orchestration. Nothing here imports Prefect."""
+"""The domain: what an audit is, without orchestration. Nothing here imports Prefect.
+
+Importing this settles the environment first, for every entry point.
+"""
+
+from audit import environment
+
+environment.apply()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.metadata
 import importlib.util
 import os
@@ -10,19 +9,17 @@ import platform
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 from packaging.version import Version
 
-from audit import corpus_source, locations, testbed, urls
+from audit import corpus_source, locations, machine_checks, testbed, urls
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.errors import AuditError
+from audit.findings import Finding, Level
 from audit.journal import Journal
 from audit.model_refs import ModelRef, pipeline_family, resolve_model
 from audit.prompt_lengths import check_tokenizer
 from audit.spec import DetectorSpec, Spec
-
-Level = Literal["ok", "warning", "problem"]
 
 LOW_DISK = 2e9  # bytes; a testbed run needs far less, ten thousand 512-pixel pictures about 5 GB
 _OLDEST_PYTHON = "3.11"
@@ -38,17 +35,6 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-@dataclasses.dataclass(frozen=True)
-class Finding:
-    """One check. `means` and `next_step` are None when all is well."""
-
-    check: str
-    level: Level
-    found: str
-    means: str | None = None
-    next_step: str | None = None
-
-
 def examine(root: str, spec: Spec | None = None) -> list[Finding]:
     """All findings for this machine, the storage `root` and, when given, what `spec` needs. Raises nothing."""
     checks: list[Callable[[], Iterator[Finding]]] = [
@@ -59,7 +45,10 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
         lambda: _disk(root),
         lambda: _root(root),
         _trainings,
-        _telemetry,
+        machine_checks.check_threads,
+        machine_checks.check_folders,
+        machine_checks.check_proxies,
+        machine_checks.check_telemetry,
         _nudenet,
     ]
     checks.append(_testbed if spec is None else lambda: _models(spec))
@@ -70,7 +59,7 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
 
 def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
     """The findings of a check; a check that cannot run is a finding too."""
-    name = getattr(check, "__name__", "check").strip("_<>")
+    name = getattr(check, "__name__", "check").removeprefix("check_").strip("_<>")
     try:
         yield from check()
     except Exception as error:  # doctor is what is run when something is broken: it reports, and goes on
@@ -180,28 +169,6 @@ def _trainings() -> Iterator[Finding]:
 def _from_error(check: str, error: AuditError, means: str, level: Level = "problem") -> Finding:
     found = f"{error.what} ({error.where})" if error.where else error.what
     return Finding(check, level, found, means, error.next_step or "see the message")
-
-
-def _telemetry() -> Iterator[Finding]:
-    off = {"false", "0", "no", "off"}
-    on = [name for name in ("PREFECT_SERVER_ANALYTICS_ENABLED", "GX_ANALYTICS_ENABLED") if _variable(name) not in off]
-    if _variable("DO_NOT_TRACK") in off | {""}:
-        on.append("DO_NOT_TRACK")
-    if on:
-        settings = " ".join(f"{name}={'1' if name == 'DO_NOT_TRACK' else 'false'}" for name in on)
-        yield Finding(
-            "telemetry",
-            "warning",
-            f"not switched off: {', '.join(on)}",
-            "Prefect or Great Expectations may send usage data out of this machine",
-            f"export {settings}",
-        )
-    else:
-        yield Finding("telemetry", "ok", "switched off for Prefect and Great Expectations")
-
-
-def _variable(name: str) -> str:
-    return os.environ.get(name, "").strip().lower()
 
 
 def _testbed() -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import os
 import uuid
 from pathlib import Path
 
-from audit import urls
+from audit import homes, urls
 from audit.errors import EnvironmentProblem, JournalError
 from audit.file_locks import NoLocks, check_lockable
 from audit.identity import key
@@ -37,8 +37,11 @@ def refuse_credentials(root: str) -> None:
 
 
 def cache_folder() -> Path:
-    """This machine's folder for what can be made again: `$XDG_CACHE_HOME/erasure-audit`, else below `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "erasure-audit"
+    """This machine's folder for what can be made again: `erasure-audit` below `$XDG_CACHE_HOME` or `~/.cache`.
+
+    It lies below a private temporary folder where neither can be written.
+    """
+    return homes.cache_folder() / "erasure-audit"
 
 
 def trainings_folder() -> Path:

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from audit import locations
 from audit.errors import CheckpointError
 from audit.foreign import ForeignError, open_regular, parse_json, read_bounded
 from audit.identity import file_sha256
@@ -230,9 +231,7 @@ def cached_sha256(path: Path) -> str:
 
 
 def _cache_folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    root = base if base.is_absolute() else Path("~/.cache").expanduser()
-    return root / "erasure-audit" / "sha256"
+    return locations.cache_folder() / "sha256"
 
 
 def _remembered(entry: Path) -> str | None:

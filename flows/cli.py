@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -15,9 +14,11 @@ from typing import Annotated, Any
 
 import typer
 
+from audit import environment
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
+from flows import streams
 from flows.commands import corpus, db, doctor, erase, export, inspect, plan, results, run, testbed, tune
-from flows.console import runnable
+from flows.console import runnable, say
 
 app = typer.Typer(
     name="erasure-audit",
@@ -49,16 +50,30 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of one command; without `argv` it takes the process's and settles its logging and signals."""
+    """The exit code of one command; without `argv` it takes the process's and settles its streams, logging and signals.
+
+    A command whose reader has gone (`| head -1`) ends with the code it would have had. Output that was lost for another
+    reason, such as a full disk, is an error.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     as_json = "--json" in arguments or "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     if argv is None:
         _settle_process(debug)
+        for line in environment.take_said():
+            say(line)
+    code = _run(arguments, as_json, debug)
+    if reason := streams.lost_output():
+        lost = f"standard output cannot be written: {reason}\n  next:  free space there, or send the output elsewhere"
+        return _fail(lost, EXIT_CRASH, as_json=False, debug=False)
+    return code
+
+
+def _run(arguments: list[str], as_json: bool, debug: bool) -> int:
     try:
         code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, because Ctrl-C may come while a pager holds it up
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
             return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
         return code if isinstance(code, int) else 0
@@ -66,9 +81,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), error.exit_code, as_json, debug)
     except KeyboardInterrupt:
         return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nobody reads; say nothing at exit either
-        return EXIT_CRASH
     except Exception as error:  # the process boundary: one message and an exit code, the traceback with --debug
         if hasattr(error, "format_message"):
             command = " ".join(_command_words(arguments))
@@ -104,11 +116,12 @@ def _command_words(arguments: Sequence[str]) -> list[str]:
 
 
 def _settle_process(debug: bool) -> None:
-    """Let SIGTERM end a run as Ctrl-C does, and keep libraries' warnings off the terminal."""
+    """Let SIGTERM end a run as Ctrl-C does, no broken stream end anything, and no library's warning reach the terminal."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
+    streams.settle()
     signal.signal(signal.SIGTERM, stop)
     if not debug:
         if not sys.warnoptions:

@@ -1,4 +1,4 @@
-"""Defaults of the process environment, set before Prefect and Great Expectations are imported.
+"""Defaults of the process environment, set before Prefect is imported.
 
 Everything is set with `setdefault`: what the user has set stays.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import os
 
-TELEMETRY_OFF = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # also prevents 'database is locked' at ephemeral start
-    "DO_NOT_TRACK": "1",
-    "GX_ANALYTICS_ENABLED": "false",
-}
+from audit import telemetry
+
+TELEMETRY_OFF = telemetry.OFF
 DEFAULTS = {
     **TELEMETRY_OFF,
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true",
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",  # 20 are too few on a busy machine
-    "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 QUIET = {
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",

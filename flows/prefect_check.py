@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from audit import homes
 from audit.doctor import Finding
 from audit.errors import EnvironmentProblem
 
 
 def check_prefect() -> Iterator[Finding]:
-    """One finding about the Prefect API; a missing server is fine as long as the temporary one is allowed."""
+    """One finding about the Prefect API; a missing server is fine as long as the temporary one can start."""
     import httpx
     from prefect.settings import get_current_settings
 
     settings = get_current_settings()
     address = settings.api.url
     if not address:
-        if settings.server.ephemeral.enabled:
+        if settings.server.ephemeral.enabled and not homes.writable(settings.home):
+            yield Finding(
+                "prefect",
+                "problem",
+                f"the folder of Prefect's database cannot be written: {settings.home}",
+                "the temporary server that a run starts would wait for it in vain",
+                f"set {homes.PREFECT} to a folder that this user can write to, or unset it",
+            )
+        elif settings.server.ephemeral.enabled:
             found = "no server configured: each run starts a temporary one (which may lose task records)"
             yield Finding("prefect", "ok", found)
         else:
@@ -45,6 +54,9 @@ def check_prefect() -> Iterator[Finding]:
 
 def require_prefect() -> None:
     """Return when a flow can start. Raises `EnvironmentProblem` otherwise."""
+    from prefect.settings import get_current_settings
+
     for finding in check_prefect():
         if finding.level == "problem":
-            raise EnvironmentProblem(finding.found, where="PREFECT_API_URL", next_step=finding.next_step)
+            where = "PREFECT_API_URL" if get_current_settings().api.url else "this machine"
+            raise EnvironmentProblem(finding.found, where=where, next_step=finding.next_step)

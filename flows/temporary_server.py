@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from audit.errors import EnvironmentProblem
 PROGRAM = Path(__file__).with_name("server_process.py")
 DRAIN_SECONDS = 5.0  # for the last log lines and events; nothing depends on them
 END_SECONDS = 10.0
+_EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 
 @contextlib.contextmanager
@@ -63,20 +65,24 @@ class _Server:
             # The socket listens already: the request waits in its queue and is answered as soon as the server is up.
             httpx.get(f"{url}/health", timeout=seconds, trust_env=False).raise_for_status()
         except httpx.HTTPError as error:
-            lines = self._errors.read_text(errors="replace").strip().splitlines()
             raise EnvironmentProblem(
-                f"Prefect's temporary server did not start: {lines[-1] if lines else type(error).__name__}",
+                f"Prefect's temporary server did not start: {self._reason() or type(error).__name__}",
                 where="this machine",
                 next_step="check with: erasure-audit doctor; or start a server yourself: prefect server start",
             ) from error
         return url
 
+    def _reason(self) -> str:
+        """The last exception that the server printed, else its last line: a crash may print frames after the exception."""
+        lines = self._errors.read_text(errors="replace").strip().splitlines()
+        return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
+
 
 @contextlib.contextmanager
 def _running() -> Iterator[_Server]:
     """A block with the server's process, which listens from the beginning and answers some seconds later."""
-    with tempfile.TemporaryDirectory(prefix="erasure-audit-server-") as folder:
-        errors = Path(folder) / "stderr"
+    with _folder() as folder:
+        errors = folder / "stderr"
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, errors.open("wb") as stream:
             address = f"http://127.0.0.1:{listening.getsockname()[1]}"
             process = subprocess.Popen(
@@ -92,6 +98,21 @@ def _running() -> Iterator[_Server]:
             yield _Server(address, errors)
         finally:
             _end(process)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[Path]:
+    """A block with a temporary folder. Raises `EnvironmentProblem` where none can be made."""
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="erasure-audit-server-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"no temporary folder can be written: {error.strerror or error}",
+            where="this machine",
+            next_step="set TMPDIR to a folder that this user can write to",
+        ) from None
+    with folder as path:
+        yield Path(path)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -1,0 +1,68 @@
+"""Libraries that report their use to somebody: how each is told not to, and what the environment now says."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Iterator, Mapping
+
+_YES = frozenset({"1", "true", "yes", "on", "y"})
+_NO = frozenset({"0", "false", "no", "off"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Reporter:
+    """A library with telemetry. `off` holds every variable it reads and the value that silences it.
+
+    Several releases may read one variable each, so all are set; it counts as on when one of them says so.
+    """
+
+    library: str
+    module: str
+    off: Mapping[str, str]
+
+    @property
+    def installed(self) -> bool:
+        """True when the library can be imported here."""
+        return importlib.util.find_spec(self.module) is not None
+
+    def on(self) -> list[str]:
+        """Variables that do not hold it back, as `NAME=value` or `NAME is not set`; none when it is off."""
+        return [
+            _shown(name) for name, value in self.off.items() if _value(name) not in (_YES if value in _YES else _NO)
+        ]
+
+
+REPORTERS = (
+    # Analytics of the server also cause 'database is locked' when a temporary one starts.
+    Reporter("Prefect", "prefect", {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}),
+    Reporter("Great Expectations", "great_expectations", {"GX_ANALYTICS_ENABLED": "false"}),
+    Reporter("the Hugging Face hub", "huggingface_hub", {"HF_HUB_DISABLE_TELEMETRY": "1"}),
+    # From 1.29 on it keeps a device id in the user's cache. The switch was renamed; both names were released.
+    Reporter("ONNX Runtime", "onnxruntime", {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}),
+    Reporter("Ray", "ray", {"RAY_USAGE_STATS_ENABLED": "0"}),
+    Reporter("Streamlit", "streamlit", {"STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}),
+)
+OFF = {name: value for reporter in REPORTERS for name, value in reporter.off.items()}
+
+
+def settle() -> None:
+    """Switch off what the user has not decided about. Libraries read this when they are imported."""
+    for name, value in OFF.items():
+        os.environ.setdefault(name, value)
+
+
+def talking() -> Iterator[tuple[Reporter, list[str]]]:
+    """Installed libraries that are not switched off, and the variables that say so."""
+    for reporter in REPORTERS:
+        if reporter.installed and (on := reporter.on()):
+            yield reporter, on
+
+
+def _value(name: str) -> str:
+    return os.environ.get(name, "").strip().lower()
+
+
+def _shown(name: str) -> str:
+    return f"{name}={os.environ[name]}" if name in os.environ else f"{name} is not set"
