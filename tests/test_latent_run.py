@@ -25,6 +25,7 @@ from audit.spec import parse_spec
 from audit.store import latest
 from audit.testbed.scenes import write_corpus
 from tests.detectors.folders import write_classifier
+from tests.flows.audits import WAIVED
 
 FREE = {"reference_min": 0, "vae_roundtrip_min": 0, "backbone_min": 0, "random_latent_max": 1}
 
@@ -43,7 +44,7 @@ def finish(
         "detectors": [
             {"name": "classifier", "kind": "classifier", "model": str(write_classifier(folder / "classifier"))}
         ],
-        "gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1}], "controls": FREE},
+        "gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.1}], "controls": FREE, **WAIVED},
         **changes,
     }
     spec, root = parse_spec(document, "test"), str(folder / "root")
@@ -239,7 +240,7 @@ def test_an_empty_prefix_is_named_by_plan_and_is_no_gap(tmp_path: Path, tiny_fol
         "scenarios": [FREELY],
         "controls": {"cases": 2},
         "detectors": [{"name": "c", "kind": "classifier", "model": str(write_classifier(tmp_path / "classifier"))}],
-        "gate": {"version": "1", "judges": ["c"], "limits": [{"crr_max": 0.1}]},
+        "gate": {"version": "1", "judges": ["c"], "limits": [{"crr_max": 0.1}], **WAIVED},
     }
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     warned: list[str] = []
