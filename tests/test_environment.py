@@ -229,7 +229,10 @@ def test_a_user_without_name_and_home_gets_a_private_temporary_one(home: str | N
 
 
 @only_root
-@pytest.mark.parametrize("arguments", [["--help"], ["db", "runs"], ["plan", "nowhere.yaml"], ["doctor"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["db", "runs"], ["plan", "nowhere.yaml"], pytest.param(["doctor"], marks=pytest.mark.slow)],
+)
 def test_commands_work_without_name_and_home(arguments: list[str]) -> None:
     with open_folder() as folder:
         done = nameless(["-m", "flows.cli", *arguments], fresh_environment(TMPDIR=str(folder)), folder)
