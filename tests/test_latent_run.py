@@ -196,6 +196,9 @@ FREELY = {
 }  # fmt: skip
 
 
+MADE_OF_NOTHING = ("random-latent", "black", "noise-latent", "noise-pixels")  # controls that need no picture
+
+
 def test_an_empty_prefix_costs_its_concept_alone(tmp_path: Path, tiny_folder: Path) -> None:
     write_corpus(str(tmp_path / "corpus"), "ring", 3, "audit")
     (tmp_path / "empty").mkdir()
@@ -208,7 +211,7 @@ def test_an_empty_prefix_costs_its_concept_alone(tmp_path: Path, tiny_folder: Pa
     }
     scenarios = [{**FREELY, "perturbations": [0.5, {"kind": "image-noise", "strength": 8}]}]
     plan, journal, result = finish(tmp_path, tiny_folder, scenarios, **changes)
-    starved = [row for row in result.crr if row.concept == "square" and row.control not in ("random-latent", "black")]
+    starved = [row for row in result.crr if row.concept == "square" and row.control not in MADE_OF_NOTHING]
     assert {row.control for row in starved} >= {None, "backbone", "reference", "vae-roundtrip", "perturbed"}
     assert all(row.planned > 0 and row.unassessed == row.planned and row.assessed == 0 for row in starved)
     assert {row.planned for row in starved if row.control is None} == {3}
