@@ -108,7 +108,11 @@ def read_manifest(url: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         detail = " ".join(str(error).split())[:300]
         raise CorpusError(f"the manifest cannot be read: {detail}", where=target, next_step=again) from None
-    if not isinstance(header, dict) or header.get("kind") != "manifest" or not table.schema.equals(MANIFEST_SCHEMA, check_metadata=False):
+    if (
+        not isinstance(header, dict)
+        or header.get("kind") != "manifest"
+        or not table.schema.equals(MANIFEST_SCHEMA, check_metadata=False)
+    ):
         raise CorpusError("this Parquet file is not a corpus manifest", where=target, next_step=again)
     if manifest_sha256(table) != header.get("sha256"):
         raise CorpusError("the manifest was altered after it was written", where=target, next_step=again)
