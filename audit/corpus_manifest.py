@@ -19,6 +19,7 @@ from audit import identity, urls
 from audit.corpus_errors import explain
 from audit.corpus_source import open_source, s3_filesystem
 from audit.errors import CorpusError
+from audit.foreign import parse_json
 from audit.records import Item
 
 METADATA_KEY = b"erasure_audit"
@@ -101,14 +102,18 @@ def read_manifest(url: str) -> pa.Table:
     again = f"write it again with: {_WRITE}"
     try:
         with pq.ParquetFile(io.BytesIO(data)) as file:
-            header = json.loads((file.metadata.metadata or {}).get(METADATA_KEY, b"{}"))
-            table = file.read()
+            header = parse_json((file.metadata.metadata or {}).get(METADATA_KEY, b"{}"))
+            table = file.read().replace_schema_metadata(None)
+        table.validate(full=True)  # text that is not UTF-8 among others
     except (pa.ArrowException, OSError, ValueError) as error:
-        detail = " ".join(str(error).split())
+        detail = " ".join(str(error).split())[:300]
         raise CorpusError(f"the manifest cannot be read: {detail}", where=target, next_step=again) from None
-    if header.get("kind") != "manifest" or not table.schema.equals(MANIFEST_SCHEMA, check_metadata=False):
+    if (
+        not isinstance(header, dict)
+        or header.get("kind") != "manifest"
+        or not table.schema.equals(MANIFEST_SCHEMA, check_metadata=False)
+    ):
         raise CorpusError("this Parquet file is not a corpus manifest", where=target, next_step=again)
-    table = table.replace_schema_metadata(None)
     if manifest_sha256(table) != header.get("sha256"):
         raise CorpusError("the manifest was altered after it was written", where=target, next_step=again)
     return table

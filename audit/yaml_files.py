@@ -14,7 +14,7 @@ from audit.foreign import ForeignError, read_bounded
 MOST_CHARACTERS = 1_000_000  # a spec has a few thousand
 _DEEPEST = 64  # levels of lists and mappings
 _MOST_VALUES = 200_000  # with every alias written out
-_DIGITS = 4_000  # of one number; what a field takes is said with the field
+_DIGITS = 4_200  # of one number; what a field takes is said with the field
 _NO_TEXT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff]")
 
 
@@ -52,7 +52,7 @@ def load_yaml(text: str) -> Any:
     """Return the document in `text`.
 
     Raises `yaml.YAMLError` for what is not YAML, and for a key that appears twice, values nested deeper than 64 levels,
-    aliases that multiply into more than 200,000 values or contain themselves, numbers of more than 4,000 digits, control
+    aliases that multiply into more than 200,000 values or contain themselves, numbers of more than 4,200 digits, control
     characters in text, and more than a million characters.
     """
     if len(text) > MOST_CHARACTERS:

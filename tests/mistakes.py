@@ -442,7 +442,7 @@ STORES: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "a query with a mistake": (lambda b: ["db", "sql", "selekt 1", "--root", str(b.done[0])], "syntax error"),
     "an empty query": (lambda b: ["db", "sql", "", "--root", str(b.done[0])], "the query is empty.*show tables"),
     "a query of a semicolon": (lambda b: ["db", "sql", " ; ", "--root", str(b.done[0])], "the query is empty"),
-    "a query of a comment": (lambda b: ["db", "sql", "-- x", "--root", str(b.done[0])], "the query is empty"),
+    "a query of a comment": (lambda b: ["db", "sql", "/* nothing */", "--root", str(b.done[0])], "the query is empty"),
     "a query on nothing": (lambda b: ["db", "sql", "from nowhere", "--root", str(b.done[0])], "nowhere"),
     "a query that writes": (
         lambda b: ["db", "sql", "create table t as select 1", "--root", str(b.done[0])],

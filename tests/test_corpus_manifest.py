@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from audit import corpus, corpus_manifest, urls
@@ -77,3 +78,15 @@ def test_a_manifest_that_fails_midway_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(CorpusError):
         write_manifest(manifest([entry(tmp_path / "ok"), entry(tmp_path / "zzz")], LIMITS), str(target))
     assert not target.exists()
+
+
+def test_text_that_is_no_utf8_is_a_manifest_that_cannot_be_read(tmp_path: Path) -> None:
+    url = str(tmp_path / "manifest.parquet")
+    stored = write_manifest(manifest([entry(write_folder(tmp_path / "pictures"))], LIMITS), url)
+    assert stored.rows
+    table = pq.read_table(url)
+    bad = pa.array([b"\xff"] * table.num_rows, pa.binary()).view(pa.string())
+    pq.write_table(table.set_column(0, table.schema.field(0), bad), url)
+    with pytest.raises(CorpusError, match="the manifest cannot be read: ") as raised:
+        read_manifest(url)
+    assert raised.value.next_step and raised.value.where

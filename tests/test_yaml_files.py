@@ -32,7 +32,7 @@ REFUSED = {
     "an alias inside itself": ("a: &a [1, *a]", "an alias stands inside what it repeats"),
     "a key inside itself": ("&a {*a : 1}", "an alias stands inside what it repeats|unhashable|expected"),
     "a huge scalar": ("a: " + "x" * 1_000_001, "it has 1000004 characters, and at most 1000000 are read"),
-    "a huge number": ("a: " + "1" * 4_001, "a number of 4001 digits"),
+    "a huge number": ("a: " + "1" * 4_201, "a number of 4201 digits"),
     "a day that is none": ("a: 2001-99-99", "a value cannot be read: month must be in 1..12"),
     "a tagged number that is none": ("a: !!int x", "a value cannot be read: invalid literal"),
     "a tagged truth that is none": ("a: !!bool x", "a value cannot be read: 'x'"),
