@@ -1,6 +1,7 @@
 """Which files an erased checkpoint consists of: a file, a folder or a pinned hub commit, with their digests.
 
 Nothing here reads tensors or imports torch: plans and identities come from bytes alone. What the files are is decided
+import os
 from their content by `audit.checkpoints`.
 """
 
@@ -84,7 +85,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _resolved(ref: str) -> CheckpointRef:
-    path = Path(ref).expanduser()
+    path = Path(os.path.expanduser(ref))
     if ref and path.exists():
         return _from_path(ref, path.absolute(), None)
     hub = _HUB.fullmatch(ref)

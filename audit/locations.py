@@ -63,7 +63,7 @@ def database_path(root: str, given: str | None = None) -> Path:
     local root whose name DuckDB cannot open (`unopenable`).
     """
     if given:
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     folder = local_folder(root)
     if folder is None or unopenable(folder):
         folder = cache_folder() / key(urls.absolute(root.rstrip("/")))[:16]
@@ -78,7 +78,7 @@ def unopenable(path: Path) -> str | None:
 def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
     """Where a run's reports go: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
     if given:
-        return Path(given).expanduser()
+        return Path(os.path.expanduser(given))
     return (local_folder(root) or Path.cwd()) / "reports" / run_id
 
 

@@ -6,6 +6,7 @@ Nothing here loads a model or imports torch, so that planning is quick and ident
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -63,7 +64,7 @@ def _resolved(ref: str, testbed_name: str | None) -> ModelRef:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):
         return _testbed(ref, testbed_name or "pipeline")
-    folder = Path(ref).expanduser()
+    folder = Path(os.path.expanduser(ref))
     if folder.is_dir():
         return _from_folder(ref, "local", folder, None)
     if folder.is_file():

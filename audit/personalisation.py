@@ -7,6 +7,7 @@ one; a LoRA is told from a whole UNet by the names in the file.
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -40,7 +41,7 @@ def resolve_personalisation(ref: str) -> PersonalisationRef:
     Raises `CheckpointError` when it is missing, unpinned, or a folder without one clear personalisation; inside
     `gaps.collecting` what is missing is noted, and a stand-in taken for a LoRA is returned.
     """
-    folder = Path(ref.strip()).expanduser()
+    folder = Path(os.path.expanduser(ref.strip()))
     lora = next((folder / name for name in LORA_FILES if (folder / name).is_file()), None)
     # A pipeline folder with a LoRA in it is no clear case, and is refused as it is among checkpoints.
     files = resolve_checkpoint(str(lora) if lora and not (folder / "model_index.json").is_file() else ref)

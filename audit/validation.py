@@ -57,7 +57,7 @@ def prepare() -> None:
 @functools.cache
 def _frames() -> Any:
     """Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""
-    os.environ["GX_ANALYTICS_ENABLED"] = "false"  # read when it is imported
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when it is imported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the import warns about modules that Python and pandas deprecate
         import great_expectations as gx

@@ -13,9 +13,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from audit import locations
+from audit.errors import JournalError
 from audit.journal import Journal
 from audit.plan import Plan, read_plan
 from audit.spec import Spec, parse_spec
+from audit.yaml_files import load_yaml
 
 if TYPE_CHECKING:
     from audit.worker import Worker
@@ -87,8 +89,14 @@ def store_spec(journal: Journal, run_id: str, spec: Spec) -> None:
 
 
 def stored_spec(journal: Journal, run_id: str) -> Spec:
-    """The spec that was stored with the run; `JournalError` for an unknown run."""
-    document: Any = yaml.safe_load(journal.get_run(run_id, "spec.yaml"))
+    """The spec that was stored with the run; `JournalError` for an unknown run and for a spec that is damaged."""
+    try:
+        document: Any = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise JournalError(
+            f"the spec stored with run {run_id!r} is damaged: {' '.join(str(error).split())[:200]}",
+            next_step="start it again: erasure-audit run SPEC",
+        ) from None
     return parse_spec(document, f"the spec stored with run {run_id}")
 
 

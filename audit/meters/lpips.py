@@ -73,7 +73,7 @@ def _files(entry: QualitySpec) -> tuple[Path, Path]:
     if not linear.is_file():
         raise _missing(entry, f"the package lpips lacks {linear.name}", "reinstall lpips")
     cache = os.environ.get("TORCH_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "torch"
-    backbone = Path(cache).expanduser() / "hub" / "checkpoints" / ALEXNET
+    backbone = Path(os.path.expanduser(cache)) / "hub" / "checkpoints" / ALEXNET
     if not backbone.is_file():
         raise _missing(entry, f"AlexNet's weights are not at {backbone}", f"put torchvision's {ALEXNET} there")
     return linear, backbone

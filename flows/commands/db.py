@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,7 @@ def publish(
     _journal(place)
     path = locations.database_path(place, database)
     with Store(path) as store:
-        published = store.publish(folder.expanduser() if folder else path.parent / "published")
+        published = store.publish(Path(os.path.expanduser(folder)) if folder else path.parent / "published")
     _tell({"published": str(published)}, as_json)
 
 

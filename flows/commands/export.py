@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +45,9 @@ def export_embedding(
 
     journal = Journal(locations.storage_root(root))
     which = Which(concept, scenario, defence)
-    found = export_embedding(journal, read_plan(journal, run_id), which, out.expanduser(), token=token, item=item)
+    found = export_embedding(
+        journal, read_plan(journal, run_id), which, Path(os.path.expanduser(out)), token=token, item=item
+    )
     if as_json:
         emit_json(dataclasses.asdict(found))
     else:

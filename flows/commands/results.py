@@ -15,6 +15,7 @@ from audit.detectors.base import check_threshold
 from audit.errors import SpecError
 from audit.foreign import ForeignError
 from audit.policy import Policy
+from audit.spec_base import extreme_numbers
 from audit.yaml_files import read_yaml, reason
 from flows.commands import options
 from flows.console import Format
@@ -83,6 +84,12 @@ def load_policy(path: Path) -> Policy:
         ) from None
     if isinstance(document, dict) and "gate" in document:
         document = document["gate"]
+    if extreme := list(extreme_numbers(document)):
+        raise SpecError(
+            "the policy has mistakes:\n" + "\n".join(f"  - {line}" for line in extreme),
+            where=str(path),
+            next_step="write numbers of a size that means something",
+        )
     try:
         return Policy.model_validate(document)
     except ValidationError as error:
