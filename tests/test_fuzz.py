@@ -1,0 +1,44 @@
+"""Foreign bytes never end in "unexpected": every boundary gives a value or one of our errors, in bounded time and memory."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.fuzzing import files
+from tests.fuzzing.harness import Boundary, report, run
+
+ALL = tuple(itertools.chain(files.BOUNDARIES))
+EACH = [pytest.param(boundary, id=boundary.name.replace(" ", "-")) for boundary in ALL]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def check(boundary: Boundary, folder: Path, count: int) -> None:
+    folder.mkdir()
+    findings = run(boundary.open(folder), boundary.allowed, count)
+    if findings and "FUZZ_REPORT" in os.environ:  # the whole report of a long run, for a person
+        with Path(os.environ["FUZZ_REPORT"]).open("a", encoding="utf-8") as stream:
+            stream.write(report(boundary.name, findings, count) + "\n\n")
+    if findings:
+        pytest.fail(report(boundary.name, findings, count), pytrace=False)
+
+
+@pytest.mark.parametrize("boundary", EACH)
+def test_damaged_bytes_end_in_a_value_or_in_one_clear_error(boundary: Boundary, tmp_path: Path) -> None:
+    check(boundary, tmp_path / "files", boundary.smoke_count)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800, method="thread")  # the harness has the alarm signal for itself
+@pytest.mark.parametrize("boundary", EACH)
+def test_many_damaged_bytes_end_in_a_value_or_in_one_clear_error(boundary: Boundary, tmp_path: Path) -> None:
+    check(boundary, tmp_path / "files", boundary.slow_count)
