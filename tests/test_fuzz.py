@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import files
+from tests.fuzzing import files, models
 from tests.fuzzing.harness import Boundary, report, run
 
-ALL = tuple(itertools.chain(files.BOUNDARIES))
+ALL = tuple(itertools.chain(files.BOUNDARIES, models.BOUNDARIES))
 EACH = [pytest.param(boundary, id=boundary.name.replace(" ", "-")) for boundary in ALL]
 
 
@@ -22,8 +23,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def check(boundary: Boundary, folder: Path, count: int) -> None:
+def check(boundary: Boundary, folder: Path, pipeline: Path, count: int) -> None:
+    """Fail with a report of all findings. The boundary gets a folder with a pipeline in it that it may break."""
     folder.mkdir()
+    shutil.copytree(pipeline, folder / "pipeline")
     findings = run(boundary.open(folder), boundary.allowed, count)
     if findings and "FUZZ_REPORT" in os.environ:  # the whole report of a long run, for a person
         with Path(os.environ["FUZZ_REPORT"]).open("a", encoding="utf-8") as stream:
@@ -33,12 +36,16 @@ def check(boundary: Boundary, folder: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("boundary", EACH)
-def test_damaged_bytes_end_in_a_value_or_in_one_clear_error(boundary: Boundary, tmp_path: Path) -> None:
-    check(boundary, tmp_path / "files", boundary.smoke_count)
+def test_damaged_bytes_end_in_a_value_or_in_one_clear_error(
+    boundary: Boundary, tmp_path: Path, tiny_folder: Path
+) -> None:
+    check(boundary, tmp_path / "files", tiny_folder, boundary.smoke_count)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800, method="thread")  # the harness has the alarm signal for itself
 @pytest.mark.parametrize("boundary", EACH)
-def test_many_damaged_bytes_end_in_a_value_or_in_one_clear_error(boundary: Boundary, tmp_path: Path) -> None:
-    check(boundary, tmp_path / "files", boundary.slow_count)
+def test_many_damaged_bytes_end_in_a_value_or_in_one_clear_error(
+    boundary: Boundary, tmp_path: Path, tiny_folder: Path
+) -> None:
+    check(boundary, tmp_path / "files", tiny_folder, boundary.slow_count)

@@ -156,7 +156,11 @@ BOUNDARIES = (
         "prompt Parquet",
         _prompts(
             ".parquet",
-            [_parquet(_prompt_table()), _parquet(_prompt_table(), compression="none"), _parquet(_prompt_table(), use_dictionary=False)],
+            [
+                _parquet(_prompt_table()),
+                _parquet(_prompt_table(), compression="none"),
+                _parquet(_prompt_table(), use_dictionary=False),
+            ],
         ),
     ),
     Boundary("PNG", _pictures([("PNG", "RGB"), ("PNG", "P"), ("PNG", "I;16"), ("PNG", "RGBA")])),

@@ -24,10 +24,14 @@ _OURS = ("audit", "flows", "tasks")
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A boundary made ready in a folder of its own: real files to start from and the function that reads mutated ones."""
+    """A boundary made ready in a folder of its own: real files to start from and the function that reads mutated ones.
+
+    `strange` are files to start from that are whole and that nobody need be able to use.
+    """
 
     seeds: Sequence[bytes]
     attempt: Callable[[bytes], object]
+    strange: Sequence[bytes] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,7 @@ def run(opened: Opened, allowed: tuple[type[Exception], ...], count: int, seed: 
             raise AssertionError(f"seed {number} is no working file: {error}") from error
     found: dict[tuple[str, str], Finding] = {}
     with _memory_limit(3 * GROWTH_BYTES):
-        for index, data in enumerate(mutations(opened.seeds, count, seed)):
+        for index, data in enumerate(_inputs(opened, count, seed)):
             finding = _attempt(opened.attempt, allowed, data, index)
             if finding is None:
                 continue
@@ -83,6 +87,13 @@ def run(opened: Opened, allowed: tuple[type[Exception], ...], count: int, seed: 
                 if len(data) < len(known.data):
                     known.data, known.index, known.message = data, index, finding.message
     return sorted(found.values(), key=lambda finding: -finding.count)
+
+
+def _inputs(opened: Opened, count: int, seed: int) -> Iterator[bytes]:
+    """The strange files themselves, then mutations of all, `count` together."""
+    seeds = [*opened.seeds, *opened.strange]
+    yield from opened.strange[:count]
+    yield from mutations(seeds, count - len(opened.strange[:count]), seed)
 
 
 def report(name: str, findings: Sequence[Finding], count: int) -> str:
