@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import files, models
+from tests.fuzzing import checkpoints, files, models
 from tests.fuzzing.harness import Boundary, report, run
 
-ALL = tuple(itertools.chain(files.BOUNDARIES, models.BOUNDARIES))
-EACH = [pytest.param(boundary, id=boundary.name.replace(" ", "-")) for boundary in ALL]
+ALL = tuple(itertools.chain(files.BOUNDARIES, models.BOUNDARIES, checkpoints.BOUNDARIES))
+EACH = [pytest.param(boundary, id=re.sub(r"[^\w.]+", "-", boundary.name)) for boundary in ALL]
 
 
 @pytest.fixture(autouse=True)

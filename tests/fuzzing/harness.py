@@ -1,4 +1,4 @@
-"""Runs mutations through a boundary and collects what came out of it besides values and the errors that users are meant to see."""
+"""Run mutations through a boundary; collect what came out besides values and the errors that users are meant to see."""
 
 from __future__ import annotations
 
