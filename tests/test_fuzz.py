@@ -10,15 +10,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import checkpoints, files, models
+from tests.fuzzing import checkpoints, files, models, plugins, runs, services
 from tests.fuzzing.harness import Boundary, report, run
+from tests.servers import environment
 
-ALL = tuple(itertools.chain(files.BOUNDARIES, models.BOUNDARIES, checkpoints.BOUNDARIES))
+ALL = tuple(
+    itertools.chain(
+        files.BOUNDARIES,
+        models.BOUNDARIES,
+        checkpoints.BOUNDARIES,
+        runs.BOUNDARIES,
+        plugins.BOUNDARIES,
+        services.BOUNDARIES,
+    )
+)
 EACH = [pytest.param(boundary, id=re.sub(r"[^\w.]+", "-", boundary.name)) for boundary in ALL]
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in environment("http://127.0.0.1:9", "", "").items():
+        monkeypatch.setenv(name, value)  # so that what a boundary sets here goes back with the test
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
