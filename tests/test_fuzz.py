@@ -6,12 +6,15 @@ import itertools
 import os
 import re
 import shutil
+import time
+import warnings
 from pathlib import Path
 
 import pytest
 
-from tests.fuzzing import checkpoints, files, models, plugins, runs, services
-from tests.fuzzing.harness import Boundary, report, run
+from audit.errors import AuditError
+from tests.fuzzing import checkpoints, files, harness, models, plugins, runs, services
+from tests.fuzzing.harness import Boundary, Opened, report, run
 from tests.servers import environment
 
 ALL = tuple(
@@ -46,6 +49,37 @@ def check(boundary: Boundary, folder: Path, pipeline: Path, count: int) -> None:
             stream.write(report(boundary.name, findings, count) + "\n\n")
     if findings:
         pytest.fail(report(boundary.name, findings, count), pytrace=False)
+
+
+def test_the_harness_finds_what_no_user_may_see_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "HANG_SECONDS", 0.8)
+    monkeypatch.setattr(harness, "GROWTH_BYTES", 64 << 20)
+    kept = []
+
+    def attempt(data: bytes) -> None:
+        match data:
+            case b"mistake":
+                raise AuditError("said clearly")
+            case b"crash":
+                raise KeyError("a field")
+            case b"warning":
+                warnings.warn("old", stacklevel=1)
+            case b"hang":
+                time.sleep(5)
+            case b"bomb":
+                kept.append(b"x" * (1 << 40))
+            case b"large":
+                kept.append(b"x" * (128 << 20))
+
+    words = (b"value", b"mistake", b"crash", b"warning", b"hang", b"bomb", b"large")
+    found = run(Opened([], attempt, words), (AuditError,), len(words))
+    assert {finding.kind for finding in found} == {
+        "KeyError",
+        "UserWarning",
+        "over 0.8 s",
+        "MemoryError",
+        "over 1 GB more memory",
+    }
 
 
 @pytest.mark.parametrize("boundary", EACH)

@@ -44,7 +44,7 @@ def used(pipeline: Pipeline) -> None:
     pipeline.schedule(2)
 
 
-def _pipeline(changed: str, share: int = 3) -> Callable[[Path], Opened]:
+def _pipeline(changed: str, share: int = 5) -> Callable[[Path], Opened]:
     """A pipeline folder in which one file is mutated: all of them are planned with, every `share`-th is loaded and used."""
 
     def open_boundary(folder: Path) -> Opened:

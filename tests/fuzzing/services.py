@@ -127,11 +127,8 @@ def _close(server: Server) -> None:
 
 
 REFUSALS = (
-    error("500 Internal Server Error", "InternalError"),
-    error("503 Slow Down", "SlowDown"),
     error("403 Forbidden", "AccessDenied"),
     error("404 Not Found", "NoSuchKey"),
-    error("301 Moved Permanently", "PermanentRedirect"),
     answer(b"<html>It works!</html>", kind="text/html"),
     answer(b""),
     b"",
@@ -140,11 +137,14 @@ REFUSALS = (
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nx",
     b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc",
     b"220 ftp.example.org FTP server ready\r\n",
+    error("301 Moved Permanently", "PermanentRedirect"),
+    error("500 Internal Server Error", "InternalError"),
+    error("503 Slow Down", "SlowDown"),
 )
 
 # An answer that asks to be called again costs a second or more of waiting.
 BOUNDARIES = (
-    Boundary("S3 listing", _corpus("listing"), smoke_count=2, slow_count=150),
-    Boundary("S3 object", _corpus("object"), smoke_count=2, slow_count=150),
-    Boundary("S3 journal", _journal, smoke_count=2, slow_count=150),
+    Boundary("S3 listing", _corpus("listing"), smoke_count=2, slow_count=60),
+    Boundary("S3 object", _corpus("object"), smoke_count=2, slow_count=60),
+    Boundary("S3 journal", _journal, smoke_count=2, slow_count=60),
 )
