@@ -196,5 +196,5 @@ def _guard(folder: Path) -> Opened:
 BOUNDARIES = (
     Boundary("a detector's scores", _detector(Babbler)),
     Boundary("a detector of its own kind", _detector(Stranger)),
-    Boundary("a guard's answers", _guard, smoke_count=20),
+    Boundary("a guard's answers", _guard, smoke_count=10, slow_count=600),
 )
