@@ -1,0 +1,1 @@
+"""Fuzzing of every place where bytes from outside are read; see `harness`."""
