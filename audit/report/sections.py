@@ -67,9 +67,10 @@ def _verdict(index: Index) -> Section:
 
 
 def _listed(index: Index) -> tuple[str, ...]:
-    """The reasons that open the report: all that speak of the run, and as many of single decisions as can be read."""
+    """The reasons that open the report: all of the run and of damage, and as many of other decisions as can be read."""
     verdict = index.result.verdict
-    decided = {decision.reason for decision in (*verdict.decisions, *verdict.retention)}
+    decided = {decision.reason for decision in verdict.decisions}
+    decided |= {decision.reason for decision in verdict.retention}
     decided |= {decision.reason for decision in verdict.damage if not decision.damaged}
     reasons = verdict.reasons
     general = tuple(reason for reason in reasons if reason not in decided)
