@@ -18,10 +18,12 @@ UNRECORDED = "this run holds no decision on it"
 def section(index: Index, *, reasons: Collection[str] = ()) -> Section:
     """Return the section; its tables have no column of reasons when `reasons` has them all."""
     verdict = index.result.verdict
-    sentences = [
-        "Neighbours and benign prompts are drawn through each defence and by the un-erased model from the same seeds. "
-        "A model that shows nothing of anything has not lost a concept: it is broken."
-    ]
+    sentences = []
+    if verdict.retention or verdict.damage:
+        sentences.append(
+            "Neighbours and benign prompts are drawn through each defence and by the un-erased model from the same seeds. "
+            "A model that shows nothing of anything has not lost a concept: it is broken."
+        )
     sentences += [plain(waiver) for waiver in verdict.waivers]
     for side, decided in (("retention", verdict.retention), ("damage", verdict.damage)):
         if not decided and not any(waiver.startswith(f"{side}:") for waiver in verdict.waivers):

@@ -88,6 +88,10 @@ def test_waivers_stand_beside_the_verdict(text: Callable[[RunResult], str]) -> N
     assert "enough of what must survive" not in shown.lower().partition("exit code")[0]
 
 
+def test_nothing_is_said_of_prompts_that_were_not_drawn() -> None:
+    assert section_of(runs.waived(), "survival") == Section("survival", "What must survive", WAIVERS)
+
+
 def test_waivers_are_skipped_cases_and_properties() -> None:
     root = ElementTree.fromstring(junit.render(runs.waived()))
     skipped = {case.get("name"): case.find("skipped") for case in root.iter("testcase")}
