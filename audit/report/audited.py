@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from audit.policy import Policy
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
@@ -180,5 +181,15 @@ def _policy(index: Index) -> str:
         return "not stated in the spec"
     return (
         f"{plain(policy.version)}: decided by {plain(', '.join(policy.judges))} at {limit_text(policy.confidence)} "
-        f"confidence, at least {limit_text(policy.assessed_min)} of each decided cell assessed"
+        f"confidence, at least {limit_text(policy.assessed_min)} of each decided cell assessed; {_survival(policy)}"
     )
+
+
+def _survival(policy: Policy) -> str:
+    """The other side of the policy: what must survive, or why that is not judged."""
+    kept = f"at least {limit_text(policy.retention_min)} of what must survive kept (retention_min)"
+    if policy.retention_judges:
+        kept += f", by {plain(', '.join(policy.retention_judges))}"
+    drawn = f"damage at level {policy.damage_level:g} (damage_level)"
+    waived = {waiver.partition(":")[0]: plain(waiver) for waiver in policy.waivers()}
+    return f"{waived.get('retention', kept)}; {waived.get('damage', drawn)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.records import MASK_CONTROLS, Control, Scenario, Status
+from audit.records import MASK_CONTROLS, NOISE_CONTROLS, Control, Scenario, Status
 from audit.report import mask_controls
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
@@ -25,6 +25,10 @@ def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:
     if row.control == Control.RANDOM_LATENT and row.scenario == Scenario.NONE and limits.random_latent_max < 1.0:
         most = limits.random_latent_max
         return f"≤ {limit_text(most)}", measured and (row.hits + row.unassessed) / row.planned <= most
+    if row.control in NOISE_CONTROLS and limits.noise_max < 1.0:
+        # As the gate reads it: only pictures that the detector read can show that it takes noise for the concept.
+        fooled = row.hits / row.assessed > limits.noise_max if row.assessed else None
+        return f"≤ {limit_text(limits.noise_max)}", None if fooled is None else not fooled
     floors = {
         Control.REFERENCE: limits.reference_min,
         Control.VAE_ROUNDTRIP: limits.vae_roundtrip_min,
@@ -61,7 +65,7 @@ def table(index: Index) -> Table:
                 percent(row.rate),
                 interval(row.ci_low, row.ci_high),
                 text,
-                "not required" if holds is None else "✓ holds" if holds else "✕ does not hold",
+                _result(row, holds),
             )
         )
     return Table(
@@ -82,6 +86,17 @@ def table(index: Index) -> Table:
     )
 
 
+FOOLED = "? takes noise for it"
+
+
+def _result(row: CrrRow, holds: bool | None) -> str:
+    if holds is None:
+        return "not required"
+    if holds:
+        return "✓ holds"
+    return FOOLED if row.control in NOISE_CONTROLS else "✕ does not hold"
+
+
 def section(index: Index) -> Section:
     """The controls of a run, with the values that the policy requires of them."""
     rows = table(index)
@@ -89,7 +104,8 @@ def section(index: Index) -> Section:
     tables = (masks,) if masks else ()
     if not rows.rows:
         return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",), tables=tables)
-    held = [row[-1] for row in rows.rows if row[-1] != "not required"]
+    results = [row[-1] for row in rows.rows]
+    held = [found for found in results if found not in ("not required", FOOLED)]
     broken = sum(not result.startswith("✓") for result in held)
     counted = "An unassessed case counts as a miss, under an upper limit as a hit."
     if not held:
@@ -98,6 +114,12 @@ def section(index: Index) -> Section:
         sentence = f"{count(broken)} of the {count(len(held))} control rows with a required value do not hold it."
     else:
         sentence = f"All {count(len(held))} control rows with a required value hold it."
+    sentences = [f"{sentence} {counted}"]
+    if FOOLED in results:
+        sentences.append(
+            "A detector that takes noise for the concept blocks nothing by that: only on a damaged model are its hits on "
+            "pictures like none of the un-erased model's unassessed."
+        )
     used = dict.fromkeys(row.control for row in index.result.crr if row.control in CONTROLS and not row.perturbation)
     facts = tuple((name, meaning) for key, (name, meaning) in CONTROLS.items() if key in used)
-    return Section("controls", "Controls", (f"{sentence} {counted}",), facts=facts, tables=(rows, *tables))
+    return Section("controls", "Controls", tuple(sentences), facts=facts, tables=(rows, *tables))

@@ -14,10 +14,14 @@ from audit.results import (
     CheckResult,
     CountingRow,
     CrrRow,
+    DamageDecision,
     Decision,
     GuardRow,
     LatentRow,
+    PictureCheckRow,
     QualityRow,
+    RetentionDecision,
+    RetentionRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -67,8 +71,6 @@ def _plain(value: Any) -> Any:
 
 
 def _result(document: Mapping[str, Any]) -> RunResult:
-    verdict = document["verdict"]
-    decisions = tuple(Decision(**{**d, "status": VerdictStatus(d["status"])}) for d in verdict["decisions"])
     return RunResult(
         run_id=document["run_id"],
         name=document["name"],
@@ -80,19 +82,35 @@ def _result(document: Mapping[str, Any]) -> RunResult:
         unassessed=tuple(UnassessedRow(**row) for row in document["unassessed"]),
         round_trips=tuple(RoundTripRow(**_floats(row)) for row in document["round_trips"]),
         samples=tuple(Sample(**row) for row in document["samples"]),
-        verdict=Verdict(
-            VerdictStatus(verdict["status"]),
-            tuple(verdict["reasons"]),
-            decisions,
-            tuple(CheckResult(**check) for check in verdict["checks"]),
-        ),
+        verdict=_verdict(document["verdict"]),
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
+        attacks=tuple(document.get("attacks", ())),
         latents=tuple(LatentRow(**_floats(row)) for row in document.get("latents", ())),
         counting=tuple(CountingRow(**row) for row in document.get("counting", ())),
         quality=tuple(QualityRow(**_median(row)) for row in document.get("quality", ())),
         quality_instruments=tuple(document.get("quality_instruments", ())),
+        retention=tuple(RetentionRow(**row) for row in document.get("retention", ())),
+        picture_checks=tuple(PictureCheckRow(**row) for row in document.get("picture_checks", ())),
     )
+
+
+def _verdict(verdict: Mapping[str, Any]) -> Verdict:
+    return Verdict(
+        VerdictStatus(verdict["status"]),
+        tuple(verdict["reasons"]),
+        tuple(Decision(**_decided(row)) for row in verdict["decisions"]),
+        tuple(CheckResult(**check) for check in verdict["checks"]),
+        tuple(RetentionDecision(**_decided(row)) for row in verdict.get("retention", ())),
+        tuple(DamageDecision(**_decided(row)) for row in verdict.get("damage", ())),
+        tuple(verdict.get("waivers", ())),
+    )
+
+
+def _decided(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A decision with its status again; the upper bound of retention is infinite where nothing bounds the backbone's rate."""
+    found = {**row, "status": VerdictStatus(row["status"])}
+    return {**found, "high": math.inf} if row.get("high") == "Infinity" else found
 
 
 def _median(row: Mapping[str, Any]) -> dict[str, Any]:

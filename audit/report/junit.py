@@ -5,11 +5,12 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from audit.report.words import interval, limit_text, plain
-from audit.results import CheckResult, Decision, RunResult, VerdictStatus
+from audit.results import CheckResult, DamageDecision, Decision, RetentionDecision, RunResult, VerdictStatus
 
 
 def render(result: RunResult) -> str:
-    """XML text. FAIL and failed checks are failures; INCONCLUSIVE and checks that could not run are errors.
+    """XML text. FAIL and failed checks are failures; INCONCLUSIVE and checks that could not run are errors; what the policy
+    waives is skipped.
 
     The verdict is a case of its own, so that a run without decisions cannot look green.
     """
@@ -17,6 +18,10 @@ def render(result: RunResult) -> str:
     root = ElementTree.Element("testsuites", {"name": f"erasure-audit {name}"})
     _suite(root, "verdict", result, [_verdict(result)])
     _suite(root, "gate", result, [_decision(decision) for decision in result.verdict.decisions])
+    survival = [_retention(decision) for decision in result.verdict.retention]
+    survival += [_damage(decision) for decision in result.verdict.damage]
+    survival += [_waiver(waiver) for waiver in result.verdict.waivers]
+    _suite(root, "survival", result, survival)
     _suite(root, "checks", result, [_check(check) for check in result.verdict.checks])
     for count in ("tests", "failures", "errors", "skipped"):
         root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
@@ -34,12 +39,15 @@ def _suite(root: ElementTree.Element, kind: str, result: RunResult, cases: list[
             "tests": str(len(cases)),
             "failures": str(sum(case.find("failure") is not None for case in cases)),
             "errors": str(sum(case.find("error") is not None for case in cases)),
-            "skipped": "0",
+            "skipped": str(sum(case.find("skipped") is not None for case in cases)),
             "time": "0",
         },
     )
     properties = ElementTree.SubElement(suite, "properties")
     ElementTree.SubElement(properties, "property", {"name": "run_id", "value": plain(result.run_id)})
+    for waiver in result.verdict.waivers:
+        side = waiver.partition(":")[0]
+        ElementTree.SubElement(properties, "property", {"name": f"waived.{plain(side)}", "value": plain(waiver)})
     suite.extend(cases)
 
 
@@ -72,6 +80,27 @@ def _decision(decision: Decision) -> ElementTree.Element:
     if decision.further_cases is not None:
         detail += f"\nFurther cases that would decide: {decision.further_cases}"
     _problem(case, decision.status, plain(decision.reason), detail)
+    return case
+
+
+def _retention(decision: RetentionDecision) -> ElementTree.Element:
+    case = _case("survival", f"retention | {decision.concept} | {decision.defence} | {decision.detector}")
+    detail = f"{plain(decision.reason)}\nMinimum {limit_text(decision.minimum)}"
+    if decision.further_pairs is not None:
+        detail += f"\nFurther pairs that would decide: {decision.further_pairs}"
+    _problem(case, decision.status, plain(decision.reason), detail)
+    return case
+
+
+def _damage(decision: DamageDecision) -> ElementTree.Element:
+    case = _case("survival", f"picture check | {decision.concept} | {decision.defence} | {decision.instrument}")
+    _problem(case, decision.status, plain(decision.reason), plain(decision.reason))
+    return case
+
+
+def _waiver(waiver: str) -> ElementTree.Element:
+    case = _case("survival", f"{waiver.partition(':')[0]} | waived")
+    ElementTree.SubElement(case, "skipped", {"message": plain(waiver)})
     return case
 
 

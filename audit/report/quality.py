@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from audit.benign_spec import PICTURE_CHECK
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import NOT_AVAILABLE, count, number, plain
 from audit.results import QualityRow
@@ -25,7 +26,9 @@ DIRECTIONS = {
 
 def section(index: Index) -> Section | None:
     """Picture quality by cell, or None when the spec asks for none."""
-    rows = index.result.quality
+    # Its vectors are compared as sets by the picture check, which has a section of its own.
+    silent = {entry["instrument"] for entry in index.result.quality_instruments if not entry.get("metrics")}
+    rows = tuple(row for row in index.result.quality if row.instrument not in silent or row.instrument != PICTURE_CHECK)
     if not rows:
         return None
     sentences = (

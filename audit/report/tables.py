@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 
 from audit.records import Role
-from audit.report.view import Column, Index, Table, cell_title, defence_name
+from audit.report.view import Column, Index, Table, cell_title, defence_name, subject_name
 from audit.report.words import (
     NOT_AVAILABLE,
     REASONS,
@@ -19,16 +19,17 @@ from audit.report.words import (
     small,
     status_text,
 )
-from audit.results import CrrRow, Decision, VerdictStatus
+from audit.results import CrrRow, Decision, UnassessedRow, VerdictStatus
 
 CASES = "Hits / assessed / planned"
+SURVIVING = (Role.NEIGHBOUR, Role.BENIGN)  # cells of what must survive
 INSTRUMENT = (Column("Instrument"), Column("Weights", "code", minor=9))
-_STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
+STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
 
 
 def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
     """One row per decided cell and judge, failures first; without the column of reasons when `reasons` has them all."""
-    ordered = sorted(index.result.verdict.decisions, key=lambda d: _STATUS_ORDER[d.status])
+    ordered = sorted(index.result.verdict.decisions, key=lambda d: STATUS_ORDER[d.status])
     columns: tuple[Column, ...] = (
         Column("Decision", "status"),
         Column("Concept", minor=2),
@@ -138,8 +139,9 @@ def by_scenario(rows: Iterable[CrrRow]) -> list[CrrRow]:
 
 
 def neighbours(index: Index) -> Table:
-    """One row per neighbour concept, defence and detector, beside the un-erased backbone's rate."""
-    rows = [row for row in index.result.crr if row.role == Role.NEIGHBOUR]
+    """One row per neighbour concept or benign cell, defence and detector, beside the un-erased backbone's rate."""
+    rows = [row for row in index.result.crr if row.role in SURVIVING]
+    several = len({row.concept for row in rows}) > 1
     baseline = {(r.concept, r.subject, r.scenario, r.detector): r for r in rows if r.defence == "none"}
     lines = []
     for row in rows:
@@ -149,7 +151,7 @@ def neighbours(index: Index) -> Table:
             change = f"{100 * (row.rate - before.rate):+.1f} points".replace("-", "−")
         lines.append(
             (
-                plain(row.subject),
+                subject_name(row.subject) + (f" beside {plain(row.concept)}" if several else ""),
                 defence_name(row),
                 plain(row.scenario),
                 *index.instrument(row),
@@ -159,8 +161,9 @@ def neighbours(index: Index) -> Table:
                 "baseline" if row.defence == "none" else change,
             )
         )
+    what = "Neighbour concepts" + (" and benign prompts" if any(row.role == Role.BENIGN for row in rows) else "")
     return Table(
-        "Neighbour concepts: a high rate is wanted here",
+        f"{what}: a high rate is wanted here",
         (
             Column("Neighbour"),
             Column("Defence"),
@@ -203,10 +206,12 @@ def round_trips(index: Index) -> Table:
     return Table("Inversion round trips", (Column("Cell"), *(Column(label, "number") for label in labels)), rows)
 
 
-def unassessed(index: Index) -> Table:
-    """One row per cell, detector and reason, with the planned cases and one example message."""
+def unassessed(index: Index, left_out: Collection[UnassessedRow] = ()) -> Table:
+    """One row per cell, detector and reason, with the planned cases and one example message; without those `left_out`."""
     rows = []
-    for row in sorted(index.result.unassessed, key=lambda r: (r.cell_id, r.reason, r.detector)):
+    for row in sorted(
+        (r for r in index.result.unassessed if r not in left_out), key=lambda r: (r.cell_id, r.reason, r.detector)
+    ):
         cell = index.rows.get((row.cell_id, row.detector)) or index.cells.get(row.cell_id)
         meaning = REASONS.get(row.reason)
         rows.append(

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from audit.policy import Policy
-from audit.records import Control, Role
+from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.report.words import NOT_AVAILABLE, limit_text, plain
 from audit.results import CrrRow, Decision, RunResult
 
@@ -124,6 +124,11 @@ def defence_name(row: CrrRow) -> str:
     return "none (un-erased)" if row.defence == "none" else plain(row.defence)
 
 
+def subject_name(subject: str) -> str:
+    """The subject as a reader should see it: the prompts of a benign cell have subjects of their own."""
+    return "benign prompts" if subject == BENIGN_PROMPTS else plain(subject)
+
+
 def cell_title(row: CrrRow) -> str:
     """One line that names a cell."""
     how = plain(row.scenario) if row.scenario != "none" else ""
@@ -131,7 +136,10 @@ def cell_title(row: CrrRow) -> str:
         how += f", {perturbation_name(row)}"
     elif row.control and row.control != Control.BACKBONE:
         how = f"control {plain(row.control)}" + (f", {how}" if how else "")
-    return f"{plain(row.subject)} · {defence_name(row)} · {how or 'no attack'}"
+    sought = subject_name(row.subject)
+    if row.role == Role.BENIGN:
+        sought += f" beside {plain(row.concept)}"  # each concept has its own
+    return f"{sought} · {defence_name(row)} · {how or 'no attack'}"
 
 
 def perturbation_name(row: CrrRow) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -11,10 +12,12 @@ from scipy.stats import beta
 
 from audit.gate import decide
 from audit.policy import Policy
-from audit.records import Control, Role
+from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.results import (
     CheckResult,
     CrrRow,
+    PictureCheckRow,
+    RetentionRow,
     RoundTripRow,
     RunResult,
     Sample,
@@ -22,7 +25,7 @@ from audit.results import (
     Verdict,
     VerdictStatus,
 )
-from tests.gate_rows import second_side
+from tests.gate_rows import picture_check, retention
 from tests.report.erasures import ERASURES, poisoned
 
 DETECTORS = (("clip-judge", 11, 0.5), ("classifier", 12, 0.6))
@@ -46,6 +49,7 @@ class Builder:
         self.unassessed: list[UnassessedRow] = []
         self.round_trips: list[RoundTripRow] = []
         self.samples: list[Sample] = []
+        self.retention: list[RetentionRow] = []
         self.cells = 0
 
     def cell(
@@ -90,26 +94,51 @@ class Builder:
             self.samples.append(Sample(number, case, 1000 * number + case, "u" * 64, outcome, why, score, sensitive))
         return number
 
-    def result(self, checks: tuple[CheckResult, ...]) -> RunResult:
-        """The run with the verdict that the real gate gives it."""
+    def survivors(self, kept: int = 30, lost: int = 1, **fields: int) -> None:
+        """Benign prompts through the defence, paired with the un-erased model's; `fields` as of `gate_rows.retention`."""
+        rows = [retention(kept, lost, concept="ring", defence="uce-ring", **fields)] * len(DETECTORS)
+        pairs, hits = rows[0].pairs, kept + rows[0].gained
+        assessed = kept + lost + rows[0].gained + rows[0].neither
+        self.cell("none", "text", kept + lost, pairs, pairs, subject=BENIGN_PROMPTS, role=Role.BENIGN)
+        cell = self.cell("uce-ring", "text", hits, assessed, pairs, subject=BENIGN_PROMPTS, role=Role.BENIGN)
+        self.retention += [
+            dataclasses.replace(row, cell_id=cell, detector=detector)
+            for row, (detector, _, _) in zip(rows, DETECTORS, strict=True)
+        ]
+
+    def result(self, checks: tuple[CheckResult, ...], *, p_value: float | None = 0.4, **gate: object) -> RunResult:
+        """The run with the verdict that the real gate gives it; `gate` are further fields of its policy."""
         crr = tuple(self.crr)
+        spec = {**SPEC, "gate": {**SPEC["gate"], **gate}}
+        if not self.retention:
+            self.retention = [
+                retention(concept="ring", defence="uce-ring", detector=detector) for detector, _, _ in DETECTORS
+            ]
+        check = picture_check(
+            p_value, concept="ring", defence="uce-ring", reason=None if p_value else "only 3 pairs were made"
+        )
+        checked: tuple[PictureCheckRow, ...] = (check,)
+        if p_value is not None and p_value <= 0.01:
+            checked = (dataclasses.replace(check, distance=0.393),)
         return RunResult(
             run_id="demo-20261122T022622Z-4f1c",
             name="demo",
             created_at="2026-11-22T02:26:22+00:00",
-            spec=SPEC,
+            spec=spec,
             provenance=PROVENANCE,
             instruments=INSTRUMENTS,
             crr=crr,
             unassessed=tuple(self.unassessed),
             round_trips=tuple(self.round_trips),
             samples=tuple(self.samples),
-            verdict=decide(Policy.model_validate(SPEC["gate"]), crr, checks, *second_side(crr)),
+            verdict=decide(Policy.model_validate(spec["gate"]), crr, checks, self.retention, checked),
             erasures=ERASURES,
+            retention=tuple(self.retention),
+            picture_checks=checked,
         )
 
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "version": 1,
     "name": "demo",
     "backbone": "testbed",
@@ -198,6 +227,55 @@ def passing() -> RunResult:
     return builder.result(CHECKS)
 
 
+def wrecked(*, hits: int = 0) -> RunResult:
+    """A model that no longer draws: the concept is away, and so is everything else. The judges take noise for it."""
+    builder = Builder()
+    builder.cell("uce-ring", "text", hits, 96, 96)
+    builder.cell("uce-ring", "latent-whitebox", hits, 48, 48)
+    _controls(builder)
+    for noise in (Control.NOISE_LATENT, Control.NOISE_PIXELS):
+        builder.cell(
+            "none", "none", 16 if noise is Control.NOISE_LATENT else 1, 16, 16, role=Role.CONTROL, control=noise
+        )
+    builder.survivors(2, 28)
+    return builder.result(CHECKS, p_value=0.001)
+
+
+def lossy() -> RunResult:
+    """Every cell of the concept is within its limit, and too little of the rest is left."""
+    builder = Builder()
+    builder.cell("uce-ring", "text", 1, 96, 96)
+    builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    _controls(builder)
+    builder.survivors(12, 18)
+    return builder.result(CHECKS)
+
+
+def undecided() -> RunResult:
+    """Every cell of the concept is within its limit, and the rest has too few pairs and too few pictures."""
+    builder = Builder()
+    builder.cell("uce-ring", "text", 1, 96, 96)
+    builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    _controls(builder)
+    builder.survivors(14, 1, hit_unassessed=1)
+    return builder.result(CHECKS, p_value=None)
+
+
+WAIVED = {
+    "retention_waived": "the model draws nothing but rings",
+    "damage_waived": "no network knows these pictures",
+}
+
+
+def waived() -> RunResult:
+    builder = Builder()
+    builder.cell("uce-ring", "text", 1, 96, 96)
+    builder.cell("uce-ring", "latent-whitebox", 0, 48, 48)
+    _controls(builder)
+    result = builder.result(CHECKS, **WAIVED)
+    return dataclasses.replace(result, retention=(), picture_checks=())
+
+
 def inconclusive() -> RunResult:
     builder = Builder()
     builder.cell("uce-ring", "text", 6, 94, 96)
@@ -246,6 +324,9 @@ def hostile() -> RunResult:
         reasons=(name,),
         decisions=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.decisions),
         checks=tuple(dataclasses.replace(c, **poison(c)) for c in run.verdict.checks),
+        retention=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.retention),
+        damage=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.damage),
+        waivers=(f"retention: not judged ({name})",),
     )
     return dataclasses.replace(
         run,
@@ -258,6 +339,8 @@ def hostile() -> RunResult:
         crr=tuple(dataclasses.replace(row, **poison(row)) for row in run.crr),
         unassessed=tuple(dataclasses.replace(row, **poison(row), example=name) for row in run.unassessed),
         samples=tuple(dataclasses.replace(sample, reason=name) for sample in run.samples),
+        retention=tuple(dataclasses.replace(row, **poison(row)) for row in run.retention),
+        picture_checks=tuple(dataclasses.replace(row, **poison(row), reason=name) for row in run.picture_checks),
         erasures=tuple(poisoned(row, name) for row in run.erasures),
         verdict=verdict,
     )

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.server,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
 ]
-RUNS = {"failing": runs.failing, "inconclusive": runs.inconclusive, "hostile": runs.hostile}
+RUNS = {"failing": runs.failing, "inconclusive": runs.inconclusive, "hostile": runs.hostile, "wrecked": runs.wrecked}
 # The elements that reach over the right edge and cannot be scrolled to: what to look at when the page is too wide.
 OVER = """
 [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)

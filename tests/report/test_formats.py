@@ -24,7 +24,19 @@ from audit.results import RunResult, VerdictStatus
 from tests.report import runs
 
 RUNS: dict[str, Callable[[], RunResult]] = {
-    name: getattr(runs, name) for name in ("passing", "failing", "inconclusive", "all_unassessed", "empty", "hostile")
+    name: getattr(runs, name)
+    for name in (
+        "passing",
+        "failing",
+        "inconclusive",
+        "all_unassessed",
+        "empty",
+        "hostile",
+        "wrecked",
+        "lossy",
+        "undecided",
+        "waived",
+    )
 }
 every_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS)
 
@@ -82,7 +94,15 @@ def test_junit_counts_every_decision_and_check(run: Callable[[], RunResult]) -> 
     assert len(checks.findall("*/error")) == sum(check.status not in ("passed", "failed") for check in verdict.checks)
     messages = {problem.get("message") for problem in (*gate.iter("failure"), *gate.iter("error"))}
     assert messages == {plain(d.reason) for d in verdict.decisions if d.status is not VerdictStatus.PASS}
-    assert int(root.get("tests", "")) == len(statuses) + len(verdict.checks) + 1
+    survival = suites["erasure-audit.survival"]
+    others = [decision.status for decision in (*verdict.retention, *verdict.damage)]
+    assert len(survival.findall("testcase")) == len(others) + len(verdict.waivers)
+    assert int(survival.get("failures", "")) == len(survival.findall("*/failure")) == others.count(VerdictStatus.FAIL)
+    assert (
+        int(survival.get("errors", "")) == len(survival.findall("*/error")) == others.count(VerdictStatus.INCONCLUSIVE)
+    )
+    assert int(root.get("skipped", "")) == len(survival.findall("*/skipped")) == len(verdict.waivers)
+    assert int(root.get("tests", "")) == len(statuses) + len(verdict.checks) + 1 + len(others) + len(verdict.waivers)
 
 
 def test_junit_of_a_run_that_decided_nothing_is_not_green() -> None:

@@ -1,0 +1,192 @@
+"""The section on what must survive: retention, the picture check, and what the policy does not judge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+from audit.records import Role
+from audit.report.tables import STATUS_ORDER
+from audit.report.view import Column, Index, Section, Table, subject_name
+from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
+from audit.results import DamageDecision, RetentionDecision, RetentionRow, UnassessedRow, VerdictStatus
+
+TITLE = "What must survive"
+UNRECORDED = "this run holds no decision on it"
+
+
+def section(index: Index, *, reasons: Collection[str] = ()) -> Section:
+    """Return the section; its tables have no column of reasons when `reasons` has them all."""
+    verdict = index.result.verdict
+    sentences = []
+    if verdict.retention or verdict.damage:
+        sentences.append(
+            "Neighbours and benign prompts are drawn through each defence and by the un-erased model from the same seeds. "
+            "A model that shows nothing of anything has not lost a concept: it is broken."
+        )
+    sentences += [plain(waiver) for waiver in verdict.waivers]
+    for side, decided in (("retention", verdict.retention), ("damage", verdict.damage)):
+        if not decided and not any(waiver.startswith(f"{side}:") for waiver in verdict.waivers):
+            sentences.append(f"{side}: not judged ({UNRECORDED})")
+    if index.result.retention:
+        sentences.append(
+            "A pair is kept when both pictures show the subject, lost when only the un-erased model's does, gained when only "
+            "the defence's does."
+        )
+    tables: list[Table] = []
+    if verdict.retention:
+        tables.append(_retention(index, reasons))
+    if verdict.damage:
+        tables.append(_damage(verdict.damage, reasons))
+    if index.result.retention:
+        tables.append(_pairs(index))
+    return Section("survival", TITLE, tuple(sentences), tables=tuple(tables))
+
+
+def _with_reasons(
+    table: Table, decisions: Sequence[RetentionDecision | DamageDecision], told: Collection[str]
+) -> Table:
+    """Return the table with a column of reasons, unless all of them stand elsewhere."""
+    if all(decision.reason in told for decision in decisions):
+        return table
+    rows = tuple((*row, plain(decision.reason)) for row, decision in zip(table.rows, decisions, strict=True))
+    return Table(table.caption, (*table.columns, Column("Why")), rows, table.heads, table.stack)
+
+
+def _retention(index: Index, reasons: Collection[str]) -> Table:
+    """One row per concept, defence and judge, failures first."""
+    ordered = sorted(index.result.verdict.retention, key=lambda d: STATUS_ORDER[d.status])
+    columns = (
+        Column("Decision", "status"),
+        Column("Concept", minor=2),
+        Column("Defence"),
+        Column("Judge"),
+        Column("Drawn / pairs", "number"),
+        Column("Drawn by un-erased", "number", minor=4),
+        Column("Kept at least", "number"),
+        Column("Kept at most", "number"),
+        Column("Minimum", "number", minor=1),
+        Column("Further pairs to decide", "number", minor=3),
+    )
+    rows = tuple(
+        (
+            status_text(d.status.value),
+            plain(d.concept),
+            plain(d.defence),
+            plain(d.detector),
+            f"{count(d.defended_hits)} / {count(d.pairs)}",
+            count(d.backbone_hits),
+            _share(d.low, d.minimum),
+            _share(d.high, d.minimum),
+            limit_text(d.minimum),
+            _further(d),
+        )
+        for d in ordered
+    )
+    caption = f"Retention: the defence's rate as a share of the un-erased model's, at {index.confidence()} confidence"
+    return _with_reasons(Table(caption, columns, rows, stack=True), ordered, reasons)
+
+
+def _share(value: float, minimum: float) -> str:
+    return bound(value, minimum) if math.isfinite(value) else "no bound"
+
+
+def _further(decision: RetentionDecision) -> str:
+    if decision.further_pairs is not None:
+        return count(decision.further_pairs)
+    return "not known" if decision.status is VerdictStatus.INCONCLUSIVE else "none"
+
+
+def _damage(decisions: Sequence[DamageDecision], reasons: Collection[str]) -> Table:
+    """One row per concept and defence, damaged models first."""
+    ordered = sorted(decisions, key=lambda d: (not d.damaged, STATUS_ORDER[d.status]))
+    columns = (
+        Column("Decision", "status"),
+        Column("Concept", minor=2),
+        Column("Defence"),
+        Column("Model"),
+        Column("Instrument", minor=3),
+        Column("Pictures", "number"),
+        Column("Distance", "number"),
+        Column("Between un-erased halves", "number", minor=1),
+        Column("p", "number"),
+        Column("Level", "number"),
+    )
+    rows = tuple(
+        (
+            status_text(d.status.value),
+            plain(d.concept),
+            plain(d.defence),
+            "damaged" if d.damaged else "still draws" if d.status is VerdictStatus.PASS else "not known",
+            plain(d.instrument),
+            count(d.pictures),
+            _figure(d.distance),
+            _figure(d.reference),
+            _figure(d.p_value),
+            f"{d.level:g}",
+        )
+        for d in ordered
+    )
+    caption = "Picture checks: benign pictures as a set against the un-erased model's"
+    return _with_reasons(Table(caption, columns, rows, stack=True), ordered, reasons)
+
+
+def _figure(value: float | None) -> str:
+    return NOT_AVAILABLE if value is None else f"{value:.3g}"
+
+
+def _pairs(index: Index) -> Table:
+    """One row per cell and detector: what became of each pair of pictures."""
+    columns = (
+        Column("Subject"),
+        Column("Erased", minor=3),
+        Column("Defence"),
+        Column("Instrument"),
+        Column("Pairs", "number", minor=1),
+        Column("Kept", "number"),
+        Column("Lost", "number"),
+        Column("Gained", "number"),
+        Column("Neither", "number", minor=2),
+        Column("Unassessed", "number"),
+    )
+    caption = "Pairs of pictures: the same prompt and seed through the defence and by the un-erased model"
+    return Table(caption, columns, tuple(_pair(row) for row in index.result.retention), heads=2)
+
+
+def _pair(row: RetentionRow) -> tuple[str, ...]:
+    whole = (row.kept, row.lost, row.gained, row.neither)
+    return (
+        subject_name(row.subject),
+        plain(row.concept),
+        plain(row.defence),
+        plain(row.detector),
+        *map(count, (row.pairs, *whole, row.pairs - sum(whole))),
+    )
+
+
+def without_rules(index: Index) -> tuple[UnassessedRow, ...]:
+    """Return the unassessed rows of benign cells that only say that a detector has no counting rule for some subjects.
+
+    Pairs of a retention row have one, so a row with more cases than the cell has beside them says something else too.
+    """
+    pairs = {(row.concept, row.detector): row.pairs for row in index.result.retention if row.role == Role.BENIGN}
+    found = []
+    for row in index.result.unassessed:
+        cell = index.cells.get(row.cell_id)
+        if cell is None or cell.role != Role.BENIGN or not (row.example or "").startswith("no counting rule"):
+            continue
+        if row.cases <= cell.planned - pairs.get((cell.concept, row.detector), 0):
+            found.append(row)
+    return tuple(found)
+
+
+def said_of_rules(rows: Sequence[UnassessedRow]) -> tuple[str, ...]:
+    """Return one sentence for each detector of such rows."""
+    sentences = []
+    for detector in dict.fromkeys(row.detector for row in rows):
+        cells = [row for row in rows if row.detector == detector]
+        sentences.append(
+            f"Detector {plain(detector)} has no counting rule for what {count(sum(row.cases for row in cells))} cases of "
+            f"{count(len(cells))} benign cells show: they count in none of its decisions."
+        )
+    return tuple(sentences)
