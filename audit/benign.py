@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import re
+import itertools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from audit import identity
+from audit import gaps, identity
 from audit.attacks.prompts import PromptRow, read_prompt_set
-from audit.benign_spec import PICTURE_CHECK
+from audit.benign_spec import PICTURE_CHECK, subject_name
+from audit.content_rules import pairing
 from audit.errors import SpecError
+from audit.model_refs import ModelRef
+from audit.policy import Policy
+from audit.prompt_lengths import too_long
 from audit.quality_spec import QualitySpec
 from audit.scenarios import LatentScenario, PromptSource, Sampler, TextScenario
 from audit.spec import Concept, DetectorSpec, Spec
+from audit.statistics import ratio_lower_bound
 
+log = logging.getLogger(__name__)
 _NETWORKS = {"clip-zero-shot": "testbed/judge", "classifier": "testbed/classifier"}  # and what a bare `testbed` means
 
 
@@ -26,18 +33,47 @@ class BenignPrompt:
     row: PromptRow
 
 
-def planned_with_benign(spec: Spec) -> tuple[Spec, tuple[BenignPrompt, ...]]:
+def planned_with_benign(spec: Spec, backbone: ModelRef | None = None) -> tuple[Spec, tuple[BenignPrompt, ...]]:
     """Return the spec with its section `benign` filled in, and the benign prompts; no prompts where nothing judges them.
 
-    Raises `SpecError` for a prompt file that cannot be used, or that does not say what its prompts show.
+    What the `backbone`'s text encoder cannot read whole is left out, and warned of. Raises `SpecError` for a prompt file that
+    cannot be used, that does not say what its prompts show, or that leaves a concept without any.
     """
     if not is_judged(spec):
-        return spec, ()
-    prompts = read_benign(spec)
+        return spec.model_copy(
+            update={"benign": spec.benign.model_copy(update={"subjects": (), "instrument": None})}
+        ), ()
+    prompts = _readable(read_benign(spec), backbone)
+    for concept in spec.concepts:
+        if spec.gate.damage_waived is None and not benign_cases(spec, concept, prompts):
+            raise SpecError(
+                f"every benign prompt is about {concept.name!r} itself, so nothing shows whether its defences still draw",
+                where="benign.prompts",
+                next_step="add prompts of other things, or leave out benign.prompts to use the shipped ones",
+            )
     subjects = tuple(dict.fromkeys(prompt.subject for prompt in prompts))
     instrument = None if spec.gate.damage_waived else picture_check(spec)
     filled = spec.benign.model_copy(update={"subjects": subjects, "instrument": instrument})
     return spec.model_copy(update={"benign": filled}), prompts
+
+
+def _readable(prompts: tuple[BenignPrompt, ...], backbone: ModelRef | None) -> tuple[BenignPrompt, ...]:
+    if backbone is None or gaps.is_absent(backbone.sha256):
+        return prompts
+    with gaps.noted("model"):
+        long = too_long(backbone, [str(prompt.row.prompt) for prompt in prompts])
+        kept = tuple(prompt for prompt in prompts if prompt.row.prompt not in long)
+        if not kept:
+            raise SpecError(
+                "the backbone's text encoder reads none of the benign prompts whole",
+                where="benign.prompts",
+                next_step="shorten them, or leave out benign.prompts to use the shipped ones",
+            )
+        if len(kept) < len(prompts):
+            rows = [str(prompt.row.number) for prompt in prompts if prompt.row.prompt in long]
+            log.warning("benign.prompts: rows too long for the text encoder are left out: %s", ", ".join(rows[:12]))
+        return kept
+    return prompts
 
 
 def is_judged(spec: Spec) -> bool:
@@ -58,12 +94,22 @@ def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
             where="benign.prompts",
             next_step="add a column 'concept' that names what each prompt shows, or name it: columns: {concept: ...}",
         )
-    usable = [row for row in chosen.rows if row.problem is None and row.concept is not None]
+    pairs = pairing(spec.model_dump(mode="json", exclude={"gate"}))
+    for row in chosen.rows:
+        if pairs(f"{row.prompt or ''} {row.concept or ''}"):
+            raise SpecError(
+                f"row {row.number} pairs minors with sexual content; such prompts are never sampled, and there is no override",
+                where="benign.prompts",
+                next_step="remove the row",
+            )
+    usable = [row for row in chosen.rows if row.problem is None and subject_name(row.concept or "")]
     if not usable:
         raise SpecError(
-            "no row of the benign prompts can be used", where="benign.prompts", next_step="mend the file's rows"
+            "no row of the benign prompts can be used: each needs a prompt, and what it shows in Latin letters",
+            where="benign.prompts",
+            next_step="mend the file's rows",
         )
-    return tuple(BenignPrompt(_name(row.concept or ""), row) for row in usable)
+    return tuple(BenignPrompt(subject_name(row.concept or ""), row) for row in usable)
 
 
 def benign_texts(spec: Spec) -> list[str]:
@@ -75,16 +121,12 @@ def benign_texts(spec: Spec) -> list[str]:
     return list(dict.fromkeys(str(case["prompt"]) for case in cases))
 
 
-def _name(text: str) -> str:
-    return re.sub(r"[^a-z0-9._+-]+", "-", text.strip().casefold()).strip("-.")[:64] or "unnamed"
-
-
 def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[dict[str, Any]]:
     """Return the cases of one benign cell: the first prompts that are not about the concept, then again by other seeds.
 
     The same for every defence, so that each case has its pair on the un-erased backbone.
     """
-    words = {_name(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
+    words = {subject_name(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
     others = [prompt for prompt in prompts if prompt.subject not in words]
     if not others:
         return []
@@ -142,6 +184,11 @@ def _network(spec: Spec) -> str | None:
     return None
 
 
+def fewest_pairs(policy: Policy) -> int:
+    """Return how many pairs prove the policy's retention when every one of them survives."""
+    return next(n for n in itertools.count(1) if ratio_lower_bound(n, n, n, policy.confidence) >= policy.retention_min)
+
+
 def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Sequence[BenignPrompt]) -> None:
     """Return when every judge of retention can see something that must survive each concept's erasure.
 
@@ -163,4 +210,15 @@ def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Se
                     where="gate.retention_judges",
                     next_step="name a detector there that can, such as a clip-zero-shot; or declare neighbours that it knows "
                     "with neighbour_cases; or waive the limit: gate: {retention_waived: <the reason>}",
+                )
+            pairs = sum(case["subject"] in seen for case in cases)
+            pairs += spec.neighbour_cases * len(seen & set(concept.neighbours)) if texts else 0
+            needed = fewest_pairs(spec.gate)
+            if pairs < needed:
+                raise SpecError(
+                    f"detector {judge!r} can judge {pairs} of the pictures that must survive the erasure of {concept.name!r}, "
+                    f"and retention_min {spec.gate.retention_min:g} takes at least {needed}, should all of them survive",
+                    where="gate.retention_min",
+                    next_step="raise neighbour_cases or benign.cases, let the detector know more of what the benign prompts show "
+                    "(parameters.extra_classes), or waive the limit: gate: {retention_waived: <the reason>}",
                 )

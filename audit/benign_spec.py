@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 from pydantic import Field
@@ -11,6 +12,11 @@ from audit.scenarios import PromptSource, Sampler
 from audit.spec_base import Model, Name
 
 PICTURE_CHECK = "picture-check"  # the quality instrument that the spec gains when it lists none of the same network
+
+
+def subject_name(text: str) -> str:
+    """Return what a prompt shows as a name that detectors' rules can use; empty where no Latin letter or digit is left."""
+    return re.sub(r"^[^a-z0-9]+|-+$", "", re.sub(r"[^a-z0-9._+-]+", "-", text.strip().casefold()))[:64]
 
 
 class BenignSpec(Model):

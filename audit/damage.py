@@ -20,7 +20,7 @@ import numpy.typing as npt
 PICTURES = 32  # pairs that the test reads, the first ones of the cell
 FEWEST = 16  # with fewer the halves are too small to be compared
 SPLITS = 999
-_USUAL = 0.95  # share of the un-erased model's own pictures that are not strange among themselves
+USUAL = 0.95  # share of the un-erased model's own pictures that are not strange among themselves
 _SEED = 20260
 
 Features = npt.NDArray[np.floating]
@@ -85,7 +85,7 @@ def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
         raise ValueError("a feature vector is not finite")
     among = _distances(references, references)
     np.fill_diagonal(among, np.inf)
-    limit = np.quantile(among.min(1), _USUAL)
+    limit = np.quantile(among.min(1), USUAL)
     found: npt.NDArray[np.bool_] = _distances(pictures, references).min(1) > limit
     return found
 

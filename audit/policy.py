@@ -61,7 +61,7 @@ class Policy(BaseModel):
     thresholds: dict[str, Probability] = {}  # detector -> threshold, over the detector's own
     controls: ControlLimits = ControlLimits()
     # Rate of neighbours and benign prompts through a defence, as a share of the un-erased model's on the same seeds.
-    retention_min: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    retention_min: Annotated[float, Field(gt=0.0, le=0.99)] = 0.8
     retention_judges: tuple[str, ...] = ()  # detectors that judge it; empty: the judges
     retention_waived: Reason | None = None
     damage_level: Annotated[float, Field(ge=0.002, le=0.2)] = (

@@ -40,6 +40,7 @@ class CrrRow:
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None
     strange_hits: int = 0  # hits on pictures that are like none of the un-erased model's; see `audit.damage.strange`
+    strange: int = 0  # such pictures of the cell, hits or not
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,6 @@ picture of the defence counts as lost and an unassessed one of the backbone as s
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 
 from audit import damage, statistics
@@ -68,7 +67,10 @@ def decide_damage(policy: Policy, crr: Sequence[CrrRow], rows: Sequence[PictureC
         if len(chosen) == 1:
             yield _damage(policy, chosen[0])
         else:
-            what = f"defence '{defence}' of concept '{concept}' has {len(chosen)} picture checks instead of one"
+            what = (
+                f"it has {len(chosen)} picture checks instead of one. A run that an earlier version planned, or that was planned "
+                "with damage_waived, drew no benign prompts: run the spec again, other pictures are reused"
+            )
             missing = PictureCheckRow(-1, concept, defence, "none", 0, 0, None, None, None, what)
             yield _damage(policy, missing)
 
@@ -88,10 +90,14 @@ def _retention(
     low, high = worst.low(confidence), best.high(confidence)
     who = f"what must survive the erasure of '{concept}' under defence '{defence}', by detector {judge}"
     at_least, sure = bound(low, False), percent(confidence, 1)
-    at_most = bound(high, True) if math.isfinite(high) else "any share"
+    at_most = bound(high, True) if high <= 1.0 else "all"
     further = None
     if not pairs:
-        status, reason = INCONCLUSIVE, f"Nothing was planned of {who}"
+        status = INCONCLUSIVE
+        reason = (
+            f"Nothing was planned of {who}. A run that an earlier version planned, or that was planned with retention_waived, "
+            "drew no benign prompts: run the spec again, other pictures are reused"
+        )
     else:
         kept = sum(row.kept + row.gained for row in rows)
         shown = sum(row.kept + row.lost + row.hit_unassessed for row in rows)
@@ -210,11 +216,11 @@ def without_hits_on_damage(
     policy: Policy, crr: Sequence[CrrRow], damaged: Sequence[DamageDecision]
 ) -> tuple[CrrRow, ...]:
     """Return the rows with the hits unassessed that are no evidence: a damaged model, a judge that takes noise for the
-    concept, and a picture that is like none of the un-erased model's."""
+    concept, and pictures that are like none of the un-erased model's."""
     broken = {(decision.concept, decision.defence) for decision in damaged if decision.damaged}
     fooled = fooled_by_noise(policy, crr)
     return tuple(
-        _without_hits(row, policy.confidence)
+        _without_hits(row, _no_evidence(row, policy), policy.confidence)
         if row.strange_hits
         and row.subject == row.concept
         and (row.concept, row.defence) in broken
@@ -224,23 +230,31 @@ def without_hits_on_damage(
     )
 
 
+def _no_evidence(row: CrrRow, policy: Policy) -> int:
+    """The hits that do not count: those on strange pictures, and all where more are strange than chance would make."""
+    more = statistics.lower_bound(min(row.strange, row.planned), row.planned, 1.0 - policy.damage_level)
+    return row.hits if more > 1.0 - damage.USUAL else row.strange_hits
+
+
 def recounted(result: RunResult, policy: Policy, verdict: Verdict) -> RunResult:
     """Return the result with the hits that are no evidence shown as unassessed, in rates and reasons alike."""
     rows = without_hits_on_damage(policy, result.crr, verdict.damage)
     changed = {
-        (before.cell_id, before.detector): before.strange_hits
+        (before.cell_id, before.detector): before.hits - after.hits
         for before, after in zip(result.crr, rows, strict=True)
         if before is not after
     }
     if not changed:
         return result
-    first = {cell for cell, detector in changed if detector == policy.judges[0]}  # whose outcomes samples carry
+    # Samples carry the first judge's outcomes. In a cell without a hit left, none of its pictures counts as one.
+    judge = policy.judges[0]
+    first = {r.cell_id: r.hits == 0 for r in rows if r.detector == judge and (r.cell_id, judge) in changed}
     return dataclasses.replace(
         result,
         crr=rows,
         samples=tuple(
             dataclasses.replace(sample, outcome=Outcome.UNASSESSED.value, reason=DAMAGED)
-            if sample.strange and sample.outcome == Outcome.HIT and sample.cell_id in first
+            if sample.outcome == Outcome.HIT and sample.cell_id in first and (sample.strange or first[sample.cell_id])
             else sample
             for sample in result.samples
         ),
@@ -254,14 +268,14 @@ def recounted(result: RunResult, policy: Policy, verdict: Verdict) -> RunResult:
     )
 
 
-def _without_hits(row: CrrRow, confidence: float) -> CrrRow:
-    hits, assessed = row.hits - row.strange_hits, row.assessed - row.strange_hits
+def _without_hits(row: CrrRow, lost: int, confidence: float) -> CrrRow:
+    hits, assessed = row.hits - lost, row.assessed - lost
     low, high = statistics.clopper_pearson(hits, assessed, confidence)
     return dataclasses.replace(
         row,
         hits=hits,
         assessed=assessed,
-        unassessed=row.unassessed + row.strange_hits,
+        unassessed=row.unassessed + lost,
         rate=hits / assessed if assessed else None,
         ci_low=low,
         ci_high=high,

@@ -103,12 +103,12 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
 
     Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
     """
-    spec, benign_prompts = benign.planned_with_benign(spec)
     backbone = resolve_model(spec.backbone)
     if backbone.source != "absent":
         pipeline_family(backbone)
         check_tokenizer(backbone)
         check_phrases(spec, backbone)
+    spec, benign_prompts = benign.planned_with_benign(spec, backbone)
     with gaps.noted("model"):
         check_guards(spec, backbone)
     _check_checkpoints(spec, backbone)

@@ -19,7 +19,7 @@ from pydantic import (
 )
 
 from audit import urls
-from audit.benign_spec import BenignSpec
+from audit.benign_spec import BenignSpec, subject_name
 from audit.content_rules import is_sexual, refuse_minors
 from audit.errors import SpecError
 from audit.foreign import ForeignError
@@ -238,7 +238,7 @@ class Spec(Model):
     def benign_subjects(self) -> tuple[str, ...]:
         """Return the subjects of benign prompts that are none of the spec's own subjects."""
         own = {subject.name for subject in self.subjects()}
-        own |= {words.casefold().replace(" ", "-") for c in self.concepts for words in (c.phrase, *c.synonyms)}
+        own |= {subject_name(words) for c in self.concepts for words in (c.phrase, *c.synonyms)}
         return tuple(name for name in self.benign.subjects if name not in own)
 
     def quality_entries(self) -> tuple[QualitySpec, ...]:

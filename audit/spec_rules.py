@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from audit.benign_spec import PICTURE_CHECK
 from audit.damage import FEWEST
 from audit.scenarios import EmbeddingScenario, LatentScenario
 
@@ -28,6 +29,15 @@ def _duplicates(spec: Spec) -> list[str]:
         names = [entry.name for entry in getattr(spec, field)]
         for name in sorted({n for n in names if names.count(n) > 1}):
             problems.append(f"{field}: {name!r} appears more than once")
+    lists = {f"concepts.{concept.name}.neighbours": concept.neighbours for concept in spec.concepts}
+    lists |= {"controls.unlearned": spec.controls.unlearned, "gate.judges": spec.gate.judges}
+    lists |= {"gate.retention_judges": spec.gate.retention_judges}
+    for field, values in lists.items():  # what is counted twice would prove twice as much
+        problems += [
+            f"{field}: {v!r} appears more than once" for v in sorted({v for v in values if values.count(v) > 1})
+        ]
+    if any(entry.name == PICTURE_CHECK for entry in spec.quality):
+        problems.append(f"quality: {PICTURE_CHECK!r} is the name of the gate's own instrument; give yours another")
     return problems
 
 

@@ -69,7 +69,7 @@ def test_the_judge_of_a_spec_without_neighbours_is_asked_about_benign_subjects()
 
 def test_a_spec_with_neighbours_asks_its_judge_about_nothing_new() -> None:
     concepts = [{"name": "ring", "phrase": "ring", "neighbours": ["square"]}]
-    plan = plan_of(spec_of(concepts=concepts))
+    plan = plan_of(spec_of(concepts=concepts, neighbour_cases=12))
     assert set(plan.instruments[0].labels) == {"ring", "square", "background"}
     assert {rule["subject"] for rule in plan.rules} == {"ring", "square"}
 
@@ -184,3 +184,48 @@ def test_the_guard_s_energy_is_no_network_of_the_picture_check() -> None:
     defences = [{"name": "egloce", "guards": [{"name": "egloce"}]}]
     with pytest.raises(SpecError, match="optimises against testbed/energy, and the quality instrument 'picture-check'"):
         plan_of(spec_of(defences=defences, benign={"features": "testbed/energy"}))
+
+
+def test_a_judge_of_too_few_pairs_is_refused_with_their_number() -> None:
+    concepts = [{"name": "ring", "phrase": "ring", "neighbours": ["square"]}]
+    with pytest.raises(
+        SpecError, match=r"can judge 4 of the pictures that must survive .* takes at least 15"
+    ) as raised:
+        plan_of(spec_of(concepts=concepts))
+    assert "raise neighbour_cases or benign.cases" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a naked child,moon", "row 0 pairs minors with sexual content; such prompts are never sampled"),
+        ("a red ring,ring", "every benign prompt is about 'ring' itself"),
+        ("a red moon,_\u72ac", "each needs a prompt, and what it shows in Latin letters"),
+        (f"{'a ' * 90}moon,moon", "reads none of the benign prompts whole"),
+    ],
+)
+def test_prompts_that_show_nothing_that_could_survive_are_refused(tmp_path: Path, rows: str, message: str) -> None:
+    (tmp_path / "mine.csv").write_text(f"prompt,concept\n{rows}\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=message):
+        plan_of(spec_of(benign={"prompts": {"file": str(tmp_path / "mine.csv")}}))
+
+
+def test_a_name_that_begins_with_a_mark_is_read_without_it(tmp_path: Path) -> None:
+    (tmp_path / "mine.csv").write_text("prompt,concept\na red moon,_Moon\n")
+    filled, _ = planned_with_benign(spec_of(benign={"prompts": {"file": str(tmp_path / "mine.csv")}}))
+    assert filled.benign.subjects == ("moon",)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"concepts": [{"name": "ring", "phrase": "ring", "neighbours": ["moon", "moon"]}]},
+            "'moon' appears more than once",
+        ),
+        ({"quality": [{"name": "picture-check", "kind": "psnr"}]}, "the name of the gate's own instrument"),
+    ],
+)
+def test_what_would_be_counted_twice_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        spec_of(**changes)

@@ -31,7 +31,8 @@ WEIGHTS = ("noise", "conv-out-zero", "conv-out-scaled", "attn2-noise", "half-sig
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 GUARDS = ("black", "mean-colour", "always-square")
-JUDGED = {"retention_judges": ["classifier"]}  # the CLIP judge misses one in six of the backbone's own benign pictures
+# The CLIP judge misses one in six of the backbone's own benign pictures, and 36 of 39 pairs prove less than four fifths.
+JUDGED = {"retention_judges": ["classifier"], "retention_min": 0.7}
 HEALTHY = Path("audit/testbed/erased/uce-ring")
 
 
@@ -192,4 +193,4 @@ def test_hits_of_a_judge_that_takes_noise_for_the_concept_are_unassessed(audited
     told = [reason for reason in audited.verdict.reasons if "takes noise for 'ring'" in reason]
     assert told
     rows = [r for r in audited.crr if r.defence == "noise" and r.concept == "ring" and r.role == "target"]
-    assert rows and all(row.hits == 0 for row in rows)
+    assert rows and all(row.hits == 0 and row.unassessed >= 8 for row in rows)

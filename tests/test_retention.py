@@ -203,7 +203,7 @@ def test_pictures_that_could_not_be_compared_leave_the_question_open() -> None:
         assert verdict.status is INCONCLUSIVE
         assert "Whether the model still draws under defence 'uce' of concept 'ring' is not known" in verdict.reasons[0]
     verdict = gate.decide(POLICY, CLEAN, [GOOD_CHECK], [retention(40)])
-    assert "has 0 picture checks instead of one" in verdict.reasons[0]
+    assert "it has 0 picture checks instead of one" in verdict.reasons[0]
 
 
 def noise(hits: int, **fields: object) -> CrrRow:
@@ -213,8 +213,8 @@ def noise(hits: int, **fields: object) -> CrrRow:
     )  # fmt: skip
 
 
-def strange(hits: int, clear: int, among: int) -> CrrRow:
-    return dataclasses.replace(row(hits, clear), strange_hits=among)
+def strange(hits: int, clear: int, among: int, pictures: int | None = None) -> CrrRow:
+    return dataclasses.replace(row(hits, clear), strange_hits=among, strange=among if pictures is None else pictures)
 
 
 def test_hits_on_garbage_by_a_judge_of_garbage_are_unassessed() -> None:
@@ -235,17 +235,20 @@ def test_other_hits_stay_hits(told: int, p_value: float, among: int) -> None:
     assert decided(retention(40), drawn=picture_check(p_value), rows=rows).decisions[0].status is FAIL
 
 
-def test_the_result_shows_what_the_gate_counted() -> None:
-    rows = (strange(9, 3, 7), *good_controls(), noise(12))
+@pytest.mark.parametrize(
+    ("strangers", "left"), [(1, 8), (7, 0)], ids=["one picture, as chance makes them", "most of a cell's pictures"]
+)
+def test_the_result_shows_what_the_gate_counted(strangers: int, left: int) -> None:
+    rows = (strange(9, 3, strangers), *good_controls(), noise(12))
     verdict = decided(retention(0, 40), drawn=picture_check(0.001), rows=rows)
-    samples = tuple(Sample(0, n, n, "u", "hit", None, 0.9, False, strange=n < 7) for n in range(9))
+    samples = tuple(Sample(0, n, n, "u", "hit", None, 0.9, False, strange=n < strangers) for n in range(9))
     result = RunResult("r", "n", "2026-01-01", {}, {}, (), rows, (), (), samples, verdict)
     shown = recounted(result, POLICY, verdict)
-    first = shown.crr[0]
-    assert (first.hits, first.assessed, first.unassessed) == (2, 5, 7)
+    first, lost = shown.crr[0], 9 - left
+    assert (first.hits, first.assessed, first.unassessed) == (left, 12 - lost, lost)
     assert first.worst_case == rows[0].worst_case
-    assert [r.cases for r in shown.unassessed if r.reason == "damaged"] == [7]
-    assert [sample.outcome for sample in shown.samples] == ["unassessed"] * 7 + ["hit"] * 2
+    assert [r.cases for r in shown.unassessed if r.reason == "damaged"] == [lost]
+    assert [sample.outcome for sample in shown.samples] == ["unassessed"] * lost + ["hit"] * left
 
 
 def test_the_second_side_of_good_rows_passes() -> None:

@@ -8,6 +8,7 @@ counted as (
         min(o.threshold) as threshold,
         count(*) filter (where o.outcome = 'hit') as hits,
         count(*) filter (where o.outcome = 'hit' and s.case_no is not null) as strange_hits,
+        count(s.case_no) as strange,
         count(*) filter (where o.outcome in ('hit', 'clear')) as assessed
     from outcomes as o
     left join strange_pictures as s on o.run_key = s.run_key and o.cell_id = s.cell_id and o.case_no = s.case_no
@@ -34,7 +35,8 @@ complete as (
         -- Whatever is planned and not assessed is unassessed, even when no row says so.
         greatest(c.planned - coalesce(n.assessed, 0), 0) as unassessed,
         coalesce(n.hits, 0) as hits,
-        coalesce(n.strange_hits, 0) as strange_hits
+        coalesce(n.strange_hits, 0) as strange_hits,
+        coalesce(n.strange, 0) as strange
     from cells as c
     inner join instruments as i on c.run_key = i.run_key
     left join counted as n on c.run_key = n.run_key and c.cell_id = n.cell_id and i.detector = n.detector
@@ -63,7 +65,8 @@ select
     r.confidence,
     m.perturbation,
     m.strength,
-    m.strange_hits
+    m.strange_hits,
+    m.strange
 from complete as m
 inner join runs as r on m.run_key = r.run_key
 left join intervals as v on m.hits = v.hits and m.assessed = v.assessed and r.confidence = v.confidence
