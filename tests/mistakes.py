@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from tests.flows.audits import tiny_spec
+from tests.flows.audits import WAIVED, tiny_spec
 from tests.guard_mistakes import GUARDS
 
 Arguments = list[str]
@@ -68,7 +68,7 @@ LATENT = {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidan
 TEXT = {"name": "text", "cases": 3, "sampler": {"steps": 2}}
 NUDE = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}
 RING = {"name": "ring", "phrase": "ring"}
-GATE = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}]}
+GATE = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], **WAIVED}
 UCE = {"name": "uce", "eraser": {"method": "uce"}}
 
 SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {

@@ -185,7 +185,10 @@ def test_packages_and_weights_of_instruments_without_a_model_folder_may_be_missi
     missing = {gap.where: gap for gap in draft.gaps if gap.kind == "model"}
     assert "cannot measure here" in missing["quality.alike"].what and "gmsd" in missing["quality.alike"].next_step
     assert "nudenet is not installed" in missing["detectors of kind nudenet"].what
-    assert [gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality] == [True]
+    assert [gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality] == [
+        True,
+        True,
+    ]  # and the picture check's
     assert list(draft.plan.units_of("quality"))
     with pytest.raises(MissingInstrument, match="cannot measure here"):
         meters.build(spec.quality[0])
