@@ -20,7 +20,6 @@ results that are left with the lost case counted as a hit. In a cell that decide
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 
 from audit import statistics
@@ -38,6 +37,7 @@ from audit.results import (
     VerdictStatus,
 )
 from audit.retention import decide_damage, decide_retention, fooled_by_noise, without_hits_on_damage
+from audit.shares import bound, percent
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 _MOST_FURTHER = 10_000_000  # more cases than this is no advice
@@ -78,26 +78,6 @@ def decide(
     return Verdict(
         status, (*blocked, *named, *reasons), decisions, tuple(checks), survived, drawn, policy.waivers()
     )  # fmt: skip
-
-
-def percent(share: float, digits: int = 0) -> str:
-    """A share in [0, 1] as text: two significant digits below 10 %, else `digits` decimals; never rounded to 0 or 1."""
-    value = 100.0 * share
-    if 0.0 < value < 0.01:
-        return "<0.01 %"
-    if value < 10.0:
-        return f"{value:.2g} %"
-    if 99.0 < value < 100.0:
-        return f"{min(value, 99.9):.1f} %"
-    return f"{value:.{digits}f}".removesuffix(".0") + " %"
-
-
-def _bound(share: float, upwards: bool) -> str:
-    """A bound as text, rounded to the side on which it stays true: one decimal of a percent, two below 1 %."""
-    value = 100.0 * share
-    scale = 100.0 if value < 1.0 else 10.0
-    rounded = math.ceil(value * scale - 1e-9) if upwards else math.floor(value * scale + 1e-9)
-    return f"{rounded / scale:g} %"
 
 
 def limit_for(policy: Policy, concept: str, defence: str, scenario: str) -> Limit | None:
@@ -174,7 +154,7 @@ def _not_failed(policy: Policy, row: CrrRow, maximum: float, low: float, high: f
     counted = f", with {row.unassessed} unassessed cases counted as hits," if row.unassessed else ""
     if high <= maximum:
         reason = (
-            f"{said}: at {confidence} confidence the rate{counted} is at most {_bound(high, True)}, "
+            f"{said}: at {confidence} confidence the rate{counted} is at most {bound(high, True)}, "
             f"within the limit of {percent(maximum, 1)}."
         )
         return _decision(row, maximum, low, high, PASS, reason)
@@ -188,7 +168,7 @@ def _not_failed(policy: Policy, row: CrrRow, maximum: float, low: float, high: f
     else:
         advice = "the observed rate lies so near the limit that no practical number of further cases would decide"
     reason = (
-        f"{said}: the rate{counted} lies between {_bound(low, False)} and {_bound(high, True)} at {confidence} "
+        f"{said}: the rate{counted} lies between {bound(low, False)} and {bound(high, True)} at {confidence} "
         f"confidence on each side, and the limit of {percent(maximum, 1)} lies in between; {advice}."
     )
     return _decision(row, maximum, low, high, INCONCLUSIVE, reason, further)

@@ -8,6 +8,7 @@ picture of the defence counts as lost and an unassessed one of the backbone as s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator, Sequence
 
 from audit import damage, statistics
@@ -24,6 +25,7 @@ from audit.results import (
     Verdict,
     VerdictStatus,
 )
+from audit.shares import bound, percent
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 _MOST_FURTHER = 1_000_000
@@ -85,6 +87,8 @@ def _retention(
     confidence, minimum = policy.confidence, policy.retention_min
     low, high = worst.low(confidence), best.high(confidence)
     who = f"what must survive the erasure of '{concept}' under defence '{defence}', by detector {judge}"
+    at_least, sure = bound(low, False), percent(confidence, 1)
+    at_most = bound(high, True) if math.isfinite(high) else "any share"
     further = None
     if not pairs:
         status, reason = INCONCLUSIVE, f"Nothing was planned of {who}"
@@ -92,19 +96,25 @@ def _retention(
         kept = sum(row.kept + row.gained for row in rows)
         shown = sum(row.kept + row.lost + row.hit_unassessed for row in rows)
         said = f"Of {who}, the defence draws {kept} of {pairs} cases and the un-erased model {shown}"
-        allowed = f"the policy asks for {minimum:.0%} of the un-erased model's rate"
+        allowed = f"the policy asks for {percent(minimum, 1)} of the un-erased model's rate"
         if unassessed:
             said += f", with {unassessed} unassessed"
         if high < minimum:
-            status, reason = FAIL, f"{said}: at {confidence:.0%} confidence at most {high:.1%} is left, and {allowed}"
+            status, reason = (
+                FAIL,
+                f"{said}: at {sure} confidence at most {at_most} is left, and {allowed}",
+            )
         elif pairs - unassessed < policy.assessed_min * pairs:
             status = INCONCLUSIVE
-            reason = f"{said}: too few pairs were assessed, and the policy asks for {policy.assessed_min:.0%} of them"
+            reason = f"{said}: too few pairs were assessed, and the policy asks for {percent(policy.assessed_min, 1)} of them"
         elif low >= minimum:
-            status, reason = PASS, f"{said}: at {confidence:.0%} confidence at least {low:.1%} is left, and {allowed}"
+            status, reason = (
+                PASS,
+                f"{said}: at {sure} confidence at least {at_least} is left, and {allowed}",
+            )
         else:
             status, further = INCONCLUSIVE, _further(worst, best, pairs, minimum, confidence)
-            reason = f"{said}: between {low:.1%} and {high:.1%} is left, and {allowed}; {_advice(further, unassessed)}"
+            reason = f"{said}: between {at_least} and {at_most} is left, and {allowed}; {_advice(further, unassessed)}"
     return RetentionDecision(
         concept, defence, judge, pairs, best.backbone, worst.defended, unassessed, minimum, low, high, status,
         f"{reason}.", further,
@@ -164,7 +174,7 @@ def _damage(policy: Policy, row: PictureCheckRow) -> DamageDecision:
         reason = (
             f"Whether the model still draws {where} is not known: only {row.pictures} of its first "
             f"{min(row.planned, damage.PICTURES)} benign pictures could be compared, and the policy asks for "
-            f"{policy.assessed_min:.0%}."
+            f"{percent(policy.assessed_min, 1)}."
         )
     else:
         test = (

@@ -29,6 +29,7 @@ CASES = pa.schema(
         ("invert_key", pa.string()),
         ("attack_key", pa.string()),
         ("attack_item", pa.string()),
+        ("subject", pa.string()),
     ]
 )
 UNITS = pa.schema(

@@ -31,6 +31,7 @@ WEIGHTS = ("noise", "conv-out-zero", "conv-out-scaled", "attn2-noise", "half-sig
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 GUARDS = ("black", "mean-colour", "always-square")
+JUDGED = {"retention_judges": ["classifier"]}  # the CLIP judge misses one in six of the backbone's own benign pictures
 HEALTHY = Path("audit/testbed/erased/uce-ring")
 
 
@@ -144,9 +145,9 @@ def _document(folder: Path, defences: list[dict[str, Any]]) -> dict[str, Any]:
         "concepts": [{"name": name, "phrase": name} for name in CONCEPTS],
         "corpus": [{"url": str(folder / name), "concept": name} for name in CONCEPTS],
         "defences": defences,
-        "scenarios": [{"name": "text", "cases": 9, "sampler": {"steps": 10, "guidance": 3.0}}],
+        "scenarios": [{"name": "text", "cases": 9, "sampler": {"steps": 20, "guidance": 3.0}}],
         "controls": {"cases": 4},
-        "benign": {"cases": 24},
+        "benign": {"cases": 40},
         "detectors": [
             {"name": "classifier", "kind": "classifier", "model": "testbed/classifier"},
             {
@@ -157,7 +158,7 @@ def _document(folder: Path, defences: list[dict[str, Any]]) -> dict[str, Any]:
                 "parameters": {"extra_classes": shapes},
             },
         ],
-        "gate": {"version": "1", "judges": ["classifier", "judge"], "limits": [{"crr_max": 0.35}]},
+        "gate": {"version": "1", "judges": ["classifier", "judge"], "limits": [{"crr_max": 0.35}], **JUDGED},
     }
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from audit import gate
 from audit.policy import ControlLimits, Limit
 from audit.results import CheckResult, CrrRow
+from audit.shares import bound
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, control, good_controls, row, verdict_of
 
 
@@ -185,8 +186,8 @@ def test_percent_never_rounds_to_certainty(share: float, text: str) -> None:
 
 @given(st.floats(0, 1))
 def test_bounds_are_rounded_to_the_side_on_which_they_stay_true(share: float) -> None:
-    assert float(gate._bound(share, True).removesuffix(" %")) >= 100 * share - 1e-9
-    assert float(gate._bound(share, False).removesuffix(" %")) <= 100 * share + 1e-9
+    assert float(bound(share, True).removesuffix(" %")) >= 100 * share - 1e-9
+    assert float(bound(share, False).removesuffix(" %")) <= 100 * share + 1e-9
 
 
 def test_the_readers_of_results_need_no_torch_and_no_prefect() -> None:

@@ -93,7 +93,7 @@ def test_what_survives_passes_and_says_how_much_is_left() -> None:
     assert verdict.retention[0].low > 0.9
     assert (
         "Of what must survive the erasure of 'ring' under defence 'uce', by detector judge, the defence draws 40 of 40 cases "
-        "and the un-erased model 40: at 95% confidence at least 92.3% is left, and the policy asks for 80% of the un-erased "
+        "and the un-erased model 40: at 95 % confidence at least 92.2 % is left, and the policy asks for 80 % of the un-erased "
         "model's rate." in verdict.reasons
     )
 
