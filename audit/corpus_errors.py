@@ -6,7 +6,6 @@ import errno
 
 from audit import urls
 from audit.errors import CorpusError
-from audit.storage_errors import REDIRECTS
 
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}
 _UNREACHABLE = {"EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionClosedError"}
@@ -34,8 +33,6 @@ def explain(error: Exception, where: str) -> CorpusError:
     """The `CorpusError` for `error` at `where`: `SourceUnavailable` when the storage as a whole is out of reach."""
     name, reason = type(error).__name__, code(error)
     text = urls.readable(str(error)) or name
-    if REDIRECTS in text:
-        text = "it redirects every request, and names no region in which the bucket is"
     where = urls.redact(where)
     if name in _NO_CREDENTIALS:
         return SourceUnavailable(

@@ -20,6 +20,7 @@ import fsspec
 from audit import urls
 from audit.corpus_errors import concerns_everybody, explain
 from audit.errors import CorpusError
+from audit.s3_sessions import session
 
 # A wrong endpoint must be named within seconds: botocore alone would wait 60 s and try five times.
 _S3_CONFIG: dict[str, Any] = {
@@ -276,6 +277,7 @@ def _s3_for(settings: str, process: int) -> Any:
     config |= {option: "when_required" for name, option in _S3_CHECKSUMS.items() if name not in os.environ}
     system: Any = fsspec.filesystem(
         "s3",
+        session=session(),
         skip_instance_cache=True,
         use_listings_cache=False,
         max_concurrency=1,  # otherwise every read begins with a HEAD request; whole objects are read in parallel here

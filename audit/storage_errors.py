@@ -29,7 +29,6 @@ _NO_CREDENTIALS = (
     "NoAuthTokenError",
     "TokenRetrievalError",
 )
-REDIRECTS = "maximum recursion depth"  # in which boto follows a redirect without a region
 _REMOTE = ("s3:", "s3a:")
 NO_BUCKET = re.compile(r"specified bucket does not exist|NoSuchBucket", re.IGNORECASE)
 
@@ -60,10 +59,8 @@ def explain(error: Exception, where: str) -> JournalError:
     name = type(error).__name__
     number = getattr(error, "errno", None)
     text = urls.readable(str(error)) or name  # a message may repeat an endpoint with its password
-    if isinstance(error, KeyError | TypeError | AttributeError | ValueError):
+    if isinstance(error, KeyError | TypeError | AttributeError):
         text = f"its answer is none that an S3 server gives ({text})"
-    if REDIRECTS in text:
-        text = "it redirects every request, and names no region in which the bucket is"
     if number in (errno.ENOSPC, errno.EDQUOT):
         return JournalError(
             "the disk is full", where=where, next_step="free space, then run: erasure-audit resume RUN_ID"
