@@ -5,7 +5,6 @@ Nothing here imports torch: a plan says what a run would trip over.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -91,7 +90,10 @@ _NEUTRAL_VAE: Settings = {"shift_factor": None, "latents_mean": None, "latents_s
 _NEUTRAL_TEXT: Settings = {"hidden_act": "quick_gelu", "quantization_config": None}
 
 _LARGEST = 1_000_000  # of any width or count: far beyond every model of the family
-_DEEPEST = 64  # blocks, layers
+_DEEPEST = 64  # layers of a text encoder
+_BLOCKS = 8  # of one list
+_LAYERS = 256  # blocks times layers times transformer layers; Stable Diffusion XL has 60
+_SIDE = 256  # of latents: pictures of 2048 pixels
 
 Check = Callable[[Any], bool]
 
@@ -105,11 +107,11 @@ def _few(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+    return type(value) in (int, float) and 1e-9 <= value <= 1e9
 
 
 def _each(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and 0 < len(value) <= _DEEPEST and all(check(item) for item in value)
+    return lambda value: isinstance(value, list) and 0 < len(value) <= _BLOCKS and all(check(item) for item in value)
 
 
 def _either(*checks: Check) -> Check:
@@ -123,7 +125,7 @@ def _one_of(*values: Any) -> Check:
 _WIDTHS, _ABSENT = _each(_whole), _one_of(None)
 # Field -> (what it has to be, in words; the check; whether it may be left out).
 _UNET: Mapping[str, tuple[str, Check, bool]] = {
-    "sample_size": ("one number (of latents)", lambda value: _whole(value, 1, 4096), False),
+    "sample_size": ("one number (of latents)", lambda value: _whole(value, 1, _SIDE), False),
     "block_out_channels": ("a list of widths", _WIDTHS, False),
     "cross_attention_dim": ("one width", _whole, False),
     "attention_head_dim": ("a number above 0, or a list of them", _either(_whole, _WIDTHS), True),
@@ -182,12 +184,16 @@ def class_problem(index: Settings) -> str | None:
 
 def unet_problem(unet: Settings) -> str | None:
     """Return what is wrong with a UNet's settings, None when all are honoured."""
-    return _class(unet, "UNet", "UNet2DConditionModel") or _problem(unet, "a UNet", _UNET, _NEUTRAL_UNET)
+    return (
+        _class(unet, "UNet", "UNet2DConditionModel")
+        or _problem(unet, "a UNet", _UNET, _NEUTRAL_UNET)
+        or _depth(unet, "a UNet")
+    )
 
 
 def vae_problem(vae: Settings) -> str | None:
     """Return what is wrong with a VAE's settings, None when all are honoured."""
-    return _class(vae, "VAE", "AutoencoderKL") or _problem(vae, "a VAE", _VAE, _NEUTRAL_VAE)
+    return _class(vae, "VAE", "AutoencoderKL") or _problem(vae, "a VAE", _VAE, _NEUTRAL_VAE) or _depth(vae, "a VAE")
 
 
 def text_problem(text: Settings) -> str | None:
@@ -227,6 +233,15 @@ def scheduler_settings(scheduler: Settings, named: str) -> dict[str, Any]:
 def _class(settings: Settings, part: str, expected: str) -> str | None:
     named = settings.get("_class_name", expected)
     return None if named == expected else f"has a {part} of class {_shown(named)}, and only {expected} is supported"
+
+
+def _depth(settings: Settings, part: str) -> str | None:
+    """Return the problem of a network that would take minutes to lay out, None for one of a usual depth."""
+    layers = len(settings["block_out_channels"])
+    for name in ("layers_per_block", "transformer_layers_per_block"):
+        value = settings.get(name, 1)
+        layers *= max(value) if isinstance(value, list) else value
+    return f"has {part} of {layers} layers, and at most {_LAYERS} are supported" if layers > _LAYERS else None
 
 
 def _problem(

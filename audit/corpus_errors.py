@@ -32,7 +32,7 @@ def concerns_everybody(error: BaseException) -> bool:
 def explain(error: Exception, where: str) -> CorpusError:
     """The `CorpusError` for `error` at `where`: `SourceUnavailable` when the storage as a whole is out of reach."""
     name, reason = type(error).__name__, code(error)
-    text = urls.redact(" ".join(str(error).split()) or name)
+    text = urls.readable(str(error)) or name
     where = urls.redact(where)
     if name in _NO_CREDENTIALS:
         return SourceUnavailable(

@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ import fsspec
 from audit import urls
 from audit.corpus_errors import concerns_everybody, explain
 from audit.errors import CorpusError
+from audit.s3_sessions import session
 
 # A wrong endpoint must be named within seconds: botocore alone would wait 60 s and try five times.
 _S3_CONFIG: dict[str, Any] = {
@@ -185,12 +186,18 @@ class S3Source:
                 page = s3_filesystem().call_s3("list_objects_v2", Bucket=self.bucket, Prefix=self.prefix, **more)
             except Exception as error:  # translated; the cause may repeat an endpoint's password
                 raise explain(error, self.uri) from None
-            if "IsTruncated" not in page and "Name" not in page:  # any web page parses as an empty listing
-                raise explain(OSError("the answer is not an S3 listing"), self.uri)
-            yield from page.get("Contents", ())
+            entries = page.get("Contents", ())
+            if ("IsTruncated" not in page and "Name" not in page) or not all(_whole(entry) for entry in entries):
+                raise explain(
+                    OSError("the answer is not an S3 listing"), self.uri
+                )  # any web page parses as an empty one
+            yield from entries
             if not page.get("IsTruncated"):
                 return
-            more = {"ContinuationToken": page["NextContinuationToken"]}
+            following = page.get("NextContinuationToken")
+            if not following or following == more.get("ContinuationToken"):
+                raise explain(OSError("the answer is an S3 listing without an end"), self.uri)
+            more = {"ContinuationToken": following}
 
     def _is_object(self) -> bool:
         try:
@@ -243,6 +250,12 @@ class GenericSource:
         return _read(lambda: self._fs, uri)
 
 
+def _whole(entry: Mapping[str, Any]) -> bool:
+    """Return whether an entry of an S3 listing names an object and its size."""
+    size = entry.get("Size")
+    return bool(entry.get("Key")) and type(size) is int and 0 <= size < 2**63
+
+
 def _read(filesystem: Any, uri: str) -> bytes:
     try:
         return bytes(filesystem().cat_file(uri))
@@ -264,6 +277,7 @@ def _s3_for(settings: str, process: int) -> Any:
     config |= {option: "when_required" for name, option in _S3_CHECKSUMS.items() if name not in os.environ}
     system: Any = fsspec.filesystem(
         "s3",
+        session=session(),
         skip_instance_cache=True,
         use_listings_cache=False,
         max_concurrency=1,  # otherwise every read begins with a HEAD request; whole objects are read in parallel here

@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from audit.errors import AuditError
+
 _DEEPEST = 64  # levels of lists and objects
 _DIGITS = 300  # of one integer: no float reaches further
 # Strings are skipped as a whole, also one that never ends: brackets in them open nothing.
@@ -86,6 +88,16 @@ def parse_json(text: str | bytes) -> Any:
     except UnicodeEncodeError:
         raise ForeignError("it holds half a surrogate pair, which is no character") from None
     return value
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what a parser of foreign files raised; an interruption and our own errors are raised again.
+
+    A panic of a library in Rust is no `Exception`, and its class can only be told by its name.
+    """
+    if isinstance(error, AuditError) or not (isinstance(error, Exception) or type(error).__name__ == "PanicException"):
+        raise error
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _require_regular(found: os.stat_result) -> None:

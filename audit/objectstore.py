@@ -22,10 +22,12 @@ from fsspec.implementations.local import LocalFileSystem
 from audit import urls
 from audit.errors import JournalError
 from audit.locations import refuse_credentials
+from audit.s3_sessions import session
 from audit.storage_errors import NO_BUCKET, translated
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
 _NOT_IN_KEYS = "?#\\*[]\x00\r\n\t"  # versions, patterns and what servers and proxies cut off or rewrite
+_S3_TRIES = 3  # of s3fs, each of which botocore repeats; its own default is 5, and broken servers would take 20 s
 _STALE_SECONDS = 24 * 3600.0
 _CLAIM_SECONDS = 10.0
 # What file systems without hard links answer (NFS, SMB, FAT, FUSE), or with a folder on another one mounted inside.
@@ -58,6 +60,7 @@ class ObjectStore:
             return
         # A cached instance would keep the endpoint and the credentials of the first root opened in this process.
         options = {"skip_instance_cache": True, "use_listings_cache": False, "config_kwargs": dict(_S3_CONFIG)}
+        options["session"] = session()
         try:
             self.fs, path = fsspec.core.url_to_fs(self.root, **options)
         except (ValueError, ImportError) as error:
@@ -66,6 +69,7 @@ class ObjectStore:
                 where=self.root,
                 next_step="use file:///folder or s3://bucket/prefix",
             ) from None
+        self.fs.retries = _S3_TRIES
         self.base = str(path).rstrip("/")
 
     def path(self, name: str) -> str:
@@ -138,7 +142,7 @@ class ObjectStore:
     def get(self, name: str) -> bytes:
         """The bytes of object `name`. Raises FileNotFoundError when it is absent, `JournalError` for other troubles."""
         with translated(self.url(name), absent_is_error=False):
-            return bytes(self.fs.cat_file(self.path(name)))
+            return bytes(self._whole(name))
 
     def open(self, name: str, *, partial: bool) -> pa.NativeFile:
         """The object, open for reading by position. Raises FileNotFoundError when it is absent, else `JournalError`.
@@ -149,9 +153,15 @@ class ObjectStore:
             if self.local:
                 return pa.OSFile(self.path(name), "rb")
             if not partial:
-                return pa.BufferReader(self.fs.cat_file(self.path(name)))
+                return pa.BufferReader(self._whole(name))
             stream = self.fs.open(self.path(name), "rb", cache_type="none")
             return pa.PythonFile(stream) if stream.size > _RANGED_FROM else pa.BufferReader(stream.read())
+
+    def _whole(self, name: str) -> bytes:
+        """The bytes of an object; from S3 in one request, where s3fs alone would ask for its size first."""
+        at_once = {} if self.local else {"max_concurrency": 1}
+        found: bytes = self.fs.cat_file(self.path(name), **at_once)
+        return found
 
     def exists(self, name: str) -> bool:
         """Whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""

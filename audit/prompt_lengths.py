@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from audit.errors import CheckpointError, SpecError
-from audit.foreign import ForeignError, parse_json, read_bounded
+from audit.foreign import ForeignError, parse_json, read_bounded, reason
 from audit.model_refs import ModelRef
 from audit.weight_files import read_json
 
@@ -26,17 +28,24 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     from transformers import CLIPTokenizer
 
     _require_json(folder)
-    try:
+    with tokenizer_errors(folder, "loaded"):
         tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # foreign files: the parsers of transformers and tokenizers raise what they like
+    if type(tokenizer.model_max_length) not in (int, float) or not math.isfinite(tokenizer.model_max_length):
+        raise _unfit(folder, f"model_max_length {tokenizer.model_max_length!r}, which is no number")
+    return tokenizer
+
+
+@contextlib.contextmanager
+def tokenizer_errors(folder: Path, what: str = "used") -> Iterator[None]:
+    """Inside, whatever the parsers of transformers and tokenizers raise becomes a `CheckpointError`, panics of Rust too."""
+    try:
+        yield
+    except BaseException as error:
         raise CheckpointError(
-            f"the tokenizer cannot be loaded: {' '.join(str(error).split())[:300]}",
+            f"the tokenizer cannot be {what}: {reason(error)}",
             where=str(folder),
             next_step="download or copy the whole model folder, with its vocabulary",
         ) from None
-    if type(tokenizer.model_max_length) not in (int, float):
-        raise _unfit(folder, f"model_max_length {tokenizer.model_max_length!r}, which is no number")
-    return tokenizer
 
 
 def check_tokenizer(backbone: ModelRef) -> None:
@@ -45,7 +54,8 @@ def check_tokenizer(backbone: ModelRef) -> None:
     tokenizer = load_tokenizer(folder)
     text = read_json(backbone.path / "text_encoder" / "config.json")
     positions, embeddings = text["max_position_embeddings"], text["vocab_size"]
-    longest, ids = tokenizer.model_max_length, tokenizer.get_vocab().values()
+    with tokenizer_errors(folder):
+        longest, ids = tokenizer.model_max_length, tokenizer.get_vocab().values()
     if type(longest) is not int or not _FEWEST <= longest <= positions:
         raise _unfit(
             folder,
@@ -110,5 +120,6 @@ def too_long(backbone: ModelRef, prompts: Sequence[str]) -> dict[str, tuple[int,
     """
     tokenizer = load_tokenizer(backbone.path / "tokenizer")
     longest = int(tokenizer.model_max_length)
-    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
+    with tokenizer_errors(backbone.path / "tokenizer"):
+        used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
     return {prompt: (count, longest) for prompt, count in used.items() if count > longest}

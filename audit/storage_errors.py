@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 
 from audit import urls
-from audit.errors import JournalError
+from audit.errors import AuditError, JournalError
 
 _UNREACHABLE = (
     "EndpointConnectionError",
@@ -29,6 +29,7 @@ _NO_CREDENTIALS = (
     "NoAuthTokenError",
     "TokenRetrievalError",
 )
+_REMOTE = ("s3:", "s3a:")
 NO_BUCKET = re.compile(r"specified bucket does not exist|NoSuchBucket", re.IGNORECASE)
 
 
@@ -47,8 +48,8 @@ def translated(where: str, *, absent_is_error: bool = True) -> Iterator[None]:
         if not absent_is_error and not NO_BUCKET.search(str(error)):
             raise
         raise explain(error, where) from error
-    except Exception as error:  # boto's packages are told by name, so that a local root need not import them
-        if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore", "aiohttp")):
+    except Exception as error:  # what an object store answers is parsed by three packages, and breaks any of them
+        if isinstance(error, OSError) or (not isinstance(error, AuditError) and where.startswith(_REMOTE)):
             raise explain(error, where) from error
         raise
 
@@ -57,7 +58,9 @@ def explain(error: Exception, where: str) -> JournalError:
     """The `JournalError` that tells the user what `error` at `where` means and what to do next."""
     name = type(error).__name__
     number = getattr(error, "errno", None)
-    text = urls.redact(str(error).strip()) or name  # a message may repeat an endpoint with its password
+    text = urls.readable(str(error)) or name  # a message may repeat an endpoint with its password
+    if isinstance(error, KeyError | TypeError | AttributeError):
+        text = f"its answer is none that an S3 server gives ({text})"
     if number in (errno.ENOSPC, errno.EDQUOT):
         return JournalError(
             "the disk is full", where=where, next_step="free space, then run: erasure-audit resume RUN_ID"
@@ -71,7 +74,7 @@ def explain(error: Exception, where: str) -> JournalError:
             next_step="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
         )
     if isinstance(error, PermissionError) or name == "ClientError":
-        remote = where.startswith(("s3:", "s3a:"))
+        remote = where.startswith(_REMOTE)
         keys = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the bucket's policy"
         hint = f"{keys if remote else 'change its owner or mode'}, or choose another storage root"
         return JournalError(f"access is denied: {text}", where=where, next_step=hint)

@@ -25,6 +25,7 @@ _FLOATS = ("F16", "BF16", "F32", "F64")
 _COUNTS = ("I64", "I32", "U8", "BOOL")  # of batches seen, or of positions
 # Older files store the constant 0, 1, 2, ... of position embeddings; newer classes compute it.
 _CONSTANT = "embeddings.position_ids"
+_SPARE = 10_000_000  # numbers that a network may lack until it is not even made; then they are listed as missing
 # The VAE of Stable Diffusion v1.4 and v1.5 as first published calls its one attention block's layers so.
 _OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
@@ -79,6 +80,7 @@ def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, Any]) -> M
     Raises `Misfit` for a setting that the class does not know and for settings that make no network.
     """
     _require_known(loader, settings)
+    _require_kinds(loader, settings)
     try:
         with torch.device("meta"):
             network: ModelMixin = loader.from_config(dict(settings))
@@ -121,10 +123,11 @@ def transformers_network(
     """
     try:
         with _quietly():
-            if not hasattr(loader, "config_class"):  # an Auto class, which only stands for others
-                with torch.device("meta"):
-                    loader = type(loader.from_config(settings, trust_remote_code=False))
-            network, found = loader.from_pretrained(
+            with torch.device("meta"):
+                auto = not hasattr(loader, "config_class")  # an Auto class, which only stands for others
+                laid_out = loader.from_config(settings, trust_remote_code=False) if auto else loader(settings)
+            _require_size(laid_out, tensors)
+            network, found = type(laid_out).from_pretrained(
                 None,
                 config=settings,
                 state_dict=dict(tensors),
@@ -133,6 +136,8 @@ def transformers_network(
                 ignore_mismatched_sizes=True,  # so that they are listed below, and refused there
                 output_loading_info=True,
             )
+    except Misfit:
+        raise
     except Exception as error:  # the settings come from outside, and what they break is anybody's error
         raise Misfit(_first(error)) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -144,6 +149,13 @@ def transformers_network(
     return loaded
 
 
+def _require_size(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Return when the network is about as large as its weights; what is missing would first be filled with numbers."""
+    size, held = (sum(tensor.numel() for tensor in given) for given in (network.parameters(), tensors.values()))
+    if size > 2 * held + _SPARE:
+        raise Misfit(f"its configuration describes a network of {size} numbers, and its weights are {held}")
+
+
 def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
     """Return when the class takes every setting that says something; those it does not know it would ignore."""
     known = inspect.signature(loader.__init__).parameters
@@ -152,6 +164,24 @@ def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
             raise Misfit(
                 f"its configuration sets {name[:80]} to {str(value)[:80]}, which {loader.__name__} would ignore"
             )
+
+
+def _require_kinds(loader: type[Any], settings: Mapping[str, Any]) -> None:
+    """Return when settings that are numbers or switches by default are of that kind: others fail at the first picture."""
+    for name, parameter in inspect.signature(loader.__init__).parameters.items():
+        default, value = parameter.default, settings.get(name, parameter.default)
+        if isinstance(default, bool):
+            fits = value is None or isinstance(value, bool)
+        elif isinstance(default, int | float):
+            fits = _moderate(value) or (isinstance(default, int) and (value is None or isinstance(value, list)))
+        else:
+            continue
+        if not fits:
+            raise Misfit(f"its configuration sets {name} to {str(value)[:80]}, where {default} would be usual")
+
+
+def _moderate(value: Any) -> bool:
+    return type(value) in (int, float) and -1e9 <= value <= 1e9
 
 
 def _require_none(kind: str, names: set[str]) -> None:

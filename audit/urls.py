@@ -15,6 +15,7 @@ _SIGNED = re.compile(
     re.IGNORECASE,
 )
 SCHEMES = ("file", "s3")  # of corpora and storage roots
+_LONGEST = 300  # characters of what another library or server says
 _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
 
 
@@ -53,6 +54,12 @@ def redact(text: str) -> str:
         if len(value) >= 8:  # shorter values are no keys, and would blank ordinary words
             text = text.replace(value, "***")
     return text
+
+
+def readable(text: str) -> str:
+    """Return the text of a foreign error as one short line: without credentials and unprintable characters, cut when long."""
+    shown = "".join(c if c.isprintable() else "?" for c in " ".join(redact(text).split()))
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
 
 
 def absolute(url: str) -> str:

@@ -10,7 +10,7 @@ import pyarrow as pa
 from audit.detectors import build
 from audit.images import encode_png
 from audit.journal import SCHEMAS, Journal
-from audit.records import Unit
+from audit.records import LabelScore, Measurement, Unit
 from audit.spec import Concept, DetectorSpec
 from audit.stages.detect import run_detect
 from audit.testbed.scenes import sample_scene
@@ -50,3 +50,31 @@ def test_pictures_that_no_retry_makes_do_not_keep_the_unit_open(tmp_path: Path) 
     journal = Journal(str(tmp_path))
     assert measure(journal, ["ok", "degenerate", "unreadable"]) == {0: "ok"}
     assert journal.keys("detect") == {MEASURED}
+
+
+def test_impossible_answers_of_a_detector_of_its_own_kind_are_not_measured(tmp_path: Path) -> None:
+    class Odd:
+        """A detector that shares nothing with the shipped ones."""
+
+        instrument = build(
+            DetectorSpec(name="classes", kind="classifier", model="testbed/classifier"),
+            [Concept(name="ring", phrase="ring")],
+        ).instrument
+
+        def measure(self, images: Any) -> Any:
+            scores = [(LabelScore("ring", 0.5),), (LabelScore("ring", 2.0),), (LabelScore(7, 0.5),), {"ring": 0.9}]  # type: ignore[arg-type]
+            return [Measurement(found) for found in scores]  # type: ignore[arg-type]
+
+    journal = Journal(str(tmp_path))
+    rows = [picture(number, "ok") for number in range(4)]
+    journal.write("generate", GENERATED, pa.Table.from_pylist(rows, schema=SCHEMAS["generate"]), {})
+    unit = Unit("detect", MEASURED, (GENERATED,), {"generate": GENERATED}, len(rows))
+    table = run_detect(unit, Odd(), journal, 8)  # type: ignore[arg-type]
+    assert table.column("status").to_pylist() == ["ok", "error", "error", "error"]
+    assert table.column("error").to_pylist() == [
+        None,
+        "the score of 'ring' is 2, outside 0..1",
+        "a label is a value of type int instead of a text",
+        "the detector answers with a value of type dict instead of scores",
+    ]
+    assert table.column("scores").to_pylist()[1:] == [None] * 3

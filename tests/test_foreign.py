@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from audit.foreign import ForeignError, parse_json, read_bounded
+from audit.errors import Interrupted
+from audit.foreign import ForeignError, parse_json, read_bounded, reason
 
 
 def test_a_file_is_read_whole_up_to_its_limit_and_through_links(tmp_path: Path) -> None:
@@ -69,3 +70,12 @@ def test_what_is_no_usable_json_is_one_short_reason(text: str | bytes, reason: s
     with pytest.raises(ForeignError) as caught:
         parse_json(text)
     assert str(caught.value) == reason
+
+
+def test_a_panic_of_a_library_in_rust_is_a_reason_and_an_interruption_is_not() -> None:
+    panic = type("PanicException", (BaseException,), {})  # pyo3's own class cannot be imported
+    assert reason(panic("index out\nof bounds")) == "index out of bounds"
+    assert reason(KeyError()) == "KeyError"
+    for passing in (KeyboardInterrupt(), SystemExit(1), Interrupted("stopped")):
+        with pytest.raises(type(passing)):
+            reason(passing)

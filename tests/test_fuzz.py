@@ -49,6 +49,7 @@ def check(boundary: Boundary, folder: Path, pipeline: Path, count: int) -> None:
     """Fail with a report of all findings. The boundary gets a folder with a pipeline in it that it may break."""
     folder.mkdir()
     shutil.copytree(pipeline, folder / "pipeline")
+    count = int(os.environ.get("FUZZ_COUNT", count))
     findings = run(boundary.open(folder), boundary.allowed, count)
     if findings and "FUZZ_REPORT" in os.environ:  # the whole report of a long run, for a person
         with Path(os.environ["FUZZ_REPORT"]).open("a", encoding="utf-8") as stream:

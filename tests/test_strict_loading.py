@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -138,6 +139,29 @@ def test_settings_that_make_no_network_are_one_message(tiny_copy: Path) -> None:
         CheckpointError, match="the backbone's unet cannot be loaded: its configuration makes no network"
     ):
         load(tiny_copy)
+
+
+@pytest.mark.parametrize(
+    ("part", "changes", "message"),
+    [
+        ("unet", {"norm_eps": "0.00001"}, "its configuration sets norm_eps to 0.00001, where 1e-05 would be usual"),
+        ("unet", {"freq_shift": 10**290}, "its configuration sets freq_shift to 1000"),
+        ("vae", {"force_upcast": "no"}, "its configuration sets force_upcast to no, where True would be usual"),
+        (
+            "text_encoder",
+            {"max_position_embeddings": 999_999},
+            "its configuration describes a network of 160",
+        ),
+    ],
+)
+def test_settings_of_another_kind_or_size_are_refused_before_the_first_picture(
+    part: str, changes: dict[str, object], message: str, tiny_copy: Path
+) -> None:
+    config = tiny_copy / part / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), **changes}))
+    with pytest.raises(CheckpointError) as caught:
+        load(tiny_copy)
+    assert message in caught.value.what
 
 
 def old_names(tensors: Tensors) -> Tensors:

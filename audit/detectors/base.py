@@ -6,7 +6,6 @@ import abc
 import dataclasses
 import functools
 import importlib.metadata
-import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar, TypeVarTuple
@@ -14,6 +13,7 @@ from typing import Any, Protocol, TypeVar, TypeVarTuple
 import numpy as np
 import numpy.typing as npt
 
+from audit.detectors.answers import measurement, one_line
 from audit.errors import DetectorError
 from audit.identity import canonical, int_key
 from audit.names import composed
@@ -99,9 +99,11 @@ class BaseDetector(abc.ABC):
         """Measurements of one batch; when it fails, of each picture alone, so that one cannot spoil the others."""
         try:
             scores = self._scores(images)
+            if not isinstance(scores, list | tuple):
+                raise DetectorError(f"a value of type {type(scores).__name__} instead of a list of results")
             if len(scores) != len(images):
                 raise DetectorError(f"{len(scores)} results for {len(images)} pictures")
-            return [_measurement(found) for found in scores]
+            return [measurement(found, self._instrument.labels) for found in scores]
         except Exception as error:  # whatever a library raises is 'not measured', never 'clear'
             if len(images) == 1:
                 return [Measurement(None, _one_line(error))]
@@ -226,13 +228,5 @@ def once_per_process(function: Callable[[*_Args], _Result]) -> Callable[[*_Args]
     return locked
 
 
-def _measurement(scores: Scores) -> Measurement:
-    for found in scores:
-        if not math.isfinite(found.score):
-            return Measurement(None, f"the score of {found.label!r} is {found.score}")
-    return Measurement(scores)
-
-
 def _one_line(error: Exception) -> str:
-    text = error.what if isinstance(error, DetectorError) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:500]
+    return one_line(error.what if isinstance(error, DetectorError) else f"{type(error).__name__}: {error}")

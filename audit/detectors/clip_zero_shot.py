@@ -30,6 +30,7 @@ from audit.detectors.base import (
     package_versions,
 )
 from audit.errors import DetectorError
+from audit.foreign import reason
 from audit.model_refs import ModelRef
 from audit.names import folded
 from audit.prompt_lengths import load_tokenizer
@@ -215,7 +216,11 @@ def load_clip(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
     from transformers import CLIPModel
 
     network = folders.load_network(CLIPModel, ref, device)
-    return network, folders.load_image_processor(ref), load_tokenizer(ref.path)
+    tokenizer = load_tokenizer(ref.path)
+    known, highest = network.config.text_config.vocab_size, max(tokenizer.get_vocab().values(), default=0)
+    if highest >= known:
+        raise folders.unusable(ref, f"its tokenizer has token ids up to {highest}, and its text encoder knows {known}")
+    return network, folders.load_image_processor(ref), tokenizer
 
 
 @once_per_process
@@ -223,7 +228,10 @@ def _embeddings(ref: ModelRef, device: str, prompts: PromptSet) -> torch.Tensor:
     """Unit text embeddings, one row per label and then one per background prompt."""
     import torch
 
-    rows = [_embed(ref, device, texts) for texts in (*prompts.prompts, *((text,) for text in prompts.background))]
+    try:
+        rows = [_embed(ref, device, texts) for texts in (*prompts.prompts, *((text,) for text in prompts.background))]
+    except BaseException as error:  # settings and vocabulary come from outside, and what they break is anybody's error
+        raise folders.unusable(ref, f"its text encoder reads no prompt: {reason(error)}") from error
     return torch.stack(rows)
 
 

@@ -76,11 +76,11 @@ def load_network(loader: type[Any], ref: ModelRef, device: str) -> PreTrainedMod
             ref.path, local_files_only=True, trust_remote_code=False
         )
     except Exception as error:  # the settings come from outside, and what they break is anybody's error
-        raise _unusable(ref, " ".join(str(error).split())[:300]) from error
+        raise unusable(ref, " ".join(str(error).split())[:300]) from error
     try:
         network = transformers_network(loader, settings, read_tensors([ref.path / name for name in ref.files]))
     except Misfit as error:
-        raise _unusable(ref, str(error)) from error
+        raise unusable(ref, str(error)) from error
     try:
         moved: PreTrainedModel = network.to(device)
         return moved
@@ -99,8 +99,8 @@ def load_image_processor(ref: ModelRef) -> Any:
         return AutoImageProcessor.from_pretrained(
             ref.path, backend="pil", local_files_only=True, trust_remote_code=False
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(ref, " ".join(str(error).split())[:300]) from error
+    except Exception as error:  # the settings come from outside, and what they break is anybody's error
+        raise unusable(ref, " ".join(str(error).split())[:300]) from error
 
 
 def pixel_values(processor: Any, images: Sequence[Pixels], device: str) -> torch.Tensor:
@@ -112,7 +112,8 @@ def pixel_values(processor: Any, images: Sequence[Pixels], device: str) -> torch
     return values.to(device)
 
 
-def _unusable(ref: ModelRef, why: str) -> DetectorError:
+def unusable(ref: ModelRef, why: str) -> DetectorError:
+    """Return the error for a model folder that makes no detector."""
     return DetectorError(
         f"the detector's model cannot be loaded: {why}",
         where=str(ref.path),

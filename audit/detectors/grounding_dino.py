@@ -28,6 +28,7 @@ from audit.detectors.base import (
     package_versions,
 )
 from audit.errors import DetectorError
+from audit.foreign import reason
 from audit.model_refs import ModelRef, resolve_model
 from audit.records import LabelScore
 from audit.spec import Concept, DetectorSpec, words_of
@@ -215,8 +216,8 @@ def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
     network = folders.load_network(GroundingDinoForObjectDetection, ref, device)
     try:
         tokenizer = AutoTokenizer.from_pretrained(ref.path, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unreadable(ref, " ".join(str(error).split())[:300]) from error
+    except BaseException as error:
+        raise _unreadable(ref, reason(error)) from error
     if tuple(tokenizer.convert_tokens_to_ids(["[CLS]", "[SEP]", ".", "?"])) != _SPECIAL:
         raise _unreadable(ref, "it numbers [CLS], [SEP], '.' and '?' otherwise than the network expects")
     return network, folders.load_image_processor(ref), tokenizer

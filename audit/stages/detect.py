@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from audit.detectors.answers import measurements
 from audit.detectors.base import Detector
 from audit.journal import SCHEMAS, Journal
 from audit.records import LabelScore, Status, Unit
@@ -37,7 +38,7 @@ def run_detect(unit: Unit, detector: Detector, journal: Journal, batch_size: int
 
     def work(batch: Any) -> list[Row]:
         pixels = [np.asarray(Image.open(io.BytesIO(case["image"]["bytes"])).convert("RGB")) for case in batch]
-        measured = detector.measure(pixels)
+        measured = measurements(detector.measure(pixels), len(batch), detector.instrument.labels)
         return [
             row(case, Status.ERROR, result.error, None)
             if result.scores is None
