@@ -2,6 +2,7 @@
 
 Nothing here reads tensors or imports torch: plans and identities come from bytes alone. What the files are is decided
 import os
+import os
 from their content by `audit.checkpoints`.
 """
 
