@@ -1,14 +1,13 @@
 """Which files an erased checkpoint consists of: a file, a folder or a pinned hub commit, with their digests.
 
 Nothing here reads tensors or imports torch: plans and identities come from bytes alone. What the files are is decided
-import os
-import os
 from their content by `audit.checkpoints`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
