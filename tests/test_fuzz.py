@@ -65,7 +65,11 @@ def test_the_harness_finds_what_no_user_may_see_and_nothing_else(monkeypatch: py
     def attempt(data: bytes) -> None:
         match data:
             case b"mistake":
+                raise AuditError("said clearly", next_step="do another thing")
+            case b"no way on":
                 raise AuditError("said clearly")
+            case b"endless":
+                raise AuditError("said clearly" * 1000, next_step="do another thing")
             case b"crash":
                 raise KeyError("a field")
             case b"warning":
@@ -77,7 +81,7 @@ def test_the_harness_finds_what_no_user_may_see_and_nothing_else(monkeypatch: py
             case b"large":
                 kept.append(b"x" * (128 << 20))
 
-    words = (b"value", b"mistake", b"crash", b"warning", b"hang", b"bomb", b"large")
+    words = (b"value", b"mistake", b"crash", b"warning", b"hang", b"bomb", b"large", b"no way on", b"endless")
     found = run(Opened([], attempt, words), (AuditError,), len(words))
     assert {finding.kind for finding in found} == {
         "KeyError",
@@ -85,6 +89,8 @@ def test_the_harness_finds_what_no_user_may_see_and_nothing_else(monkeypatch: py
         "over 0.8 s",
         "MemoryError",
         "over 1 GB more memory",
+        "an error without a next step",
+        "an endless message",
     }
 
 
