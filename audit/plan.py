@@ -154,18 +154,18 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
         instruments = _instruments(document)
         quality, comparisons = _quality(document)
         return Plan(
-            run_id=document["run_id"],
-            name=document["name"],
-            created_at=document["created_at"],
+            run_id=_field(document, "run_id", str),
+            name=_field(document, "name", str),
+            created_at=_field(document, "created_at", str),
             spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
-            backbone=document["backbone"],
+            backbone=_field(document, "backbone", dict),
             cells=cells,
             cases=cases,
             units=units,
             instruments=instruments,
-            rules=tuple(document["rules"]),
-            corpus=document["corpus"],
-            prompt_sets=document.get("prompt_sets", {}),
+            rules=tuple(dict(rule) for rule in document["rules"]),
+            corpus=_field(document, "corpus", dict),
+            prompt_sets=_field({"prompt_sets": {}, **document}, "prompt_sets", dict),
             quality=quality,
             comparisons=comparisons,
         )
@@ -205,8 +205,8 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
         return Outline(
-            run_id=document["run_id"],
-            created_at=document["created_at"],
+            run_id=_field(document, "run_id", str),
+            created_at=_field(document, "created_at", str),
             cells=tuple(_cell(row) for row in document["cells"]),
             instruments=_instruments(document),
             policy=document["policy"],
@@ -249,16 +249,24 @@ def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...]
     return tuple(instruments), tuple(comparisons)
 
 
+def _field(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """Return one value of a stored plan; raises `ValueError` when it is missing or of another type."""
+    value = row.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"its {name!r} is {str(value)[:80]!r}, which is no {kind.__name__}")
+    return value
+
+
 def _cell(row: Mapping[str, Any]) -> PlannedCell:
     cell = Cell(
-        cell_id=row["cell_id"],
-        concept=row["concept"],
-        subject=row["subject"],
+        cell_id=_field(row, "cell_id", int),
+        concept=_field(row, "concept", str),
+        subject=_field(row, "subject", str),
         role=Role(row["role"]),
         control=Control(row["control"]) if row["control"] else None,
-        defence=row["defence"],
+        defence=_field(row, "defence", str),
         scenario=Scenario(row["scenario"]),
-        planned=row["planned"],
+        planned=_field(row, "planned", int),
         perturbation=row.get("perturbation"),  # absent from plans of before the field was there
         strength=row.get("strength"),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 
 from audit.errors import JournalError
 from audit.journal import Journal
-from audit.plan import planned_keys
+from audit.plan import planned_keys, read_outline
 from audit.plan_tables import CASES_SCHEMA, UNITS_SCHEMA, read_cases, read_units, with_all_columns
 from tests.synthetic import Run, cell, instrument
 
@@ -83,3 +84,36 @@ def test_a_run_with_damaged_units_is_said_with_the_next_step(tmp_path: Path) -> 
     with pytest.raises(JournalError, match=r"plan of run 'run-1' is damaged: .* 'paint'") as error:
         planned_keys(journal, "run-1")
     assert error.value.next_step == "start it again: erasure-audit run SPEC"
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"created_at": 7}, "its 'created_at' is '7', which is no str"),
+        (
+            {
+                "cells": [
+                    {
+                        "cell_id": 0,
+                        "concept": "ring",
+                        "subject": "ring",
+                        "role": "target",
+                        "control": None,
+                        "defence": None,
+                    }
+                ]
+            },
+            "its 'defence' is 'None', which is no str",
+        ),
+        ({"cells": [7]}, "object has no attribute"),
+        ({"cells": 7}, "not iterable"),
+    ],
+)
+def test_a_plan_of_other_values_is_said(change: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path))
+    Run("run-1", cells=[cell(0, 1)], instruments=[instrument()]).write(journal)
+    document = json.loads(journal.get_run("run-1", "plan.json"))
+    journal.put_run("run-1", "plan.json", json.dumps({**document, **change}).encode())
+    with pytest.raises(JournalError, match="plan of run 'run-1' is damaged") as error:
+        read_outline(journal, "run-1")
+    assert reason in str(error.value)
