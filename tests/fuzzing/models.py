@@ -98,7 +98,8 @@ def joined(header: bytes, body: bytes) -> bytes:
 def _tensors(path: Path) -> object:
     check_safetensors(path)
     found, metadata = from_safetensors(path)
-    return {name: (tensor.shape, tensor.load()) for name, tensor in found.items()}, metadata
+    weights = {name: tensor for name, tensor in found.items() if name != "position_ids"}  # integers, which nobody loads
+    return {name: (tensor.shape, tensor.load()) for name, tensor in weights.items()}, metadata
 
 
 def _safetensors(folder: Path) -> Opened:
