@@ -42,7 +42,7 @@ class Boundary:
     name: str
     open: Callable[[Path], Opened]
     allowed: tuple[type[Exception], ...] = (AuditError,)
-    smoke_count: int = 50
+    smoke_count: int = 20
     slow_count: int = 2000
 
 

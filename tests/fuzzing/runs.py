@@ -114,7 +114,7 @@ def _unit(kind: str) -> Callable[[Path], Path]:
 
 BOUNDARIES = (
     *(
-        Boundary(f"planned run's {name}", _planned(name), smoke_count=20)
+        Boundary(f"planned run's {name}", _planned(name), smoke_count=10)
         for name in ("plan.json", "cases.parquet", "units.parquet", "manifest.parquet")
     ),
     *(Boundary(f"{kind} unit", _finished(_unit(kind), read_only=True)) for kind in ("invert", "generate", "detect")),
@@ -128,11 +128,11 @@ BOUNDARIES = (
         for kind in ("invert", "generate", "detect")
     ),
     *(
-        Boundary(f"kept index of {kind} units", _kept(_unit(kind)), smoke_count=5, slow_count=250)
+        Boundary(f"kept index of {kind} units", _kept(_unit(kind)), smoke_count=4, slow_count=250)
         for kind in ("invert", "generate", "detect")
     ),
     *(
-        Boundary(f"kept index and {name}", _kept(_run_file(name)), smoke_count=5, slow_count=250)
+        Boundary(f"kept index and {name}", _kept(_run_file(name)), smoke_count=4, slow_count=250)
         for name in ("plan.json", "cases.parquet", "units.parquet")
     ),
 )
