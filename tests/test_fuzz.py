@@ -79,7 +79,7 @@ def test_the_harness_finds_what_no_user_may_see_and_nothing_else(monkeypatch: py
             case b"bomb":
                 kept.append(b"x" * (1 << 40))
             case b"large":
-                kept.append(b"x" * (128 << 20))
+                kept.append(b"x" * (80 << 20))
 
     words = (b"value", b"mistake", b"crash", b"warning", b"hang", b"bomb", b"large", b"no way on", b"endless")
     found = run(Opened([], attempt, words), (AuditError,), len(words))

@@ -128,11 +128,11 @@ BOUNDARIES = (
         for kind in ("invert", "generate", "detect")
     ),
     *(
-        Boundary(f"kept index of {kind} units", _kept(_unit(kind)), smoke_count=4, slow_count=250)
+        Boundary(f"kept index of {kind} units", _kept(_unit(kind)), smoke_count=1, slow_count=250)
         for kind in ("invert", "generate", "detect")
     ),
     *(
-        Boundary(f"kept index and {name}", _kept(_run_file(name)), smoke_count=4, slow_count=250)
+        Boundary(f"kept index and {name}", _kept(_run_file(name)), smoke_count=1, slow_count=250)
         for name in ("plan.json", "cases.parquet", "units.parquet")
     ),
 )
