@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 from audit import identity, urls
 from audit.corpus_errors import explain
 from audit.corpus_source import open_source, s3_filesystem
-from audit.errors import CorpusError
+from audit.errors import CorpusError, JournalError
 from audit.foreign import parse_json
+from audit.journal import Journal
 from audit.records import Item
 
 METADATA_KEY = b"erasure_audit"
@@ -117,6 +118,27 @@ def read_manifest(url: str) -> pa.Table:
     if manifest_sha256(table) != header.get("sha256"):
         raise CorpusError("the manifest was altered after it was written", where=target, next_step=again)
     return table
+
+
+def read_stored_manifest(journal: Journal, run_id: str, sha256: str) -> pa.Table:
+    """Return the manifest that a run was planned from, of the content digest that its plan names.
+
+    Raises `JournalError` when the stored one is absent, damaged or another.
+    """
+    data = journal.get_run(run_id, "manifest.parquet")
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+        table.validate(full=True)
+        if manifest_sha256(table) == sha256:
+            return table
+        problem = "is not the one that the run was planned from"
+    except (pa.ArrowException, OSError, ValueError, TypeError, LookupError) as error:  # the bytes are in memory
+        problem = f"is damaged: {' '.join(str(error).split())[:300]}"
+    raise JournalError(
+        f"the stored corpus manifest {problem}",
+        where=f"run {run_id}",
+        next_step="start the audit again: erasure-audit run SPEC; pictures and scores are reused",
+    )
 
 
 def items(table: pa.Table, *, usable: bool = False) -> Iterator[Item]:

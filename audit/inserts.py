@@ -35,5 +35,8 @@ def insert(con: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -
     con.register("incoming", incoming)
     try:
         con.execute(statement)
-    finally:
-        con.unregister("incoming")
+    except BaseException:
+        with contextlib.suppress(duckdb.TransactionException):  # what failed ended the transaction, and the relation
+            con.unregister("incoming")
+        raise
+    con.unregister("incoming")

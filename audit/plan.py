@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
-from audit.foreign import parse_json
+from audit.foreign import ForeignError, parse_json
 from audit.journal import Journal
+from audit.plan_tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units
 from audit.policy import Policy
 from audit.records import (
     Baseline,
@@ -29,39 +30,12 @@ from audit.records import (
 )
 from audit.spec import Spec, parse_spec
 
+__all__ = ["CASES_SCHEMA", "KINDS", "UNITS_SCHEMA", "Outline", "Plan", "PlannedCell", "chunks", "planned_keys"]
+__all__ += ["read_outline", "read_plan"]
+
 T = TypeVar("T")
 
-CASES_SCHEMA = pa.schema(
-    [
-        ("cell_id", pa.int32()),
-        ("case_no", pa.int32()),
-        ("image_id", pa.int64()),
-        ("unit_key", pa.string()),
-        ("seed", pa.int64()),
-        ("prompt", pa.string()),
-        ("item", pa.string()),
-        ("item_uri", pa.string()),
-        ("invert_key", pa.string()),
-        ("prompt_key", pa.string()),  # join key of a prompt set's row
-        ("guidance", pa.float64()),  # classifier-free guidance of the picture; null where nothing is sampled
-        ("problem", pa.string()),  # why the case can only be unassessed, known before anything is computed
-        ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
-        ("attack_item", pa.string()),
-        ("subject", pa.string()),  # what is sought in this picture, where cases of one cell differ; null is the cell's
-    ]
-)
-UNITS_SCHEMA = pa.schema(
-    [
-        ("kind", pa.string()),
-        ("key", pa.string()),
-        ("depends", pa.list_(pa.string())),
-        ("identity", pa.string()),
-        ("rows", pa.int32()),
-        ("cell_ids", pa.list_(pa.int32())),
-    ]
-)
 _OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
-KINDS = ("erase", "attack", "invert", "generate", "detect", "quality")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +77,21 @@ class Plan:
     comparisons: tuple[Comparison, ...] = ()
 
     def units_of(self, kind: str) -> Iterator[Unit]:
-        """The units of one kind, in plan order."""
+        """The units of one kind, in plan order. Raises `JournalError` when one's identity is no JSON object."""
         table = self.units.filter(pc.equal(self.units["kind"], kind))
         for batch in table.to_batches(max_chunksize=256):
             for row in batch.to_pylist():
-                identity = json.loads(row["identity"])
+                identity = self._identity(row["identity"])
                 yield Unit(row["kind"], row["key"], tuple(row["depends"]), identity, row["rows"])
+
+    def _identity(self, text: str) -> Mapping[str, Any]:
+        try:
+            identity = parse_json(text)
+        except ForeignError as error:
+            raise _damaged(self.run_id, error) from None
+        if not isinstance(identity, dict):
+            raise _damaged(self.run_id, ForeignError("a unit's identity is no JSON object"))
+        return identity
 
     def pending(self, kind: str, journal: Journal) -> list[Unit]:
         """Units of `kind` without a complete journal file: resume is this anti-join and nothing else."""
@@ -165,24 +148,24 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
     """The stored plan of a run; raises `JournalError` when there is none or it is damaged."""
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
-        cases = pq.read_table(io.BytesIO(journal.get_run(run_id, "cases.parquet")))
-        units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")))
+        cases = read_cases(journal.get_run(run_id, "cases.parquet"))
+        units = read_units(journal.get_run(run_id, "units.parquet"))
         cells = tuple(_cell(row) for row in document["cells"])
         instruments = _instruments(document)
         quality, comparisons = _quality(document)
         return Plan(
-            run_id=document["run_id"],
-            name=document["name"],
-            created_at=document["created_at"],
+            run_id=_field(document, "run_id", str),
+            name=_field(document, "name", str),
+            created_at=_field(document, "created_at", str),
             spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
-            backbone=document["backbone"],
+            backbone=_field(document, "backbone", dict),
             cells=cells,
             cases=cases,
             units=units,
             instruments=instruments,
-            rules=tuple(document["rules"]),
-            corpus=document["corpus"],
-            prompt_sets=document.get("prompt_sets", {}),
+            rules=tuple(dict(rule) for rule in document["rules"]),
+            corpus=_field(document, "corpus", dict),
+            prompt_sets=_field({"prompt_sets": {}, **document}, "prompt_sets", dict),
             quality=quality,
             comparisons=comparisons,
         )
@@ -222,8 +205,8 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
         return Outline(
-            run_id=document["run_id"],
-            created_at=document["created_at"],
+            run_id=_field(document, "run_id", str),
+            created_at=_field(document, "created_at", str),
             cells=tuple(_cell(row) for row in document["cells"]),
             instruments=_instruments(document),
             policy=document["policy"],
@@ -236,18 +219,10 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
 def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
     """(kind, key) of every planned unit of a run; raises `JournalError` when its plan is absent or damaged."""
     try:
-        units = pq.read_table(io.BytesIO(journal.get_run(run_id, "units.parquet")), columns=["kind", "key"])
+        units = read_units(journal.get_run(run_id, "units.parquet"), ["kind", "key"])
         return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
     except _DAMAGE as error:
         raise _damaged(run_id, error) from error
-
-
-def with_all_columns(cases: pa.Table) -> pa.Table:
-    """Cases with an empty column for each that they lack: a run that an earlier version planned can still be read."""
-    for field in CASES_SCHEMA:
-        if field.name not in cases.column_names:
-            cases = cases.append_column(field, pa.nulls(cases.num_rows, field.type))
-    return cases
 
 
 def _damaged(run_id: str, error: Exception) -> JournalError:
@@ -274,16 +249,24 @@ def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...]
     return tuple(instruments), tuple(comparisons)
 
 
+def _field(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """Return one value of a stored plan; raises `ValueError` when it is missing or of another type."""
+    value = row.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"its {name!r} is {str(value)[:80]!r}, which is no {kind.__name__}")
+    return value
+
+
 def _cell(row: Mapping[str, Any]) -> PlannedCell:
     cell = Cell(
-        cell_id=row["cell_id"],
-        concept=row["concept"],
-        subject=row["subject"],
+        cell_id=_field(row, "cell_id", int),
+        concept=_field(row, "concept", str),
+        subject=_field(row, "subject", str),
         role=Role(row["role"]),
         control=Control(row["control"]) if row["control"] else None,
-        defence=row["defence"],
+        defence=_field(row, "defence", str),
         scenario=Scenario(row["scenario"]),
-        planned=row["planned"],
+        planned=_field(row, "planned", int),
         perturbation=row.get("perturbation"),  # absent from plans of before the field was there
         strength=row.get("strength"),
     )

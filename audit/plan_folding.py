@@ -9,13 +9,12 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from audit.errors import JournalError
-from audit.foreign import parse_json
+from audit.foreign import ForeignError, parse_json
 from audit.inserts import insert, insert_records, transaction
 from audit.journal import Journal
-from audit.plan import with_all_columns
+from audit.plan_tables import case_batches, unit_batches, with_all_columns
 
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
@@ -39,6 +38,8 @@ def load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run
         return
     provenance_bytes = journal.get_run(run_id, "provenance.json")
     try:
+        if not isinstance(parse_json(provenance_bytes), dict):
+            raise ForeignError("its provenance.json is no JSON object")
         provenance = provenance_bytes.decode()
         with transaction(con):
             for table in _RUN_TABLES:
@@ -85,7 +86,7 @@ def _insert_plan(
 
 def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
     unit, invert, attack = (_UNIT_ID.format(column=f"{kind}_key") for kind in ("unit", "invert", "attack"))
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17):
+    for batch in case_batches(data):
         insert(
             con,
             f"insert into cases by name select {run_key}::bigint as run_key, cell_id, case_no, image_id, seed, prompt,"
@@ -98,7 +99,7 @@ def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> 
 
 def _insert_planned_units(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
     columns = ["kind", "key", "rows"]
-    for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(1 << 17, columns=columns):
+    for batch in unit_batches(data, columns):
         insert(
             con,
             f"insert into planned_units by name select {run_key}::bigint as run_key, kind, key as unit_key,"

@@ -21,7 +21,8 @@ from audit import benign, checks, corpus, expectations, gaps, identity, reading,
 from audit.benign_spec import PICTURE_CHECK
 from audit.checkpoint_refs import resolve_checkpoint
 from audit.corpus_checks import require_disjoint, require_sound
-from audit.errors import JournalError, SpecError
+from audit.corpus_manifest import read_stored_manifest
+from audit.errors import SpecError
 from audit.foreseen import unusable_parts
 from audit.gate import decide
 from audit.guards.checks import check_guards
@@ -225,7 +226,7 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     outline = read_outline(journal, run_id)
     used = policy or _stored_policy(outline)
     result = reading.read_result(published, run_id, policy)
-    manifest = _stored_manifest(journal, outline)
+    manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
@@ -245,22 +246,6 @@ def _stored_policy(outline: Outline) -> Policy:
             where=f"run {outline.run_id}",
             next_step=f"decide it by a policy of this version: erasure-audit gate {outline.run_id} --policy SPEC",
         ) from None
-
-
-def _stored_manifest(journal: Journal, plan: Outline) -> pa.Table:
-    """The manifest that the run was planned from. Raises `JournalError` when the stored one is damaged or another."""
-    try:
-        manifest = pq.read_table(io.BytesIO(journal.get_run(plan.run_id, "manifest.parquet")))
-        if corpus.manifest_sha256(manifest) == plan.corpus_sha256:
-            return manifest
-        problem = "is not the one that the run was planned from"
-    except (pa.ArrowException, OSError, ValueError) as error:
-        problem = f"is damaged: {error}"
-    raise JournalError(
-        f"the stored corpus manifest {problem}",
-        where=f"run {plan.run_id}",
-        next_step="start the audit again: erasure-audit run SPEC; pictures and scores are reused",
-    )
 
 
 def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:

@@ -273,8 +273,14 @@ def parse_spec(document: object, where: str, next_step: str | None = None) -> Sp
         raise _mistakes([_problem(detail) for detail in error.errors(include_url=False)], where, mend) from None
 
 
+_MOST_LINES, _LONGEST_LINE = 50, 600  # of mistakes that one message names; a field's name may be a document of its own
+
+
 def _mistakes(lines: list[str], where: str, next_step: str) -> SpecError:
-    listed = "\n".join(f"  - {line}" for line in lines)
+    shown = [line if len(line) <= _LONGEST_LINE else f"{line[:_LONGEST_LINE]}..." for line in lines[:_MOST_LINES]]
+    if len(lines) > len(shown):
+        shown.append(f"and {len(lines) - len(shown)} more")
+    listed = "\n".join(f"  - {line}" for line in shown)
     return SpecError(f"the spec has mistakes:\n{listed}", where=where, next_step=next_step)
 
 

@@ -20,6 +20,7 @@ from audit.foreign import ForeignError, open_regular, parse_json, read_bounded
 from audit.identity import file_sha256
 
 _MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model of a thousand tensors needs a hundredth
+LONGEST_NAME = 500  # characters of a tensor's name; real ones have up to 150
 _MAX_JSON_BYTES = 10_000_000
 _SETTLED_SECONDS = 2.0  # a file changed more recently may change again within its timestamp's resolution
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
@@ -95,6 +96,8 @@ def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Stored], int]:
     for name, entry in header.items():
         if name == "__metadata__":
             continue
+        if len(name) > LONGEST_NAME:
+            raise _broken(path, f"its header is not valid: it names a tensor by {len(name)} characters")
         described = entry if isinstance(entry, dict) else {}
         dtype, shape, offsets = (described.get(field) for field in ("dtype", "shape", "data_offsets"))
         if not (isinstance(dtype, str) and _sizes(shape) and _sizes(offsets) and len(offsets) == 2):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
 import logging
 import platform
 import time
@@ -12,12 +11,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
 from audit import detectors, identity, meters
 from audit.companions import companions
 from audit.corpus import read_picture
+from audit.corpus_manifest import read_stored_manifest
 from audit.detectors.base import Detector
 from audit.erasers.base import Listener, Session
 from audit.errors import CheckpointError, EnvironmentProblem
@@ -169,8 +168,7 @@ class Worker:
     @functools.cached_property
     def _corpus(self) -> dict[str, str]:
         """Corpus item -> URI, of the manifest that was stored with the run."""
-        data = self.journal.get_run(self.plan.run_id, "manifest.parquet")
-        manifest = pq.read_table(io.BytesIO(data), columns=["pixel_sha256", "uri"])
+        manifest = read_stored_manifest(self.journal, self.plan.run_id, self.plan.corpus.get("sha256", ""))
         return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
 
     def _read(self, item: str, uris: Mapping[str, str]) -> Pixels:

@@ -51,6 +51,8 @@ GUARDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         "concept has no tokens: '42' is no word",
     ),
     "tuning without a calibration split": (lambda b: tune(b), "no calibration pictures of 'ring'"),
+    "a sweep of a name that is none": (lambda b: tune(b, "--sweep", "a b=1"), "'a b=1' is not name=value,value"),
+    "an endless sweep": (lambda b: tune(b, "--sweep", "a" * 999 + "=1"), "a{80}\\.{3}' is not name=value,value"),
     "a sweep that says nothing": (lambda b: tune(b, "--sweep", "tau"), "'tau' is not name=value,value"),
     "tuning a defence that is not there": (lambda b: tune(b, "--defence", "esd"), "no defence 'esd'"),
 }

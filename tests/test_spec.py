@@ -160,3 +160,10 @@ def test_a_limit_on_an_unknown_name_is_refused(field: str, name: str) -> None:
 def test_numbers_that_nothing_can_be_computed_with_are_refused_by_field(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         spec(**changes)
+
+
+def test_a_message_names_a_bounded_part_of_the_mistakes() -> None:
+    with pytest.raises(SpecError) as error:
+        parse_spec({"x" * 100_000: 1, **{f"strange{i}": 1 for i in range(200)}}, "spec.yaml")
+    assert len(str(error.value)) < 5_000
+    assert "more\n" in str(error.value) and "x" * 600 + "..." in str(error.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -393,9 +394,32 @@ def test_unknown_runs_are_said(tmp_path: Path, journal: Journal) -> None:
         read_result(path, "run-9")
 
 
+def test_a_plan_that_the_index_refuses_is_said_and_the_mended_one_is_folded_in(
+    tmp_path: Path, journal: Journal
+) -> None:
+    a_run().write(journal)
+    whole = journal.get_run("run-1", "plan.json")
+    plan = json.loads(whole)
+    plan["cells"][0]["defence"] = None
+    with Store(tmp_path / "index.duckdb") as store:
+        journal.put_run("run-1", "plan.json", json.dumps(plan).encode())
+        with pytest.raises(JournalError, match=r"plan of run .run-1. is damaged: .*cells\.defence"):
+            store.consolidate(journal, "run-1")
+        journal.put_run("run-1", "plan.json", whole)
+        assert store.consolidate(journal, "run-1").runs == 1
+
+
 @pytest.mark.parametrize(
     ("name", "data"),
-    [("plan.json", b"{"), ("plan.json", b'{"run_id": "run-1"}'), ("cases.parquet", b"PAR1"), ("units.parquet", b"")],
+    [
+        ("plan.json", b"{"),
+        ("plan.json", b'{"run_id": "run-1"}'),
+        ("cases.parquet", b"PAR1"),
+        ("units.parquet", b""),
+        ("provenance.json", b""),
+        ("provenance.json", b"[]"),
+        ("provenance.json", b"[" * 9999),
+    ],
 )
 def test_a_damaged_plan_is_said_and_leaves_nothing(tmp_path: Path, journal: Journal, name: str, data: bytes) -> None:
     a_run().write(journal)

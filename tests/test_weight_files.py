@@ -159,6 +159,7 @@ def entry(**changes: Any) -> str:
     [
         (DEEP, "nested deeper than 64 levels"),
         (f'{{"w": {"9" * 5000}}}', "an integer of more than 300 digits"),
+        (json.dumps({"w" * 501: {}}), "it names a tensor by 501 characters"),
         ('{"w": {}}', "it does not describe 'w'"),
         (entry(dtype=3), "it does not describe 'w'"),
         (entry(shape="big"), "it does not describe 'w'"),

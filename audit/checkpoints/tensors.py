@@ -21,7 +21,7 @@ from audit.checkpoints import stored
 from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.errors import CheckpointError
 from audit.model_refs import ModelRef
-from audit.weight_files import check_safetensors, unreadable
+from audit.weight_files import LONGEST_NAME, check_safetensors, unreadable
 
 _AGAIN = "download or copy this file again"
 
@@ -144,6 +144,12 @@ def from_pickle(path: Path) -> Any:
     Raises `CheckpointError` for a pickle that needs more than tensors and plain containers; none of its code is run.
     """
     _check_archive(path)
+    content = _loaded(path)
+    _check_names(path, content)
+    return content
+
+
+def _loaded(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats and rare kinds of tensors, which are judged by us
@@ -162,6 +168,16 @@ def from_pickle(path: Path) -> Any:
         raise _broken(path, "it is no PyTorch file") from None
     except Exception as error:  # damaged pickles make PyTorch and Python raise nearly anything
         raise _broken(path, f"it is no whole PyTorch file ({_first(error)})") from None
+
+
+def _check_names(path: Path, content: Any, depth: int = 3) -> None:
+    """Return when no tensor that a layout could hold has a name longer than names are."""
+    if depth == 0 or not isinstance(content, Mapping):
+        return
+    for name, value in content.items():
+        if isinstance(name, str) and len(name) > LONGEST_NAME:
+            raise _broken(path, f"it names an entry by {len(name)} characters")
+        _check_names(path, value, depth - 1)
 
 
 def _check_archive(path: Path) -> None:

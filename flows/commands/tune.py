@@ -17,6 +17,8 @@ from flows.commands import options
 from flows.commands.run import flow_of
 from flows.console import emit_json, say, table
 
+_LONGEST_NAME = 80  # characters of a parameter's name
+
 app = typer.Typer(help="Choose a guard's parameters on pictures that the audit never sees.", no_args_is_help=True)
 
 
@@ -90,12 +92,15 @@ def _grid(sweep: list[str] | None, default: Any) -> dict[str, list[Any]]:
     grid: dict[str, list[Any]] = {}
     for text in sweep:
         name, equals, values = text.partition("=")
-        if not equals or not name.strip() or not values.strip():
-            raise SpecError(f"{text!r} is not name=value,value", where="--sweep", next_step="write --sweep tau=0.3,0.4")
+        name = name.strip()
+        if not equals or not name.isidentifier() or len(name) > _LONGEST_NAME or not values.strip():
+            shown = text if len(text) <= 80 else f"{text[:80]}..."
+            what = f"{shown!r} is not name=value,value"
+            raise SpecError(what, where="--sweep", next_step="write --sweep tau=0.3,0.4")
         try:
-            grid[name.strip()] = [load_yaml(value) for value in values.split(",")]
+            grid[name] = [load_yaml(value) for value in values.split(",")]
         except yaml.YAMLError as error:
-            what = f"the values of {name.strip()} are not valid YAML: {reason(error)}"
+            what = f"the values of {name} are not valid YAML: {reason(error)}"
             raise SpecError(what, where="--sweep", next_step="write --sweep tau=0.3,0.4") from None
     return grid
 

@@ -198,6 +198,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "an empty state dict": (pickle(lambda u, t: {"state_dict": {}}), "'state_dict' holds no named tensors"),
     "a state dict by numbers": (pickle(lambda u, t: {"state_dict": {1: torch.ones(1)}}), "holds no named tensors"),
     "a training state": (pickle(lambda u, t: {"epoch": 3, "model": 1}), "'epoch' is a int, not a tensor"),
+    "an endless name": (pickle(lambda u, t: {"unet": {"a" * 501: torch.ones(1)}}), "names an entry by 501 characters"),
     "a list": (pickle(lambda u, t: [1, 2]), "holds a list"),
     "a whole module (trap 4)": (pickle(lambda u, t: torch.nn.Linear(1, 1)), "could run code.*nothing of it was run"),
     "numpy inside": (pickle(lambda u, t: {"a": __import__("numpy").float64(1)}), "could run code"),

@@ -16,6 +16,7 @@ from PIL import Image
 from audit import corpus, images
 from audit.attacks.prompts import read_prompt_set
 from audit.corpus_manifest import read_manifest, write_manifest
+from audit.errors import AuditError
 from audit.rate_files import read_rates
 from audit.scenarios import PromptSource
 from audit.spec import load_spec
@@ -122,7 +123,10 @@ def _pictures(kinds: Sequence[tuple[str, str]]) -> Callable[[Path], Opened]:
         return sink.getvalue()
 
     def attempt(data: bytes) -> object:
-        pixels = images.decode(data, max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels)
+        try:
+            pixels = images.decode(data, max_bytes=LIMITS.max_bytes, max_pixels=LIMITS.max_pixels)
+        except images.ImageError as error:  # a row of a manifest notes it; no user has to do anything at once
+            raise AuditError(str(error), next_step="look into the manifest") from error
         return images.pixel_sha256(pixels), images.degenerate(pixels), images.to_model_input(pixels, 16)
 
     return lambda folder: Opened([encoded(kind, mode) for kind, mode in kinds], attempt)

@@ -18,6 +18,7 @@ SEED = 20261128
 SLOW_SECONDS = 5.0
 HANG_SECONDS = 20.0
 GROWTH_BYTES = 1 << 30
+MESSAGE_CHARACTERS = 3000
 _ROOT = Path(__file__).parents[2]
 _OURS = ("audit", "flows", "tasks")
 
@@ -41,7 +42,7 @@ class Boundary:
     name: str
     open: Callable[[Path], Opened]
     allowed: tuple[type[Exception], ...] = (AuditError,)
-    smoke_count: int = 50
+    smoke_count: int = 20
     slow_count: int = 2000
 
 
@@ -112,6 +113,10 @@ def _attempt(
     except allowed as error:
         if _out_of_memory(error):
             return Finding("takes all memory", _place(error), _line(error), index, data)
+        if isinstance(error, AuditError) and not error.next_step:
+            return Finding("an error without a next step", _place(error), _line(error), index, data)
+        if len(str(error)) > MESSAGE_CHARACTERS:
+            return Finding("an endless message", _place(error), _line(error), index, data)
     except Hang as error:
         return Finding(f"over {HANG_SECONDS:g} s", _place(error), "", index, data)
     except KeyboardInterrupt:

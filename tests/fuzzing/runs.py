@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audit import run
+from audit.corpus_manifest import read_stored_manifest
+from audit.errors import AuditError
 from audit.journal import Journal
 from audit.plan import KINDS, planned_keys, read_outline, read_plan
 from audit.reading import read_result, result_frames
@@ -30,6 +32,7 @@ def _planned(name: str) -> Callable[[Path], Opened]:
         def attempt(data: bytes) -> object:
             path.write_bytes(data)
             outline = read_outline(journal, run_id)
+            read_stored_manifest(journal, run_id, outline.corpus_sha256)
             planned_keys(journal, run_id)
             plan = read_plan(journal, run_id)
             pending = [unit for kind in KINDS for unit in plan.pending(kind, journal)]
@@ -74,6 +77,33 @@ def _finished(chosen: Callable[[Path], Path], read_only: bool = False) -> Callab
     return open_boundary
 
 
+def _kept(chosen: Callable[[Path], Path]) -> Callable[[Path], Opened]:
+    """A finished run in an index that is kept: one of its files is mutated, folded in, mended and folded in again."""
+
+    def open_boundary(folder: Path) -> Opened:
+        journal = Journal(str(folder / "runs"))
+        Run("run-1", cells=[cell(0, 4), cell(1, 4, **LATENT), control(2, 2, "black")]).write(journal)
+        path = chosen(folder / "runs")
+        whole = path.read_bytes()
+        store = Store(folder / "index.duckdb")
+        store.consolidate(journal, "run-1")
+
+        def attempt(data: bytes) -> object:
+            path.write_bytes(data)
+            try:
+                return store.consolidate(journal, "run-1")
+            finally:
+                path.write_bytes(whole)
+                try:
+                    store.consolidate(journal, "run-1")
+                except AuditError as error:
+                    raise AssertionError(f"the index refuses the mended run: {error}") from error
+
+        return Opened([whole], attempt)
+
+    return open_boundary
+
+
 def _run_file(name: str) -> Callable[[Path], Path]:
     return lambda root: root / "runs" / "run-1" / name
 
@@ -84,8 +114,8 @@ def _unit(kind: str) -> Callable[[Path], Path]:
 
 BOUNDARIES = (
     *(
-        Boundary(f"planned run's {name}", _planned(name), smoke_count=20)
-        for name in ("plan.json", "cases.parquet", "units.parquet")
+        Boundary(f"planned run's {name}", _planned(name), smoke_count=10)
+        for name in ("plan.json", "cases.parquet", "units.parquet", "manifest.parquet")
     ),
     *(Boundary(f"{kind} unit", _finished(_unit(kind), read_only=True)) for kind in ("invert", "generate", "detect")),
     # Making an index costs a fifth of a second, too much for the quick tests.
@@ -96,5 +126,13 @@ BOUNDARIES = (
     *(
         Boundary(f"index of {kind} units", _finished(_unit(kind)), smoke_count=0, slow_count=250)
         for kind in ("invert", "generate", "detect")
+    ),
+    *(
+        Boundary(f"kept index of {kind} units", _kept(_unit(kind)), smoke_count=1, slow_count=250)
+        for kind in ("invert", "generate", "detect")
+    ),
+    *(
+        Boundary(f"kept index and {name}", _kept(_run_file(name)), smoke_count=1, slow_count=250)
+        for name in ("plan.json", "cases.parquet", "units.parquet")
     ),
 )

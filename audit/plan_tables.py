@@ -1,0 +1,126 @@
+"""The tables of a stored plan: read whole, with every column of its type and every key of a unit a key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+CASES_SCHEMA = pa.schema(
+    [
+        ("cell_id", pa.int32()),
+        ("case_no", pa.int32()),
+        ("image_id", pa.int64()),
+        ("unit_key", pa.string()),
+        ("seed", pa.int64()),
+        ("prompt", pa.string()),
+        ("item", pa.string()),
+        ("item_uri", pa.string()),
+        ("invert_key", pa.string()),
+        ("prompt_key", pa.string()),  # join key of a prompt set's row
+        ("guidance", pa.float64()),  # classifier-free guidance of the picture; null where nothing is sampled
+        ("problem", pa.string()),  # why the case can only be unassessed, known before anything is computed
+        ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
+        ("attack_item", pa.string()),
+        ("subject", pa.string()),  # what is sought in this picture, where cases of one cell differ; null is the cell's
+    ]
+)
+UNITS_SCHEMA = pa.schema(
+    [
+        ("kind", pa.string()),
+        ("key", pa.string()),
+        ("depends", pa.list_(pa.string())),
+        ("identity", pa.string()),
+        ("rows", pa.int32()),
+        ("cell_ids", pa.list_(pa.int32())),
+    ]
+)
+KINDS = ("erase", "attack", "invert", "generate", "detect", "quality")
+_FIRST_CASE_COLUMNS = CASES_SCHEMA.names[: CASES_SCHEMA.names.index("prompt_key")]  # of the earliest version
+_UNIT_COLUMNS = tuple(UNITS_SCHEMA.names)
+_BATCH_ROWS = 1 << 17
+
+
+def read_cases(data: bytes) -> pa.Table:
+    """Return the planned cases; raises as `case_batches`."""
+    return pa.Table.from_batches(case_batches(data), _cases_file(data).schema_arrow)
+
+
+def read_units(data: bytes, columns: Sequence[str] = _UNIT_COLUMNS) -> pa.Table:
+    """Return `columns` of the planned units; raises as `unit_batches`."""
+    schema = pa.schema([UNITS_SCHEMA.field(name) for name in columns])
+    return pa.Table.from_batches(unit_batches(data, columns), schema)
+
+
+def case_batches(data: bytes) -> Iterator[pa.RecordBatch]:
+    """Yield the planned cases. Columns that came with later versions may be absent.
+
+    Raises `ArrowException`, `OSError` or `ValueError` when the bytes are no such table: text that is not UTF-8, a column
+    that is missing or of another type.
+    """
+    for batch in _cases_file(data).iter_batches(_BATCH_ROWS):
+        batch.validate(full=True)  # text that is not UTF-8 among others
+        yield batch
+
+
+def unit_batches(data: bytes, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield `columns` of the planned units, the kind and the key among them.
+
+    Raises as `case_batches`, and where a unit lacks one of them or has a kind or a key that no unit can have.
+    """
+    file = pq.ParquetFile(pa.BufferReader(data))
+    _check_columns(file.schema_arrow, UNITS_SCHEMA, columns)
+    for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
+        batch = batch.select([*columns])
+        batch.validate(full=True)
+        _check_units(batch)
+        yield batch
+
+
+def with_all_columns(cases: pa.Table) -> pa.Table:
+    """Cases with an empty column for each that they lack: a run that an earlier version planned can still be read."""
+    for field in CASES_SCHEMA:
+        if field.name not in cases.column_names:
+            cases = cases.append_column(field, pa.nulls(cases.num_rows, field.type))
+    return cases
+
+
+def _cases_file(data: bytes) -> pq.ParquetFile:
+    file = pq.ParquetFile(pa.BufferReader(data))
+    _check_columns(file.schema_arrow, CASES_SCHEMA, _FIRST_CASE_COLUMNS)
+    return file
+
+
+def _check_columns(found: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
+    for name in needed:
+        if name not in found.names:
+            raise pa.ArrowInvalid(f"it lacks the column {name!r}")
+    if len(set(found.names)) < len(found.names):
+        raise pa.ArrowInvalid("two of its columns have the same name")
+    for field in found:
+        if field.name in expected.names and not _is_like(field.type, expected.field(field.name).type):
+            raise pa.ArrowInvalid(
+                f"its column {field.name!r} holds {field.type}, not {expected.field(field.name).type}"
+            )
+
+
+def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
+    """Say if the types are the same but for the name that Parquet gives the elements of a list."""
+    if pa.types.is_list(found) and pa.types.is_list(expected):
+        return bool(found.value_type == expected.value_type)
+    return bool(found == expected)
+
+
+def _check_units(batch: pa.RecordBatch) -> None:
+    for name in batch.schema.names:
+        if batch.column(name).null_count:
+            raise pa.ArrowInvalid(f"a unit has no {name!r}")
+    strange = sorted(set(batch.column("kind").unique().to_pylist()) - {*KINDS})
+    if strange:
+        raise pa.ArrowInvalid(f"it has units of the kind {strange[0][:80]!r}, which is none")
+    keys = batch.column("key")
+    wrong = keys.filter(pc.invert(pc.match_substring_regex(keys, "^[0-9a-f]{64}$")))
+    if len(wrong):
+        raise pa.ArrowInvalid(f"a unit has the key {wrong[0].as_py()[:80]!r}, which is none")
