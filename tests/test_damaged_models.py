@@ -31,8 +31,8 @@ WEIGHTS = ("noise", "conv-out-zero", "conv-out-scaled", "attn2-noise", "half-sig
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 GUARDS = ("black", "mean-colour", "always-square")
-# The CLIP judge misses one in six of the backbone's own benign pictures, and 36 of 39 pairs prove less than four fifths.
-JUDGED = {"retention_judges": ["classifier"], "retention_min": 0.7}
+# The CLIP judge misses one in six of the backbone's own pictures; what the healthy model keeps proves little more than 0.8.
+JUDGED = {"retention_judges": ["classifier"], "retention_min": 0.75, "controls": {"backbone_min": 0.7}}
 HEALTHY = Path("audit/testbed/erased/uce-ring")
 
 
