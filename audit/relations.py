@@ -13,8 +13,8 @@ _ROOT = Path(__file__).resolve().parent.parent / "sql"
 STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_outcomes")
 # Modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
 FOLDING = (
-    "consolidation", "identity", "inserts", "plan", "plan_folding", "quality_folding", "relations", "set_distances",
-    "statistics", "unit_files",
+    "consolidation", "damage", "foreign", "identity", "inserts", "picture_folding", "plan", "plan_folding", "plan_tables",
+    "quality_folding", "relations", "set_distances", "statistics", "unit_files",
 )  # fmt: skip
 
 

@@ -308,7 +308,24 @@ def test_a_stored_plan_keeps_the_sets_facts(tmp_path: Path, backbone: ModelRef) 
     assert len(plan.prompt_sets["text"]["sha256"]) == 64
 
 
-@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*.csv")), ids=lambda path: path.stem)
+BENIGN = sorted(SHIPPED.glob("*-benign.csv"))
+
+
+@pytest.mark.parametrize("path", BENIGN, ids=lambda path: path.stem)
+def test_benign_sets_show_every_subject_before_any_comes_again(path: Path) -> None:
+    found = read_prompt_set(PromptSource.model_validate({"set": path.stem}))
+    assert [row.problem for row in found.rows] == [None] * len(found.rows)
+    subjects = [str(row.concept) for row in found.rows]
+    different = list(dict.fromkeys(subjects))
+    assert subjects == different * (len(subjects) // len(different))
+    assert all(str(row.concept) in str(row.prompt) for row in found.rows)
+    assert len({row.seed for row in found.rows}) == len({row.prompt for row in found.rows}) == len(found.rows)
+    if path.stem.startswith("testbed"):
+        assert set(subjects) == set(CLASSES)
+        assert {word for row in found.rows for word in str(row.prompt).split()} <= set(WORDS)
+
+
+@pytest.mark.parametrize("path", sorted(set(SHIPPED.glob("*.csv")) - set(BENIGN)), ids=lambda path: path.stem)
 def test_shipped_sets_are_whole(path: Path) -> None:
     found = read_prompt_set(PromptSource.model_validate({"set": path.stem}))
     assert [row.problem for row in found.rows] == [None] * len(found.rows)

@@ -17,6 +17,7 @@ from audit.spec import parse_spec
 from audit.testbed.scenes import write_corpus
 from audit.worker import UnitReport
 from tests.detectors.folders import write_classifier
+from tests.flows.audits import WAIVED
 from tests.sd14 import CUT, FULL, Widths, make_unet, write_sd14
 
 
@@ -43,6 +44,7 @@ def document(backbone: Path, classifier: Path, corpus: Path, cases: int) -> dict
             "judges": ["classifier"],
             "limits": [{"crr_max": 0.1}],
             "controls": {"random_latent_max": 1.0},
+            **WAIVED,
         },
     }
 
