@@ -174,7 +174,7 @@ def sampler_settings(ref: ModelRef) -> dict[str, Any]:
 
 def _refuse(ref: ModelRef, why: str) -> CheckpointError:
     return CheckpointError(
-        f"the backbone {why}",
+        f"the backbone {why if len(why) <= 500 else f'{why[:500]}...'}",
         where=str(ref.path),
         next_step="use a Stable Diffusion 1.x folder (for example v1.4 or v1.5) or 'testbed'",
     )
