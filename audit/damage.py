@@ -35,15 +35,6 @@ class Comparison:
     p_value: float  # at least 1 / (SPLITS + 1)
 
 
-def energy_distance(first: Features, second: Features) -> float:
-    """Return the energy distance of two sets of vectors (pictures, dimensions): 0 for equal sets, never negative.
-
-    2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs, a vector's with itself too. Szekely and Rizzo, "Energy statistics: a
-    class of statistics based on distances", Journal of Statistical Planning and Inference 143, 2013, equation 6.1.
-    """
-    return _energy(_distances(first, second), _distances(first, first), _distances(second, second))
-
-
 def compare(defended: Features, backbone: Features) -> Comparison:
     """Compare paired benign pictures (pairs, dimensions) of a defence and of the backbone, row by row the same case.
 
@@ -91,6 +82,11 @@ def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
 
 
 def _energy(between: Features, first: Features, second: Features) -> float:
+    """Energy distance of two sets from the distances between and within them: 0 for equal sets, never negative.
+
+    2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs, a vector's with itself too. Szekely and Rizzo, "Energy statistics: a
+    class of statistics based on distances", Journal of Statistical Planning and Inference 143, 2013, equation 6.1.
+    """
     return float(max(2 * between.mean() - first.mean() - second.mean(), 0.0))
 
 
