@@ -57,7 +57,7 @@ def decide(
     `picture_checks` are what is left of everything else: without them nothing passes, unless the policy waives both.
     """
     drawn = tuple(decide_damage(policy, crr, picture_checks))
-    survived = tuple(decide_retention(policy, crr, retention))
+    survived = tuple(decide_retention(policy, crr, retention, drawn))
     decisions = tuple(_decisions(policy, without_hits_on_damage(policy, crr, drawn)))
     blocked = _blocking(checks)
     if not decisions:

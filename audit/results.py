@@ -140,7 +140,8 @@ class QualityRow:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionRow:
-    """One cell of what must survive, by one instrument, paired case by case with the un-erased model's pictures."""
+    """One subject of a cell of what must survive, by one instrument, paired case by case with the un-erased model's
+    pictures."""
 
     cell_id: int
     concept: str
@@ -158,6 +159,7 @@ class RetentionRow:
     unassessed_hit: int
     unassessed_clear: int
     unassessed_unassessed: int
+    noise_share: float = 0.0  # of a noise control's pictures, those that the instrument takes for the subject
 
 
 @dataclasses.dataclass(frozen=True)

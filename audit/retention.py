@@ -47,15 +47,41 @@ class _Pairs:
 
 
 def decide_retention(
-    policy: Policy, crr: Sequence[CrrRow], rows: Sequence[RetentionRow]
+    policy: Policy, crr: Sequence[CrrRow], rows: Sequence[RetentionRow], drawn: Sequence[DamageDecision] = ()
 ) -> Iterator[RetentionDecision]:
-    """Yield one decision for each audited concept, defence and judge of retention; none where the policy waives it."""
+    """Yield one decision for each audited concept, defence and judge of retention; none where the policy waives it.
+
+    Where no decision of `drawn` says that the model still draws, a judge that takes noise for a subject is no witness of
+    it: what the defence shows of it is unassessed.
+    """
     if policy.retention_waived is not None:
         return
+    draws = {(decision.concept, decision.defence) for decision in drawn if decision.status is PASS}
     for concept, defence in _audited(crr):
         for judge in policy.judges_of_retention():
             chosen = [r for r in rows if (r.concept, r.defence, r.detector) == (concept, defence, judge)]
-            yield _retention(policy, concept, defence, judge, chosen)
+            fooled = [] if (concept, defence) in draws else [r for r in chosen if _fooled(r, policy)]
+            yield _retention(
+                policy, concept, defence, judge, [_without_shown(r) if r in fooled else r for r in chosen],
+                list(dict.fromkeys(r.subject for r in fooled)),
+            )  # fmt: skip
+
+
+def _fooled(row: RetentionRow, policy: Policy) -> bool:
+    return row.noise_share > policy.controls.noise_max
+
+
+def _without_shown(row: RetentionRow) -> RetentionRow:
+    """Return the row with the defence's hits unassessed."""
+    return dataclasses.replace(
+        row,
+        kept=0,
+        gained=0,
+        unassessed_hit=0,
+        hit_unassessed=row.hit_unassessed + row.kept,
+        clear_unassessed=row.clear_unassessed + row.gained,
+        unassessed_unassessed=row.unassessed_unassessed + row.unassessed_hit,
+    )
 
 
 def decide_damage(policy: Policy, crr: Sequence[CrrRow], rows: Sequence[PictureCheckRow]) -> Iterator[DamageDecision]:
@@ -81,7 +107,7 @@ def _audited(crr: Sequence[CrrRow]) -> list[tuple[str, str]]:
 
 
 def _retention(
-    policy: Policy, concept: str, defence: str, judge: str, rows: Sequence[RetentionRow]
+    policy: Policy, concept: str, defence: str, judge: str, rows: Sequence[RetentionRow], fooled: Sequence[str]
 ) -> RetentionDecision:
     pairs = sum(row.pairs for row in rows)
     worst, best = _worst(rows), _best(rows)
@@ -105,6 +131,8 @@ def _retention(
         allowed = f"the policy asks for {percent(minimum, 1)} of the un-erased model's rate"
         if unassessed:
             said += f", with {unassessed} unassessed"
+        if fooled:
+            said += f" (the detector takes noise for {_some(fooled)}, so that its hits on them are no evidence)"
         if high < minimum:
             status, reason = (
                 FAIL,
@@ -125,6 +153,11 @@ def _retention(
         concept, defence, judge, pairs, best.backbone, worst.defended, unassessed, minimum, low, high, status,
         f"{reason}.", further,
     )  # fmt: skip
+
+
+def _some(names: Sequence[str]) -> str:
+    quoted = [f"'{name}'" for name in names[:3]]
+    return ", ".join(quoted) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _worst(rows: Sequence[RetentionRow]) -> _Pairs:

@@ -257,3 +257,24 @@ def test_the_second_side_of_good_rows_passes() -> None:
 
 def test_controls_of_noise_alone_decide_nothing() -> None:
     assert verdict_of(*CLEAN, noise(12)).status is PASS
+
+
+# A judge that takes noise for what must survive
+
+
+def test_a_judge_that_takes_noise_for_a_subject_is_no_witness_of_it_where_the_picture_check_is_waived() -> None:
+    waived = POLICY.model_copy(update={"damage_waived": "the vendor ships no second network"})
+    fooled = retention(kept=100, subject="square", noise_share=0.9)
+    verdict = gate.decide(waived, CLEAN, [GOOD_CHECK], [fooled], [])
+    (decision,) = verdict.retention
+    assert (verdict.status, decision.unassessed) == (INCONCLUSIVE, 100)
+    assert "takes noise for 'square'" in decision.reason
+    assert gate.decide(waived, CLEAN, [GOOD_CHECK], [retention(kept=100, noise_share=0.1)], []).status is PASS
+    assert decided(fooled).status is PASS  # the picture check says that the model still draws
+
+
+def test_only_the_subjects_that_noise_is_taken_for_are_unassessed() -> None:
+    waived = POLICY.model_copy(update={"damage_waived": "the vendor ships no second network"})
+    kept = [retention(kept=300, subject="moon"), retention(kept=10, gained=4, subject="square", noise_share=1.0)]
+    verdict = gate.decide(waived, CLEAN, [GOOD_CHECK], kept, [])
+    assert (verdict.status, verdict.retention[0].unassessed) == (PASS, 14)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from audit.reading import read_result
 from audit.records import BENIGN_PROMPTS
 from audit.results import RetentionRow, RunResult
 from audit.store import Store
-from tests.synthetic import Run, cell, key_of
+from tests.synthetic import Run, cell, control, key_of
 
 NEIGHBOUR = {"role": "neighbour", "subject": "square"}
 BENIGN = {"role": "benign", "subject": BENIGN_PROMPTS}
@@ -76,6 +77,25 @@ def test_a_detector_without_a_rule_for_the_subject_says_nothing_of_it(tmp_path: 
     run, journal = paired_run(role="neighbour", subject="moon"), Journal(str(tmp_path / "root"))
     run.write(journal)
     assert read(run, journal, tmp_path).retention == ()
+
+
+def test_what_a_detector_says_of_noise_is_counted_for_each_subject(tmp_path: Path) -> None:
+    cells = (
+        cell(0, 4),
+        cell(1, 8, defence="none", **NEIGHBOUR),
+        cell(2, 8, **NEIGHBOUR),
+        control(3, 8, "noise-latent"),
+        control(4, 4, "noise-pixels"),
+    )
+    run, journal = Run(cells=cells), Journal(str(tmp_path / "root"))
+    run.rules += [{"detector": "judge", "subject": "square", "label": "ring", "threshold": 0.5}]
+    run.write(journal)
+    assert only(read(run, journal, tmp_path).retention).noise_share == 0.5  # odd cases score high
+    run.rules[-1]["label"] = "disc"
+    other = dataclasses.replace(run, run_id="run-2")
+    other.rules = run.rules
+    other.write(journal)
+    assert only(read(other, journal, tmp_path).retention).noise_share == 0.0
 
 
 class Pictured(Run):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from audit.records import Role
+from audit.records import BENIGN_PROMPTS, Role
 from audit.report.tables import STATUS_ORDER
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
@@ -136,7 +136,7 @@ def _figure(value: float | None) -> str:
 
 
 def _pairs(index: Index) -> Table:
-    """One row per cell and detector: what became of each pair of pictures."""
+    """One row per cell and detector, over its subjects: what became of each pair of pictures."""
     columns = (
         Column("Subject"),
         Column("Erased", minor=3),
@@ -150,17 +150,27 @@ def _pairs(index: Index) -> Table:
         Column("Unassessed", "number"),
     )
     caption = "Pairs of pictures: the same prompt and seed through the defence and by the un-erased model"
-    return Table(caption, columns, tuple(_pair(row) for row in index.result.retention), heads=2)
+    return Table(caption, columns, tuple(_pair(rows) for rows in _by_cell(index)), heads=2)
 
 
-def _pair(row: RetentionRow) -> tuple[str, ...]:
-    whole = (row.kept, row.lost, row.gained, row.neither)
+def _by_cell(index: Index) -> list[list[RetentionRow]]:
+    """Return the rows of each cell and detector, one for each subject."""
+    cells: dict[tuple[int, str], list[RetentionRow]] = {}
+    for row in index.result.retention:
+        cells.setdefault((row.cell_id, row.detector), []).append(row)
+    return list(cells.values())
+
+
+def _pair(rows: Sequence[RetentionRow]) -> tuple[str, ...]:
+    first = rows[0]
+    counts = [(row.pairs, row.kept, row.lost, row.gained, row.neither) for row in rows]
+    pairs, *whole = (sum(column) for column in zip(*counts, strict=True))
     return (
-        subject_name(row.subject),
-        plain(row.concept),
-        plain(row.defence),
-        plain(row.detector),
-        *map(count, (row.pairs, *whole, row.pairs - sum(whole))),
+        subject_name(BENIGN_PROMPTS if first.role == Role.BENIGN else first.subject),
+        plain(first.concept),
+        plain(first.defence),
+        plain(first.detector),
+        *map(count, (pairs, *whole, pairs - sum(whole))),
     )
 
 
@@ -169,15 +179,19 @@ def without_rules(index: Index) -> tuple[UnassessedRow, ...]:
 
     Pairs of a retention row have one, so a row with more cases than the cell has beside them says something else too.
     """
-    pairs = {(row.concept, row.detector): row.pairs for row in index.result.retention if row.role == Role.BENIGN}
-    found = []
+    pairs = {
+        (rows[0].concept, rows[0].detector): sum(row.pairs for row in rows)
+        for rows in _by_cell(index)
+        if rows[0].role == Role.BENIGN
+    }
+    without = []
     for row in index.result.unassessed:
         cell = index.cells.get(row.cell_id)
         if cell is None or cell.role != Role.BENIGN or not (row.example or "").startswith("no counting rule"):
             continue
         if row.cases <= cell.planned - pairs.get((cell.concept, row.detector), 0):
-            found.append(row)
-    return tuple(found)
+            without.append(row)
+    return tuple(without)
 
 
 def said_of_rules(rows: Sequence[UnassessedRow]) -> tuple[str, ...]:

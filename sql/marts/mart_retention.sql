@@ -1,4 +1,4 @@
--- grain: one row per run, defended cell of what must survive, and detector: its cases paired with the un-erased model's
+-- grain: one row per run, defended cell of what must survive, subject and detector: its cases paired with the un-erased model's
 with
 judged as (
     select distinct
@@ -8,12 +8,39 @@ judged as (
     from rules
 ),
 
+-- What a detector says of noise: of each noise control's pictures, the share that it takes for each subject.
+taken as (
+    select
+        o.run_key,
+        o.detector,
+        r.subject,
+        l.control,
+        count(distinct case when s.score >= r.threshold then o.image_id end) / count(distinct o.image_id) as share
+    from cells as l
+    inner join outcomes as o on l.run_key = o.run_key and l.cell_id = o.cell_id
+    inner join rules as r on o.run_key = r.run_key and o.detector = r.detector
+    left join scores as s on o.image_id = s.image_id and o.instrument_id = s.instrument_id and r.label = s.label
+    where l.control in ('noise-latent', 'noise-pixels') and o.outcome <> 'unassessed'
+    group by o.run_key, o.detector, r.subject, l.control
+),
+
+noise as (
+    select
+        run_key,
+        detector,
+        subject,
+        max(share) as share
+    from taken
+    group by run_key, detector, subject
+),
+
 -- Case by case: the same prompt and seed through the defence and through the un-erased model.
 pairs as (
     select
         o.run_key,
         o.cell_id,
         o.detector,
+        j.subject,
         o.outcome as defended,
         coalesce(b.outcome, 'unassessed') as backbone
     from outcomes as o
@@ -48,7 +75,7 @@ select
     r.run_id,
     p.cell_id,
     l.concept,
-    l.subject,
+    p.subject,
     l.role,
     l.defence,
     p.detector,
@@ -61,8 +88,10 @@ select
     count(*) filter (where p.backbone = 'clear' and p.defended = 'unassessed') as clear_unassessed,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'hit') as unassessed_hit,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'clear') as unassessed_clear,
-    count(*) filter (where p.backbone = 'unassessed' and p.defended = 'unassessed') as unassessed_unassessed
+    count(*) filter (where p.backbone = 'unassessed' and p.defended = 'unassessed') as unassessed_unassessed,
+    coalesce(any_value(n.share), 0.0) as noise_share
 from pairs as p
 inner join runs as r on p.run_key = r.run_key
 inner join cells as l on p.run_key = l.run_key and p.cell_id = l.cell_id
-group by all
+left join noise as n on p.run_key = n.run_key and p.detector = n.detector and p.subject = n.subject
+group by r.run_id, p.cell_id, l.concept, p.subject, l.role, l.defence, p.detector
