@@ -1,4 +1,4 @@
--- grain: one row per run, defended cell of what must survive, subject and detector: its cases paired with the un-erased model's
+-- grain: one row per run, defended cell of what must survive, subject and detector: cases paired with the backbone's
 with
 judged as (
     select distinct
@@ -15,7 +15,7 @@ taken as (
         o.detector,
         r.subject,
         l.control,
-        count(distinct case when s.score >= r.threshold then o.image_id end) / count(distinct o.image_id) as share
+        count(distinct case when s.score >= r.threshold then o.image_id end) / count(distinct o.image_id) as taken_share
     from cells as l
     inner join outcomes as o on l.run_key = o.run_key and l.cell_id = o.cell_id
     inner join rules as r on o.run_key = r.run_key and o.detector = r.detector
@@ -29,7 +29,7 @@ noise as (
         run_key,
         detector,
         subject,
-        max(share) as share
+        max(share) as taken_share
     from taken
     group by run_key, detector, subject
 ),
@@ -89,7 +89,7 @@ select
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'hit') as unassessed_hit,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'clear') as unassessed_clear,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'unassessed') as unassessed_unassessed,
-    coalesce(any_value(n.share), 0.0) as noise_share
+    coalesce(any_value(n.noise_share), 0.0) as noise_share
 from pairs as p
 inner join runs as r on p.run_key = r.run_key
 inner join cells as l on p.run_key = l.run_key and p.cell_id = l.cell_id
