@@ -11,8 +11,8 @@ import safetensors.torch
 
 from audit.attacks.embedding_files import write_embedding
 from audit.errors import JournalError, SpecError
-from audit.journal import Journal
-from audit.plan import Plan
+from audit.plan.document import Plan
+from audit.storage.journal import Journal
 
 METHODS = ("textual-inversion", "embedding-file")
 _TOKEN = re.compile(r"<[^\s<>]{1,60}>")  # no word of a CLIP vocabulary looks like this but its two special ones

@@ -17,35 +17,41 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import benign, checks, corpus, expectations, gaps, identity, reading, stand_ins
-from audit.benign_spec import PICTURE_CHECK
-from audit.checkpoint_refs import resolve_checkpoint
-from audit.corpus_checks import require_disjoint, require_sound
-from audit.corpus_manifest import read_stored_manifest
+from audit import identity
+from audit.corpus import ingest
+from audit.corpus.manifest import read_stored_manifest
+from audit.diffusion.text import check_tokenizer
 from audit.errors import SpecError
-from audit.foreseen import unusable_parts
-from audit.gate import decide
-from audit.guards.checks import check_guards
-from audit.journal import Journal
-from audit.model_refs import ModelRef, pipeline_family, resolve_model
-from audit.plan import Outline, Plan, read_outline
-from audit.plan_builder import CorpusItem
-from audit.planning import build_plan
-from audit.policy import Policy
-from audit.prompt_checks import check_phrases, load_prompt_sets
-from audit.prompt_lengths import check_tokenizer
+from audit.index import checks, expectations, queries
+from audit.index.corpus_checks import require_disjoint, require_sound
+from audit.index.store import Replaceable, Store, set_aside
+from audit.plan import benign, forecast, stand_ins
+from audit.plan.builder import CorpusItem
+from audit.plan.document import Outline, Plan, read_outline
+from audit.plan.forecast import Shape
+from audit.plan.planner import build_plan
+from audit.plan.preflight.guards import check_guards
+from audit.plan.preflight.inputs import unusable_parts
+from audit.plan.preflight.prompts import check_phrases, load_prompt_sets
+from audit.plan.preflight.unusable import require_some
 from audit.provenance import provenance
 from audit.records import QualityInstrument
 from audit.report import write_reports
-from audit.results import RunResult, Sample
-from audit.retention import recounted
-from audit.scenarios import EmbeddingScenario
-from audit.spec import Spec
-from audit.store import Replaceable, Store, set_aside
-from audit.unusable import require_some
+from audit.spec.benign import PICTURE_CHECK
+from audit.spec.document import Spec
+from audit.spec.policy import Policy
+from audit.spec.scenarios import EmbeddingScenario
+from audit.storage.journal import Journal
+from audit.verdict.gate import decide
+from audit.verdict.results import RunResult, Sample
+from audit.verdict.retention import recounted
+from audit.weights import gaps
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.gaps import Gap
+from audit.weights.references import ModelRef, pipeline_family, resolve_model
 
 if TYPE_CHECKING:
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
 
 log = logging.getLogger(__name__)
@@ -66,8 +72,8 @@ def new_run_id(name: str, now: dt.datetime) -> str:
 
 def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
     """The corpus manifest: one row per object, unreadable ones included, none without a corpus; stored with the run."""
-    batches = list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
-    manifest = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
+    batches = list(ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
+    manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(manifest, sink, compression="zstd")
     journal.put_run(run_id, "manifest.parquet", sink.getvalue())
@@ -79,7 +85,7 @@ def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest
 
     Raises an `AuditError` for anything that would stop the run later: missing weights, another family, too few images.
     """
-    from audit.backbones import check_weights  # imports torch, which a run needs anyway
+    from audit.diffusion.pipeline import check_weights  # imports torch, which a run needs anyway
 
     plan = draft(spec, run_id, created_at, manifest)
     check_weights(resolve_model(spec.backbone))
@@ -127,7 +133,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
         items=stand_ins.filled_up(pictures, spec, unusable.pictures),
         instruments=[instrument for instrument, _ in measuring],
         rules=[rule for _, rules in measuring for rule in rules],
-        corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
+        corpus={"objects": manifest.num_rows, "sha256": ingest.manifest_sha256(manifest)},
         prompt_sets=sets,
         quality=[_with_metrics(stand_ins.quality_instrument(entry)) for entry in spec.quality_entries()],
         unusable=unusable,
@@ -137,7 +143,7 @@ def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
     with gaps.noted("corpus"):
         require_sound(manifest)
         if spec.calibration:
-            require_disjoint(corpus.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
+            require_disjoint(ingest.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
     return plan
 
 
@@ -150,7 +156,7 @@ def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
     """Recognise and measure every checkpoint of the spec, so that a bad one ends here and not after other work."""
     declared = [d.eraser for d in spec.defences if d.eraser is not None and d.eraser.checkpoint is not None]
     if declared:
-        from audit.claims import inspect  # imports torch
+        from audit.checkpoints.inspection import inspect  # imports torch
 
         for eraser in declared:
             ref = resolve_checkpoint(eraser.checkpoint or "")
@@ -166,7 +172,7 @@ def _check_personalisations(spec: Spec, backbone: ModelRef) -> None:
     if gaps.is_absent(backbone.sha256):
         return
     if any(isinstance(scenario, EmbeddingScenario) and scenario.personalisation for scenario in spec.scenarios):
-        from audit.attacks.personalisation_checks import check_personalisations  # imports torch
+        from audit.plan.preflight.personalisations import check_personalisations  # imports torch
 
         check_personalisations(spec, backbone)
 
@@ -188,7 +194,7 @@ def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
 
 def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: int | None = None) -> Worker:
     """A worker for `plan` in this process."""
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
     return Worker(plan, journal, device=device, batch_size=batch_size)
 
@@ -225,13 +231,13 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     """
     outline = read_outline(journal, run_id)
     used = policy or _stored_policy(outline)
-    result = reading.read_result(published, run_id, policy)
+    result = queries.read_result(published, run_id, policy)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
-    rates, readings = reading.result_frames(published, run_id)
-    found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
+    rates, readings = queries.result_frames(published, run_id)
+    found += expectations.check_results(queries.rates_frame(result) if policy else rates, readings)
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
     verdict = decide(used, result.crr, found, result.retention, result.picture_checks)
     return dataclasses.replace(recounted(result, used, verdict), spec=spec, verdict=verdict)
@@ -260,3 +266,32 @@ def report(journal: Journal, result: RunResult, directory: Path, *, show_sensiti
         return pictures(sample.unit_key).get(sample.image_id)
 
     return write_reports(result, picture, directory, show_sensitive=show_sensitive)
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """A plan to be priced, and what has to be there before it can run. With gaps its digests are partly stand-ins."""
+
+    plan: Plan
+    shape: Shape
+    gaps: tuple[Gap, ...]
+
+    @property
+    def backbone_is_here(self) -> bool:
+        """Whether the backbone's files were found."""
+        return not gaps.is_absent(self.plan.backbone["sha256"])
+
+
+def draft_plan(spec: Spec, now: dt.datetime, progress: Callable[[int], None] | None = None) -> Draft:
+    """The plan that a run of `spec` started now would have, complete even where files are missing: those are its gaps.
+
+    A backbone that is not here is taken to have Stable Diffusion v1.x's sizes. Raises the `AuditError` that would stop
+    the run for everything that is a mistake of the spec and no missing file.
+    """
+    with gaps.collecting() as collected:
+        batches = stand_ins.manifest_batches(spec, progress) if spec.corpus else []
+        manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
+        plan = draft(spec, new_run_id(spec.name, now), now.isoformat(timespec="seconds"), manifest)
+        backbone = resolve_model(spec.backbone)
+    shape = forecast.sd1_shape() if backbone.source == "absent" else forecast.shape_of(backbone.path)
+    return Draft(plan, shape, tuple(collected.found))

@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 from tasks.attack import attack
 from tasks.collect import collect
 from tasks.conclude import conclude

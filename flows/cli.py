@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 
-from audit import environment
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
+from audit.machine import environment
 from flows import streams
 from flows.commands import corpus, db, doctor, erase, export, inspect, plan, results, run, testbed, tune
 from flows.console import runnable, say

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audit import locations
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from audit.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult, VerdictStatus
 from flows.console import Format, runnable
 
 _CODES = {

@@ -7,7 +7,7 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from audit.results import CrrRow, RunResult
+from audit.verdict.results import CrrRow, RunResult
 
 
 def store_artifacts(result: RunResult) -> None:

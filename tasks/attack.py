@@ -15,7 +15,7 @@ from tasks.slots import gpu_slot
 from tasks.units import StageReport, run_units
 
 if TYPE_CHECKING:
-    from audit.worker import UnitReport
+    from audit.compute.worker import UnitReport
 
 
 @task(name="attack", task_run_name="attack-{unit.key:.8}", **TASK)
@@ -27,7 +27,7 @@ def attack_unit(run: Run, unit: Unit) -> UnitReport:
 
 def attack(run: Run, share: Share | None = None) -> StageReport:
     """The stage's report."""
-    from audit.training_folders import sweep  # loads torch
+    from audit.compute.training_folders import sweep  # loads torch
 
     report = run_units(run, "attack", attack_unit, share=share)
     done = run.journal.keys("attack")

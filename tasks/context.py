@@ -14,13 +14,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from audit import locations
 from audit.errors import JournalError
-from audit.journal import Journal
-from audit.plan import Plan, read_plan
-from audit.spec import Spec, parse_spec
+from audit.plan.document import Plan, read_plan
+from audit.spec.document import Spec, parse_spec
+from audit.storage.journal import Journal
 from audit.yaml_files import load_yaml
 
 if TYPE_CHECKING:
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
 
 class Settings(BaseModel):

@@ -14,7 +14,7 @@ from tasks.slots import gpu_slot
 from tasks.units import StageReport, run_units
 
 if TYPE_CHECKING:
-    from audit.worker import UnitReport
+    from audit.compute.worker import UnitReport
 
 
 @task(name="detect", task_run_name="detect-{unit.key:.8}", **TASK)

@@ -14,7 +14,7 @@ from tasks.slots import gpu_slot
 from tasks.units import StageReport, run_units
 
 if TYPE_CHECKING:
-    from audit.worker import UnitReport
+    from audit.compute.worker import UnitReport
 
 
 @task(name="generate", task_run_name="generate-{unit.key:.8}", **TASK)

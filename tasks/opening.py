@@ -6,7 +6,7 @@ import datetime as dt
 
 from audit import locations, run
 from audit.errors import SpecError
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from tasks import context
 from tasks.context import Run, Settings
 from tasks.slots import require_slot

@@ -8,8 +8,8 @@ import pyarrow as pa
 from prefect import task
 
 from audit import run as steps
-from audit.notes import warnings_to
-from audit.plan import Plan
+from audit.plan.document import Plan
+from audit.progress import warnings_to
 from tasks.context import Run
 from tasks.progress import reporter
 from tasks.retrying import TASK

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from audit.errors import AuditError
-from audit.plan import KINDS, Plan
+from audit.plan.document import KINDS, Plan
 from audit.records import Unit
 from tasks.context import Run
 from tasks.progress import StageProgress, reporter
@@ -121,7 +121,7 @@ class _Stage:
 
         One that another process of this machine trains comes last: by then that process may have finished it.
         """
-        from audit.training_folders import trained_elsewhere  # loads torch
+        from audit.compute.training_folders import trained_elsewhere  # loads torch
 
         keys = self.plan.units["key"]
         began, postponed = frozenset(self.done), list[int]()

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import identity
-from audit.journal import SCHEMAS, Journal
+from audit.storage.journal import SCHEMAS, Journal
 
 CASES = pa.schema(
     [

@@ -15,7 +15,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from audit.results import RunResult, Verdict, VerdictStatus
+from audit.verdict.results import RunResult, Verdict, VerdictStatus
 from flows import verdicts
 from flows.cli import main
 from flows.commands import results

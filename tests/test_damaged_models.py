@@ -12,18 +12,19 @@ import safetensors.torch
 import torch
 import yaml
 
-from audit import gate, guards, run
-from audit.backbones import load_pipeline
+from audit import guards, run
+from audit.diffusion.guard import Guard, Step
+from audit.diffusion.pipeline import load_pipeline
 from audit.guards import building
-from audit.guards.base import Guard, Step
 from audit.guards.parameters import Parameters
-from audit.journal import Journal
 from audit.locations import database_path
-from audit.model_refs import resolve_model
-from audit.policy import Policy
-from audit.results import RunResult, VerdictStatus
-from audit.spec import Concept
+from audit.spec.policy import Policy
+from audit.spec.sections import Concept
+from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
+from audit.verdict import gate
+from audit.verdict.results import RunResult, VerdictStatus
+from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run
 
 CONCEPTS = ("star", "ring", "heart")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import typer.main
 
-from audit.journal import Journal
-from audit.spec import load_spec
+from audit.spec.document import load_spec
+from audit.storage.journal import Journal
 from flows.cli import app, main
 from tests.synthetic import Run
 

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from audit import identity
-from audit.benign import planned_with_benign
 from audit.errors import SpecError
-from audit.model_refs import ModelRef
-from audit.plan import KINDS, Plan
-from audit.plan_builder import CorpusItem
-from audit.planning import build_plan
+from audit.plan.benign import planned_with_benign
+from audit.plan.builder import CorpusItem
+from audit.plan.document import KINDS, Plan
+from audit.plan.planner import build_plan
 from audit.records import Instrument, QualityInstrument
-from audit.spec import parse_spec
+from audit.spec.document import parse_spec
+from audit.weights.references import ModelRef
 
 Leaf = tuple[str | int, ...]
 BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})

@@ -15,15 +15,15 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from audit import locations, run
-from audit.plan import KINDS
+from audit.plan.document import KINDS
 from audit.report import markdown
-from audit.results import RunResult
-from audit.scenarios import LatentScenario
-from audit.spec import load_spec, parse_spec
+from audit.spec.document import load_spec, parse_spec
+from audit.spec.scenarios import LatentScenario
 from audit.testbed.captions import CLASSES
 from audit.testbed.scenes import write_corpus
-from tests.detectors.folders import write_grounding_dino
+from audit.verdict.results import RunResult
 from tests.flows.audits import WAIVED
+from tests.instruments.detectors.folders import write_grounding_dino
 from tests.sd14 import CUT, write_sd14
 from tests.tiny import write_tokenizer
 

@@ -9,9 +9,9 @@ from typing import get_args
 import pytest
 
 from audit import erasers
-from audit.attacks.methods import METHODS as ATTACKS
+from audit.attacks.registry import METHODS as ATTACKS
 from audit.guards.parameters import MODELS, SLD_PRESETS, SldParameters
-from audit.quality_spec import BORDERS, QualitySpec
+from audit.spec.quality import BORDERS, QualitySpec
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/presets.md").read_text()

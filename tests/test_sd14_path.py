@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from audit import run
-from audit.journal import Journal
-from audit.plan import Plan
-from audit.spec import parse_spec
+from audit.compute.worker import UnitReport
+from audit.plan.document import Plan
+from audit.spec.document import parse_spec
+from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
-from audit.worker import UnitReport
-from tests.detectors.folders import write_classifier
 from tests.flows.audits import WAIVED
+from tests.instruments.detectors.folders import write_classifier
 from tests.sd14 import CUT, FULL, Widths, make_unet, write_sd14
 
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 import torch
 
-from audit import foreign
-from audit.attacks.embedding_cases import MAX_BYTES
+from audit import files
+from audit.attacks.parameters import MAX_BYTES
 from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.checkpoints.stored import dense, described, is_weights
+from audit.diffusion.text import load_tokenizer
 from audit.errors import SpecError
-from audit.model_refs import ModelRef
-from audit.prompt_lengths import load_tokenizer
-from audit.weight_files import read_json
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -110,8 +110,8 @@ def write_embedding(path: Path, token: str, vectors: torch.Tensor) -> None:
 
 def _content(path: Path) -> Mapping[Any, Any]:
     try:
-        data = foreign.read_bounded(path, MAX_BYTES)
-    except foreign.ForeignError as error:
+        data = files.read_bounded(path, MAX_BYTES)
+    except files.ForeignError as error:
         raise _unusable(path, f"cannot be used: {error}") from None
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror or error}", "name an existing file") from None

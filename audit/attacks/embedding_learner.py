@@ -20,9 +20,9 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
-from audit.erasers.training import write_atomically
+from audit.diffusion.pipeline import Pipeline
+from audit.files import write_atomically
+from audit.progress import Session
 
 log = logging.getLogger(__name__)
 

@@ -13,14 +13,13 @@ import torch
 
 from audit import identity
 from audit.attacks import ring_a_bell
-from audit.attacks.adversarial_cases import texts_of
-from audit.attacks.parameters import RingABellParameters
+from audit.attacks.parameters import RingABellParameters, texts_of
+from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.ring_a_bell import Encode, Space, State
-from audit.attacks.searching import Found, Row, Search
-from audit.backbones import Pipeline
-from audit.content_rules import pairing
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import AuditError
 from audit.records import Status
+from audit.spec.content import pairing
 
 log = logging.getLogger(__name__)
 

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from audit.attacks.embedding_cases import BEST, candidate
 from audit.attacks.embedding_learner import Learner, learn
-from audit.attacks.parameters import MARK, TextualInversionParameters
-from audit.attacks.searching import Found, Row, Search
+from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
+from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.training_prompts import Prompts
-from audit.corpus_errors import SourceUnavailable
+from audit.corpus.images import ImageError, to_model_input
 from audit.errors import CorpusError
-from audit.images import ImageError, to_model_input
 from audit.records import Status
+from audit.spec.templates import MARK
+from audit.storage.source_errors import SourceUnavailable
 
 ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, however they are packed
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from audit.backbones import Pipeline
 from audit.checkpoints.layouts import SpmFile
-from audit.learned import without_learned
-from audit.sampling import NoiseModel
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.placeholder_tokens import without_learned
+from audit.diffusion.sampling import NoiseModel
 
 
 class Transport:

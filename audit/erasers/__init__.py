@@ -10,7 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from audit.errors import SpecError
-from audit.spec import Eraser
+from audit.spec.sections import Eraser
 
 ESD_METHODS = ("esd-x", "esd-u", "esd-x-strict", "esd-all")
 METHODS = (*ESD_METHODS, "uce", "receler")

@@ -23,14 +23,15 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit import erasers
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
+from audit.erasers.base import Made, training_key
 from audit.erasers.esd_parameters import EsdParameters
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, file_part, prompts, slug, token_ids
-from audit.erasers.training import Training, training_key
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
 NAME = "esd"
 VERSION = "1"

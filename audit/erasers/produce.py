@@ -14,24 +14,16 @@ import torch
 from torch import nn
 
 from audit import erasers, identity
-from audit.backbones import Pipeline
+from audit.checkpoints.receler_adapter import attach, load_adapters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import require_finite
 from audit.erasers import esd, receler, uce
-from audit.erasers.base import (
-    DTYPES,
-    Artefact,
-    Change,
-    Erased,
-    Made,
-    Method,
-    Record,
-    Session,
-    require_finite,
-)
+from audit.erasers.base import DTYPES, Artefact, Change, Erased, Made, Method, Record
 from audit.erasers.phrases import phrases, token_ids
-from audit.erasers.receler_adapter import attach, load_adapters
 from audit.errors import EraserError
-from audit.model_refs import ModelRef
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
+from audit.weights.references import ModelRef
 
 _PROBE_SIDE, _PROBE_ROWS, _PROBE_TIMESTEP = 16, 2, 500
 

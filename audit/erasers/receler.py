@@ -23,15 +23,16 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session
+from audit.checkpoints.receler_adapter import CONFIG_TYPE, Attached, attach, new_adapters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
+from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, prompts
-from audit.erasers.receler_adapter import CONFIG_TYPE, Attached, attach, new_adapters
 from audit.erasers.receler_parameters import RecelerParameters
-from audit.erasers.training import Training, training_key
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
 NAME = "receler"
 VERSION = "1"

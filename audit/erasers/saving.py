@@ -15,10 +15,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from audit.checkpoints.receler_adapter import nested
 from audit.erasers.base import Artefact, Erased, Record
-from audit.erasers.receler_adapter import nested
-from audit.erasers.training import write_atomically
 from audit.errors import EnvironmentProblem, EraserError
+from audit.files import write_atomically
 
 UNFINISHED = ".unfinished"  # folder of checkpoints below the output folder, gone when the artefact is complete
 _OUR_NAMES = ("README.md", "eraser_config.json", "eraser_weights.pt")  # besides the safetensors file

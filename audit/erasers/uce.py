@@ -14,12 +14,14 @@ from typing import Any
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session, require_finite
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import require_finite
+from audit.erasers.base import Made
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
 from audit.erasers.uce_parameters import UceParameters
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
 NAME = "uce"
 VERSION = "3"  # 1 preserved a neighbour even when it was erased itself; 2 aligned tails at their ends

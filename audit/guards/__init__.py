@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from audit.errors import SpecError
 from audit.guards.parameters import MODELS, EgloceParameters, Parameters
-from audit.spec import Concept, Guard
+from audit.spec.sections import Concept, Guard
 
 NAMES = tuple(MODELS)
 
@@ -71,6 +71,6 @@ def extra_calls(described: Sequence[Mapping[str, Any]], timesteps: Sequence[int]
 
 
 def _energy_digest(parameters: EgloceParameters) -> str:
-    from audit.model_refs import resolve_model
+    from audit.weights.references import resolve_model
 
     return resolve_model(energy_name(parameters)).sha256

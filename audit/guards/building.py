@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
-from audit.backbones import Pipeline
+from audit.diffusion.guard import Guard
+from audit.diffusion.pipeline import Pipeline
 from audit.guards import egloce, irece, negative_prompt, safree, sld
-from audit.guards.base import Guard
 from audit.guards.energy import Energy, load_energy
-from audit.model_refs import ModelRef
+from audit.weights.references import ModelRef
 
 Encode = Callable[[list[str]], torch.Tensor]
 

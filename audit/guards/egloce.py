@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
+from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.guards.energy import Energy, draw_views, flip_test, view_of
 
 NAME = "egloce"

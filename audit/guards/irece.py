@@ -27,10 +27,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from audit.attention import CrossAttentionMaps
+from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.errors import CheckpointError
 from audit.guards import localise
-from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
 from audit.guards.composed import compose, positions
 
 NAME = "irece"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Step
+from audit.diffusion.guard import Conditioning, Guard, Step
 
 NAME = "negative-prompt"
 VERSION = "2"

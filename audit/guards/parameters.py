@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from audit.spec import Concept
+from audit.spec.sections import Concept
 
 
 def _has_phrase(template: str) -> str:

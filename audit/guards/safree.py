@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.guards.base import Conditioning, Guard, Step
-from audit.learned import Tokens, encode
+from audit.diffusion.guard import Conditioning, Guard, Step
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.placeholder_tokens import Tokens, encode
 
 NAME = "safree"
 VERSION = "1"

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Prediction, Step
+from audit.diffusion.guard import Conditioning, Guard, Prediction, Step
 
 NAME = "sld"
 VERSION = "1"

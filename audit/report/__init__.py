@@ -11,7 +11,7 @@ from audit.errors import AuditError, EnvironmentProblem
 from audit.report import html, json_report, junit, markdown
 from audit.report.contact import PER_CELL, Pictures
 from audit.report.terminal import print_report
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 __all__ = ["FORMATS", "Pictures", "print_report", "write_reports"]
 

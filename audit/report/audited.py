@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from audit.policy import Policy
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
-from audit.results import RunResult
+from audit.spec.policy import Policy
+from audit.verdict.results import RunResult
 
 
 def section(index: Index) -> Section:

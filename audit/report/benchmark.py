@@ -22,7 +22,7 @@ from audit.report.reported_numbers import (
 )
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
-from audit.results import CrrRow, RunResult
+from audit.verdict.results import CrrRow, RunResult
 
 _SD14 = "stable-diffusion-v1-4"
 _ERASERS = ("esd", "uce", "receler")

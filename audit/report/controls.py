@@ -7,7 +7,7 @@ from audit.report import mask_controls
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
 from audit.report.words import CONTROLS, count, interval, limit_text, percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 
 def required(index: Index, row: CrrRow) -> tuple[str, bool | None]:

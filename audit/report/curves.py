@@ -12,7 +12,7 @@ from audit.report import svg
 from audit.report.plots import MARK_SYMBOLS, MARKS, NARROW, STYLE, WIDE, Plot
 from audit.report.view import Index, defence_name
 from audit.report.words import percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -16,7 +16,7 @@ from audit.report.likelihoods import likelihoods
 from audit.report.plots import Plot, plots
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 LOG = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import Any
 
 from audit.errors import StoreError
-from audit.results import (
+from audit.verdict.results import (
     CheckResult,
     CountingRow,
     CrrRow,

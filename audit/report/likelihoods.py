@@ -14,7 +14,7 @@ from audit.report import svg
 from audit.report.plots import NARROW, STYLE, WIDE, Plot
 from audit.report.view import Index, defence_name
 from audit.report.words import number, plain
-from audit.results import CrrRow, LatentRow
+from audit.verdict.results import CrrRow, LatentRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,7 @@ from audit.report import svg
 from audit.report.tables import by_scenario
 from audit.report.view import Index, defence_name
 from audit.report.words import limit_text, percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

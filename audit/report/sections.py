@@ -11,7 +11,7 @@ from audit.records import Control
 from audit.report import audited, benchmark, controls, counting, guarding, latents, quality, survival, tables
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, percent, plain, plain_lines, verdict_sentence
-from audit.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult, VerdictStatus
 
 MAX_REASONS = 12  # of single decisions, in the opening
 EXIT_CODES = {

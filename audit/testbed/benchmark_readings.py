@@ -12,7 +12,7 @@ from audit.report.controls import required
 from audit.report.reported_numbers import TOLERANCE, Pooled, reported
 from audit.report.view import Column, Index, Section, Table, perturbation_name
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, number, percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 _COUNTS = (Column("CRR", "number"), Column("Interval", "number"), Column("Hits / assessed / planned", "number"))
 

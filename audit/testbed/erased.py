@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from audit import erasers
-from audit.erasers.base import Silent
+from audit.progress import Silent
 from audit.erasers.request import OtherArtefact, Request, fulfil, summary
-from audit.spec import Concept
+from audit.spec.sections import Concept
 from audit.testbed.captions import CLASSES
 
 ERASED = Path(__file__).parent / "erased"

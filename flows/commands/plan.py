@@ -13,15 +13,15 @@ import typer
 
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from flows.commands import options
 from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
 if TYPE_CHECKING:
-    from audit.drafting import Draft
-    from audit.plan import Plan
-    from audit.pricing import Calls, Price
-    from audit.rates import Rates
+    from audit.plan.document import Plan
+    from audit.plan.forecast import Calls, Price
+    from audit.plan.rates import Rates
+    from audit.run import Draft
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -59,10 +59,10 @@ def plan(
     parsed = load_spec(spec)
     if output not in (Format.TERMINAL, Format.JSON):
         raise SpecError(f"a plan has no {output.value} form", where="--format", next_step="use terminal or json")
-    from audit import pricing
-    from audit.drafting import draft_plan
-    from audit.journal import Journal
-    from audit.notes import warnings_to
+    from audit.plan import forecast
+    from audit.progress import warnings_to
+    from audit.run import draft_plan
+    from audit.storage.journal import Journal
 
     stated = _stated(rate, rates, measure)
     journal = Journal(locations.storage_root(root))
@@ -72,10 +72,10 @@ def plan(
         drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
         reporter.end("collect")
     if measure and drafted.backbone_is_here:
-        from audit.measuring import measured_rates
+        from audit.plan.measuring import measured_rates
 
         stated = measured_rates(parsed.backbone, device, batch_size)
-    price = pricing.price(drafted.plan, journal, drafted.shape, stated)
+    price = forecast.price(drafted.plan, journal, drafted.shape, stated)
     if as_json or output is Format.JSON:
         emit_json(_document(drafted, price, warned))
     else:
@@ -92,7 +92,7 @@ def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | No
         raise SpecError(
             "the forecast can use one rate only", where="--rate, --rates, --measure", next_step="give one of them"
         )
-    from audit import rate_files
+    from audit.plan import rate_files
 
     if rate is not None:
         return rate_files.stated(rate)
@@ -110,7 +110,7 @@ def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
 
 
 def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
-    from audit.planning import plan_size
+    from audit.plan.planner import plan_size
 
     plan = draft.plan
     return {
@@ -166,9 +166,9 @@ def _work_rows(price: Price) -> list[dict[str, Any]]:
 
 def _proofs(plan: Plan) -> list[dict[str, Any]]:
     """For each limited target cell: what zero hits in its cases prove, against the limit it has to stay under."""
-    from audit.gate import limit_for
     from audit.records import Role
     from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
+    from audit.verdict.gate import limit_for
 
     policy = plan.spec.gate
     rows = []
@@ -205,7 +205,7 @@ def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
-    from audit.pricing import pictures_sharing
+    from audit.plan.forecast import pictures_sharing
 
     plan = draft.plan
     print(f"{plan.name}: {len(plan.cells)} cells, {plan.cases.num_rows:,} cases")

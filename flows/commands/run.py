@@ -14,7 +14,7 @@ import typer
 
 from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, AuditError, Interrupted
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
 from flows.console import Format, emit_json, progress_bars, say
@@ -141,9 +141,10 @@ def _audit(
 ) -> int:
     say(f"run {run_id} in {locations.storage_root(root)}")
     with flow_of(run_id, root, verbose):
-        from flows.audit import audit
+        from flows.audit import Finished, audit
 
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
+    assert isinstance(finished, Finished)  # the data of the flow's state
     _tell_failures(finished.stages)
     print_result(finished.result, finished.reports, output, root)
     return 0 if exit_zero else exit_code(finished.result)
@@ -184,7 +185,8 @@ def _import_what_flows_need() -> None:
     """Import what takes seconds and nearly every run uses."""
     import flows.audit
     import flows.work  # noqa: F401
-    from audit import validation, worker  # noqa: F401
+    from audit.compute import worker  # noqa: F401
+    from audit.index import validation
 
     validation.prepare()
 

@@ -29,9 +29,9 @@ def scenes(
     as_json: options.Json = False,
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
-    from audit.corpus_errors import explain
+    from audit.locations import has_credentials, redact
+    from audit.storage.source_errors import explain
     from audit.testbed.scenes import write_corpus
-    from audit.urls import has_credentials, redact
 
     if has_credentials(url):
         raise AuditError(

@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load
 
 from audit import guards, run
-from audit.backbones import Pipeline, noise_model
 from audit.checkpoints.apply import apply_artefact, with_changes
+from audit.compute.models import Models
+from audit.compute.personalised import with_personalisation
+from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import CheckpointError, SpecError
 from audit.guards.irece import Irece
-from audit.journal import Journal
-from audit.models import Models
-from audit.plan import KINDS, Plan, read_plan
-from audit.pricing import calls_of
-from audit.spec import Guard
+from audit.plan.document import KINDS, Plan, read_plan
+from audit.plan.forecast import calls_of
+from audit.spec.sections import Guard
+from audit.storage.journal import Journal
 from tests.attacks import loras
 from tests.attacks.loras import State
 from tests.attacks.personalised import change_of, draft, planned, scenario, spec_with, written
@@ -133,7 +134,7 @@ def test_dreambooth_adds_its_difference_to_the_model_it_was_trained_from(
     (attack,) = plan.units_of("attack")
     assert attack.identity["model"] is None and worker.run(attack).unassessed == 0
     changed = next(iter(load(journal.blob("erase", erase.key))))
-    personal = worker.models.personalised({**attack.identity["parameters"], "base": None})
+    personal = with_personalisation(worker.models, {**attack.identity["parameters"], "base": None})
     erased = weights(worker.models, erase.key, changed)
     assert not torch.equal(erased, unet[changed])
     assert torch.allclose(weights(personal, erase.key, changed), erased + 0.1, atol=1e-6)
@@ -147,7 +148,7 @@ def test_dreambooth_adds_its_difference_to_the_model_it_was_trained_from(
     (attack,) = plan.units_of("attack")
     assert attack.identity["model"] == erase.key and attack.depends == (erase.key,)
     assert worker.run(attack).unassessed == 0
-    personal = worker.models.personalised({**attack.identity["parameters"], "base": erase.key})
+    personal = with_personalisation(worker.models, {**attack.identity["parameters"], "base": erase.key})
     assert torch.allclose(weights(personal, erase.key, changed), started[changed] + 0.2, atol=1e-6)
     assert torch.allclose(weights(personal, None, changed), unet[changed] + 0.2, atol=1e-6)
 
@@ -184,9 +185,9 @@ def test_a_personalised_text_encoder_reads_the_prompts_and_the_backbone_stays_as
     plan = planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
     (attack,) = plan.units_of("attack")
     models = run.worker(plan, run.open_journal(str(tmp_path / "runs")), device="cpu").models
-    personal = models.personalised({**attack.identity["parameters"], "base": None})
-    assert personal is models.personalised({**attack.identity["parameters"], "base": None})
-    assert models.personalised(None) is models
+    personal = with_personalisation(models, {**attack.identity["parameters"], "base": None})
+    assert personal is with_personalisation(models, {**attack.identity["parameters"], "base": None})
+    assert with_personalisation(models, None) is models
     before = models.states(["a ring"])
     assert not torch.allclose(personal.states(["a ring"]), before, atol=1e-4)
     assert torch.equal(models.reader(None).encode_text(["a ring"])[0], before[0])

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audit.backbones import Pipeline
-from audit.drafting import draft_plan
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError, SpecError
-from audit.spec import load_spec
+from audit.run import draft_plan
+from audit.spec.document import load_spec
 from tests.attacks import loras
 from tests.attacks.loras import State
 from tests.attacks.personalised import change_of, draft, planned, spec_with, written

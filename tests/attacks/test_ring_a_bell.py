@@ -16,20 +16,20 @@ from audit.attacks import ring_a_bell
 from audit.attacks.parameters import RingABellParameters
 from audit.attacks.ring_a_bell import Space, State
 from audit.attacks.ring_a_bell_unit import best_prompt, encoder_of, space_of, target_of
-from audit.backbones import Pipeline, load_pipeline
-from audit.drafting import draft_plan
-from audit.erasers.base import Session
+from audit.compute.models import Models
+from audit.compute.stages.attack import run_attack
+from audit.diffusion.pipeline import Pipeline, load_pipeline
 from audit.errors import SpecError
+from audit.index.queries import read_result
+from audit.index.store import latest
 from audit.locations import database_path
-from audit.model_refs import resolve_model
-from audit.models import Models
-from audit.plan import KINDS, Plan, read_plan
-from audit.reading import read_result
+from audit.plan.document import KINDS, Plan, read_plan
+from audit.progress import Session
 from audit.report import html
 from audit.report.attacking import attacks
-from audit.spec import load_spec
-from audit.stages.attack import run_attack
-from audit.store import latest
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run, tiny_spec
 
 TESTBED = RingABellParameters.model_validate(RingABellParameters.PRESETS["testbed"])

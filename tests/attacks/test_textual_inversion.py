@@ -12,23 +12,23 @@ import safetensors.torch
 import torch
 
 from audit import run
-from audit.attacks import methods
+from audit.attacks import registry
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import found
 from audit.attacks.training_prompts import Prompts
-from audit.backbones import Pipeline, noise_model
 from audit.checkpoints import ErasedModel
-from audit.corpus_errors import SourceUnavailable
-from audit.drafting import draft_plan
-from audit.erasers.base import Session
-from audit.erasers.receler_adapter import nested
+from audit.checkpoints.receler_adapter import nested
+from audit.compute.stages.attack import run_attack
+from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
-from audit.plan import Plan, read_plan
-from audit.pricing import calls_of
+from audit.plan.document import Plan, read_plan
+from audit.plan.forecast import calls_of
+from audit.progress import Session
 from audit.records import Status
-from audit.spec import load_spec
-from audit.stages.attack import run_attack
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.storage.source_errors import SourceUnavailable
 from tests.checkpoints.files import adapters
 from tests.flows.audits import plan_run, tiny_spec
 
@@ -281,6 +281,6 @@ def test_the_concepts_own_word_is_no_beginning(tmp_path: Path, tiny_folder: Path
 
 def test_presets_are_valid_and_rates_are_tried_once() -> None:
     for preset in TextualInversionParameters.PRESETS:
-        methods.parse("textual-inversion", {}, preset)
+        registry.parse("textual-inversion", {}, preset)
     with pytest.raises(SpecError, match="tried once"):
-        methods.parse("textual-inversion", {"learning_rates": [0.1, 0.1]})
+        registry.parse("textual-inversion", {"learning_rates": [0.1, 0.1]})

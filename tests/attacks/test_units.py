@@ -15,21 +15,21 @@ from diffusers import StableDiffusionPipeline
 
 from audit import run
 from audit.attacks.embedding_files import check_embedding, write_embedding
-from audit.checks import run_checks
-from audit.corpus import MANIFEST_SCHEMA
-from audit.drafting import draft_plan
+from audit.compute.stages.attacked import Refused, prompt_of
+from audit.corpus.ingest import MANIFEST_SCHEMA
+from audit.diffusion.placeholder_tokens import Vocabulary
 from audit.errors import SpecError
-from audit.journal import SCHEMAS, Journal
-from audit.learned import Vocabulary
-from audit.model_refs import resolve_model
-from audit.plan import KINDS, Plan, read_plan
-from audit.pricing import calls_of
-from audit.reading import read_result
+from audit.index.checks import run_checks
+from audit.index.queries import read_result
+from audit.index.store import latest
+from audit.plan.document import KINDS, Plan, read_plan
+from audit.plan.forecast import calls_of
 from audit.records import Unit
 from audit.report.attacking import attacks
-from audit.spec import load_spec
-from audit.stages.attacked import Refused, prompt_of
-from audit.store import latest
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.storage.journal import SCHEMAS, Journal
+from audit.weights.references import resolve_model
 from flows.cli import main
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 

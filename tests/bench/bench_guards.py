@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from audit import guards
-from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.guards.base import Conditioning, Guard
+from audit.diffusion.guard import Conditioning, Guard
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
 from audit.guards.building import Parts, build
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
-from audit.spec import Concept
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Concept
+from audit.spec.sections import Guard as GuardSpec
+from audit.weights.references import resolve_model
 from tests.bench.table import Figure, print_table
 
 IMAGES, STEPS, ROUNDS = 8, 25, 5

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from audit.images import encode_png
-from audit.journal import Journal
+from audit.corpus.images import encode_png
+from audit.storage.journal import Journal
 from tests.bench.bench_overhead import spec
 from tests.bench.table import Figure, conclude
 from tests.synthetic import Run, cell, control, detect_row, generate_row

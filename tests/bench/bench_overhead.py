@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from audit.plan import KINDS
+from audit.plan.document import KINDS
 from tests.bench.table import Figure, conclude
 from tests.flows.audits import WAIVED
 
 if TYPE_CHECKING:
-    from audit.detectors.base import Detector
-    from audit.models import Models
+    from audit.compute.models import Models
+    from audit.instruments.detectors.base import Detector
 
 CASES, BATCH, LIMIT = 1_000, 64, 0.05
 
@@ -151,11 +151,11 @@ def bare(folder: Path) -> dict[str, float]:
     """
     import torch
 
-    from audit import detectors
-    from audit.journal import Journal
-    from audit.model_refs import resolve_model
-    from audit.models import Models
-    from audit.plan import read_plan
+    from audit.compute.models import Models
+    from audit.instruments import detectors
+    from audit.plan.document import read_plan
+    from audit.storage.journal import Journal
+    from audit.weights.references import resolve_model
     from tests.bench.forwards import counted
 
     journal = Journal(str(folder / "root"))
@@ -180,8 +180,8 @@ def _measured(
     """The number of pictures of one batch that were sampled, decoded and measured."""
     import torch
 
-    from audit.guards.base import Conditioning
-    from audit.sampling import initial_noise, sample
+    from audit.diffusion.guard import Conditioning
+    from audit.diffusion.sampling import initial_noise, sample
 
     texts, erased = tuple(case["prompt"] for case in cases), described["model"]
     states, null = models.states(texts, erased), models.states([""] * len(texts), erased)

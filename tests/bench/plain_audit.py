@@ -17,11 +17,11 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from audit import detectors
-from audit.detectors.base import Detector
-from audit.images import to_model_input
-from audit.models import Models
-from audit.plan import Plan
+from audit.compute.models import Models
+from audit.corpus.images import to_model_input
+from audit.instruments import detectors
+from audit.instruments.detectors.base import Detector
+from audit.plan.document import Plan
 
 PASSES = 3  # of each inversion step: the fewest that reach the audit's round-trip gate at 25 and at 50 steps
 

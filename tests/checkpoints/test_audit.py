@@ -14,10 +14,10 @@ from audit import run
 from audit.checkpoints import ErasedModel
 from audit.checkpoints.key_sets import key_set
 from audit.errors import CheckpointError, SpecError
-from audit.journal import Journal
 from audit.locations import database_path
-from audit.plan import Plan, read_plan
-from audit.spec import load_spec
+from audit.plan.document import Plan, read_plan
+from audit.spec.document import load_spec
+from audit.storage.journal import Journal
 from flows.cli import main
 from tests.checkpoints.files import SPM_METADATA, bare, spm_state
 from tests.flows.audits import finish_run, plan_run, tiny_spec

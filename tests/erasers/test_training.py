@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
 from audit.erasers import esd, receler, resolve_parameters
-from audit.erasers.base import Session, Silent
-from audit.erasers.training import Training, partial, write_atomically
-from audit.erasure_costs import BACKWARD, stored_bytes, training_calls
 from audit.errors import EnvironmentProblem, EraserError
-from audit.spec import Eraser
+from audit.files import partial, write_atomically
+from audit.plan.erasure_costs import BACKWARD, stored_bytes, training_calls
+from audit.progress import Session, Silent
+from audit.spec.sections import Eraser
 from tests.erasers.conftest import CONCEPT, quick, same
 from tests.sd14 import FULL, make_unet
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers.uce import Edit, edited_matrix, erase, token_states
 from audit.erasers.uce_parameters import UceParameters, resolve
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 from tests.erasers.conftest import CONCEPT, same, weights
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -10,8 +10,8 @@ import yaml
 
 from audit import run
 from audit.locations import database_path
-from audit.plan import KINDS, read_plan
-from audit.spec import load_spec
+from audit.plan.document import KINDS, read_plan
+from audit.spec.document import load_spec
 from audit.testbed.scenes import write_corpus
 from tasks.context import store_spec
 

@@ -18,9 +18,9 @@ import duckdb
 import pytest
 import torch
 
-from audit.journal import Journal
-from audit.plan import KINDS, read_plan
-from audit.store import latest
+from audit.index.store import latest
+from audit.plan.document import KINDS, read_plan
+from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.servers import cli, prefect_server, process, wait_for
 

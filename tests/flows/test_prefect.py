@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from audit import run
-from audit.journal import Journal
-from audit.plan import KINDS, read_plan
+from audit.plan.document import KINDS, read_plan
+from audit.storage.journal import Journal
 from tasks.slots import LEASE_SECONDS
 from tests.flows.audits import plan_run, tiny_spec
 from tests.flows.servers import clean_environment, cli, prefect, prefect_server, process, wait_for

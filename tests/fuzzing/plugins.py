@@ -11,17 +11,17 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audit.detectors.base import BaseDetector, Pixels, Scores, make_instrument
-from audit.guards.base import Guard, Step
-from audit.images import encode_png
-from audit.journal import SCHEMAS, Journal
-from audit.model_refs import resolve_model
-from audit.models import Models
+from audit.compute.models import Models
+from audit.compute.stages.detect import run_detect
+from audit.compute.stages.generate import run_generate
+from audit.corpus.images import encode_png
+from audit.diffusion.guard import Guard, Step
+from audit.instruments.detectors.base import BaseDetector, Pixels, Scores, make_instrument
 from audit.records import LabelScore, Measurement, Unit
-from audit.spec import DetectorSpec
-from audit.stages.detect import run_detect
-from audit.stages.generate import run_generate
+from audit.spec.sections import DetectorSpec
+from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed.scenes import sample_scene
+from audit.weights.references import resolve_model
 from tests.fuzzing.harness import Boundary, Opened
 
 GENERATED, MEASURED = "a" * 64, "b" * 64

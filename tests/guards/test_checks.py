@@ -12,11 +12,12 @@ import pytest
 
 from audit import guards
 from audit.errors import AuditError
-from audit.guards.checks import check_energy_prompts, check_guards, timesteps
-from audit.model_refs import ModelRef, resolve_model
-from audit.prompt_checks import load_prompt_sets
-from audit.scenarios import Sampler
-from audit.spec import Guard, Spec, parse_spec
+from audit.plan.preflight.guards import check_energy_prompts, check_guards, timesteps
+from audit.plan.preflight.prompts import load_prompt_sets
+from audit.spec.document import Spec, parse_spec
+from audit.spec.scenarios import Sampler
+from audit.spec.sections import Guard
+from audit.weights.references import ModelRef, resolve_model
 
 BASE: dict[str, Any] = {
     "name": "guarded",

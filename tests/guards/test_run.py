@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from audit import run
 from audit.attacks.embedding_files import write_embedding
 from audit.guards.egloce import Egloce
-from audit.journal import Journal
+from audit.index.queries import read_result
+from audit.index.store import latest
 from audit.locations import database_path
-from audit.model_refs import ModelRef, resolve_model
-from audit.plan import KINDS, read_plan
-from audit.reading import read_result
+from audit.plan.document import KINDS, read_plan
 from audit.records import Status
 from audit.report import json_report, markdown
-from audit.results import RunResult
-from audit.store import latest
+from audit.storage.journal import Journal
+from audit.verdict.results import RunResult
+from audit.weights.references import ModelRef, resolve_model
 from tests.flows.audits import finish_run, plan_run, tiny_spec
-from tests.test_planning import SPEC, plan_of
+from tests.plan.test_planner import SPEC, plan_of
 from tests.tiny import write_pipeline
 
 GUARDED = [

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.stats import beta
 
-from audit.gate import decide
-from audit.policy import Policy
 from audit.records import BENIGN_PROMPTS, Control, Role
-from audit.results import (
+from audit.spec.policy import Policy
+from audit.verdict.gate import decide
+from audit.verdict.results import (
     CheckResult,
     CrrRow,
     PictureCheckRow,

@@ -11,24 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import SpecError
-from audit.journal import SCHEMAS, Journal
-from audit.plan import KINDS, read_plan
-from audit.policy import Policy
+from audit.plan.document import KINDS, read_plan
 from audit.report import benchmark, html, markdown
-from audit.report.reported_numbers import (
-    TOLERANCE,
-    WIDEST,
-    Answer,
-    Pooled,
-    ReportedRate,
-    compare,
-    reported,
-)
+from audit.report.reported_numbers import TOLERANCE, WIDEST, Answer, Pooled, ReportedRate, compare, reported
 from audit.report.view import Index, Table
-from audit.results import CrrRow, RunResult
+from audit.spec.policy import Policy
+from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed import benchmark_readings
 from audit.testbed.benchmark_table import newest_finished, rendered
 from audit.testbed.markers import BENCHMARK, replaced
+from audit.verdict.results import CrrRow, RunResult
 from tests.flows.audits import plan_run, tiny_spec
 from tests.report import runs
 

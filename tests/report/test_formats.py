@@ -20,7 +20,7 @@ from audit.errors import AuditError, EnvironmentProblem, StoreError
 from audit.report import FORMATS, controls, json_report, junit, markdown, tables, terminal, write_reports
 from audit.report.view import Index
 from audit.report.words import bound, limit_text, percent, plain, status_text
-from audit.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult, VerdictStatus
 from tests.report import runs
 
 RUNS: dict[str, Callable[[], RunResult]] = {
@@ -84,7 +84,7 @@ def test_junit_counts_every_decision_and_check(run: Callable[[], RunResult]) -> 
     verdict = run().verdict
     root = ElementTree.fromstring(junit.render(run()))
     suites = {suite.get("name"): suite for suite in root}
-    gate, checks = suites["erasure-audit.gate"], suites["erasure-audit.checks"]
+    gate, checks = suites["erasure-audit.verdict.gate"], suites["erasure-audit.index.checks"]
     statuses = [decision.status for decision in verdict.decisions]
     assert int(gate.get("tests", "")) == len(gate.findall("testcase")) == len(statuses)
     assert int(gate.get("failures", "")) == len(gate.findall("*/failure")) == statuses.count(VerdictStatus.FAIL)

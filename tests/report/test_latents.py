@@ -14,7 +14,7 @@ from audit.report.curves import curves
 from audit.report.html import render
 from audit.report.likelihoods import groups, likelihoods
 from audit.report.view import Index, Section
-from audit.results import LatentRow, RunResult
+from audit.verdict.results import LatentRow, RunResult
 from tests.report.runs import CHECKS, Builder, _controls, picture
 
 SIGMAS = (0.05, 0.1, 0.2)

@@ -10,13 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from audit.benign_spec import PICTURE_CHECK
-from audit.policy import Policy
 from audit.records import BENIGN_PROMPTS, Role
 from audit.report import contact, controls, html, json_report, junit, markdown, quality, sections, survival, terminal
 from audit.report.view import Index, Section, cell_title
 from audit.report.words import VERDICT_SENTENCES, plain, verdict_sentence
-from audit.results import QualityRow, RunResult, UnassessedRow, Verdict, VerdictStatus
+from audit.spec.benign import PICTURE_CHECK
+from audit.spec.policy import Policy
+from audit.verdict.results import QualityRow, RunResult, UnassessedRow, Verdict, VerdictStatus
 from tests.report import runs
 from tests.report.test_html import Page
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from audit import identity
-from audit.backbones import load_pipeline
-from audit.model_refs import resolve_model
-from audit.spec import Guard
+from audit.diffusion.pipeline import load_pipeline
+from audit.spec.sections import Guard
 from audit.testbed import guard_cells, guards_table
 from audit.testbed.counting import HERE
 from audit.testbed.guard_cells import Bench, cases_of
@@ -20,6 +19,7 @@ from audit.testbed.guard_defences import Defence, defences, guard
 from audit.testbed.guard_goals import goals
 from audit.testbed.markers import GUARDS, replaced
 from audit.testbed.peak_memory import peak_memory
+from audit.weights.references import resolve_model
 
 
 @pytest.fixture(scope="module")

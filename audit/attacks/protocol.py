@@ -1,0 +1,103 @@
+"""What an attack method is given, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from audit.checkpoints.personal import Change
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import NoiseModel
+from audit.progress import Session
+from audit.records import Status, Unit
+from audit.spec.document import Spec
+from audit.weights.references import ModelRef
+
+ReadItem = Callable[[str], npt.NDArray[np.uint8]]
+
+
+class AttackModels(Protocol):
+    """What an attack may ask of a worker's models. An erased model is named by its erase unit's key, the backbone by None."""
+
+    ref: ModelRef
+
+    @property
+    def spec(self) -> Spec | None:
+        """The spec of the run, which names the files that it brings."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The backbone."""
+
+    def reader(self, erase_key: str | None) -> Pipeline:
+        """The pipeline with the text encoder of one model: what reads prompts for it."""
+
+    def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
+        """The noise prediction of one model; `texts` are the prompts of the batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One attack unit at work.
+
+    `unit.identity` holds method, resolved parameters, concept, seed, items, images and the model that a white-box method
+    sees. `read_item` gives the pixels (H, W, 3) of one of the unit's images. `batch_size` is the most rows of one UNet
+    call, and changes nothing but memory. `session` keeps checkpoints of long searches and hears how they go.
+    `companions` are later units that differ from this one in the concept and its images alone, each with a folder for its
+    checkpoints: a method may bring them to their last checkpoint on the way, and answers for none of them.
+    `change_of` reads a personalisation that the spec brings and says what it adds to its base.
+    """
+
+    unit: Unit
+    models: AttackModels
+    read_item: ReadItem
+    batch_size: int
+    session: Session
+    companions: Sequence[Search] = ()
+    change_of: Callable[[Mapping[str, Any]], Change] | None = None
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The method's resolved parameters."""
+        parameters: Mapping[str, Any] = self.unit.identity["parameters"]
+        return parameters
+
+    @property
+    def items(self) -> Sequence[str]:
+        """What is searched for, one row each."""
+        items: Sequence[str] = self.unit.identity["items"]
+        return items
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What became of one item. A row that is not ok makes its cases unassessed, with `error` as the reason.
+
+    `prompt` is what was found where it is text; `score` is the method's own objective, after `evaluations` of it.
+    `report` is a JSON object of facts; its `summary`, one line, is shown in reports.
+    """
+
+    item: str
+    status: Status
+    error: str | None = None
+    prompt: str | None = None
+    score: float | None = None
+    evaluations: int | None = None
+    unet_calls: int | None = None
+    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All rows of a unit, and a tensor for each item that is not text."""
+
+    rows: Sequence[Row]
+    tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+
+Run = Callable[[Search], Found]

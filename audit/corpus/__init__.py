@@ -1,0 +1,1 @@
+"""Images and prompts from outside: listing, decoding, the manifest, prompt files."""

@@ -1,0 +1,1 @@
+"""The journal as tables: fold, query, check."""

@@ -1,0 +1,1 @@
+"""Pictures in, scores or numbers out: detectors, quality instruments, distances between sets."""

@@ -1,0 +1,1 @@
+"""What can be said against a spec's inputs before anything is computed."""

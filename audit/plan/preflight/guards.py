@@ -1,0 +1,203 @@
+"""What can be said against the guards of a spec before anything is computed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from audit import guards
+from audit.diffusion.text import load_tokenizer
+from audit.errors import SpecError
+from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
+from audit.instruments.detectors import folders
+from audit.instruments.quality.networks import folder_of
+from audit.plan.preflight.irece import check_attention, check_composed
+from audit.spec.document import Spec
+from audit.spec.scenarios import Sampler
+from audit.spec.sections import Concept, Defence
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef, resolve_model
+
+
+def check_guards(spec: Spec, backbone: ModelRef) -> None:
+    """Return when every defence's guards fit each other, the backbone, the schedules and the detectors.
+
+    Raises `SpecError`, or `CheckpointError` when an energy model cannot be found.
+    """
+    for defence in spec.defences:
+        _check_repeats(defence)
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            where = f"defences.{defence.name}"
+            for concept in spec.concepts:
+                resolved = guards.resolve(guard, concept)["parameters"]
+                _check_tokens(backbone, _texts_for_backbone(parameters, resolved, concept), where)
+                if isinstance(parameters, IreceParameters):
+                    check_composed(resolved, backbone, where)
+            for scenario in spec.scenarios:
+                _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
+            if isinstance(parameters, IreceParameters):
+                check_attention(parameters, backbone, where)
+            if isinstance(parameters, EgloceParameters):
+                _check_energy(parameters, spec, backbone, where)
+
+
+def check_energy_prompts(spec: Spec, prompts: Sequence[str]) -> None:
+    """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    for (defence, prompt), problem in energy_problems(spec, prompts).items():
+        _require_whole({prompt: problem}, f"defences.{defence}")
+
+
+def _require_whole(problems: Mapping[str, str], where: str) -> None:
+    for problem in problems.values():
+        raise SpecError(problem, where=where, next_step="shorten the template, or set retention to 0")
+
+
+def energy_problems(spec: Spec, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(defence, prompt) -> why the defence's energy model cannot read a prompt that EGLOCE has to retain in full."""
+    found: dict[tuple[str, str], str] = {}
+    for defence in spec.defences:
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
+                problems = _too_long(resolve_model(guards.energy_name(parameters)), prompts)
+                found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
+    return found
+
+
+def _check_repeats(defence: Defence) -> None:
+    names = [guard.name for guard in defence.guards]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(
+            f"guard {twice[0]!r} is listed twice in one defence: the second would undo or double the first",
+            where=f"defences.{defence.name}",
+            next_step="list each guard once; make two defences to compare two settings",
+        )
+    if "sld" in names and "negative-prompt" in names and names.index("sld") < names.index("negative-prompt"):
+        raise SpecError(
+            "guard 'sld' steers away from the unconditional prediction, which 'negative-prompt' replaces after it",
+            where=f"defences.{defence.name}",
+            next_step="list negative-prompt before sld",
+        )
+    if "irece" in names and "egloce" in names and names.index("egloce") < names.index("irece"):
+        raise SpecError(
+            "guard 'egloce' would optimise latents that 'irece' overwrites at the same step",
+            where=f"defences.{defence.name}",
+            next_step="list irece before egloce",
+        )
+
+
+def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], concept: Concept) -> list[str]:
+    """Phrases whose tokens the guard works on in the backbone's text encoder."""
+    if isinstance(parameters, IreceParameters):
+        return [*resolved["phrases"], *resolved["neighbours"]]
+    if isinstance(parameters, SafreeParameters):
+        return [*resolved["concepts"], *([parameters.mask] if parameters.mask else [])]
+    return [] if isinstance(parameters, EgloceParameters) else [resolved["text"]]
+
+
+def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str = "tokenizer") -> None:
+    tokenizer = load_tokenizer(model.path / folder)
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids or tokenizer.unk_token_id in ids:
+            raise SpecError(
+                f"the concept has no tokens: {text!r} is no word of {model.name}'s vocabulary",
+                where=where,
+                next_step="use words that this model was trained on",
+            )
+        if len(ids) + 2 > tokenizer.model_max_length:
+            raise SpecError(
+                f"the text {text[:60]!r} has {len(ids) + 2} tokens, and {model.name} reads {tokenizer.model_max_length}",
+                where=where,
+                next_step="shorten it",
+            )
+
+
+def _too_long(model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
+    tokenizer = load_tokenizer(model.path)
+    longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
+    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
+    return {
+        prompt: f"the prompt {prompt[:60]!r} has {count} tokens, and the energy model {model.name} reads {longest}"
+        for prompt, count in used.items()
+        if count > longest
+    }
+
+
+def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
+    """The sampler's training timesteps, noisiest first."""
+    offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
+    return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
+
+
+def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
+    grid = timesteps(sampler, backbone)
+    runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {sampler.steps} steps"
+    if isinstance(parameters, IreceParameters) and not grid[-1] <= parameters.t_star <= grid[0]:
+        raise SpecError(
+            f"guard irece: t_star {parameters.t_star} is outside the schedule: {runs}",
+            where=where,
+            next_step=f"choose t_star between {grid[-1]} and {grid[0]}",
+        )
+    if isinstance(parameters, EgloceParameters):
+        start, end = parameters.window
+        if not any(end <= t <= start for t in grid):
+            raise SpecError(
+                f"guard egloce: no timestep of the schedule lies in the window {[start, end]}: {runs}",
+                where=where,
+                next_step="widen the window",
+            )
+    if isinstance(parameters, SldParameters) and sampler.guidance != 1.0:
+        warmup = parameters.settings()["warmup_steps"]
+        if warmup >= sampler.steps:
+            raise SpecError(
+                f"guard sld: a warm-up of {warmup} steps leaves nothing of the {sampler.steps} of scenario {scenario!r}",
+                where=where,
+                next_step="set warmup_steps below the sampler's steps",
+            )
+
+
+def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, where: str) -> None:
+    """Rule 4 of the house: never score with the network that a guard optimised against."""
+    if parameters.energy is None and backbone.source != "testbed":
+        raise SpecError(
+            "guard egloce names no energy model",
+            where=where,
+            next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
+        )
+    name = guards.energy_name(parameters)
+    ref = resolve_model(name)
+    if read_json(ref.path / "config.json").get("model_type") != "clip":
+        raise SpecError(
+            f"guard egloce: the energy model {name} is not a CLIPModel",
+            where=where,
+            next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
+        )
+    for who, other in _scoring(spec):
+        if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
+            raise SpecError(
+                f"guard egloce optimises against {name}, and the {who} scores with the same weights",
+                where=where,
+                next_step="let another network score, or give the guard another energy model",
+            )
+    templates = [
+        t.replace("{phrase}", p) for c in spec.concepts for p in _phrases(parameters, c) for t in parameters.templates
+    ]
+    _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
+    _require_whole(_too_long(ref, templates), where)
+
+
+def _scoring(spec: Spec) -> Iterator[tuple[str, ModelRef]]:
+    """Every network that says something about pictures: whose it is, and its folder."""
+    for detector in spec.detectors:
+        if detector.model is not None:
+            yield f"detector {detector.name!r}", folders.resolve(detector)
+    for entry in spec.quality_entries():
+        if entry.model is not None:
+            yield f"quality instrument {entry.name!r}", folder_of(entry)
+
+
+def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:
+    return [concept.phrase, *(concept.synonyms if parameters.synonyms else ())]

@@ -1,0 +1,1 @@
+"""Results in, verdict out. No model, no storage, no clock."""

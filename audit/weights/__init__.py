@@ -1,0 +1,1 @@
+"""Which model files a reference means, and their digests. Nothing here loads a model."""
