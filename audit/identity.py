@@ -18,7 +18,10 @@ from typing import Any
 _MODELS = ("compute.models", "diffusion", "checkpoints", "guards.building", "guards.parameters", "weights.settings")
 _CODE: Mapping[str, tuple[str, ...]] = {
     "erase": ("compute.stages.erase", "erasers", *_MODELS),
-    "attack": ("compute.stages.attack", "compute.stages.batching", "compute.personalised", "attacks", "corpus", *_MODELS),
+    "attack": (
+        "compute.stages.attack", "compute.stages.batching", "compute.personalised", "attacks", "corpus", "spec.content",
+        *_MODELS,
+    ),
     "invert": ("compute.stages.invert", "compute.stages.batching", "corpus", *_MODELS),
     "generate": (
         "compute.stages.generate", "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",

@@ -300,7 +300,3 @@ def test_every_field_of_a_quality_instrument_but_its_name_changes_the_quality_ke
     old, new = ({unit.key for unit in plan.units_of("quality")} for plan in (before, after))
     assert old and (not old & new if field != "instrument" else old == new)
     assert keys(before) - old == keys(after) - new
-
-
-def test_which_prompts_an_attack_may_find_is_part_of_its_code() -> None:
-    assert "content_rules" in identity._COMPUTE_MODULES["attack"]  # ring_a_bell_unit.best_prompt leaves some out

@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 from audit import erasers
-from audit.progress import Silent
 from audit.erasers.request import OtherArtefact, Request, fulfil, summary
+from audit.progress import Silent
 from audit.spec.sections import Concept
 from audit.testbed.captions import CLASSES
 
