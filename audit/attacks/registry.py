@@ -41,7 +41,7 @@ MOST_TOGETHER = 4
 METHODS: Mapping[str, Method] = {
     method.name: method
     for method in (
-        Method("embedding-file", "1", EmbeddingFileParameters, "embedding_file"),
+        Method("embedding-file", "1", EmbeddingFileParameters, "given_embedding"),
         Method("personalisation", "1", PersonalisationParameters, "personalisation_unit"),
         Method("ring-a-bell", "1", RingABellParameters, "ring_a_bell_unit"),
         Method("textual-inversion", "1", TextualInversionParameters, "textual_inversion"),
