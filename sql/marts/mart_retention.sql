@@ -29,7 +29,7 @@ noise as (
         run_key,
         detector,
         subject,
-        max(share) as taken_share
+        max(taken_share) as noise_share
     from taken
     group by run_key, detector, subject
 ),
