@@ -37,7 +37,7 @@ ELSEWHERE = {
     "erasure-audit run deployments/specs/demo.yaml": "takes minutes: tests/test_quickstart.py",
     "erasure-audit plan deployments/specs/sd14.yaml --measure": "times Stable Diffusion's UNet on a corpus in a bucket",
     "erasure-audit run deployments/specs/sd14.yaml": "needs Stable Diffusion's weights",
-    "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/test_tune_command.py",
+    "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/tuning/test_tune_command.py",
     "erasure-audit export-embedding RUN_ID": "needs a run that learned one: tests/attacks",
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -90,9 +90,9 @@ NOTHING = (  # a change here recomputes nothing
 ELSEWHERE = ("detectors.*", "quality.*", "benign.features")  # count as instruments, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
-    "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
+    "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/plan/test_latent_planning.py
     "defences.*.guards.*.name",
-    "defences.*.guards.*.controls",  # only irece has any: tests/test_mask_controls.py
+    "defences.*.guards.*.controls",  # only irece has any: tests/plan/test_mask_controls.py
     "scenarios.4.method", "scenarios.4.prompts",  # prompts exclude parameters: tests/attacks/test_ring_a_bell.py
     "scenarios.3.personalisation",  # excludes parameters: tests/attacks/test_personalisation.py
     "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py

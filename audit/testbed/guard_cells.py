@@ -37,7 +37,7 @@ STEPS, GUIDANCE, PASSES, TOLERANCE, BATCH = 25, 3.0, 10, 1e-4, 16
 Numbers = dict[str, Any]
 # Beside the code that units run: what renders the scenes, and what compares the pictures made of them.
 MAKES = ("testbed/captions.py", "testbed/guard_cells.py", "testbed/scenes.py", "testbed/shapes.py")
-COMPARES = ("images.py", "quality.py", "testbed/counting.py")
+COMPARES = ("corpus/images.py", "instruments/quality/formulas.py", "testbed/counting.py")
 
 
 @functools.cache

@@ -271,7 +271,7 @@ _MEASURE = """
 import json, resource, sys
 import pyarrow as pa
 from audit.corpus import manifest
-from audit.spec import CorpusEntry, CorpusLimits
+from audit.spec.sections import CorpusEntry, CorpusLimits
 
 def peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -140,7 +140,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 _SLOW_WRITE = """
 import sys, time
 from pathlib import Path
-from audit.erasers.training import write_atomically
+from audit.files import write_atomically
 
 def write(unfinished):
     unfinished.write_bytes(b"half")

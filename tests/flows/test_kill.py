@@ -32,7 +32,7 @@ VERDICTS = (0, 3, 4)
 # the background ignores SIGINT, and so would its children.
 PROGRAM = """
 import functools, signal, sys
-from audit import training_folders
+from audit.compute import training_folders
 training_folders.Session = functools.partial(training_folders.Session, checkpoint_seconds=0.0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from flows.cli import main

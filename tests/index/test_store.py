@@ -183,11 +183,11 @@ def test_another_packing_of_the_same_cases_gives_the_same_rates(tmp_path: Path, 
 def test_a_killed_consolidation_is_finished_by_the_next(tmp_path: Path, journal: Journal) -> None:
     Run(cells=[cell(0, 120)], unit_size=2).write(journal)
     code = (
-        "import sys; from audit import consolidation; from audit.index.store import Store\n"
+        "import sys; from audit.index import folding; from audit.index.store import Store\n"
         "from audit.storage.journal import Journal\n"
-        "consolidation._CHUNK_UNITS = 10; load = consolidation._load_units\n"
+        "folding._CHUNK_UNITS = 10; load = folding._load_units\n"
         "def counted(*args): print('chunk', flush=True); return load(*args)\n"
-        "consolidation._load_units = counted\n"
+        "folding._load_units = counted\n"
         "with Store(sys.argv[2]) as store: store.consolidate(Journal(sys.argv[1]))\n"
     )
     path = tmp_path / "index.duckdb"

@@ -72,8 +72,8 @@ def test_a_library_that_is_not_here_is_said_to_be_absent(monkeypatch: pytest.Mon
 def test_nudenet_leaves_no_telemetry_file_behind(tmp_path: Path) -> None:
     code = """
 import sys
-from audit import detectors
-from audit.spec import DetectorSpec
+from audit.instruments import detectors
+from audit.spec.sections import DetectorSpec
 detectors.build(DetectorSpec(name="nude", kind="nudenet"), (), "cpu").self_test()
 assert "onnxruntime" in sys.modules
 """
@@ -190,7 +190,7 @@ def test_running_tasks_are_counted_without_this_one(tmp_path: Path) -> None:
 
 def test_scripts_that_torch_computes_in_meet_settled_threads() -> None:
     code = (
-        "import sys, audit.testbed; from audit import threads; print('torch' in sys.modules, threads.waiting().value)"
+        "import sys, audit.testbed; from audit.machine import threads; print('torch' in sys.modules, threads.waiting().value)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], env=fresh_environment(OMP_WAIT_POLICY="active"), cwd=REPOSITORY,

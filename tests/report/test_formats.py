@@ -84,7 +84,7 @@ def test_junit_counts_every_decision_and_check(run: Callable[[], RunResult]) -> 
     verdict = run().verdict
     root = ElementTree.fromstring(junit.render(run()))
     suites = {suite.get("name"): suite for suite in root}
-    gate, checks = suites["erasure-audit.verdict.gate"], suites["erasure-audit.index.checks"]
+    gate, checks = suites["erasure-audit.gate"], suites["erasure-audit.checks"]
     statuses = [decision.status for decision in verdict.decisions]
     assert int(gate.get("tests", "")) == len(gate.findall("testcase")) == len(statuses)
     assert int(gate.get("failures", "")) == len(gate.findall("*/failure")) == statuses.count(VerdictStatus.FAIL)

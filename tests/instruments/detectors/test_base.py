@@ -206,8 +206,8 @@ def test_a_network_is_made_once_even_by_many_threads() -> None:
 def test_instruments_are_named_without_torch(clip_folder: Path, classifier_folder: Path) -> None:
     code = f"""
 import sys
-from audit.detectors import build, counting_rules
-from audit.spec import Concept, DetectorSpec
+from audit.instruments.detectors import build, counting_rules
+from audit.spec.sections import Concept, DetectorSpec
 clip = DetectorSpec(name="c", kind="clip-zero-shot", model={str(clip_folder)!r}, background=("an empty background",))
 classes = DetectorSpec(name="k", kind="classifier", model={str(classifier_folder)!r})
 nude = DetectorSpec(name="n", kind="nudenet", labels={{"ring": ("FACE_FEMALE",)}})
