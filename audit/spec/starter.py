@@ -176,10 +176,11 @@ def _scenario(name: str, answers: Answers) -> dict[str, Any]:
 
 
 def _flow(value: Any) -> str:
-    """`value` as YAML on one line, or over several where it is long."""
+    """`value` as YAML on one line, or over several where it is long; what no one could read in it is escaped."""
     plain = list(value) if isinstance(value, tuple) else value
-    lines = yaml.safe_dump([plain], default_flow_style=True, width=_WIDTH - 24, sort_keys=False, allow_unicode=True)
-    return "\n".join(line.strip() for line in lines.strip()[1:-1].splitlines())
+    readable = str(plain).isprintable()
+    text = yaml.safe_dump([plain], default_flow_style=True, width=_WIDTH - 24, sort_keys=False, allow_unicode=readable)
+    return "\n".join(line.strip() for line in text.strip()[1:-1].split("\n"))
 
 
 def _comment(text: str) -> str:
