@@ -6,11 +6,14 @@ A schema cannot say what must hold between sections; `load_spec` does.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 from audit.spec.document import Spec
+from audit.yaml_files import read_yaml
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+DESCRIPTIONS = Path(__file__).parent / "field_descriptions.yaml"
 # Filled in when an audit is planned; a spec that somebody writes has none of them.
 _FILLED_IN = {"Concept": ("neighbour_phrases",), "BenignSpec": ("subjects", "instrument")}
 
@@ -28,10 +31,13 @@ def spec_schema(
     for part, fields in _FILLED_IN.items():
         for field in fields:
             del parts[part]["properties"][field]
+    for part, described in read_yaml(DESCRIPTIONS).items():
+        for field, sentence in described.items():
+            (schema if part == "Spec" else parts[part])["properties"][field]["description"] = sentence
     _short_forms(parts)
     parts["TextScenario"]["required"] = ["name"]  # it chooses the kind, although this model has a default
     for scenario, presets in attacks.items():
-        parts[scenario]["properties"]["preset"] = _optional({"enum": sorted(presets)})
+        parts[scenario]["properties"]["preset"] |= _optional({"enum": sorted(presets)})
     _methods(parts, erasers, guards)
     return {"$schema": DIALECT, **schema, "title": "Spec of erasure-audit"}
 
@@ -46,9 +52,9 @@ def _short_forms(parts: dict[str, Any]) -> None:
 
 def _methods(parts: dict[str, Any], erasers: Mapping[str, Collection[str]], guards: Collection[str]) -> None:
     """The names of methods; of a checkpoint's eraser any name will do, because it is the writer's claim."""
-    parts["Guard"]["properties"]["name"] = {"enum": list(guards)}
+    parts["Guard"]["properties"]["name"]["enum"] = list(guards)
     presets = sorted({preset for each in erasers.values() for preset in each})
-    parts["Eraser"]["properties"]["preset"] = _optional({"enum": presets})
+    parts["Eraser"]["properties"]["preset"] |= _optional({"enum": presets})
     loaded = {"properties": {"checkpoint": {"type": "string"}}, "required": ["checkpoint"]}
     parts["Eraser"] |= {"if": loaded, "else": {"properties": {"method": {"enum": list(erasers)}}}}
 
