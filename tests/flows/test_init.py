@@ -27,6 +27,7 @@ from tests.test_bad_inputs import check
 
 ROOT = Path(__file__).parent.parent.parent
 SHIPPED = sorted((ROOT / "deployments/specs").glob("*.yaml"))
+END = "<end>"
 EDITORS = Draft202012Validator(json.loads(schema_text()))
 
 
@@ -173,7 +174,11 @@ class Terminal:
             patch.setattr(sys, "stdin", reader)
             patch.setattr(sys, "stderr", writer)
             code = main(list(arguments))
-        return code, os.read(self.keyboard, 1 << 16).decode()
+            writer.write(END)
+        shown = ""
+        while END not in shown:  # a terminal hands on what was written in its own time
+            shown += os.read(self.keyboard, 1 << 16).decode()
+        return code, shown
 
 
 @pytest.fixture
