@@ -21,22 +21,39 @@ class SpecFields(Model):
     """The fields of a spec and what follows from them; `document.Spec` adds the rules between them."""
 
     version: Literal[1] = 1
+    "Version of the spec's form."
     name: Name
+    "Name of the audit; run ids begin with it."
     backbone: Annotated[str, Field(min_length=1)]
+    "The un-erased pipeline: `testbed`, a diffusers folder, or a hub id pinned to a commit, `org/name@<40 hex digits>`."
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    "The erased concepts."
     corpus: tuple[CorpusEntry, ...] = ()
-    calibration: tuple[CorpusEntry, ...] = ()  # of `tune`; an audit only proves that it shares no picture
+    "Reference pictures. Latent scenarios and learned embeddings need some of every concept."
+    calibration: tuple[CorpusEntry, ...] = ()
+    "Pictures on which `tune` chooses a guard's parameters. An audit only proves that none of them is in `corpus`."
     corpus_limits: CorpusLimits = CorpusLimits()
+    "Limits on single corpus objects."
     defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
+    "The defences under audit. The bare backbone, `none`, is always audited too."
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]
+    "The attacks; `name` says which kind each entry is."
     controls: Controls = Controls()
+    "Control cells and their size."
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
+    "The instruments that look for the concept."
     quality: tuple[QualitySpec, ...] = ()
+    "Quality instruments; they never decide the verdict."
     benign: BenignSpec = BenignSpec()
+    "Ordinary prompts that every defence has to go on drawing."
     gate: Policy
+    "The policy that turns rates into a verdict."
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence
-    unit_size: Annotated[int, Field(ge=1, le=4096)] = 16  # cases per journal file
+    "The seed from which the seeds of all cases are derived."
+    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    "Text cases for each neighbour and defence."
+    unit_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    "Cases in one unit, which is one file of the journal."
 
     def unknown_names(self, policy: Policy) -> list[str]:
         """Sentences about names in `policy` that this spec does not define; empty when all exist."""
