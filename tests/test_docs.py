@@ -48,8 +48,9 @@ EXAMPLES = [
 # The beginnings of lines, and the exit code that they end with here: no weights but the testbed's are at hand.
 CHEAP = {
     "erasure-audit testbed scenes": 0,
-    "erasure-audit corpus manifest demo/corpus/ring": 0,
+    "erasure-audit corpus manifest demo/corpus": 0,
     "erasure-audit plan deployments/specs/demo.yaml": 0,
+    "erasure-audit plan first.yaml": 0,
     "erasure-audit plan deployments/specs/m-erasurebench-sd14.yaml": 2,  # priced, and what it lacks is listed
     "erasure-audit doctor": 2,
     "erasure-audit inspect CHECKPOINT": 0,
@@ -64,6 +65,7 @@ ELSEWHERE = {
     "prefect ": "needs a server: tests/flows/test_prefect.py",
     "CUDA_VISIBLE_DEVICES=0 prefect worker start": "needs a server: tests/flows/test_prefect.py",
     "erasure-audit run deployments/specs/demo.yaml": "takes minutes: tests/test_quickstart.py",
+    "erasure-audit run first.yaml": "takes minutes, as the demo does",
     "erasure-audit plan deployments/specs/sd14.yaml --measure": "times Stable Diffusion's UNet on a corpus in a bucket",
     "erasure-audit run deployments/specs/sd14.yaml": "needs Stable Diffusion's weights",
     "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/tuning",
@@ -118,6 +120,10 @@ def test_the_lines_that_need_only_the_testbed_do_what_they_say(
     """One after the other in one folder, as a reader would type them."""
     shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
     monkeypatch.chdir(tmp_path)
+    Path("audit").symlink_to(ROOT / "audit")
+    for page in PAGES:  # an example whose first line names a file is what the reader has saved there
+        for name, text in re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```$", page.read_text(), re.M | re.S):
+            Path(name).write_text(text)
     Run().write(Journal("runs"))
     printed = {}
     for start, code in CHEAP.items():
@@ -148,8 +154,8 @@ def test_every_example_of_a_spec_is_valid(text: str) -> None:
     base = yaml.safe_load((ROOT / "deployments/specs/demo.yaml").read_text())
     base["scenarios"] = [{"name": "text"}]
     base["gate"]["limits"] = [{"crr_max": 0.3}]
-    sections = yaml.safe_load(text)
-    assert parse_spec({**base, **sections}, "an example").name == base["name"]
+    document = {**base, **yaml.safe_load(text)}
+    assert parse_spec(document, "an example").name == document["name"]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)

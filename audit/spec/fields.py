@@ -51,7 +51,7 @@ class SpecFields(Model):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     "The seed from which the seeds of all cases are derived."
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    "Text cases for each neighbour and defence."
+    "Cases of each neighbour in the text scenario, for each defence."
     unit_size: Annotated[int, Field(ge=1, le=4096)] = 16
     "Cases in one unit, which is one file of the journal."
 
