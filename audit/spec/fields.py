@@ -1,4 +1,4 @@
-"""The fields of a spec, and what follows from them."""
+"""The fields of a spec, and names that are derived from them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, De
 
 
 class SpecFields(Model):
-    """The fields of a spec and what follows from them; `document.Spec` adds the rules between them."""
+    """The fields of a spec; `document.Spec` adds the rules between them."""
 
     version: Literal[1] = 1
     "Version of the spec's form."
@@ -56,7 +56,7 @@ class SpecFields(Model):
     "Cases in one unit, which is one file of the journal."
 
     def unknown_names(self, policy: Policy) -> list[str]:
-        """Sentences about names in `policy` that this spec does not define; empty when all exist."""
+        """Return a sentence for each name in `policy` that this spec does not define."""
         return policy.problems(
             scenarios={s.name for s in self.scenarios},
             detectors={d.name for d in self.detectors},
@@ -65,15 +65,15 @@ class SpecFields(Model):
         )
 
     def defence(self, name: str) -> Defence:
-        """The defence called `name`; `none` exists in every spec."""
+        """Return the defence called `name`; `none` exists in every spec."""
         return next((d for d in self.defences if d.name == name), Defence(name="none"))
 
     def defence_names(self) -> tuple[str, ...]:
-        """All defences in order; `none` comes first and is always there."""
+        """Return the names of all defences in order; `none` comes first and is always there."""
         return ("none", *(d.name for d in self.defences if d.name != "none"))
 
     def subjects(self) -> tuple[Concept, ...]:
-        """Everything the detectors have to tell apart: concepts, their neighbours, unlearned classes; each once."""
+        """Return everything that detectors have to tell apart, each once: concepts, their neighbours, unlearned classes."""
         names = [c.name for c in self.concepts]
         names += [n for c in self.concepts for n in c.neighbours]
         names += self.controls.unlearned
@@ -100,10 +100,10 @@ class SpecFields(Model):
         return self.quality if check is None or check in self.quality else (*self.quality, check)
 
     def is_sensitive(self, subject: str) -> bool:
-        """Whether pictures in which `subject` is sought are blurred or withheld: as declared, or by what is looked for."""
+        """Return whether pictures of `subject` are blurred or withheld, as declared or because its labels are sexual."""
         labels = [label for detector in self.detectors for label in detector.labels.get(subject, ())]
         return self.concept(subject).sensitive or any(map(is_sexual, labels))
 
     def concept(self, name: str) -> Concept:
-        """The declared concept called `name`, or a bare one for a neighbour that is only named."""
+        """Return the declared concept called `name`, or a bare one for a neighbour that is only named."""
         return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=words_of(name)))

@@ -1,4 +1,4 @@
-"""The gate policy: limits on what comes back and on what is lost, their confidence, and what must hold first."""
+"""The gate's policy: limits on reproduction and loss, their confidence, and limits on the controls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Limit(BaseModel):
     "The defence it speaks of; every one without it."
 
     def speaks_of(self, concept: str, defence: str, scenario: str) -> bool:
-        """Whether this limit applies to a cell."""
+        """Return whether this limit applies to a cell."""
         chosen = zip((self.concept, self.defence, self.scenario), (concept, defence, scenario), strict=True)
         return all(selector in (None, value) for selector, value in chosen)
 
@@ -105,7 +105,7 @@ class Policy(BaseModel):
         concepts: Collection[str],
         defences: Collection[str],
     ) -> list[str]:
-        """Sentences about names in this policy that the spec does not define; empty when all exist."""
+        """Return a sentence for each name in this policy that the spec does not define."""
         problems = []
         for judge in (*self.judges, *self.retention_judges, *self.thresholds):
             if judge not in detectors:

@@ -1,4 +1,4 @@
-"""The section `quality` of a spec: what is said of the pictures themselves, beside the rates."""
+"""The section `quality` of a spec: instruments that measure pictures, beside the rates."""
 
 from __future__ import annotations
 

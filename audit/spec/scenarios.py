@@ -1,4 +1,4 @@
-"""The scenarios of a spec: how the concept is attacked, with how many cases and which sampler."""
+"""The scenarios of a spec: attacks, each with its number of cases and its sampler."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ class Perturbation(Model):
 
     @property
     def of_latent(self) -> bool:
-        """Whether the latent is disturbed, so that inversions are shared with the default row."""
+        """Return whether the latent is disturbed, so that inversions are shared with the default row."""
         return self.kind.startswith("latent-")
 
 
@@ -257,11 +257,11 @@ class EmbeddingScenario(Model):
         return self
 
     def files(self, concept: str = "") -> dict[str, str]:
-        """Concept -> embedding file; one file without a concept counts for `concept`. Empty when it is learned."""
+        """Return concept -> embedding file, empty when it is learned; a file without a concept counts for `concept`."""
         return _by_concept(self.embedding, concept)
 
     def personalisations(self, concept: str = "") -> dict[str, str]:
-        """Concept -> personalisation, as `files`."""
+        """Return concept -> personalisation, as `files`."""
         return _by_concept(self.personalisation, concept)
 
 

@@ -56,7 +56,7 @@ class Concept(Model):
         return fields
 
     def phrase_of(self, neighbour: str) -> str:
-        """The phrase of a neighbour: as it is declared, else the words of its name."""
+        """Return the phrase of a neighbour: as it is declared, else the words of its name."""
         return self.neighbour_phrases.get(neighbour) or words_of(neighbour)
 
 
@@ -88,7 +88,7 @@ class CorpusLimits(Model):
 
 
 class Eraser(Model):
-    """How the weights were changed: the method that produces them, with its parameters over those of a preset.
+    """The change of a model's weights: a method, with its parameters over those of a preset.
 
     With `checkpoint` they are loaded as they are, and `method` is the user's claim about them.
     """
