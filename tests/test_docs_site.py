@@ -11,8 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from audit.attacks.parameters import RingABellParameters
+from audit.index.lock import WAIT_SECONDS
 from audit.index.sql_files import relations
+from audit.index.store import STORAGE_VERSION
+from audit.instruments.detectors import grounding_dino, nudenet
+from audit.report.reported_numbers import TOLERANCE, WIDEST
+from audit.spec.policy import Policy
+from audit.statistics import upper_bound
+from audit.tuning.candidates import DEFAULT_GRID
+from audit.verdict import damage
 from docs import reference
+from tasks.slots import LEASE_SECONDS
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -106,3 +116,41 @@ def test_the_map_of_the_tests_names_what_is_there() -> None:
     there |= {path.name for path in (ROOT / "tests").glob("*.py")} - {"__init__.py"}
     assert there - named == set()
     assert [name for name in named if not (ROOT / "tests" / name).exists() and not (ROOT / name).exists()] == []
+
+
+def test_numbers_that_pages_repeat_are_those_of_the_code() -> None:
+    default = {name: field.default for name, field in Policy.model_fields.items()}
+    search, (steps, thresholds) = RingABellParameters(), DEFAULT_GRID.values()
+    proven = upper_bound(0, 24, default["confidence"])
+    assert (TOLERANCE, LEASE_SECONDS, len(steps), len(thresholds)) == (
+        0.05,
+        120,
+        6,
+        3,
+    )  # those that are written in words
+    facts = {
+        "verdict.md": [
+            f"`retention_min` (default {default['retention_min']:g})",
+            f"`damage_level` (default {default['damage_level']:g})",
+            f"the first {damage.PICTURES} pairs of the cell and {damage.SPLITS} splits",
+            "widened by five points",
+            f"wider than {100 * WIDEST:.0f} points",
+        ],
+        "storage.md": [
+            f"`ERASURE_AUDIT_INDEX_WAIT` seconds ({WAIT_SECONDS:g})",
+            f"storage version {STORAGE_VERSION.removeprefix('v').removesuffix('.0')}",
+        ],
+        "operations.md": ["within two minutes"],
+        "attacks.md": [
+            f"population {search.population}, {search.generations} generations, {search.tokens} tokens",
+        ],
+        "guards.md": ["six steps and three thresholds"],
+        "instruments.md": [
+            f"drops boxes below a score of {nudenet.SCORE_FLOOR:g}",
+            f"from a score of {grounding_dino.SCORE_FLOOR:g} upwards",
+        ],
+        "first-audit.md": [f"that is about {100 * proven:.0f} %"],
+    }
+    for page, sentences in facts.items():
+        text = " ".join((DOCS / page).read_text().split())
+        assert [sentence for sentence in sentences if sentence not in text] == []
