@@ -89,7 +89,7 @@ class PromptSet:
 
 
 def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
-    """Return scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
+    """Scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
 
     Raises `SpecError` for a file that cannot be used at all.
     """
@@ -109,7 +109,7 @@ def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
 
 
 def read_prompt_set(source: PromptSource) -> PromptSet:
-    """Return the prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
+    """The prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
     path = SHIPPED / f"{source.set}.csv" if source.set else Path(source.file or "")
     chosen = {str(field): name for field, name in source.columns.items()}
     table = prompt_files.read_table(path, chosen, filtered=source.where)
