@@ -203,7 +203,7 @@ def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
 
 
 def cases_of(chosen: PromptSet, concept: Concept, count: int, seed: int, field: str) -> list[dict[str, Any]]:
-    """Return `count` cases from the rows about `concept`, drawn by `seed` and kept in the file's order.
+    """`count` cases from the rows about `concept`, drawn by `seed` and kept in the file's order.
 
     A case carries prompt, seed, join key, its own sampler settings, and the reason when it cannot be sampled.
     Raises `SpecError` when the set has fewer rows.

@@ -168,7 +168,7 @@ def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[d
 
 
 def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
-    """Where the units of each kind were computed, as sentences."""
+    """Return a sentence for each kind of unit about the machines that computed it."""
     sql = "select * from mart_compute where run_id = $run_id order by kind, host, device"
     places: dict[str, list[str]] = {}
     for row in _records(con, sql, run_id):

@@ -213,7 +213,7 @@ def _latest_number(folder: Path) -> int:
 
 
 def _named_next(finished: Path, folder: Path) -> Path:
-    """Where the finished copy lies now: under the next number, which of several publishers exactly one gets."""
+    """Link the finished copy to the next number, which exactly one of several publishers gets, and return its path."""
     while True:
         target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
         if link_new(finished, target):

@@ -178,7 +178,7 @@ def _best(rows: Sequence[RetentionRow]) -> _Pairs:
 
 
 def _further(worst: _Pairs, best: _Pairs, pairs: int, minimum: float, confidence: float) -> int | None:
-    """How many more pairs would decide if they came out as so far; None when no practical number would."""
+    """Return the number of further pairs that would decide if they came out as so far; None when no practical number would."""
 
     def scaled(counts: _Pairs, n: int, up: bool) -> _Pairs:
         union = counts.union * n // pairs
