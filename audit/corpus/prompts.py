@@ -1,4 +1,4 @@
-"""Text prompts as an attack: templates, or the rows of a prompt set, one prompt per case. Imports no torch."""
+"""Make the prompts of cases, from templates or the rows of a prompt set, one prompt per case. Imports no torch."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_SEED = 2**63 - 1  # seeds are stored as 64-bit integers
 
 
 def prompts(scenario: TextScenario, subject: Concept, cases: int) -> Iterator[str]:
-    """`cases` prompts that name `subject`: every template with every word in turn, then from the start again."""
+    """Yield `cases` prompts that name `subject`: every template with every word in turn, then from the start again."""
     words = [subject.phrase, *(subject.synonyms if scenario.synonyms else ())]
     for case in range(cases):
         template = scenario.templates[case % len(scenario.templates)]
@@ -62,7 +62,7 @@ class PromptSet:
         object.__setattr__(self, "columns", dict(self.columns))
 
     def about(self, concept: Concept) -> tuple[PromptRow, ...]:
-        """The rows about `concept`: all of them when the set does not tell concepts apart.
+        """Return the rows about `concept`: all of them when the set does not tell concepts apart.
 
         A row whose concept could not be read counts for every concept: nothing may leave a denominator unseen.
         """
@@ -72,11 +72,11 @@ class PromptSet:
         return tuple(r for r in self.rows if r.concept is None or folded(r.concept) in words)
 
     def names(self, concept: Concept) -> bool:
-        """Whether the set has prompts of its own for `concept`, as a neighbour needs."""
+        """Return whether the set has prompts of its own for `concept`, as a neighbour needs."""
         return "concept" in self.columns and any(row.concept is not None for row in self.about(concept))
 
     def facts(self) -> dict[str, Any]:
-        """The set's provenance, for the plan."""
+        """Return the set's provenance, for the plan."""
         unusable = [{"row": r.number, "key": r.key, "problem": r.problem} for r in self.rows if r.problem]
         return {
             "name": self.name,

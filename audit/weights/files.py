@@ -29,7 +29,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What a header says of one tensor."""
+    """One tensor as a header describes it."""
 
     dtype: str  # as safetensors writes it: F16, F32, F8_E4M3
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Which model a spec means: a testbed name, a local folder or a pinned hub commit, resolved to files and digests.
+"""Resolve the models that a spec names, a testbed name, a local folder or a pinned hub commit, to files and digests.
 
 Nothing here loads a model or imports torch, so that planning is quick and identities come from bytes alone.
 """
