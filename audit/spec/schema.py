@@ -6,14 +6,12 @@ A schema cannot say what must hold between sections; `load_spec` does.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Any
 
 from audit.spec.document import Spec
-from audit.yaml_files import read_yaml
+from audit.spec.reference import descriptions, models_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-DESCRIPTIONS = Path(__file__).parent / "field_descriptions.yaml"
 # Filled in when an audit is planned; a spec that somebody writes has none of them.
 _FILLED_IN = {"Concept": ("neighbour_phrases",), "BenignSpec": ("subjects", "instrument")}
 
@@ -31,9 +29,11 @@ def spec_schema(
     for part, fields in _FILLED_IN.items():
         for field in fields:
             del parts[part]["properties"][field]
-    for part, described in read_yaml(DESCRIPTIONS).items():
-        for field, sentence in described.items():
-            (schema if part == "Spec" else parts[part])["properties"][field]["description"] = sentence
+    for part, model in models_of(Spec).items():
+        fields = (schema if model is Spec else parts[part])["properties"]
+        for field, sentence in descriptions(model).items():
+            if field in fields:
+                fields[field]["description"] = " ".join(sentence.split())
     _short_forms(parts)
     parts["TextScenario"]["required"] = ["name"]  # it chooses the kind, although this model has a default
     for scenario, presets in attacks.items():
