@@ -20,4 +20,4 @@ def plan(run: Run, manifest: pa.Table) -> Plan:
     """The stored plan. Raises an `AuditError` for everything that would stop the run later."""
     created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with warnings_to(reporter().note):
-        return steps.resolve(run.spec, run.journal, run.run_id, created_at, manifest)
+        return steps.plan(run.spec, run.journal, run.run_id, created_at, manifest)

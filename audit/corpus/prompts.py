@@ -15,7 +15,6 @@ from audit.names import folded
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec.sections import Concept
-from audit.weights import gaps
 
 NAME = "text"
 VERSION = "2"
@@ -88,28 +87,20 @@ class PromptSet:
         }
 
 
-def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
-    """Scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
-
-    Raises `SpecError` for a file that cannot be used at all.
-    """
+def prompt_sources(spec: Spec) -> dict[str, PromptSource]:
+    """Return what names the prompt set of each scenario that has one, by the scenario's name."""
     return {
-        scenario.name: _read_or_stand_in(scenario.prompts, scenario.cases)
+        scenario.name: scenario.prompts
         for scenario in spec.scenarios
         if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None
     }
 
 
-def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
-    with gaps.noted("prompts"):
-        return read_prompt_set(source)
-    rows = tuple(PromptRow(number, str(number), gaps.NOWHERE, None, None, None, None) for number in range(cases))
-    name = str(source.file)
-    return PromptSet(Path(name).name, gaps.absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
-
-
 def read_prompt_set(source: PromptSource) -> PromptSet:
-    """The prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
+    """Return the prompt set that `source` names.
+
+    Raises `SpecError` for a file that cannot be used at all, `AbsentFile` for one that cannot be opened.
+    """
     path = SHIPPED / f"{source.set}.csv" if source.set else Path(source.file or "")
     chosen = {str(field): name for field, name in source.columns.items()}
     table = prompt_files.read_table(path, chosen, filtered=source.where)

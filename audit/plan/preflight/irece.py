@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import guards
-from audit.diffusion.text import load_tokenizer
 from audit.errors import SpecError
 from audit.guards.composed import compose, positions
 from audit.guards.parameters import IreceParameters
@@ -14,18 +13,20 @@ from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
-def check_composed(resolved: Mapping[str, Any], backbone: ModelRef, where: str) -> None:
+
+def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
     """Return when the backbone reads every text that IRECE composes whole, and each phrase in it as words of its own.
 
-    Raises `SpecError` otherwise. `resolved` are the guard's parameters for one concept.
+    Raises `SpecError` otherwise. `described` are the guard's parameters for one concept.
     """
-    tokenizer = load_tokenizer(backbone.path / "tokenizer")
     longest = int(tokenizer.model_max_length)
-    neighbours: list[list[str]] = [[], *([resolved["neighbours"]] if resolved["neighbours"] else [])]
-    for phrase in resolved["phrases"]:
+    neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
+    for phrase in described["phrases"]:
         for named in neighbours:
-            composed = compose(resolved["template"], phrase, named)
+            composed = compose(described["template"], phrase, named)
             used = len(tokenizer(composed.text)["input_ids"])
             if used > longest:
                 shown = composed.text if len(composed.text) <= 60 else f"{composed.text[:60]}..."
