@@ -23,13 +23,14 @@ ON_THE_TESTBED = Path(__file__).parents[2] / "deployments" / "specs" / "m-erasur
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def few_cases() -> Spec:
-    """The shipped benchmark on the testbed with four cases a cell; its corpus is not rendered."""
+def few_cases(defences: list[dict[str, Any]] | None) -> Spec:
+    """The shipped benchmark on the testbed with two cases a cell, or with other defences; its corpus is not rendered."""
     document = load_spec(ON_THE_TESTBED).model_dump(mode="json")
     for scenario in document["scenarios"]:
-        scenario["cases"] = 4
+        scenario["cases"] = 2
         scenario.pop("perturbed_cases", None)
-    return parse_spec({**document, "controls": {"cases": 2, "unlearned": ["arrow"]}}, "test")
+    document |= {"controls": {"cases": 2, "unlearned": ["arrow"]}, "benign": {"cases": 20}}
+    return parse_spec({**document, "defences": defences or document["defences"]}, "test")
 
 
 def spec_of(**changes: Any) -> Spec:
@@ -49,37 +50,27 @@ def spec_of(**changes: Any) -> Spec:
     return parse_spec(document, "test")
 
 
-def test_each_tokenizer_is_loaded_once_for_a_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    load, loaded = CLIPTokenizer.from_pretrained, Counter[str]()
+@pytest.mark.parametrize("defences", [None, [{"name": "both", "guards": [{"name": "irece"}, {"name": "egloce"}]}]])
+def test_a_plan_reads_each_tokenizer_and_the_backbone_once(
+    defences: list[dict[str, Any]] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The judge's folder is read by every instrument that reads with it, and once for the energy model's sake."""
+    load, read, loaded = CLIPTokenizer.from_pretrained, references._read_folder, Counter[str]()
 
     def counted(folder: Path, **options: Any) -> CLIPTokenizer:
-        loaded[str(folder)] += 1
+        loaded[f"tokenizer of {folder}"] += 1
         return load(folder, **options)
 
-    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", counted)
-    spec = few_cases()
-    egloce = [{"name": "both", "guards": [{"name": "irece"}, {"name": "egloce"}]}]
-    document = {**spec.model_dump(mode="json"), "defences": egloce}
-    document["scenarios"] = [s for s in document["scenarios"] if s["name"] == "text"]
-    for planned in (spec, parse_spec(document, "test")):
-        loaded.clear()
-        draft = draft_plan(planned, NOW).draft
-        assert len(draft.cells) > 10
-        assert set(loaded.values()) == {1}, loaded
-    assert len(loaded) == 2  # the backbone's and the energy model's
-
-
-def test_each_model_of_the_plan_is_hashed_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The backbone once; the judge's folder for each of the instruments that read with it."""
-    read, folders = references._read_folder, Counter[str]()
-
-    def counted(name: str, source: Any, folder: Path, revision: str | None) -> ModelRef:
-        folders[folder.name] += 1
+    def counted_folder(name: str, source: Any, folder: Path, revision: str | None) -> ModelRef:
+        loaded[folder.name] += 1
         return read(name, source, folder, revision)
 
-    monkeypatch.setattr(references, "_read_folder", counted)
-    draft_plan(few_cases(), NOW)
-    assert folders["pipeline"] == 1 and folders["judge"] <= 4, folders
+    monkeypatch.setattr(CLIPTokenizer, "from_pretrained", counted)
+    monkeypatch.setattr(references, "_read_folder", counted_folder)
+    assert draft_plan(few_cases(defences), NOW).draft.cells
+    tokenizers = {name: count for name, count in loaded.items() if name.startswith("tokenizer")}
+    assert list(tokenizers.values()) == [1] * (2 if defences else 1)
+    assert loaded["pipeline"] == 1 and loaded["energy"] == (1 if defences else 0) and loaded["judge"] <= 6
 
 
 def test_what_is_missing_is_a_value_with_its_error(tmp_path: Path) -> None:
