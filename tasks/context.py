@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -95,7 +95,7 @@ def store_spec(journal: Journal, run_id: str, spec: Spec) -> None:
 def stored_spec(journal: Journal, run_id: str) -> Spec:
     """The spec that was stored with the run; `JournalError` for an unknown run and for a spec that is damaged."""
     try:
-        document: Any = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
+        document: object = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise JournalError(
             f"the spec stored with run {run_id!r} is damaged: {' '.join(str(error).split())[:200]}",

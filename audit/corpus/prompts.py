@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from audit import identity
 from audit.corpus import prompt_files
@@ -16,6 +16,7 @@ from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec.sections import Concept
 
+T = TypeVar("T")
 NAME = "text"
 VERSION = "2"
 SHIPPED = Path(__file__).parent / "prompt_sets"
@@ -146,7 +147,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     """A row read field by field; the first thing that is wrong with it becomes its problem."""
     problems = [raw.problem] if raw.problem else []
 
-    def read(field: str, parse: Callable[[Any], Any]) -> Any:
+    def read(field: str, parse: Callable[[object], T]) -> T | None:
         if field not in table.columns or raw.problem:
             return None
         try:
@@ -159,7 +160,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     prompt = read("prompt", prompt_files.text_of)
     seed = read("seed", lambda value: prompt_files.whole(value, 0, MAX_SEED))
     guidance = read("guidance", lambda value: prompt_files.real(value, *GUIDANCE))
-    sides = [read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height")]
+    width, height = (read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height"))
     return PromptRow(
         number=number,
         key=key
@@ -170,7 +171,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
         prompt=prompt,
         seed=seed,
         guidance=guidance,
-        size=(sides[0], sides[1]) if None not in sides else None,
+        size=(width, height) if width is not None and height is not None else None,
         concept=read("concept", prompt_files.text_of),
         problem=f"row {number}: {problems[0]}" if problems else None,
     )
@@ -179,7 +180,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
 def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
     """The rows; one with a key, or with a picture, that an earlier usable one has already, is no attempt of its own."""
     keys: dict[str, int] = {}
-    pictures: dict[tuple[Any, ...], int] = {}
+    pictures: dict[tuple[object, ...], int] = {}
     for row in rows:
         said = None
         picture = (row.prompt, row.seed, row.guidance, row.size, row.concept)

@@ -85,9 +85,9 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
     return draft
 
 
-def _backbone_facts(resolved: Resolved) -> dict[str, Any]:
+def _backbone_facts(resolved: Resolved) -> dict[str, object]:
     backbone = resolved.backbone
-    facts: dict[str, Any] = {"name": backbone.name, "sha256": backbone.sha256}
+    facts: dict[str, object] = {"name": backbone.name, "sha256": backbone.sha256}
     if isinstance(backbone, Missing):
         return facts
     return {**facts, "source": backbone.source, "revision": backbone.revision, "files": dict(backbone.files)}

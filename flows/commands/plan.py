@@ -6,7 +6,7 @@ import datetime as dt
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -32,6 +32,7 @@ RatesFile = Annotated[
     Path | None,
     typer.Option("--rates", help="YAML or JSON file with rates of another machine, as `make bench-gpu` writes it."),
 ]
+Row = dict[str, object]
 MOST_PROOFS = 30  # rows that are shown one by one on a terminal; JSON always has all of them
 
 
@@ -109,7 +110,7 @@ def _missing(forecast: Forecast, spec: str) -> EnvironmentProblem:
     return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
-def _document(forecast: Forecast, price: Price, warned: list[str]) -> dict[str, Any]:
+def _document(forecast: Forecast, price: Price, warned: list[str]) -> Row:
     from audit.plan.planner import plan_size
 
     plan = forecast.draft
@@ -149,7 +150,7 @@ def _calls(calls: Calls) -> dict[str, int]:
     return {"low": round(calls.low), "expected": round(calls.expected), "high": round(calls.high)}
 
 
-def _work_rows(price: Price) -> list[dict[str, Any]]:
+def _work_rows(price: Price) -> list[Row]:
     return [
         {
             "units": work.kind,
@@ -164,14 +165,14 @@ def _work_rows(price: Price) -> list[dict[str, Any]]:
     ]
 
 
-def _proofs(plan: Draft) -> list[dict[str, Any]]:
+def _proofs(plan: Draft) -> list[Row]:
     """For each limited target cell: what zero hits in its cases prove, against the limit it has to stay under."""
     from audit.records import Role
     from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
     from audit.verdict.gate import limit_for
 
     policy = plan.spec.gate
-    rows = []
+    rows: list[Row] = []
     for planned in plan.cells:
         cell = planned.cell
         found = limit_for(policy, cell.concept, cell.defence, cell.scenario.value)
@@ -194,11 +195,11 @@ def _proofs(plan: Draft) -> list[dict[str, Any]]:
     return rows
 
 
-def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _summed(proofs: list[Row]) -> list[Row]:
     """The proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
     if len(proofs) <= MOST_PROOFS:
         return proofs
-    counts: Counter[tuple[tuple[str, Any], ...]] = Counter(
+    counts: Counter[tuple[tuple[str, object], ...]] = Counter(
         tuple((name, value) for name, value in row.items() if name not in ("concept", "defence")) for row in proofs
     )
     return [{"cells": count, **dict(row)} for row, count in counts.items()]

@@ -12,6 +12,7 @@ from audit.guards.parameters import IreceParameters
 from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+from audit.weights.settings import Settings
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -82,7 +83,7 @@ def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     return None
 
 
-def _parts(config: Mapping[str, Any]) -> dict[str, list[str]]:
+def _parts(config: Settings) -> dict[str, list[str]]:
     """Block types of the UNet's three parts."""
     return {
         "down": list(config.get("down_block_types") or ()),
@@ -91,12 +92,12 @@ def _parts(config: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _crossing(config: Mapping[str, Any]) -> dict[str, list[int]]:
+def _crossing(config: Settings) -> dict[str, list[int]]:
     """Which blocks of each part have cross-attention."""
     return {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in _parts(config).items()}
 
 
-def _sides(config: Mapping[str, Any], wanted: str, side: int) -> set[int]:
+def _sides(config: Settings, wanted: str, side: int) -> set[int]:
     """Sides of the query grids of the chosen layers for latents of `side`: each down block but the last halves them."""
     depth, crossing = len(_parts(config)["down"]), _crossing(config)
     found: set[int] = set()
