@@ -51,9 +51,12 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
     if isinstance(backbone, ModelRef):
         backbone = look.up("model", spec.backbone, partial(_fit, backbone, tokenizers), mistake=True)
     spec, benign = _benign(spec, backbone, tokenizers, look)
-    energies = {name: look.up("model", name, partial(resolve_model, name)) for name in _energies(spec, look)}
+    energies = {
+        name: look.up("model", name, partial(resolve_model, name)) for name in dict.fromkeys(_energies(spec, look))
+    }
     scoring = dict(_scoring(spec)) if energies else {}
     scenarios = [scenario for scenario in spec.scenarios if isinstance(scenario, EmbeddingScenario)]
+    personal = dict.fromkeys(name for scenario in scenarios for name in scenario.personalisations().values())
     return Resolved(
         spec=spec,
         backbone=backbone,
@@ -63,9 +66,7 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
             name: look.up("checkpoint", name, partial(resolve_checkpoint, name)) for name in declared_checkpoints(spec)
         },
         personalisations={
-            name: look.up("checkpoint", name, partial(resolve_personalisation, name))
-            for scenario in scenarios
-            for name in scenario.personalisations().values()
+            name: look.up("checkpoint", name, partial(resolve_personalisation, name)) for name in personal
         },
         prompt_sets={
             name: look.up("prompts", source.file or str(source.set), partial(read_prompt_set, source))
