@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from audit import identity
 from audit.corpus import prompt_files
@@ -15,8 +15,8 @@ from audit.names import folded
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec.sections import Concept
-from audit.weights import gaps
 
+T = TypeVar("T")
 NAME = "text"
 VERSION = "2"
 SHIPPED = Path(__file__).parent / "prompt_sets"
@@ -88,28 +88,20 @@ class PromptSet:
         }
 
 
-def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
-    """Scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
-
-    Raises `SpecError` for a file that cannot be used at all.
-    """
+def prompt_sources(spec: Spec) -> dict[str, PromptSource]:
+    """Return what names the prompt set of each scenario that has one, by the scenario's name."""
     return {
-        scenario.name: _read_or_stand_in(scenario.prompts, scenario.cases)
+        scenario.name: scenario.prompts
         for scenario in spec.scenarios
         if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None
     }
 
 
-def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
-    with gaps.noted("prompts"):
-        return read_prompt_set(source)
-    rows = tuple(PromptRow(number, str(number), gaps.NOWHERE, None, None, None, None) for number in range(cases))
-    name = str(source.file)
-    return PromptSet(Path(name).name, gaps.absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
-
-
 def read_prompt_set(source: PromptSource) -> PromptSet:
-    """The prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
+    """Return the prompt set that `source` names.
+
+    Raises `SpecError` for a file that cannot be used at all, `AbsentFile` for one that cannot be opened.
+    """
     path = SHIPPED / f"{source.set}.csv" if source.set else Path(source.file or "")
     chosen = {str(field): name for field, name in source.columns.items()}
     table = prompt_files.read_table(path, chosen, filtered=source.where)
@@ -155,7 +147,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     """A row read field by field; the first thing that is wrong with it becomes its problem."""
     problems = [raw.problem] if raw.problem else []
 
-    def read(field: str, parse: Callable[[Any], Any]) -> Any:
+    def read(field: str, parse: Callable[[object], T]) -> T | None:
         if field not in table.columns or raw.problem:
             return None
         try:
@@ -168,7 +160,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     prompt = read("prompt", prompt_files.text_of)
     seed = read("seed", lambda value: prompt_files.whole(value, 0, MAX_SEED))
     guidance = read("guidance", lambda value: prompt_files.real(value, *GUIDANCE))
-    sides = [read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height")]
+    width, height = (read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height"))
     return PromptRow(
         number=number,
         key=key
@@ -179,7 +171,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
         prompt=prompt,
         seed=seed,
         guidance=guidance,
-        size=(sides[0], sides[1]) if None not in sides else None,
+        size=(width, height) if width is not None and height is not None else None,
         concept=read("concept", prompt_files.text_of),
         problem=f"row {number}: {problems[0]}" if problems else None,
     )
@@ -188,7 +180,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
 def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
     """The rows; one with a key, or with a picture, that an earlier usable one has already, is no attempt of its own."""
     keys: dict[str, int] = {}
-    pictures: dict[tuple[Any, ...], int] = {}
+    pictures: dict[tuple[object, ...], int] = {}
     for row in rows:
         said = None
         picture = (row.prompt, row.seed, row.guidance, row.size, row.concept)

@@ -12,21 +12,11 @@ from audit import erasers, guards, identity
 from audit.attacks import registry
 from audit.plan.document import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
 from audit.plan.preflight.unusable import Unusable, reason
+from audit.plan.resolved import Resolved
 from audit.records import Cell, Instrument
 from audit.spec.content import is_sexual
-from audit.spec.document import Spec
 from audit.spec.scenarios import LatentScenario, Perturbation
 from audit.spec.sections import Concept
-from audit.weights.checkpoints import resolve_checkpoint
-from audit.weights.references import ModelRef
-
-
-@dataclasses.dataclass(frozen=True)
-class CorpusItem:
-    """One planned reference image: `item` is its pixel hash, or a stand-in for an object that cannot be decoded."""
-
-    item: str
-    uri: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,22 +50,15 @@ class Inversion:
 class Builder:
     """Collects cells, cases and units; pictures that several cells need are planned once."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        backbone: ModelRef,
-        items: Mapping[str, Sequence[CorpusItem]],
-        unusable: Unusable | None = None,
-    ) -> None:
-        self.spec, self.backbone, self.items = spec, backbone, items
-        self.unusable = unusable or Unusable()
+    def __init__(self, resolved: Resolved, unusable: Unusable) -> None:
+        self.resolved, self.unusable = resolved, unusable
+        self.spec, self.backbone, self.items = resolved.spec, resolved.backbone, resolved.pictures.items
         self.cells: list[PlannedCell] = []
         self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
         self.units: dict[str, dict[str, Any]] = {}
         self._image_units: dict[int, str] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
-        self._checkpoints: dict[str, str] = {}
 
     def model(self, defence: str, concept: Concept) -> str | None:
         """Key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
@@ -96,19 +79,18 @@ class Builder:
 
     def _loaded(self, claim: str, checkpoint: str) -> dict[str, Any]:
         """Identity of a checkpoint: its content and what is claimed of it, never where it lies."""
-        if checkpoint not in self._checkpoints:
-            self._checkpoints[checkpoint] = resolve_checkpoint(checkpoint).sha256
         return {
             "kind": "erase",
             "backbone": self.backbone.sha256,
-            "checkpoint": self._checkpoints[checkpoint],
+            "checkpoint": self.resolved.checkpoints[checkpoint].sha256,
             "claim": claim,
             "code": identity.code_digest("erase"),
         }
 
     def common(self, source: str, defence: str, concept: Concept, sampler: Mapping[str, Any] | None) -> dict[str, Any]:
         """Identity fields that all pictures of a cell share."""
-        resolved = [guards.resolve(guard, concept) for guard in self.spec.defence(defence).guards]
+        energies = self.resolved.energy_digests()
+        resolved = [guards.resolve(guard, concept, energies) for guard in self.spec.defence(defence).guards]
         return {
             "source": source,
             "backbone": self.backbone.sha256,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from audit.attacks.parameters import BEST
-from audit.checkpoints.personalisation import resolve_personalisation
 from audit.errors import SpecError
 from audit.plan.builder import Builder
+from audit.plan.resolved import Missing
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import PHRASE
@@ -21,12 +21,13 @@ def personalised_cases(
     """The personalisation as units of pictures know it (`sha256`, `kind`, and the erase unit of its `base`), and the cases.
 
     The base is the backbone, but for a whole UNet in the white-box scenario, which started from the erased model. All
-    defences get the same change, the bare backbone too. Raises `CheckpointError` for files that are not there, and
-    `SpecError` for a whole UNet that would have started from several erased models.
+    defences get the same change, the bare backbone too; what is missing is taken for a LoRA. Raises `SpecError` for a whole
+    UNet that would have started from several erased models.
     """
-    ref = resolve_personalisation(scenario.personalisations(concept.name)[concept.name])
-    base = _base(builder, concept, scenario) if ref.kind == "dreambooth" else None
-    parameters = {"sha256": ref.files.sha256, "kind": ref.kind}
+    ref = builder.resolved.personalisations[scenario.personalisations(concept.name)[concept.name]]
+    kind = "lora" if isinstance(ref, Missing) else ref.kind
+    base = _base(builder, concept, scenario) if kind == "dreambooth" else None
+    parameters = {"sha256": ref.sha256, "kind": kind}
     units = builder.attack(METHOD, parameters, concept, [BEST], model=base, together=True)
     cases = [
         {

@@ -107,7 +107,7 @@ def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Stored], int]:
     return tensors, max(ends)
 
 
-def _sizes(value: Any) -> TypeGuard[list[int]]:
+def _sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
 
