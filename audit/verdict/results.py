@@ -192,6 +192,23 @@ class CheckResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlFinding:
+    """What the policy asks of one control by one detector, and whether the run shows it; see `audit.verdict.controls`."""
+
+    control: str
+    concept: str
+    subject: str
+    defence: str
+    scenario: str
+    detector: str
+    cell_id: int | None  # None: the run has no such control
+    at_least: float | None  # share of the planned cases that must show the subject
+    at_most: float | None  # share that may
+    holds: bool | None  # None: nothing of it was read
+    trouble: str | None  # what it does not show, as a clause of the gate's sentences
+
+
+@dataclasses.dataclass(frozen=True)
 class Decision:
     """The decision on one cell by one judge: its bounds, and the number of cases that would decide it."""
 
@@ -255,6 +272,7 @@ class Verdict:
     retention: tuple[RetentionDecision, ...] = ()
     damage: tuple[DamageDecision, ...] = ()
     waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
+    controls: tuple[ControlFinding, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
