@@ -20,9 +20,9 @@ from audit.corpus.sources import open_source
 from audit.errors import CorpusError, JournalError
 from audit.files import parse_json
 from audit.records import Item
+from audit.storage.errors import explain_source
 from audit.storage.journal import Journal
-from audit.storage.s3_sessions import s3_filesystem
-from audit.storage.source_errors import explain
+from audit.storage.s3 import s3_filesystem
 
 METADATA_KEY = b"erasure_audit"
 _WRITE = "erasure-audit corpus manifest URL --out FILE"
@@ -199,4 +199,4 @@ def _failure(verb: str, error: Exception, target: str) -> CorpusError:
         return CorpusError(
             f"the manifest cannot be {verb}: {reason}", where=target, next_step="choose another place for it"
         )
-    return explain(error, target)
+    return explain_source(error, target)

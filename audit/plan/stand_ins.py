@@ -21,7 +21,7 @@ from audit.spec.document import Spec
 from audit.spec.quality import QualitySpec
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import CorpusEntry, DetectorSpec
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage.errors import SourceUnavailable
 from audit.weights import gaps
 
 Rules = list[dict[str, Any]]

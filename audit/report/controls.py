@@ -25,7 +25,7 @@ def table(index: Index) -> Table:
     """Return one row per control cell and detector with the value that the policy requires of it, missing ones last."""
     found = index.result.verdict.controls
     by_row = {(finding.cell_id, finding.detector): finding for finding in found}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     order = {control.value: place for place, control in enumerate(Control)}
     elsewhere = (None, Control.PERTURBED, *MASK_CONTROLS)
     controls_only = [r for r in index.result.crr if r.control not in elsewhere]

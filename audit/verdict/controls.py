@@ -85,8 +85,8 @@ def _finding(policy: Policy, row: CrrRow, degenerate: int) -> ControlFinding | N
     if row.control in NOISE_CONTROLS:
         fooled = takes_noise(policy.controls, row)
         return _of(row, None, at_most, not fooled if row.assessed else None, noise_sentence(row) if fooled else None)
-    trouble = _trouble(row, at_least, at_most)
-    return _of(row, at_least, at_most, trouble is None, trouble)
+    lacking = _trouble(row, at_least, at_most)
+    return _of(row, at_least, at_most, lacking is None, lacking)
 
 
 def _of(

@@ -25,7 +25,8 @@ from moto.s3.models import s3_backends
 from audit.corpus import images, ingest
 from audit.corpus.ingest import fetch, items, manifest, manifest_sha256, read_manifest, write_manifest
 from audit.errors import CorpusError
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage import s3
+from audit.storage.errors import SourceUnavailable
 from tests.corpora import LIMITS, entry, png, refusal, rows, table, write_folder
 from tests.servers import Environment, free_port, moto_server, rclone_server, use
 
@@ -219,9 +220,7 @@ def test_credential_and_endpoint_troubles_are_named_at_once(
 
 
 def test_a_server_that_accepts_and_stays_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from audit.corpus import sources
-
-    monkeypatch.setitem(sources._S3_CONFIG, "read_timeout", 0.3)
+    monkeypatch.setitem(s3.CONFIG, "read_timeout", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         use(monkeypatch, {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})

@@ -20,8 +20,8 @@ from audit.errors import CorpusError
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.quality import Meter, Reading, Task
 from audit.records import Baseline, Status, Unit
+from audit.storage.errors import SourceUnavailable
 from audit.storage.journal import SCHEMAS, Journal
-from audit.storage.source_errors import SourceUnavailable
 
 VECTOR = "vector"  # the metric of a feature vector, which is a tensor of the unit and no number
 Vectors = dict[str, npt.NDArray[np.float32]]
