@@ -269,7 +269,7 @@ def test_storage_that_dies_midway_raises_instead_of_dropping_objects(
 _MEASURE = """
 import json, resource, sys
 import pyarrow as pa
-from audit.corpus import manifest
+from audit.corpus.ingest import manifest
 from audit.spec.sections import CorpusEntry, CorpusLimits
 
 def peak() -> float:
