@@ -33,19 +33,22 @@ def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
 
 
 class Listener(Protocol):
-    """Hears how training goes; `done` and `total` count iterations."""
+    """Shows how work goes, on a terminal or in a log.
+
+    `done` and `total` count what the stage is made of: units of a run, iterations of a training, objects of a corpus.
+    """
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """A stage begins, `done` iterations of which an earlier process has made."""
+        """Begin a stage, `done` of which was done before; `total` is None when it is not known yet."""
 
     def update(self, stage: str, done: int) -> None:
-        """An iteration is done."""
+        """Show how far the stage is."""
 
     def end(self, stage: str) -> None:
-        """The stage is over."""
+        """End the stage."""
 
     def note(self, text: str) -> None:
-        """One line worth showing, such as the loss."""
+        """Show one line about something that went wrong or is worth knowing, such as the loss."""
 
 
 class Silent:

@@ -6,6 +6,8 @@ import dataclasses
 from enum import StrEnum
 from typing import Any
 
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+
 
 class VerdictStatus(StrEnum):
     """PASS opens the gate. FAIL and INCONCLUSIVE both keep it shut."""
@@ -13,6 +15,11 @@ class VerdictStatus(StrEnum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a command that ends with this verdict."""
+        return {"PASS": EXIT_PASS, "FAIL": EXIT_FAIL}.get(self.value, EXIT_INCONCLUSIVE)
 
 
 @dataclasses.dataclass(frozen=True)
