@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from audit import locations
+from audit import files, locations
 from audit.errors import JournalError
 from audit.locations import refuse_credentials
 from audit.storage.errors import NO_BUCKET, code, translated
@@ -96,24 +95,11 @@ class ObjectStore:
             return True
 
     def _put_local(self, target: Path, data: bytes, *, replace: bool = True) -> bool:
-        target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(self.base) / ".tmp"
-        staging.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=staging, prefix=f"{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            if replace:
-                os.replace(temporary, target)
-                stored = True
-            else:
-                stored = link_new(temporary, target)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        staging.mkdir(parents=True, exist_ok=True)
+        unfinished = staging / f"{target.name}.{uuid.uuid4().hex}"
+        finish = {} if replace else {"finish": link_new}
+        stored = files.place(target, lambda path: path.write_bytes(data), unfinished=unfinished, **finish)
         _sync_folder(target.parent)
         return stored
 
@@ -229,7 +215,7 @@ def _stamp(entry: Mapping[str, Any]) -> str:
     return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
 
 
-def link_new(temporary: str | Path, target: Path) -> bool:
+def link_new(temporary: Path, target: Path) -> bool:
     """Give the finished file its name unless that is taken; whether it was given."""
     try:
         os.link(temporary, target)
@@ -266,12 +252,6 @@ def _claimed(target: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(claim)
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def _sync_folder(folder: Path) -> None:
