@@ -18,7 +18,7 @@ class VerdictStatus(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a command that ends with this verdict."""
+        """Exit code of a command that ends with this verdict."""
         return {"PASS": EXIT_PASS, "FAIL": EXIT_FAIL}.get(self.value, EXIT_INCONCLUSIVE)
 
 
@@ -46,9 +46,7 @@ class CrrRow:
     worst_case: float  # (hits + unassessed) / planned
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None
-    strange_hits: int = (
-        0  # hits on pictures that are like none of the un-erased model's; see `audit.verdict.damage.strange`
-    )
+    strange_hits: int = 0  # hits on pictures like none of the un-erased model's; see `audit.verdict.damage.strange`
     strange: int = 0  # such pictures of the cell, hits or not
 
 
@@ -210,7 +208,7 @@ class ControlFinding:
     detector: str
     cell_id: int | None  # None: the run has no such control
     at_least: float | None  # share of the planned cases that must show the subject
-    at_most: float | None  # share that may
+    at_most: float | None
     holds: bool | None  # None: nothing of it was read
     trouble: str | None  # what it does not show, as a clause of the gate's sentences
 
@@ -305,9 +303,7 @@ class RunResult:
     name: str
     created_at: str  # ISO 8601, UTC
     spec: dict[str, Any]
-    provenance: dict[
-        str, Any
-    ]  # package versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
+    provenance: dict[str, Any]  # versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
     instruments: tuple[dict[str, Any], ...]
     crr: tuple[CrrRow, ...]
     unassessed: tuple[UnassessedRow, ...]
