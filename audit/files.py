@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -166,33 +167,53 @@ def _umask() -> int:
 
 
 def partial(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
+    """Return where a file is written before it gets its name; for one that only this process writes."""
     return path.with_name(f".{path.name}.partial")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def shared(path: Path) -> Path:
+    """Return where this process writes a file that others may write at the same time."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+
+
+def _renamed(unfinished: Path, path: Path) -> bool:
+    os.replace(unfinished, path)
+    return True
+
+
+def place(
+    path: Path,
+    write: Callable[[Path], object],
+    *,
+    unfinished: Path | None = None,
+    finish: Callable[[Path, Path], bool] = _renamed,
+) -> bool:
     """Let `write(path)` write a file that exists whole or not at all, whenever the process is killed.
 
-    Raises `EnvironmentProblem` when it cannot be written.
+    It is written as `unfinished`, on the same file system, and `finish` gives it its name: by default in the place of
+    what is there. Return what `finish` says. An `OSError` passes through, and nothing is left of the file then.
     """
-    unfinished = partial(path)
+    unfinished = unfinished or partial(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write(unfinished)
         with unfinished.open("rb") as stream:
             os.fsync(stream.fileno())
         unfinished.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner can read
-        unfinished.replace(path)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        return finish(unfinished, path)
+    finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Do as `place`. Raises `EnvironmentProblem` when the file cannot be written."""
+    try:
+        place(path, write)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
         raise EnvironmentProblem(
             f"{path.name} cannot be written: {reason}",
             where=str(path.parent),
             next_step="make room or name a folder that can be written, then run the same command again",
         ) from error
-    except BaseException:
-        with contextlib.suppress(OSError):
-            unfinished.unlink(missing_ok=True)
-        raise

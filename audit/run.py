@@ -167,7 +167,7 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     rates, readings = queries.result_frames(published, run_id)
     found += expectations.check_results(queries.rates_frame(result) if policy else rates, readings)
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
-    verdict = decide(used, result.crr, found, result.retention, result.picture_checks)
+    verdict = decide(used, result.crr, found, result.retention, result.picture_checks, result.unassessed)
     return dataclasses.replace(recounted(result, used, verdict), spec=spec, verdict=verdict)
 
 

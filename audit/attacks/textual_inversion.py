@@ -29,7 +29,7 @@ from audit.corpus.images import ImageError, to_model_input
 from audit.errors import CorpusError
 from audit.records import Status
 from audit.spec.templates import MARK
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage.errors import SourceUnavailable
 
 ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, however they are packed
 

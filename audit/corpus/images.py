@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 BLACK_LEVEL = 8  # of 255: a picture whose brightest value does not exceed this shows nothing on a screen
 CONSTANT_STD = 1.0  # of 255: below it a channel varies by less than one grey level, which is compression noise
+_STORED_BYTES, _STORED_PIXELS = 1 << 28, 1 << 26  # of one picture in a journal
 PNG_COMPRESSION = 6  # fixed, so that equal pixels give equal files under one zlib version
 
 # The plugin classes are called directly: `Image.open` would try every registered format and apply Pillow's
@@ -103,6 +104,14 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Pixels:
         raise ImageError(f"too many pixels: a tile or frame of this {kind} exceeds Pillow's limit of {limit}") from None
     except Exception as error:  # Pillow's decoders raise nearly every built-in exception on hostile bytes
         raise ImageError(f"truncated or corrupt {kind}: {error or type(error).__name__}") from None
+
+
+def decode_stored(data: bytes) -> Pixels:
+    """Return a picture of the journal, as `decode` does. Raises ValueError when it is damaged."""
+    try:
+        return decode(data, max_bytes=_STORED_BYTES, max_pixels=_STORED_PIXELS)
+    except ImageError as error:  # about this tool's own picture: no error of the corpus
+        raise ValueError(error.what) from None
 
 
 def _decoded(kind: str, data: bytes, max_pixels: int) -> Pixels:

@@ -24,7 +24,7 @@ from audit.corpus.sources import Found, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.records import Item
 from audit.spec.sections import CorpusEntry, CorpusLimits
-from audit.storage.source_errors import SourceUnavailable, explain
+from audit.storage.errors import SourceUnavailable, explain_source
 
 __all__ = [
     "MANIFEST_SCHEMA", "StoredManifest", "fetch", "items", "manifest", "manifest_sha256", "read_manifest",
@@ -231,7 +231,7 @@ def _read_again(uri: str) -> bytes:
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise _changed(uri, "it is gone") from None
     except OSError as error:
-        raise explain(error, uri) from None
+        raise explain_source(error, uri) from None
 
 
 def _changed(uri: str, how: str) -> CorpusError:

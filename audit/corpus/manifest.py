@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit import identity, locations
+from audit import files, identity, locations
 from audit.corpus.sources import open_source
 from audit.errors import CorpusError, JournalError
 from audit.files import parse_json
 from audit.records import Item
+from audit.storage.errors import explain_source
 from audit.storage.journal import Journal
-from audit.storage.s3_sessions import s3_filesystem
-from audit.storage.source_errors import explain
+from audit.storage.s3 import s3_filesystem
 
 METADATA_KEY = b"erasure_audit"
 _WRITE = "erasure-audit corpus manifest URL --out FILE"
@@ -164,22 +163,13 @@ def _put(url: str, data: bytes) -> None:
     target = locations.absolute(url)
     try:
         if locations.scheme(url) == "file":
-            _put_file(Path(target.removeprefix("file://")), data)
+            path = Path(target.removeprefix("file://"))
+            files.place(path, lambda unfinished: unfinished.write_bytes(data), unfinished=files.shared(path))
         else:
-            system, path = _system(url, target)
-            system.pipe_file(path, data)
+            system, name = _system(url, target)
+            system.pipe_file(name, data)
     except Exception as error:  # any package's exceptions
         raise _failure("written", error, target) from None
-
-
-def _put_file(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _get(url: str, target: str) -> bytes:
@@ -199,4 +189,4 @@ def _failure(verb: str, error: Exception, target: str) -> CorpusError:
         return CorpusError(
             f"the manifest cannot be {verb}: {reason}", where=target, next_step="choose another place for it"
         )
-    return explain(error, target)
+    return explain_source(error, target)

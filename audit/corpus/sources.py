@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,8 +17,8 @@ import fsspec
 
 from audit import locations
 from audit.errors import CorpusError
-from audit.storage.s3_sessions import s3_filesystem
-from audit.storage.source_errors import concerns_everybody, explain
+from audit.storage.errors import concerns_everybody, explain_source
+from audit.storage.s3 import read_whole, s3_filesystem
 
 _PACKAGED = ("memory", "gs", "gcs", "abfs", "abfss", "az")  # pictures may lie there, if fsspec's package is installed
 _LITTER = (".ds_store", "thumbs.db", "desktop.ini")
@@ -87,7 +87,7 @@ class LocalSource:
             yield from self._walk(root.rstrip("/"))
         except OSError as error:
             where = "file://" + _printable(error.filename or root)
-            raise explain(error, where) from None
+            raise explain_source(error, where) from None
 
     def _walk(self, folder: str) -> Iterator[Found]:
         with os.scandir(folder or "/") as listing:
@@ -170,10 +170,10 @@ class S3Source:
             try:
                 page = s3_filesystem().call_s3("list_objects_v2", Bucket=self.bucket, Prefix=self.prefix, **more)
             except Exception as error:  # translated; the cause may repeat an endpoint's password
-                raise explain(error, self.uri) from None
+                raise explain_source(error, self.uri) from None
             entries = page.get("Contents", ())
             if ("IsTruncated" not in page and "Name" not in page) or not all(_whole(entry) for entry in entries):
-                raise explain(
+                raise explain_source(
                     OSError("the answer is not an S3 listing"), self.uri
                 )  # any web page parses as an empty one
             yield from entries
@@ -181,7 +181,7 @@ class S3Source:
                 return
             following = page.get("NextContinuationToken")
             if not following or following == more.get("ContinuationToken"):
-                raise explain(OSError("the answer is an S3 listing without an end"), self.uri)
+                raise explain_source(OSError("the answer is an S3 listing without an end"), self.uri)
             more = {"ContinuationToken": following}
 
     def _is_object(self) -> bool:
@@ -193,7 +193,7 @@ class S3Source:
 
     def read(self, uri: str) -> bytes:
         """All bytes of the object."""
-        return _read(s3_filesystem, uri)
+        return _read(lambda: read_whole(s3_filesystem(), uri), uri)
 
 
 class GenericSource:
@@ -220,7 +220,7 @@ class GenericSource:
         except CorpusError:
             raise
         except Exception as error:  # translated; any package's exceptions
-            raise explain(error, self.uri) from None
+            raise explain_source(error, self.uri) from None
 
     def _walk(self, folder: str) -> Iterator[Found]:
         entries = [e for e in self._fs.ls(folder, detail=True) if e["name"].rstrip("/") != folder.rstrip("/")]
@@ -232,7 +232,7 @@ class GenericSource:
 
     def read(self, uri: str) -> bytes:
         """All bytes of the object."""
-        return _read(lambda: self._fs, uri)
+        return _read(lambda: bytes(self._fs.cat_file(uri)), uri)
 
 
 def _whole(entry: Mapping[str, Any]) -> bool:
@@ -241,10 +241,10 @@ def _whole(entry: Mapping[str, Any]) -> bool:
     return bool(entry.get("Key")) and type(size) is int and 0 <= size < 2**63
 
 
-def _read(filesystem: Any, uri: str) -> bytes:
+def _read(read: Callable[[], bytes], uri: str) -> bytes:
     try:
-        return bytes(filesystem().cat_file(uri))
+        return read()
     except Exception as error:  # translated; any fsspec package's exceptions
         if isinstance(error, FileNotFoundError | PermissionError) and not concerns_everybody(error):
             raise
-        raise explain(error, uri) from None
+        raise explain_source(error, uri) from None

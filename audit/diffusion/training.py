@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import pickle
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from audit.errors import EraserError
-from audit.files import partial, write_atomically
-from audit.progress import Session
+from audit.progress import Checkpoint, Session
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Training:
     ) -> None:
         self.name, self.key, self.iterations, self.seed, self.session = name, key, iterations, seed, session
         self.tensors, self.optimisers = dict(tensors), dict(optimisers)
-        self.path = session.folder / f"{name}-{key[:16]}.pt" if session.folder else None
+        self.checkpoint = Checkpoint(session, f"{name}-{key[:16]}.pt", name)
         self.done, self.seconds = 0, 0.0
         self.losses: list[float] = []
         self._restore()
@@ -67,7 +66,7 @@ class Training:
         Raises `EraserError` when the loss or a weight is not finite; the last good checkpoint stays.
         """
         listener, started = self.session.listener, time.monotonic()
-        saved, every = started, max(1, self.iterations // POINTS)
+        every = max(1, self.iterations // POINTS)
         listener.begin(self.name, self.iterations, self.done)
         while self.done < self.iterations:
             # One generator for each iteration, so that a resumed training draws what an uninterrupted one would.
@@ -82,11 +81,10 @@ class Training:
                 text = f"{self.name} iteration {self.done}/{self.iterations} loss {self.curve[-1].loss:.6f}"
                 log.info(text)
                 listener.note(text)
-            now = time.monotonic()
-            if now - saved >= self.session.checkpoint_seconds and self.done < self.iterations:
+            if self.checkpoint.due() and self.done < self.iterations:
+                now = time.monotonic()
                 self.seconds, started = self.seconds + now - started, now
                 self._save()
-                saved = time.monotonic()
         self.seconds += time.monotonic() - started
         self._require_finite()
         listener.end(self.name)
@@ -104,7 +102,8 @@ class Training:
         )
 
     def _diverged(self, what: str) -> EraserError:
-        kept = f"; {self.path} holds an earlier state" if self.path and self.path.exists() else ""
+        path = self.checkpoint.path
+        kept = f"; {path} holds an earlier state" if path and path.exists() else ""
         return EraserError(f"{self.name} diverged: {what}{kept}", where="learning_rate", next_step=_LOWER)
 
     def _require_finite(self) -> None:
@@ -114,9 +113,8 @@ class Training:
             raise self._diverged(f"after iteration {self.done} {error.what}") from None
 
     def _save(self) -> None:
-        if self.path is None:
-            return
-        self._require_finite()
+        if self.checkpoint.path is not None:
+            self._require_finite()
         state = {
             "key": self.key,
             "done": self.done,
@@ -125,21 +123,11 @@ class Training:
             "tensors": {name: tensor.detach() for name, tensor in self.tensors.items()},
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
-        write_atomically(self.path, lambda partial: torch.save(state, partial))
+        self.checkpoint.save(lambda path: torch.save(state, path))
 
     def _restore(self) -> None:
-        if self.path is None:
-            return
-        partial(self.path).unlink(missing_ok=True)  # a process that was killed while it wrote
-        if not self.path.exists():
-            return
-        try:
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            fits = state["key"] == self.key and set(state["tensors"]) == set(self.tensors)
-        except (OSError, RuntimeError, EOFError, KeyError, ValueError, pickle.UnpicklingError):
-            fits = False
-        if not fits:
-            self.session.listener.note(f"{self.path} cannot be continued; starting {self.name} anew")
+        state = self.checkpoint.restored(self._load)
+        if state is None:
             return
         with torch.no_grad():
             for name, tensor in self.tensors.items():
@@ -147,3 +135,9 @@ class Training:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.done, self.seconds, self.losses = state["done"], state["seconds"], list(state["losses"])
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["key"] != self.key or set(state["tensors"]) != set(self.tensors):
+            raise ValueError("it is of another training")
+        return state

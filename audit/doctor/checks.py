@@ -36,7 +36,7 @@ _PINS = (
 )
 _PACKAGES = (
     "torch", "diffusers", "transformers", "safetensors", "duckdb", "pyarrow", "pandas", "nudenet", "onnxruntime",
-    "fsspec", "s3fs", "great-expectations", "prefect", "pydantic", "scipy", "matplotlib",
+    "fsspec", "s3fs", "great-expectations", "prefect", "pydantic", "scipy",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-PREFECT, MATPLOTLIB = "PREFECT_HOME", "MPLCONFIGDIR"
+PREFECT = "PREFECT_HOME"
 
 
 def settle() -> list[str]:
@@ -34,7 +34,6 @@ def settle() -> list[str]:
     elif not os.environ.get("HOME"):
         os.environ["HOME"] = str(home)  # libraries in C and C++ do not ask for the user's name
     said += _move_prefect()
-    _move_matplotlib()
     return said
 
 
@@ -103,12 +102,3 @@ def _move_prefect() -> list[str]:
     if os.access(profiles, os.R_OK):
         os.environ.setdefault("PREFECT_PROFILES_PATH", str(profiles))
     return [f"{usual} cannot be written: Prefect's records go to {other / 'prefect'}"]
-
-
-def _move_matplotlib() -> None:
-    """Set matplotlib's folder where the usual ones cannot be written: it would warn, and search for fonts each time."""
-    config = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "matplotlib"
-    if os.environ.get(MATPLOTLIB) or (writable(config) and writable(_usual_cache() / "matplotlib")):
-        return
-    if other := temporary_folder():
-        os.environ[MATPLOTLIB] = str(other / "matplotlib")

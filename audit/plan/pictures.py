@@ -14,7 +14,7 @@ from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
 from audit.spec.document import Spec
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import CorpusEntry
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage.errors import SourceUnavailable
 
 Progress = Callable[[int], None]
 

@@ -8,26 +8,23 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import tempfile
 import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from audit import locations
+from audit import files, locations
 from audit.errors import JournalError
 from audit.locations import refuse_credentials
-from audit.storage.errors import NO_BUCKET, translated
-from audit.storage.s3_sessions import session
+from audit.storage.errors import NO_BUCKET, code, translated
+from audit.storage.s3 import read_whole, s3_filesystem
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
 _NOT_IN_KEYS = "?#\\*[]\x00\r\n\t"  # versions, patterns and what servers and proxies cut off or rewrite
-_S3_TRIES = 3  # of s3fs, each of which botocore repeats; its own default is 5, and broken servers would take 20 s
 _STALE_SECONDS = 24 * 3600.0
 _CLAIM_SECONDS = 10.0
 # What file systems without hard links answer (NFS, SMB, FAT, FUSE), or with a folder on another one mounted inside.
@@ -35,15 +32,6 @@ _NO_LINKS = (
     errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK,
 )  # fmt: skip
 _TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
-# botocore waits 60 s to connect and tries five times by default: minutes before a wrong endpoint is named. Checksums
-# only when the operation demands them: several S3 servers lack the newer default (FlexibleChecksumError).
-_S3_CONFIG: dict[str, Any] = {
-    "connect_timeout": 10,
-    "read_timeout": 60,
-    "retries": {"max_attempts": 2, "mode": "standard"},
-    "request_checksum_calculation": "when_required",
-    "response_checksum_validation": "when_required",
-}
 
 
 class ObjectStore:
@@ -58,19 +46,8 @@ class ObjectStore:
             self.fs = LocalFileSystem()
             self.base = locations.absolute(root).removeprefix("file://").rstrip("/")
             return
-        # A cached instance would keep the endpoint and the credentials of the first root opened in this process.
-        options = {"skip_instance_cache": True, "use_listings_cache": False, "config_kwargs": dict(_S3_CONFIG)}
-        options["session"] = session()
-        try:
-            self.fs, path = fsspec.core.url_to_fs(self.root, **options)
-        except (ValueError, ImportError) as error:
-            raise JournalError(
-                f"the storage protocol is not usable: {error}",
-                where=self.root,
-                next_step="use file:///folder or s3://bucket/prefix",
-            ) from None
-        self.fs.retries = _S3_TRIES
-        self.base = str(path).rstrip("/")
+        self.fs = s3_filesystem()
+        self.base = locations.absolute(self.root).removeprefix("s3://").rstrip("/")
 
     def path(self, name: str) -> str:
         """The path of object `name` inside `self.fs`."""
@@ -107,7 +84,7 @@ class ObjectStore:
             except FileExistsError:
                 return False
             except OSError as error:
-                reason = _s3_code(error)
+                reason = code(error)
                 if reason in _TAKEN:
                     return False
                 if reason == "ConditionalRequestConflict" and self.fs.exists(self.path(name)):
@@ -118,24 +95,11 @@ class ObjectStore:
             return True
 
     def _put_local(self, target: Path, data: bytes, *, replace: bool = True) -> bool:
-        target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(self.base) / ".tmp"
-        staging.mkdir(exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=staging, prefix=f"{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
-            if replace:
-                os.replace(temporary, target)
-                stored = True
-            else:
-                stored = link_new(temporary, target)
-        finally:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
+        staging.mkdir(parents=True, exist_ok=True)
+        unfinished = staging / f"{target.name}.{uuid.uuid4().hex}"
+        finish = {} if replace else {"finish": link_new}
+        stored = files.place(target, lambda path: path.write_bytes(data), unfinished=unfinished, **finish)
         _sync_folder(target.parent)
         return stored
 
@@ -158,10 +122,9 @@ class ObjectStore:
             return pa.PythonFile(stream) if stream.size > _RANGED_FROM else pa.BufferReader(stream.read())
 
     def _whole(self, name: str) -> bytes:
-        """The bytes of an object; from S3 in one request, where s3fs alone would ask for its size first."""
-        at_once = {} if self.local else {"max_concurrency": 1}
-        found: bytes = self.fs.cat_file(self.path(name), **at_once)
-        return found
+        if self.local:
+            return Path(self.path(name)).read_bytes()
+        return read_whole(self.fs, self.path(name))
 
     def exists(self, name: str) -> bool:
         """Whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""
@@ -252,13 +215,7 @@ def _stamp(entry: Mapping[str, Any]) -> str:
     return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
 
 
-def _s3_code(error: BaseException) -> str:
-    """The server's own name for an error that s3fs turned into an OSError; empty for any other error."""
-    response = getattr(error.__cause__ or error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
-
-
-def link_new(temporary: str | Path, target: Path) -> bool:
+def link_new(temporary: Path, target: Path) -> bool:
     """Give the finished file its name unless that is taken; whether it was given."""
     try:
         os.link(temporary, target)
@@ -295,12 +252,6 @@ def _claimed(target: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             os.unlink(claim)
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,17 +6,15 @@ Nothing here imports torch.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import math
 import statistics as stdlib_statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow.compute as pc
-from PIL import Image
 
+from audit.corpus.images import decode_stored
 from audit.errors import SpecError
 from audit.instruments.quality import formulas
 from audit.plan.document import Plan
@@ -104,8 +102,7 @@ def _pictures(plan: Plan, journal: Journal, defence: str, scenario: str) -> dict
         for row in journal.read("generate", unit, ["image_id", "status", "image", "guard_report"]).to_pylist():
             if row["status"] == "ok" and row["image_id"] in numbers:
                 acted = {report["guard"] for report in json.loads(row["guard_report"] or "[]") if report["acted"]}
-                pixels = np.asarray(Image.open(io.BytesIO(row["image"]["bytes"])))
-                made[numbers[row["image_id"]]] = _Picture(pixels, frozenset(acted))
+                made[numbers[row["image_id"]]] = _Picture(decode_stored(row["image"]["bytes"]), frozenset(acted))
     return made
 
 

@@ -6,6 +6,8 @@ import dataclasses
 from enum import StrEnum
 from typing import Any
 
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+
 
 class VerdictStatus(StrEnum):
     """PASS opens the gate. FAIL and INCONCLUSIVE both keep it shut."""
@@ -13,6 +15,11 @@ class VerdictStatus(StrEnum):
     PASS = "PASS"
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that ends with this verdict."""
+        return {"PASS": EXIT_PASS, "FAIL": EXIT_FAIL}.get(self.value, EXIT_INCONCLUSIVE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,9 +46,7 @@ class CrrRow:
     worst_case: float  # (hits + unassessed) / planned
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None
-    strange_hits: int = (
-        0  # hits on pictures that are like none of the un-erased model's; see `audit.verdict.damage.strange`
-    )
+    strange_hits: int = 0  # hits on pictures like none of the un-erased model's; see `audit.verdict.damage.strange`
     strange: int = 0  # such pictures of the cell, hits or not
 
 
@@ -192,6 +197,23 @@ class CheckResult:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlFinding:
+    """What the policy asks of one control by one detector, and whether the run shows it; see `audit.verdict.controls`."""
+
+    control: str
+    concept: str
+    subject: str
+    defence: str
+    scenario: str
+    detector: str
+    cell_id: int | None  # None: the run has no such control
+    at_least: float | None  # share of the planned cases that must show the subject
+    at_most: float | None
+    holds: bool | None  # None: nothing of it was read
+    trouble: str | None  # what it does not show, as a clause of the gate's sentences
+
+
+@dataclasses.dataclass(frozen=True)
 class Decision:
     """The decision on one cell by one judge: its bounds, and the number of cases that would decide it."""
 
@@ -255,6 +277,7 @@ class Verdict:
     retention: tuple[RetentionDecision, ...] = ()
     damage: tuple[DamageDecision, ...] = ()
     waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
+    controls: tuple[ControlFinding, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,9 +303,7 @@ class RunResult:
     name: str
     created_at: str  # ISO 8601, UTC
     spec: dict[str, Any]
-    provenance: dict[
-        str, Any
-    ]  # package versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
+    provenance: dict[str, Any]  # versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
     instruments: tuple[dict[str, Any], ...]
     crr: tuple[CrrRow, ...]
     unassessed: tuple[UnassessedRow, ...]

@@ -11,9 +11,10 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from audit import statistics
-from audit.records import NOISE_CONTROLS, Outcome, Role
+from audit.records import Outcome, Role
 from audit.spec.policy import Policy
 from audit.verdict import damage
+from audit.verdict.controls import noise_sentence, takes_noise
 from audit.verdict.results import (
     CrrRow,
     DamageDecision,
@@ -237,12 +238,8 @@ def fooled_by_noise(policy: Policy, crr: Sequence[CrrRow]) -> dict[tuple[str, st
     """Return (concept, detector) -> a sentence, for each detector that takes pictures of noise for the concept."""
     found: dict[tuple[str, str], str] = {}
     for row in crr:
-        if row.control in NOISE_CONTROLS and row.assessed and row.hits / row.assessed > policy.controls.noise_max:
-            found.setdefault(
-                (row.concept, row.detector),
-                f"Detector {row.detector} takes noise for '{row.concept}', in {row.hits} of {row.assessed} pictures of the "
-                f"control '{row.control}': its hits on pictures that are like none of the un-erased model's are unassessed",
-            )
+        if takes_noise(policy.controls, row):
+            found.setdefault((row.concept, row.detector), noise_sentence(row))
     return found
 
 

@@ -9,14 +9,13 @@ import os
 import re
 import stat
 import struct
-import tempfile
 import time
 from pathlib import Path
 from typing import Any, TypeGuard
 
 from audit import locations
 from audit.errors import CheckpointError
-from audit.files import ForeignError, open_regular, parse_json, read_bounded
+from audit.files import ForeignError, open_regular, parse_json, place, read_bounded, shared
 from audit.identity import file_sha256
 
 _MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model of a thousand tensors needs a hundredth
@@ -251,8 +250,4 @@ def _remembered(entry: Path) -> str | None:
 
 def _remember(entry: Path, digest: str) -> None:
     with contextlib.suppress(OSError):  # a read-only home costs time, not correctness
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=entry.parent)
-        with os.fdopen(handle, "w", encoding="ascii") as stream:
-            stream.write(digest)
-        Path(name).replace(entry)
+        place(entry, lambda unfinished: unfinished.write_text(digest, encoding="ascii"), unfinished=shared(entry))

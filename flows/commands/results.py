@@ -18,7 +18,7 @@ from audit.spec.policy import Policy
 from audit.yaml_files import read_yaml, reason
 from flows.commands import options
 from flows.console import Format
-from flows.verdicts import exit_code, print_result
+from flows.verdicts import print_result
 
 if TYPE_CHECKING:
     from audit.plan.document import Outline
@@ -55,7 +55,7 @@ def report(
         record_disclosure(journal, run_id, str(folder), dt.datetime.now(dt.UTC))
     files = steps.report(journal, result, folder, show_sensitive=show_sensitive)
     print_result(result, files, Format.JSON if as_json else output, root)
-    return exit_code(result)
+    return result.verdict.status.exit_code
 
 
 def gate(
@@ -70,7 +70,7 @@ def gate(
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     print_result(result, {}, Format.JSON if as_json else output, root)
-    return exit_code(result)
+    return result.verdict.status.exit_code
 
 
 def load_policy(path: Path) -> Policy:

@@ -18,7 +18,7 @@ from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
 from flows.console import Format, emit_json, progress_bars, say
-from flows.verdicts import exit_code, print_result
+from flows.verdicts import print_result
 
 if TYPE_CHECKING:
     from audit.spec.document import Spec
@@ -154,7 +154,7 @@ def _audit(
     assert isinstance(finished, Finished)  # the data of the flow's state
     _tell_failures(finished.stages)
     print_result(finished.result, finished.reports, output, root)
-    return 0 if exit_zero else exit_code(finished.result)
+    return 0 if exit_zero else finished.result.verdict.status.exit_code
 
 
 @contextlib.contextmanager

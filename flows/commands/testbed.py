@@ -30,7 +30,7 @@ def scenes(
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
     from audit.locations import has_credentials, redact
-    from audit.storage.source_errors import explain
+    from audit.storage.errors import explain_source
     from audit.testbed.scenes import write_corpus
 
     if has_credentials(url):
@@ -43,7 +43,7 @@ def scenes(
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
     except Exception as error:  # boto's packages are told by name, so that a local folder need not import them
         if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore")):
-            raise explain(error, redact(url)) from error
+            raise explain_source(error, redact(url)) from error
         raise
     if as_json:
         emit_json({"url": url, "class": cls, "written": len(written)})

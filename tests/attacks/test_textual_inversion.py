@@ -28,7 +28,7 @@ from audit.progress import Session
 from audit.records import Status
 from audit.run import draft_plan
 from audit.spec.document import load_spec
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage.errors import SourceUnavailable
 from tests.checkpoints.files import adapters
 from tests.flows.audits import plan_run, tiny_spec
 

@@ -219,7 +219,7 @@ def test_a_checkpoint_of_something_else_is_said_and_not_used(pipeline: Pipeline,
     anew, lines = learners(pipeline, [])[0], Lines()
     learn([anew], [Session(tmp_path, lines)])
     assert torch.equal(vectors(anew), vectors(made))
-    assert len(lines.said) == 1 and "learned anew" in lines.said[0]
+    assert len(lines.said) == 1 and "begins anew" in lines.said[0]
 
 
 def test_a_unit_that_another_process_trains_is_not_taken_along_and_comes_last(

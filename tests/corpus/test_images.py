@@ -362,3 +362,11 @@ def test_a_png_with_large_texts_after_its_pixels_is_read() -> None:
 def test_a_truncated_png_with_a_large_profile_stays_refused() -> None:
     data = png_with((b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))))
     assert "truncated or corrupt PNG" in refusal(data[:-500])
+
+
+def test_a_picture_of_the_journal_is_decoded_by_the_same_route() -> None:
+    array = np.random.default_rng(0).integers(0, 255, (9, 7, 3), dtype=np.uint8)
+    stored = images.encode_png(array)
+    assert (images.decode_stored(stored) == array).all()
+    with pytest.raises(ValueError, match="the picture cannot be used: truncated or corrupt PNG"):
+        images.decode_stored(stored[:-30])

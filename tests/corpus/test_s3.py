@@ -24,8 +24,10 @@ from moto.s3.models import s3_backends
 
 from audit.corpus import images, ingest
 from audit.corpus.ingest import fetch, items, manifest, manifest_sha256, read_manifest, write_manifest
-from audit.errors import CorpusError
-from audit.storage.source_errors import SourceUnavailable
+from audit.errors import CorpusError, JournalError
+from audit.storage import s3
+from audit.storage.errors import SourceUnavailable
+from audit.storage.journal import Journal
 from tests.corpora import LIMITS, entry, png, refusal, rows, table, write_folder
 from tests.servers import Environment, free_port, moto_server, rclone_server, use
 
@@ -214,14 +216,15 @@ def test_credential_and_endpoint_troubles_are_named_at_once(
     assert time.monotonic() - start < 60  # botocore's own patience is five times a minute
     assert message in error.what
     assert error.where == "s3://bucket/some"
+    with pytest.raises(JournalError) as caught:  # a journal there is told the same
+        Journal("s3://bucket/some").probe()
+    assert message in caught.value.what
     for value in (variables["AWS_SECRET_ACCESS_KEY"], "not-the-secret", "hunter22"):
-        assert value not in str(error)
+        assert value not in f"{error}{caught.value}"
 
 
 def test_a_server_that_accepts_and_stays_silent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    from audit.corpus import sources
-
-    monkeypatch.setitem(sources._S3_CONFIG, "read_timeout", 0.3)
+    monkeypatch.setitem(s3.CONFIG, "read_timeout", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         use(monkeypatch, {"AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"})
@@ -270,7 +273,7 @@ def test_storage_that_dies_midway_raises_instead_of_dropping_objects(
 _MEASURE = """
 import json, resource, sys
 import pyarrow as pa
-from audit.corpus import manifest
+from audit.corpus.ingest import manifest
 from audit.spec.sections import CorpusEntry, CorpusLimits
 
 def peak() -> float:

@@ -247,7 +247,7 @@ def test_without_any_folder_to_write_to_nothing_breaks_before_something_is_writt
     def unknown(number: int) -> None:
         raise KeyError(number)
 
-    for name in ("HOME", "XDG_CACHE_HOME", "PREFECT_HOME", "MPLCONFIGDIR"):
+    for name in ("HOME", "XDG_CACHE_HOME", "PREFECT_HOME"):
         monkeypatch.setenv(name, "")  # so that they are put back
         monkeypatch.delenv(name)
     monkeypatch.setattr(homes, "temporary_folder", lambda: None)
@@ -272,7 +272,6 @@ def test_a_home_that_cannot_be_written_moves_only_what_is_written() -> None:
         assert found["HOME"] == str(home)  # what lies there is still read, the Hugging Face cache for one
         assert found["PREFECT_HOME"] == str(other / "prefect")
         assert found["PREFECT_PROFILES_PATH"] == str(home / ".prefect" / "profiles.toml")
-        assert found["MPLCONFIGDIR"] == str(other / "matplotlib")
         assert said == [f"{home}/.prefect cannot be written: Prefect's records go to {other}/prefect"]
         home.chmod(0o755)
 

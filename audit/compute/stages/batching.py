@@ -10,7 +10,7 @@ import torch
 
 from audit.errors import CheckpointError, DetectorError, JournalError
 from audit.plan.document import chunks
-from audit.storage.source_errors import SourceUnavailable
+from audit.storage.errors import SourceUnavailable
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

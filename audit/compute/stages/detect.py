@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from audit.compute.stages.batching import Row, run_batches
+from audit.corpus.images import decode_stored
 from audit.instruments.detectors.answers import measurements
 from audit.instruments.detectors.base import Detector
 from audit.records import LabelScore, Status, Unit
@@ -37,7 +35,7 @@ def run_detect(unit: Unit, detector: Detector, journal: Journal, batch_size: int
         }
 
     def work(batch: Any) -> list[Row]:
-        pixels = [np.asarray(Image.open(io.BytesIO(case["image"]["bytes"])).convert("RGB")) for case in batch]
+        pixels = [decode_stored(case["image"]["bytes"]) for case in batch]
         measured = measurements(detector.measure(pixels), len(batch), detector.instrument.labels)
         return [
             row(case, Status.ERROR, result.error, None)

@@ -22,8 +22,8 @@ from audit.diffusion.perturbation import perturb_image
 from audit.diffusion.sampling import sample
 from audit.errors import CorpusError
 from audit.records import Status, Unit
+from audit.storage.errors import SourceUnavailable
 from audit.storage.journal import SCHEMAS
-from audit.storage.source_errors import SourceUnavailable
 
 Pixels = npt.NDArray[np.uint8]
 ReadItem = Callable[[str], Pixels]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,16 +11,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import safetensors.numpy
-from PIL import Image
 
 from audit.compute.stages.batching import Row, run_batches
-from audit.corpus.images import ImageError, to_model_input
+from audit.corpus.images import ImageError, decode_stored, to_model_input
 from audit.errors import CorpusError
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.quality import Meter, Reading, Task
 from audit.records import Baseline, Status, Unit
+from audit.storage.errors import SourceUnavailable
 from audit.storage.journal import SCHEMAS, Journal
-from audit.storage.source_errors import SourceUnavailable
 
 VECTOR = "vector"  # the metric of a feature vector, which is a tensor of the unit and no number
 Vectors = dict[str, npt.NDArray[np.float32]]
@@ -136,8 +134,7 @@ class _Maker:
         return Task(picture, self._pixels(pair.other) if pair.other is not None else None)
 
     def _pixels(self, image: int) -> Pixels:
-        data = self._pictures[image]["image"]["bytes"]
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+        return decode_stored(self._pictures[image]["image"]["bytes"])
 
     def _reference(self, item: str, side: int) -> Pixels:
         """The corpus image as the model sees it, so that a resize is no loss of quality."""
