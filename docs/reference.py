@@ -6,11 +6,11 @@ import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
-from audit.attacks.registry import METHODS as ATTACKS
+from audit.attacks.registry import ATTACKS
 from audit.erasers.esd_parameters import EsdParameters
 from audit.erasers.receler_parameters import RecelerParameters
 from audit.erasers.uce_parameters import UceParameters
-from audit.guards.parameters import MODELS as GUARDS
+from audit.guards import GUARDS
 from audit.spec import reference
 
 FOLDER = Path(__file__).parent
@@ -34,8 +34,8 @@ def parameters() -> Iterator[str]:
     """Yield the lines of the page of parameters."""
     families = {
         "Erasers": {"ESD": EsdParameters, "UCE": UceParameters, "Receler": RecelerParameters},
-        "Attacks": {name: method.parameters for name, method in ATTACKS.items() if method.parameters.PRESETS},
-        "Guards": dict(GUARDS),
+        "Attacks": {item.entry.name: item.method.parameters for item in ATTACKS.installed() if item.method and item.method.presets},
+        "Guards": {item.entry.name: item.method.parameters for item in GUARDS.installed() if item.method},
     }
     for family, methods in families.items():
         yield from ("", f"## {family}")

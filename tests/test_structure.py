@@ -16,7 +16,8 @@ from audit.plan.document import KINDS
 # What the stages import and what no unit's result can depend on, with the reason.
 CANNOT_CHANGE_A_RESULT = {
     "errors": "words", "files": "bytes as they are", "identity": "keys", "locations": "addresses", "machine": "folders",
-    "names": "comparisons in specs", "plan": "its values are in the unit's identity", "progress": "is only heard",
+    "methods": "a plug-in's version is in the unit's identity", "names": "comparisons in specs",
+    "plan": "its values are in the unit's identity", "progress": "is only heard",
     "records": "types", "spec": "its values are in the unit's identity", "storage": "bytes as they are",
     "weights": "the files' digests are in the unit's identity", "yaml_files": "values that identities hold",
 }  # fmt: skip

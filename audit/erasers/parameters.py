@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from audit.errors import SpecError
+from audit.methods.parameters import parse_parameters
 
 Precision = Literal["float32", "float16", "bfloat16"]
 
@@ -90,20 +91,12 @@ def resolve_with(
     preset: str | None,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Every parameter's value: defaults, then the preset (`official` without one), then `parameters`.
+    """Every parameter's value: defaults, then the preset, then `parameters`.
 
     Raises `SpecError` that names the preset or the first bad parameter.
     """
-    name = preset or "official"
-    if name not in presets:
-        known = ", ".join(presets)
-        raise SpecError(f"{method} has no preset {name!r}", where="defences", next_step=f"use one of: {known}")
-    try:
-        return model(**{**presets[name], **parameters}).resolved()
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"]) or "combination"
-        known = ", ".join(model.model_fields)
-        step = f"{method} takes: {known}" if detail["type"] == "extra_forbidden" else "mend this parameter"
-        message = str(detail["msg"]).removeprefix("Value error, ")
-        raise SpecError(f"{method} parameter {field}: {message}", where="defences", next_step=step) from None
+    if preset is not None and preset not in presets:
+        known = ", ".join(presets) or "none"
+        raise SpecError(f"{method} has no preset {preset!r}", where="defences", next_step=f"use one of: {known}")
+    values = {**(presets[preset] if preset is not None else {}), **parameters}
+    return parse_parameters(model, values, method, "defences").resolved()

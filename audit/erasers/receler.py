@@ -29,14 +29,12 @@ from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, prompts
-from audit.erasers.receler_parameters import RecelerParameters
+from audit.erasers.receler_parameters import METHOD, RecelerParameters
 from audit.errors import EraserError
 from audit.progress import Session
 from audit.spec.sections import Concept
 
-NAME = "receler"
-VERSION = "1"
-PAPER = "Huang et al. 2024, arXiv 2311.17717"
+NAME = METHOD.name
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session) -> Made:

@@ -18,14 +18,12 @@ from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import require_finite
 from audit.erasers.base import Made
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
-from audit.erasers.uce_parameters import UceParameters
+from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.errors import EraserError
 from audit.progress import Session
 from audit.spec.sections import Concept
 
-NAME = "uce"
-VERSION = "3"  # 1 preserved a neighbour even when it was erased itself; 2 aligned tails at their ends
-PAPER = "Gandikota et al. 2024, arXiv 2308.14761"
+NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,11 +31,11 @@ from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.errors import CheckpointError
 from audit.guards import localise
+from audit.guards.building import Parts
 from audit.guards.composed import compose, positions
+from audit.guards.irece_parameters import METHOD
 
-NAME = "irece"
-VERSION = "1"
-PAPER = "arXiv:2512.22877"
+NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +139,8 @@ class Localiser:
 class Irece(Guard):
     """Perturbs the latent where the concept is, once. `parameters` are those of `IreceParameters`, resolved."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
     def __init__(self, localiser: Localiser, parameters: Mapping[str, Any]) -> None:
         self._localiser, self._p = localiser, parameters
@@ -228,3 +228,9 @@ class Irece(Guard):
 
 def _finite(*values: torch.Tensor) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def build(values: Mapping[str, Any], parts: Parts) -> Irece:
+    """A fresh IRECE, which locates with the backbone."""
+    unet, tokenizer = parts.standard_unet(), parts.standard.tokenizer
+    return Irece(Localiser(unet, tokenizer, parts.encode_standard, values), values)

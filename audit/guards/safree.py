@@ -26,10 +26,9 @@ import torch
 from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Tokens, encode
+from audit.guards.building import Parts
+from audit.guards.safree_parameters import METHOD
 
-NAME = "safree"
-VERSION = "1"
-PAPER = "arXiv:2410.12761"
 NO_PROMPT = "the null prompt has no tokens that could be filtered"
 
 
@@ -79,8 +78,8 @@ class Edit:
 class Safree(Guard):
     """Replaces token embeddings of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
     def __init__(self, pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
         self._pipeline, self._p = pipeline, parameters
@@ -165,3 +164,8 @@ class Safree(Guard):
 
     def _pooled_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return self._pooled(self._pipeline.tokens(texts))
+
+
+def build(values: Mapping[str, Any], parts: Parts) -> Safree:
+    """A fresh SAFREE."""
+    return Safree(parts.guarded, values)

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Step
+from audit.guards.building import Parts
+from audit.guards.sld_parameters import METHOD
 
-NAME = "sld"
-VERSION = "1"
-PAPER = "arXiv:2211.05105"
+NAME = METHOD.name
 NO_GUIDANCE = "classifier-free guidance is off (guidance 1), and SLD is a part of it"
 
 
@@ -53,8 +53,8 @@ def safety_guidance(
 class Sld(Guard):
     """Evaluates a third branch at each step and subtracts its safety guidance. `encode` maps texts to states."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
     def __init__(self, parameters: Mapping[str, Any], encode: Callable[[list[str]], torch.Tensor]) -> None:
         self.text: str = parameters["text"]
@@ -94,3 +94,8 @@ class Sld(Guard):
             else:
                 self.ledger.idle(row, "the prompt's prediction never came near the safety concept")
         return noise - prediction.guidance * gamma
+
+
+def build(values: Mapping[str, Any], parts: Parts) -> Sld:
+    """A fresh SLD."""
+    return Sld(values, parts.encode)

@@ -28,8 +28,8 @@ def schema_text() -> str:
     from audit.spec.schema import spec_schema
 
     presets = {
-        AdversarialTextScenario.__name__: registry.METHODS["ring-a-bell"].parameters.PRESETS,
-        EmbeddingScenario.__name__: registry.METHODS["textual-inversion"].parameters.PRESETS,
+        AdversarialTextScenario.__name__: registry.ATTACKS.find("ring-a-bell", "scenarios").presets,
+        EmbeddingScenario.__name__: registry.ATTACKS.find("textual-inversion", "scenarios").presets,
     }
-    document = spec_schema({method: erasers.presets(method) for method in erasers.METHODS}, guards.NAMES, presets)
+    document = spec_schema({method: erasers.presets(method) for method in erasers.ERASERS.names()}, guards.GUARDS.names(), presets)
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -1,0 +1,50 @@
+"""Every method that a spec names is installed and can be used. Imports no torch, but what a plug-in imports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from audit.attacks.registry import ATTACKS
+from audit.errors import SpecError
+from audit.instruments.detectors.method import DETECTORS
+from audit.instruments.quality.method import QUALITY
+from audit.methods.method import Method
+from audit.methods.registry import Registry, one_of
+from audit.spec.document import Spec
+from audit.spec.scenarios import AdversarialTextScenario
+
+M = TypeVar("M", bound=Method)
+
+
+def check_methods(spec: Spec) -> None:
+    """Return when the spec's detectors, quality instruments and attacks are installed and can be used.
+
+    Raises `SpecError` with the field for an unknown one, and `MethodError` for a plug-in that is broken. Erasers and guards
+    are looked up with their parameters.
+    """
+    for number, detector in enumerate(spec.detectors):
+        _find(DETECTORS, detector.kind, f"detectors.{number}.kind")
+    for number, entry in enumerate(spec.quality):
+        _find(QUALITY, entry.kind, f"quality.{number}.kind")
+    for number, scenario in enumerate(spec.scenarios):
+        if isinstance(scenario, AdversarialTextScenario):
+            place = f"scenarios.{number}.{scenario.name}.method"
+            known = ATTACKS.names()
+            if scenario.method not in known or _find(ATTACKS, scenario.method, place).scenario != scenario.name:
+                searching = [item.method for item in ATTACKS.installed() if item.method is not None]
+                raise _unknown(place, [method.name for method in searching if method.scenario == scenario.name])
+
+
+def _find(registry: Registry[M], name: str, where: str) -> M:
+    if name not in registry.names():
+        raise _unknown(where, registry.names())
+    return registry.find(name, where)
+
+
+def _unknown(where: str, known: Sequence[str]) -> SpecError:
+    return SpecError(
+        f"the spec has mistakes:\n  - {where}: Input should be {one_of(known)}",
+        where=where,
+        next_step="mend this field, or install the package that brings the method; erasure-audit methods lists them",
+    )
