@@ -53,4 +53,11 @@ class SldParameters(Parameters):
         return len(timesteps) if guidance != 1.0 else 0
 
 
-METHOD = GuardMethod("sld", "1", SldParameters, "audit.guards.sld:build", "arXiv:2211.05105")
+METHOD = GuardMethod(
+    "sld",
+    "1",
+    SldParameters,
+    "audit.guards.sld:build",
+    "arXiv:2211.05105",
+    presets={name: {"preset": name} for name in SLD_PRESETS},
+)
