@@ -69,6 +69,7 @@ class Record:
     change: Change
     curve: tuple[Point, ...]  # () for a closed form
     seconds: float  # of computing, over all interruptions
+    package: str = ""  # name and version of the distribution, where another one brings the eraser
 
 
 @dataclasses.dataclass(frozen=True)

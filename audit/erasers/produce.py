@@ -37,7 +37,7 @@ def produce(
     `parameters` are resolved ones (`erasers.resolve_parameters`). Raises `SpecError` for an unknown method or a phrase
     that the text encoder cannot read, `EraserError` when nothing is selected, nothing changes, or training diverges.
     """
-    found = erasers.find(method)
+    found, plugin = erasers.find(method), erasers.ERASERS.foreign(method)
     session = session or Session()
     for concept in concepts:
         for phrase in phrases(concept, bool(parameters["synonyms"])):
@@ -69,6 +69,7 @@ def produce(
         change=change,
         curve=made.curve,
         seconds=made.seconds,
+        package=plugin.package if plugin else "",
     )
     key = request_key(pipeline.ref, method, concepts, parameters)
     return Erased(_artefact(method, made, stored, record, key), record)

@@ -93,9 +93,14 @@ class Registry(Generic[M]):
             self.loaded[name] = found.method
         return self.loaded[name]
 
+    def entry(self, name: str) -> Entry | None:
+        """Return the entry point of a method; None for one that is not installed."""
+        return next(iter(self._entries().get(name, ())), None)
+
     def foreign(self, name: str) -> Entry | None:
-        """Return the entry of a method that another distribution brings; None for our own and for unknown ones."""
-        return next((entry for entry in self._entries().get(name, ()) if entry.distribution != OWN), None)
+        """Return the entry point of a method that another distribution brings; None for our own and for unknown ones."""
+        entry = self.entry(name)
+        return None if entry is None or entry.distribution == OWN else entry
 
     def origin(self, name: str, where: str) -> dict[str, str]:
         """Return what the identity of a unit says of a method that another distribution brings; nothing for our own.

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from audit.attacks.registry import ATTACKS
+from audit.erasers import ERASERS
 from audit.errors import SpecError
+from audit.guards import GUARDS
 from audit.instruments.detectors.method import DETECTORS
 from audit.instruments.quality.method import QUALITY
 from audit.methods.method import Method
 from audit.methods.registry import Registry, one_of
 from audit.spec.document import Spec
-from audit.spec.scenarios import AdversarialTextScenario
+from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
 
 M = TypeVar("M", bound=Method)
 
@@ -34,6 +36,35 @@ def check_methods(spec: Spec) -> None:
             if scenario.method not in known or _find(ATTACKS, scenario.method, place).scenario != scenario.name:
                 searching = [item.method for item in ATTACKS.installed() if item.method is not None]
                 raise _unknown(place, [method.name for method in searching if method.scenario == scenario.name])
+
+
+def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
+    """Return family -> name -> version and distribution of every method of the spec: what reports say was used.
+
+    A checkpoint's method is a claim and no method that runs. Raises as `check_methods`.
+    """
+    erasers = [d.eraser.method for d in spec.defences if d.eraser is not None and d.eraser.checkpoint is None]
+    guards = [guard.name for defence in spec.defences for guard in defence.guards]
+    searches = [s.method for s in spec.scenarios if isinstance(s, AdversarialTextScenario) and s.prompts is None]
+    embeddings = [s for s in spec.scenarios if isinstance(s, EmbeddingScenario)]
+    learned = any(s.embedding is None and s.personalisation is None for s in embeddings)
+    used = [
+        _versions(ERASERS, erasers),
+        _versions(GUARDS, guards),
+        _versions(ATTACKS, [*searches, *(["textual-inversion"] if learned else [])]),
+        _versions(DETECTORS, [detector.kind for detector in spec.detectors]),
+        _versions(QUALITY, [entry.kind for entry in spec.quality_entries()]),
+    ]
+    return {family: versions for family, versions in used if versions}
+
+
+def _versions(registry: Registry[M], names: Sequence[str]) -> tuple[str, dict[str, dict[str, str]]]:
+    versions = {}
+    for name in sorted(set(names)):
+        entry = registry.entry(name)
+        distribution = {"distribution": entry.distribution, "distribution_version": entry.version} if entry else {}
+        versions[name] = {"version": registry.find(name, registry.family).version, **distribution}
+    return registry.family, versions
 
 
 def _find(registry: Registry[M], name: str, where: str) -> M:
