@@ -37,11 +37,6 @@ def runner(name: str) -> Run:
     return run
 
 
-def identity_of(name: str, where: str = "scenarios") -> dict[str, str]:
-    """Version of a method as it is part of a unit's identity, and of the distribution that brings it where it is another's."""
-    return {"version": ATTACKS.find(name, where).version, **ATTACKS.origin(name, where)}
-
-
 def unet_calls(described: Mapping[str, Any]) -> float:
     """UNet evaluations of one attack unit, by its identity."""
     parameters = _parameters(described)

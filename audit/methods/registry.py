@@ -102,8 +102,8 @@ class Registry(Generic[M]):
         entry = self.entry(name)
         return None if entry is None or entry.distribution == OWN else entry
 
-    def origin(self, name: str, where: str) -> dict[str, str]:
-        """Return what the identity of a unit says of a method that another distribution brings; nothing for our own.
+    def origin(self, name: str, where: str) -> dict[str, dict[str, str]]:
+        """Return what an identity says of a method that another distribution brings, as `plugin`; nothing for our own.
 
         The code digest covers our own methods. Raises as `find`.
         """
@@ -111,7 +111,7 @@ class Registry(Generic[M]):
         if entry is None:
             return {}
         version = self.find(name, where).version
-        return {"distribution": entry.distribution, "distribution_version": entry.version, "method_version": version}
+        return {"plugin": {"distribution": entry.distribution, "version": entry.version, "method_version": version}}
 
     def installed(self) -> list[Installed[M]]:
         """Import every method of the family; one item for each entry point, by name."""

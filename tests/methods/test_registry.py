@@ -16,7 +16,7 @@ from audit import guards
 from audit.errors import AuditError, DetectorError
 from audit.instruments import detectors
 from audit.methods.registry import MethodError, Registry
-from audit.plan.preflight.methods import check_methods
+from audit.plan.preflight.methods import check_methods, require_planned
 from audit.spec.document import Spec, load_spec
 from audit.spec.sections import Concept, DetectorSpec, Guard
 from flows.cli import main
@@ -86,8 +86,22 @@ def test_a_guard_of_another_package_is_part_of_identities_with_its_versions(tmp_
             seen.append(guards.resolve(Guard(name="fade"), RING))
             assert guards.extra_calls([seen[-1]], [900, 1], 3.0) == 0
     own = {"name": "fade", "parameters": {"steps": 3}}
-    assert seen[0] == {**own, "distribution": "acme", "distribution_version": "1.0", "method_version": "1"}
+    assert seen[0] == {**own, "plugin": {"distribution": "acme", "version": "1.0", "method_version": "1"}}
     assert len({json.dumps(one) for one in seen}) == 3
+
+
+def test_a_unit_is_not_made_with_another_version_than_it_was_planned_with(tmp_path: Path) -> None:
+    for number in ("1.0", "1.1"):
+        (tmp_path / number).mkdir()
+        fade(tmp_path / number, distribution=number)
+    with installed(tmp_path / "1.0"):
+        planned = {"guards": [guards.resolve(Guard(name="fade"), RING), guards.resolve(Guard(name="sld"), RING)]}
+        require_planned("generate", planned)
+    with installed(tmp_path / "1.1"), pytest.raises(AuditError, match=r"with acme 1\.0, .* and here it is acme 1\.1, "):
+        require_planned("generate", planned)
+    with pytest.raises(AuditError, match="and here it is not installed"):
+        require_planned("generate", planned)
+    require_planned("erase", {"checkpoint": "0" * 64, "claim": "fade"})  # what is claimed makes nothing
 
 
 def test_a_mistake_in_a_plugin_s_parameters_reads_as_in_ours(tmp_path: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 from audit.attacks.registry import ATTACKS
 from audit.erasers import ERASERS
-from audit.errors import SpecError
+from audit.errors import EnvironmentProblem, SpecError
 from audit.guards import GUARDS
 from audit.instruments.detectors.method import DETECTORS
 from audit.instruments.quality.method import QUALITY
 from audit.methods.method import Method
-from audit.methods.registry import Registry, one_of
+from audit.methods.registry import OWN, Registry, one_of
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
 
@@ -56,6 +56,40 @@ def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
         _versions(QUALITY, [entry.kind for entry in spec.quality_entries()]),
     ]
     return {family: versions for family, versions in used if versions}
+
+
+def require_planned(kind: str, identity: Mapping[str, Any]) -> None:
+    """Return when the methods of a unit are the ones that it was planned with, by what its stored identity says.
+
+    Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would lie.
+    """
+    named: list[tuple[Registry[Any], Mapping[str, Any]]] = []
+    if kind == "erase" and "method" in identity:
+        named = [(ERASERS, {**identity, "name": identity["method"]})]
+    elif kind == "attack":
+        named = [(ATTACKS, {**identity, "name": identity["method"]})]
+    elif kind == "generate":
+        named = [(GUARDS, guard) for guard in identity["guards"]]
+    for registry, planned in named:
+        name = planned["name"]
+        here = registry.origin(name, registry.family).get("plugin") if name in registry.names() else {}
+        if here != planned.get("plugin"):
+            raise EnvironmentProblem(
+                f"{registry.word} {name!r} was planned with {_origin(planned.get('plugin'))}, "
+                f"and here it is {_origin(here)}",
+                where=f"a unit of kind {kind}",
+                next_step="install what planned it, or start a new run: erasure-audit run SPEC",
+            )
+
+
+def _origin(plugin: Mapping[str, str] | None) -> str:
+    if plugin is None:
+        return OWN
+    return (
+        "{distribution} {version}, version {method_version} of the method".format(**plugin)
+        if plugin
+        else "not installed"
+    )
 
 
 def _versions(registry: Registry[M], names: Sequence[str]) -> tuple[str, dict[str, dict[str, str]]]:
