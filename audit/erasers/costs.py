@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+
+from audit.erasers.parameters import Values
 
 BACKWARD = 2  # forwards that one backward pass counts as: gradients of activations and of weights
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def training_calls(values: Mapping[str, Any], concept: Mapping[str, Any], row: int) -> tuple[float, float, float]:
+def training_calls(values: Values, concept: Values, row: int) -> tuple[float, float, float]:
     """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two.
 
     Without a pool, every iteration denoises its latents down to a step drawn at random (two evaluations a step, under
@@ -36,11 +37,11 @@ def training_calls(values: Mapping[str, Any], concept: Mapping[str, Any], row: i
     return least, least + rows * (steps - 1), least + rows * 2 * (steps - 1)
 
 
-def tensor_bytes(values: Mapping[str, Any], unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:
+def tensor_bytes(values: Values, unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:
     """Bytes of the UNet tensors that a method `changes`, by their names and shapes, in the dtype that it stores."""
     return BYTES[values["stored"]] * sum(math.prod(shape) for name, shape in unet.items() if changes(name))
 
 
-def _texts(values: Mapping[str, Any], concept: Mapping[str, Any]) -> set[str]:
+def _texts(values: Values, concept: Values) -> set[str]:
     phrases = [concept["phrase"], *(concept["synonyms"] if values["synonyms"] else ())]
     return {template.replace("{phrase}", phrase) for phrase in phrases for template in values["templates"]}

@@ -15,8 +15,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -29,6 +28,7 @@ from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.esd_parameters import ESD_ALL, ESD_U, ESD_X, ESD_X_STRICT, EsdParameters
 from audit.erasers.latents import Latents, Noisy, predict
+from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, file_part, prompts, slug, token_ids
 from audit.errors import EraserError
 from audit.progress import Session
@@ -89,7 +89,7 @@ def target(noisy: Noisy, eta: float, convention: str) -> torch.Tensor:
 def erase(
     pipeline: Pipeline,
     concepts: Sequence[Concept],
-    parameters: Mapping[str, Any],
+    parameters: Values,
     session: Session,
     *,
     method: str = "esd-x",

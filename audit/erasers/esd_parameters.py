@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from audit.erasers.costs import BACKWARD, tensor_bytes, training_calls
 from audit.erasers.method import Calls, EraserMethod
-from audit.erasers.parameters import Precision, TrainedParameters
+from audit.erasers.parameters import Precision, TrainedParameters, Values
 from audit.errors import SpecError
 
 
@@ -39,7 +39,7 @@ class EsdParameters(TrainedParameters):
     stored: Precision = "bfloat16"
 
 
-_PAPER: Mapping[str, Any] = {
+_PAPER: Mapping[str, object] = {
     "negative_guidance": 1.0,
     "convention": "old",
     "selection": "2023",
@@ -52,7 +52,7 @@ _PAPER: Mapping[str, Any] = {
     "compute": "float32",
     "stored": "float32",
 }
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "float32-weights": {},
     "official": {"compute": "bfloat16-weights"},
     "official-2023": {**_PAPER, "trajectory": "compvis"},
@@ -89,7 +89,7 @@ class EsdStrictParameters(EsdParameters):
         return self
 
 
-def _calls(values: Mapping[str, Any], concept: Mapping[str, Any]) -> Calls:
+def _calls(values: Values, concept: Values) -> Calls:
     """One forward and one backward pass for each row of each iteration."""
     return training_calls(values, concept, 1 + BACKWARD)
 

@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from audit.erasers.parameters import Parameters, resolve_with
+from audit.erasers.parameters import Parameters, Values, resolve_with
 from audit.methods.method import Method
 
 Calls = tuple[float, float, float]  # low, expected, high
-Values = Mapping[str, Any]  # of resolved parameters
 
 
-def no_calls(values: Values, concept: Mapping[str, Any]) -> Calls:
+def no_calls(values: Values, concept: Values) -> Calls:
     """Return the UNet evaluations of a closed form."""
     return 0, 0, 0
 
@@ -38,10 +37,10 @@ class EraserMethod(Method):
     default: str | None = None
     oddities: Mapping[str, str] = dataclasses.field(default_factory=dict)
     called: tuple[str, ...] = ()
-    calls: Callable[[Values, Mapping[str, Any]], Calls] = no_calls
+    calls: Callable[[Values, Values], Calls] = no_calls
     stored: Callable[[Values, Mapping[str, Sequence[int]]], int] = no_bytes
 
-    def resolve(self, preset: str | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    def resolve(self, preset: str | None, given: Mapping[str, object]) -> dict[str, Any]:
         """Return every parameter's value: defaults, then the preset, then what is given.
 
         Raises `SpecError` that names the preset or the first bad parameter.

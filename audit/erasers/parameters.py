@@ -11,6 +11,7 @@ from audit.errors import SpecError
 from audit.methods.parameters import parse_parameters
 
 Precision = Literal["float32", "float16", "bfloat16"]
+Values = Mapping[str, Any]  # resolved parameters as JSON: what keys and files hold
 
 
 def _has_phrase(template: str) -> str:
@@ -86,10 +87,10 @@ class TrainedParameters(Parameters):
 
 def resolve_with(
     model: type[Parameters],
-    presets: Mapping[str, Mapping[str, Any]],
+    presets: Mapping[str, Mapping[str, object]],
     method: str,
     preset: str | None,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
 ) -> dict[str, Any]:
     """Every parameter's value: defaults, then the preset, then `parameters`.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from audit.erasers.costs import BACKWARD, BYTES, training_calls
 from audit.erasers.method import Calls, EraserMethod
-from audit.erasers.parameters import TrainedParameters
+from audit.erasers.parameters import TrainedParameters, Values
 
 
 class RecelerParameters(TrainedParameters):
@@ -38,7 +38,7 @@ class RecelerParameters(TrainedParameters):
     compute: Literal["float32", "bfloat16"] = "float32"
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "official": {"adversarial_tokens": 0, "trajectory": "compvis"},
     "testbed": {
@@ -65,13 +65,13 @@ ODDITIES: Mapping[str, str] = {
 }
 
 
-def _calls(values: Mapping[str, Any], concept: Mapping[str, Any]) -> Calls:
+def _calls(values: Values, concept: Values) -> Calls:
     """A forward and a backward pass for every adversarial step, and another backward pass for the weights."""
     attacks = values["adversarial_iterations"] if values.get("adversarial_tokens") else 0
     return training_calls(values, concept, attacks * (1 + BACKWARD) + BACKWARD if attacks else 1 + BACKWARD)
 
 
-def _stored(values: Mapping[str, Any], unet: Mapping[str, Sequence[int]]) -> int:
+def _stored(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
     rank = values["rank"]
     widths = [shape[0] for name, shape in unet.items() if name.endswith(".attn2.to_out.0.weight")]
     return BYTES[values["stored"]] * sum(2 * width * rank + width + rank for width in widths)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
 from audit.erasers.costs import tensor_bytes
 from audit.erasers.method import EraserMethod
-from audit.erasers.parameters import Parameters, Template
+from audit.erasers.parameters import Parameters, Template, Values
 
 
 class UceParameters(Parameters):
@@ -40,7 +40,7 @@ class UceParameters(Parameters):
         return self.preserve_scale if self.preserve_scale is not None else max(0.1, 1 / (1 + preserved))
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "official": {"wrap_guide": True, "wrap_preserved": False},
     "official-2023": {"tokens": "tail", "preserve_scale": None, "wrap_preserved": False},
     "wrapped-neighbours": {},
@@ -59,7 +59,7 @@ ODDITIES: Mapping[str, str] = {
 }
 
 
-def _stored(values: Mapping[str, Any], unet: Mapping[str, Sequence[int]]) -> int:
+def _stored(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
     return tensor_bytes(values, unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
 
 

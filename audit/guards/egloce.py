@@ -15,8 +15,7 @@ Energies that are not finite end the guard's work on that case, and its picture 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -25,6 +24,7 @@ from audit.diffusion.pipeline import Pipeline
 from audit.guards.building import Parts
 from audit.guards.egloce_parameters import METHOD
 from audit.guards.energy import Energy, draw_views, flip_test, load_energy, view_of
+from audit.guards.parameters import Values
 
 NAME = METHOD.name
 Decode = Callable[[torch.Tensor], torch.Tensor]
@@ -51,7 +51,7 @@ class Egloce(Guard):
     name = METHOD.name
     version = METHOD.version
 
-    def __init__(self, energy: Energy, decode: Decode, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, energy: Energy, decode: Decode, parameters: Values) -> None:
         self._energy, self._decode, self._p = energy, decode, parameters
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
@@ -177,7 +177,7 @@ class Egloce(Guard):
             )
 
 
-def build(values: Mapping[str, Any], parts: Parts) -> Egloce:
+def build(values: Values, parts: Parts) -> Egloce:
     """A fresh EGLOCE around the guarded model."""
     if values["checkpointing"]:
         # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
@@ -186,7 +186,7 @@ def build(values: Mapping[str, Any], parts: Parts) -> Egloce:
     return Egloce(energy_of(values, parts), decoder(parts.standard), values)
 
 
-def energy_of(values: Mapping[str, Any], parts: Parts) -> Energy:
+def energy_of(values: Values, parts: Parts) -> Energy:
     """The energy network of EGLOCE's values, on the pipeline's device."""
     texts = (tuple(values["templates"]), tuple(values["phrases"]))
     return load_energy(parts.model(values["energy_sha256"]), str(parts.standard.device), *texts)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from audit.guards.parameters import GuardMethod, Parameters, Template
+from audit.guards.parameters import GuardMethod, Parameters, Template, Values
 from audit.spec.sections import Concept
 
 
@@ -54,7 +54,7 @@ class EgloceParameters(Parameters):
         return {"energy": self.energy_name}
 
     @classmethod
-    def extra_calls(cls, values: Mapping[str, Any], timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
         """The updates at each step of the window; backward passes are not counted."""
         inside = sum(values["window"][1] <= t <= values["window"][0] for t in timesteps)
         return inside * int(values["iterations"]) * (1 if guidance == 1.0 else 2)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from audit.guards.parameters import GuardMethod, Parameters, Template
+from audit.guards.parameters import GuardMethod, Parameters, Template, Values
 from audit.spec.sections import Concept
 
 
@@ -60,12 +60,12 @@ class IreceParameters(Parameters):
         return {**self.model_dump(mode="json", exclude={"synonyms"}), "phrases": phrases, "neighbours": neighbours}
 
     @classmethod
-    def texts(cls, values: Mapping[str, Any]) -> list[str]:
+    def texts(cls, values: Values) -> list[str]:
         """The phrases that are located, and those that they are contrasted with."""
         return [*values["phrases"], *values["neighbours"]]
 
     @classmethod
-    def extra_calls(cls, values: Mapping[str, Any], timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
         """One evaluation for each phrase, two where the localisation compares."""
         return len(values["phrases"]) * (1 if values["localisation"] in ("attention", "contrast-tokens") else 2)
 

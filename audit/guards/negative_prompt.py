@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.guards.building import Parts
 from audit.guards.negative_prompt_parameters import METHOD
+from audit.guards.parameters import Values
 
 NO_GUIDANCE = (
     "classifier-free guidance is off (guidance 1), so the unconditional branch that it replaces is not evaluated"
@@ -53,6 +53,6 @@ class NegativePrompt(Guard):
         return dataclasses.replace(conditioning, null=self._states)
 
 
-def build(values: Mapping[str, Any], parts: Parts) -> NegativePrompt:
+def build(values: Values, parts: Parts) -> NegativePrompt:
     """A fresh negative prompt."""
     return NegativePrompt(values["text"], parts.encode)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from audit.guards.parameters import GuardMethod, Parameters, Text
+from audit.guards.parameters import GuardMethod, Parameters, Text, Values
 from audit.spec.sections import Concept
 
 
@@ -19,7 +18,7 @@ class NegativePromptParameters(Parameters):
         return {"text": self.text or concept.phrase}
 
     @classmethod
-    def texts(cls, values: Mapping[str, Any]) -> list[str]:
+    def texts(cls, values: Values) -> list[str]:
         """The text."""
         return [values["text"]]
 

@@ -24,6 +24,7 @@ def _says_something(text: str) -> str:
     return text
 
 
+Values = Mapping[str, Any]  # resolved parameters as JSON: what a picture's identity holds
 Template = Annotated[str, AfterValidator(_has_phrase)]
 Text = Annotated[str, AfterValidator(_says_something)]
 
@@ -45,12 +46,12 @@ class Parameters(BaseModel):
         return {}
 
     @classmethod
-    def texts(cls, values: Mapping[str, Any]) -> Sequence[str]:
+    def texts(cls, values: Values) -> Sequence[str]:
         """Texts of the resolved values that the backbone's text encoder has to know, word by word."""
         return ()
 
     @classmethod
-    def extra_calls(cls, values: Mapping[str, Any], timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
         """UNet evaluations of one picture that the guard adds to the sampler's, by its resolved values."""
         return 0
 

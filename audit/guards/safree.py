@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
@@ -27,6 +26,7 @@ from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Tokens, encode
 from audit.guards.building import Parts
+from audit.guards.parameters import Values
 from audit.guards.safree_parameters import METHOD
 
 NO_PROMPT = "the null prompt has no tokens that could be filtered"
@@ -81,7 +81,7 @@ class Safree(Guard):
     name = METHOD.name
     version = METHOD.version
 
-    def __init__(self, pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, pipeline: Pipeline, parameters: Values) -> None:
         self._pipeline, self._p = pipeline, parameters
         self._concept: torch.Tensor | None = None
         self._edits: dict[str, Edit | None] = {}
@@ -166,6 +166,6 @@ class Safree(Guard):
         return self._pooled(self._pipeline.tokens(texts))
 
 
-def build(values: Mapping[str, Any], parts: Parts) -> Safree:
+def build(values: Values, parts: Parts) -> Safree:
     """A fresh SAFREE."""
     return Safree(parts.guarded, values)

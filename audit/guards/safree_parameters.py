@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from audit.guards.parameters import GuardMethod, Parameters, Text
+from audit.guards.parameters import GuardMethod, Parameters, Text, Values
 from audit.spec.sections import Concept
 
 
@@ -39,7 +38,7 @@ class SafreeParameters(Parameters):
         return {**values, "concepts": list(self.concepts) or [concept.phrase, *concept.synonyms]}
 
     @classmethod
-    def texts(cls, values: Mapping[str, Any]) -> list[str]:
+    def texts(cls, values: Values) -> list[str]:
         """The concepts, and the word that stands in for a masked token."""
         return [*values["concepts"], *([values["mask"]] if values["mask"] else [])]
 

@@ -15,13 +15,13 @@ SLD is part of classifier-free guidance: with guidance 1 the released code does 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Step
 from audit.guards.building import Parts
+from audit.guards.parameters import Values
 from audit.guards.sld_parameters import METHOD
 
 NAME = METHOD.name
@@ -56,7 +56,7 @@ class Sld(Guard):
     name = METHOD.name
     version = METHOD.version
 
-    def __init__(self, parameters: Mapping[str, Any], encode: Callable[[list[str]], torch.Tensor]) -> None:
+    def __init__(self, parameters: Values, encode: Callable[[list[str]], torch.Tensor]) -> None:
         self.text: str = parameters["text"]
         names = [field.name for field in dataclasses.fields(Settings)]
         self.settings = Settings(**{name: parameters[name] for name in names})
@@ -96,6 +96,6 @@ class Sld(Guard):
         return noise - prediction.guidance * gamma
 
 
-def build(values: Mapping[str, Any], parts: Parts) -> Sld:
+def build(values: Values, parts: Parts) -> Sld:
     """A fresh SLD."""
     return Sld(values, parts.encode)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from audit.guards.parameters import GuardMethod, Parameters, Text
+from audit.guards.parameters import GuardMethod, Parameters, Text, Values
 from audit.spec.sections import Concept
 
 # Warm-up steps, scale, threshold, momentum scale, momentum beta (Schramowski et al. 2023, table of hyper-parameters).
@@ -43,12 +43,12 @@ class SldParameters(Parameters):
         return {**self.settings(), "text": self.text or " and ".join((concept.phrase, *concept.synonyms))}
 
     @classmethod
-    def texts(cls, values: Mapping[str, Any]) -> list[str]:
+    def texts(cls, values: Values) -> list[str]:
         """The safety concept."""
         return [values["text"]]
 
     @classmethod
-    def extra_calls(cls, values: Mapping[str, Any], timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
         """A third branch at each step, unless guidance is off."""
         return len(timesteps) if guidance != 1.0 else 0
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from audit.erasers import ERASERS
+from audit.erasers.parameters import Values
 
 
-def training_calls(
-    method: str, parameters: Mapping[str, Any], concept: Mapping[str, Any]
-) -> tuple[float, float, float]:
+def training_calls(method: str, parameters: Values, concept: Values) -> tuple[float, float, float]:
     """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two."""
     return ERASERS.find(method, "defences").calls(parameters, concept)
 
 
-def stored_bytes(method: str, parameters: Mapping[str, Any], unet: Mapping[str, Sequence[int]]) -> int:
+def stored_bytes(method: str, parameters: Values, unet: Mapping[str, Sequence[int]]) -> int:
     """Bytes of the tensors that a method changes or adds, for a UNet's shapes by diffusers names."""
     return ERASERS.find(method, "defences").stored(parameters, unet)
