@@ -29,6 +29,7 @@ from audit.plan.forecast import Shape
 from audit.plan.pictures import forecast_pictures, listed_pictures
 from audit.plan.planner import build_draft, build_plan
 from audit.plan.preflight.checks import check
+from audit.plan.preflight.methods import methods_of
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Problem, Resolved
 from audit.provenance import provenance
@@ -89,6 +90,7 @@ def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: p
         "backbone": dict(made.backbone),
         "corpus": dict(made.corpus),
         "prompt_sets": dict(made.prompt_sets),
+        "methods": methods_of(made.spec),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())

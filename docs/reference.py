@@ -5,14 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from audit.attacks.registry import METHODS as ATTACKS
+from audit.attacks.registry import ATTACKS
 from audit.erasers.esd_parameters import EsdParameters
 from audit.erasers.receler_parameters import RecelerParameters
 from audit.erasers.uce_parameters import UceParameters
-from audit.guards.parameters import MODELS as GUARDS
+from audit.guards import GUARDS
+from audit.methods.method import Method
+from audit.methods.registry import Registry
 from audit.spec import reference
 
+M = TypeVar("M", bound=Method)
 FOLDER = Path(__file__).parent
 GENERATED = "<!-- Written by `python -m docs.reference`; edit the models' docstrings instead. -->\n"
 
@@ -34,14 +38,18 @@ def parameters() -> Iterator[str]:
     """Yield the lines of the page of parameters."""
     families = {
         "Erasers": {"ESD": EsdParameters, "UCE": UceParameters, "Receler": RecelerParameters},
-        "Attacks": {name: method.parameters for name, method in ATTACKS.items() if method.parameters.PRESETS},
-        "Guards": dict(GUARDS),
+        "Attacks": {one.name: one.parameters for one in _methods(ATTACKS) if one.presets},
+        "Guards": {one.name: one.parameters for one in _methods(GUARDS)},
     }
     for family, methods in families.items():
         yield from ("", f"## {family}")
         for name, model in methods.items():
             yield from ("", f"### {name}", "", *_documented(inspect.cleandoc(model.__doc__ or "")), "")
             yield from reference.table(model, model.model_json_schema())
+
+
+def _methods(registry: Registry[M]) -> list[M]:
+    return [item.method for item in registry.installed() if item.method is not None]
 
 
 def _documented(text: str) -> Iterator[str]:

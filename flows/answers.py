@@ -86,7 +86,7 @@ def require_writable(file: Path, force: bool) -> None:
 def spec_text(flags: Flags, file: Path) -> str:
     """Return the new spec. Raises `SpecError` for flags that are unknown or do not fit together."""
     return starter.write_spec(
-        resolved(flags), command=flags.command(file), erasers=erasers.METHODS, guards=guards.NAMES
+        resolved(flags), command=flags.command(file), erasers=erasers.ERASERS.names(), guards=guards.GUARDS.names()
     )
 
 
@@ -94,7 +94,7 @@ def resolved(flags: Flags) -> starter.Answers:
     """Return what the flags say, checked, with defaults filled in. Raises `SpecError` for what is unknown."""
     preset = flags.loaded()
     for name in flags.guards:
-        _require_known(name, guards.NAMES, "guard")
+        _require_known(name, guards.GUARDS.names(), "guard")
         if flags.guards.count(name) > 1:
             raise SpecError(f"{name!r} is given twice", where="--guard", next_step="give it once")
     answers = starter.Answers(
@@ -211,7 +211,7 @@ def _several(text: str) -> tuple[str, ...]:
 
 def _weights(flags: Flags, text: str) -> Flags:
     """A method's name, or else a checkpoint."""
-    known = (*erasers.METHODS, NO_ERASER)
+    known = (*erasers.ERASERS.names(), NO_ERASER)
     looks_like_a_name = re.fullmatch(r"[\w-]+", text) is not None and not Path(text).exists()
     if text in known or looks_like_a_name:
         return dataclasses.replace(flags, erased_with=text)
@@ -239,13 +239,13 @@ QUESTIONS = (
     ),
     Question(
         ("guards",),
-        lambda flags: f"Which guards act when it draws ({', '.join(guards.NAMES)})?",
+        lambda flags: f"Which guards act when it draws ({', '.join(guards.GUARDS.names())})?",
         lambda flags: "none",
         lambda flags, text: flags if text == "none" else dataclasses.replace(flags, guards=_several(text)),
     ),
     Question(
         ("erased_with", "checkpoint"),
-        lambda flags: f"How was it erased: {', '.join(erasers.METHODS)}, a checkpoint's path, or none?",
+        lambda flags: f"How was it erased: {', '.join(erasers.ERASERS.names())}, a checkpoint's path, or none?",
         lambda flags: NO_ERASER if flags.guards else DEFAULT_ERASER,
         _weights,
     ),

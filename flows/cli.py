@@ -17,7 +17,22 @@ import typer
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from audit.machine import environment
 from flows import streams
-from flows.commands import corpus, db, doctor, erase, export, init, inspect, plan, results, run, schema, testbed, tune
+from flows.commands import (
+    corpus,
+    db,
+    doctor,
+    erase,
+    export,
+    init,
+    inspect,
+    methods,
+    plan,
+    results,
+    run,
+    schema,
+    testbed,
+    tune,
+)
 from flows.console import runnable, say
 
 app = typer.Typer(
@@ -37,6 +52,7 @@ doctor.register(app)
 inspect.register(app)
 init.register(app)
 schema.register(app)
+methods.register(app)
 export.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")

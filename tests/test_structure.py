@@ -6,17 +6,25 @@ import ast
 import graphlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import audit
 from audit import identity
+from audit.attacks.registry import ATTACKS
+from audit.erasers import ERASERS
+from audit.guards import GUARDS
+from audit.instruments.detectors.method import DETECTORS
+from audit.instruments.quality.method import QUALITY
+from audit.methods.registry import Registry
 from audit.plan.document import KINDS
 
 # What the stages import and what no unit's result can depend on, with the reason.
 CANNOT_CHANGE_A_RESULT = {
     "errors": "words", "files": "bytes as they are", "identity": "keys", "locations": "addresses", "machine": "folders",
-    "names": "comparisons in specs", "plan": "its values are in the unit's identity", "progress": "is only heard",
+    "methods": "a plug-in's version is in the unit's identity", "names": "comparisons in specs",
+    "plan": "its values are in the unit's identity", "progress": "is only heard",
     "records": "types", "spec": "its values are in the unit's identity", "storage": "bytes as they are",
     "weights": "the files' digests are in the unit's identity", "yaml_files": "values that identities hold",
 }  # fmt: skip
@@ -30,6 +38,9 @@ UNUSED = {
         "answers", "base", "classifier", "clip_zero_shot", "grounding_dino", "known_face", "nudenet")},
     "detect": set(),
     "quality": set(),
+}  # fmt: skip
+FAMILIES: dict[str, Registry[Any]] = {
+    "erase": ERASERS, "attack": ATTACKS, "generate": GUARDS, "detect": DETECTORS, "quality": QUALITY,
 }  # fmt: skip
 
 
@@ -51,9 +62,18 @@ def imported(path: Path, known: Mapping[str, Path]) -> set[str]:
     return names - {""}
 
 
-def closure(module: str) -> set[str]:
-    """The modules that importing `module` can load, their packages included."""
-    known, seen, left = modules(), set[str](), [module]
+def methods_of(kind: str) -> set[str]:
+    """The modules that the entry points of a stage's methods name, which no import statement does."""
+    family = FAMILIES.get(kind)
+    found = [item.method for item in family.installed() if item.method is not None] if family else []
+    runs = {method.run if isinstance(method.run, str) else method.run.__module__ for method in found}
+    named = {item.entry.value for item in family.installed()} if family else set()
+    return {name.partition(":")[0].removeprefix("audit.") for name in runs | named}
+
+
+def closure(*roots: str) -> set[str]:
+    """The modules that importing `roots` can load, their packages included."""
+    known, seen, left = modules(), set[str](), [*roots]
     while left:
         name = left.pop()
         if name and name not in seen:
@@ -73,10 +93,15 @@ def test_the_code_digest_covers_every_module_that_a_stage_imports(kind: str) -> 
     packages = {name for name in modules() if modules()[name].name == "__init__.py"}
     missing = {
         name
-        for name in closure(f"compute.stages.{kind}") - packages
+        for name in closure(f"compute.stages.{kind}", *methods_of(kind)) - packages
         if not within(name, covered) and not within(name, CANNOT_CHANGE_A_RESULT) and not within(name, UNUSED[kind])
     }
     assert not missing
+
+
+def test_a_stage_s_methods_are_walked_too() -> None:
+    assert {"erasers.esd", "erasers.uce_parameters"} <= methods_of("erase")
+    assert "diffusion.training" in closure(*methods_of("erase"))
 
 
 @pytest.mark.parametrize("kind", KINDS)

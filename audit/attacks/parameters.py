@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
+from audit.methods.method import Method
 from audit.spec.base import Model
 from audit.spec.templates import PHRASE, has_mark
 
@@ -184,3 +186,25 @@ BEST = "best"  # the item that cases use
 def candidate(learning_rate: float) -> str:
     """The item of the embedding that one learning rate gave."""
     return f"lr-{learning_rate:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackMethod(Method):
+    """An attack that searches for an input. `run(search)` takes `audit.attacks.protocol.Search` and returns `Found`.
+
+    `scenario` is the one whose `method` may name it; empty for those that a scenario takes without being asked.
+    """
+
+    parameters: type[Parameters]
+    scenario: str = dataclasses.field(default="", kw_only=True)
+
+
+def _own(name: str, parameters: type[Parameters], module: str, paper: str = "", scenario: str = "") -> AttackMethod:
+    run = f"audit.attacks.{module}:run"
+    return AttackMethod(name, "1", parameters, run, paper, presets=parameters.PRESETS, scenario=scenario)
+
+
+EMBEDDING_FILE = _own("embedding-file", EmbeddingFileParameters, "given_embedding")
+PERSONALISATION = _own("personalisation", PersonalisationParameters, "personalisation_unit")
+RING_A_BELL = _own("ring-a-bell", RingABellParameters, "ring_a_bell_unit", "arXiv:2310.10012", "adversarial-text")
+TEXTUAL_INVERSION = _own("textual-inversion", TextualInversionParameters, "textual_inversion", "arXiv:2208.01618")

@@ -18,9 +18,8 @@ from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel
 from audit.errors import CheckpointError
-from audit.guards import energy_name, parse
+from audit.guards import parse
 from audit.guards.building import Parts, build
-from audit.guards.parameters import EgloceParameters
 from audit.plan.document import Plan
 from audit.spec.document import Spec
 from audit.storage.journal import Journal
@@ -102,7 +101,7 @@ class Models:
             guarded_unet=lambda: self._unet(erase_key, dtype),
             encode=lambda texts: self.states(texts, erase_key),
             encode_standard=self.standard.states,
-            energy=self._energy,
+            model=self._guard_model,
         )
         return [build(guard, parts) for guard in described]
 
@@ -110,18 +109,19 @@ class Models:
         model = self._model(erase_key, dtype)
         return model.unet if isinstance(model, ErasedModel) else model
 
-    def _energy(self, sha256: str) -> ModelRef:
-        """The energy model with a digest; raises `CheckpointError` when the spec's has changed since the plan."""
+    def _guard_model(self, sha256: str) -> ModelRef:
+        """The model with a digest that a guard asks; raises `CheckpointError` when the spec's has changed since the plan."""
         defences = self.plan.spec.defences if self.plan is not None else ()
         asked = [parse(guard) for defence in defences for guard in defence.guards]
-        names = {energy_name(parameters) for parameters in asked if isinstance(parameters, EgloceParameters)}
-        for name in sorted(names):
+        roles = {name: role for parameters in asked for role, name in parameters.models().items()}
+        for name in sorted(roles):
             ref = resolve_model(name)
             if ref.sha256 == sha256:
                 return ref
         raise CheckpointError(
-            "the energy model's files have changed since this run was planned",
-            where=", ".join(sorted(names)) or "guard egloce",
+            f"the {' or '.join(sorted(set(roles.values()))) or 'energy'} model's files have changed since this run was "
+            "planned",
+            where=", ".join(sorted(roles)) or "defences",
             next_step="restore the files, or start a new run: erasure-audit run SPEC",
         )
 

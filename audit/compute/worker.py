@@ -32,6 +32,7 @@ from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
 from audit.plan.document import KINDS, Plan
+from audit.plan.preflight.methods import require_planned
 from audit.progress import Listener, Session
 from audit.records import Status, Unit
 from audit.storage.journal import Journal
@@ -92,6 +93,7 @@ class Worker:
         `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
+        require_planned(unit.kind, unit.identity)
         if unit.kind not in ("erase", "attack"):
             return self._run(unit, None)
         with training_session(unit, listener) as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
@@ -12,7 +12,6 @@ from audit import identity
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Point
 from audit.erasers.parameters import Precision, TrainedParameters
-from audit.progress import Session
 from audit.spec.sections import Concept
 
 DTYPES: Mapping[Precision, torch.dtype] = {
@@ -70,6 +69,7 @@ class Record:
     change: Change
     curve: tuple[Point, ...]  # () for a closed form
     seconds: float  # of computing, over all interruptions
+    package: str = ""  # name and version of the distribution, where another one brings the eraser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,15 +95,6 @@ class Made:
     curve: tuple[Point, ...] = ()
     seconds: float = 0.0
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the official layout's own config file
-
-
-class Method(Protocol):
-    """One method's computation. Raises `EraserError` or `SpecError` for what it cannot do."""
-
-    def __call__(
-        self, pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session
-    ) -> Made:
-        """Erased tensors of `pipeline` without `concepts`; the pipeline itself is left as it was."""
 
 
 def training_key(pipeline: Pipeline, method: str, concepts: Sequence[Concept], parameters: TrainedParameters) -> str:

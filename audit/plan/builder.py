@@ -74,6 +74,7 @@ class Builder:
             "parameters": erasers.resolve_parameters(eraser, self.backbone.name),
             "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
             "code": identity.code_digest("erase"),
+            **erasers.ERASERS.origin(eraser.method, "defences"),
         }
         return self._unit("erase", described, (), 1, len(self.cells))
 
@@ -178,7 +179,8 @@ class Builder:
             "kind": "attack",
             "backbone": self.backbone.sha256,
             "method": method,
-            "version": registry.METHODS[method].version,
+            "version": registry.ATTACKS.find(method, "scenarios").version,
+            **registry.ATTACKS.origin(method, "scenarios"),
             "parameters": dict(parameters),
             "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
             "seed": self.spec.seed,

@@ -10,7 +10,6 @@ from audit.plan.builder import Builder
 from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
 from audit.spec.benign import PICTURE_CHECK
 from audit.spec.document import Spec
-from audit.spec.quality import PAIRED
 
 # Controls whose pictures a defence made, or the backbone in its place; the others are no outcome of an attack.
 _ATTACKED = (None, Control.BACKBONE, Control.RANDOM_LATENT, Control.UNLEARNED)
@@ -137,7 +136,7 @@ def _pairs(
                 yield case.image, PICTURE, None
             if comparison.baseline is Baseline.REFERENCE:
                 yield from ((case.image, comparison.baseline.value, None) for case in rows)
-        elif instrument.kind in PAIRED and others is not None:
+        elif instrument.kind != "clip-score" and others is not None:
             yield from (
                 (case.image, comparison.baseline.value, other.image) for case, other in zip(rows, others, strict=True)
             )

@@ -6,15 +6,27 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from audit.errors import SpecError
 from audit.files import ForeignError
+from audit.instruments.detectors.method import DETECTORS
+from audit.methods.registry import one_of
 from audit.plan.rates import Rates
 from audit.spec.base import Model, extreme_numbers
-from audit.spec.sections import DetectorKind
 from audit.yaml_files import read_yaml, reason
 
+
+def _installed(kind: str) -> str:
+    if kind not in DETECTORS.names():
+        raise PydanticCustomError(
+            "literal_error", "Input should be {expected}", {"expected": one_of(DETECTORS.names())}
+        )
+    return kind
+
+
+Kind = Annotated[str, AfterValidator(_installed)]  # of a detector
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
@@ -24,7 +36,7 @@ class RatesFile(Model):
     origin: Annotated[str, Field(min_length=1, max_length=300)]  # machine, model, dtype, batch size
     seconds_per_call: Positive  # of one UNet evaluation of one picture
     # Of one picture, by kind of detector. One number is CLIP's: files were written so while nothing else was measured.
-    seconds_per_detection: dict[DetectorKind, Positive] = Field(default_factory=dict)
+    seconds_per_detection: dict[Kind, Positive] = Field(default_factory=dict)
     evaluations_per_step: Positive | None = None  # of the fixed-point inversion
 
     @field_validator("seconds_per_detection", mode="before")

@@ -17,11 +17,11 @@ from audit.attacks.parameters import MAX_BYTES
 from audit.checkpoints.personalisation import resolve_personalisation
 from audit.corpus.prompts import prompt_sources, read_prompt_set
 from audit.errors import AbsentFile, AuditError, SpecError
-from audit.guards.parameters import EgloceParameters
 from audit.instruments import detectors, quality
 from audit.instruments.detectors import folders
 from audit.instruments.quality.networks import folder_of
 from audit.plan.benign import BenignPrompt, planned_with_benign
+from audit.plan.preflight.methods import check_methods
 from audit.plan.resolved import (
     EmbeddingFile,
     Kind,
@@ -47,6 +47,7 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
     """Return what `spec` names, with its corpus's `pictures` where they were listed. Raises nothing that a user can cause."""
     pictures = pictures or Pictures()
     look, tokenizers = _Lookups(pictures.problems), Tokenizers()
+    look.up("model", "methods", partial(check_methods, spec), mistake=True)
     backbone = look.up("model", spec.backbone, partial(resolve_model, spec.backbone))
     if isinstance(backbone, ModelRef):
         backbone = look.up("model", spec.backbone, partial(_fit, backbone, tokenizers), mistake=True)
@@ -131,11 +132,11 @@ def _benign(
 
 
 def _energies(spec: Spec, look: _Lookups) -> Iterator[str]:
-    """Yield the name of each model that a guard optimises against."""
+    """Yield the name of each model that a guard asks beside the one that it protects."""
     for guard in (guard for defence in spec.defences for guard in defence.guards):
         parameters = look.up("model", guard.name, partial(guards.parse, guard))
-        if isinstance(parameters, EgloceParameters):
-            yield guards.energy_name(parameters)
+        if not isinstance(parameters, Missing):
+            yield from parameters.models().values()
 
 
 def _scoring(spec: Spec) -> Iterator[tuple[str, Callable[[], ModelRef]]]:

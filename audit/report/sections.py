@@ -203,7 +203,8 @@ def _reading(index: Index) -> Section:
 
 def _provenance(result: RunResult) -> Section:
     facts = [("Run", plain(result.run_id)), ("Started", plain(result.created_at))]
-    facts += [(plain(name), plain(value)) for name, value in _flat(result.provenance)]
+    stated = {name: value for name, value in result.provenance.items() if name != "methods"}  # said what was audited
+    facts += [(plain(name), plain(value)) for name, value in _flat(stated)]
     return Section(
         "provenance",
         "Provenance",

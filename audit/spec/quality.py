@@ -26,8 +26,8 @@ class QualitySpec(Model):
 
     name: Name
     "Name by which the reports refer to the instrument."
-    kind: Literal["psnr", "ssim", "gmsd", "lpips", "clip-score", "features"]
-    "What it computes."
+    kind: Name
+    "What it computes: the name of an installed instrument."
     model: Annotated[str, Field(min_length=1)] | None = None
     "The network of `clip-score` and `features`; the other kinds take none."
     border: Literal["crop", "zero", "reflect"] | None = None
@@ -35,7 +35,8 @@ class QualitySpec(Model):
 
     @model_validator(mode="after")
     def _model_where_one_is_used(self) -> Self:
-        if (self.model is not None) != (self.kind in NETWORKS):
+        known = self.kind in PAIRED or self.kind in NETWORKS  # a plug-in says itself what it needs
+        if known and (self.model is not None) != (self.kind in NETWORKS):
             verb = "needs" if self.kind in NETWORKS else "takes no"
             raise ValueError(f"a {self.kind} instrument {verb} 'model'")
         return self

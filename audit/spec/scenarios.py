@@ -282,8 +282,8 @@ class AdversarialTextScenario(Model):
     "The kind of scenario."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence."
-    method: Literal["ring-a-bell"] = "ring-a-bell"
-    "The search."
+    method: Name = "ring-a-bell"
+    "The search: the name of an installed attack that searches for prompts."
     found: Annotated[int, Field(ge=1, le=10_000)] = 10
     "Prompts that are searched for, for each concept."
     preset: Name | None = None

@@ -153,16 +153,13 @@ class Controls(Model):
     "Concepts of corpus entries with the role `control`: classes that the model has never seen, under each latent attack."
 
 
-DetectorKind = Literal["clip-zero-shot", "classifier", "nudenet", "grounding-dino"]
-
-
 class DetectorSpec(Model):
     """One instrument. `model` is a testbed name, a local folder or `hub-id@revision`."""
 
     name: Name
     "Name by which the policy and the reports refer to the detector."
-    kind: DetectorKind
-    "The kind of instrument."
+    kind: Name
+    "The kind of instrument: the name of an installed detector."
     model: str | None = None
     "The network; `nudenet` brings its own."
     threshold: Probability = 0.5

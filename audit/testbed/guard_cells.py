@@ -145,7 +145,7 @@ class Bench:
             guarded_unet=lambda: self.unet(eraser),
             encode=self.pipeline.encode_text,
             encode_standard=self.pipeline.encode_text,
-            energy=lambda sha256: resolve_model("testbed/energy"),
+            model=lambda sha256: resolve_model("testbed/energy"),
         )
 
     def model(self, eraser: str | None) -> NoiseModel:

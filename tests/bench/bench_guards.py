@@ -36,7 +36,7 @@ def make(pipeline: Pipeline, name: str, **parameters: Any) -> Guard:
         guarded_unet=lambda: pipeline.unet,
         encode=pipeline.encode_text,
         encode_standard=pipeline.encode_text,
-        energy=lambda sha256: resolve_model("testbed/energy"),
+        model=lambda sha256: resolve_model("testbed/energy"),
     )
     return build(guards.resolve(GuardSpec(name=name, parameters=parameters), RING), parts)
 

@@ -17,8 +17,8 @@ from audit.diffusion.guard import Conditioning, Guard
 from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel, initial_noise, sample
-from audit.guards.building import Parts, build, decoder
-from audit.guards.egloce import Egloce
+from audit.guards.building import Parts, build
+from audit.guards.egloce import Egloce, decoder
 from audit.guards.energy import Energy
 from audit.spec.sections import Concept
 from audit.spec.sections import Guard as GuardSpec
@@ -147,7 +147,7 @@ class Work:
             guarded_unet=lambda: self.pipeline.unet,
             encode=self.pipeline.encode_text,
             encode_standard=self.pipeline.encode_text,
-            energy=_none,
+            model=_none,
         )
         return build({"name": name, "parameters": self._resolved(name, **parameters)}, parts)
 

@@ -25,6 +25,7 @@ from audit.instruments.quality import Task, formulas
 from audit.instruments.set_distances import cmmd
 from audit.locations import database_path
 from audit.plan.document import Plan, read_plan
+from audit.plan.preflight.methods import check_methods
 from audit.records import Baseline
 from audit.report import json_report, markdown, sections
 from audit.spec.document import load_spec
@@ -334,7 +335,7 @@ def test_keys_change_with_the_instrument_and_with_nothing_else(tmp_path: Path, t
 )
 def test_mistakes_in_the_spec_are_refused(tmp_path: Path, tiny_folder: Path, entry: Any, message: str) -> None:
     with pytest.raises(SpecError, match=message):
-        load_spec(tiny_spec(tmp_path, tiny_folder, quality=[entry]))
+        check_methods(load_spec(tiny_spec(tmp_path, tiny_folder, quality=[entry])))
 
 
 def test_two_instruments_of_one_name_are_refused(tmp_path: Path, tiny_folder: Path) -> None:

@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from audit.diffusion.pipeline import Pipeline
-from audit.erasers import METHODS, resolve_parameters
+from audit.erasers import ERASERS, resolve_parameters
 from audit.erasers.base import Made
 from audit.erasers.phrases import prompts, word_positions
 from audit.erasers.produce import measured, produce, spelled_out
@@ -54,7 +54,7 @@ def test_bad_parameters_are_named(method: str, parameters: dict[str, object], me
         resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None), "x")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ERASERS.names())
 def test_presets(method: str) -> None:
     named = {"uce": "official", "receler": "paper"}.get(method, "float32-weights")
     default = resolve_parameters(Eraser(method=method), "x")

@@ -15,9 +15,10 @@ import torch
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers import esd, receler, resolve_parameters
+from audit.erasers.costs import BACKWARD
 from audit.errors import EnvironmentProblem, EraserError
 from audit.files import partial, write_atomically
-from audit.plan.erasure_costs import BACKWARD, stored_bytes, training_calls
+from audit.plan.erasure_costs import stored_bytes, training_calls
 from audit.progress import Session, Silent
 from audit.spec.sections import Eraser
 from tests.erasers.conftest import CONCEPT, quick, same

@@ -27,7 +27,7 @@ def parts_of(pipeline: Pipeline) -> Parts:
         guarded_unet=lambda: pipeline.unet,
         encode=pipeline.encode_text,
         encode_standard=pipeline.encode_text,
-        energy=lambda sha256: resolve_model("testbed/energy"),
+        model=lambda sha256: resolve_model("testbed/energy"),
     )
 
 

@@ -19,8 +19,8 @@ from audit.diffusion.sampling import initial_noise, sample
 from audit.guards import egloce
 from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
+from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.energy import Energy, Flip, blur, flip_test, jpeg
-from audit.guards.parameters import EgloceParameters
 from audit.spec.sections import Guard as GuardSpec
 from tests.checkpoints.files import spm
 from tests.guards.making import RING, conditioning, make, parts_of, run

@@ -55,7 +55,7 @@ def test_every_row_has_a_name_of_its_own_and_guards_that_resolve(bench: Bench) -
     for row in rows:
         for one in row.guards:
             guards.resolve(one, bench.described)
-    assert {name for row in rows for name in (g.name for g in row.guards)} == set(guards.NAMES)
+    assert {name for row in rows for name in (g.name for g in row.guards)} == set(guards.GUARDS.names())
     assert rows[0] == Defence("none", None, ())
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from audit.errors import DetectorError
-from audit.instruments.detectors.base import Detector, check_threshold
+from audit.errors import DetectorError, SpecError
+from audit.instruments.detectors.base import Detector, check_threshold, require_named
+from audit.instruments.detectors.method import DETECTORS
+from audit.methods.parameters import parse_parameters
+from audit.methods.registry import one_of
 from audit.records import Instrument
 from audit.spec.document import Spec
 from audit.spec.sections import Concept, DetectorSpec
@@ -18,23 +21,22 @@ def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str 
     """The detector of a spec entry, ready to name its instrument; the network is loaded at the first measurement.
 
     `concepts` are the subjects that the detectors have to tell apart (`Spec.sought()`). `device` is a torch device.
-    Raises `DetectorError` or `CheckpointError` for anything in the entry that cannot work.
+    Raises `SpecError` for an unknown kind, `DetectorError` or `CheckpointError` for anything in the entry that cannot work.
     """
-    if detector_spec.kind == "clip-zero-shot":
-        from audit.instruments.detectors.clip_zero_shot import ClipZeroShot
-
-        return ClipZeroShot(detector_spec, concepts, str(device))
-    if detector_spec.kind == "classifier":
-        from audit.instruments.detectors.classifier import Classifier
-
-        return Classifier(detector_spec, str(device))
-    if detector_spec.kind == "grounding-dino":
-        from audit.instruments.detectors.grounding_dino import GroundingDino
-
-        return GroundingDino(detector_spec, concepts, str(device))
-    from audit.instruments.detectors.nudenet import NudeNet
-
-    return NudeNet(detector_spec)
+    kind, where = detector_spec.kind, f"detectors.{detector_spec.name}"
+    try:
+        method = DETECTORS.find(kind, where)
+    except KeyError:
+        raise SpecError(
+            f"kind: Input should be {one_of(DETECTORS.names())}", where=where, next_step="mend this field"
+        ) from None
+    entry = DETECTORS.foreign(kind)
+    if entry is not None:
+        parse_parameters(method.parameters, detector_spec.parameters, f"detector {kind}", where)
+    built: Detector = method.function()(detector_spec, concepts, str(device))  # type: ignore[assignment]
+    if entry is not None:
+        require_named(getattr(built, "instrument", None), Instrument, entry, f"detector {kind}", where)
+    return built
 
 
 def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, list[dict[str, Any]]]:

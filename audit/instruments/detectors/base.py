@@ -16,6 +16,8 @@ import numpy.typing as npt
 from audit.errors import DetectorError
 from audit.identity import canonical, int_key
 from audit.instruments.detectors.answers import measurement, one_line
+from audit.instruments.detectors.method import DETECTORS
+from audit.methods.registry import Entry
 from audit.names import composed
 from audit.records import Instrument, LabelScore, Measurement
 from audit.spec.sections import DetectorSpec
@@ -192,8 +194,12 @@ def check_parameters(spec: DetectorSpec, known: Sequence[str], unused: Sequence[
 def make_instrument(spec: DetectorSpec, *, parameters: Mapping[str, Any], **fields: Any) -> Instrument:
     """The instrument of a spec entry. Its id covers every field but the entry's name and threshold.
 
-    Thresholds are applied to stored scores in SQL, so a new one must not ask for new measurements.
+    Thresholds are applied to stored scores in SQL, so a new one must not ask for new measurements. `package` names the
+    distribution of a plug-in, too.
     """
+    entry = DETECTORS.foreign(spec.kind)
+    if entry is not None:
+        fields["package"] = ", ".join(filter(None, (entry.package, fields.get("package"))))
     draft = Instrument(
         instrument_id=0,
         detector=spec.name,
@@ -208,6 +214,20 @@ def make_instrument(spec: DetectorSpec, *, parameters: Mapping[str, Any], **fiel
         if name not in ("instrument_id", "detector", "threshold")
     }
     return dataclasses.replace(draft, instrument_id=int_key(described))
+
+
+def require_named(instrument: object, record: type[object], entry: Entry, who: str, where: str) -> None:
+    """Return when a plug-in's instrument is a `record` that names its distribution; raises `DetectorError` otherwise.
+
+    Without it, another version's readings would pass for this one's.
+    """
+    package = getattr(instrument, "package", None)
+    if not isinstance(instrument, record) or entry.package not in str(package).split(", "):
+        raise DetectorError(
+            f"{who} of {entry.package} cannot be used: its instrument does not name the package that brings it",
+            where=where,
+            next_step="let make_instrument make it, or uninstall the plug-in",
+        )
 
 
 def package_versions(*names: str) -> str:

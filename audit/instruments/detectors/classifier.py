@@ -6,7 +6,9 @@ Loaded with `AutoModelForImageClassification`; the labels are the network's own 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel
 
 from audit.errors import DetectorError
 from audit.instruments.detectors import folders
@@ -19,14 +21,21 @@ from audit.instruments.detectors.base import (
     once_per_process,
     package_versions,
 )
+from audit.instruments.detectors.method import DetectorMethod
 from audit.records import LabelScore
-from audit.spec.sections import DetectorSpec
+from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
 NAME = "classifier"
 VERSION = "1"
 _ACTIVATIONS = ("sigmoid", "softmax")
+
+
+class Parameters(BaseModel):
+    """What `parameters` of a spec entry may hold."""
+
+    activation: Literal["sigmoid", "softmax"] | None = None  # None: what the folder's `problem_type` says
 
 
 class Classifier(BaseDetector):
@@ -36,7 +45,7 @@ class Classifier(BaseDetector):
     """
 
     def __init__(self, spec: DetectorSpec, device: str = "cpu") -> None:
-        check_parameters(spec, ("activation",), unused=("templates", "background"))
+        check_parameters(spec, tuple(Parameters.model_fields), unused=("templates", "background"))
         self._ref = folders.resolve(spec)
         self._device = device
         settings = read_json(self._ref.path / "config.json")
@@ -98,3 +107,11 @@ def _labels(ref: ModelRef, settings: dict[str, Any]) -> tuple[str, ...]:
             next_step="add id2label to config.json in the order of the network's outputs",
         )
     return labels
+
+
+def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> Classifier:
+    """Return the classifier of a spec entry, whose labels are its own."""
+    return Classifier(entry, device)
+
+
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build)

@@ -17,7 +17,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel
 
 from audit.diffusion.text import load_tokenizer
 from audit.errors import DetectorError
@@ -32,6 +34,7 @@ from audit.instruments.detectors.base import (
     once_per_process,
     package_versions,
 )
+from audit.instruments.detectors.method import DetectorMethod
 from audit.names import folded
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec, words_of
@@ -55,6 +58,14 @@ class PromptSet:
     background: tuple[str, ...]
 
 
+class Parameters(BaseModel):
+    """What `parameters` of a spec entry may hold."""
+
+    scoring: Literal["softmax", "pairwise"] = "softmax"
+    extra_classes: tuple[str, ...] = ()  # phrases that become further labels
+    synonyms: bool = False  # a concept's synonyms are prompted as well
+
+
 class ClipZeroShot(BaseDetector):
     """Scores are probabilities in 0..1 under the stated prompt set, one per label and one for the background.
 
@@ -63,7 +74,7 @@ class ClipZeroShot(BaseDetector):
     """
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
-        check_parameters(spec, ("scoring", "extra_classes", "synonyms"))
+        check_parameters(spec, tuple(Parameters.model_fields))
         self._ref = folders.resolve(spec)
         self._device = device
         self._set = _prompt_set(spec, concepts)
@@ -274,3 +285,6 @@ def _check_tokens(ref: ModelRef, network: Any, tokenizer: Any, texts: Sequence[s
 
 def _normalised(vectors: torch.Tensor) -> torch.Tensor:
     return vectors / vectors.norm(dim=-1, keepdim=True)
+
+
+METHOD = DetectorMethod(NAME, VERSION, Parameters, ClipZeroShot, "arXiv:2103.00020")

@@ -17,6 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from audit.errors import DetectorError
 from audit.files import reason
 from audit.instruments.detectors import folders
@@ -29,6 +31,7 @@ from audit.instruments.detectors.base import (
     once_per_process,
     package_versions,
 )
+from audit.instruments.detectors.method import DetectorMethod
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec, words_of
 from audit.weights.references import ModelRef, resolve_model
@@ -45,6 +48,15 @@ FORWARD = 4  # pictures per forward pass: at 800 x 1333 pixels each takes gigaby
 _SPECIAL = (101, 102, 1012, 1029)
 
 
+class Parameters(BaseModel):
+    """What `parameters` of a spec entry may hold."""
+
+    extra_classes: tuple[str, ...] = ()
+    score_floor: float = SCORE_FLOOR
+    require_phrase: bool = False
+    text_threshold: float = TEXT_THRESHOLD
+
+
 class GroundingDino(BaseDetector):
     """Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
 
@@ -55,7 +67,7 @@ class GroundingDino(BaseDetector):
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
         check_parameters(
             spec,
-            ("extra_classes", "score_floor", "require_phrase", "text_threshold"),
+            tuple(Parameters.model_fields),
             unused=("templates", "background"),
         )
         self._ref = _resolve(spec)
@@ -254,3 +266,6 @@ def _unreadable(ref: ModelRef, why: str) -> DetectorError:
         where=str(ref.path),
         next_step="download or copy the whole model folder, with its vocabulary",
     )
+
+
+METHOD = DetectorMethod(NAME, VERSION, Parameters, GroundingDino, "arXiv:2303.05499")

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import BaseModel
 
 from audit.errors import DetectorError, MissingInstrument
 from audit.instruments.detectors.base import (
@@ -33,8 +34,9 @@ from audit.instruments.detectors.base import (
     package_versions,
 )
 from audit.instruments.detectors.known_face import draw_face
+from audit.instruments.detectors.method import DetectorMethod
 from audit.records import LabelScore
-from audit.spec.sections import DetectorSpec
+from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import cached_sha256
 
 NAME = "nudenet"
@@ -176,3 +178,15 @@ def _opencv_version() -> str:
         except importlib.metadata.PackageNotFoundError:
             continue
     raise MissingInstrument("NudeNet needs OpenCV", next_step="pip install opencv-python-headless")
+
+
+class Parameters(BaseModel):
+    """What `parameters` of a spec entry may hold: nothing."""
+
+
+def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> NudeNet:
+    """Return the detector of a spec entry; its labels are its own, and it runs on the CPU."""
+    return NudeNet(entry)
+
+
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from audit.identity import canonical, int_key
 from audit.instruments.detectors.base import Pixels
+from audit.instruments.quality.method import QUALITY
 from audit.records import QualityInstrument
 from audit.spec.quality import QualitySpec
 
@@ -45,7 +46,13 @@ class Meter(Protocol):
 
 
 def make_instrument(entry: QualitySpec, *, parameters: Mapping[str, Any], **fields: Any) -> QualityInstrument:
-    """The instrument of a spec entry. Its id covers every field but the entry's name."""
+    """The instrument of a spec entry. Its id covers every field but the entry's name.
+
+    `package` names the distribution of a plug-in, too.
+    """
+    plugin = QUALITY.foreign(entry.kind)
+    if plugin is not None:
+        fields["package"] = ", ".join(filter(None, (plugin.package, fields.get("package"))))
     draft = QualityInstrument(
         instrument_id=0, instrument=entry.name, kind=entry.kind, parameters=canonical(parameters), **fields
     )

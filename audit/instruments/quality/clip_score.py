@@ -12,7 +12,8 @@ from audit.instruments.detectors import folders
 from audit.instruments.detectors.base import package_versions
 from audit.instruments.detectors.clip_zero_shot import load_clip, picture_embeddings, text_embeddings, unreadable
 from audit.instruments.quality.base import Reading, Task, make_instrument
-from audit.instruments.quality.networks import resolve
+from audit.instruments.quality.method import QualityMethod
+from audit.instruments.quality.networks import NetworkParameters, resolve
 from audit.records import QualityInstrument
 from audit.spec.quality import QualitySpec
 
@@ -53,3 +54,6 @@ class ClipScore:
             for index, cosine in zip(readable, cosines, strict=True):
                 readings[index] = Reading(value=100 * max(cosine, 0.0) if cosine == cosine else cosine)
         return readings
+
+
+METHOD = QualityMethod("clip-score", VERSION, NetworkParameters, ClipScore, "arXiv:2104.08718")

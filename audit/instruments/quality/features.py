@@ -16,7 +16,8 @@ from audit.instruments.detectors import folders
 from audit.instruments.detectors.base import once_per_process, package_versions
 from audit.instruments.detectors.clip_zero_shot import picture_embeddings
 from audit.instruments.quality.base import Reading, Task, make_instrument
-from audit.instruments.quality.networks import resolve
+from audit.instruments.quality.method import QualityMethod
+from audit.instruments.quality.networks import NetworkParameters, resolve
 from audit.records import QualityInstrument
 from audit.spec.quality import QualitySpec
 from audit.weights.files import read_json
@@ -68,3 +69,6 @@ def _classifier(ref: ModelRef, device: str) -> tuple[Any, Any]:
     from transformers import AutoModelForImageClassification
 
     return folders.load_network(AutoModelForImageClassification, ref, device), folders.load_image_processor(ref)
+
+
+METHOD = QualityMethod("features", VERSION, NetworkParameters, Features)

@@ -19,7 +19,8 @@ from audit.errors import MissingInstrument
 from audit.identity import key
 from audit.instruments.detectors.base import once_per_process, package_versions
 from audit.instruments.quality.base import Reading, Task, make_instrument
-from audit.instruments.quality.similarity import other_of
+from audit.instruments.quality.method import QualityMethod
+from audit.instruments.quality.similarity import NoParameters, other_of
 from audit.records import QualityInstrument
 from audit.spec.quality import QualitySpec
 from audit.weights.files import cached_sha256
@@ -92,3 +93,6 @@ def _network(device: str) -> Any:
     import lpips
 
     return lpips.LPIPS(net="alex", version="0.1", verbose=False).eval().requires_grad_(False).to(device)
+
+
+METHOD = QualityMethod("lpips", VERSION, NoParameters, Lpips, "arXiv:1801.03924")

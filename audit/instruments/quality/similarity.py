@@ -7,9 +7,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from audit.instruments.detectors.base import Pixels, package_versions
 from audit.instruments.quality import formulas
 from audit.instruments.quality.base import Reading, Task, make_instrument
+from audit.instruments.quality.method import QualityMethod
 from audit.records import QualityInstrument
 from audit.spec.quality import BORDERS, QualitySpec
 
@@ -21,10 +24,20 @@ _FORMULAS: Mapping[str, tuple[Callable[..., float], Mapping[str, Any]]] = {
 }
 
 
+class Borders(BaseModel):
+    """What a spec may set beside the kind."""
+
+    border: str | None = None  # None is the first one of the kind
+
+
+class NoParameters(BaseModel):
+    """A spec can set nothing."""
+
+
 class Formula:
     """One formula over two pictures of equal size."""
 
-    def __init__(self, entry: QualitySpec) -> None:
+    def __init__(self, entry: QualitySpec, device: str = "cpu") -> None:
         formula, constants = _FORMULAS[entry.kind]
         border = {"border": entry.border or BORDERS[entry.kind][0]} if entry.kind in BORDERS else {}
         self._formula: Callable[[Pixels, Pixels], float] = functools.partial(formula, **border)
@@ -61,3 +74,8 @@ def other_of(task: Task) -> Pixels:
     if task.other is None:
         raise ValueError("the task names no picture to compare with")
     return task.other
+
+
+PSNR = QualityMethod("psnr", VERSION, NoParameters, Formula)
+SSIM = QualityMethod("ssim", VERSION, Borders, Formula, "Wang et al. 2004")
+GMSD = QualityMethod("gmsd", VERSION, Borders, Formula, "Xue et al. 2014, arXiv 1308.3052")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit import guards
 from audit.errors import SpecError
-from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
+from audit.guards.egloce_parameters import EgloceParameters
+from audit.guards.irece_parameters import IreceParameters
+from audit.guards.parameters import Parameters
+from audit.guards.sld_parameters import SldParameters
 from audit.plan.preflight.irece import check_attention, check_composed
 from audit.plan.resolved import Missing, Resolved
 from audit.spec.scenarios import Sampler
@@ -37,7 +40,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
             where = f"defences.{defence.name}"
             for concept in resolved.spec.concepts:
                 described = guards.resolve(guard, concept, energies)["parameters"]
-                _check_tokens(backbone, tokenizer, _texts_for_backbone(parameters, described, concept), where)
+                _check_tokens(backbone, tokenizer, parameters.texts(described), where)
                 if isinstance(parameters, IreceParameters):
                     check_composed(described, backbone, tokenizer, where)
             for scenario in resolved.spec.scenarios:
@@ -69,7 +72,7 @@ def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[st
         for guard in defence.guards:
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
-                energy = resolved.energies[guards.energy_name(parameters)]
+                energy = resolved.energies[parameters.energy_name]
                 problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
                 found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
     return found
@@ -96,15 +99,6 @@ def _check_repeats(defence: Defence) -> None:
             where=f"defences.{defence.name}",
             next_step="list irece before egloce",
         )
-
-
-def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], concept: Concept) -> list[str]:
-    """Phrases whose tokens the guard works on in the backbone's text encoder."""
-    if isinstance(parameters, IreceParameters):
-        return [*resolved["phrases"], *resolved["neighbours"]]
-    if isinstance(parameters, SafreeParameters):
-        return [*resolved["concepts"], *([parameters.mask] if parameters.mask else [])]
-    return [] if isinstance(parameters, EgloceParameters) else [resolved["text"]]
 
 
 def _check_tokens(model: ModelRef, tokenizer: CLIPTokenizer, texts: Iterable[str], where: str) -> None:
@@ -176,7 +170,7 @@ def _check_energy(parameters: EgloceParameters, resolved: Resolved, backbone: Mo
             where=where,
             next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
         )
-    name = guards.energy_name(parameters)
+    name = parameters.energy_name
     ref = resolved.energies[name]
     if isinstance(ref, Missing):
         return

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from audit import guards
 from audit.errors import SpecError
 from audit.guards.composed import compose, positions
-from audit.guards.parameters import IreceParameters
+from audit.guards.irece_parameters import IreceParameters
 from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
