@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
-from audit.records import Unit
+from audit.plan.identities import Unit
 from tasks.context import Run
 from tasks.retrying import TASK
 from tasks.share import Share

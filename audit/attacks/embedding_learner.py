@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import safetensors
@@ -21,6 +21,7 @@ from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
 from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import NoiseModel
 from audit.files import write_atomically
 from audit.progress import Session
 
@@ -28,7 +29,6 @@ log = logging.getLogger(__name__)
 
 NAME = "textual-inversion"
 _KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a checkpoint
-Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Learner:
     def __init__(
         self,
         prompts: Prompts,
-        predict: Predict,
+        predict: NoiseModel,
         latents: torch.Tensor,
         p: TextualInversionParameters,
         seed: int,

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit.erasers import ESD_METHODS
+from audit.spec.sections import Concept
 
 BACKWARD = 2  # forwards that one backward pass counts as: gradients of activations and of weights
 _BYTES = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
-def training_calls(
-    method: str, parameters: Mapping[str, Any], concept: Mapping[str, Any]
-) -> tuple[float, float, float]:
+def training_calls(method: str, parameters: Mapping[str, Any], concept: Concept) -> tuple[float, float, float]:
     """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two.
 
     Without a pool, every iteration denoises its latents down to a step drawn at random (two evaluations a step, under
@@ -62,8 +61,8 @@ def _pass(method: str, parameters: Mapping[str, Any]) -> int:
     return attacks * (1 + BACKWARD) + BACKWARD
 
 
-def _texts(parameters: Mapping[str, Any], concept: Mapping[str, Any]) -> set[str]:
-    phrases = [concept["phrase"], *(concept["synonyms"] if parameters["synonyms"] else ())]
+def _texts(parameters: Mapping[str, Any], concept: Concept) -> set[str]:
+    phrases = [concept.phrase, *(concept.synonyms if parameters["synonyms"] else ())]
     return {template.replace("{phrase}", phrase) for phrase in phrases for template in parameters["templates"]}
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from audit.attacks.parameters import BEST
 from audit.checkpoints.personalisation import resolve_personalisation
 from audit.errors import SpecError
 from audit.plan.builder import Builder
+from audit.plan.identities import Personalisation
+from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import PHRASE
@@ -17,8 +17,8 @@ METHOD = "personalisation"
 
 def personalised_cases(
     builder: Builder, concept: Concept, scenario: EmbeddingScenario
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The personalisation as units of pictures know it (`sha256`, `kind`, and the erase unit of its `base`), and the cases.
+) -> tuple[Personalisation, list[Attempt]]:
+    """Return the personalisation as units of pictures know it, and the cases.
 
     The base is the backbone, but for a whole UNet in the white-box scenario, which started from the erased model. All
     defences get the same change, the bare backbone too. Raises `CheckpointError` for files that are not there, and
@@ -28,16 +28,16 @@ def personalised_cases(
     base = _base(builder, concept, scenario) if ref.kind == "dreambooth" else None
     parameters = {"sha256": ref.files.sha256, "kind": ref.kind}
     units = builder.attack(METHOD, parameters, concept, [BEST], model=base, together=True)
-    cases = [
-        {
-            "seed": builder.spec.seed + number,
-            "prompt": scenario.templates[number % len(scenario.templates)].replace(PHRASE, concept.phrase),
-            "attack_key": units[BEST],
-            "attack_item": BEST,
-        }
+    attempts = [
+        Attempt(
+            seed=builder.spec.seed + number,
+            prompt=scenario.templates[number % len(scenario.templates)].replace(PHRASE, concept.phrase),
+            attack_key=units[BEST],
+            attack_item=BEST,
+        )
         for number in range(scenario.cases)
     ]
-    return {**parameters, "base": base}, cases
+    return Personalisation(ref.files.sha256, ref.kind, base), attempts
 
 
 def _base(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> str | None:

@@ -24,7 +24,7 @@ from audit.index.queries import read_result
 from audit.index.store import latest
 from audit.plan.document import KINDS, Plan, read_plan
 from audit.plan.forecast import calls_of
-from audit.records import Unit
+from audit.plan.identities import Unit
 from audit.report.attacking import attacks
 from audit.run import draft_plan
 from audit.spec.document import load_spec
@@ -59,7 +59,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tup
 def test_one_unit_serves_the_backbone_and_every_defence(finished: tuple[Plan, Journal, Path]) -> None:
     plan, journal, _ = finished
     (unit,) = plan.units_of("attack")
-    assert unit.rows == 1 and unit.depends == () and unit.identity["model"] is None
+    assert unit.rows == 1 and unit.depends == () and unit.identity.model is None
     cases = [row for row in plan.cases.to_pylist() if row["attack_key"]]
     assert {row["attack_key"] for row in cases} == {unit.key} and len(cases) == 2 * 3
     generated = {row["unit_key"] for row in cases}
@@ -103,7 +103,7 @@ def test_the_index_and_the_report_say_what_was_searched_for(finished: tuple[Plan
 def written(journal: Journal, plan: Plan, **row: Any) -> Unit:
     """The plan's attack unit, journalled with a row as given."""
     (unit,) = plan.units_of("attack")
-    full = {**dict.fromkeys(SCHEMAS["attack"].names), "item": unit.identity["items"][0], "status": "ok", **row}
+    full = {**dict.fromkeys(SCHEMAS["attack"].names), "item": unit.identity.items[0], "status": "ok", **row}
     import pyarrow as pa
 
     journal.write("attack", unit.key, pa.Table.from_pylist([full], SCHEMAS["attack"]), {"identity": {}})

@@ -142,9 +142,9 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
     assert gaps.is_absent(draft.plan.backbone["sha256"]) and not draft.backbone_is_here
     assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.instruments)
     units = list(draft.plan.units_of("generate"))
-    assert units and all(gaps.is_absent(unit.identity["backbone"]) for unit in units)
+    assert units and all(gaps.is_absent(unit.identity.backbone) for unit in units)
     erase = [unit.identity for unit in draft.plan.units_of("erase")]
-    assert [gaps.is_absent(identity["checkpoint"]) for identity in erase] == [True]
+    assert [gaps.is_absent(identity.checkpoint) for identity in erase] == [True]
     used = draft.plan.cases.filter(draft.plan.cases["item"].is_valid())["item"].to_pylist()
     assert sum(not item.startswith(gaps.ABSENT) for item in set(used)) == 3
 
@@ -169,7 +169,7 @@ def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> No
     missing = {gap.where.split(" ")[0] for gap in draft.gaps}
     assert missing >= {*networks, "/nowhere/cat", "/nowhere/dog"}
     assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality)
-    learned = {len(unit.identity["images"]) for unit in draft.plan.units_of("attack")}
+    learned = {len(unit.identity.images) for unit in draft.plan.units_of("attack")}
     assert 200 in learned and list(draft.plan.units_of("quality"))
 
 

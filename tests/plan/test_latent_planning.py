@@ -11,6 +11,7 @@ from audit import identity
 from audit.errors import SpecError
 from audit.plan.builder import CorpusItem
 from audit.plan.document import Plan, PlannedCell
+from audit.plan.identities import Json, as_json
 from audit.plan.planner import build_plan, inversion_prompts
 from audit.records import Control, Instrument, Role
 from audit.spec.document import Spec, parse_spec
@@ -63,9 +64,9 @@ def column(plan: Plan, cell: PlannedCell, name: str) -> list[Any]:
     return [row[name] for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell.cell_id]
 
 
-def identities(plan: Plan, cell: PlannedCell, kind: str) -> list[dict[str, Any]]:
+def identities(plan: Plan, cell: PlannedCell, kind: str) -> list[Json]:
     keys = set(column(plan, cell, "invert_key" if kind == "invert" else "unit_key"))
-    return [dict(unit.identity) for unit in plan.units_of(kind) if unit.key in keys]
+    return [as_json(unit.identity) for unit in plan.units_of(kind) if unit.key in keys]
 
 
 def test_latent_perturbations_share_the_inversions_of_the_default_row() -> None:
