@@ -22,6 +22,7 @@ from audit.plan.identities import (
     PictureSampler,
     Source,
     as_json,
+    picture_ids,
 )
 from audit.plan.preflight.unusable import Unusable, reason
 from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
@@ -158,9 +159,8 @@ class Builder:
         images: dict[int, int] = {}  # by case
         for sampler in dict.fromkeys(samplers):
             own = dataclasses.replace(common, sampler=sampler)
-            shared = {name: value for name, value in as_json(own).items() if name not in ("kind", "images")}
             same = [number for number, other in enumerate(samplers) if other == sampler]
-            images |= {n: _image_id(shared, attempts[n], inverts[n]) for n in same}
+            images |= zip(same, picture_ids(own, [(attempts[n], inverts[n]) for n in same]), strict=True)
             self._generate_units(own, [images[n] for n in same], depends, index)
         for number, (attempt, invert, sampler) in enumerate(zip(attempts, inverts, samplers, strict=True)):
             self.cases.append(
@@ -291,13 +291,6 @@ def _sampler_of(common: GenerateIdentity, attempt: Attempt) -> PictureSampler | 
     if attempt.size is not None:
         own |= dict(zip(("width", "height"), attempt.size, strict=True))
     return common.sampler.model_copy(update=own) if own else common.sampler
-
-
-def _image_id(shared: Mapping[str, JsonValue], attempt: Attempt, invert: str | None) -> int:
-    names = ["seed", "prompt", "item", "attack_key", "attack_item"]
-    if attempt.problem:  # there is no picture: what cannot be made is told apart by its row
-        names += ["prompt_key", "problem"]
-    return identity.int_key({**shared, **{name: getattr(attempt, name) for name in names}, "invert": invert})
 
 
 def _some(key: str | None) -> tuple[str, ...]:

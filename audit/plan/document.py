@@ -38,7 +38,7 @@ class PlannedCell:
     gate_residual_max: float | None
     gate_psnr_min_db: float | None
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """The cell as one flat JSON object."""
         return {
             **dataclasses.asdict(self.cell),
@@ -61,9 +61,9 @@ class Plan:
     cases: pa.Table
     units: pa.Table
     instruments: tuple[Instrument, ...]
-    rules: tuple[Mapping[str, Any], ...]
+    rules: tuple[Mapping[str, object], ...]
     corpus: Mapping[str, Any]
-    prompt_sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
+    prompt_sets: Mapping[str, object] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
     quality: tuple[QualityInstrument, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
 
@@ -100,7 +100,7 @@ class Plan:
         rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
         return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """The plan's JSON part (everything but cases and units)."""
         return {
             "run_id": self.run_id,
@@ -173,7 +173,7 @@ class Outline:
     created_at: str  # ISO 8601, UTC
     cells: tuple[PlannedCell, ...]
     instruments: tuple[Instrument, ...]
-    policy: Mapping[str, Any]  # as it was stored, not validated
+    policy: object  # as it was stored, not validated
     corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
 
     @property

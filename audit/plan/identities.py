@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
@@ -22,7 +22,8 @@ from pydantic import (
 )
 
 from audit.files import ForeignError
-from audit.records import Instrument, QualityInstrument, ResolvedGuard
+from audit.identity import int_key
+from audit.records import Attempt, Instrument, QualityInstrument, ResolvedGuard
 from audit.spec.scenarios import Perturbation, Sampler
 from audit.spec.sections import Concept
 
@@ -228,6 +229,22 @@ def from_json(kind: str, stored: object) -> Identity:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "its fields"
         raise ForeignError(f"the identity of a unit of kind {kind!r}: {place}: {first['msg']}") from None
+
+
+def picture_ids(common: GenerateIdentity, cases: Iterable[tuple[Attempt, str | None]]) -> list[int]:
+    """Return the identity of each case's picture: all that it is made from, its invert unit included.
+
+    Cells that make the same picture share it.
+    """
+    shared = {name: value for name, value in as_json(common).items() if name not in ("kind", "images")}
+    return [int_key({**shared, **_inputs(attempt), "invert": invert}) for attempt, invert in cases]
+
+
+def _inputs(attempt: Attempt) -> Json:
+    names = ["seed", "prompt", "item", "attack_key", "attack_item"]
+    if attempt.problem:  # there is no picture: what cannot be made is told apart by its row
+        names += ["prompt_key", "problem"]
+    return {name: getattr(attempt, name) for name in names}
 
 
 @functools.cache
