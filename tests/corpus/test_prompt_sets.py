@@ -198,7 +198,7 @@ def test_a_rows_own_size_is_sampled_where_the_models_can(tmp_path: Path, backbon
     plan = plan_with(backbone, {"file": str(path)}, 5)
     rows = target_rows(plan)
     units = {unit.key: unit.identity.sampler for unit in plan.units_of("generate")}
-    own = [(units[r["unit_key"]].get("width"), units[r["unit_key"]].get("height")) for r in rows[:3]]
+    own = [(units[r["unit_key"]].width, units[r["unit_key"]].height) for r in rows[:3]]
     assert own == [(None, None), (32, 32), (32, 16)]
     assert [r["problem"] for r in rows[:3]] == [None] * 3
     assert "multiples of 4" in rows[3]["problem"] and "more than twice" in rows[4]["problem"]
