@@ -35,7 +35,7 @@ class Exported:
 
 @dataclasses.dataclass(frozen=True)
 class Which:
-    """Which of a run's embeddings is meant; None leaves a field open."""
+    """Choice of one of a run's embeddings; None leaves a field open."""
 
     concept: str | None = None
     scenario: str | None = None

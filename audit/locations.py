@@ -1,4 +1,4 @@
-"""Where a run keeps what is not in the journal: the DuckDB index, the reports, and what can be made again."""
+"""Find the places of a run outside the journal: index, reports and cache; keep credentials out of addresses."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cache_folder() -> Path:
 
 
 def trainings_folder() -> Path:
-    """Where trainings inside runs keep their checkpoints, one folder each, until their unit is journalled."""
+    """Return the folder of checkpoints of trainings inside runs, one folder each, until their unit is journalled."""
     return cache_folder() / "trainings"
 
 
@@ -78,7 +78,7 @@ def unopenable(path: Path) -> str | None:
 
 
 def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
-    """Where a run's reports go: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
+    """Return the folder of a run's reports: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
     if given:
         return Path(os.path.expanduser(given))
     return (local_folder(root) or Path.cwd()) / "reports" / run_id
@@ -155,7 +155,7 @@ def scheme_problem(url: str, also: Container[str] = ()) -> str | None:
 
 
 def has_credentials(url: str) -> bool:
-    """Whether `url` carries a user, a password or a signature. A path on disk never does."""
+    """Return whether `url` carries a user, a password or a signature. A path on disk never does."""
     authority = url.partition("://")[2].partition("/")[0]
     keys = scheme(url) == "s3" and ":" in authority and not authority.startswith("arn:")
     return scheme(url) != "file" and (keys or redact(url) != url)

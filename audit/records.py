@@ -14,7 +14,7 @@ from pydantic import JsonValue
 
 
 class Outcome(StrEnum):
-    """What one case says about its subject; never two at once."""
+    """The outcome of one case; never two at once."""
 
     HIT = "hit"
     CLEAR = "clear"
@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 
 class Role(StrEnum):
-    """Why a cell is in the plan."""
+    """The reason for which a cell is in the plan."""
 
     TARGET = "target"  # the erased concept is sought
     NEIGHBOUR = "neighbour"  # a concept that must survive is sought
@@ -64,7 +64,7 @@ class Scenario(StrEnum):
 
 
 class Status(StrEnum):
-    """How one row of a journal file came out. Everything but `OK` is counted as unassessed, never as clear."""
+    """The outcome of one row of a journal file. Everything but `OK` is counted as unassessed, never as clear."""
 
     OK = "ok"
     ERROR = "error"  # an exception; the unit is tried again on resume
@@ -177,7 +177,7 @@ class Instrument:
 
 @dataclasses.dataclass(frozen=True)
 class QualityInstrument:
-    """What measures pictures themselves, with everything that determines its numbers."""
+    """An instrument that measures pictures themselves, with everything that determines its numbers."""
 
     instrument_id: int
     instrument: str  # name in the spec
@@ -191,7 +191,7 @@ class QualityInstrument:
 
 
 class Baseline(StrEnum):
-    """What the pictures of a cell are measured against, case by case."""
+    """The pictures that those of a cell are measured against, case by case."""
 
     BACKBONE = "backbone"  # the same case without any defence
     UNGUARDED = "unguarded"  # the same case through the same eraser without its guards
@@ -219,7 +219,7 @@ class LabelScore:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a detector says about one image: scores, or None with the reason. None is never 'clear'."""
+    """A detector's answer about one image: scores, or None with the reason. None is never 'clear'."""
 
     scores: tuple[LabelScore, ...] | None
     error: str | None = None

@@ -17,7 +17,7 @@ import typer
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from audit.machine import environment
 from flows import streams
-from flows.commands import corpus, db, doctor, erase, export, inspect, plan, results, run, testbed, tune
+from flows.commands import corpus, db, doctor, erase, export, init, inspect, plan, results, run, schema, testbed, tune
 from flows.console import runnable, say
 
 app = typer.Typer(
@@ -35,6 +35,8 @@ results.register(app)
 erase.register(app)
 doctor.register(app)
 inspect.register(app)
+init.register(app)
+schema.register(app)
 export.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")

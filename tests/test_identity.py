@@ -15,13 +15,13 @@ import pytest
 from audit import identity
 from audit.errors import SpecError
 from audit.plan.benign import planned_with_benign
-from audit.plan.builder import CorpusItem
 from audit.plan.document import KINDS, Plan
 from audit.plan.identities import as_json
-from audit.plan.planner import build_plan
+from audit.plan.resolved import CorpusItem
 from audit.records import Instrument, QualityInstrument
 from audit.spec.document import parse_spec
 from audit.weights.references import ModelRef
+from tests.plan.resolved import resolved_of, stated_plan
 
 Leaf = tuple[str | int, ...]
 BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})
@@ -204,10 +204,9 @@ def plan_of(
         for name in ("ring", "ringb", "arrow", "arrowb")
     }
     spec, benign = planned_with_benign(parse_spec(document, "test"))
-    return build_plan(
-        spec, benign=benign, run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
-        items=pictures, instruments=[instrument], rules=[], corpus={}, quality=[quality],
-    )  # fmt: skip
+    return stated_plan(
+        resolved_of(spec, BACKBONE, items=pictures, instrument=instrument, quality=quality, benign=benign)
+    )
 
 
 def keys(plan: Plan) -> set[str]:

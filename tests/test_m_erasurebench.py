@@ -97,7 +97,7 @@ def audited(folder: Path, concepts: Sequence[str]) -> RunResult:
     spec = parse_spec(cut_down(folder, concepts), "test")
     root = str(folder / "root")
     journal = run.open_journal(root)
-    plan = run.resolve(spec, journal, "cut", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "cut"))
+    plan = run.plan(spec, journal, "cut", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "cut"))
     worker = run.worker(plan, journal, "cpu", 4)
     for kind in KINDS:
         for unit in plan.pending(kind, journal):

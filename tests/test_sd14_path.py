@@ -56,7 +56,7 @@ def audit(folder: Path, widths: Widths, cases: int) -> tuple[Plan, Journal, list
     spec = parse_spec(document(backbone, classifier, folder / "corpus", cases), "test")
     journal = run.open_journal(str(folder / "root"))
     manifest = run.collect(spec, journal, "sd14")
-    plan = run.resolve(spec, journal, "sd14", "2026-01-01T00:00:00+00:00", manifest)
+    plan = run.plan(spec, journal, "sd14", "2026-01-01T00:00:00+00:00", manifest)
     worker = run.worker(plan, journal, "cpu", 2)
     reports = [
         worker.run(unit) for kind in ("erase", "invert", "generate", "detect") for unit in plan.pending(kind, journal)

@@ -76,8 +76,11 @@ def _vectors(path: Path, token: str, tensor: object) -> torch.Tensor:
     return vectors
 
 
-def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
-    """The embedding of a file, when this backbone's text encoder can read it. Raises `SpecError` otherwise."""
+def check_embedding(path: Path, backbone: ModelRef, tokenizer: CLIPTokenizer | None = None) -> Embedding:
+    """Return the embedding of a file when this backbone's text encoder can read it. Raises `SpecError` otherwise.
+
+    `tokenizer` is the backbone's, loaded from its folder when it is not given.
+    """
     embedding = read_embedding(path)
     width = int(read_json(backbone.path / "text_encoder" / "config.json")["hidden_size"])
     if embedding.vectors.shape[1] != width:
@@ -86,7 +89,9 @@ def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
             f"holds vectors of width {embedding.vectors.shape[1]}, and the text encoder of {backbone.name} reads {width}",
             "name an embedding that was learned on this family of models",
         )
-    if _known(embedding.token, load_tokenizer(backbone.path / "tokenizer")):
+    if tokenizer is None:
+        tokenizer = load_tokenizer(backbone.path / "tokenizer")
+    if _known(embedding.token, tokenizer):
         raise _unusable(
             path,
             f"calls its token {embedding.token!r}, which is a word of this model's vocabulary: prompts would be ambiguous",

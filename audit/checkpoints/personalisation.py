@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Literal
 
 from audit.errors import CheckpointError
-from audit.weights import gaps
 from audit.weights.checkpoints import PEFT_FILES, CheckpointRef, is_safetensors, resolve_checkpoint
 from audit.weights.files import check_safetensors
 
@@ -29,24 +28,26 @@ NEXT = (
 
 @dataclasses.dataclass(frozen=True)
 class PersonalisationRef:
-    """One personalisation on disk; `files.sha256` depends on its content alone."""
+    """One personalisation on disk."""
 
     kind: Kind
     files: CheckpointRef
 
+    @property
+    def sha256(self) -> str:
+        """Return the digest of its content, which depends on nothing else."""
+        return self.files.sha256
+
 
 def resolve_personalisation(ref: str) -> PersonalisationRef:
-    """What `ref` names: a file, a folder, or `org/name@<40-hex commit>/path`, with digests.
+    """Return the personalisation that `ref` names: a file, a folder, or `org/name@<40-hex commit>/path`, with digests.
 
-    Raises `CheckpointError` when it is missing, unpinned, or a folder without one clear personalisation; inside
-    `gaps.collecting` what is missing is noted, and a stand-in taken for a LoRA is returned.
+    Raises `CheckpointError` when it is missing, unpinned, or a folder without one clear personalisation.
     """
     folder = Path(os.path.expanduser(ref.strip()))
     lora = next((folder / name for name in LORA_FILES if (folder / name).is_file()), None)
     # A pipeline folder with a LoRA in it is no clear case, and is refused as it is among checkpoints.
     files = resolve_checkpoint(str(lora) if lora and not (folder / "model_index.json").is_file() else ref)
-    if gaps.is_absent(files.sha256):
-        return PersonalisationRef("lora", files)
     if files.kind in ("pipeline", "unet"):
         return PersonalisationRef("dreambooth", files)
     if files.kind != "file":

@@ -1,1 +1,1 @@
-"""Images and prompts from outside: listing, decoding, the manifest, prompt files."""
+"""Pictures and prompts from outside: list, decode and hash them, and keep what cannot be used with its reason."""

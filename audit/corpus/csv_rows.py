@@ -68,7 +68,7 @@ class _Rows:
                 break
 
     def whole(self, line: str) -> bool:
-        """Whether `line` can be a row. One column of text tells nothing: there every line could be."""
+        """Return whether `line` can be a row. One column of text tells nothing: there every line could be."""
         try:
             fields, complete = _lenient(line)
         except csv.Error:
@@ -108,7 +108,7 @@ def _alone(line: str, number: int) -> Record:
 
 
 def _swallowed(lines: Sequence[str], rows: _Rows) -> bool:
-    """Whether a field that runs over line ends has taken in rows of their own.
+    """Return whether a field that runs over line ends has taken in rows of their own.
 
     The first line then is one too, but for its stray quote, and so is one below it. Where even the first line has another
     fault, most of those between the first and the last are: the last line of a true field may look like a row.

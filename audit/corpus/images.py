@@ -1,4 +1,4 @@
-"""Pictures as `uint8` arrays of height x width x 3 in RGB: decoding bytes from strangers, hashing, PNG, model input.
+"""Decode, hash, encode and scale pictures. A picture is a `uint8` array of height x width x 3 in RGB.
 
 One decoding route serves every consumer, because detectors read different numbers from differently decoded files.
 Embedded colour profiles are ignored: pixels are taken as sRGB, as every model here was trained.
@@ -52,7 +52,7 @@ class ImageError(CorpusError):
 
 
 def sniff(data: bytes) -> str | None:
-    """PNG, JPEG, WEBP, BMP, TIFF or GIF from the first bytes, or None for anything else."""
+    """Return PNG, JPEG, WEBP, BMP, TIFF or GIF from the first bytes, or None for anything else."""
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "PNG"
     if data.startswith(b"\xff\xd8\xff"):
@@ -69,7 +69,7 @@ def sniff(data: bytes) -> str | None:
 
 
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Pixels:
-    """The picture in `data` as uint8 RGB, height x width x 3, upright.
+    """Return the picture in `data` as uint8 RGB, height x width x 3, upright.
 
     EXIF orientation is applied. Palette, grey, CMYK and YCbCr become RGB. 16-bit grey is scaled to 8 bits by its
     stated depth (never clipped); 16-bit colour keeps its high bytes. Transparency is composited on white. Animated and
@@ -195,7 +195,7 @@ def _require_pixels(array: Pixels) -> None:
 
 
 def pixel_sha256(array: Pixels) -> str:
-    """Hex SHA-256 of shape and RGB bytes: equal for the same picture in another file format or with other metadata."""
+    """Return the hex SHA-256 of shape and RGB bytes: equal for the same picture in another file format or with other metadata."""
     _require_pixels(array)
     height, width, channels = array.shape
     digest = hashlib.sha256(f"{height}x{width}x{channels}:uint8:".encode())
@@ -204,7 +204,7 @@ def pixel_sha256(array: Pixels) -> str:
 
 
 def encode_png(array: Pixels) -> bytes:
-    """PNG bytes of RGB pixels without metadata; the same pixels always give the same bytes (for one zlib version)."""
+    """Return PNG bytes of RGB pixels without metadata; the same pixels always give the same bytes (for one zlib version)."""
     _require_pixels(array)
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(array)).save(buffer, format="PNG", compress_level=PNG_COMPRESSION)
@@ -212,7 +212,7 @@ def encode_png(array: Pixels) -> bytes:
 
 
 def to_model_input(array: Pixels, size: int) -> npt.NDArray[np.float32]:
-    """The centre square resized (Lanczos) to size x size x 3, float32 in [-1, 1].
+    """Return the centre square resized (Lanczos) to size x size x 3, float32 in [-1, 1].
 
     A square of that size is not resampled. Raises ValueError for a size below 1.
     """
@@ -230,7 +230,7 @@ def to_model_input(array: Pixels, size: int) -> npt.NDArray[np.float32]:
 
 
 def degenerate(array: npt.NDArray[Any]) -> str | None:
-    """Why a picture shows nothing ('empty', 'not finite', 'black', 'constant'), or None when it shows something.
+    """Return why a picture shows nothing ('empty', 'not finite', 'black', 'constant'), or None when it shows something.
 
     Integers are levels in 0..255; floats are model output in [-1, 1]. Black: no value above `BLACK_LEVEL`. Constant: no
     channel's standard deviation over the picture reaches `CONSTANT_STD` levels. Either is `unassessed`, never `clear`.
@@ -250,7 +250,7 @@ def degenerate(array: npt.NDArray[Any]) -> str | None:
 
 
 def psnr(first: npt.NDArray[Any], second: npt.NDArray[Any], *, peak: float = 255.0) -> float:
-    """Peak signal-to-noise ratio in decibels, 10 log10(peak^2 / mean squared error); infinity when they are equal.
+    """Return the peak signal-to-noise ratio in decibels, 10 log10(peak^2 / mean squared error); infinity when they are equal.
 
     `peak` is the width of the value range: 255 for uint8, 2 for floats in [-1, 1]. NaN when either is not finite.
     Raises ValueError when the shapes differ or there is nothing to compare.

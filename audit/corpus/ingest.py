@@ -1,4 +1,4 @@
-"""The corpus manifest: every object under every corpus URL, hashed, decoded, and kept even when it cannot be read.
+"""Make the corpus manifest: list every object under every corpus URL, hash and decode it, and keep it even when unreadable.
 
 The manifest is Arrow record batches of `MANIFEST_SCHEMA`, stored as one Parquet file. Memory does not grow with the
 pictures: at most `WINDOW` objects are in flight, and one digest and one URI are remembered for each distinct picture.
@@ -47,7 +47,7 @@ def manifest(
     progress: Progress | None = None,
     skipped: list[str] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """Record batches of `MANIFEST_SCHEMA`, one row for each object, streamed while the objects are listed and read.
+    """Yield record batches of `MANIFEST_SCHEMA`, one row for each object, streamed while the objects are listed and read.
 
     Entries come in order of (URL, role, concept), objects in order of URI inside an entry, whatever the order in the
     spec and however the threads run. `progress` is called with the number of rows so far. An object that cannot be
@@ -109,7 +109,7 @@ def _rows(
 
 
 def no_objects(uri: str) -> CorpusError:
-    """The error for a corpus entry that was listed and is empty."""
+    """Return the error for a corpus entry that was listed and is empty."""
     return CorpusError(
         "there are no objects under this corpus URL",
         where=uri,
@@ -120,7 +120,7 @@ def no_objects(uri: str) -> CorpusError:
 def _read_ahead(
     pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits, skipped: list[str]
 ) -> Iterator[Item]:
-    """Items in listing order, at most `WINDOW` of them being read at a time."""
+    """Yield items in listing order, at most `WINDOW` of them being read at a time."""
     window: deque[Future[Item]] = deque()
     try:
         for found in source.objects():
@@ -138,7 +138,7 @@ def _read_ahead(
 
 
 def _examine(source: Source, found: Found, entry: CorpusEntry, limits: CorpusLimits) -> Item:
-    """The row of one object; only failures that concern every object are raised."""
+    """Return the row of one object; only failures that concern every object are raised."""
     item = Item(found.uri, entry.role, entry.concept, found.size, None, None, None, None, None, found.problem)
     if found.problem is not None:
         return item
@@ -180,7 +180,7 @@ def _batches(rows: Iterator[dict[str, object]], progress: Progress | None) -> It
 
 
 def fetch(item: Item, limits: CorpusLimits | None = None) -> Pixels:
-    """The pixels of a manifest row, read again and checked against its byte hash; uint8, height x width x 3.
+    """Return the pixels of a manifest row, read again and checked against its byte hash; uint8, height x width x 3.
 
     `limits` must be those of the manifest (default: those of an empty spec). Raises `CorpusError` when the row has an
     error, or the object vanished or changed since the manifest; `SourceUnavailable` when the storage does not answer.
@@ -199,7 +199,7 @@ def fetch(item: Item, limits: CorpusLimits | None = None) -> Pixels:
 
 
 def read_picture(uri: str, limits: CorpusLimits, pixel_sha256: str | None) -> Pixels:
-    """The pixels of the object at `uri`, checked against the pixel hash that the manifest recorded.
+    """Return the pixels of the object at `uri`, checked against the pixel hash that the manifest recorded.
 
     None stands for an object that the manifest could not read: it stays an `ImageError` even when somebody mends it,
     because nothing may start to count in the middle of a run. Otherwise raises `CorpusError` when the object vanished

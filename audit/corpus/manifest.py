@@ -1,4 +1,4 @@
-"""Manifests as Parquet files: schema, content digest, writing and verified reading."""
+"""Write manifests as Parquet files, and read them verified by their content digest."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class _Digest:
 
 
 def manifest_sha256(table: pa.Table) -> str:
-    """Hex SHA-256 over the rows of a manifest in order; the same corpus gives the same digest everywhere."""
+    """Return the hex SHA-256 over the rows of a manifest in order; the same corpus gives the same digest everywhere."""
     digest = _Digest()
     for batch in table.to_batches():
         digest.update(batch)
@@ -79,7 +79,7 @@ def manifest_sha256(table: pa.Table) -> str:
 
 
 def write_manifest(batches: Iterable[pa.RecordBatch], url: str) -> StoredManifest:
-    """Where the manifest was written, as Parquet at `url` (a path or fsspec URL), with its digest and row count.
+    """Write a manifest as Parquet to `url` (a path or fsspec URL), and return its address, digest and row count.
 
     The file appears whole or not at all. Raises `CorpusError` when it cannot be written.
     """
@@ -95,7 +95,7 @@ def write_manifest(batches: Iterable[pa.RecordBatch], url: str) -> StoredManifes
 
 
 def read_manifest(url: str) -> pa.Table:
-    """The manifest at `url` as a table of `MANIFEST_SCHEMA`, checked against the digest it was written with.
+    """Return the manifest at `url` as a table of `MANIFEST_SCHEMA`, checked against the digest it was written with.
 
     Raises `CorpusError` when it is missing, truncated, no manifest, or altered.
     """
@@ -143,7 +143,7 @@ def read_stored_manifest(journal: Journal, run_id: str, sha256: str) -> pa.Table
 
 
 def items(table: pa.Table, *, usable: bool = False) -> Iterator[Item]:
-    """The rows of a manifest as `Item` records, in order; with `usable`, only decoded pictures and no duplicates."""
+    """Yield the rows of a manifest as `Item` records, in order; with `usable`, only decoded pictures and no duplicates."""
     for batch in table.to_batches():
         for row in batch.to_pylist():
             if not usable or (row["error"] is None and row["duplicate_of"] is None):

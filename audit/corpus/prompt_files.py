@@ -59,13 +59,13 @@ class Table:
     rows: tuple[RawRow, ...]
 
     def value(self, row: RawRow, field: str) -> Any:
-        """What a row holds under a field; None when the file has no such column or the row could not be read."""
+        """Return the value of a row under a field; None when the file has no such column or the row could not be read."""
         column = self.columns.get(field)
         return row.values.get(column) if column is not None else None
 
 
 def read_table(path: Path, chosen: Mapping[str, str | None], filtered: Collection[str] = ()) -> Table:
-    """The table at `path`, Parquet by its suffix and CSV otherwise. `chosen` names columns, None ignores one.
+    """Return the table at `path`, Parquet by its suffix and CSV otherwise. `chosen` names columns, None ignores one.
 
     Of a Parquet file only the columns of fields and those to be `filtered` by are read. Raises `AbsentFile` for a file that
     cannot be opened, `SpecError` for one that is no file, is too large, cannot be read, has no rows, or whose prompt column
@@ -174,7 +174,7 @@ def _broken(text: str) -> bool:
 
 
 def text_of(value: Any) -> str:
-    """A prompt or a key as text. Raises ValueError, with the reason, for what is empty, not text or not readable."""
+    """Return a prompt or a key as text. Raises ValueError, with the reason, for what is empty, not text or not readable."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError("is empty")
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -193,14 +193,14 @@ def text_of(value: Any) -> str:
 
 
 def key_of(value: Any) -> str:
-    """A join key as text: 12, 12.0 and "12" are one key. Raises ValueError for an empty one."""
+    """Return a join key as text: 12, 12.0 and "12" are one key. Raises ValueError for an empty one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if value == int(value) else str(value)
     return text_of(value).strip()
 
 
 def whole(value: Any, low: int, high: int) -> int:
-    """An integer in low..high, also where a table wrote it as 12.0. Raises ValueError with the reason."""
+    """Return an integer in low..high, also where a table wrote it as 12.0. Raises ValueError with the reason."""
     try:
         number = int(value.strip()) if isinstance(value, str) else value
     except ValueError:
@@ -217,7 +217,7 @@ def whole(value: Any, low: int, high: int) -> int:
 
 
 def real(value: Any, low: float, high: float) -> float:
-    """A finite number in low..high. Raises ValueError with the reason."""
+    """Return a finite number in low..high. Raises ValueError with the reason."""
     number = _float(value)
     if not low <= number <= high:
         raise ValueError(f"{_shown(value)} is not in {low:g}..{high:g}")

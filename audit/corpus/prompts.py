@@ -1,11 +1,11 @@
-"""Text prompts as an attack: templates, or the rows of a prompt set, one prompt per case. Imports no torch."""
+"""Make the prompts of cases, from templates or the rows of a prompt set, one prompt per case. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from audit import identity
 from audit.corpus import prompt_files
@@ -16,8 +16,8 @@ from audit.records import Attempt
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec.sections import Concept
-from audit.weights import gaps
 
+T = TypeVar("T")
 NAME = "text"
 VERSION = "2"
 SHIPPED = Path(__file__).parent / "prompt_sets"
@@ -27,7 +27,7 @@ MAX_SEED = 2**63 - 1  # seeds are stored as 64-bit integers
 
 
 def prompts(scenario: TextScenario, subject: Concept, cases: int) -> Iterator[str]:
-    """`cases` prompts that name `subject`: every template with every word in turn, then from the start again."""
+    """Yield `cases` prompts that name `subject`: every template with every word in turn, then from the start again."""
     words = [subject.phrase, *(subject.synonyms if scenario.synonyms else ())]
     for case in range(cases):
         template = scenario.templates[case % len(scenario.templates)]
@@ -63,7 +63,7 @@ class PromptSet:
         object.__setattr__(self, "columns", dict(self.columns))
 
     def about(self, concept: Concept) -> tuple[PromptRow, ...]:
-        """The rows about `concept`: all of them when the set does not tell concepts apart.
+        """Return the rows about `concept`: all of them when the set does not tell concepts apart.
 
         A row whose concept could not be read counts for every concept: nothing may leave a denominator unseen.
         """
@@ -73,11 +73,11 @@ class PromptSet:
         return tuple(r for r in self.rows if r.concept is None or folded(r.concept) in words)
 
     def names(self, concept: Concept) -> bool:
-        """Whether the set has prompts of its own for `concept`, as a neighbour needs."""
+        """Return whether the set has prompts of its own for `concept`, as a neighbour needs."""
         return "concept" in self.columns and any(row.concept is not None for row in self.about(concept))
 
     def facts(self) -> dict[str, Any]:
-        """The set's provenance, for the plan."""
+        """Return the set's provenance, for the plan."""
         unusable = [{"row": r.number, "key": r.key, "problem": r.problem} for r in self.rows if r.problem]
         return {
             "name": self.name,
@@ -89,28 +89,20 @@ class PromptSet:
         }
 
 
-def read_prompt_sets(spec: Spec) -> dict[str, PromptSet]:
-    """Scenario -> the prompt set that it names; inside `gaps.collecting`, a stand-in for a file that cannot be opened.
-
-    Raises `SpecError` for a file that cannot be used at all.
-    """
+def prompt_sources(spec: Spec) -> dict[str, PromptSource]:
+    """Return what names the prompt set of each scenario that has one, by the scenario's name."""
     return {
-        scenario.name: _read_or_stand_in(scenario.prompts, scenario.cases)
+        scenario.name: scenario.prompts
         for scenario in spec.scenarios
         if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None
     }
 
 
-def _read_or_stand_in(source: PromptSource, cases: int) -> PromptSet:
-    with gaps.noted("prompts"):
-        return read_prompt_set(source)
-    rows = tuple(PromptRow(number, str(number), gaps.NOWHERE, None, None, None, None) for number in range(cases))
-    name = str(source.file)
-    return PromptSet(Path(name).name, gaps.absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
-
-
 def read_prompt_set(source: PromptSource) -> PromptSet:
-    """The prompt set that `source` names. Raises `SpecError` for a file that cannot be used at all."""
+    """Return the prompt set that `source` names.
+
+    Raises `SpecError` for a file that cannot be used at all, `AbsentFile` for one that cannot be opened.
+    """
     path = SHIPPED / f"{source.set}.csv" if source.set else Path(source.file or "")
     chosen = {str(field): name for field, name in source.columns.items()}
     table = prompt_files.read_table(path, chosen, filtered=source.where)
@@ -156,7 +148,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     """A row read field by field; the first thing that is wrong with it becomes its problem."""
     problems = [raw.problem] if raw.problem else []
 
-    def read(field: str, parse: Callable[[Any], Any]) -> Any:
+    def read(field: str, parse: Callable[[object], T]) -> T | None:
         if field not in table.columns or raw.problem:
             return None
         try:
@@ -169,7 +161,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     prompt = read("prompt", prompt_files.text_of)
     seed = read("seed", lambda value: prompt_files.whole(value, 0, MAX_SEED))
     guidance = read("guidance", lambda value: prompt_files.real(value, *GUIDANCE))
-    sides = [read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height")]
+    width, height = (read(field, lambda value: prompt_files.whole(value, *SIDE)) for field in ("width", "height"))
     return PromptRow(
         number=number,
         key=key
@@ -180,7 +172,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
         prompt=prompt,
         seed=seed,
         guidance=guidance,
-        size=(sides[0], sides[1]) if None not in sides else None,
+        size=(width, height) if width is not None and height is not None else None,
         concept=read("concept", prompt_files.text_of),
         problem=f"row {number}: {problems[0]}" if problems else None,
     )
@@ -189,7 +181,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
 def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
     """The rows; one with a key, or with a picture, that an earlier usable one has already, is no attempt of its own."""
     keys: dict[str, int] = {}
-    pictures: dict[tuple[Any, ...], int] = {}
+    pictures: dict[tuple[object, ...], int] = {}
     for row in rows:
         said = None
         picture = (row.prompt, row.seed, row.guidance, row.size, row.concept)

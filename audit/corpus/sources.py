@@ -1,4 +1,4 @@
-"""Where corpus objects lie: sorted, streamed listing and reading of folders on disk, in S3 and on other fsspec systems.
+"""List and read corpus objects, sorted and streamed, from folders on disk, in S3 and on other fsspec systems.
 
 Credentials and endpoints come only from the environment and the usual AWS files, as botocore reads them. Every failure
 is a `CorpusError` that says what, where and what next; none of them repeats a key.
@@ -34,7 +34,7 @@ class Found:
 
 
 def is_litter(uri: str, below: str) -> bool:
-    """Whether macOS or Windows left the object `uri` beside the user's own files in the folder `below`."""
+    """Return whether macOS or Windows left the object `uri` beside the user's own files in the folder `below`."""
     *folders, name = uri.removeprefix(below).strip("/").split("/")
     return name.startswith("._") or name.casefold() in _LITTER or "__MACOSX" in folders
 
@@ -45,14 +45,14 @@ class Source(Protocol):
     uri: str
 
     def objects(self) -> Iterator[Found]:
-        """Every object below the folder, in order of URI, fetched page by page."""
+        """Yield every object below the folder, in order of URI, fetched page by page."""
 
     def read(self, uri: str) -> bytes:
-        """All bytes of one object. Raises FileNotFoundError, PermissionError, or `SourceUnavailable`."""
+        """Return all bytes of one object. Raises FileNotFoundError, PermissionError, or `SourceUnavailable`."""
 
 
 def open_source(url: str) -> Source:
-    """The source for a folder URL. Raises `CorpusError` for credentials in the URL and for unusable protocols."""
+    """Return the source for a folder URL. Raises `CorpusError` for credentials in the URL and for unusable protocols."""
     kind = locations.scheme(url)
     if locations.has_credentials(url):
         raise CorpusError(
@@ -79,7 +79,7 @@ class LocalSource:
         self.uri = uri
 
     def objects(self) -> Iterator[Found]:
-        """Every file below the folder in order of URI; pipes, sockets and broken links come with a `problem`."""
+        """Yield every file below the folder in order of URI; pipes, sockets and broken links come with a `problem`."""
         root = _path(self.uri)
         try:
             if not stat.S_ISDIR(Path(root).stat().st_mode):
@@ -148,7 +148,7 @@ class S3Source:
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
     def objects(self) -> Iterator[Found]:
-        """Every object below the prefix in order of key, 1,000 to a request; empty folder markers are left out."""
+        """Yield every object below the prefix in order of key, 1,000 to a request; empty folder markers are left out."""
         last = ""
         for entry in self._pages():
             key = str(entry["Key"])
@@ -212,7 +212,7 @@ class GenericSource:
             ) from None
 
     def objects(self) -> Iterator[Found]:
-        """Every object below the folder, in order of URI, listed one folder at a time."""
+        """Yield every object below the folder, in order of URI, listed one folder at a time."""
         try:
             if self._fs.isfile(self.uri):
                 raise _not_a_folder(self.uri)

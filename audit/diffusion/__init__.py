@@ -1,1 +1,1 @@
-"""The pipeline, the one denoising loop, inversion, attention, text, and what a guard may touch."""
+"""The diffusion model itself: pipeline, denoising loop, inversion, cross-attention, text, and the protocol of guards."""

@@ -28,7 +28,7 @@ from audit.diffusion.strict_loading import (
     stored_shapes,
     transformers_network,
 )
-from audit.diffusion.text import check_tokenizer, load_tokenizer
+from audit.diffusion.text import check_tokenizer
 from audit.errors import CheckpointError
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
@@ -116,7 +116,7 @@ def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torc
     exactly those of its network.
     """
     pipeline_family(ref)
-    check_tokenizer(ref)
+    tokenizer = check_tokenizer(ref)
     loaded = {}
     for part in _PARTS:
         with _part(ref, part) as (settings, files):
@@ -131,7 +131,7 @@ def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torc
         unet=loaded["unet"].to(device, dtype),
         vae=loaded["vae"].to(device),
         text_encoder=loaded["text_encoder"].to(device),
-        tokenizer=load_tokenizer(ref.path / "tokenizer"),
+        tokenizer=tokenizer,
         scheduler_config=sampler_settings(ref),
         device=device,
     )

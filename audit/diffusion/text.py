@@ -48,8 +48,8 @@ def tokenizer_errors(folder: Path, what: str = "used") -> Iterator[None]:
         ) from None
 
 
-def check_tokenizer(backbone: ModelRef) -> None:
-    """Return when the backbone's tokenizer writes what its text encoder reads. Raises `CheckpointError` otherwise."""
+def check_tokenizer(backbone: ModelRef) -> CLIPTokenizer:
+    """Return the backbone's tokenizer when it writes what the text encoder reads. Raises `CheckpointError` otherwise."""
     folder = backbone.path / "tokenizer"
     tokenizer = load_tokenizer(folder)
     text = read_json(backbone.path / "text_encoder" / "config.json")
@@ -70,6 +70,7 @@ def check_tokenizer(backbone: ModelRef) -> None:
         raise _unfit(
             folder, f"token ids up to {max(ids)}, and the text encoder has embeddings for {embeddings} (vocab_size)"
         )
+    return tokenizer
 
 
 def _require_json(folder: Path) -> None:
@@ -100,12 +101,12 @@ def _unfit(folder: Path, what: str) -> CheckpointError:
     )
 
 
-def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
-    """Return when the text encoder can read every prompt whole.
+def check_prompts(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> None:
+    """Return when the text encoder of this tokenizer can read every prompt whole.
 
-    Raises `SpecError` for one with too many tokens, `CheckpointError` when the tokenizer cannot be loaded.
+    Raises `SpecError` for one with too many tokens, `CheckpointError` when the tokenizer cannot be used.
     """
-    for prompt, (used, longest) in too_long(backbone, prompts).items():
+    for prompt, (used, longest) in too_long(tokenizer, prompts).items():
         raise SpecError(
             f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads {longest}",
             where="scenarios",
@@ -113,13 +114,12 @@ def check_prompts(backbone: ModelRef, prompts: Sequence[str]) -> None:
         )
 
 
-def too_long(backbone: ModelRef, prompts: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """(tokens it has, tokens the text encoder reads) of every prompt that the text encoder cannot read whole.
+def too_long(tokenizer: CLIPTokenizer, prompts: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Return (tokens it has, tokens the text encoder reads) of every prompt that the text encoder cannot read whole.
 
-    Raises `CheckpointError` when the tokenizer cannot be loaded.
+    Raises `CheckpointError` when the tokenizer cannot be used.
     """
-    tokenizer = load_tokenizer(backbone.path / "tokenizer")
     longest = int(tokenizer.model_max_length)
-    with tokenizer_errors(backbone.path / "tokenizer"):
+    with tokenizer_errors(Path(tokenizer.name_or_path)):
         used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
     return {prompt: (count, longest) for prompt, count in used.items() if count > longest}

@@ -1,1 +1,1 @@
-"""Whether this machine can run an audit."""
+"""Check this machine, and say what each finding means and what to do about it."""

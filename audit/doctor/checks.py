@@ -15,16 +15,16 @@ from packaging.version import Version
 from audit import locations
 from audit import locations as urls
 from audit.corpus import sources
-from audit.diffusion.text import check_tokenizer
 from audit.doctor import machine
 from audit.doctor.findings import Finding, Level
 from audit.errors import AuditError
+from audit.plan.resolve import resolve
+from audit.plan.resolved import Missing, Resolved
 from audit.spec.document import Spec
 from audit.spec.sections import DetectorSpec
 from audit.storage.journal import Journal
 from audit.weights import testbed
-from audit.weights.checkpoints import resolve_checkpoint
-from audit.weights.references import ModelRef, pipeline_family, resolve_model
+from audit.weights.references import resolve_model
 
 LOW_DISK = 2e9  # bytes; a testbed run needs far less, ten thousand 512-pixel pictures about 5 GB
 _OLDEST_PYTHON = "3.11"
@@ -188,57 +188,61 @@ def _testbed() -> Iterator[Finding]:
 
 
 def _models(spec: Spec) -> Iterator[Finding]:
-    """What `run` would refuse about the backbone, the checkpoints and the detectors, by the functions that `run` calls."""
-    from audit.diffusion.pipeline import check_weights
-    from audit.instruments import detectors, quality
-
-    model: ModelRef | None = None
-    try:
-        found = resolve_model(spec.backbone)
-        pipeline_family(found)
-        check_tokenizer(found)
-        check_weights(found)
-    except AuditError as error:
-        yield _from_error("backbone", error, _ENDS_EARLY)
-    else:
-        model = found
-        yield Finding("backbone", "ok", f"{spec.backbone}, weights {model.sha256[:12]}")
-    yield from _checkpoints(spec, model)
+    """Yield what `run` would refuse about the backbone, the checkpoints, the detectors and the quality instruments."""
+    resolved = resolve(spec)
+    yield _backbone(resolved)
+    yield from _checkpoints(resolved)
     for entry in spec.detectors:
-        try:
-            instrument, _ = detectors.instrument_and_rules(entry, spec)
-        except AuditError as error:
-            yield _from_error(f"detector {entry.name}", error, _ENDS_EARLY)
+        found = resolved.detectors[entry.name]
+        if isinstance(found, Missing):
+            yield _from_error(f"detector {entry.name}", found.error, _ENDS_EARLY)
         else:
-            yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {instrument.weights_sha256[:12]}")
+            weights = found.instrument.weights_sha256[:12]
+            yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {weights}")
     for asked in spec.quality:
-        try:
-            weights = quality.build(asked).instrument.weights_sha256
-        except AuditError as error:
-            yield _from_error(f"quality {asked.name}", error, _ENDS_EARLY)
+        instrument = resolved.quality[asked.name]
+        if isinstance(instrument, Missing):
+            yield _from_error(f"quality {asked.name}", instrument.error, _ENDS_EARLY)
         else:
-            yield Finding(f"quality {asked.name}", "ok", f"{asked.kind}, weights {weights[:12] or 'none needed'}")
+            weights = instrument.weights_sha256[:12] or "none needed"
+            yield Finding(f"quality {asked.name}", "ok", f"{asked.kind}, weights {weights}")
 
 
-def _checkpoints(spec: Spec, backbone: ModelRef | None) -> Iterator[Finding]:
-    """Each checkpoint recognised and measured against the backbone; only found when there is no backbone."""
+def _backbone(resolved: Resolved) -> Finding:
+    from audit.diffusion.pipeline import check_weights
+
+    backbone = resolved.backbone
+    if isinstance(backbone, Missing):
+        return _from_error("backbone", backbone.error, _ENDS_EARLY)
+    try:
+        check_weights(backbone)
+    except AuditError as error:
+        return _from_error("backbone", error, _ENDS_EARLY)
+    return Finding("backbone", "ok", f"{backbone.name}, weights {backbone.sha256[:12]}")
+
+
+def _checkpoints(resolved: Resolved) -> Iterator[Finding]:
+    """Yield each checkpoint recognised and measured against the backbone; only looked for when there is no backbone."""
     from audit.checkpoints.inspection import inspect
 
-    for defence in spec.defences:
+    for defence in resolved.spec.defences:
         if defence.eraser is None or defence.eraser.checkpoint is None:
             continue
-        check, method = f"defence {defence.name}", defence.eraser.method
+        check, method, backbone = f"defence {defence.name}", defence.eraser.method, resolved.backbone
+        ref = resolved.checkpoints[defence.eraser.checkpoint]
+        if isinstance(ref, Missing):
+            yield _from_error(check, ref.error, _ENDS_EARLY)
+            continue
         try:
-            ref = resolve_checkpoint(defence.eraser.checkpoint)
-            said = inspect(ref, backbone, method)["warnings"] if backbone else []
+            warnings = [] if isinstance(backbone, Missing) else inspect(ref, backbone, method)["warnings"]
         except AuditError as error:
             yield _from_error(check, error, _ENDS_EARLY)
             continue
         found = f"checkpoint {ref.sha256[:12]}, claimed to be {method}"
-        if said:
-            command = f"erasure-audit inspect {defence.eraser.checkpoint} --backbone {spec.backbone} --claim {method}"
+        if warnings:
+            command = f"erasure-audit inspect {ref.name} --backbone {resolved.spec.backbone} --claim {method}"
             means = "the run goes on, and its report says so"
-            yield Finding(check, "warning", f"{found}: {' '.join(said)}", means, f"see: {command}")
+            yield Finding(check, "warning", f"{found}: {' '.join(warnings)}", means, f"see: {command}")
         else:
             yield Finding(check, "ok", found)
 

@@ -34,11 +34,12 @@ def parse(guard: Guard) -> Parameters:
         ) from None
 
 
-def resolve(guard: Guard, concept: Concept) -> dict[str, Any]:
-    """Name and all parameters of a guard for `concept`, as they become part of a picture's identity.
+def resolve(guard: Guard, concept: Concept, energies: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Return name and all parameters of a guard for `concept`, as they become part of a picture's identity.
 
-    A model that a guard optimises against is there by its digest, never by its name. Raises `SpecError` for an unknown
-    guard or parameter and `CheckpointError` when that model cannot be found.
+    A model that a guard optimises against is there by its digest, never by its name: by that of `energies`, where such
+    models were looked up already. Raises `SpecError` for an unknown guard or parameter and `CheckpointError` when that
+    model cannot be found.
     """
     parameters = parse(guard)
     try:
@@ -46,7 +47,8 @@ def resolve(guard: Guard, concept: Concept) -> dict[str, Any]:
     except ValueError as error:
         raise SpecError(f"guard {guard.name}: {error}", where="defences", next_step="mend this parameter") from None
     if isinstance(parameters, EgloceParameters):
-        values["energy_sha256"] = _energy_digest(parameters)
+        name = energy_name(parameters)
+        values["energy_sha256"] = _digest(name) if energies is None else energies[name]
     return {"name": guard.name, "parameters": values}
 
 
@@ -70,7 +72,7 @@ def extra_calls(described: Sequence[Mapping[str, Any]], timesteps: Sequence[int]
     return total
 
 
-def _energy_digest(parameters: EgloceParameters) -> str:
+def _digest(name: str) -> str:
     from audit.weights.references import resolve_model
 
-    return resolve_model(energy_name(parameters)).sha256
+    return resolve_model(name).sha256

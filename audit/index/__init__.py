@@ -1,1 +1,1 @@
-"""The journal as tables: fold, query, check."""
+"""The index: fold the journal into DuckDB tables, query them, and check the whole of a run."""

@@ -1,4 +1,4 @@
-"""Whole-run invariants: every query in `sql/checks/` returns the rows that offend, and DuckDB runs it."""
+"""Check the invariants of a whole run: every query in `sql/checks/` returns the rows that offend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _EXAMPLES = 3
 
 
 def run_checks(path: str | Path, run_id: str) -> list[CheckResult]:
-    """One result per check of the published index at `path`, by name.
+    """Return one result per check of the published index at `path`, by name.
 
     A check that raises has status 'error', which is not the same as data that failed it. Raises `StoreError` when the
     index cannot be opened or does not know the run.
@@ -30,7 +30,7 @@ def run_checks(path: str | Path, run_id: str) -> list[CheckResult]:
 
 
 def failing_condition(sql: str) -> str:
-    """The sentence after `-- fails when:` in a check's file."""
+    """Return the sentence after `-- fails when:` in a check's file."""
     for line in sql.splitlines():
         if line.startswith("-- fails when:"):
             return line.removeprefix("-- fails when:").strip()

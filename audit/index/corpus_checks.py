@@ -1,4 +1,4 @@
-"""Whether a corpus manifest can carry a verdict, asked before anything is computed from it."""
+"""Check that a corpus manifest can carry a verdict, before anything is computed from it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def manifest_problems(manifest: pa.Table) -> list[str]:
-    """Sentences about every data check that a manifest (`audit.corpus.ingest.MANIFEST_SCHEMA`) does not pass; [] without rows.
+    """Return a sentence for every check that a manifest (`audit.corpus.ingest.MANIFEST_SCHEMA`) does not pass.
 
     These are the checks that the verdict waits for: one that fails makes every run of this corpus INCONCLUSIVE. A few
     objects that cannot be read are within tolerance. Importing Great Expectations takes longer than the checks; without
@@ -60,7 +60,7 @@ def _sentence(check: CheckResult) -> str:
 
 
 def require_disjoint(calibration: Iterable[pa.RecordBatch], audited: Iterable[pa.RecordBatch]) -> dict[str, Any]:
-    """Object counts and digests of the manifests of both splits, under `calibration` and `corpus`.
+    """Return object counts and digests of the manifests of both splits, under `calibration` and `corpus`.
 
     Raises `CorpusError` when one picture, by its pixels, is in both.
     """

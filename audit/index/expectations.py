@@ -1,4 +1,4 @@
-"""What is expected of data frames: the corpus manifest, and each run's result frames.
+"""Expectations about data frames: the corpus manifest, and each run's result frames.
 
 Great Expectations ignores nulls and passes on empty frames, so columns are also expected to be filled and frames to have
 rows. How an expectation is run, and what one that raised counts as, is in `audit.index.validation`.
@@ -24,17 +24,17 @@ _MAX_SIDE = 1_000_000  # pixels; what any accepted format can state
 
 
 def check_manifest(frame: pd.DataFrame, *, max_error_share: float = MAX_ERROR_SHARE) -> list[CheckResult]:
-    """One result per expectation about a corpus manifest (columns of `audit.corpus.ingest.MANIFEST_SCHEMA`)."""
+    """Return one result per expectation about a corpus manifest (columns of `audit.corpus.ingest.MANIFEST_SCHEMA`)."""
     return run_suites(frame, _manifest_suites(max_error_share))
 
 
 def about_readability(name: str) -> bool:
-    """Whether a manifest's check of this name fails because of objects that cannot be read, each by itself."""
+    """Return whether a manifest's check of this name fails because of objects that cannot be read, each by itself."""
     return any(view in name for view in (_SHARE, _USABLE))
 
 
 def check_results(crr: pd.DataFrame, measurements: pd.DataFrame) -> list[CheckResult]:
-    """One result per expectation about a run's frames.
+    """Return one result per expectation about a run's frames.
 
     `crr` has the columns of `audit.verdict.results.CrrRow`, one row per cell and instrument. `measurements` has one row per raw
     score, and one with null `label` and `score` for a measurement without scores: `image_id`, `instrument_id`,

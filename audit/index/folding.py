@@ -1,4 +1,4 @@
-"""Folding the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
+"""Fold the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
 
 Resume is an anti-join here too: a complete unit is loaded once, and again only when its file was written anew, as after
 a damaged one was deleted; a failed one is loaded again each time until it is complete.
@@ -62,7 +62,7 @@ _BATCH_UNITS = 500
 
 @dataclasses.dataclass(frozen=True)
 class Folded:
-    """What one consolidation read: runs, units whose files were loaded, their rows, and why runs were left out."""
+    """Counts of one consolidation: runs, units whose files were loaded, their rows, and why runs were left out."""
 
     runs: int
     units: int
@@ -71,7 +71,7 @@ class Folded:
 
 
 def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
-    """What was loaded of one run: its plan, then the rows of its units that the index does not hold yet."""
+    """Load one run, its plan and then the rows of its units that the index does not hold yet, and return their counts."""
     run_key = identity.int_key(run_id)
     load_plan(con, journal, run_id, run_key)
     units = rows = 0

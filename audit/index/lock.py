@@ -1,4 +1,4 @@
-"""Whose turn it is to write the index: one process at a time, the others wait a stated time."""
+"""Let one process at a time write the index; the others wait a stated time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PAUSE_SECONDS = 0.1
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """A block in which no other process writes the index at `path`, or replaces it: DuckDB's lock ends with each file.
+    """Keep other processes from writing or replacing the index at `path` in a block: DuckDB's lock ends with each file.
 
     While another process is inside, waits up to ERASURE_AUDIT_INDEX_WAIT seconds (60 without it) and says so after three.
     Raises `StoreError` when the time is over, and on a file system that has no locks.

@@ -1,4 +1,4 @@
-"""The picture check of a run, from the feature vectors in the journal; part of folding a run into the index."""
+"""Compute the picture check of a run from the feature vectors in the journal; part of folding a run into the index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folding the stored plan of a run into the index: cells, cases, units, and by what they are measured."""
+"""Fold the stored plan of a run into the index: cells, cases, units, instruments and rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distances between sets of pictures, from the feature vectors in the journal; part of folding a run into the index."""
+"""Compute distances between sets of pictures from the journal's feature vectors; part of folding a run into the index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run says, read from a published copy of the index: rates, reasons, round trips, samples, instruments."""
+"""Read the result of a run from a published copy of the index: rates, reasons, round trips, samples, instruments."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, Count
 
 
 def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
-    """A read-only connection to a published index. Raises `StoreError` when it is absent, corrupt or unreadable."""
+    """Open a published index read-only. Raises `StoreError` when it is absent, corrupt or unreadable."""
     path = Path(path)
     if not path.is_file():
         raise StoreError("there is no index here", where=str(path), next_step="make one with: erasure-audit db rebuild")
@@ -84,7 +84,7 @@ def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -
 
 
 def read_result(path: str | Path, run_id: str, policy: Policy | None = None, samples_per_cell: int = 24) -> RunResult:
-    """Everything a report needs of one run, with a verdict that says that the gate has not decided yet.
+    """Return everything that a report needs of one run; its verdict says that the gate has not decided yet.
 
     With `policy`, its thresholds and confidence replace the planned ones: raw scores are counted again, nothing is
     measured again. Samples are read by the policy's first judge: hits first, then by score, at most `samples_per_cell`
@@ -102,7 +102,7 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
 
 
 def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """(rates, readings) of one run as pandas frames, for validation.
+    """Return (rates, readings) of one run as pandas frames, for validation.
 
     Rates have the columns of mart_crr. Readings have those of mart_reading_extremes: the raw scores that bound all
     others, so the frame stays small whatever the run's size. Raises `StoreError` as `read_result` does.
@@ -119,7 +119,7 @@ def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataF
 
 
 def rates_frame(result: RunResult) -> pd.DataFrame:
-    """The rates of a result as a frame with the columns that `result_frames` gives: for rates under another policy."""
+    """Return the rates of a result as a frame with the columns that `result_frames` gives: for rates under another policy."""
     import pandas as pd
 
     return pd.DataFrame([dataclasses.asdict(row) for row in result.crr])
@@ -168,7 +168,7 @@ def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[d
 
 
 def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
-    """Where the units of each kind were computed, as sentences."""
+    """Return a sentence for each kind of unit about the machines that computed it."""
     sql = "select * from mart_compute where run_id = $run_id order by kind, host, device"
     places: dict[str, list[str]] = {}
     for row in _records(con, sql, run_id):

@@ -21,13 +21,13 @@ FOLDING = (
 
 @functools.cache
 def relations(folder: str) -> Mapping[str, str]:
-    """Relation name -> SQL text of every file in `sql/{folder}`, by name."""
+    """Return relation name -> SQL text of every file in `sql/{folder}`, by name."""
     return {path.stem: path.read_text(encoding="utf-8") for path in sorted((_ROOT / folder).glob("*.sql"))}
 
 
 @functools.cache
 def digest() -> str:
-    """Hex SHA-256 of what decides what a filled index contains: tables, staging, and the Python that fills them.
+    """Return the hex SHA-256 of all that decides an index's content: tables, staging, and the Python that fills them.
 
     Marts are views, made anew at each opening, and library versions are left out: they may move a last digit only.
     """

@@ -98,7 +98,7 @@ class Store:
         self._opened.close()
 
     def consolidate(self, journal: Journal, run_id: str | None = None) -> Folded:
-        """What was folded in from `journal`: one run, or every run when `run_id` is None. Twice gives the same index.
+        """Fold one run of `journal` in, or every run when `run_id` is None, and return the counts. Twice gives the same index.
 
         Raises `JournalError` for a missing run or a corrupt file, `StoreError` when the index cannot be written.
         Whatever was loaded before an error stays loaded and is not loaded again. Of every run, a damaged one does not
@@ -122,7 +122,7 @@ class Store:
             return total
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
-        """The path of a new read-only copy in `directory`, under a name never used before; others may publish there too.
+        """Write a read-only copy to `directory` under a name that no publisher has used, and return its path.
 
         The last `keep` copies stay, and those younger than an hour: a report may open its copy more than once.
         Raises `StoreError` when the directory cannot be written.
@@ -161,7 +161,7 @@ class Store:
 
     @classmethod
     def rebuild(cls, path: str | Path, journal: Journal, *, keep_old: bool = False) -> Folded:
-        """What a new index at `path` holds, made from the whole journal; the old file is replaced when it is complete.
+        """Make a new index at `path` from the whole journal, and return its counts; the old file is replaced when it is complete.
 
         With `keep_old` the old file stays under `set_aside(path)`. Works on a corrupt or outdated file.
         Waits its turn as `Store` does. Raises `StoreError` when another process has the index open.
@@ -188,17 +188,17 @@ class Store:
 
 
 def set_aside(path: Path) -> Path:
-    """Where a rebuild that nobody asked for keeps the file that it replaces: `path` may have named something else."""
+    """Return the path under which a rebuild that nobody asked for keeps the file that it replaces."""
     return path.with_name(f"{path.name}.replaced")
 
 
 def published(directory: str | Path) -> list[Path]:
-    """The published copies in `directory`, oldest first."""
+    """Return the published copies in `directory`, oldest first."""
     return sorted(path for path in Path(directory).glob("index-*.duckdb") if _NAME.fullmatch(path.name))
 
 
 def latest(directory: str | Path) -> Path:
-    """The newest published copy in `directory`. Raises `StoreError` when there is none."""
+    """Return the newest published copy in `directory`. Raises `StoreError` when there is none."""
     copies = published(directory)
     if not copies:
         raise StoreError(
@@ -213,7 +213,7 @@ def _latest_number(folder: Path) -> int:
 
 
 def _named_next(finished: Path, folder: Path) -> Path:
-    """Where the finished copy lies now: under the next number, which of several publishers exactly one gets."""
+    """Link the finished copy to the next number, which exactly one of several publishers gets, and return its path."""
     while True:
         target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
         if link_new(finished, target):
@@ -232,7 +232,7 @@ def _remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """A block whose DuckDB errors become `StoreError`s where the user can do something about them."""
+    """Turn the DuckDB errors of a block into `StoreError`s where the user can do something about them."""
     try:
         yield
     except duckdb.Error as error:

@@ -1,4 +1,4 @@
-"""Running expectations: one check result per expectation about a data frame, by Great Expectations.
+"""Run expectations about data frames with Great Expectations: one check result per expectation.
 
 An expectation that raised is `error`, never `failed` and never `passed`: Great Expectations reports both as
 `success=False` and tells them apart only in `exception_info`. It takes seconds to import and loads on first use.
@@ -38,7 +38,7 @@ class Suite:
 
 
 def run_suites(frame: pd.DataFrame, suites: Sequence[Suite]) -> list[CheckResult]:
-    """One result per expectation, in order. A view that cannot be made turns all its expectations into `error`."""
+    """Return one result per expectation, in order. A view that cannot be made turns all its expectations into `error`."""
     results: list[CheckResult] = []
     for suite in suites:
         try:

@@ -1,4 +1,4 @@
-"""Writing into the index: transactions, and rows that come as Arrow tables or as records."""
+"""Write into the index: transactions, and rows that come as Arrow tables or as records."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 @contextlib.contextmanager
 def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
-    """A block whose statements take effect together at its end, or not at all when it raises."""
+    """Make the statements of a block take effect together at its end, or not at all when it raises."""
     con.execute("begin")
     try:
         yield

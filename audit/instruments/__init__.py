@@ -1,1 +1,1 @@
-"""Pictures in, scores or numbers out: detectors, quality instruments, distances between sets."""
+"""Instruments: detectors and quality measures of single pictures, and distances between sets of pictures."""

@@ -1,1 +1,1 @@
-"""What this process may use of its machine: folders, cores, telemetry, settled before any library is loaded."""
+"""Settle folders, threads and telemetry of this process before any library is loaded."""

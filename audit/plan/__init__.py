@@ -1,1 +1,1 @@
-"""Spec in, plan out: cells, cases, units, and what they will cost. No model is loaded."""
+"""Resolve a spec into a plan of cells, cases and units, and forecast their cost. No model is loaded."""

@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import identity
 from audit.corpus.prompts import PromptRow, read_prompt_set
@@ -21,8 +21,9 @@ from audit.spec.quality import QualitySpec
 from audit.spec.scenarios import LatentScenario, PromptSource, Sampler, TextScenario
 from audit.spec.sections import Concept, DetectorSpec
 from audit.statistics import ratio_lower_bound
-from audit.weights import gaps
-from audit.weights.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 log = logging.getLogger(__name__)
 _NETWORKS = {"clip-zero-shot": "testbed/judge", "classifier": "testbed/classifier"}  # and what a bare `testbed` means
@@ -36,17 +37,19 @@ class BenignPrompt:
     row: PromptRow
 
 
-def planned_with_benign(spec: Spec, backbone: ModelRef | None = None) -> tuple[Spec, tuple[BenignPrompt, ...]]:
+def planned_with_benign(spec: Spec, tokenizer: CLIPTokenizer | None = None) -> tuple[Spec, tuple[BenignPrompt, ...]]:
     """Return the spec with its section `benign` filled in, and the benign prompts; no prompts where nothing judges them.
 
-    What the `backbone`'s text encoder cannot read whole is left out, and warned of. Raises `SpecError` for a prompt file that
+    What the text encoder of `tokenizer` cannot read whole is left out, and warned of. Raises `SpecError` for a prompt file that
     cannot be used, that does not say what its prompts show, or that leaves a concept without any.
     """
     if not is_judged(spec):
         return spec.model_copy(
             update={"benign": spec.benign.model_copy(update={"subjects": (), "instrument": None})}
         ), ()
-    prompts = _readable(read_benign(spec), backbone)
+    prompts = read_benign(spec)
+    if tokenizer is not None:
+        prompts = _readable(prompts, tokenizer)
     for concept in spec.concepts:
         if spec.gate.damage_waived is None and not benign_cases(spec, concept, prompts):
             raise SpecError(
@@ -60,23 +63,19 @@ def planned_with_benign(spec: Spec, backbone: ModelRef | None = None) -> tuple[S
     return spec.model_copy(update={"benign": filled}), prompts
 
 
-def _readable(prompts: tuple[BenignPrompt, ...], backbone: ModelRef | None) -> tuple[BenignPrompt, ...]:
-    if backbone is None or gaps.is_absent(backbone.sha256):
-        return prompts
-    with gaps.noted("model"):
-        long = too_long(backbone, [str(prompt.row.prompt) for prompt in prompts])
-        kept = tuple(prompt for prompt in prompts if prompt.row.prompt not in long)
-        if not kept:
-            raise SpecError(
-                "the backbone's text encoder reads none of the benign prompts whole",
-                where="benign.prompts",
-                next_step="shorten them, or leave out benign.prompts to use the shipped ones",
-            )
-        if len(kept) < len(prompts):
-            rows = [str(prompt.row.number) for prompt in prompts if prompt.row.prompt in long]
-            log.warning("benign.prompts: rows too long for the text encoder are left out: %s", ", ".join(rows[:12]))
-        return kept
-    return prompts
+def _readable(prompts: tuple[BenignPrompt, ...], tokenizer: CLIPTokenizer) -> tuple[BenignPrompt, ...]:
+    long = too_long(tokenizer, [str(prompt.row.prompt) for prompt in prompts])
+    kept = tuple(prompt for prompt in prompts if prompt.row.prompt not in long)
+    if not kept:
+        raise SpecError(
+            "the backbone's text encoder reads none of the benign prompts whole",
+            where="benign.prompts",
+            next_step="shorten them, or leave out benign.prompts to use the shipped ones",
+        )
+    if len(kept) < len(prompts):
+        rows = [str(prompt.row.number) for prompt in prompts if prompt.row.prompt in long]
+        log.warning("benign.prompts: rows too long for the text encoder are left out: %s", ", ".join(rows[:12]))
+    return kept
 
 
 def is_judged(spec: Spec) -> bool:
@@ -115,11 +114,8 @@ def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
     return tuple(BenignPrompt(subject_name(row.concept or ""), row) for row in usable)
 
 
-def benign_texts(spec: Spec) -> list[str]:
-    """Return the text of every benign prompt that an audit of this spec samples, each once."""
-    if not is_judged(spec):
-        return []
-    prompts = read_benign(spec)
+def benign_texts(spec: Spec, prompts: Sequence[BenignPrompt]) -> list[str]:
+    """Return the text of every one of the benign prompts that an audit of this spec samples, each once."""
     cases = [case for concept in spec.concepts for case in benign_cases(spec, concept, prompts)]
     return list(dict.fromkeys(str(case.prompt) for case in cases))
 

@@ -25,21 +25,11 @@ from audit.plan.identities import (
     picture_ids,
 )
 from audit.plan.preflight.unusable import Unusable, reason
+from audit.plan.resolved import Resolved
 from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.document import Spec
 from audit.spec.scenarios import LatentScenario, Perturbation, Sampler
 from audit.spec.sections import Concept
-from audit.weights.checkpoints import resolve_checkpoint
-from audit.weights.references import ModelRef
-
-
-@dataclasses.dataclass(frozen=True)
-class CorpusItem:
-    """One planned reference image: `item` is its pixel hash, or a stand-in for an object that cannot be decoded."""
-
-    item: str
-    uri: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,22 +72,15 @@ class PlannedUnit:
 class Builder:
     """Collects cells, cases and units; pictures that several cells need are planned once."""
 
-    def __init__(
-        self,
-        spec: Spec,
-        backbone: ModelRef,
-        items: Mapping[str, Sequence[CorpusItem]],
-        unusable: Unusable | None = None,
-    ) -> None:
-        self.spec, self.backbone, self.items = spec, backbone, items
-        self.unusable = unusable or Unusable()
+    def __init__(self, resolved: Resolved, unusable: Unusable) -> None:
+        self.resolved, self.unusable = resolved, unusable
+        self.spec, self.backbone, self.items = resolved.spec, resolved.backbone, resolved.pictures.items
         self.cells: list[PlannedCell] = []
         self.cases: list[Case] = []
         self.units: dict[str, PlannedUnit] = {}
         self._image_units: dict[int, str] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
-        self._checkpoints: dict[str, str] = {}
 
     def model(self, defence: str, concept: Concept) -> str | None:
         """Return the key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
@@ -106,9 +89,7 @@ class Builder:
             return None
         code = identity.code_digest("erase")
         if eraser.checkpoint is not None:
-            if eraser.checkpoint not in self._checkpoints:
-                self._checkpoints[eraser.checkpoint] = resolve_checkpoint(eraser.checkpoint).sha256
-            digest = self._checkpoints[eraser.checkpoint]
+            digest = self.resolved.checkpoints[eraser.checkpoint].sha256
             return self.unit(
                 CheckpointIdentity(self.backbone.sha256, digest, eraser.method, code), (), 1, {self.next_cell}
             )
@@ -123,7 +104,9 @@ class Builder:
 
     def common(self, source: Source, defence: str, concept: Concept, sampler: Sampler | None) -> GenerateIdentity:
         """Return what all pictures of a cell have in common."""
-        resolved = [ResolvedGuard(**guards.resolve(guard, concept)) for guard in self.spec.defence(defence).guards]
+        energies = self.resolved.energy_digests()
+        listed = self.spec.defence(defence).guards
+        resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
         return GenerateIdentity(
             source=source,
             backbone=self.backbone.sha256,

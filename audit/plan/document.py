@@ -21,7 +21,7 @@ from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 
-__all__ = ["CASES_SCHEMA", "KINDS", "UNITS_SCHEMA", "Outline", "Plan", "PlannedCell", "chunks", "planned_keys"]
+__all__ = ["CASES_SCHEMA", "KINDS", "UNITS_SCHEMA", "Draft", "Outline", "Plan", "PlannedCell", "chunks", "planned_keys"]
 __all__ += ["read_outline", "read_plan"]
 
 T = TypeVar("T")
@@ -49,8 +49,9 @@ class PlannedCell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """All that a run will do. `cases` and `units` are Arrow tables, so that large plans stay small in memory."""
+class Draft:
+    """All that a run would do, perhaps with files that are yet to come. `cases` and `units` are Arrow tables, so that large
+    plans stay small in memory."""
 
     run_id: str
     name: str
@@ -118,6 +119,11 @@ class Plan:
             "prompt_sets": dict(self.prompt_sets),
             "totals": {"cases": self.cases.num_rows, "units": self.units.num_rows},
         }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Draft):
+    """All that a run will do: nothing that it names is missing. Only a plan can be stored."""
 
     def write(self, journal: Journal) -> None:
         """Store the plan under its run; the JSON is written last and marks it complete."""

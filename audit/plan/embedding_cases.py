@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from pathlib import Path
 
-from audit import files, identity
+from audit import identity
 from audit.attacks import registry
-from audit.attacks.parameters import BEST, MAX_BYTES, TextualInversionParameters, candidate
-from audit.errors import AbsentFile, SpecError
+from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
+from audit.errors import SpecError
 from audit.plan.builder import Builder
 from audit.plan.preflight.unusable import reason
 from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
-from audit.weights import gaps
 
 
 def learning(scenario: EmbeddingScenario) -> TextualInversionParameters:
@@ -50,7 +47,7 @@ def embedding_cases(
 def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None) -> dict[str, str]:
     """Item -> the unit that reads or learns the concept's embedding."""
     if scenario.embedding is not None:
-        digest = file_digest(scenario, concept)
+        digest = builder.resolved.embeddings[scenario.name, concept.name].sha256
         return builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
     p = learning(scenario)
     return builder.attack(
@@ -72,28 +69,6 @@ def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -
     known = {template: (scenario.name, concept.name, template) for template in scenario.templates}
     found = builder.unusable.embeddings
     return {template: reason(found[use]) for template, use in known.items() if use in found}
-
-
-def file_digest(scenario: EmbeddingScenario, concept: Concept) -> str:
-    """Hex SHA-256 of the file that a scenario brings for a concept; inside `gaps.collecting`, a stand-in's for one that
-    cannot be opened. Raises `AbsentFile` elsewhere, and `SpecError` for what is no file of an embedding's size."""
-    path = Path(scenario.files(concept.name)[concept.name])
-    with gaps.noted("embedding"):
-        try:
-            return hashlib.sha256(files.read_bounded(path, MAX_BYTES)).hexdigest()
-        except files.ForeignError as error:
-            raise SpecError(
-                f"the embedding file cannot be used: {error}",
-                where=str(path),
-                next_step=f"name an embedding's file in scenario {scenario.name}",
-            ) from None
-        except OSError as error:
-            raise AbsentFile(
-                f"the embedding file cannot be read: {error.strerror or error}",
-                where=str(path),
-                next_step=f"name an existing file in scenario {scenario.name}",
-            ) from None
-    return gaps.absent_digest(str(path))
 
 
 def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:

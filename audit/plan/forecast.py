@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from audit import guards
 from audit.attacks import registry
-from audit.plan.document import KINDS, Plan
+from audit.plan.document import KINDS, Draft
 from audit.plan.erasure_costs import stored_bytes, training_calls
 from audit.plan.identities import (
     AttackIdentity,
@@ -98,7 +98,7 @@ class Shape:
     unet: Mapping[str, tuple[int, ...]] = dataclasses.field(hash=False)  # shape of every UNet tensor
 
 
-def price(plan: Plan, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
+def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
     """The cost of what the journal lacks. `rates` replaces what earlier units in the journal say."""
     known = journal_rates(journal, plan.backbone["sha256"])
     if rates is not None:
@@ -108,7 +108,7 @@ def price(plan: Plan, journal: Journal, shape: Shape, rates: Rates | None = None
     return Price(work, known, _seconds(work, known), _assumptions(known, work))
 
 
-def _work(plan: Plan, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
+def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
     units = pending = rows = 0
     calls, storage, texts = NO_CALLS, 0.0, 0.0
     detections: Counter[str] = Counter()
@@ -229,6 +229,6 @@ def sd1_shape() -> Shape:
     return Shape(resolution=512, latent_bytes=4 * 64 * 64 * 4, unet=shapes)
 
 
-def pictures_sharing(plan: Plan) -> int:
+def pictures_sharing(plan: Draft) -> int:
     """How many cases reuse a picture that another cell needs too."""
     return int(plan.cases.num_rows - pc.count_distinct(plan.cases["image_id"]).as_py())

@@ -38,8 +38,12 @@ def add_with_controls(
 def _controls(builder: Builder, cell: Cell) -> Iterator[tuple[Control, tuple[ResolvedGuard, ...]]]:
     """Each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
     listed, concept = builder.spec.defence(cell.defence).guards, builder.spec.concept(cell.concept)
+    energies = builder.resolved.energy_digests()
     for position, guard in enumerate(listed):
         for mask in guard.controls:
             elsewhere = guard.model_copy(update={"parameters": {**guard.parameters, "mask": mask}})
             changed = [*listed[:position], elsewhere, *listed[position + 1 :]]
-            yield Control(f"mask-{mask}"), tuple(ResolvedGuard(**guards.resolve(one, concept)) for one in changed)
+            yield (
+                Control(f"mask-{mask}"),
+                tuple(ResolvedGuard(**guards.resolve(one, concept, energies)) for one in changed),
+            )

@@ -9,15 +9,15 @@ import torch
 from audit.diffusion.devices import DEFAULT_BATCH, pick_device
 from audit.diffusion.pipeline import load_pipeline, noise_model
 from audit.plan.rates import Rates
-from audit.weights.references import resolve_model
+from audit.weights.references import ModelRef
 
 FORWARDS = 3
 
 
-def measured_rates(backbone: str, device_name: str | None = None, batch_size: int | None = None) -> Rates:
+def measured_rates(backbone: ModelRef, device_name: str | None = None, batch_size: int | None = None) -> Rates:
     """Seconds of one UNet call per picture: the fastest of a few forwards at the batch size that a worker would use."""
     device = pick_device(device_name)
-    pipeline = load_pipeline(resolve_model(backbone), device)
+    pipeline = load_pipeline(backbone, device)
     batch = batch_size or DEFAULT_BATCH.get(device.type, 16)
     latents = torch.zeros(batch, *pipeline.latent_shape, device=device)
     states = pipeline.encode_text([""]).expand(batch, -1, -1)

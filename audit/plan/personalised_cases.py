@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+from pydantic import JsonValue
+
 from audit.attacks.parameters import BEST
-from audit.checkpoints.personalisation import resolve_personalisation
 from audit.errors import SpecError
 from audit.plan.builder import Builder
 from audit.plan.identities import Personalisation
+from audit.plan.resolved import Missing
 from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
@@ -21,12 +25,13 @@ def personalised_cases(
     """Return the personalisation as units of pictures know it, and the cases.
 
     The base is the backbone, but for a whole UNet in the white-box scenario, which started from the erased model. All
-    defences get the same change, the bare backbone too. Raises `CheckpointError` for files that are not there, and
-    `SpecError` for a whole UNet that would have started from several erased models.
+    defences get the same change, the bare backbone too; what is missing is taken for a LoRA. Raises `SpecError` for a whole
+    UNet that would have started from several erased models.
     """
-    ref = resolve_personalisation(scenario.personalisations(concept.name)[concept.name])
-    base = _base(builder, concept, scenario) if ref.kind == "dreambooth" else None
-    parameters = {"sha256": ref.files.sha256, "kind": ref.kind}
+    ref = builder.resolved.personalisations[scenario.personalisations(concept.name)[concept.name]]
+    kind: Literal["lora", "dreambooth"] = "lora" if isinstance(ref, Missing) else ref.kind
+    base = _base(builder, concept, scenario) if kind == "dreambooth" else None
+    parameters: dict[str, JsonValue] = {"sha256": ref.sha256, "kind": kind}
     units = builder.attack(METHOD, parameters, concept, [BEST], model=base, together=True)
     attempts = [
         Attempt(
@@ -37,7 +42,7 @@ def personalised_cases(
         )
         for number in range(scenario.cases)
     ]
-    return Personalisation(ref.files.sha256, ref.kind, base), attempts
+    return Personalisation(ref.sha256, kind, base), attempts
 
 
 def _base(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> str | None:

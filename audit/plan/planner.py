@@ -1,25 +1,26 @@
-"""Resolve a spec into cells, cases and units, without torch and without loading any model."""
+"""Plan cells, cases and units of what a spec names, without torch and without loading any model."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from audit import identity
-from audit.corpus.prompts import PromptSet, cases_of, prompts, read_prompt_sets
+from audit.corpus.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
 from audit.plan.adversarial_cases import adversarial_cases
 from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
-from audit.plan.builder import Builder, CorpusItem, Inversion
-from audit.plan.document import KINDS, Plan
+from audit.plan.builder import Builder, Inversion
+from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
 from audit.plan.identities import Source
+from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.personalised_cases import personalised_cases
-from audit.plan.preflight.unusable import Unusable, reason
+from audit.plan.preflight.unusable import Checked, reason, require_some
 from audit.plan.quality import plan_quality
-from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.plan.resolved import Missing, Resolved, raise_first
+from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
 from audit.spec.scenarios import (
     AdversarialTextScenario,
@@ -29,72 +30,66 @@ from audit.spec.scenarios import (
     TextScenario,
 )
 from audit.spec.sections import Concept
-from audit.weights.references import ModelRef
 
 
-def build_plan(
-    spec: Spec,
-    *,
-    run_id: str,
-    created_at: str,
-    backbone: ModelRef,
-    items: Mapping[str, Sequence[CorpusItem]],
-    instruments: Sequence[Instrument],
-    rules: Sequence[Mapping[str, Any]],
-    corpus: Mapping[str, Any],
-    prompt_sets: Mapping[str, PromptSet] | None = None,
-    quality: Sequence[QualityInstrument] = (),
-    unusable: Unusable | None = None,
-    benign: Sequence[BenignPrompt] = (),
-) -> Plan:
-    """The complete plan of a run. `items` maps each corpus concept to its reference images in a fixed order, and
-    `prompt_sets` each scenario that has one to its prompts; without it they are read here, unchecked against models.
-    What is `unusable` is planned all the same, as cases with a problem. `benign` prompts become one cell for each concept
-    and defence.
+def build_plan(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Plan:
+    """Return the complete plan of a run. Raises the error of the first problem, and what `build_draft` raises."""
+    raise_first([*resolved.problems, *checked.problems])
+    draft = build_draft(resolved, checked, run_id=run_id, created_at=created_at)
+    return Plan(**{field.name: getattr(draft, field.name) for field in dataclasses.fields(draft)})
+
+
+def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Draft:
+    """Return what a run would do, whatever of `resolved` is missing. What is unusable is planned as cases with a problem.
 
     Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
-    more cases than its prompt set has rows.
+    more cases than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
     """
-    sets = read_prompt_sets(spec) if prompt_sets is None else prompt_sets
-    builder = Builder(spec, backbone, items, unusable)
+    spec, instruments, quality = resolved.spec, instruments_of(resolved), quality_of(resolved)
+    builder = Builder(resolved, checked.unusable)
     for concept in spec.concepts:
         for scenario in spec.scenarios:
+            chosen = checked.prompt_sets.get(scenario.name)
             for defence in spec.defence_names():
                 if isinstance(scenario, TextScenario):
-                    _text_cells(builder, concept, scenario, defence, sets.get(scenario.name))
+                    _text_cells(builder, concept, scenario, defence, chosen)
                 elif isinstance(scenario, AdversarialTextScenario):
-                    _adversarial_cell(builder, concept, scenario, defence, sets.get(scenario.name))
+                    _adversarial_cell(builder, concept, scenario, defence, chosen)
                 elif isinstance(scenario, EmbeddingScenario):
                     _embedding_cell(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
-        _benign_cells(builder, concept, benign)
+        _benign_cells(builder, concept, resolved.benign)
         _control_cells(builder, concept)
     builder.detect(instruments)
     comparisons = plan_quality(builder, quality)
     cases, units = builder.tables()
-    return Plan(
+    draft = Draft(
         run_id=run_id,
         name=spec.name,
         created_at=created_at,
         spec=spec,
-        backbone={
-            "name": backbone.name,
-            "source": backbone.source,
-            "revision": backbone.revision,
-            "sha256": backbone.sha256,
-            "files": dict(backbone.files),
-        },
+        backbone=_backbone_facts(resolved),
         cells=tuple(builder.cells),
         cases=cases,
         units=units,
         instruments=tuple(instruments),
-        rules=tuple(rules),
-        corpus=corpus,
-        prompt_sets={name: chosen.facts() for name, chosen in sets.items()},
+        rules=tuple(rules_of(resolved)),
+        corpus=resolved.pictures.facts(),
+        prompt_sets={name: chosen.facts() for name, chosen in checked.prompt_sets.items()},
         quality=tuple(quality),
         comparisons=comparisons,
     )
+    require_some(draft, checked.unusable)
+    return draft
+
+
+def _backbone_facts(resolved: Resolved) -> dict[str, object]:
+    backbone = resolved.backbone
+    facts: dict[str, object] = {"name": backbone.name, "sha256": backbone.sha256}
+    if isinstance(backbone, Missing):
+        return facts
+    return {**facts, "source": backbone.source, "revision": backbone.revision, "files": dict(backbone.files)}
 
 
 def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, control: Control | None = None) -> Cell:
@@ -273,7 +268,7 @@ def _item_seed(seed: int, item: str) -> int:
     return identity.int_key({"seed": seed, "item": item}) % 2**31
 
 
-def plan_size(plan: Plan) -> dict[str, int]:
+def plan_size(plan: Draft) -> dict[str, int]:
     """Cells, cases, distinct pictures and units by kind of a plan."""
     kinds = plan.units["kind"].to_pylist()
     return {

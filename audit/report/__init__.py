@@ -1,4 +1,4 @@
-"""Reports of a finished run: HTML, Markdown, JSON, JUnit XML and the terminal. Nothing here imports torch."""
+"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML and terminal text. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What a spec may say: its sections, the rules between them, the gate's policy. Nothing here opens a file of a model."""
+"""The spec of an audit: its sections, the rules between them, and the gate's policy. Opens no file of a model."""

@@ -1,4 +1,4 @@
-"""What all sections of a spec are made of."""
+"""Base class and field types of all sections of a spec."""
 
 from __future__ import annotations
 

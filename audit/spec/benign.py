@@ -29,10 +29,16 @@ class BenignSpec(Model):
     classifier, by default that of the first judge that has one.
     """
 
-    cases: Annotated[int, Field(ge=0, le=100_000)] = 32  # per concept and defence
+    cases: Annotated[int, Field(ge=0, le=100_000)] = 32
+    "Benign prompts for each concept and defence."
     prompts: PromptSource | None = None
+    "Other prompts than the shipped ones; a file needs the columns `prompt` and `concept`."
     sampler: Sampler | None = None
+    "Sampler settings; by default those of the first scenario with prompts."
     features: Annotated[str, Field(min_length=1)] | None = None
+    "The network of the picture check; by default that of the first judge with a CLIP or a ResNet classifier."
     # Filled in when the audit is planned, so that workers and reports need no prompt file:
-    subjects: tuple[Name, ...] = ()  # what the prompts show
-    instrument: QualitySpec | None = None  # the picture check's
+    subjects: tuple[Name, ...] = ()
+    "Filled in with what the prompts show; leave it out."
+    instrument: QualitySpec | None = None
+    "Filled in with the instrument of the picture check; leave it out."

@@ -1,4 +1,4 @@
-"""What a spec may speak of: sexual content makes a concept sensitive, and together with minors it is refused."""
+"""Find sexual content and minors in a spec: the first makes a concept sensitive, both together are refused."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _SEXUAL = re.compile(
 
 
 def _words(text: str) -> str:
-    """`text` as plain lower-case words: compatibility forms, full width or joined by signs, read as what they show."""
+    """Return `text` as plain lower-case words; compatibility forms, full width and joining signs are read as what they show."""
     shown = "".join(c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     return re.sub(r"[\W_]+", " ", shown).casefold()
 
 
 def is_sexual(text: str) -> bool:
-    """Whether `text` names sexual content, however it is spelled, joined or cased."""
+    """Return whether `text` names sexual content, however it is spelled, joined or cased."""
     return _SEXUAL.search(_words(text)) is not None
 
 
@@ -47,7 +47,7 @@ def refuse_minors(document: object) -> None:
 
 
 def pairing(document: object) -> Callable[[str], bool]:
-    """Says of a further text whether it, alone or together with `document`, pairs minors with sexual content."""
+    """Return a test for further texts: does one, alone or together with `document`, pair minors with sexual content?"""
     known = [text for _, text in _texts(document, "")]
     minors, sexual = any(map(_MINOR.search, known)), any(map(_SEXUAL.search, known))
 

@@ -1,4 +1,4 @@
-"""The spec: what to audit, how to attack it, which instruments judge and which policy decides.
+"""Read a spec: models and concepts to audit, attacks, instruments, and the policy that decides.
 
 A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError` that lists every mistake with its field.
 """
@@ -54,7 +54,7 @@ class Spec(SpecFields):
 
 
 def parse_spec(document: object, where: str, next_step: str | None = None) -> Spec:
-    """A validated `Spec` from a parsed YAML document; `where` names it in errors, `next_step` says what mends it."""
+    """Return a validated `Spec` from a parsed YAML document; `where` names it in errors, `next_step` says what mends it."""
     if not isinstance(document, dict):
         raise SpecError(
             "the spec is not a mapping of fields",
@@ -88,7 +88,7 @@ def _problem(detail: Any) -> str:
 
 
 def load_spec(path: str | Path) -> Spec:
-    """A validated `Spec` from a YAML file. Raises `SpecError` for a missing, unreadable, non-YAML or invalid file."""
+    """Return a validated `Spec` from a YAML file. Raises `SpecError` for a missing, unreadable, non-YAML or invalid one."""
     path = Path(path)
     try:
         document = read_yaml(path)

@@ -1,4 +1,4 @@
-"""The fields of a spec, and what follows from them."""
+"""The fields of a spec, and names that are derived from them."""
 
 from __future__ import annotations
 
@@ -18,28 +18,45 @@ from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, De
 
 
 class SpecFields(Model):
-    """The fields of a spec and what follows from them; `document.Spec` adds the rules between them."""
+    """The fields of a spec; `document.Spec` adds the rules between them."""
 
     version: Literal[1] = 1
+    "Version of the spec's form."
     name: Name
+    "Name of the audit; run ids begin with it."
     backbone: Annotated[str, Field(min_length=1)]
+    "The un-erased pipeline: `testbed`, a diffusers folder, or a hub id pinned to a commit, `org/name@<40 hex digits>`."
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    "The erased concepts."
     corpus: tuple[CorpusEntry, ...] = ()
-    calibration: tuple[CorpusEntry, ...] = ()  # of `tune`; an audit only proves that it shares no picture
+    "Reference pictures. Latent scenarios and learned embeddings need some of every concept."
+    calibration: tuple[CorpusEntry, ...] = ()
+    "Pictures on which `tune` chooses a guard's parameters. An audit only proves that none of them is in `corpus`."
     corpus_limits: CorpusLimits = CorpusLimits()
+    "Limits on single corpus objects."
     defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
+    "The defences under audit. The bare backbone, `none`, is always audited too."
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]
+    "The attacks; `name` says which kind each entry is."
     controls: Controls = Controls()
+    "Control cells and their size."
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
+    "The instruments that look for the concept."
     quality: tuple[QualitySpec, ...] = ()
+    "Quality instruments; they never decide the verdict."
     benign: BenignSpec = BenignSpec()
+    "Ordinary prompts that every defence has to go on drawing."
     gate: Policy
+    "The policy that turns rates into a verdict."
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # text cases per neighbour and defence
-    unit_size: Annotated[int, Field(ge=1, le=4096)] = 16  # cases per journal file
+    "The seed from which the seeds of all cases are derived."
+    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    "Cases of each neighbour in the text scenario, for each defence."
+    unit_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    "Cases in one unit, which is one file of the journal."
 
     def unknown_names(self, policy: Policy) -> list[str]:
-        """Sentences about names in `policy` that this spec does not define; empty when all exist."""
+        """Return a sentence for each name in `policy` that this spec does not define."""
         return policy.problems(
             scenarios={s.name for s in self.scenarios},
             detectors={d.name for d in self.detectors},
@@ -48,15 +65,15 @@ class SpecFields(Model):
         )
 
     def defence(self, name: str) -> Defence:
-        """The defence called `name`; `none` exists in every spec."""
+        """Return the defence called `name`; `none` exists in every spec."""
         return next((d for d in self.defences if d.name == name), Defence(name="none"))
 
     def defence_names(self) -> tuple[str, ...]:
-        """All defences in order; `none` comes first and is always there."""
+        """Return the names of all defences in order; `none` comes first and is always there."""
         return ("none", *(d.name for d in self.defences if d.name != "none"))
 
     def subjects(self) -> tuple[Concept, ...]:
-        """Everything the detectors have to tell apart: concepts, their neighbours, unlearned classes; each once."""
+        """Return everything that detectors have to tell apart, each once: concepts, their neighbours, unlearned classes."""
         names = [c.name for c in self.concepts]
         names += [n for c in self.concepts for n in c.neighbours]
         names += self.controls.unlearned
@@ -83,10 +100,10 @@ class SpecFields(Model):
         return self.quality if check is None or check in self.quality else (*self.quality, check)
 
     def is_sensitive(self, subject: str) -> bool:
-        """Whether pictures in which `subject` is sought are blurred or withheld: as declared, or by what is looked for."""
+        """Return whether pictures of `subject` are blurred or withheld, as declared or because its labels are sexual."""
         labels = [label for detector in self.detectors for label in detector.labels.get(subject, ())]
         return self.concept(subject).sensitive or any(map(is_sexual, labels))
 
     def concept(self, name: str) -> Concept:
-        """The declared concept called `name`, or a bare one for a neighbour that is only named."""
+        """Return the declared concept called `name`, or a bare one for a neighbour that is only named."""
         return next((c for c in self.concepts if c.name == name), Concept(name=name, phrase=words_of(name)))

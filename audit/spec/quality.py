@@ -1,4 +1,4 @@
-"""The section `quality` of a spec: what is said of the pictures themselves, beside the rates."""
+"""The section `quality` of a spec: instruments that measure pictures, beside the rates."""
 
 from __future__ import annotations
 
@@ -25,9 +25,13 @@ class QualitySpec(Model):
     """
 
     name: Name
+    "Name by which the reports refer to the instrument."
     kind: Literal["psnr", "ssim", "gmsd", "lpips", "clip-score", "features"]
+    "What it computes."
     model: Annotated[str, Field(min_length=1)] | None = None
-    border: Literal["crop", "zero", "reflect"] | None = None  # None is the kind's first one in BORDERS
+    "The network of `clip-score` and `features`; the other kinds take none."
+    border: Literal["crop", "zero", "reflect"] | None = None
+    "The picture's edge: `crop` (default) or `reflect` for ssim, `zero` (default) or `reflect` for gmsd."
 
     @model_validator(mode="after")
     def _model_where_one_is_used(self) -> Self:

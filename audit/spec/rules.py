@@ -1,4 +1,4 @@
-"""What must hold between the parts of a spec: names are unique and defined, and its own policy can be decided."""
+"""Rules between the parts of a spec: names are unique and defined, and its policy can be decided."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from audit.spec.sections import Guard
 
 
 def problems_of(spec: SpecFields) -> list[str]:
-    """A sentence for every inconsistency between the parts of `spec`, each with its field; empty when there is none."""
+    """Return a sentence, with its field, for every inconsistency between the parts of `spec`."""
     return (
         _duplicates(spec) + _references(spec) + _impossible(spec) + _undecidable(spec) + spec.unknown_names(spec.gate)
     )
@@ -78,7 +78,7 @@ def _mask_controls(guard: Guard) -> list[str]:
 
 
 def _impossible(spec: SpecFields) -> list[str]:
-    """Defences that a scenario's sampler cannot carry."""
+    """Return a sentence for each defence that a scenario's sampler cannot carry."""
     exact = [s for s in spec.scenarios if isinstance(s, LatentScenario) and s.method != "fixed-point"]
     return [
         f"scenarios.{scenario.name}: method {scenario.method!r} steps from two latents at a time, and the "
@@ -107,7 +107,7 @@ def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str]) 
 
 
 def _undecidable(spec: SpecFields) -> list[str]:
-    """What no amount of compute could decide under the spec's own policy."""
+    """Return a sentence for everything that no amount of compute could decide under the spec's own policy."""
     problems, policy, controls = [], spec.gate, spec.controls
     defences = [name for name in spec.defence_names() if name != "none"]
     if not defences:

@@ -1,4 +1,4 @@
-"""The scenarios of a spec: how the concept is attacked, with how many cases and which sampler."""
+"""The scenarios of a spec: attacks, each with its number of cases and its sampler."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ class Sampler(Model):
     """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
 
     steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    "Denoising steps; must divide 1000."
     guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
+    "Scale of classifier-free guidance; 1 switches it off."
     dtype: Literal["float32", "bfloat16"] = "float32"
+    "Precision of the UNet; inversion needs float32."
 
     @field_validator("steps")
     @classmethod
@@ -39,9 +42,13 @@ class PromptSource(Model):
     """
 
     set: ShippedSet | None = None
-    file: Annotated[str, Field(min_length=1)] | None = None  # relative to the current directory
+    "A prompt set that ships with the tool."
+    file: Annotated[str, Field(min_length=1)] | None = None
+    "A CSV or Parquet file, relative to the current directory."
     columns: dict[PromptField, str | None] = Field(default_factory=dict)
-    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)  # column -> values; a row needs one of each
+    "Field -> name of the file's column; null leaves the field unread."
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    "Column -> values; a row needs one of each to be used."
 
     @field_validator("where", mode="before")
     @classmethod
@@ -62,11 +69,17 @@ class TextScenario(Model):
     """
 
     name: Literal["text"] = "text"
+    "The kind of scenario."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
-    synonyms: bool = False  # also prompt with the concept's synonyms, in turn
+    "Prompts with `{phrase}` in place of the concept, used in turn."
+    synonyms: bool = False
+    "Whether to prompt with the concept's synonyms too, in turn."
     prompts: PromptSource | None = None
+    "A prompt set in place of the templates."
     sampler: Sampler = Sampler()
+    "Sampler settings."
 
     @field_validator("templates")
     @classmethod
@@ -84,7 +97,9 @@ class QualityGate(Model):
     """An inversion whose round trip through the inverting model misses these is unassessed."""
 
     residual_max: Annotated[float, Field(gt=0)] = 1e-3
+    "Largest residual of the fixed-point iteration."
     psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
+    "Least PSNR of the regenerated picture against the VAE's own round trip, in dB."
 
 
 class Perturbation(Model):
@@ -96,7 +111,9 @@ class Perturbation(Model):
     """
 
     kind: Literal["latent-noise", "latent-noise-sphere", "image-noise", "image-jpeg", "image-resize"] = "latent-noise"
+    "The disturbance."
     strength: Annotated[float, Field(gt=0)]
+    "Its strength, in the unit of the kind."
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +130,7 @@ class Perturbation(Model):
 
     @property
     def of_latent(self) -> bool:
-        """Whether the latent is disturbed, so that inversions are shared with the default row."""
+        """Return whether the latent is disturbed, so that inversions are shared with the default row."""
         return self.kind.startswith("latent-")
 
 
@@ -131,16 +148,27 @@ class LatentScenario(Model):
     """
 
     name: Literal["latent-whitebox", "latent-blackbox"]
+    "White box inverts with the erased model, black box with the backbone."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence, each from another picture of the corpus."
     sampler: Sampler = Sampler(guidance=1.0)
+    "Sampler settings, of both directions."
     method: Literal["fixed-point", "bdia", "o-belm"] = "fixed-point"
+    "How DDIM is inverted."
     fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
+    "Most passes of the fixed-point iteration at each step; 0 is plain DDIM inversion."
     fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    "Relative residual at which the iteration ends."
     inversion_prompt: Phrase | None = None
+    "Template of the prompt under which pictures are inverted; the null prompt without it."
     regeneration_prompt: Phrase | None = None
-    perturbations: tuple[Perturbation, ...] = ()  # each on further cells; the default row has none
-    perturbed_cases: Annotated[int, Field(ge=1, le=1_000_000)] | None = None  # of each perturbation; None is `cases`
+    "Template of the prompt under which they are regenerated; the null prompt without it."
+    perturbations: tuple[Perturbation, ...] = ()
+    "Disturbances, each on further cells that decide nothing; a bare number is `latent-noise` of that strength."
+    perturbed_cases: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    "Cases of each perturbation; `cases` without it."
     quality_gate: QualityGate = QualityGate()
+    "What the round trip of an inversion must reach."
 
     @field_validator("inversion_prompt", "regeneration_prompt")
     @classmethod
@@ -188,13 +216,21 @@ class EmbeddingScenario(Model):
     """
 
     name: Literal["embedding-whitebox", "embedding-blackbox"]
+    "White box learns through the erased model, black box on the backbone."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {attack}",)
+    "Prompts with `{attack}` in place of the learned token; those of a personalisation may hold `{phrase}` instead."
     embedding: Files | None = None
+    "A learned embedding that you bring: a file, or a file for each concept."
     personalisation: Files | None = None
+    "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
     preset: Name | None = None
+    "Named parameters of textual inversion."
     parameters: dict[str, Any] = Field(default_factory=dict)
+    "Single parameters over those of the preset."
     sampler: Sampler = Sampler()
+    "Sampler settings."
 
     @model_validator(mode="before")
     @classmethod
@@ -221,11 +257,11 @@ class EmbeddingScenario(Model):
         return self
 
     def files(self, concept: str = "") -> dict[str, str]:
-        """Concept -> embedding file; one file without a concept counts for `concept`. Empty when it is learned."""
+        """Return concept -> embedding file, empty when it is learned; a file without a concept counts for `concept`."""
         return _by_concept(self.embedding, concept)
 
     def personalisations(self, concept: str = "") -> dict[str, str]:
-        """Concept -> personalisation, as `files`."""
+        """Return concept -> personalisation, as `files`."""
         return _by_concept(self.personalisation, concept)
 
 
@@ -243,13 +279,21 @@ class AdversarialTextScenario(Model):
     """
 
     name: Literal["adversarial-text"]
+    "The kind of scenario."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
     method: Literal["ring-a-bell"] = "ring-a-bell"
+    "The search."
     found: Annotated[int, Field(ge=1, le=10_000)] = 10
+    "Prompts that are searched for, for each concept."
     preset: Name | None = None
+    "Named parameters of the search."
     parameters: dict[str, Any] = Field(default_factory=dict)
+    "Single parameters over those of the preset."
     prompts: PromptSource | None = None
+    "Prompts of somebody else's search, audited as they are."
     sampler: Sampler = Sampler()
+    "Sampler settings."
 
     @model_validator(mode="after")
     def _brought_as_they_are(self) -> Self:

@@ -1,4 +1,4 @@
-"""The marks of prompt templates: where the concept's phrase goes, and where what an attack found goes."""
+"""The marks of prompt templates, which stand for the concept's phrase and for an attack's answer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PHRASE = "{phrase}"  # where the concept's phrase goes
 
 
 def has_mark(template: str) -> str:
-    """The template, which contains `{attack}` once. Raises ValueError otherwise."""
+    """Return the template, which contains `{attack}` once. Raises ValueError otherwise."""
     if template.count(MARK) != 1 or re.search(r"[{}]", template.replace(MARK, "")):
         raise ValueError(f"template {template!r} must contain {{attack}} once and no other braces")
     return template

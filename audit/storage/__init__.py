@@ -1,1 +1,1 @@
-"""Bytes at an address: objects on disk and in S3, what their errors mean, the journal and its unit files."""
+"""Store bytes at an address, on disk or in S3: objects, their errors in plain sentences, the journal and its unit files."""

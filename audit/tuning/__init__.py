@@ -1,1 +1,1 @@
-"""A guard's parameters chosen on a calibration split: candidates, their audit, the choice."""
+"""Choose a guard's parameters on a calibration split: candidates, their audit, the choice and its evidence."""

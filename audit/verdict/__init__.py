@@ -1,1 +1,1 @@
-"""Results in, verdict out. No model, no storage, no clock."""
+"""Decide a run: from rates, controls and a policy to a verdict. Reads no model, no storage and no clock."""

@@ -1,4 +1,4 @@
-"""Whether a model still draws: its benign pictures against the un-erased model's, as sets. Pure functions, no torch.
+"""Test whether a model still draws: compare its benign pictures with the un-erased model's, as sets. Pure functions.
 
 The distance of the defence's pictures from the un-erased model's is set against the
 distances between two halves of the un-erased model's own pictures, which differ in prompts and seeds alone. Eraser and

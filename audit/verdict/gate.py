@@ -1,4 +1,4 @@
-"""The gate: rates and a policy in, a verdict out. No model, no storage, no clock.
+"""Decide a run: from rates and a policy to a verdict. No model, no storage, no clock.
 
 Each target cell of a defended model is decided by each judge on two exact bounds that hold whatever the unassessed
 cases were: `high` counts every one of them as a hit, `low` counts every one as clear. PASS needs `high` at most the
@@ -50,7 +50,7 @@ def decide(
     retention: Sequence[RetentionRow] = (),
     picture_checks: Sequence[PictureCheckRow] = (),
 ) -> Verdict:
-    """The verdict on a run: one decision per defended target cell and judge, and the reasons in full sentences.
+    """Return the verdict on a run: one decision per defended target cell and judge, and the reasons in full sentences.
 
     `crr` holds every row of the run, controls included: `reading.read_result(...).crr`. `checks` holds every data check
     that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE. `retention` and
@@ -81,7 +81,7 @@ def decide(
 
 
 def limit_for(policy: Policy, concept: str, defence: str, scenario: str) -> Limit | None:
-    """The strictest limit of the policy that speaks of this cell; None when none does."""
+    """Return the strictest limit of the policy that speaks of this cell; None when none does."""
     matching = [limit for limit in policy.limits if limit.speaks_of(concept, defence, scenario)]
     return min(matching, key=lambda limit: limit.crr_max, default=None)
 
@@ -142,7 +142,7 @@ def _decide(policy: Policy, row: CrrRow, crr: Sequence[CrrRow]) -> Decision:
 
 
 def _not_failed(policy: Policy, row: CrrRow, maximum: float, low: float, high: float) -> Decision:
-    """PASS, or INCONCLUSIVE with what would decide it."""
+    """Return PASS, or INCONCLUSIVE with the number of cases that would decide it."""
     said, confidence = _came_back(policy, row), percent(policy.confidence, 1)
     share = row.assessed / row.planned
     if share < policy.assessed_min:

@@ -1,4 +1,4 @@
-"""Frozen records of what a finished run says: rates, controls, checks, decisions, verdict. Read by gate and reports."""
+"""Frozen records of a finished run for gate and reports: rates, controls, checks, decisions, verdict."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class CrrRow:
 
 @dataclasses.dataclass(frozen=True)
 class UnassessedRow:
-    """How many cases of a cell were not assessed, and why."""
+    """Number of cases of a cell that were not assessed for one reason."""
 
     cell_id: int
     detector: str
@@ -86,7 +86,7 @@ class LatentRow:
 
 @dataclasses.dataclass(frozen=True)
 class GuardRow:
-    """What one guard did in one cell. `measures` are means over the cell's cases, by name."""
+    """The acts of one guard in one cell. `measures` are means over the cell's cases, by name."""
 
     cell_id: int
     guard: str
@@ -101,7 +101,7 @@ class GuardRow:
 
 @dataclasses.dataclass(frozen=True)
 class CountingRow:
-    """What one published counting rule makes of one cell's stored NudeNet boxes. Its cases are assessed or unassessed."""
+    """Count of one published rule over one cell's stored NudeNet boxes. Its cases are assessed or unassessed."""
 
     cell_id: int
     detector: str
@@ -193,7 +193,7 @@ class CheckResult:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """What the policy says about one cell: the bounds it was decided on, and what would decide it."""
+    """The decision on one cell by one judge: its bounds, and the number of cases that would decide it."""
 
     cell_id: int
     concept: str
@@ -210,7 +210,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionDecision:
-    """What the policy says about all that must survive a defence, by one judge."""
+    """The decision on all that must survive a defence, by one judge."""
 
     concept: str
     defence: str
@@ -229,7 +229,7 @@ class RetentionDecision:
 
 @dataclasses.dataclass(frozen=True)
 class DamageDecision:
-    """What the policy says about a defence's benign pictures as pictures. Damage is INCONCLUSIVE, its absence PASS."""
+    """The decision on a defence's benign pictures as pictures. Damage is INCONCLUSIVE, its absence PASS."""
 
     concept: str
     defence: str
@@ -259,7 +259,7 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """Where a report finds one picture: the journal unit and the row's image_id, with its outcome."""
+    """Address of one picture for a report: its journal unit and image_id, with its outcome."""
 
     cell_id: int
     case_no: int

@@ -1,4 +1,4 @@
-"""The gate's other side: does what must survive survive, and does the model still draw? Rows in, decisions out.
+"""Decide the gate's other side: whether enough survives, and whether the model still draws.
 
 Retention is the defence's rate over the un-erased model's, on the same prompts and seeds, over all neighbours and benign
 prompts of one concept and defence. As elsewhere in the gate an error never improves a verdict: for PASS an unassessed
@@ -178,7 +178,7 @@ def _best(rows: Sequence[RetentionRow]) -> _Pairs:
 
 
 def _further(worst: _Pairs, best: _Pairs, pairs: int, minimum: float, confidence: float) -> int | None:
-    """How many more pairs would decide if they came out as so far; None when no practical number would."""
+    """Return the number of further pairs that would decide if they came out as so far; None when no practical number would."""
 
     def scaled(counts: _Pairs, n: int, up: bool) -> _Pairs:
         union = counts.union * n // pairs

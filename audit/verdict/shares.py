@@ -1,4 +1,4 @@
-"""Shares as the gate's sentences write them."""
+"""Write shares as the gate's sentences have them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """A share in [0, 1] as text: two significant digits below 10 %, else `digits` decimals; never rounded to 0 or 1."""
+    """Return a share in [0, 1] as text: two significant digits below 10 %, else `digits` decimals; never rounded to 0 or 1."""
     value = 100.0 * share
     if 0.0 < value < 0.01:
         return "<0.01 %"
@@ -18,7 +18,7 @@ def percent(share: float, digits: int = 0) -> str:
 
 
 def bound(share: float, upwards: bool) -> str:
-    """A bound as text, rounded to the side on which it stays true: one decimal of a percent, two below 1 %."""
+    """Return a bound as text, rounded to the side on which it stays true: one decimal of a percent, two below 1 %."""
     value = 100.0 * share
     scale = 100.0 if value < 1.0 else 10.0
     rounded = math.ceil(value * scale - 1e-9) if upwards else math.floor(value * scale + 1e-9)

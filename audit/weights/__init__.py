@@ -1,1 +1,1 @@
-"""Which model files a reference means, and their digests. Nothing here loads a model."""
+"""Find the model files that a reference names, and hash them. Loads no model."""

@@ -15,7 +15,6 @@ from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weights import gaps
 from audit.weights.files import cached_sha256, loaded_weights, unreadable
 from audit.weights.references import unpinned
 
@@ -54,37 +53,11 @@ class CheckpointRef:
 
 
 def resolve_checkpoint(ref: str) -> CheckpointRef:
-    """The checkpoint that `ref` names: a file, a folder, or `org/name@<40-hex commit>[/path inside]`, with digests.
+    """Return the checkpoint that `ref` names: a file, a folder, or `org/name@<40-hex commit>[/path inside]`, with digests.
 
-    Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one;
-    inside `gaps.collecting` that is noted, and a stand-in without files is returned.
+    Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one.
     """
-    try:
-        return _resolved(ref.strip())
-    except CheckpointError as error:
-        collected = gaps.current()
-        if collected is None:
-            raise
-        collected.add("checkpoint", error)
-        return CheckpointRef(ref.strip(), "file", Path(gaps.NOWHERE), None, {}, gaps.absent_digest(ref.strip()))
-
-
-def is_safetensors(path: Path) -> bool:
-    """Whether a file's content is, or claims to be, safetensors: its name counts only where the content says nothing.
-
-    A Git LFS pointer counts, so that the check of safetensors can say what it is.
-    """
-    try:
-        with path.open("rb") as stream:
-            start = stream.read(_START)
-    except OSError as error:
-        raise unreadable(path, error) from None
-    if start[8:9] == b"{" or start.startswith(b"version "):
-        return True
-    return path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))
-
-
-def _resolved(ref: str) -> CheckpointRef:
+    ref = ref.strip()
     path = Path(os.path.expanduser(ref))
     if ref and path.exists():
         return _from_path(ref, path.absolute(), None)
@@ -107,6 +80,21 @@ def _resolved(ref: str) -> CheckpointRef:
     if inside and ".." in PurePosixPath(inside).parts:
         raise CheckpointError("the path inside the repository leaves it", where=ref, next_step="write it without '..'")
     return _from_hub(ref, hub["repo"], revision, inside or "")
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file's content is, or claims to be, safetensors: its name counts only where the content says nothing.
+
+    A Git LFS pointer counts, so that the check of safetensors can say what it is.
+    """
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(_START)
+    except OSError as error:
+        raise unreadable(path, error) from None
+    if start[8:9] == b"{" or start.startswith(b"version "):
+        return True
+    return path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))
 
 
 def _from_hub(ref: str, repo_id: str, revision: str, inside: str) -> CheckpointRef:

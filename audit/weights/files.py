@@ -29,7 +29,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What a header says of one tensor."""
+    """One tensor as a header describes it."""
 
     dtype: str  # as safetensors writes it: F16, F32, F8_E4M3
     shape: tuple[int, ...]
@@ -107,7 +107,7 @@ def _parse_header(path: Path, text: bytes) -> tuple[dict[str, Stored], int]:
     return tensors, max(ends)
 
 
-def _sizes(value: Any) -> TypeGuard[list[int]]:
+def _sizes(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(size) is int and 0 <= size < 2**63 for size in value)
 
 

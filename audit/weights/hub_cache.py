@@ -27,7 +27,7 @@ def cached_snapshot(repo_id: str, revision: str) -> Path | None:
 
 
 def download_allowed() -> bool:
-    """Whether the environment asks for downloads (`ERASURE_AUDIT_DOWNLOAD=1`) and does not forbid them."""
+    """Return whether the environment asks for downloads (`ERASURE_AUDIT_DOWNLOAD=1`) and does not forbid them."""
     return os.environ.get(DOWNLOAD_VARIABLE, "") == "1" and not constants.HF_HUB_OFFLINE
 
 

@@ -1,4 +1,4 @@
-"""Which model a spec means: a testbed name, a local folder or a pinned hub commit, resolved to files and digests.
+"""Resolve the models that a spec names, a testbed name, a local folder or a pinned hub commit, to files and digests.
 
 Nothing here loads a model or imports torch, so that planning is quick and identities come from bytes alone.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weights import gaps, settings
+from audit.weights import settings
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -31,7 +31,7 @@ class ModelRef:
     """One model on disk. `sha256` changes when any weight or configuration file changes, and with nothing else."""
 
     name: str  # as the spec writes it
-    source: Literal["testbed", "local", "hub", "absent"]  # absent: a stand-in, see `audit.weights.gaps`
+    source: Literal["testbed", "local", "hub"]
     path: Path
     revision: str | None  # hub commit
     files: Mapping[str, str] = dataclasses.field(
@@ -42,23 +42,12 @@ class ModelRef:
 
 
 def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
-    """The model that `ref` names, with every weight file checked and hashed.
+    """Return the model that `ref` names, with every weight file checked and hashed.
 
     `ref` is `testbed` (the pipeline, or `testbed_name`), `testbed/NAME`, an existing folder, or `org/name@commit`.
-    Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only; inside
-    `gaps.collecting` that is noted, and a stand-in without files is returned.
+    Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only.
     """
-    try:
-        return _resolved(ref.strip(), testbed_name)
-    except CheckpointError as error:
-        collected = gaps.current()
-        if collected is None:
-            raise
-        collected.add("model", error)
-        return ModelRef(ref.strip(), "absent", Path(gaps.NOWHERE), None, {}, gaps.absent_digest(ref.strip()))
-
-
-def _resolved(ref: str, testbed_name: str | None) -> ModelRef:
+    ref = ref.strip()
     if not ref:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):

@@ -6,7 +6,7 @@ Nothing here imports torch: a plan says what a run would trip over.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 Settings = Mapping[str, Any]
 
@@ -95,19 +95,19 @@ _BLOCKS = 8  # of one list
 _LAYERS = 256  # blocks times layers times transformer layers; Stable Diffusion XL has 60
 _SIDE = 256  # of latents: pictures of 2048 pixels
 
-Check = Callable[[Any], bool]
+Check = Callable[[object], bool]
 
 
-def _whole(value: Any, low: int = 1, high: int = _LARGEST) -> bool:
+def _whole(value: object, low: int = 1, high: int = _LARGEST) -> bool:
     return type(value) is int and low <= value <= high
 
 
-def _few(value: Any) -> bool:
+def _few(value: object) -> bool:
     return _whole(value, 0, _DEEPEST)
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and 1e-9 <= value <= 1e9
+def _number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-9 <= value <= 1e9
 
 
 def _each(check: Check) -> Check:
@@ -118,7 +118,7 @@ def _either(*checks: Check) -> Check:
     return lambda value: any(check(value) for check in checks)
 
 
-def _one_of(*values: Any) -> Check:
+def _one_of(*values: object) -> Check:
     return lambda value: any(type(value) is type(known) and value == known for known in values)
 
 
@@ -263,6 +263,6 @@ def _problem(
     return None
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Where the testbed's shipped weights lie."""
+"""Find the testbed's shipped weights."""
 
 from __future__ import annotations
 

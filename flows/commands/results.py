@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from audit import locations
 from audit.errors import SpecError
 from audit.files import ForeignError
-from audit.instruments.detectors.base import check_threshold
 from audit.spec.base import extreme_numbers
 from audit.spec.policy import Policy
 from audit.yaml_files import read_yaml, reason
@@ -116,6 +115,8 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
 def _check_policy(policy: Policy, plan: Outline) -> None:
     """Return when the run can answer the policy; raises `SpecError` or `DetectorError`."""
+    from audit.instruments.detectors.base import check_threshold
+
     unknown = plan.unknown_names(policy)
     if unknown:
         raise SpecError(

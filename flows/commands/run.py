@@ -21,6 +21,7 @@ from flows.console import Format, emit_json, progress_bars, say
 from flows.verdicts import exit_code, print_result
 
 if TYPE_CHECKING:
+    from audit.spec.document import Spec
     from tasks.context import Settings
     from tasks.units import StageReport
 
@@ -54,7 +55,8 @@ def run(
     from audit.run import new_run_id
 
     run_id = new_run_id(parsed.name, dt.datetime.now(dt.UTC))
-    return _audit(str(spec), root, run_id, chosen, Format.JSON if as_json else output, exit_zero, verbose)
+    form = Format.JSON if as_json else output
+    return _audit(str(spec), root, run_id, chosen, form, exit_zero, verbose, parsed)
 
 
 def resume(
@@ -138,11 +140,16 @@ def _audit(
     output: Format,
     exit_zero: bool,
     verbose: bool,
+    parsed: Spec | None = None,
 ) -> int:
-    say(f"run {run_id} in {locations.storage_root(root)}")
+    place = locations.storage_root(root)
+    say(f"run {run_id} in {place}")
     with flow_of(run_id, root, verbose):
         from flows.audit import Finished, audit
+        from tasks.context import keep_spec
 
+        if parsed is not None:
+            keep_spec(place, run_id, parsed)
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
     assert isinstance(finished, Finished)  # the data of the flow's state
     _tell_failures(finished.stages)

@@ -23,7 +23,7 @@ from audit.errors import SpecError
 from audit.index.queries import read_result
 from audit.index.store import latest
 from audit.locations import database_path
-from audit.plan.document import KINDS, Plan, read_plan
+from audit.plan.document import KINDS, Draft, Plan, read_plan
 from audit.progress import Session
 from audit.report import html
 from audit.report.attacking import attacks
@@ -187,8 +187,8 @@ def spec_of(folder: Path, pipeline: Path, **scenario: Any) -> Path:
     ])  # fmt: skip
 
 
-def drafted(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
+def drafted(path: Path) -> Draft:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
 
 
 @pytest.fixture(scope="module")

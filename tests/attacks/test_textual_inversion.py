@@ -22,7 +22,7 @@ from audit.checkpoints.receler_adapter import nested
 from audit.compute.stages.attack import run_attack
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
-from audit.plan.document import Plan, read_plan
+from audit.plan.document import Draft, read_plan
 from audit.plan.forecast import calls_of
 from audit.progress import Session
 from audit.records import Status
@@ -174,8 +174,8 @@ def both(folder: Path, pipeline: Path, **fields: Any) -> Path:
     )
 
 
-def draft(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
+def draft(path: Path) -> Draft:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
 
 
 def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_backbone(

@@ -23,7 +23,7 @@ from audit.errors import SpecError
 from audit.index.checks import run_checks
 from audit.index.queries import read_result
 from audit.index.store import latest
-from audit.plan.document import KINDS, Plan, read_plan
+from audit.plan.document import KINDS, Draft, Plan, read_plan
 from audit.plan.forecast import calls_of
 from audit.plan.identities import Unit
 from audit.report.attacking import attacks
@@ -173,9 +173,9 @@ def test_an_attack_that_failed_before_its_pictures_were_made_again_is_found_by_a
     assert (before.status, after.status) == ("passed", "failed")
 
 
-def draft(path: Path) -> Plan:
+def draft(path: Path) -> Draft:
     spec, now = load_spec(path), dt.datetime.now(dt.UTC)
-    return draft_plan(spec, now).plan
+    return draft_plan(spec, now).draft
 
 
 BAD_FILES = [
@@ -277,11 +277,11 @@ def test_the_cases_of_a_bad_file_are_counted_unassessed_to_the_end(
 def test_an_absent_file_joins_what_is_missing_and_stops_the_run(tmp_path: Path, tiny_folder: Path) -> None:
     spec = load_spec(two_concepts(tmp_path, tiny_folder, tmp_path / "nowhere.bin"))
     found = draft_plan(spec, dt.datetime.now(dt.UTC))
-    (gap,) = found.gaps
+    (gap,) = found.missing
     assert (gap.kind, gap.where) == ("embedding", str(tmp_path / "nowhere.bin")) and gap.next_step
-    assert found.plan.cases["problem"].null_count == found.plan.cases.num_rows
+    assert found.draft.cases["problem"].null_count == found.draft.cases.num_rows
     with pytest.raises(SpecError, match="cannot be read"):
-        run.draft(spec, "r", "2026-01-01T00:00:00+00:00", MANIFEST_SCHEMA.empty_table())
+        run.unstored_plan(spec, "r", "2026-01-01T00:00:00+00:00", MANIFEST_SCHEMA.empty_table())
 
 
 def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

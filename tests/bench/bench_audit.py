@@ -106,7 +106,7 @@ def ours(folder: Path, cases: int, steps: int) -> Ours:
     with counted() as forwards:
         spec = parse_spec(document(corpus, cases, steps), "bench")
         journal = run.open_journal(root)
-        plan = run.resolve(spec, journal, "bench", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "bench"))
+        plan = run.plan(spec, journal, "bench", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "bench"))
         worker = run.worker(plan, journal, "cpu")
         for kind in KINDS:
             for unit in plan.pending(kind, journal):

@@ -35,7 +35,7 @@ def peak():
     return int(line.split()[1])
 
 spec, journal, count = load_spec(sys.argv[1]), run.open_journal(sys.argv[2]), int(sys.argv[3])
-run.resolve(spec, journal, "first", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "first"))
+run.plan(spec, journal, "first", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "first"))
 plan = read_plan(journal, "first")
 assert plan.cases.num_rows >= count
 units = sum(1 for kind in ("erase", "invert", "generate", "detect") for _ in plan.units_of(kind))

@@ -50,7 +50,7 @@ def finish(
     }
     spec, root = parse_spec(document, "test"), str(folder / "root")
     journal = run.open_journal(root)
-    plan = run.resolve(spec, journal, "r", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "r"))
+    plan = run.plan(spec, journal, "r", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "r"))
     worker = run.worker(plan, journal, "cpu", 8)
     for kind in KINDS:
         for unit in plan.pending(kind, journal):
@@ -250,10 +250,10 @@ def test_an_empty_prefix_is_named_by_plan_and_is_no_gap(tmp_path: Path, tiny_fol
     warned: list[str] = []
     with warnings_to(warned.append):
         found = draft_plan(parse_spec(spec, "test"), now)
-    assert found.gaps == ()
+    assert found.missing == ()
     assert any("6 cases of 'square'" in said and "no objects" in said for said in warned)
     spec["corpus"] = [{"url": str(tmp_path / n), "concept": c} for n, c in (("empty", "square"), ("void", "ring"))]
-    assert {gap.kind for gap in draft_plan(parse_spec(spec, "test"), now).gaps} == {"corpus"}
+    assert {gap.kind for gap in draft_plan(parse_spec(spec, "test"), now).missing} == {"corpus"}
 
 
 def test_many_unreadable_objects_are_warned_of_and_end_inconclusive(

@@ -314,7 +314,7 @@ def test_keys_change_with_the_instrument_and_with_nothing_else(tmp_path: Path, t
         spec = load_spec(tiny_spec(tmp_path, tiny_folder, defences=DEFENCES, quality=entries, scenarios=[TEXT]))
         journal = run.open_journal(str(tmp_path / "runs"))
         manifest = run.collect(spec, journal, "run")
-        return {u.key for u in run.draft(spec, "run", "2026-01-01T00:00:00+00:00", manifest).units_of(kind)}
+        return {u.key for u in run.unstored_plan(spec, "run", "2026-01-01T00:00:00+00:00", manifest).units_of(kind)}
 
     base = keys(QUALITY[3:4])
     renamed = copy.deepcopy(QUALITY[3:4])

@@ -21,14 +21,13 @@ from audit.corpus.prompts import SHIPPED, PromptSet, read_prompt_set
 from audit.errors import SpecError
 from audit.index.store import latest
 from audit.plan.document import Plan, read_plan
-from audit.plan.planner import build_plan
-from audit.plan.preflight.prompts import load_prompt_sets
 from audit.spec.document import parse_spec
 from audit.spec.scenarios import PromptSource
 from audit.storage.journal import Journal
 from audit.testbed.captions import CLASSES, WORDS
 from audit.weights.references import ModelRef, resolve_model
 from tests.flows.audits import finish_run, tiny_spec
+from tests.plan.resolved import resolved_of, stated_plan
 from tests.plan.test_planner import INSTRUMENT, SPEC
 
 HEADERS = {
@@ -60,17 +59,7 @@ def plan_with(backbone: ModelRef, prompts: dict[str, Any], cases: int, **changes
     ]
     document["controls"] = {"cases": 2}
     spec = parse_spec({**document, **changes}, "test")
-    return build_plan(
-        spec,
-        run_id="run",
-        created_at="2026-01-01T00:00:00Z",
-        backbone=backbone,
-        items={},
-        instruments=[INSTRUMENT],
-        rules=[],
-        corpus={},
-        prompt_sets=load_prompt_sets(spec, backbone),
-    )
+    return stated_plan(resolved_of(spec, backbone, instrument=INSTRUMENT), check_rows=True)
 
 
 def target_rows(plan: Plan, defence: str = "uce") -> list[dict[str, Any]]:

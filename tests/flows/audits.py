@@ -51,7 +51,7 @@ def plan_run(spec_path: Path, root: Path) -> str:
     spec, journal, now = load_spec(spec_path), run.open_journal(str(root)), dt.datetime.now(dt.UTC)
     run_id = run.new_run_id(spec.name, now)
     store_spec(journal, run_id, spec)
-    run.resolve(spec, journal, run_id, now.isoformat(timespec="seconds"), run.collect(spec, journal, run_id))
+    run.plan(spec, journal, run_id, now.isoformat(timespec="seconds"), run.collect(spec, journal, run_id))
     return run_id
 
 

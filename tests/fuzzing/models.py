@@ -15,7 +15,7 @@ from safetensors.torch import save, save_file
 
 from audit.checkpoints.tensors import from_safetensors
 from audit.diffusion.pipeline import Pipeline, load_pipeline
-from audit.diffusion.text import check_prompts
+from audit.diffusion.text import check_prompts, check_tokenizer
 from audit.instruments.detectors import build, counting_rules
 from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import check_safetensors, loaded_weights
@@ -31,7 +31,7 @@ CONCEPTS = (Concept(name="ring", phrase="ring"), Concept(name="square", phrase="
 def planned(ref: ModelRef) -> None:
     """What a plan asks of a backbone."""
     pipeline_family(ref)
-    check_prompts(ref, ["a photo of a ring", ""])
+    check_prompts(check_tokenizer(ref), ["a photo of a ring", ""])
 
 
 @torch.no_grad()

@@ -62,7 +62,9 @@ def test_no_module_that_folds_is_left_out_of_the_version() -> None:
                 base = str(node.module).removeprefix("audit").lstrip(".")
                 names = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
                 used |= {name if _is_module(name) else base for name in names}
-    left_out = {name for name in used - set(FOLDING) if not f"{name}.".startswith(tuple(f"{d}." for d in decide_nothing))}
+    left_out = {
+        name for name in used - set(FOLDING) if not f"{name}.".startswith(tuple(f"{d}." for d in decide_nothing))
+    }
     assert not left_out
     assert "instruments.set_distances" in used
 

@@ -189,9 +189,7 @@ def test_running_tasks_are_counted_without_this_one(tmp_path: Path) -> None:
 
 
 def test_scripts_that_torch_computes_in_meet_settled_threads() -> None:
-    code = (
-        "import sys, audit.testbed; from audit.machine import threads; print('torch' in sys.modules, threads.waiting().value)"
-    )
+    code = "import sys, audit.testbed; from audit.machine import threads; print('torch' in sys.modules, threads.waiting().value)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=fresh_environment(OMP_WAIT_POLICY="active"), cwd=REPOSITORY,
         capture_output=True, text=True, check=True,

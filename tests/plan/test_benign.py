@@ -41,7 +41,7 @@ def spec_of(**changes: Any) -> Spec:
 
 
 def plan_of(spec: Spec) -> Plan:
-    return run.draft(spec, "run-1", "2026-01-01T00:00:00Z", ingest.MANIFEST_SCHEMA.empty_table())
+    return run.unstored_plan(spec, "run-1", "2026-01-01T00:00:00Z", ingest.MANIFEST_SCHEMA.empty_table())
 
 
 def test_every_defence_draws_the_same_prompts_and_seeds_and_each_case_has_its_own_subject() -> None:

@@ -12,18 +12,18 @@ import pytest
 
 from audit.erasers import resolve_parameters
 from audit.plan import forecast
-from audit.plan.builder import CorpusItem
 from audit.plan.document import Plan
 from audit.plan.erasure_costs import stored_bytes
 from audit.plan.forecast import Calls, Rates, Shape, calls_of, price
 from audit.plan.identities import EraseIdentity, Unit, as_json
-from audit.plan.planner import build_plan
+from audit.plan.resolved import CorpusItem
 from audit.records import Instrument
 from audit.spec.document import parse_spec
 from audit.spec.sections import Eraser
 from audit.storage.journal import SCHEMAS, Journal
 from audit.weights.references import ModelRef
 from tests import synthetic
+from tests.plan.resolved import resolved_of, stated_plan
 
 UNET = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight": (32, 32),  # 1,024
@@ -68,16 +68,8 @@ def make_plan(tmp_path: Path, method: str = "uce", further: Sequence[dict[str, A
     )
     ref = ModelRef("testbed", "testbed", tmp_path, None, {}, "b" * 64)
     instrument = Instrument(7, "judge", "classifier", "1", "x", "w", "p", ("ring",), 0.0, 0.5, "{}")
-    return build_plan(
-        spec,
-        run_id="priced-1",
-        created_at="2026-01-01T00:00:00+00:00",
-        backbone=ref,
-        items={"ring": [CorpusItem(f"{n:064x}", f"file:///ring/{n}.png") for n in range(4)]},
-        instruments=[instrument],
-        rules=[],
-        corpus={},
-    )
+    items = {"ring": [CorpusItem(f"{n:064x}", f"file:///ring/{n}.png") for n in range(4)]}
+    return stated_plan(resolved_of(spec, ref, items=items, instrument=instrument))
 
 
 def test_sampling_costs_two_calls_a_step_under_guidance_and_one_without() -> None:

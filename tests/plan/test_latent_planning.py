@@ -9,13 +9,14 @@ import pytest
 
 from audit import identity
 from audit.errors import SpecError
-from audit.plan.builder import CorpusItem
 from audit.plan.document import Plan, PlannedCell
 from audit.plan.identities import Json, as_json
-from audit.plan.planner import build_plan, inversion_prompts
+from audit.plan.planner import inversion_prompts
+from audit.plan.resolved import CorpusItem
 from audit.records import Control, Instrument, Role
 from audit.spec.document import Spec, parse_spec
 from audit.weights.references import ModelRef
+from tests.plan.resolved import resolved_of, stated_plan
 
 BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})
 INSTRUMENT = Instrument(1, "judge", "classifier", "1", "torch", "0" * 64, "none", ("ring",), 0.1, 0.5, "{}")
@@ -45,10 +46,7 @@ def plan_of(spec: Spec) -> Plan:
         name: [CorpusItem(identity.key([name, i]), f"file:///{name}/{i}") for i in range(5)]
         for name in ("ring", "arrow", "disc")
     }
-    return build_plan(
-        spec, run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE, items=pictures,
-        instruments=[INSTRUMENT], rules=[], corpus={},
-    )  # fmt: skip
+    return stated_plan(resolved_of(spec, BACKBONE, items=pictures, instrument=INSTRUMENT))
 
 
 def cells(plan: Plan, control: Control | None, defence: str = "uce", subject: str = "ring") -> list[PlannedCell]:

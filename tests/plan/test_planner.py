@@ -10,13 +10,14 @@ import pytest
 
 from audit import identity
 from audit.errors import SpecError
-from audit.plan.builder import CorpusItem
 from audit.plan.document import KINDS, Plan, read_plan
-from audit.plan.planner import build_plan, plan_size
+from audit.plan.planner import plan_size
+from audit.plan.resolved import CorpusItem
 from audit.records import MASK_CONTROLS, Control, Instrument, Role
 from audit.spec.document import parse_spec
 from audit.storage.journal import Journal
 from audit.weights.references import ModelRef, resolve_model
+from tests.plan.resolved import resolved_of, stated_plan
 
 INSTRUMENT = Instrument(1, "judge", "classifier", "1", "torch", "0" * 64, "none", ("ring",), 0.0, 0.5, "{}")
 SPEC: dict[str, Any] = {
@@ -62,15 +63,8 @@ def backbone(tiny_folder: Path) -> ModelRef:
 def plan_of(
     backbone: ModelRef, document: dict[str, Any] = SPEC, corpus: dict[str, list[CorpusItem]] | None = None
 ) -> Plan:
-    return build_plan(
-        parse_spec(document, "test"),
-        run_id="run",
-        created_at="2026-01-01T00:00:00Z",
-        backbone=backbone,
-        items=corpus or items(),
-        instruments=[INSTRUMENT],
-        rules=[],
-        corpus={},
+    return stated_plan(
+        resolved_of(parse_spec(document, "test"), backbone, items=corpus or items(), instrument=INSTRUMENT)
     )
 
 

@@ -34,7 +34,7 @@ def plan_of(folder: Path, pipeline: Path, *scenarios: dict[str, Any], **changes:
     manifest = MANIFEST_SCHEMA.empty_table()
     if spec.corpus:
         manifest = pa.Table.from_batches(ingest.manifest(spec.corpus, spec.corpus_limits), schema=MANIFEST_SCHEMA)
-    return run.draft(spec, "r", "2026-01-01T00:00:00+00:00", manifest)
+    return run.unstored_plan(spec, "r", "2026-01-01T00:00:00+00:00", manifest)
 
 
 def problems(plan: Plan, scenario: str, concept: str) -> list[str | None]:

@@ -18,6 +18,7 @@ from audit.index.queries import read_result
 from audit.index.store import latest
 from audit.locations import database_path
 from audit.plan.document import read_plan
+from audit.plan.resolve import resolve
 from audit.run import draft_plan
 from audit.spec.document import Spec, load_spec, parse_spec
 from audit.storage.journal import Journal
@@ -117,11 +118,11 @@ def test_an_audit_that_shares_a_picture_with_the_calibration_split_is_not_planne
     spec = load_spec(spec_path)
     plan_run(spec_path, tmp_path / "runs")
     now = dt.datetime.now(dt.UTC)
-    assert not draft_plan(spec, now).gaps
+    assert not draft_plan(spec, now).missing
     _share_a_picture(spec)
     with pytest.raises(CorpusError, match=SHARED):
         plan_run(spec_path, tmp_path / "runs")
-    (gap,) = draft_plan(spec, now).gaps
+    (gap,) = draft_plan(spec, now).missing
     assert gap.kind == "corpus" and re.search(SHARED, gap.what)
 
 
@@ -147,12 +148,9 @@ def test_prompts_that_the_audit_reads_are_never_tuned_on(spec_path: Path, name: 
     ],
 )
 def test_what_cannot_be_tuned_is_refused(spec_path: Path, changes: dict[str, Any], message: str) -> None:
-    from audit.plan.preflight.guards import check_guards
-    from audit.weights.references import resolve_model
-
     with pytest.raises(AuditError, match=message):
         trial, _ = candidates.calibration_spec(load_spec(spec_path), request(**changes))
-        check_guards(trial, resolve_model(trial.backbone))
+        resolve(trial).require_complete()
 
 
 def test_without_a_calibration_split_nothing_is_tuned(spec_path: Path) -> None:

@@ -22,6 +22,7 @@ from audit.weights import settings as backbone_settings
 from audit.weights.references import pipeline_family, resolve_model, sampler_settings
 from flows.cli import main
 from tests.flows.audits import tiny_spec
+from tests.plan.resolved import resolved_of
 
 UNET, VAE, TEXT = "unet/config.json", "vae/config.json", "text_encoder/config.json"
 SCHEDULER, INDEX = "scheduler/scheduler_config.json", "model_index.json"
@@ -265,10 +266,10 @@ def test_a_phrase_without_tokens_is_refused_before_anything_is_erased(
 ) -> None:
     ref = resolve_model(str(tiny_folder))
     with pytest.raises(SpecError) as caught:
-        check_phrases(spec_of(tiny_folder, phrase), ref)
+        check_phrases(resolved_of(spec_of(tiny_folder, phrase), ref), ref)
     assert caught.value.what == f"the text encoder has no tokens for the phrase {phrase!r}: {found}"
     assert caught.value.where == "concepts.1"
-    check_phrases(spec_of(tiny_folder, "star"), ref)
+    check_phrases(resolved_of(spec_of(tiny_folder, "star"), ref), ref)
 
 
 def test_reading_settings_does_not_import_torch(tiny_folder: Path) -> None:

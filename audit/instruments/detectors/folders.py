@@ -32,12 +32,9 @@ def resolve(spec: DetectorSpec) -> ModelRef:
 
 
 def model_type(ref: ModelRef) -> str | None:
-    """The kind of network that a folder says it holds; None when it is no model folder.
-
-    Of a stand-in, reading fails as that of a missing file does: a forecast tells it from a wrong model.
-    """
+    """Return the kind of network that a folder says it holds; None when it is no model folder."""
     config = ref.path / "config.json"
-    if not config.is_file() and ref.source != "absent":
+    if not config.is_file():
         return None
     found: str | None = read_json(config).get("model_type")
     return found

@@ -1,1 +1,1 @@
-"""What can be said against a spec's inputs before anything is computed."""
+"""Check a spec's inputs before anything is computed: prompts, guards, embeddings, personalisations, pictures."""

@@ -2,68 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from audit.attacks.embedding_files import check_embedding
-from audit.diffusion.text import check_prompts, load_tokenizer
+from audit.diffusion.text import check_prompts
 from audit.errors import SpecError
 from audit.names import folded
-from audit.plan.embedding_cases import file_digest, learning
+from audit.plan.embedding_cases import learning
 from audit.plan.preflight.guards import check_energy_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
 from audit.plan.preflight.unusable import EmbeddingUse
-from audit.spec.document import Spec
+from audit.plan.resolved import EmbeddingFile, Resolved
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import MARK
-from audit.weights import gaps
 from audit.weights.references import ModelRef
 
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
-def check_learning(spec: Spec, backbone: ModelRef) -> None:
+
+def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
     """Return when every scenario that learns can begin, and its templates can be read with all the vectors in them.
 
     Raises `SpecError` otherwise: templates do not name the concept, so that it would cost every concept's cases.
     """
-    texts = _written_out(spec, backbone)
-    if texts:
-        check_prompts(backbone, texts)
-        check_energy_prompts(spec, texts)
-
-
-def _written_out(spec: Spec, backbone: ModelRef) -> list[str]:
+    tokenizer = resolved.tokenizers.backbone(backbone)
     texts = []
-    for scenario in spec.scenarios:
-        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None:
-            vectors = max(_vectors(scenario, concept, backbone) for concept in spec.concepts)
+    for scenario in _scenarios(resolved):
+        if scenario.embedding is None and scenario.personalisation is None:
+            vectors = max(_vectors(scenario, concept, tokenizer) for concept in resolved.spec.concepts)
             texts += [_written(text, vectors) for text in (*scenario.templates, *learning(scenario).templates)]
-    return texts
+    if texts:
+        check_prompts(tokenizer, texts)
+        check_energy_prompts(resolved, texts)
 
 
-def unusable_embeddings(spec: Spec, backbone: ModelRef) -> dict[EmbeddingUse, SpecError]:
-    """Why the files that the spec brings cannot be used in its templates: bad files, and prompts that grow too long.
+def unusable_embeddings(resolved: Resolved, backbone: ModelRef) -> dict[EmbeddingUse, SpecError]:
+    """Return why the files that the spec brings cannot be used in its templates: bad files, and prompts that grow too long.
 
-    Raises `AbsentFile` for a file that cannot be opened; inside `gaps.collecting` it is noted, and has no entry.
+    Nothing is said of files that are missing.
     """
+    templates: dict[str, Sequence[str]] = {scenario.name: scenario.templates for scenario in _scenarios(resolved)}
     found: dict[EmbeddingUse, SpecError] = {}
-    for scenario in spec.scenarios:
-        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is not None:
-            for concept in spec.concepts:
-                if not gaps.is_absent(file_digest(scenario, concept)):
-                    path = Path(scenario.files(concept.name)[concept.name])
-                    problems = _problems(path, scenario.templates, spec, backbone)
-                    found |= {(scenario.name, concept.name, text): error for text, error in problems.items()}
+    for (scenario, concept), file in resolved.embeddings.items():
+        if isinstance(file, EmbeddingFile):
+            problems = _problems(file.path, templates[scenario], resolved, backbone)
+            found |= {(scenario, concept, text): error for text, error in problems.items()}
     return found
 
 
-def _problems(path: Path, templates: Sequence[str], spec: Spec, backbone: ModelRef) -> dict[str, SpecError]:
+def _scenarios(resolved: Resolved) -> Iterator[EmbeddingScenario]:
+    return (scenario for scenario in resolved.spec.scenarios if isinstance(scenario, EmbeddingScenario))
+
+
+def _problems(path: Path, templates: Sequence[str], resolved: Resolved, backbone: ModelRef) -> dict[str, SpecError]:
+    from audit.attacks.embedding_files import check_embedding  # imports torch
+
     try:
-        vectors = len(check_embedding(path, backbone).vectors)
+        vectors = len(check_embedding(path, backbone, resolved.tokenizers.backbone(backbone)).vectors)
     except SpecError as error:
         return dict.fromkeys(templates, error)
     written = {template: _written(template, vectors) for template in templates}
-    unread = unreadable_prompts(spec, backbone, list(written.values()))
+    unread = unreadable_prompts(resolved, backbone, list(written.values()))
     return {
         template: SpecError(
             f"with the {vectors} vectors of the embedding, {unread[text].what}",
@@ -79,9 +81,8 @@ def _written(template: str, vectors: int) -> str:
     return template.replace(MARK, " ".join(["a"] * vectors))
 
 
-def _vectors(scenario: EmbeddingScenario, concept: Concept, backbone: ModelRef) -> int:
+def _vectors(scenario: EmbeddingScenario, concept: Concept, tokenizer: CLIPTokenizer) -> int:
     p = learning(scenario)
-    tokenizer = load_tokenizer(backbone.path / "tokenizer")
     ids = tokenizer(p.initial, add_special_tokens=False)["input_ids"]
     where = f"scenarios.{scenario.name}.parameters.initial"
     if len(ids) != 1 or tokenizer.unk_token_id in ids:

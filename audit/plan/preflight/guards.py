@@ -2,49 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from audit import guards
-from audit.diffusion.text import load_tokenizer
 from audit.errors import SpecError
 from audit.guards.parameters import EgloceParameters, IreceParameters, Parameters, SafreeParameters, SldParameters
-from audit.instruments.detectors import folders
-from audit.instruments.quality.networks import folder_of
 from audit.plan.preflight.irece import check_attention, check_composed
-from audit.spec.document import Spec
+from audit.plan.resolved import Missing, Resolved
 from audit.spec.scenarios import Sampler
 from audit.spec.sections import Concept, Defence
 from audit.weights.files import read_json
-from audit.weights.references import ModelRef, resolve_model
+from audit.weights.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 
-def check_guards(spec: Spec, backbone: ModelRef) -> None:
-    """Return when every defence's guards fit each other, the backbone, the schedules and the detectors.
-
-    Raises `SpecError`, or `CheckpointError` when an energy model cannot be found.
-    """
-    for defence in spec.defences:
+def check_stacks(resolved: Resolved) -> None:
+    """Return when the guards of each defence can stand beside each other in their order. Raises `SpecError` otherwise."""
+    for defence in resolved.spec.defences:
         _check_repeats(defence)
+
+
+def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
+    """Return when every guard fits the backbone, the schedules and the detectors.
+
+    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be read.
+    """
+    tokenizer, energies = resolved.tokenizers.backbone(backbone), resolved.energy_digests()
+    for defence in resolved.spec.defences:
         for guard in defence.guards:
             parameters = guards.parse(guard)
             where = f"defences.{defence.name}"
-            for concept in spec.concepts:
-                resolved = guards.resolve(guard, concept)["parameters"]
-                _check_tokens(backbone, _texts_for_backbone(parameters, resolved, concept), where)
+            for concept in resolved.spec.concepts:
+                described = guards.resolve(guard, concept, energies)["parameters"]
+                _check_tokens(backbone, tokenizer, _texts_for_backbone(parameters, described, concept), where)
                 if isinstance(parameters, IreceParameters):
-                    check_composed(resolved, backbone, where)
-            for scenario in spec.scenarios:
+                    check_composed(described, backbone, tokenizer, where)
+            for scenario in resolved.spec.scenarios:
                 _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
             if isinstance(parameters, IreceParameters):
                 check_attention(parameters, backbone, where)
             if isinstance(parameters, EgloceParameters):
-                _check_energy(parameters, spec, backbone, where)
+                _check_energy(parameters, resolved, backbone, where)
 
 
-def check_energy_prompts(spec: Spec, prompts: Sequence[str]) -> None:
+def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:
     """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
-    for (defence, prompt), problem in energy_problems(spec, prompts).items():
+    for (defence, prompt), problem in energy_problems(resolved, prompts).items():
         _require_whole({prompt: problem}, f"defences.{defence}")
 
 
@@ -53,14 +59,18 @@ def _require_whole(problems: Mapping[str, str], where: str) -> None:
         raise SpecError(problem, where=where, next_step="shorten the template, or set retention to 0")
 
 
-def energy_problems(spec: Spec, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(defence, prompt) -> why the defence's energy model cannot read a prompt that EGLOCE has to retain in full."""
+def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return why an energy model cannot read a prompt in full that EGLOCE has to retain, by (defence, prompt).
+
+    Nothing is said of energy models that are missing.
+    """
     found: dict[tuple[str, str], str] = {}
-    for defence in spec.defences:
+    for defence in resolved.spec.defences:
         for guard in defence.guards:
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
-                problems = _too_long(resolve_model(guards.energy_name(parameters)), prompts)
+                energy = resolved.energies[guards.energy_name(parameters)]
+                problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
                 found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
     return found
 
@@ -97,8 +107,7 @@ def _texts_for_backbone(parameters: Parameters, resolved: Mapping[str, Any], con
     return [] if isinstance(parameters, EgloceParameters) else [resolved["text"]]
 
 
-def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str = "tokenizer") -> None:
-    tokenizer = load_tokenizer(model.path / folder)
+def _check_tokens(model: ModelRef, tokenizer: CLIPTokenizer, texts: Iterable[str], where: str) -> None:
     for text in texts:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         if not ids or tokenizer.unk_token_id in ids:
@@ -115,8 +124,8 @@ def _check_tokens(model: ModelRef, texts: Iterable[str], where: str, folder: str
             )
 
 
-def _too_long(model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
-    tokenizer = load_tokenizer(model.path)
+def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
+    tokenizer = resolved.tokenizers.of(model.path)
     longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
     used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
     return {
@@ -159,7 +168,7 @@ def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, bac
             )
 
 
-def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, where: str) -> None:
+def _check_energy(parameters: EgloceParameters, resolved: Resolved, backbone: ModelRef, where: str) -> None:
     """Rule 4 of the house: never score with the network that a guard optimised against."""
     if parameters.energy is None and backbone.source != "testbed":
         raise SpecError(
@@ -168,35 +177,28 @@ def _check_energy(parameters: EgloceParameters, spec: Spec, backbone: ModelRef, 
             next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
         )
     name = guards.energy_name(parameters)
-    ref = resolve_model(name)
+    ref = resolved.energies[name]
+    if isinstance(ref, Missing):
+        return
     if read_json(ref.path / "config.json").get("model_type") != "clip":
         raise SpecError(
             f"guard egloce: the energy model {name} is not a CLIPModel",
             where=where,
             next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
         )
-    for who, other in _scoring(spec):
+    for who, other in resolved.networks.items():
+        if isinstance(other, Missing):
+            continue
         if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
             raise SpecError(
                 f"guard egloce optimises against {name}, and the {who} scores with the same weights",
                 where=where,
                 next_step="let another network score, or give the guard another energy model",
             )
-    templates = [
-        t.replace("{phrase}", p) for c in spec.concepts for p in _phrases(parameters, c) for t in parameters.templates
-    ]
-    _check_tokens(ref, [p for c in spec.concepts for p in _phrases(parameters, c)], where, "")
-    _require_whole(_too_long(ref, templates), where)
-
-
-def _scoring(spec: Spec) -> Iterator[tuple[str, ModelRef]]:
-    """Every network that says something about pictures: whose it is, and its folder."""
-    for detector in spec.detectors:
-        if detector.model is not None:
-            yield f"detector {detector.name!r}", folders.resolve(detector)
-    for entry in spec.quality_entries():
-        if entry.model is not None:
-            yield f"quality instrument {entry.name!r}", folder_of(entry)
+    phrases = [phrase for concept in resolved.spec.concepts for phrase in _phrases(parameters, concept)]
+    templates = [template.replace("{phrase}", phrase) for phrase in phrases for template in parameters.templates]
+    _check_tokens(ref, resolved.tokenizers.of(ref.path), phrases, where)
+    _require_whole(_too_long(resolved, ref, templates), where)
 
 
 def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:

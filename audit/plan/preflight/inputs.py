@@ -1,51 +1,37 @@
-"""What can be said of a spec's inputs before it is planned: the prompts that it makes, and which parts cost their cases."""
+"""The prompts that a spec makes, and which of them a text encoder cannot read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from audit.corpus.prompts import prompts
-from audit.errors import CorpusError, SpecError
+from audit.errors import SpecError
 from audit.plan.adversarial_cases import searched_texts
 from audit.plan.benign import benign_texts
 from audit.plan.planner import inversion_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
-from audit.plan.preflight.unusable import EmbeddingUse, Unusable
+from audit.plan.resolved import Resolved
 from audit.spec.document import Spec
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.templates import PHRASE
-from audit.weights import gaps
 from audit.weights.references import ModelRef
 
 
-def unusable_parts(spec: Spec, backbone: ModelRef, pictures: Mapping[str, CorpusError]) -> Unusable:
-    """Prompts that a text encoder cannot read whole and embedding files that cannot be used, beside concepts without
-    `pictures`. Of texts nothing is said where the backbone's files are absent.
+def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecError]:
+    """Return why a prompt that the spec makes cannot be read whole: to sample with, to invert under, to search from.
 
-    Raises `SpecError` for a search or a learning that this backbone has no room for, `AbsentFile` for an embedding file
-    that cannot be opened, and `CheckpointError` for a tokenizer that cannot be loaded; the last two are noted inside
-    `gaps.collecting`.
+    Raises `SpecError` for a search that this backbone has no room for, and `CheckpointError` for a tokenizer that cannot
+    be used.
     """
-    if gaps.is_absent(backbone.sha256):
-        return Unusable(pictures=pictures)
-    unread: dict[str, SpecError] = {}
-    embeddings: dict[EmbeddingUse, SpecError] = {}
-    with gaps.noted("model"):
-        texts = dict.fromkeys([*foreseen_prompts(spec), *searched_texts(spec, backbone)])
-        unread = unreadable_prompts(spec, backbone, list(texts))
-    if any(isinstance(scenario, EmbeddingScenario) and scenario.personalisation is None for scenario in spec.scenarios):
-        from audit.plan.preflight.embeddings import check_learning, unusable_embeddings  # imports torch
-
-        with gaps.noted("model"):
-            check_learning(spec, backbone)
-            embeddings = unusable_embeddings(spec, backbone)
-    return Unusable(embeddings, pictures, unread)
+    texts = dict.fromkeys([*_planned_prompts(resolved), *searched_texts(resolved.spec, backbone)])
+    return unreadable_prompts(resolved, backbone, list(texts))
 
 
-def foreseen_prompts(spec: Spec) -> list[str]:
-    """Every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
+def _planned_prompts(resolved: Resolved) -> list[str]:
+    """Return every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
+    spec = resolved.spec
     made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
-    return list(dict.fromkeys([*made, *benign_texts(spec), *sorted(inversion_prompts(spec))]))
+    return list(dict.fromkeys([*made, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
 
 
 def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:

@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from audit import guards
-from audit.diffusion.text import load_tokenizer
 from audit.errors import SpecError
 from audit.guards.composed import compose, positions
 from audit.guards.parameters import IreceParameters
 from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+from audit.weights.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 
-def check_composed(resolved: Mapping[str, Any], backbone: ModelRef, where: str) -> None:
+def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
     """Return when the backbone reads every text that IRECE composes whole, and each phrase in it as words of its own.
 
-    Raises `SpecError` otherwise. `resolved` are the guard's parameters for one concept.
+    Raises `SpecError` otherwise. `described` are the guard's parameters for one concept.
     """
-    tokenizer = load_tokenizer(backbone.path / "tokenizer")
     longest = int(tokenizer.model_max_length)
-    neighbours: list[list[str]] = [[], *([resolved["neighbours"]] if resolved["neighbours"] else [])]
-    for phrase in resolved["phrases"]:
+    neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
+    for phrase in described["phrases"]:
         for named in neighbours:
-            composed = compose(resolved["template"], phrase, named)
+            composed = compose(described["template"], phrase, named)
             used = len(tokenizer(composed.text)["input_ids"])
             if used > longest:
                 shown = composed.text if len(composed.text) <= 60 else f"{composed.text[:60]}..."
@@ -81,7 +83,7 @@ def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     return None
 
 
-def _parts(config: Mapping[str, Any]) -> dict[str, list[str]]:
+def _parts(config: Settings) -> dict[str, list[str]]:
     """Block types of the UNet's three parts."""
     return {
         "down": list(config.get("down_block_types") or ()),
@@ -90,12 +92,12 @@ def _parts(config: Mapping[str, Any]) -> dict[str, list[str]]:
     }
 
 
-def _crossing(config: Mapping[str, Any]) -> dict[str, list[int]]:
+def _crossing(config: Settings) -> dict[str, list[int]]:
     """Which blocks of each part have cross-attention."""
     return {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in _parts(config).items()}
 
 
-def _sides(config: Mapping[str, Any], wanted: str, side: int) -> set[int]:
+def _sides(config: Settings, wanted: str, side: int) -> set[int]:
     """Sides of the query grids of the chosen layers for latents of `side`: each down block but the last halves them."""
     depth, crossing = len(_parts(config)["down"]), _crossing(config)
     found: set[int] = set()

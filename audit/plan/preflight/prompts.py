@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
-from audit.corpus.prompts import PromptRow, PromptSet, read_prompt_sets
-from audit.diffusion.text import load_tokenizer, too_long
+from audit.corpus import prompt_files
+from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
+from audit.diffusion.text import too_long
 from audit.errors import SpecError
 from audit.plan.preflight.guards import energy_problems
 from audit.plan.preflight.irece import unseen
+from audit.plan.resolved import Resolved, absent_digest
 from audit.spec.content import pairing
 from audit.spec.document import Spec
 from audit.weights.files import read_json
@@ -18,6 +21,7 @@ from audit.weights.references import ModelRef
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # unusable rows that a warning names; the plan names all
+_NOT_READ = "(absent)"  # the prompt of each row of a file that is missing
 _REFUSED = "it pairs minors with sexual content; such prompts are never sampled, and there is no override"
 
 
@@ -46,25 +50,37 @@ class Sizes:
         return reason and f"{shown}: {reason}"
 
 
-def load_prompt_sets(spec: Spec, backbone: ModelRef) -> dict[str, PromptSet]:
-    """Scenario -> its prompt set, with a problem on every row that cannot be sampled.
+def usable_prompt_sets(resolved: Resolved) -> dict[str, PromptSet]:
+    """Return each scenario's prompt set, with a problem on every row that cannot be sampled.
 
-    Raises `SpecError` for a file that cannot be used at all, `CheckpointError` for a tokenizer that cannot be loaded.
+    Rows are as the file has them where the backbone is missing; a file that is missing has as many as there are cases.
     """
-    found = {name: checked(chosen, spec, backbone) for name, chosen in read_prompt_sets(spec).items()}
-    for name, chosen in found.items():
-        _warn(name, chosen)
-    return found
+    sets = {name: chosen for name, chosen in resolved.prompt_sets.items() if isinstance(chosen, PromptSet)}
+    if isinstance(resolved.backbone, ModelRef):
+        sets = {name: _judged(chosen, resolved, resolved.backbone) for name, chosen in sets.items()}
+        for name, chosen in sets.items():
+            _warn(name, chosen)
+    cases: dict[str, int] = {scenario.name: scenario.cases for scenario in resolved.spec.scenarios}
+    return {
+        name: sets[name] if name in sets else _unread(str(source.file), cases[name])
+        for name, source in prompt_sources(resolved.spec).items()
+    }
 
 
-def checked(chosen: PromptSet, spec: Spec, backbone: ModelRef) -> PromptSet:
-    """The set with the problems that the spec and its models have with its rows."""
+def _unread(name: str, cases: int) -> PromptSet:
+    rows = tuple(PromptRow(number, str(number), _NOT_READ, None, None, None, None) for number in range(cases))
+    return PromptSet(Path(name).name, absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
+
+
+def _judged(chosen: PromptSet, resolved: Resolved, backbone: ModelRef) -> PromptSet:
+    """Return the set with the problems that the spec and its models have with its rows."""
+    spec = resolved.spec
     texts = list(dict.fromkeys(row.prompt for row in chosen.rows if row.prompt is not None))
     problems = {
         prompt: f"its prompt has {used} tokens, and the backbone's text encoder reads {longest}"
-        for prompt, (used, longest) in too_long(backbone, texts).items()
+        for prompt, (used, longest) in too_long(resolved.tokenizers.backbone(backbone), texts).items()
     }
-    for (_, prompt), problem in energy_problems(spec, texts).items():
+    for (_, prompt), problem in energy_problems(resolved, texts).items():
         problems.setdefault(prompt, problem.replace(f"the prompt {prompt[:60]!r}", "its prompt"))
     pairs = pairing(spec.model_dump(mode="json", exclude={"gate"}))
     sizes = _sizes(spec, backbone)
@@ -72,10 +88,10 @@ def checked(chosen: PromptSet, spec: Spec, backbone: ModelRef) -> PromptSet:
     return dataclasses.replace(chosen, rows=tuple(rows))
 
 
-def unreadable_prompts(spec: Spec, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
-    """Why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
+def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
+    """Return why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
 
-    Raises `CheckpointError` for a tokenizer that cannot be loaded.
+    Raises `CheckpointError` for a tokenizer that cannot be used.
     """
     shorten = "shorten the template or the concept's phrase"
     found = {
@@ -84,9 +100,9 @@ def unreadable_prompts(spec: Spec, backbone: ModelRef, prompts: Sequence[str]) -
             where="scenarios",
             next_step=shorten,
         )
-        for prompt, (used, longest) in too_long(backbone, prompts).items()
+        for prompt, (used, longest) in too_long(resolved.tokenizers.backbone(backbone), prompts).items()
     }
-    for (defence, prompt), problem in energy_problems(spec, prompts).items():
+    for (defence, prompt), problem in energy_problems(resolved, prompts).items():
         shorter = SpecError(
             problem, where=f"defences.{defence}", next_step="shorten the template, or set retention to 0"
         )
@@ -94,15 +110,15 @@ def unreadable_prompts(spec: Spec, backbone: ModelRef, prompts: Sequence[str]) -
     return found
 
 
-def check_phrases(spec: Spec, backbone: ModelRef) -> None:
+def check_phrases(resolved: Resolved, backbone: ModelRef) -> None:
     """Return when the backbone's tokenizer has tokens for every phrase that is audited or erased.
 
     Raises `SpecError` for a phrase that falls into no token or into unknown ones: before the first concept is erased,
     not between the first and the second.
     """
-    tokenizer = load_tokenizer(backbone.path / "tokenizer")
-    trained = any(defence.eraser is not None and defence.eraser.checkpoint is None for defence in spec.defences)
-    for number, concept in enumerate(spec.concepts):
+    tokenizer, erasers = resolved.tokenizers.backbone(backbone), [d.eraser for d in resolved.spec.defences]
+    trained = any(eraser is not None and eraser.checkpoint is None for eraser in erasers)
+    for number, concept in enumerate(resolved.spec.concepts):
         for phrase in (concept.phrase, *concept.synonyms):
             ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
             unknown = [found == tokenizer.unk_token_id for found in ids]

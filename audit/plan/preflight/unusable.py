@@ -7,8 +7,10 @@ import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
 
+from audit.corpus.prompts import PromptSet
 from audit.errors import AuditError, CorpusError, SpecError
-from audit.plan.document import Plan
+from audit.plan.document import Draft
+from audit.plan.resolved import Problem
 from audit.records import Control, Role
 
 log = logging.getLogger(__name__)
@@ -35,7 +37,16 @@ class Unusable:
         yield from self.prompts.values()
 
 
-def require_some(plan: Plan, unusable: Unusable) -> None:
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the checks of a spec's inputs found, beside mistakes, which end them."""
+
+    unusable: Unusable = dataclasses.field(default_factory=Unusable)
+    prompt_sets: Mapping[str, PromptSet] = dataclasses.field(default_factory=dict)  # by scenario
+    problems: tuple[Problem, ...] = ()  # of files that are here and cannot be used
+
+
+def require_some(plan: Draft, unusable: Unusable) -> None:
     """Return when every scenario has a case that can be made; what cannot be made is then warned of, with its counts.
 
     Raises the `AuditError` behind the cases of a scenario whose attacks can none of them be made.

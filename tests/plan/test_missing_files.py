@@ -14,12 +14,16 @@ from audit import run
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.errors import AuditError, CheckpointError, MissingInstrument, SpecError
 from audit.instruments import quality
+from audit.plan.document import Draft, Plan
+from audit.plan.planner import build_plan
+from audit.plan.preflight.unusable import Checked
 from audit.plan.rate_files import read_rates
+from audit.plan.resolve import resolve
+from audit.plan.resolved import ABSENT, Missing, is_absent
 from audit.run import draft_plan
 from audit.spec.document import load_spec, parse_spec
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
-from audit.weights import gaps
 from audit.weights.references import resolve_model
 from flows.cli import main
 
@@ -116,7 +120,7 @@ def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.
     spec = load_spec(write(tmp_path, shipped()))
     manifest = MANIFEST_SCHEMA.empty_table()
     with pytest.raises(CheckpointError, match="not in the local Hugging Face cache"):
-        run.resolve(spec, Journal(str(tmp_path / "root")), "r", "2026-01-01T00:00:00+00:00", manifest)
+        run.plan(spec, Journal(str(tmp_path / "root")), "r", "2026-01-01T00:00:00+00:00", manifest)
     assert not list((tmp_path / "root").rglob("plan.json"))
 
 
@@ -128,8 +132,8 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
         {"name": "egloce", "guards": [{"name": "egloce", "parameters": {"energy": f"nobody/energy@{COMMIT}"}}]},
     ]
     write_corpus(str(tmp_path / "ring"), "ring", 3, "audit")
-    draft = draft_plan(parse_spec(document, "test"), NOW)
-    assert {(gap.kind, gap.where.split(" ")[0]) for gap in draft.gaps} == {
+    forecast = draft_plan(parse_spec(document, "test"), NOW)
+    assert {(gap.kind, gap.where.split(" ")[0]) for gap in forecast.missing} == {
         ("model", f"nobody/backbone@{COMMIT}"),
         ("model", f"nobody/clip@{COMMIT}"),
         ("model", f"nobody/grounding-dino@{COMMIT}"),
@@ -138,15 +142,17 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
         ("checkpoint", str(tmp_path / "vendor.safetensors")),
         ("corpus", str(tmp_path / "ring")),
     }
-    assert "the spec asks for 100 images of 'ring' and the corpus has 3 different ones" in {g.what for g in draft.gaps}
-    assert gaps.is_absent(draft.plan.backbone["sha256"]) and not draft.backbone_is_here
-    assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.instruments)
-    units = list(draft.plan.units_of("generate"))
-    assert units and all(gaps.is_absent(unit.identity.backbone) for unit in units)
-    erase = [unit.identity for unit in draft.plan.units_of("erase")]
-    assert [gaps.is_absent(identity.checkpoint) for identity in erase] == [True]
-    used = draft.plan.cases.filter(draft.plan.cases["item"].is_valid())["item"].to_pylist()
-    assert sum(not item.startswith(gaps.ABSENT) for item in set(used)) == 3
+    assert "the spec asks for 100 images of 'ring' and the corpus has 3 different ones" in {
+        g.what for g in forecast.missing
+    }
+    assert is_absent(forecast.draft.backbone["sha256"]) and forecast.backbone is None
+    assert all(is_absent(instrument.weights_sha256) for instrument in forecast.draft.instruments)
+    units = list(forecast.draft.units_of("generate"))
+    assert units and all(is_absent(unit.identity.backbone) for unit in units)
+    erase = [unit.identity for unit in forecast.draft.units_of("erase")]
+    assert [is_absent(identity.checkpoint) for identity in erase] == [True]
+    used = forecast.draft.cases.filter(forecast.draft.cases["item"].is_valid())["item"].to_pylist()
+    assert sum(not item.startswith(ABSENT) for item in set(used)) == 3
 
 
 def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> None:
@@ -165,12 +171,12 @@ def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> No
     next(s for s in document["scenarios"] if s["name"] == "embedding-whitebox")["parameters"] = {"images": 200}
     next(d for d in document["detectors"] if d["kind"] == "grounding-dino")["model"] = networks[0]
     document["gate"]["limits"] = [{"crr_max": 0.1}]
-    draft = draft_plan(parse_spec(document, "test"), NOW)
-    missing = {gap.where.split(" ")[0] for gap in draft.gaps}
+    forecast = draft_plan(parse_spec(document, "test"), NOW)
+    missing = {gap.where.split(" ")[0] for gap in forecast.missing}
     assert missing >= {*networks, "/nowhere/cat", "/nowhere/dog"}
-    assert all(gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality)
-    learned = {len(unit.identity.images) for unit in draft.plan.units_of("attack")}
-    assert 200 in learned and list(draft.plan.units_of("quality"))
+    assert all(is_absent(instrument.weights_sha256) for instrument in forecast.draft.quality)
+    learned = {len(unit.identity.images) for unit in forecast.draft.units_of("attack")}
+    assert 200 in learned and list(forecast.draft.units_of("quality"))
 
 
 def test_packages_and_weights_of_instruments_without_a_model_folder_may_be_missing_too(
@@ -183,15 +189,15 @@ def test_packages_and_weights_of_instruments_without_a_model_folder_may_be_missi
     document["corpus"] = [{"url": "/nowhere/cat", "concept": "cat"}]
     document["detectors"].append({"name": "nude", "kind": "nudenet", "labels": {"cat": ["FACE_FEMALE"]}})
     spec = parse_spec(document, "test")
-    draft = draft_plan(spec, NOW)
-    missing = {gap.where: gap for gap in draft.gaps if gap.kind == "model"}
+    forecast = draft_plan(spec, NOW)
+    missing = {gap.where: gap for gap in forecast.missing if gap.kind == "model"}
     assert "cannot measure here" in missing["quality.alike"].what and "gmsd" in missing["quality.alike"].next_step
     assert "nudenet is not installed" in missing["detectors of kind nudenet"].what
-    assert [gaps.is_absent(instrument.weights_sha256) for instrument in draft.plan.quality] == [
+    assert [is_absent(instrument.weights_sha256) for instrument in forecast.draft.quality] == [
         True,
         True,
     ]  # and the picture check's
-    assert list(draft.plan.units_of("quality"))
+    assert list(forecast.draft.units_of("quality"))
     with pytest.raises(MissingInstrument, match="cannot measure here"):
         quality.build(spec.quality[0])
 
@@ -199,11 +205,19 @@ def test_packages_and_weights_of_instruments_without_a_model_folder_may_be_missi
 def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadecimal() -> None:
     with pytest.raises(CheckpointError):
         resolve_model(f"nobody/backbone@{COMMIT}")
-    with gaps.collecting() as collected:
-        ref = resolve_model(f"nobody/backbone@{COMMIT}")
-    assert ref.source == "absent" and len(collected.found) == 1
-    assert len(ref.sha256) == 64 and not set(ref.sha256) <= set("0123456789abcdef")
-    assert gaps.current() is None
+    resolved = resolve(parse_spec(shipped(backbone=f"nobody/backbone@{COMMIT}"), "test"))
+    assert isinstance(resolved.backbone, Missing)
+    digest = resolved.backbone.sha256
+    assert len(digest) == 64 and not set(digest) <= set("0123456789abcdef")
+
+
+def test_what_is_missing_cannot_be_stored() -> None:
+    """Only a plan can be stored, and there is none of a spec whose files are missing."""
+    spec = parse_spec(shipped(), "test")
+    resolved = resolve(spec)
+    with pytest.raises(CheckpointError, match="not in the local Hugging Face cache"):
+        build_plan(resolved, Checked(), run_id="r", created_at="2026-01-01T00:00:00+00:00")
+    assert not isinstance(draft_plan(spec, NOW).draft, Plan) and not hasattr(Draft, "write")
 
 
 def test_mistakes_of_the_spec_still_end_the_forecast(tmp_path: Path) -> None:
@@ -218,8 +232,8 @@ def test_nothing_is_missing_where_everything_is_there(tmp_path: Path) -> None:
     for entry in document["corpus"]:
         entry["url"] = str(tmp_path / entry["concept"])
         write_corpus(entry["url"], entry["concept"], 24, "audit")
-    draft = draft_plan(parse_spec(document, "test"), NOW)
-    assert draft.gaps == () and draft.backbone_is_here and draft.shape.resolution == 64
+    forecast = draft_plan(parse_spec(document, "test"), NOW)
+    assert forecast.missing == () and forecast.backbone is not None and forecast.shape.resolution == 64
 
 
 @pytest.mark.parametrize(
