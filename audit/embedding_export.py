@@ -12,6 +12,7 @@ import safetensors.torch
 from audit.attacks.embedding_files import write_embedding
 from audit.errors import JournalError, SpecError
 from audit.plan.document import Plan
+from audit.plan.identities import AttackIdentity
 from audit.storage.journal import Journal
 
 METHODS = ("textual-inversion", "embedding-file")
@@ -77,7 +78,8 @@ def export_embedding(
 
 def _unit(plan: Plan, which: Which) -> tuple[str, str]:
     """(key, concept) of the one attack unit that is meant."""
-    units = {unit.key for unit in plan.units_of("attack") if unit.identity["method"] in METHODS}
+    attacks = plan.units_of("attack")
+    units = {u.key for u in attacks if isinstance(u.identity, AttackIdentity) and u.identity.method in METHODS}
     cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
     found: dict[str, list[str]] = {}
     concepts: dict[str, str] = {}

@@ -17,7 +17,7 @@ from typing import Any
 # changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
 _MODELS = ("compute.models", "diffusion", "checkpoints", "guards.building", "guards.parameters", "weights.settings")
 _CODE: Mapping[str, tuple[str, ...]] = {
-    "erase": ("compute.stages.erase", "erasers", *_MODELS),
+    "erase": ("compute.stages.erase", "compute.stages.batching", "erasers", *_MODELS),
     "attack": (
         "compute.stages.attack", "compute.stages.batching", "compute.personalised", "attacks", "corpus", "spec.content",
         *_MODELS,

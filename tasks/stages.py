@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from prefect import task
 
+from audit.plan.identities import Unit
 from audit.progress import Listener
-from audit.records import Unit
 from tasks.context import Run
 from tasks.progress import TrainingProgress
 from tasks.retrying import TASK

@@ -16,6 +16,7 @@ from audit import identity
 from audit.errors import SpecError
 from audit.plan.benign import planned_with_benign
 from audit.plan.document import KINDS, Plan
+from audit.plan.identities import as_json
 from audit.plan.resolved import CorpusItem
 from audit.records import Instrument, QualityInstrument
 from audit.spec.document import parse_spec
@@ -225,7 +226,7 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
     """So that a field cannot silently leave the identity, and the test above go on passing."""
     fields: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for unit in (u for kind in KINDS for u in plan_of().units_of(kind)):
-        fields[unit.kind] |= set(unit.identity)
+        fields[unit.kind] |= set(as_json(unit.identity))
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
         "attack": {
@@ -278,8 +279,8 @@ def test_a_declared_neighbours_phrase_is_part_of_the_key_of_what_preserves_it() 
         assert parse_spec(spec.model_dump(mode="json"), "test") == spec
         assert spec.concepts[0].phrase_of("circle") == spec.concept("circle").phrase == phrase
         plan = plan_of(spec.model_dump(mode="json"))
-        (unit,) = (u for u in plan.units_of("erase") if u.identity["concept"]["name"] == "ring")
-        return unit.key, unit.identity["concept"]["neighbour_phrases"]["circle"]
+        (unit,) = (u for u in plan.units_of("erase") if u.identity.concept.name == "ring")
+        return unit.key, unit.identity.concept.neighbour_phrases["circle"]
 
     (key, phrase), (other_key, other_phrase) = ring_eraser("a disc"), ring_eraser("a dot")
     assert (phrase, other_phrase) == ("a disc", "a dot") and key != other_key

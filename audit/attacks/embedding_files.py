@@ -9,7 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
@@ -57,7 +57,7 @@ def read_embedding(path: Path) -> Embedding:
     return Embedding(token, _vectors(path, token, vectors))
 
 
-def _vectors(path: Path, token: str, tensor: Any) -> torch.Tensor:
+def _vectors(path: Path, token: str, tensor: object) -> torch.Tensor:
     if not isinstance(tensor, torch.Tensor):
         raise _unusable(path, f"holds no vectors under {token!r}, but a {type(tensor).__name__}")
     kind = described(tensor)
@@ -113,7 +113,7 @@ def write_embedding(path: Path, token: str, vectors: torch.Tensor) -> None:
     safetensors.torch.save_file({token: vectors.float().contiguous()}, path)
 
 
-def _content(path: Path) -> Mapping[Any, Any]:
+def _content(path: Path) -> Mapping[object, object]:
     try:
         data = files.read_bounded(path, MAX_BYTES)
     except files.ForeignError as error:
@@ -145,7 +145,7 @@ def _safetensors(path: Path, data: bytes) -> Mapping[str, torch.Tensor]:
         raise _unusable(path, f"is no whole safetensors file ({_first(error)})") from None
 
 
-def _pickle(path: Path, data: bytes) -> Any:
+def _pickle(path: Path, data: bytes) -> object:
     try:
         stream = io.BytesIO(data)
         check_archive(stream, len(data))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import safetensors
 import safetensors.torch
@@ -19,13 +19,13 @@ from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
 from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import NoiseModel
 from audit.progress import Checkpoint, Session
 
 log = logging.getLogger(__name__)
 
 NAME = "textual-inversion"
 _KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a checkpoint
-Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Learner:
     def __init__(
         self,
         prompts: Prompts,
-        predict: Predict,
+        predict: NoiseModel,
         latents: torch.Tensor,
         p: TextualInversionParameters,
         seed: int,

@@ -18,8 +18,7 @@ def run(search: Search) -> Found:
 
     Raises `CheckpointError` when the files are no longer the planned ones, cannot be used, or add nothing to their base.
     """
-    described = {**search.parameters, "base": search.unit.identity["model"]}
-    assert search.change_of is not None  # a worker always gives it
-    change = search.change_of(described)
+    assert search.change is not None  # a worker always gives it
+    change = search.change()
     report = {**change.facts, "summary": change.summary, "sha256": search.parameters["sha256"]}
     return Found([Row(item, Status.OK, report=report) for item in search.items])

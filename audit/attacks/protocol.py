@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import JsonValue
 
 from audit.checkpoints.personal import Change
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.sampling import NoiseModel
 from audit.progress import Session
-from audit.records import Status, Unit
+from audit.records import Status
 from audit.spec.document import Spec
+from audit.spec.sections import Concept
 from audit.weights.references import ModelRef
 
 ReadItem = Callable[[str], npt.NDArray[np.uint8]]
@@ -45,33 +47,26 @@ class AttackModels(Protocol):
 class Search:
     """One attack unit at work.
 
-    `unit.identity` holds method, resolved parameters, concept, seed, items, images and the model that a white-box method
-    sees. `read_item` gives the pixels (H, W, 3) of one of the unit's images. `batch_size` is the most rows of one UNet
-    call, and changes nothing but memory. `session` keeps checkpoints of long searches and hears how they go.
-    `companions` are later units that differ from this one in the concept and its images alone, each with a folder for its
-    checkpoints: a method may bring them to their last checkpoint on the way, and answers for none of them.
-    `change_of` reads a personalisation that the spec brings and says what it adds to its base.
+    `items` are what is searched for, one row each; `parameters` are the method's resolved ones. `model` is the erased
+    model that a white-box method sees, None the backbone. `read_item` gives the pixels (H, W, 3) of one of the `images`.
+    `batch_size` is the most rows of one UNet call, and changes nothing but memory. `session` keeps checkpoints of long
+    searches and hears how they go. `companions` are later searches that differ from this one in the concept and its
+    images alone, each with a folder for its checkpoints: a method may bring them to their last checkpoint on the way, and
+    answers for none of them. `change` reads a personalisation that the spec brings: what it adds to its base.
     """
 
-    unit: Unit
+    items: Sequence[str]
+    parameters: Mapping[str, JsonValue]
+    concept: Concept
+    seed: int
+    model: str | None
+    images: Sequence[str]
     models: AttackModels
     read_item: ReadItem
     batch_size: int
     session: Session
     companions: Sequence[Search] = ()
-    change_of: Callable[[Mapping[str, Any]], Change] | None = None
-
-    @property
-    def parameters(self) -> Mapping[str, Any]:
-        """The method's resolved parameters."""
-        parameters: Mapping[str, Any] = self.unit.identity["parameters"]
-        return parameters
-
-    @property
-    def items(self) -> Sequence[str]:
-        """What is searched for, one row each."""
-        items: Sequence[str] = self.unit.identity["items"]
-        return items
+    change: Callable[[], Change] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +84,7 @@ class Row:
     score: float | None = None
     evaluations: int | None = None
     unet_calls: int | None = None
-    report: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    report: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

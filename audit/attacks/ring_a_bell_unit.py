@@ -49,10 +49,10 @@ class Prompt:
 
 def _row(search: Search, item: str) -> Row:
     parameters = RingABellParameters.model_validate(search.parameters)
-    concept, pipeline = search.unit.identity["concept"], search.models.pipeline
+    concept, pipeline = search.concept, search.models.pipeline
     space, encode = space_of(pipeline, parameters.tokens, parameters.first_id), encoder_of(pipeline)
-    target = target_of(pipeline, parameters, concept["phrase"])
-    seed = identity.int_key({"seed": search.unit.identity["seed"], "item": item})
+    target = target_of(pipeline, parameters, concept.phrase)
+    seed = identity.int_key({"seed": search.seed, "item": item})
     checkpoint = Checkpoint(search.session, f"{item}.search", "the search")
 
     def save(state: State) -> None:
@@ -64,7 +64,8 @@ def _row(search: Search, item: str) -> Row:
         encode, target, space, parameters, seed, batch_size=search.batch_size, state=found, save=save
     )
     checkpoint.remove()
-    best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size, answers=parameters.answers)
+    pairs = pairing(concept.model_dump(mode="json"))
+    best = best_prompt(pipeline, encode, target, state, pairs, search.batch_size, answers=parameters.answers)
     if best is None:
         return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
     report = {  # without the prompt, which may be explicit: reports show the summary

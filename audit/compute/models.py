@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pyarrow.compute as pc
 import safetensors.torch
@@ -21,6 +20,8 @@ from audit.errors import CheckpointError
 from audit.guards import parse
 from audit.guards.building import Parts, build
 from audit.plan.document import Plan
+from audit.plan.identities import CheckpointIdentity
+from audit.records import ResolvedGuard
 from audit.spec.document import Spec
 from audit.storage.journal import Journal
 from audit.weights.checkpoints import CheckpointRef, resolve_checkpoint
@@ -88,10 +89,10 @@ class Models:
         return self._encoder(erase_key if erase_key in self._checkpoints() else None)
 
     def guards(
-        self, described: Sequence[Mapping[str, Any]], erase_key: str | None = None, dtype: str = "float32"
+        self, resolved: Sequence[ResolvedGuard], erase_key: str | None = None, dtype: str = "float32"
     ) -> list[Guard]:
         """Fresh guards for one batch, in the spec's order, around the model that they protect."""
-        if not described:
+        if not resolved:
             return []
         owner = erase_key if erase_key in self._checkpoints() else None
         parts = Parts(
@@ -103,7 +104,7 @@ class Models:
             encode_standard=self.standard.states,
             model=self._guard_model,
         )
-        return [build(guard, parts) for guard in described]
+        return [build(vars(guard), parts) for guard in resolved]
 
     def _unet(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel:
         model = self._model(erase_key, dtype)
@@ -209,16 +210,19 @@ class Models:
 
 def _declared(plan: Plan) -> dict[str, str]:
     """Erase units that are checkpoints -> the name in the spec whose files have the unit's digest."""
-    units = {unit.key: unit.identity for unit in plan.units_of("erase") if "checkpoint" in unit.identity}
-    if not units:
+    digests = {
+        unit.key: unit.identity.checkpoint
+        for unit in plan.units_of("erase")
+        if isinstance(unit.identity, CheckpointIdentity)
+    }
+    if not digests:
         return {}
     names = {d.eraser.checkpoint for d in plan.spec.defences if d.eraser is not None and d.eraser.checkpoint}
     by_digest = {resolve_checkpoint(name).sha256: name for name in sorted(names)}
-    changed = [key for key, described in units.items() if described["checkpoint"] not in by_digest]
-    if changed:
+    if not by_digest.keys() >= set(digests.values()):
         raise CheckpointError(
             "the files of a checkpoint have changed since this run was planned",
             where=", ".join(sorted(names)),
             next_step="restore the files, or start a new run: erasure-audit run SPEC",
         )
-    return {key: by_digest[described["checkpoint"]] for key, described in units.items()}
+    return {key: by_digest[digest] for key, digest in digests.items()}

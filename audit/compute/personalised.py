@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
-from typing import Any
 
 from diffusers import UNet2DConditionModel
 
@@ -21,31 +19,32 @@ from audit.checkpoints.tensors import backbone_modules
 from audit.compute.models import Models
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
+from audit.plan.identities import Personalisation
 from audit.spec.scenarios import EmbeddingScenario
 
 
-def with_personalisation(models: Models, described: Mapping[str, Any] | None) -> Models:
+def with_personalisation(models: Models, personalisation: Personalisation | None) -> Models:
     """Return `models` with a personalisation on top, the last one kept; the models themselves for None."""
-    return models if described is None else personalised(models, described)
+    return models if personalisation is None else personalised(models, personalisation)
 
 
-def personalised(models: Models, described: Mapping[str, Any]) -> Personalised:
-    """Return `models` with the personalisation of `described` on top; the last one is kept with them."""
-    if isinstance(models.variant, Personalised) and models.variant.described == described:
+def personalised(models: Models, personalisation: Personalisation) -> Personalised:
+    """Return `models` with a personalisation on top; the last one is kept with them."""
+    if isinstance(models.variant, Personalised) and models.variant.personalisation == personalisation:
         return models.variant
-    variant = Personalised(models, described)
+    variant = Personalised(models, personalisation)
     models.variant = variant
     return variant
 
 
 class Personalised(Models):
-    """`below` with the personalisation of `described`: its `sha256`, and the erase unit of its `base` (None: the backbone)."""
+    """`below` with a personalisation on top of each model."""
 
     kept = 1  # the models below are held too
 
-    def __init__(self, below: Models, described: Mapping[str, Any]) -> None:
+    def __init__(self, below: Models, personalisation: Personalisation) -> None:
         super().__init__(below.ref, below.journal, below.device, below.plan)
-        self.below, self.described = below, dict(described)
+        self.below, self.personalisation = below, personalisation
         self._encoders: dict[str | None, Pipeline] = {}
 
     @property
@@ -65,7 +64,7 @@ class Personalised(Models):
     @functools.cached_property
     def change(self) -> Change:
         """What is added. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
-        base = self.described["base"]
+        base = self.personalisation.base
         unet, reader = self.below._unet(base, "float32"), self.below.reader(base)
         return read_change(self._find(), backbone_modules(unet, reader.text_encoder))
 
@@ -74,7 +73,7 @@ class Personalised(Models):
         named = [p for s in scenarios if isinstance(s, EmbeddingScenario) for p in s.personalisations().values()]
         for name in dict.fromkeys(named):
             ref = resolve_personalisation(name)
-            if ref.files.sha256 == self.described["sha256"]:
+            if ref.files.sha256 == self.personalisation.sha256:
                 return ref
         raise CheckpointError(
             "the personalisation's files have changed since this run was planned",

@@ -11,21 +11,23 @@ from pathlib import Path
 
 from audit import locations
 from audit.files import NoLocks, try_lock
+from audit.plan.identities import AttackIdentity, EraseIdentity, Unit
 from audit.progress import Listener, Session, Silent
-from audit.records import Unit
 
 _LENGTHS = {"iterations", "generations"}  # parameters of what takes long and can be continued: training, and searches
 
 
 @contextlib.contextmanager
 def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool = True) -> Iterator[Session]:
-    """A block that computes and journals an erase or attack unit; a later process goes on where it broke off.
+    """A block that computes and journals a unit; where it trains, a later process goes on where it broke off.
 
     The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another process
     of this machine trains the same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
     """
     heard = listener or Silent()
-    if not _LENGTHS & set(unit.identity.get("parameters", {})):  # a checkpoint or a closed form: nothing to go on with
+    described = unit.identity
+    trains = isinstance(described, EraseIdentity | AttackIdentity) and not _LENGTHS.isdisjoint(described.parameters)
+    if not trains:  # a checkpoint, a closed form, or no training at all: nothing to go on with
         yield Session(listener=heard)
         return
     folder = locations.trainings_folder() / unit.key

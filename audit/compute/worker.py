@@ -7,16 +7,16 @@ import functools
 import logging
 import platform
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import pyarrow as pa
 import torch
 
 from audit import identity
+from audit.attacks.protocol import ReadItem
 from audit.compute.joint_search import companions
 from audit.compute.models import Models
 from audit.compute.stages.attack import run_attack
+from audit.compute.stages.batching import Made
 from audit.compute.stages.detect import run_detect
 from audit.compute.stages.erase import run_erase
 from audit.compute.stages.generate import run_generate
@@ -32,9 +32,20 @@ from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
 from audit.plan.document import KINDS, Plan
+from audit.plan.identities import (
+    AttackIdentity,
+    CheckpointIdentity,
+    DetectIdentity,
+    EraseIdentity,
+    GenerateIdentity,
+    InvertIdentity,
+    QualityIdentity,
+    Unit,
+    as_json,
+)
 from audit.plan.preflight.methods import require_planned
 from audit.progress import Listener, Session
-from audit.records import Status, Unit
+from audit.records import Case, Status
 from audit.storage.journal import Journal
 from audit.weights.references import resolve_model
 
@@ -80,7 +91,7 @@ class Worker:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
         for kind in KINDS:
             unit = next(self.plan.units_of(kind), None)
-            if unit is not None and unit.identity["code"] != identity.code_digest(kind):
+            if unit is not None and unit.identity.code != identity.code_digest(kind):
                 raise EnvironmentProblem(
                     f"the code that computes {kind} units has changed since this run was planned",
                     where=f"run {self.plan.run_id}",
@@ -88,67 +99,63 @@ class Worker:
                 )
 
     def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
-        """The report of one unit, after its file is in the journal. What it depends on must be there already.
+        """Return the report of one unit, after its file is in the journal. What it depends on must be there already.
 
         `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
-        require_planned(unit.kind, unit.identity)
-        if unit.kind not in ("erase", "attack"):
-            return self._run(unit, None)
+        require_planned(unit.kind, as_json(unit.identity))
         with training_session(unit, listener) as session:
-            return self._run(unit, session)
+            started = time.perf_counter()
+            table, blob = self._stage(unit, session)()
+            seconds = time.perf_counter() - started
+            status = table.column("status").to_pylist()
+            calls = table.column("unet_calls").to_pylist() if "unet_calls" in table.column_names else []
+            report = UnitReport(
+                kind=unit.kind,
+                key=unit.key,
+                rows=table.num_rows,
+                errors=status.count(Status.ERROR.value),
+                unassessed=sum(s != Status.OK.value for s in status),
+                unet_calls=sum(c or 0 for c in calls),
+                seconds=seconds,
+            )
+            header = {
+                "identity": as_json(unit.identity),
+                "runtime": {**self._runtime(), **dataclasses.asdict(report)},
+                "erased_sha256": self.models.used(unit.model),
+            }
+            self.journal.write(unit.kind, unit.key, table, header, blob)
+            return report
 
-    def _run(self, unit: Unit, session: Session | None) -> UnitReport:
-        started = time.perf_counter()
-        table, blob = self._compute(unit, session)
-        seconds = time.perf_counter() - started
-        status = table.column("status").to_pylist()
-        calls = sum(c or 0 for c in table.column("unet_calls").to_pylist()) if "unet_calls" in table.column_names else 0
-        report = UnitReport(
-            kind=unit.kind,
-            key=unit.key,
-            rows=table.num_rows,
-            errors=status.count(Status.ERROR.value),
-            unassessed=sum(s != Status.OK.value for s in status),
-            unet_calls=calls,
-            seconds=seconds,
-        )
-        header = {
-            "identity": dict(unit.identity),
-            "runtime": {**self._runtime(), **dataclasses.asdict(report)},
-            "erased_sha256": self.models.used(unit.identity.get("model")),
-        }
-        self.journal.write(unit.kind, unit.key, table, header, blob)
-        return report
+    def _stage(self, unit: Unit, session: Session) -> Callable[[], Made]:
+        """Return what computes the unit, with everything that it needs."""
+        models, journal, size = self.models, self.journal, self.batch_size
+        match unit.identity:
+            case EraseIdentity() | CheckpointIdentity() as described:
+                return functools.partial(run_erase, unit.key, described, models, session)
+            case AttackIdentity() as described:
+                together = functools.partial(companions, self.plan, journal, unit, size, self._taken)
+                return functools.partial(run_attack, described, models, self._read_corpus, size, session, together)
+            case InvertIdentity() as described:
+                read = functools.partial(self._read, self.plan.items_of(unit.key))
+                return functools.partial(run_invert, described, models, read, size)
+            case GenerateIdentity() as described:
+                cases, read_item = self._inputs(unit.key)
+                return functools.partial(run_generate, described, cases, models, journal, read_item, size)
+            case DetectIdentity() as described:
+                detector = self._detector(described.instrument.instrument_id)
+                return functools.partial(run_detect, described.generate, detector, journal, size)
+            case QualityIdentity() as described:
+                cases, read_item = self._inputs(described.generate)
+                meter = self._meter(described.instrument.instrument_id)
+                return functools.partial(run_quality, described, meter, journal, cases, read_item, size)
 
-    def _compute(self, unit: Unit, session: Session | None) -> tuple[pa.Table, bytes | None]:
-        match unit.kind:
-            case "erase":
-                return run_erase(unit, self.models, session)
-            case "attack":
-                read = lambda item: self._read(item, self._corpus)  # noqa: E731
-                with companions(self.plan, self.journal, unit, self.batch_size, self._taken) as others:
-                    return run_attack(unit, self.models, read, self.batch_size, session, others)
-            case "invert":
-                uris = self.plan.items_of(unit.key)
-                return run_invert(unit, self.models, lambda item: self._read(item, uris), self.batch_size)
-            case "generate":
-                cases = self.plan.cases_of(unit.key)
-                uris = {row["item"]: row["item_uri"] for row in cases if row["item"]}
-                read = lambda item: self._read(item, uris)  # noqa: E731
-                return run_generate(unit, cases, self.models, self.journal, read, self.batch_size), None
-            case "detect":
-                detector = self._detector(unit.identity["instrument"]["instrument_id"])
-                return run_detect(unit, detector, self.journal, self.batch_size), None
-            case "quality":
-                cases = self.plan.cases_of(unit.identity["generate"])
-                uris = {row["item"]: row["item_uri"] for row in cases if row["item"]}
-                read = lambda item: self._read(item, uris)  # noqa: E731
-                meter = self._meter(unit.identity["instrument"]["instrument_id"])
-                return run_quality(unit, meter, self.journal, cases, read, self.batch_size)
-            case other:
-                raise ValueError(f"unknown unit kind {other!r}")
+    def _inputs(self, generate: str) -> tuple[list[Case], ReadItem]:
+        """Return the cases of a generate unit, and what reads their reference images."""
+        cases = self.plan.cases_of(generate)
+        uris = {case.item: case.item_uri for case in cases if case.item and case.item_uri}
+        return cases, functools.partial(self._read, uris)
 
     @functools.cached_property
     def _corpus(self) -> dict[str, str]:
@@ -156,7 +163,10 @@ class Worker:
         manifest = read_stored_manifest(self.journal, self.plan.run_id, self.plan.corpus.get("sha256", ""))
         return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
 
-    def _read(self, item: str, uris: Mapping[str, str]) -> Pixels:
+    def _read_corpus(self, item: str) -> Pixels:
+        return self._read(self._corpus, item)
+
+    def _read(self, uris: Mapping[str, str], item: str) -> Pixels:
         limits = self.plan.spec.corpus_limits
         return read_picture(uris[item], limits, None if item.startswith("unreadable-") else item)
 
@@ -188,6 +198,6 @@ class Worker:
             self._meters[instrument_id] = meter
         return self._meters[instrument_id]
 
-    def _runtime(self) -> dict[str, Any]:
+    def _runtime(self) -> dict[str, str]:
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
         return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__}

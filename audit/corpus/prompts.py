@@ -12,6 +12,7 @@ from audit.corpus import prompt_files
 from audit.corpus.prompt_files import RawRow, Table
 from audit.errors import SpecError
 from audit.names import folded
+from audit.records import Attempt
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
 from audit.spec.sections import Concept
@@ -194,10 +195,10 @@ def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
         yield row if said is None or row.problem else dataclasses.replace(row, problem=f"row {row.number}: {said}")
 
 
-def cases_of(chosen: PromptSet, concept: Concept, count: int, seed: int, field: str) -> list[dict[str, Any]]:
-    """`count` cases from the rows about `concept`, drawn by `seed` and kept in the file's order.
+def cases_of(chosen: PromptSet, concept: Concept, count: int, seed: int, field: str) -> list[Attempt]:
+    """Return `count` cases from the rows about `concept`, drawn by `seed` and kept in the file's order.
 
-    A case carries prompt, seed, join key, its own sampler settings, and the reason when it cannot be sampled.
+    A case carries prompt, seed, join key, its own guidance and size, and the reason when it cannot be sampled.
     Raises `SpecError` when the set has fewer rows.
     """
     rows = chosen.about(concept)
@@ -212,14 +213,12 @@ def cases_of(chosen: PromptSet, concept: Concept, count: int, seed: int, field: 
     return [_case(row, seed) for row in sorted(drawn, key=lambda row: row.number)]
 
 
-def _case(row: PromptRow, seed: int) -> dict[str, Any]:
-    sampler: dict[str, Any] = {} if row.guidance is None else {"guidance": row.guidance}
-    if row.size is not None:
-        sampler |= {"width": row.size[0], "height": row.size[1]}
-    return {
-        "seed": row.seed if row.seed is not None else seed + row.number,
-        "prompt": row.prompt,
-        "prompt_key": row.key,
-        "problem": row.problem,
-        "sampler": sampler,
-    }
+def _case(row: PromptRow, seed: int) -> Attempt:
+    return Attempt(
+        seed=row.seed if row.seed is not None else seed + row.number,
+        prompt=row.prompt,
+        prompt_key=row.key,
+        problem=row.problem,
+        guidance=row.guidance,
+        size=row.size,
+    )

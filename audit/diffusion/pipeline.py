@@ -103,7 +103,7 @@ def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
     """`(latents, timestep, states) -> noise`, evaluated in the UNet's own dtype and returned in float32."""
     dtype = unet.dtype
 
-    def predict(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+    def predict(latents: torch.Tensor, timestep: int | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample.float()
 
     return predict

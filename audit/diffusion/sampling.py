@@ -16,7 +16,8 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Report, Step
 from audit.errors import CheckpointError
 
-NoiseModel = Callable[[torch.Tensor, int, torch.Tensor], torch.Tensor]
+# Latents (B, C, h, w), their timestep or timesteps (B,) and text states to noise.
+NoiseModel = Callable[[torch.Tensor, int | torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)

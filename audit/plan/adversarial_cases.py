@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import itertools
 
 from audit.attacks import registry
 from audit.attacks.parameters import Parameters, RingABellParameters, texts_of
@@ -10,6 +10,7 @@ from audit.corpus.prompts import PromptSet, cases_of
 from audit.errors import SpecError
 from audit.plan.builder import Builder
 from audit.plan.preflight.unusable import reason
+from audit.records import Attempt
 from audit.spec.document import Spec
 from audit.spec.scenarios import AdversarialTextScenario
 from audit.spec.sections import Concept
@@ -19,8 +20,8 @@ from audit.weights.references import ModelRef
 
 def adversarial_cases(
     builder: Builder, concept: Concept, scenario: AdversarialTextScenario, chosen: PromptSet | None
-) -> list[dict[str, Any]]:
-    """The cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
+) -> list[Attempt]:
+    """Return the cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
 
     Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
     what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for a
@@ -32,18 +33,14 @@ def adversarial_cases(
     unread = [text for text in texts_of(parsed, concept.phrase) if text in builder.unusable.prompts]
     if unread:
         problem = reason(builder.unusable.prompts[unread[0]])
-        return [{"seed": builder.spec.seed + number, "problem": problem} for number in range(scenario.cases)]
+        return [Attempt(builder.spec.seed + number, problem=problem) for number in range(scenario.cases)]
     parameters = parsed.model_dump(mode="json")
     items = [f"prompt-{number}" for number in range(min(scenario.found, scenario.cases))]
     units = {item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items}
     return [
-        {
-            "seed": builder.spec.seed + number,
-            "prompt": None,  # the whole prompt is what the attack finds
-            "attack_key": units[items[number % len(items)]],
-            "attack_item": items[number % len(items)],
-        }
-        for number in range(scenario.cases)
+        # Without a prompt of its own: the whole prompt is what the attack finds.
+        Attempt(builder.spec.seed + number, attack_key=units[item], attack_item=item)
+        for number, item in zip(range(scenario.cases), itertools.cycle(items), strict=False)
     ]
 
 

@@ -12,6 +12,7 @@ from audit import identity
 from audit.corpus.prompts import PromptRow, read_prompt_set
 from audit.diffusion.text import too_long
 from audit.errors import SpecError
+from audit.records import Attempt
 from audit.spec.benign import PICTURE_CHECK, subject_name
 from audit.spec.content import pairing
 from audit.spec.document import Spec
@@ -116,10 +117,10 @@ def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
 def benign_texts(spec: Spec, prompts: Sequence[BenignPrompt]) -> list[str]:
     """Return the text of every one of the benign prompts that an audit of this spec samples, each once."""
     cases = [case for concept in spec.concepts for case in benign_cases(spec, concept, prompts)]
-    return list(dict.fromkeys(str(case["prompt"]) for case in cases))
+    return list(dict.fromkeys(str(case.prompt) for case in cases))
 
 
-def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[dict[str, Any]]:
+def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[Attempt]:
     """Return the cases of one benign cell: the first prompts that are not about the concept, then again by other seeds.
 
     The same for every defence, so that each case has its pair on the un-erased backbone.
@@ -132,8 +133,7 @@ def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) 
     for number in range(spec.benign.cases):
         prompt, turn = others[number % len(others)], number // len(others)
         seed = spec.seed + number if prompt.row.seed is None else _seed(prompt.row.seed, spec.seed, turn)
-        row = {"seed": seed, "prompt": prompt.row.prompt, "prompt_key": prompt.row.key, "subject": prompt.subject}
-        cases.append(row)
+        cases.append(Attempt(seed, prompt.row.prompt, prompt_key=prompt.row.key, subject=prompt.subject))
     return cases
 
 
@@ -199,7 +199,7 @@ def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Se
         seen = {rule["subject"] for rule in rules if rule["detector"] == judge}
         for concept in spec.concepts:
             cases = benign_cases(spec, concept, prompts)
-            kept = {case["subject"] for case in cases}
+            kept = {str(case.subject) for case in cases}
             kept |= set(concept.neighbours) if texts and spec.neighbour_cases else set()
             if not kept & seen:
                 raise SpecError(
@@ -209,7 +209,7 @@ def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Se
                     next_step="name a detector there that can, such as a clip-zero-shot; or declare neighbours that it knows "
                     "with neighbour_cases; or waive the limit: gate: {retention_waived: <the reason>}",
                 )
-            pairs = sum(case["subject"] in seen for case in cases)
+            pairs = sum(case.subject in seen for case in cases)
             pairs += spec.neighbour_cases * len(seen & set(concept.neighbours)) if texts else 0
             needed = fewest_pairs(spec.gate)
             if pairs < needed:

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
+from pydantic import JsonValue
 
 from audit import erasers, guards, identity
 from audit.attacks import registry
 from audit.plan.document import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
+from audit.plan.identities import (
+    AttackIdentity,
+    CheckpointIdentity,
+    DetectIdentity,
+    EraseIdentity,
+    GenerateIdentity,
+    Identity,
+    InvertIdentity,
+    PictureSampler,
+    Source,
+    as_json,
+    picture_ids,
+)
 from audit.plan.preflight.unusable import Unusable, reason
 from audit.plan.resolved import Resolved
-from audit.records import Cell, Instrument
+from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.scenarios import LatentScenario, Perturbation
+from audit.spec.scenarios import LatentScenario, Perturbation, Sampler
 from audit.spec.sections import Concept
 
 
@@ -29,22 +42,31 @@ class Inversion:
     prompt: str = ""
     perturbation: Perturbation | None = None
 
-    def described(self, backbone: str) -> dict[str, Any]:
-        """Identity fields that its invert units share."""
+    def identity(self, backbone: str) -> InvertIdentity:
+        """Return what its invert units have in common, without any items."""
         scenario = self.scenario
         iterated = scenario.method == "fixed-point"
-        return {
-            "kind": "invert",
-            "backbone": backbone,
-            "model": self.model,
-            "method": scenario.method,
-            "steps": scenario.sampler.steps,
-            "passes": scenario.fixed_point_passes if iterated else None,
-            "tolerance": scenario.fixed_point_tolerance if iterated else None,
-            "prompt": self.prompt,
-            "perturbation": self.perturbation.model_dump(mode="json") if self.perturbation else None,
-            "code": identity.code_digest("invert"),
-        }
+        return InvertIdentity(
+            backbone=backbone,
+            model=self.model,
+            method=scenario.method,
+            steps=scenario.sampler.steps,
+            passes=scenario.fixed_point_passes if iterated else None,
+            tolerance=scenario.fixed_point_tolerance if iterated else None,
+            prompt=self.prompt,
+            perturbation=self.perturbation,
+            code=identity.code_digest("invert"),
+        )
+
+
+@dataclasses.dataclass
+class PlannedUnit:
+    """A unit as it is collected: cells that need it are added while they are planned."""
+
+    identity: Identity
+    depends: tuple[str, ...]
+    rows: int
+    cells: set[int] = dataclasses.field(default_factory=set)
 
 
 class Builder:
@@ -54,114 +76,108 @@ class Builder:
         self.resolved, self.unusable = resolved, unusable
         self.spec, self.backbone, self.items = resolved.spec, resolved.backbone, resolved.pictures.items
         self.cells: list[PlannedCell] = []
-        self.columns: dict[str, list[Any]] = {name: [] for name in CASES_SCHEMA.names}
-        self.units: dict[str, dict[str, Any]] = {}
+        self.cases: list[Case] = []
+        self.units: dict[str, PlannedUnit] = {}
         self._image_units: dict[int, str] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
 
     def model(self, defence: str, concept: Concept) -> str | None:
-        """Key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
+        """Return the key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
         eraser = self.spec.defence(defence).eraser
         if eraser is None:
             return None
+        code = identity.code_digest("erase")
         if eraser.checkpoint is not None:
-            return self._unit("erase", self._loaded(eraser.method, eraser.checkpoint), (), 1, len(self.cells))
-        described = {
-            "kind": "erase",
-            "backbone": self.backbone.sha256,
-            "method": eraser.method,
-            "parameters": erasers.resolve_parameters(eraser, self.backbone.name),
-            "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
-            "code": identity.code_digest("erase"),
-            **erasers.ERASERS.origin(eraser.method, "defences"),
-        }
-        return self._unit("erase", described, (), 1, len(self.cells))
+            digest = self.resolved.checkpoints[eraser.checkpoint].sha256
+            return self.unit(
+                CheckpointIdentity(self.backbone.sha256, digest, eraser.method, code), (), 1, {self.next_cell}
+            )
+        parameters = erasers.resolve_parameters(eraser, self.backbone.name)
+        plugin = erasers.ERASERS.origin(eraser.method, "defences").get("plugin")
+        made = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
+        return self.unit(made, (), 1, {self.next_cell})
 
-    def _loaded(self, claim: str, checkpoint: str) -> dict[str, Any]:
-        """Identity of a checkpoint: its content and what is claimed of it, never where it lies."""
-        return {
-            "kind": "erase",
-            "backbone": self.backbone.sha256,
-            "checkpoint": self.resolved.checkpoints[checkpoint].sha256,
-            "claim": claim,
-            "code": identity.code_digest("erase"),
-        }
+    @property
+    def next_cell(self) -> int:
+        """The number of the cell that is planned next."""
+        return len(self.cells)
 
-    def common(self, source: str, defence: str, concept: Concept, sampler: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Identity fields that all pictures of a cell share."""
+    def common(self, source: Source, defence: str, concept: Concept, sampler: Sampler | None) -> GenerateIdentity:
+        """Return what all pictures of a cell have in common."""
         energies = self.resolved.energy_digests()
-        resolved = [guards.resolve(guard, concept, energies) for guard in self.spec.defence(defence).guards]
-        return {
-            "source": source,
-            "backbone": self.backbone.sha256,
-            "model": self.model(defence, concept) if sampler else None,
-            "guards": resolved if sampler else [],
-            "sampler": sampler,
-            "code": identity.code_digest("generate"),
-        }
+        listed = self.spec.defence(defence).guards
+        resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
+        return GenerateIdentity(
+            source=source,
+            backbone=self.backbone.sha256,
+            model=self.model(defence, concept) if sampler else None,
+            guards=tuple(resolved) if sampler else (),
+            sampler=PictureSampler(**sampler.model_dump()) if sampler else None,
+            code=identity.code_digest("generate"),
+        )
 
     def add(
-        self,
-        cell: Cell,
-        common: Mapping[str, Any],
-        cases: Sequence[Mapping[str, Any]],
-        inversion: Inversion | None = None,
+        self, cell: Cell, common: GenerateIdentity, attempts: Sequence[Attempt], inversion: Inversion | None = None
     ) -> None:
-        """Plan one cell. Each case carries seed, prompt, item and item_uri as its source needs them.
-
-        A case's `sampler` holds settings of its own over the cell's; such cases get units of their own.
-        """
-        index = len(self.cells)
-        cases = [self._with_problem(case, inversion) for case in cases]
+        """Plan one cell with a case for each attempt. Cases whose sampler differs from the cell's get units of their own."""
+        index = self.next_cell
+        attempts = [self._with_problem(attempt, inversion) for attempt in attempts]
         gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
-                dataclasses.replace(cell, cell_id=index, planned=len(cases)),
+                dataclasses.replace(cell, cell_id=index, planned=len(attempts)),
                 sensitive=self.spec.is_sensitive(cell.subject)
                 or self.spec.is_sensitive(cell.concept)
-                or any(map(is_sexual, {case.get("prompt") or "" for case in cases})),
+                or any(map(is_sexual, {attempt.prompt or "" for attempt in attempts})),
                 gate_residual_max=gate.residual_max if gate else None,
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )
         )
-        inverts = self._inverts(inversion, cases, index) if inversion else [None] * len(cases)
-        samplers = [{**common["sampler"], **case.get("sampler", {})} if common["sampler"] else None for case in cases]
-        attacks = sorted({case["attack_key"] for case in cases if case.get("attack_key")})
+        inverts = self._inverts(inversion, attempts, index) if inversion else [None] * len(attempts)
+        attacks = sorted({attempt.attack_key for attempt in attempts if attempt.attack_key})
         for unit in attacks:
-            self.units[unit]["cell_ids"].add(index)
-        images = [
-            identity.int_key({**common, "sampler": sampler, **_identity_of(case), "invert": invert})
-            for case, sampler, invert in zip(cases, samplers, inverts, strict=True)
-        ]
-        found = [*attacks, *sorted({i for i in inverts if i})]
-        for sampler in _different(samplers):
-            same = [image for image, own in zip(images, samplers, strict=True) if own == sampler]
-            self._generate_units({**common, "sampler": sampler}, same, found, index)
-        for number, (case, image, invert, sampler) in enumerate(zip(cases, images, inverts, samplers, strict=True)):
-            row = {
-                "cell_id": index,
-                "case_no": number,
-                "image_id": image,
-                "unit_key": self._image_units[image],
-                "invert_key": invert,
-                "guidance": sampler["guidance"] if sampler else None,
-                **case,
-            }
-            for name, column in self.columns.items():
-                column.append(row.get(name))
+            self.units[unit].cells.add(index)
+        samplers = [_sampler_of(common, attempt) for attempt in attempts]
+        depends = (*_some(common.model), *attacks, *sorted({key for key in inverts if key}))
+        images: dict[int, int] = {}  # by case
+        for sampler in dict.fromkeys(samplers):
+            own = dataclasses.replace(common, sampler=sampler)
+            same = [number for number, other in enumerate(samplers) if other == sampler]
+            images |= zip(same, picture_ids(own, [(attempts[n], inverts[n]) for n in same]), strict=True)
+            self._generate_units(own, [images[n] for n in same], depends, index)
+        for number, (attempt, invert, sampler) in enumerate(zip(attempts, inverts, samplers, strict=True)):
+            self.cases.append(
+                Case(
+                    cell_id=index,
+                    case_no=number,
+                    image_id=images[number],
+                    unit_key=self._image_units[images[number]],
+                    seed=attempt.seed,
+                    prompt=attempt.prompt,
+                    item=attempt.item,
+                    item_uri=attempt.item_uri,
+                    invert_key=invert,
+                    prompt_key=attempt.prompt_key,
+                    guidance=sampler.guidance if sampler else None,
+                    problem=attempt.problem,
+                    attack_key=attempt.attack_key,
+                    attack_item=attempt.attack_item,
+                    subject=attempt.subject,
+                )
+            )
 
-    def _with_problem(self, case: Mapping[str, Any], inversion: Inversion | None) -> Mapping[str, Any]:
-        """The case, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
-        for prompt in filter(None, (case.get("prompt"), inversion.prompt if inversion else None)):
-            if not case.get("problem") and prompt in self.unusable.prompts:
-                return {**case, "problem": reason(self.unusable.prompts[prompt])}
-        return case
+    def _with_problem(self, attempt: Attempt, inversion: Inversion | None) -> Attempt:
+        """Return the attempt, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
+        for prompt in filter(None, (attempt.prompt, inversion.prompt if inversion else None)):
+            if not attempt.problem and prompt in self.unusable.prompts:
+                return dataclasses.replace(attempt, problem=reason(self.unusable.prompts[prompt]))
+        return attempt
 
     def attack(
         self,
         method: str,
-        parameters: Mapping[str, Any],
+        parameters: Mapping[str, JsonValue],
         concept: Concept,
         items: Sequence[str],
         *,
@@ -169,109 +185,97 @@ class Builder:
         images: Sequence[str] = (),
         together: bool = False,
     ) -> dict[str, str]:
-        """Item -> the attack unit that searches for it; an item searched for before keeps its unit.
+        """Return for each item the attack unit that searches for it; an item searched for before keeps its unit.
 
         `items` name what the method finds, one row each; `parameters` are resolved ones. `model` is the erase unit that
         a white-box method sees, None the backbone. `images` are corpus items that the method learns from. Units hold
         `unit_size` items, or all of them where the method searches for them `together`.
         """
-        described = {
-            "kind": "attack",
-            "backbone": self.backbone.sha256,
-            "method": method,
-            "version": registry.ATTACKS.find(method, "scenarios").version,
-            **registry.ATTACKS.origin(method, "scenarios"),
-            "parameters": dict(parameters),
-            "concept": concept.model_dump(mode="json", exclude={"sensitive"}),
-            "seed": self.spec.seed,
-            "model": model,
-            "images": list(images),
-            "code": identity.code_digest("attack"),
-        }
-        shared = identity.key({**described, "together": list(items) if together else None})
+        search = AttackIdentity(
+            backbone=self.backbone.sha256,
+            method=method,
+            version=registry.ATTACKS.find(method, "scenarios").version,
+            parameters=parameters,
+            concept=concept,
+            seed=self.spec.seed,
+            model=model,
+            images=tuple(images),
+            code=identity.code_digest("attack"),
+            plugin=registry.ATTACKS.origin(method, "scenarios").get("plugin"),
+        )
+        shared = identity.key({**as_json(search), "together": list(items) if together else None})
         new = [item for item in dict.fromkeys(items) if (shared, item) not in self._attack_units]
         for chunk in chunks(new, max(len(new), 1) if together else self.spec.unit_size):
-            fields = {**described, "items": list(chunk)}
-            unit = self._unit("attack", fields, _some(model), len(chunk), len(self.cells))
+            of_chunk = dataclasses.replace(search, items=tuple(chunk))
+            unit = self.unit(of_chunk, _some(model), len(chunk), {self.next_cell})
             self._attack_units.update({(shared, item): unit for item in chunk})
         return {item: self._attack_units[shared, item] for item in items}
 
-    def _inverts(self, inversion: Inversion, cases: Sequence[Mapping[str, Any]], cell: int) -> list[str | None]:
-        """The invert unit of each case that can be made; items already inverted in the same way keep their unit."""
-        described = inversion.described(self.backbone.sha256)
-        shared = identity.key(described)
-        items = dict.fromkeys(case["item"] for case in cases if not case.get("problem"))
-        new = [item for item in items if (shared, item) not in self._invert_units]
+    def _inverts(self, inversion: Inversion, attempts: Sequence[Attempt], cell: int) -> list[str | None]:
+        """Return the invert unit of each case that can be made; items already inverted in the same way keep their unit."""
+        described = inversion.identity(self.backbone.sha256)
+        shared = identity.key(as_json(described))
+        needed = [None if attempt.problem else attempt.item for attempt in attempts]
+        new = [item for item in dict.fromkeys(needed) if item and (shared, item) not in self._invert_units]
         for chunk in chunks(new, self.spec.unit_size):
-            unit = self._unit("invert", {**described, "items": list(chunk)}, _some(inversion.model), len(chunk), cell)
+            of_chunk = dataclasses.replace(described, items=tuple(chunk))
+            unit = self.unit(of_chunk, _some(inversion.model), len(chunk), {cell})
             self._invert_units.update({(shared, item): unit for item in chunk})
-        keys = [None if case.get("problem") else self._invert_units[shared, case["item"]] for case in cases]
+        keys = [self._invert_units[shared, item] if item else None for item in needed]
         for unit in {key for key in keys if key}:
-            self.units[unit]["cell_ids"].add(cell)
+            self.units[unit].cells.add(cell)
         return keys
 
     def _generate_units(
-        self, common: Mapping[str, Any], images: Sequence[int], found: Sequence[str], cell: int
+        self, common: GenerateIdentity, images: Sequence[int], depends: tuple[str, ...], cell: int
     ) -> None:
         new = [image for image in dict.fromkeys(images) if image not in self._image_units]
-        depends = (*_some(common["model"]), *found)
         for chunk in chunks(new, self.spec.unit_size):
-            described = {"kind": "generate", **common, "images": list(chunk)}
-            unit = self._unit("generate", described, depends, len(chunk), cell)
+            unit = self.unit(dataclasses.replace(common, images=tuple(chunk)), depends, len(chunk), {cell})
             self._image_units.update(dict.fromkeys(chunk, unit))
         for unit in {self._image_units[image] for image in images}:
-            self.units[unit]["cell_ids"].add(cell)
+            self.units[unit].cells.add(cell)
 
     def detect(self, instruments: Iterable[Instrument]) -> None:
         """Plan one detect unit per generate unit and instrument."""
-        generated = [(key, unit) for key, unit in self.units.items() if unit["kind"] == "generate"]
+        code = identity.code_digest("detect")
+        generated = [(key, unit) for key, unit in self.units.items() if isinstance(unit.identity, GenerateIdentity)]
         for instrument in instruments:
-            described = dataclasses.asdict(dataclasses.replace(instrument, detector="", threshold=0.0))
+            plain = dataclasses.replace(instrument, detector="", threshold=0.0)
             for key, unit in generated:
-                fields = {"kind": "detect", "generate": key, "instrument": described}
-                fields["code"] = identity.code_digest("detect")
-                made = self._unit("detect", fields, (key,), unit["rows"], min(unit["cell_ids"]))
-                self.units[made]["cell_ids"] |= unit["cell_ids"]
+                self.unit(DetectIdentity(key, plain, code), (key,), unit.rows, unit.cells)
 
-    def unit(self, kind: str, described: Mapping[str, Any], depends: Iterable[str], rows: int, cells: set[int]) -> None:
-        """Plan one unit that `cells` need."""
-        key = self._unit(kind, described, depends, rows, min(cells))
-        self.units[key]["cell_ids"] |= cells
-
-    def _unit(self, kind: str, described: Mapping[str, Any], depends: Iterable[str], rows: int, cell: int) -> str:
-        key = identity.key(described)
-        unit = self.units.setdefault(
-            key, {"kind": kind, "depends": tuple(depends), "identity": described, "rows": rows, "cell_ids": set()}
-        )
-        unit["cell_ids"].add(cell)
+    def unit(self, described: Identity, depends: Iterable[str], rows: int, cells: set[int]) -> str:
+        """Plan one unit that `cells` need, or let them share one that is planned already; return its key."""
+        key = identity.key(as_json(described))
+        self.units.setdefault(key, PlannedUnit(described, tuple(depends), rows)).cells.update(cells)
         return key
 
     def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Cases and units as Arrow tables; raises on a collision of 63-bit picture identities."""
+        """Return cases and units as Arrow tables."""
+        cases = {name: [getattr(case, name) for case in self.cases] for name in CASES_SCHEMA.names}
         units = [
             {
-                "kind": unit["kind"],
+                "kind": unit.identity.kind,
                 "key": key,
-                "depends": list(unit["depends"]),
-                "identity": identity.canonical(unit["identity"]),
-                "rows": unit["rows"],
-                "cell_ids": sorted(unit["cell_ids"]),
+                "depends": unit.depends,
+                "identity": identity.canonical(as_json(unit.identity)),
+                "rows": unit.rows,
+                "cell_ids": sorted(unit.cells),
             }
             for key, unit in self.units.items()
         ]
-        return pa.table(self.columns, schema=CASES_SCHEMA), pa.Table.from_pylist(units, schema=UNITS_SCHEMA)
+        return pa.table(cases, schema=CASES_SCHEMA), pa.Table.from_pylist(units, schema=UNITS_SCHEMA)
 
 
-def _identity_of(case: Mapping[str, Any]) -> dict[str, Any]:
-    described = {name: case.get(name) for name in ("seed", "prompt", "item", "attack_key", "attack_item")}
-    if case.get("problem"):  # there is no picture: what cannot be made is told apart by its row
-        described |= {name: case.get(name) for name in ("prompt_key", "problem")}
-    return described
-
-
-def _different(samplers: Iterable[Mapping[str, Any] | None]) -> list[Mapping[str, Any] | None]:
-    """Each of the sampler settings once, in the order of their first case."""
-    return list({identity.canonical(sampler): sampler for sampler in samplers}.values())
+def _sampler_of(common: GenerateIdentity, attempt: Attempt) -> PictureSampler | None:
+    """Return the settings that one case is sampled with: the cell's, and over them its own."""
+    if common.sampler is None:
+        return None
+    own: dict[str, float | int] = {} if attempt.guidance is None else {"guidance": attempt.guidance}
+    if attempt.size is not None:
+        own |= dict(zip(("width", "height"), attempt.size, strict=True))
+    return common.sampler.model_copy(update=own) if own else common.sampler
 
 
 def _some(key: str | None) -> tuple[str, ...]:

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from audit.errors import JournalError
 from audit.files import ForeignError, parse_json
-from audit.plan.tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units
-from audit.records import Baseline, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario, Unit
+from audit.plan.identities import Unit, from_json
+from audit.plan.tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units, with_all_columns
+from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
 from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
@@ -37,7 +38,7 @@ class PlannedCell:
     gate_residual_max: float | None
     gate_psnr_min_db: float | None
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self) -> dict[str, object]:
         """The cell as one flat JSON object."""
         return {
             **dataclasses.asdict(self.cell),
@@ -61,45 +62,46 @@ class Draft:
     cases: pa.Table
     units: pa.Table
     instruments: tuple[Instrument, ...]
-    rules: tuple[Mapping[str, Any], ...]
+    rules: tuple[Mapping[str, object], ...]
     corpus: Mapping[str, Any]
-    prompt_sets: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
+    prompt_sets: Mapping[str, object] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
     quality: tuple[QualityInstrument, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
 
     def units_of(self, kind: str) -> Iterator[Unit]:
-        """The units of one kind, in plan order. Raises `JournalError` when one's identity is no JSON object."""
+        """Yield the units of one kind, in plan order. Raises `JournalError` when one's identity is none of that kind."""
         table = self.units.filter(pc.equal(self.units["kind"], kind))
         for batch in table.to_batches(max_chunksize=256):
-            for row in batch.to_pylist():
-                identity = self._identity(row["identity"])
-                yield Unit(row["kind"], row["key"], tuple(row["depends"]), identity, row["rows"])
+            yield from map(self._unit, batch.to_pylist())
 
-    def _identity(self, text: str) -> Mapping[str, Any]:
+    def unit(self, row: int) -> Unit:
+        """Return the unit in one row of `units`; raises as `units_of`."""
+        return self._unit(self.units.slice(row, 1).to_pylist()[0])
+
+    def _unit(self, row: Mapping[str, Any]) -> Unit:
         try:
-            identity = parse_json(text)
+            identity = from_json(row["kind"], parse_json(row["identity"]))
         except ForeignError as error:
             raise _damaged(self.run_id, error) from None
-        if not isinstance(identity, dict):
-            raise _damaged(self.run_id, ForeignError("a unit's identity is no JSON object"))
-        return identity
+        return Unit(row["key"], tuple(row["depends"]), identity, row["rows"])
 
     def pending(self, kind: str, journal: Journal) -> list[Unit]:
         """Units of `kind` without a complete journal file: resume is this anti-join and nothing else."""
         done = journal.keys(kind)
         return [unit for unit in self.units_of(kind) if unit.key not in done]
 
-    def cases_of(self, unit_key: str) -> list[dict[str, Any]]:
-        """Rows of `CASES_SCHEMA` of one generate unit, one per picture even when several cells share it."""
-        rows = self.cases.filter(pc.equal(self.cases["unit_key"], unit_key)).to_pylist()
-        return list({row["image_id"]: row for row in rows}.values())
+    def cases_of(self, unit_key: str) -> list[Case]:
+        """Return the cases of one generate unit, one per picture even when several cells share it."""
+        chosen = self.cases.filter(pc.equal(self.cases["unit_key"], unit_key))
+        rows = with_all_columns(chosen).select(CASES_SCHEMA.names).to_pylist()
+        return list({row["image_id"]: Case(**row) for row in rows}.values())
 
     def items_of(self, invert_key: str) -> dict[str, str]:
         """Corpus item -> URI for one invert unit."""
         rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
         return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> dict[str, object]:
         """The plan's JSON part (everything but cases and units)."""
         return {
             "run_id": self.run_id,
@@ -177,7 +179,7 @@ class Outline:
     created_at: str  # ISO 8601, UTC
     cells: tuple[PlannedCell, ...]
     instruments: tuple[Instrument, ...]
-    policy: Mapping[str, Any]  # as it was stored, not validated
+    policy: object  # as it was stored, not validated
     corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
 
 from audit import identity
 from audit.attacks import registry
@@ -10,6 +10,7 @@ from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
 from audit.errors import SpecError
 from audit.plan.builder import Builder
 from audit.plan.preflight.unusable import reason
+from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 
@@ -23,8 +24,8 @@ def learning(scenario: EmbeddingScenario) -> TextualInversionParameters:
 
 def embedding_cases(
     builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None
-) -> list[dict[str, Any]]:
-    """The cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
+) -> list[Attempt]:
+    """Return the cases of one cell. `model` is the erase unit of its defence, which only a white-box attack learns through.
 
     A template that the concept's file cannot be used with gives cases with a problem, as does a concept without pictures
     to learn from. Raises `SpecError` for an embedding file that cannot be opened, and for fewer reference images than the
@@ -33,13 +34,14 @@ def embedding_cases(
     problems = _problems(builder, concept, scenario)
     usable = len(problems) < len(set(scenario.templates))  # else there is no case to attack for
     units = _units(builder, concept, scenario, model) if usable else {}
-    cases: list[dict[str, Any]] = []
+    attempts = []
     for number in range(scenario.cases):
         template = scenario.templates[number % len(scenario.templates)]
-        attack = {"attack_key": units[BEST], "attack_item": BEST} if template not in problems else {}
-        said = problems.get(template)
-        cases.append({"seed": builder.spec.seed + number, "prompt": template, "problem": said, **attack})
-    return cases
+        attempt = Attempt(builder.spec.seed + number, template, problem=problems.get(template))
+        if attempt.problem is None:
+            attempt = dataclasses.replace(attempt, attack_key=units[BEST], attack_item=BEST)
+        attempts.append(attempt)
+    return attempts
 
 
 def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None) -> dict[str, str]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 
 from audit.erasers import ERASERS
 from audit.erasers.parameters import Values
+from audit.spec.sections import Concept
 
 
-def training_calls(method: str, parameters: Values, concept: Values) -> tuple[float, float, float]:
+def training_calls(method: str, parameters: Values, concept: Concept) -> tuple[float, float, float]:
     """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two."""
-    return ERASERS.find(method, "defences").calls(parameters, concept)
+    return ERASERS.find(method, "defences").calls(parameters, concept.model_dump(mode="json"))
 
 
 def stored_bytes(method: str, parameters: Values, unet: Mapping[str, Sequence[int]]) -> int:

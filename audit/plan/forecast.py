@@ -6,7 +6,6 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow.compute as pc
 
@@ -14,8 +13,16 @@ from audit import guards
 from audit.attacks import registry
 from audit.plan.document import KINDS, Draft
 from audit.plan.erasure_costs import stored_bytes, training_calls
+from audit.plan.identities import (
+    AttackIdentity,
+    DetectIdentity,
+    EraseIdentity,
+    GenerateIdentity,
+    InvertIdentity,
+    Unit,
+    as_json,
+)
 from audit.plan.rates import Rates, journal_rates
-from audit.records import Unit
 from audit.storage.journal import Journal
 from audit.weights.files import loaded_weights, read_json, safetensors_header
 
@@ -113,10 +120,10 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
         rows += unit.rows
         calls += calls_of(unit, rates.evaluations_per_step)
         storage += _storage(unit, rates, shape)
-        if kind == "attack":
-            texts += registry.text_calls(unit.identity)
-        if kind == "detect":
-            detections[str(unit.identity["instrument"]["kind"])] += unit.rows
+        if isinstance(unit.identity, AttackIdentity):
+            texts += registry.text_calls(as_json(unit.identity))
+        if isinstance(unit.identity, DetectIdentity):
+            detections[unit.identity.instrument.kind] += unit.rows
     return Work(kind, units, pending, rows, calls, storage, texts, dict(detections))
 
 
@@ -129,46 +136,41 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
     images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. A
     trained eraser costs what `erasure_costs.training_calls` says, where a backward pass counts as two calls.
     """
-    described: Mapping[str, Any] = unit.identity
-    if unit.kind == "generate" and described["sampler"]:
-        sampler = described["sampler"]
-        exact = described.get("solver", "ddim") != "ddim"  # the first of their levels is given
-        one = (sampler["steps"] - exact) * (2 if sampler["guidance"] > 1.0 else 1)
-        grid = range(1, 1000, 1000 // sampler["steps"])
-        one += guards.extra_calls(described.get("guards", ()), grid, sampler["guidance"])
+    described = unit.identity
+    if isinstance(described, GenerateIdentity) and described.sampler:
+        sampler = described.sampler
+        exact = described.solver not in (None, "ddim")  # the first of their levels is given
+        one = (sampler.steps - exact) * (2 if sampler.guidance > 1.0 else 1)
+        grid = range(1, 1000, 1000 // sampler.steps)
+        one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
         return Calls(one, one, one).times(unit.rows)
-    if unit.kind == "invert":
-        steps, passes = described["steps"], described["passes"]
-        if (
-            described.get("method", "fixed-point") != "fixed-point"
-        ):  # exact samplers: one evaluation a step up, one fewer down
+    if isinstance(described, InvertIdentity):
+        steps, passes = described.steps, described.passes
+        if passes is None:  # exact samplers: one evaluation a step up, one fewer down
             return Calls(2 * steps - 1, 2 * steps - 1, 2 * steps - 1).times(unit.rows)
         if passes == 0:  # the explicit inversion: one evaluation moves, one measures
             return Calls(3 * steps, 3 * steps, 3 * steps).times(unit.rows)
         expected = min(max(evaluations_per_step or (1 + passes) / 2, 1), passes + 1)
         low, high = 2 * steps + 1, (passes + 1) * steps + 1
         return Calls(low, min((expected + 1) * steps, high), high).times(unit.rows)
-    if unit.kind == "attack":
-        made = registry.unet_calls(described)
+    if isinstance(described, AttackIdentity):
+        made = registry.unet_calls(as_json(described))
         return Calls(made, made, made)
-    if unit.kind == "erase" and "checkpoint" not in described:
-        return Calls(*training_calls(described["method"], described["parameters"], described["concept"]))
+    if isinstance(described, EraseIdentity):
+        return Calls(*training_calls(described.method, described.parameters, described.concept))
     return NO_CALLS
 
 
 def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
     if unit.kind == "generate":
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
-    if unit.kind == "invert":
+    if isinstance(unit.identity, InvertIdentity):
         # An exact sampler keeps two latents in float64 instead of one in float32.
-        exact = unit.identity.get("method", "fixed-point") != "fixed-point"
-        return unit.rows * (shape.latent_bytes * (4 if exact else 1) + ROW)
-    if unit.kind == "attack":
+        return unit.rows * (shape.latent_bytes * (1 if unit.identity.method == "fixed-point" else 4) + ROW)
+    if isinstance(unit.identity, EraseIdentity):
+        return ROW + stored_bytes(unit.identity.method, unit.identity.parameters, shape.unet)
+    if unit.kind in ("attack", "erase"):  # a checkpoint stays where it is
         return unit.rows * ROW
-    if unit.kind == "erase":
-        if "checkpoint" in unit.identity:  # they stay where they are
-            return ROW
-        return ROW + stored_bytes(unit.identity["method"], unit.identity["parameters"], shape.unet)
     return unit.rows * DETECT_ROW
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal
+
+from pydantic import JsonValue
 
 from audit.attacks.parameters import BEST
 from audit.errors import SpecError
 from audit.plan.builder import Builder
+from audit.plan.identities import Personalisation
 from audit.plan.resolved import Missing
+from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import PHRASE
@@ -17,28 +21,28 @@ METHOD = "personalisation"
 
 def personalised_cases(
     builder: Builder, concept: Concept, scenario: EmbeddingScenario
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The personalisation as units of pictures know it (`sha256`, `kind`, and the erase unit of its `base`), and the cases.
+) -> tuple[Personalisation, list[Attempt]]:
+    """Return the personalisation as units of pictures know it, and the cases.
 
     The base is the backbone, but for a whole UNet in the white-box scenario, which started from the erased model. All
     defences get the same change, the bare backbone too; what is missing is taken for a LoRA. Raises `SpecError` for a whole
     UNet that would have started from several erased models.
     """
     ref = builder.resolved.personalisations[scenario.personalisations(concept.name)[concept.name]]
-    kind = "lora" if isinstance(ref, Missing) else ref.kind
+    kind: Literal["lora", "dreambooth"] = "lora" if isinstance(ref, Missing) else ref.kind
     base = _base(builder, concept, scenario) if kind == "dreambooth" else None
-    parameters = {"sha256": ref.sha256, "kind": kind}
+    parameters: dict[str, JsonValue] = {"sha256": ref.sha256, "kind": kind}
     units = builder.attack(METHOD, parameters, concept, [BEST], model=base, together=True)
-    cases = [
-        {
-            "seed": builder.spec.seed + number,
-            "prompt": scenario.templates[number % len(scenario.templates)].replace(PHRASE, concept.phrase),
-            "attack_key": units[BEST],
-            "attack_item": BEST,
-        }
+    attempts = [
+        Attempt(
+            seed=builder.spec.seed + number,
+            prompt=scenario.templates[number % len(scenario.templates)].replace(PHRASE, concept.phrase),
+            attack_key=units[BEST],
+            attack_item=BEST,
+        )
         for number in range(scenario.cases)
     ]
-    return {**parameters, "base": base}, cases
+    return Personalisation(ref.sha256, kind, base), attempts
 
 
 def _base(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> str | None:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from audit import identity
 from audit.corpus.prompts import PromptSet, cases_of, prompts
@@ -14,20 +13,20 @@ from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
 from audit.plan.builder import Builder, Inversion
 from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
+from audit.plan.identities import Source
 from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.personalised_cases import personalised_cases
 from audit.plan.preflight.unusable import Checked, reason, require_some
 from audit.plan.quality import plan_quality
 from audit.plan.resolved import Missing, Resolved, raise_first
-from audit.records import BENIGN_PROMPTS, NOISE_CONTROLS, Cell, Control, Role, Scenario
+from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
 from audit.spec.scenarios import (
     AdversarialTextScenario,
     EmbeddingScenario,
     LatentScenario,
     Perturbation,
-    ScenarioSpec,
     TextScenario,
 )
 from audit.spec.sections import Concept
@@ -98,21 +97,17 @@ def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, cont
     return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
 
 
-def _sampler(scenario: ScenarioSpec) -> dict[str, Any]:
-    return scenario.sampler.model_dump(mode="json")
-
-
 def _text_cells(
     builder: Builder, concept: Concept, scenario: TextScenario, defence: str, chosen: PromptSet | None
 ) -> None:
-    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    common = builder.common("prompt", defence, concept, scenario.sampler)
     control = Control.BACKBONE if defence == "none" else None
     subjects = [(concept, scenario.cases, control)]
     if builder.spec.neighbour_cases:
         subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
     for subject, count, kind in subjects:
-        cases: list[dict[str, Any]] = [
-            {"seed": builder.spec.seed + number, "prompt": prompt}
+        cases = [
+            Attempt(builder.spec.seed + number, prompt)
             for number, prompt in enumerate(prompts(scenario, subject, count))
         ]
         if chosen is not None and (subject is concept or chosen.names(subject)):
@@ -123,20 +118,21 @@ def _text_cells(
 def _adversarial_cell(
     builder: Builder, concept: Concept, scenario: AdversarialTextScenario, defence: str, chosen: PromptSet | None
 ) -> None:
-    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
     cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
     add_with_controls(builder, cell, common, adversarial_cases(builder, concept, scenario, chosen))
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
-    common = builder.common("prompt", defence, concept, _sampler(scenario))
+    common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
     cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
     if scenario.personalisation is not None:
-        common["personalisation"], cases = personalised_cases(builder, concept, scenario)
+        personalisation, cases = personalised_cases(builder, concept, scenario)
+        common = dataclasses.replace(common, personalisation=personalisation)
     else:
-        cases = embedding_cases(builder, concept, scenario, common["model"])
+        cases = embedding_cases(builder, concept, scenario, common.model)
     add_with_controls(builder, cell, common, cases)
 
 
@@ -145,7 +141,7 @@ def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPr
     cases = benign_cases(builder.spec, concept, prompts)
     if not cases:
         return
-    sampler = sampler_of(builder.spec).model_dump(mode="json")
+    sampler = sampler_of(builder.spec)
     for defence in builder.spec.defence_names():
         cell = Cell(-1, concept.name, BENIGN_PROMPTS, Role.BENIGN, None, defence, Scenario.TEXT, 0)
         builder.add(cell, builder.common("prompt", defence, concept, sampler), cases)
@@ -171,8 +167,8 @@ def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, 
     if scenario.regeneration_prompt and controls.random_latent:
         # What the prompt does without an inverted latent. The gate's own floor is made with the null prompt.
         prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)
-        seeds = [{"seed": builder.spec.seed + number, "prompt": prompt} for number in range(controls.cases)]
-        common = builder.common("noise", defence, concept, _sampler(scenario))
+        seeds = [Attempt(builder.spec.seed + number, prompt) for number in range(controls.cases)]
+        common = builder.common("noise", defence, concept, scenario.sampler)
         builder.add(_cell(concept, concept.name, defence, kind, Control.RANDOM_LATENT), common, seeds)
 
 
@@ -185,19 +181,19 @@ def _latent_cell(
     perturbation: Perturbation | None = None,
 ) -> None:
     moved = perturbation if perturbation and perturbation.of_latent else None
-    common = {
-        **builder.common("latent", cell.defence, builder.spec.concept(cell.concept), _sampler(scenario)),
-        "solver": "ddim" if scenario.method == "fixed-point" else scenario.method,
-        "perturbation": moved.model_dump(mode="json") if moved else None,
-    }
+    common = dataclasses.replace(
+        builder.common("latent", cell.defence, builder.spec.concept(cell.concept), scenario.sampler),
+        solver="ddim" if scenario.method == "fixed-point" else scenario.method,
+        perturbation=moved,
+    )
     inversion = Inversion(
         scenario,
-        common["model"] if scenario.name == "latent-whitebox" else None,
+        common.model if scenario.name == "latent-whitebox" else None,
         _prompt(builder.spec, scenario.inversion_prompt, cell.subject) or "",
         None if moved else perturbation,
     )
     prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
-    cases = [{**case, "prompt": prompt} for case in _items(builder, cell.subject, count, field)]
+    cases = [dataclasses.replace(case, prompt=prompt) for case in _items(builder, cell.subject, count, field)]
     add_with_controls(builder, cell, common, cases, inversion)
 
 
@@ -226,35 +222,34 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
     controls = builder.spec.controls
     latent = next((s for s in builder.spec.scenarios if isinstance(s, LatentScenario)), None)
 
-    def add(control: Control, source: str, cases: Sequence[Mapping[str, Any]], defence: str = "none") -> None:
+    def add(control: Control, source: Source, cases: Sequence[Attempt], defence: str = "none") -> None:
         # Without a prompt there is nothing to guide, whatever the scenario's own guidance.
-        sampler = {**_sampler(latent), "guidance": 1.0} if latent and source == "noise" else None
+        sampler = latent.sampler.model_copy(update={"guidance": 1.0}) if latent and source == "noise" else None
         cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 
     if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:
-        for enabled, control, source in (
-            (controls.reference, Control.REFERENCE, "image"),
-            (controls.vae_roundtrip, Control.VAE_ROUNDTRIP, "vae"),
-        ):
-            if enabled:
-                add(control, source, _items(builder, concept.name, controls.cases, f"controls.{control}"))
-    seeds = [{"seed": builder.spec.seed + number, "prompt": ""} for number in range(controls.cases)]
+        if controls.reference:
+            add(Control.REFERENCE, "image", _items(builder, concept.name, controls.cases, "controls.reference"))
+        if controls.vae_roundtrip:
+            add(Control.VAE_ROUNDTRIP, "vae", _items(builder, concept.name, controls.cases, "controls.vae-roundtrip"))
+    seeds = [Attempt(builder.spec.seed + number, "") for number in range(controls.cases)]
     if controls.random_latent and latent:
         for defence in builder.spec.defence_names():
             add(Control.RANDOM_LATENT, "noise", seeds, defence)
     if controls.noise:
-        for control in NOISE_CONTROLS:
-            add(control, control.value, [{"seed": builder.spec.seed + number} for number in range(controls.cases)])
+        plain = [dataclasses.replace(attempt, prompt=None) for attempt in seeds]
+        add(Control.NOISE_LATENT, "noise-latent", plain)
+        add(Control.NOISE_PIXELS, "noise-pixels", plain)
     if controls.black:
-        add(Control.BLACK, "black", [{"seed": number} for number in range(min(4, controls.cases))])
+        add(Control.BLACK, "black", [Attempt(number) for number in range(min(4, controls.cases))])
 
 
-def _items(builder: Builder, concept: str, count: int, field: str) -> list[dict[str, Any]]:
+def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attempt]:
     # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
     missing = builder.unusable.pictures.get(concept)
     if missing is not None:
-        return [{"seed": builder.spec.seed + number, "problem": reason(missing)} for number in range(count)]
+        return [Attempt(builder.spec.seed + number, problem=reason(missing)) for number in range(count)]
     available = builder.items.get(concept, ())
     if len(available) < count:
         raise SpecError(
@@ -263,7 +258,7 @@ def _items(builder: Builder, concept: str, count: int, field: str) -> list[dict[
             next_step=f"add images, or lower the number of cases to {len(available)}",
         )
     return [
-        {"item": i.item, "item_uri": i.uri, "seed": _item_seed(builder.spec.seed, i.item)}
+        Attempt(_item_seed(builder.spec.seed, i.item), item=i.item, item_uri=i.uri)
         for i in sorted(available, key=lambda i: _item_seed(builder.spec.seed, i.item))[:count]
     ]
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 
 from audit import identity
 from audit.plan.builder import Builder
-from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
+from audit.plan.identities import Pair, QualityIdentity
+from audit.records import Baseline, Case, Cell, Comparison, Control, QualityInstrument, Role, Scenario
 from audit.spec.benign import PICTURE_CHECK
 from audit.spec.document import Spec
 
 # Controls whose pictures a defence made, or the backbone in its place; the others are no outcome of an attack.
 _ATTACKED = (None, Control.BACKBONE, Control.RANDOM_LATENT, Control.UNLEARNED)
 PICTURE = "picture"  # the picture's own vector, whatever it is compared with later
-Pair = tuple[int, str, int | None]  # picture, baseline, baseline picture
-
-
-@dataclasses.dataclass(frozen=True)
-class _Case:
-    """A planned case: its picture, the unit that makes it, and what makes two cases the same attempt."""
-
-    image: int
-    unit: str
-    inputs: tuple[object, ...]
+CellCases = Mapping[int, Sequence[Case]]  # by cell
 
 
 def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> tuple[Comparison, ...]:
@@ -35,16 +28,18 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     """
     if not instruments:
         return ()
-    cases = _cases(builder)
+    cases: dict[int, list[Case]] = {}
+    for case in builder.cases:
+        cases.setdefault(case.cell_id, []).append(case)
     found = tuple(_comparisons(builder.spec, [planned.cell for planned in builder.cells], cases))
-    units = {case.image: case.unit for rows in cases.values() for case in rows}
+    units = {case.image_id: case.unit_key for rows in cases.values() for case in rows}
     cells_of: dict[int, set[int]] = {}
     for cell_id, rows in cases.items():
         for case in rows:
-            cells_of.setdefault(case.image, set()).add(cell_id)
+            cells_of.setdefault(case.image_id, set()).add(cell_id)
     check = builder.spec.benign.instrument
     for instrument in instruments:
-        described = dataclasses.asdict(dataclasses.replace(instrument, instrument=""))
+        plain = dataclasses.replace(instrument, instrument="")
         grouped: dict[str, dict[Pair, None]] = {}
         wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, found, cases))
         if check is not None and instrument.instrument == check.name:
@@ -53,29 +48,13 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
             grouped.setdefault(units[pair[0]], {})[pair] = None
         for generate, pairs in grouped.items():
             baselines = sorted({units[other] for _, _, other in pairs if other is not None} - {generate})
-            fields = {
-                "kind": "quality",
-                "generate": generate,
-                "baselines": baselines,
-                "instrument": described,
-                "pairs": [list(pair) for pair in pairs],
-                "code": identity.code_digest("quality"),
-            }
+            measured = QualityIdentity(generate, tuple(baselines), plain, tuple(pairs), identity.code_digest("quality"))
             cells = set().union(*(cells_of[image] for image, _, _ in pairs))
-            builder.unit("quality", fields, (generate, *baselines), len(pairs), cells)
+            builder.unit(measured, (generate, *baselines), len(pairs), cells)
     return found
 
 
-def _cases(builder: Builder) -> Mapping[int, list[_Case]]:
-    columns = builder.columns
-    cases: dict[int, list[_Case]] = {}
-    names = ("cell_id", "image_id", "unit_key", "seed", "prompt", "item", "attack_key", "attack_item")
-    for cell, image, unit, *inputs in zip(*(columns[name] for name in names), strict=True):
-        cases.setdefault(cell, []).append(_Case(image, unit, tuple(inputs)))
-    return cases
-
-
-def _comparisons(spec: Spec, cells: Sequence[Cell], cases: Mapping[int, list[_Case]]) -> Iterator[Comparison]:
+def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterator[Comparison]:
     for cell in cells:
         if cell.control not in _ATTACKED or not cases.get(cell.cell_id):
             continue
@@ -109,22 +88,21 @@ def _twin(cells: Sequence[Cell], cell: Cell, defence: str | None) -> int | None:
     return next((c.cell_id for c in cells if c.defence == defence and attack(c) == attack(cell)), None)
 
 
-def _same_inputs(one: Sequence[_Case], other: Sequence[_Case]) -> bool:
-    return [case.inputs for case in one] == [case.inputs for case in other]
+def _same_inputs(one: Sequence[Case], other: Sequence[Case]) -> bool:
+    inputs = operator.attrgetter("seed", "prompt", "item", "attack_key", "attack_item")
+    return [inputs(case) for case in one] == [inputs(case) for case in other]
 
 
-def _pictures_checked(builder: Builder, cases: Mapping[int, list[_Case]]) -> Iterator[Pair]:
+def _pictures_checked(builder: Builder, cases: CellCases) -> Iterator[Pair]:
     """Every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone twins."""
     for planned in builder.cells:
         cell = planned.cell
         audited = cell.role is Role.TARGET and cell.control is None
         if audited or cell.role is Role.BENIGN or cell.control is Control.BACKBONE:
-            yield from ((case.image, PICTURE, None) for case in cases.get(cell.cell_id, ()))
+            yield from ((case.image_id, PICTURE, None) for case in cases.get(cell.cell_id, ()))
 
 
-def _pairs(
-    instrument: QualityInstrument, comparisons: Sequence[Comparison], cases: Mapping[int, list[_Case]]
-) -> Iterator[Pair]:
+def _pairs(instrument: QualityInstrument, comparisons: Sequence[Comparison], cases: CellCases) -> Iterator[Pair]:
     """What an instrument has to read, with repetitions where cells share pictures."""
     for comparison in comparisons:
         rows = cases[comparison.cell_id]
@@ -133,12 +111,13 @@ def _pairs(
             continue
         if instrument.kind == "features":
             for case in (*rows, *(others or ())):
-                yield case.image, PICTURE, None
+                yield case.image_id, PICTURE, None
             if comparison.baseline is Baseline.REFERENCE:
-                yield from ((case.image, comparison.baseline.value, None) for case in rows)
+                yield from ((case.image_id, comparison.baseline.value, None) for case in rows)
         elif instrument.kind != "clip-score" and others is not None:
             yield from (
-                (case.image, comparison.baseline.value, other.image) for case, other in zip(rows, others, strict=True)
+                (case.image_id, comparison.baseline.value, other.image_id)
+                for case, other in zip(rows, others, strict=True)
             )
         else:
-            yield from ((case.image, comparison.baseline.value, None) for case in rows)
+            yield from ((case.image_id, comparison.baseline.value, None) for case in rows)

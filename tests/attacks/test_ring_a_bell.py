@@ -203,7 +203,7 @@ def test_one_search_for_each_prompt_serves_every_defence(finished: tuple[Plan, P
     journal = run.open_journal(str(root))
     assert not any(plan.pending(kind, journal) for kind in KINDS)
     units = list(plan.units_of("attack"))
-    assert len(units) == 2 and all(unit.identity["model"] is None for unit in units)
+    assert len(units) == 2 and all(unit.identity.model is None for unit in units)
     cases = [row for row in plan.cases.to_pylist() if row["attack_key"]]
     assert {row["attack_key"] for row in cases} == {unit.key for unit in units}
     assert [row["attack_item"] for row in cases[:5]] == [f"prompt-{i % 2}" for i in range(5)]
@@ -234,7 +234,7 @@ def test_a_search_without_numbers_ends_unassessed(finished: tuple[Plan, Path]) -
     with torch.no_grad():
         models.pipeline.text_encoder.final_layer_norm.weight.fill_(float("nan"))
     unit = next(plan.units_of("attack"))
-    table, _ = run_attack(unit, models, lambda item: None, 4)  # type: ignore[arg-type,return-value]
+    table, _ = run_attack(unit.identity, models, lambda item: None, 4)  # type: ignore[arg-type,return-value]
     (row,) = table.to_pylist()
     assert row["status"] != "ok" and row["prompt"] is None and row["error"]
 
@@ -246,7 +246,7 @@ def test_an_interrupted_unit_goes_on_where_it_stopped(finished: tuple[Plan, Path
     unit = next(plan.units_of("attack"))
     session = Session(folder=tmp_path, checkpoint_seconds=0.0)
     (tmp_path / "prompt-0.search").write_bytes(b"torn")
-    table, _ = run_attack(unit, models, lambda item: None, 4, session)  # type: ignore[arg-type,return-value]
+    table, _ = run_attack(unit.identity, models, lambda item: None, 4, session)  # type: ignore[arg-type,return-value]
     assert table.to_pylist() == journal.read("attack", unit.key).to_pylist()
     assert not list(tmp_path.iterdir())
 

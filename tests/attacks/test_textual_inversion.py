@@ -185,7 +185,7 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
     journal = run.open_journal(str(tmp_path / "runs"))
     plan = read_plan(journal, run_id)
     (erase,) = plan.units_of("erase")
-    units = {unit.identity["model"]: unit for unit in plan.units_of("attack")}
+    units = {unit.identity.model: unit for unit in plan.units_of("attack")}
     assert set(units) == {None, erase.key} and units[erase.key].depends == (erase.key,)
     worker, blobs = run.worker(plan, journal, device="cpu"), []
     for unit in (erase, *units.values()):
@@ -216,10 +216,10 @@ def test_white_box_learning_goes_through_recelers_adapters(
     worker = run.worker(plan, journal, device="cpu")
     (erase,) = plan.units_of("erase")
     worker.run(erase)
-    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity["model"] == erase.key)
+    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity.model == erase.key)
 
     def embedding() -> torch.Tensor:
-        _, blob = run_attack(unit, worker.models, lambda item: worker._read(item, worker._corpus), 8)
+        _, blob = run_attack(unit.identity, worker.models, worker._read_corpus, 8)
         assert blob is not None
         return safetensors.torch.load(blob)["lr-0.1"]
 
@@ -244,7 +244,7 @@ def test_storage_that_does_not_answer_ends_the_unit_and_is_no_result_of_the_atta
 
     models = run.worker(plan, journal, device="cpu").models
     with pytest.raises(SourceUnavailable):
-        run_attack(unit, models, silent, 2)
+        run_attack(unit.identity, models, silent, 2)
 
 
 @pytest.mark.parametrize(

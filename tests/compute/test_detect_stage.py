@@ -10,7 +10,7 @@ import pyarrow as pa
 from audit.compute.stages.detect import run_detect
 from audit.corpus.images import encode_png
 from audit.instruments.detectors import build
-from audit.records import LabelScore, Measurement, Unit
+from audit.records import LabelScore, Measurement
 from audit.spec.sections import Concept, DetectorSpec
 from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed.scenes import sample_scene
@@ -32,8 +32,7 @@ def measure(journal: Journal, statuses: list[str]) -> dict[int, str]:
         DetectorSpec(name="classes", kind="classifier", model="testbed/classifier"),
         [Concept(name="ring", phrase="ring")],
     )
-    unit = Unit("detect", MEASURED, (GENERATED,), {"generate": GENERATED}, len(rows))
-    table = run_detect(unit, detector, journal, 8)
+    table, _ = run_detect(GENERATED, detector, journal, 8)
     journal.write("detect", MEASURED, table, {})
     return {row["image_id"]: row["status"] for row in table.to_pylist()}
 
@@ -68,8 +67,7 @@ def test_impossible_answers_of_a_detector_of_its_own_kind_are_not_measured(tmp_p
     journal = Journal(str(tmp_path))
     rows = [picture(number, "ok") for number in range(4)]
     journal.write("generate", GENERATED, pa.Table.from_pylist(rows, schema=SCHEMAS["generate"]), {})
-    unit = Unit("detect", MEASURED, (GENERATED,), {"generate": GENERATED}, len(rows))
-    table = run_detect(unit, Odd(), journal, 8)  # type: ignore[arg-type]
+    table, _ = run_detect(GENERATED, Odd(), journal, 8)  # type: ignore[arg-type]
     assert table.column("status").to_pylist() == ["ok", "error", "error", "error"]
     assert table.column("error").to_pylist() == [
         None,

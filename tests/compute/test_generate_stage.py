@@ -10,24 +10,20 @@ import torch
 
 from audit.compute.models import Models
 from audit.compute.stages.generate import run_generate
-from audit.records import Unit
+from audit.plan.identities import GenerateIdentity
 from audit.storage.journal import Journal
 from audit.weights.references import resolve_model
-
-SAMPLER = {"steps": 2, "guidance": 1.0, "dtype": "float32"}
+from tests.synthetic import case, unit
 
 
 def made(models: Models, source: str) -> list[tuple[str, str | None]]:
     """(status, error) of two pictures from one source."""
-    identity = {"source": source, "model": None, "guards": [], "sampler": SAMPLER, "solver": "ddim"}
-    cases = [
-        {"image_id": n, "seed": n, "prompt": "ring", "invert_key": None, "item": f"item {n}", "attack_key": None}
-        for n in range(2)
-    ]
+    described = unit("generate", source=source).identity
+    assert isinstance(described, GenerateIdentity)
+    cases = [case(n, item=f"item {n}") for n in range(2)]
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    unit = Unit("generate", "a" * 64, (), identity, len(cases))
-    rows = run_generate(unit, cases, models, models.journal, lambda item: pixels, 2).to_pylist()
-    return [(row["status"], row["error"]) for row in rows]
+    table, _ = run_generate(described, cases, models, models.journal, lambda item: pixels, 2)
+    return [(row["status"], row["error"]) for row in table.to_pylist()]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])

@@ -17,8 +17,8 @@ from audit.compute.training_folders import sweep, trained_elsewhere, training_se
 from audit.compute.worker import Worker
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.plan.document import Plan, read_plan
+from audit.plan.identities import Unit
 from audit.progress import Session
-from audit.records import Unit
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
 from tasks.context import Run, Settings
@@ -114,7 +114,7 @@ def planned(folder: Path, pipeline: Path) -> tuple[Plan, Journal]:
 def audit(tmp_path: Path, tiny_folder: Path) -> tuple[Plan, Journal, list[Unit]]:
     plan, journal = planned(tmp_path, tiny_folder)
     units = list(plan.units_of("attack"))
-    assert [unit.identity["concept"]["name"] for unit in units] == list(CONCEPTS)
+    assert [unit.identity.concept.name for unit in units] == list(CONCEPTS)
     return plan, journal, units
 
 

@@ -85,7 +85,7 @@ def test_an_exact_sampler_stores_its_pair_and_passes_the_default_quality_gate(
     plan, journal, result = finished
     for unit in plan.units_of("invert"):
         stored = safetensors.torch.load(journal.blob("invert", unit.key))
-        exact = unit.identity["method"] == "o-belm"
+        exact = unit.identity.method == "o-belm"
         assert len(stored) == unit.rows * (2 if exact else 1)
         for row in journal.read("invert", unit.key).to_pylist():
             assert (f"{row['item']}.second" in stored) is exact
@@ -219,7 +219,7 @@ def test_an_empty_prefix_costs_its_concept_alone(tmp_path: Path, tiny_folder: Pa
     assert all(row.assessed == 3 for row in rows(result) if row.concept == "ring" and row.control is None)
     said = {row["problem"] for row in plan.cases.to_pylist() if row["problem"]}
     assert said == {f"there are no objects under this corpus URL ({tmp_path / 'empty'})"}
-    assert not any("square" in str(unit.identity["prompt"]) for unit in plan.units_of("invert"))
+    assert not any("square" in str(unit.identity.prompt) for unit in plan.units_of("invert"))
     published = latest(tmp_path / "root" / "db" / "published")
     assert published is not None
     verdict = run.conclude(journal, "r", published).verdict

@@ -25,6 +25,7 @@ from audit.instruments.quality import Task, formulas
 from audit.instruments.set_distances import cmmd
 from audit.locations import database_path
 from audit.plan.document import Plan, read_plan
+from audit.plan.identities import as_json
 from audit.plan.preflight.methods import check_methods
 from audit.records import Baseline
 from audit.report import json_report, markdown, sections
@@ -204,7 +205,7 @@ def test_the_clip_score_is_a_hundred_times_the_cosine(result: RunResult, plan: P
 def test_set_distances_come_from_the_journalled_vectors(result: RunResult, plan: Plan, journal: Journal) -> None:
     vectors: dict[str, Any] = {}
     for unit in plan.units_of("quality"):
-        if unit.identity["instrument"]["metrics"] == ["frechet", "cmmd"]:
+        if unit.identity.instrument.metrics == ("frechet", "cmmd"):
             vectors.update(safetensors.numpy.load(journal.blob("quality", unit.key)))
     erased, backbone = cell(plan, "uce", "latent-whitebox"), cell(plan, "none", "latent-whitebox", "backbone")
 
@@ -295,7 +296,7 @@ def test_a_picture_that_was_not_made_is_read_by_nobody_and_counted_by_all(tmp_pa
         for path in root.rglob(f"{unit.key}.*"):
             path.unlink()
         journal.write(
-            "generate", unit.key, type(table).from_pylist(rows, table.schema), {"identity": dict(unit.identity)}
+            "generate", unit.key, type(table).from_pylist(rows, table.schema), {"identity": as_json(unit.identity)}
         )
     reports = [worker.run(unit) for unit in plan.pending("quality", journal)]
     assert sum(report.errors for report in reports) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from audit import identity
 from audit.compute.models import Models
 from audit.compute.stages.invert import run_invert
-from audit.records import Unit
+from audit.plan.builder import Inversion
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
 from audit.testbed.scenes import sample_scene
@@ -23,12 +24,10 @@ SCENARIO = LatentScenario(name="latent-blackbox")
 def inverted(folder: Path, images: int) -> list[dict[str, Any]]:
     """Rows of one invert unit of the backbone with the defaults of a scenario: 50 steps, the null prompt."""
     items = {identity.key(i): sample_scene("audit", i).image for i in range(images)}
-    described = {
-        "model": None, "method": SCENARIO.method, "steps": SCENARIO.sampler.steps, "prompt": "", "perturbation": None,
-        "passes": SCENARIO.fixed_point_passes, "tolerance": SCENARIO.fixed_point_tolerance, "items": list(items),
-    }  # fmt: skip
+    described = Inversion(SCENARIO, None).identity("a" * 64)
     models = Models(resolve_model("testbed"), Journal(str(folder)), torch.device("cpu"))
-    table, _ = run_invert(Unit("invert", "0" * 64, (), described, images), models, lambda item: items[item], 16)
+    described = dataclasses.replace(described, items=tuple(items))
+    table, _ = run_invert(described, models, lambda item: items[item], 16)
     found: list[dict[str, Any]] = table.to_pylist()
     return found
 

@@ -13,14 +13,15 @@ from audit.attacks.parameters import RingABellParameters
 from audit.compute import worker
 from audit.compute.training_folders import training_session
 from audit.plan.document import Plan, read_plan
+from audit.plan.identities import Unit
 from audit.progress import Session, Silent
-from audit.records import Unit
 from audit.storage.journal import Journal
 from tests.erasers.conftest import quick, same
 from tests.erasers.test_training import Stopping
 from tests.flows.audits import plan_run, tiny_spec
+from tests.synthetic import unit
 
-UNIT = Unit("erase", "k" * 64, (), {"parameters": {"iterations": 4}}, 1)
+UNIT = unit("erase", parameters={"iterations": 4})
 
 
 class Lines(Silent):
@@ -51,20 +52,20 @@ def test_a_training_killed_inside_a_run_goes_on_from_its_checkpoint(
     tmp_path: Path, tiny_folder: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("audit.compute.training_folders.Session", functools.partial(Session, checkpoint_seconds=0.0))
-    plan, journal, unit = planned(tmp_path, tiny_folder, tmp_path / "interrupted")
+    plan, journal, trained = planned(tmp_path, tiny_folder, tmp_path / "interrupted")
     with pytest.raises(KeyboardInterrupt):
-        worker.Worker(plan, journal, device="cpu").run(unit, Stopping(3))
-    assert unit.key not in journal.keys("erase")
-    assert [path.name for path in (cache / "trainings").iterdir()] == [unit.key]
+        worker.Worker(plan, journal, device="cpu").run(trained, Stopping(3))
+    assert trained.key not in journal.keys("erase")
+    assert [path.name for path in (cache / "trainings").iterdir()] == [trained.key]
     listener = Stopping(-1)
-    worker.Worker(plan, journal, device="cpu").run(unit, listener)
+    worker.Worker(plan, journal, device="cpu").run(trained, listener)
     assert listener.began == [2]
-    assert unit.key in journal.keys("erase") and not any((cache / "trainings").iterdir())
+    assert trained.key in journal.keys("erase") and not any((cache / "trainings").iterdir())
 
     plan, whole, same_unit = planned(tmp_path, tiny_folder, tmp_path / "whole")
     worker.Worker(plan, whole, device="cpu").run(same_unit)
-    assert same_unit.key == unit.key
-    resumed, uninterrupted = (safetensors.torch.load(made.blob("erase", unit.key)) for made in (journal, whole))
+    assert same_unit.key == trained.key
+    resumed, uninterrupted = (safetensors.torch.load(made.blob("erase", trained.key)) for made in (journal, whole))
     assert same(resumed, uninterrupted)
 
 
@@ -80,7 +81,7 @@ def test_two_processes_never_write_the_same_checkpoint(cache: Path) -> None:
 
 def test_a_genetic_search_keeps_checkpoints_as_training_does(cache: Path) -> None:
     parameters = RingABellParameters().model_dump(mode="json")
-    with training_session(Unit("attack", "k" * 64, (), {"parameters": parameters}, 1)) as session:
+    with training_session(unit("attack", parameters=parameters)) as session:
         assert session.folder is not None and session.folder.is_dir()
 
 
@@ -97,7 +98,8 @@ def test_a_failure_keeps_the_checkpoints_and_a_cache_that_cannot_be_written_keep
 
 
 def test_what_does_not_train_keeps_nothing(cache: Path) -> None:
-    for identity in ({"parameters": {"guide": ""}}, {"checkpoint": "a" * 64}):
-        with training_session(Unit("erase", "k" * 64, (), identity, 1)) as session:
+    still = (unit("erase", parameters={"guide": ""}), unit("erase", checkpoint="a" * 64, claim="uce"), unit("generate"))
+    for one in still:
+        with training_session(one) as session:
             assert session.folder is None
     assert not cache.exists()

@@ -170,8 +170,8 @@ def test_seed_and_guidance_of_a_row_are_in_the_plan_and_in_the_identity(tmp_path
     units = {unit.key: unit for unit in plan.units_of("generate")}
     for case in cases:
         unit = units[case["unit_key"]]
-        assert unit.identity["sampler"]["guidance"] == case["guidance"]
-        assert case["image_id"] in unit.identity["images"]
+        assert unit.identity.sampler.guidance == case["guidance"]
+        assert case["image_id"] in unit.identity.images
     assert plan.prompt_sets["text"]["join_key"] == "case_number"
     for row, value in ((1, "8"), (2, "hoop")):
         changed = [list(r) for r in rows]
@@ -186,8 +186,8 @@ def test_a_rows_own_size_is_sampled_where_the_models_can(tmp_path: Path, backbon
     path = write_csv(tmp_path / "set.csv", header, [("ring", i, *size) for i, size in enumerate(sizes)])
     plan = plan_with(backbone, {"file": str(path)}, 5)
     rows = target_rows(plan)
-    units = {unit.key: unit.identity["sampler"] for unit in plan.units_of("generate")}
-    own = [(units[r["unit_key"]].get("width"), units[r["unit_key"]].get("height")) for r in rows[:3]]
+    units = {unit.key: unit.identity.sampler for unit in plan.units_of("generate")}
+    own = [(units[r["unit_key"]].width, units[r["unit_key"]].height) for r in rows[:3]]
     assert own == [(None, None), (32, 32), (32, 16)]
     assert [r["problem"] for r in rows[:3]] == [None] * 3
     assert "multiples of 4" in rows[3]["problem"] and "more than twice" in rows[4]["problem"]

@@ -190,7 +190,7 @@ def test_a_unit_that_fails_does_not_stop_the_others(server: dict[str, str], tiny
     assert f"next    erasure-audit resume {run_id}" in done.stdout
     assert "Traceback" not in done.stderr
     failed = plan.pending("generate", journal)
-    assert failed and all(unit.identity["source"] == "latent" for unit in failed)
+    assert failed and all(unit.identity.source == "latent" for unit in failed)
 
     for path in (root / "units" / "invert").rglob("*.parquet"):
         path.unlink()  # as the message says

@@ -23,11 +23,11 @@ from audit.index import lock
 from audit.index.lock import locked
 from audit.index.store import Store
 from audit.locations import database_path, require_writable
-from audit.records import Unit
 from audit.storage import objects
 from audit.storage.journal import Journal
 from audit.storage.objects import ObjectStore, link_new
 from flows.cli import main
+from tests import synthetic
 from tests.synthetic import Run
 
 NO_LOCKS = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL]
@@ -136,7 +136,7 @@ def test_a_training_without_locks_says_why_it_keeps_nothing(tmp_path: Path, monk
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(fcntl, "flock", failing(errno.ENOLCK))
-    unit = Unit("erase", "k" * 64, (), {"parameters": {"iterations": 4}}, 1)
+    unit = synthetic.unit("erase", parameters={"iterations": 4})
     with training_session(unit, Listener()) as session:  # type: ignore[arg-type]
         assert session.folder is None
         assert not trained_elsewhere(unit)

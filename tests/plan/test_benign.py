@@ -94,7 +94,7 @@ def test_the_picture_check_reads_with_the_judge_s_network_and_the_vectors_of_aud
     plan = plan_of(spec_of())
     (instrument,) = plan.quality
     assert (instrument.instrument, instrument.metrics) == (PICTURE_CHECK, ())
-    measured = {pair[0] for unit in plan.units_of("quality") for pair in unit.identity["pairs"]}
+    measured = {pair[0] for unit in plan.units_of("quality") for pair in unit.identity.pairs}
     wanted = {
         p.cell.cell_id for p in plan.cells if p.cell.role in (Role.BENIGN, Role.TARGET) or p.cell.control == "backbone"
     }
@@ -111,12 +111,12 @@ def test_a_listed_instrument_of_the_same_network_serves_the_check() -> None:
 def test_more_cases_than_prompts_come_again_by_other_seeds() -> None:
     spec = spec_of(benign={"cases": 100})
     cases = benign_cases(spec, spec.concepts[0], read_benign(spec))
-    assert len(cases) == len({(case["prompt"], case["seed"]) for case in cases}) == 100
+    assert len(cases) == len({(case.prompt, case.seed) for case in cases}) == 100
 
 
 def test_another_seed_of_the_spec_gives_other_pictures() -> None:
     one, other = (
-        [case["seed"] for case in benign_cases(spec, spec.concepts[0], read_benign(spec))]
+        [case.seed for case in benign_cases(spec, spec.concepts[0], read_benign(spec))]
         for spec in (spec_of(), spec_of(seed=1))
     )
     assert set(one).isdisjoint(other)
@@ -143,7 +143,7 @@ def test_own_prompts_replace_the_set(tmp_path: Path) -> None:
     (tmp_path / "mine.csv").write_text("prompt,concept\na red cross,Cross\na blue moon,moon\n")
     spec = spec_of(benign={"prompts": {"file": str(tmp_path / "mine.csv")}})
     cases = benign_cases(spec, spec.concepts[0], read_benign(spec))
-    assert [case["subject"] for case in cases[:3]] == ["cross", "moon", "cross"]
+    assert [case.subject for case in cases[:3]] == ["cross", "moon", "cross"]
 
 
 def test_prompts_without_what_they_show_are_refused(tmp_path: Path) -> None:

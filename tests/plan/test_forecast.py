@@ -15,12 +15,14 @@ from audit.plan import forecast
 from audit.plan.document import Plan
 from audit.plan.erasure_costs import stored_bytes
 from audit.plan.forecast import Calls, Rates, Shape, calls_of, price
+from audit.plan.identities import EraseIdentity, Unit, as_json
 from audit.plan.resolved import CorpusItem
-from audit.records import Instrument, Unit
+from audit.records import Instrument
 from audit.spec.document import parse_spec
 from audit.spec.sections import Eraser
 from audit.storage.journal import SCHEMAS, Journal
 from audit.weights.references import ModelRef
+from tests import synthetic
 from tests.plan.resolved import resolved_of, stated_plan
 
 UNET = {
@@ -37,7 +39,7 @@ SHAPE = Shape(resolution=64, latent_bytes=4096, unet=UNET)
 
 
 def unit(kind: str, rows: int, identity: Mapping[str, Any]) -> Unit:
-    return Unit(kind, "0" * 64, (), identity, rows)
+    return synthetic.unit(kind, rows, **identity)
 
 
 def generate(steps: int, guidance: float, rows: int = 1) -> Unit:
@@ -151,7 +153,8 @@ def test_training_costs_what_its_parameters_say(made: Unit, calls: Calls) -> Non
     ],
 )
 def test_an_erased_model_takes_the_bytes_of_what_its_method_changes(made: Unit, stored: int) -> None:
-    assert stored_bytes(made.identity["method"], made.identity["parameters"], UNET) == stored
+    assert isinstance(made.identity, EraseIdentity)
+    assert stored_bytes(made.identity.method, made.identity.parameters, UNET) == stored
 
 
 def test_a_plan_that_trains_says_what_a_backward_pass_counts(tmp_path: Path) -> None:
@@ -202,7 +205,7 @@ def test_the_journal_says_how_long_each_kind_of_detector_takes(tmp_path: Path) -
     ]
     runtime = {"seconds": 3.0 * done.rows, "device": "cpu"}
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["detect"])
-    journal.write("detect", done.key, table, {"identity": dict(done.identity), "runtime": runtime})
+    journal.write("detect", done.key, table, {"identity": as_json(done.identity), "runtime": runtime})
     found = forecast.journal_rates(journal, plan.backbone["sha256"])
     assert found.seconds_per_detection == {"classifier": pytest.approx(3.0)} and found.seconds_per_call is None
 
@@ -222,7 +225,7 @@ def test_the_price_of_a_search_holds_for_the_real_search(evaluations: int | None
     states = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     space = Space(torch.arange(3, 50), 0, 1, 2, 8, 4)
     made = search(lambda ids: states[ids], torch.zeros(8, 8), space, RingABellParameters(**settings), 0)
-    assert text_calls(search_unit(**settings).identity) == pytest.approx(2 * made.evaluations, rel=0.1)
+    assert text_calls(as_json(search_unit(**settings).identity)) == pytest.approx(2 * made.evaluations, rel=0.1)
 
 
 def test_a_search_is_priced_in_texts_and_named(tmp_path: Path) -> None:
@@ -238,7 +241,7 @@ def test_a_search_is_priced_in_texts_and_named(tmp_path: Path) -> None:
 def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
     plan, journal = make_plan(tmp_path), Journal(str(tmp_path / "runs"))
     before = price(plan, journal, SHAPE)
-    done = next(u for u in plan.units_of("generate") if u.identity["source"] == "prompt")
+    done = next(u for u in plan.units_of("generate") if u.identity.source == "prompt")
     empty = dict.fromkeys(SCHEMAS["generate"].names)
     rows = [
         {**empty, "image_id": n, "status": "ok", "image": {"bytes": bytes(500), "path": "x"}, "unet_calls": 20}
@@ -246,7 +249,7 @@ def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
     ]
     runtime = {"seconds": 8.0, "unet_calls": 20 * done.rows, "device": "cpu"}
     table = pa.Table.from_pylist(rows, schema=SCHEMAS["generate"])
-    journal.write("generate", done.key, table, {"identity": dict(done.identity), "runtime": runtime})
+    journal.write("generate", done.key, table, {"identity": as_json(done.identity), "runtime": runtime})
 
     after = price(plan, journal, SHAPE)
 

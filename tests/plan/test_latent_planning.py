@@ -10,6 +10,7 @@ import pytest
 from audit import identity
 from audit.errors import SpecError
 from audit.plan.document import Plan, PlannedCell
+from audit.plan.identities import Json, as_json
 from audit.plan.planner import inversion_prompts
 from audit.plan.resolved import CorpusItem
 from audit.records import Control, Instrument, Role
@@ -61,9 +62,9 @@ def column(plan: Plan, cell: PlannedCell, name: str) -> list[Any]:
     return [row[name] for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell.cell_id]
 
 
-def identities(plan: Plan, cell: PlannedCell, kind: str) -> list[dict[str, Any]]:
+def identities(plan: Plan, cell: PlannedCell, kind: str) -> list[Json]:
     keys = set(column(plan, cell, "invert_key" if kind == "invert" else "unit_key"))
-    return [dict(unit.identity) for unit in plan.units_of(kind) if unit.key in keys]
+    return [as_json(unit.identity) for unit in plan.units_of(kind) if unit.key in keys]
 
 
 def test_latent_perturbations_share_the_inversions_of_the_default_row() -> None:

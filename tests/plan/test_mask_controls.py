@@ -16,6 +16,7 @@ from audit.errors import SpecError
 from audit.index.store import latest
 from audit.locations import database_path
 from audit.plan.document import Plan, read_plan
+from audit.plan.identities import as_json
 from audit.records import Role
 from audit.report import sections
 from audit.spec.document import load_spec, parse_spec
@@ -60,7 +61,7 @@ def test_controls_repeat_the_guarded_cell_with_another_mask(finished: Finished) 
     bare, plan = finished.plans
     guarded = [p.cell for p in plan.cells if p.cell.role is Role.TARGET]
     assert {cell.scenario.value for cell in guarded} == {"text", "latent-whitebox"}
-    units = {unit.key: unit.identity for unit in plan.units_of("generate")}
+    units = {unit.key: as_json(unit.identity) for unit in plan.units_of("generate")}
     for cell in guarded:
         rows = plan.cases.filter(pc.equal(plan.cases["cell_id"], cell.cell_id)).to_pylist()
         for offset, mask in enumerate(("random", "full"), 1):

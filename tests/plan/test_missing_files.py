@@ -148,9 +148,9 @@ def test_every_stand_in_is_in_the_digests_and_cannot_be_loaded(tmp_path: Path) -
     assert is_absent(forecast.draft.backbone["sha256"]) and forecast.backbone is None
     assert all(is_absent(instrument.weights_sha256) for instrument in forecast.draft.instruments)
     units = list(forecast.draft.units_of("generate"))
-    assert units and all(is_absent(unit.identity["backbone"]) for unit in units)
+    assert units and all(is_absent(unit.identity.backbone) for unit in units)
     erase = [unit.identity for unit in forecast.draft.units_of("erase")]
-    assert [is_absent(identity["checkpoint"]) for identity in erase] == [True]
+    assert [is_absent(identity.checkpoint) for identity in erase] == [True]
     used = forecast.draft.cases.filter(forecast.draft.cases["item"].is_valid())["item"].to_pylist()
     assert sum(not item.startswith(ABSENT) for item in set(used)) == 3
 
@@ -175,7 +175,7 @@ def test_networks_neighbours_and_images_to_learn_from_may_be_missing_too() -> No
     missing = {gap.where.split(" ")[0] for gap in forecast.missing}
     assert missing >= {*networks, "/nowhere/cat", "/nowhere/dog"}
     assert all(is_absent(instrument.weights_sha256) for instrument in forecast.draft.quality)
-    learned = {len(unit.identity["images"]) for unit in forecast.draft.units_of("attack")}
+    learned = {len(unit.identity.images) for unit in forecast.draft.units_of("attack")}
     assert 200 in learned and list(forecast.draft.units_of("quality"))
 
 

@@ -195,7 +195,7 @@ def test_a_spec_and_the_command_line_resolve_an_eraser_alike(backbone: ModelRef,
     for name in ("testbed", "models/sd14"):
         plan = plan_of(dataclasses.replace(backbone, name=name), named)
         (unit,) = plan.units_of("erase")
-        assert unit.identity["parameters"] == make_request(name, "uce", ["ring"], preset=preset).resolved()
+        assert unit.identity.parameters == make_request(name, "uce", ["ring"], preset=preset).resolved()
 
 
 def test_a_stored_plan_reads_back_equal(backbone: ModelRef, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_nothing_is_inverted_under_a_prompt_that_cannot_be_read(tmp_path: Path, 
     plan = plan_of(tmp_path, tiny_folder, latent, corpus=entries)
     assert problems(plan, "latent-whitebox", "ring") == [None] * 2 * 2
     assert all(problems(plan, "latent-whitebox", "star"))
-    assert {unit.identity["prompt"] for unit in plan.units_of("invert")} == {"a ring"}
+    assert {unit.identity.prompt for unit in plan.units_of("invert")} == {"a ring"}
 
 
 def test_a_search_that_cannot_read_what_it_begins_with_is_not_planned(
@@ -100,4 +100,4 @@ def test_a_search_that_cannot_read_what_it_begins_with_is_not_planned(
     found = problems(plan, "adversarial-text", "star")
     assert len(found) == 2 * 3 and all("text encoder reads" in str(said) for said in found)
     assert "6 cases of 'star' cannot be made" in caplog.text
-    assert {unit.identity["concept"]["name"] for unit in plan.units_of("attack")} == {"ring"}
+    assert {unit.identity.concept.name for unit in plan.units_of("attack")} == {"ring"}

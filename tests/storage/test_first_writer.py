@@ -12,7 +12,7 @@ from audit import run
 from audit.compute.worker import Worker
 from audit.errors import CheckpointError
 from audit.plan.document import Plan, read_plan
-from audit.records import Unit
+from audit.plan.identities import Unit
 from audit.storage.journal import Journal
 from tests.flows.audits import plan_run, tiny_spec
 
@@ -30,8 +30,8 @@ def begin(folder: Path, pipeline: Path) -> tuple[Plan, Journal, Worker, Unit, li
     worker = run.worker(plan, journal, device="cpu")
     (erase,) = plan.units_of("erase")
     worker.run(erase)
-    needing = [u for kind in ("invert", "generate") for u in plan.units_of(kind) if u.identity["model"] == erase.key]
-    return plan, journal, worker, erase, [u for u in needing if u.identity.get("source", "prompt") == "prompt"]
+    needing = [u for kind in ("invert", "generate") for u in plan.units_of(kind) if u.identity.model == erase.key]
+    return plan, journal, worker, erase, [u for u in needing if getattr(u.identity, "source", "prompt") == "prompt"]
 
 
 def replace_erasure(journal: Journal, erase: Unit) -> None:
@@ -47,9 +47,7 @@ def test_another_erased_model_is_refused_once_a_unit_was_made_with_the_first(tmp
     used = journal.header("erase", erase.key)["blob_sha256"]
     worker.run(first)
     assert journal.header(first.kind, first.key)["erased_sha256"] == used
-    backbone = next(
-        u for u in plan.units_of("generate") if u.identity["source"] == "prompt" and not u.identity["model"]
-    )
+    backbone = next(u for u in plan.units_of("generate") if u.identity.source == "prompt" and not u.identity.model)
     worker.run(backbone)
     assert journal.header("generate", backbone.key)["erased_sha256"] is None
     replace_erasure(journal, erase)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,195 +12,198 @@ import torch
 from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
 from audit.compute.stages.attacked import Refused, prompt_of
-from audit.compute.stages.batching import Row, run_batches
+from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import given_by
 from audit.compute.stages.invert import SECOND, Pixels, ReadItem
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
-from audit.diffusion.sampling import Sampled, Schedule, initial_noise, sample
-from audit.records import Control, Status, Unit
+from audit.diffusion.sampling import Sampled, initial_noise, sample
+from audit.plan.identities import GenerateIdentity
+from audit.records import Case, Status
 from audit.storage.journal import SCHEMAS, Journal
 
+# Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
+Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | None]
 _NOT_FINITE = "the decoded picture is not finite"
 
 
 def run_generate(
-    unit: Unit,
-    cases: Sequence[Mapping[str, Any]],
+    pictures: GenerateIdentity,
+    cases: Sequence[Case],
     models: Models,
     journal: Journal,
     read_item: ReadItem,
     batch_size: int,
-) -> pa.Table:
-    """One row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
-    maker = _Maker(
-        with_personalisation(models, unit.identity.get("personalisation")), journal, read_item, unit.identity
-    )
-    possible = [case for case in cases if not case.get("problem")]
-    made = run_batches(possible, batch_size, maker, lambda case, error: _row(case, Status.ERROR, error))
+) -> Made:
+    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
+    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
+    possible = [case for case in cases if not case.problem]
+    made = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
     rows = {row["image_id"]: row for row in made}
-    for case in cases:
-        if case.get("problem"):
-            rows[case["image_id"]] = _row(case, Status.UNREADABLE, case["problem"])
-    return pa.Table.from_pylist([rows[case["image_id"]] for case in cases], schema=SCHEMAS["generate"])
+    rows |= {case.image_id: _row(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
+    return pa.Table.from_pylist([rows[case.image_id] for case in cases], schema=SCHEMAS["generate"]), None
 
 
-def _row(case: Mapping[str, Any], status: Status, error: str | None, **values: Any) -> Row:
-    empty = dict.fromkeys(SCHEMAS["generate"].names)
-    shared = {name: case[name] for name in ("image_id", "invert_key", "item")}
+def _row(case: Case, status: Status, error: str | None, **values: object) -> Row:
+    shared = {"image_id": case.image_id, "invert_key": case.invert_key, "item": case.item}
+    empty: Row = dict.fromkeys(SCHEMAS["generate"].names)
     return {**empty, **shared, "status": status.value, "error": error, **values}
 
 
-def _picture(case: Mapping[str, Any], pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
-    """A finished picture, or its row without one when it is black, constant or not finite."""
+def _picture(case: Case, pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
+    """Return a finished picture, or its row without one when it is black, constant or not finite."""
     reason = degenerate(pixels)
     values = {"unet_calls": calls, "guard_report": report, "pixel_sha256": pixel_sha256(pixels)}
-    image = {"bytes": encode_png(pixels), "path": f"{case['image_id']}.png"}
+    image = {"bytes": encode_png(pixels), "path": f"{case.image_id}.png"}
     status = Status.OK if reason is None else Status.DEGENERATE
     return _row(case, status, reason, image=image, **values)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Maker:
-    """Makes one batch of pictures; the unit's source says from what."""
+    """Makes batches of pictures; the unit's source says from what."""
 
     models: Models
     journal: Journal
     read_item: ReadItem
-    identity: Mapping[str, Any]
+    identity: GenerateIdentity
 
-    def __call__(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        match self.identity["source"]:
-            case "prompt" | "noise":
-                return self._from_prompts(cases)
-            case "latent":
-                return self._from_latents(cases)
-            case "black":
-                side = self.models.pipeline.resolution
-                return [_picture(row, np.zeros((side, side, 3), np.uint8)) for row in cases]
-            case Control.NOISE_PIXELS:
-                return [_picture(row, _noise_pixels(row["seed"], self.models.pipeline.resolution)) for row in cases]
-            case Control.NOISE_LATENT:
-                return self._from_noise(cases)
+    def work(self) -> Callable[[Sequence[Case]], list[Row]]:
+        """Return what makes one batch."""
+        match self.identity.source:
+            case "prompt" | "noise" | "latent":
+                return self._denoised
+            case "black" | "noise-pixels":
+                return self._drawn
+            case "noise-latent":
+                return self._decoded_noise
             case "image" | "vae":
-                return [row for case in cases for row in self._from_reference(case)]
-            case other:
-                raise ValueError(f"unknown source {other!r}")
+                return self._references
 
-    def _from_prompts(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures of the cases that have a prompt; where an attack found none, its reason is carried on."""
+    def _denoised(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
+        latent = self.identity.source == "latent"
+        rows, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        if start is not None:
+            models, sampler, erased = self.models, self.identity.sampler, self.identity.model
+            assert sampler is not None  # as of everything that is denoised
+            texts = tuple(case.prompt or "" for case in ready)
+            conditioning = Conditioning(
+                models.states(texts, erased).to(models.device),
+                models.states([""] * len(ready), erased).to(models.device),
+                sampler.guidance,
+                texts,
+                tuple(case.seed for case in ready),
+            )
+            model = models.noise_model(erased, sampler.dtype, texts)
+            schedule = models.pipeline.schedule(sampler.steps)
+            guards = models.guards(self.identity.guards, erased, sampler.dtype)
+            if isinstance(start, Pair):
+                if guards:
+                    raise ValueError("guards act on one latent and cannot act on a pair")
+                pair = Pair(start.noisiest.to(models.device), start.second.to(models.device))
+                result = sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
+            else:
+                result = sample(model, schedule, start.to(models.device), conditioning, guards)
+            rows |= zip((case.image_id for case in ready), self._shown(ready, result), strict=True)
+        return [rows[case.image_id] for case in cases]
+
+    def _from_noise(self, cases: Sequence[Case]) -> Starts:
+        """Start the cases that have a prompt from Gaussian noise; where an attack found none, its reason is carried on."""
         rows: dict[int, Row] = {}
         ready = []
         for case in cases:
             prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
             if isinstance(prompt, Refused):
-                rows[case["image_id"]] = _row(case, prompt.status, prompt.reason)
+                rows[case.image_id] = _row(case, prompt.status, prompt.reason)
             else:
-                ready.append({**case, "prompt": prompt})
-        if ready:
-            sampler = self.identity["sampler"]
-            shape = self.models.pipeline.latent_shape_of(sampler.get("width"), sampler.get("height"))
-            noise = initial_noise([case["seed"] for case in ready], shape)
-            rows.update({row["image_id"]: row for row in self._sample(ready, noise)})
-        return [rows[case["image_id"]] for case in cases]
+                ready.append(dataclasses.replace(case, prompt=prompt))
+        sampler = self.identity.sampler
+        if not ready or sampler is None:
+            return rows, ready, None
+        shape = self.models.pipeline.latent_shape_of(sampler.width, sampler.height)
+        return rows, ready, initial_noise([case.seed for case in ready], shape)
 
-    def _from_noise(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures that the decoder makes of Gaussian latents: garbage with the decoder's own texture."""
-        pipeline = self.models.pipeline
-        noise = initial_noise([case["seed"] for case in cases], pipeline.latent_shape)
-        images = pipeline.decode_latents(noise.to(pipeline.device))
-        finite = _finite(images)
-        return [
-            _picture(row, pixels) if finite[i] else _row(row, Status.DEGENERATE, _NOT_FINITE)
-            for i, (row, pixels) in enumerate(zip(cases, _uint8(images), strict=True))
-        ]
+    def _from_inversions(self, cases: Sequence[Case]) -> Starts:
+        """Start the cases whose inversion gave a latent from it; the others carry the inversion's status on."""
+        keys = [case.invert_key or "" for case in cases]
+        inverted = {key: given_by(self.journal, "invert", key) for key in set(keys)}
+        rows: dict[int, Row] = {}
+        ready, latents, second = [], [], []
+        for case, key in zip(cases, keys, strict=True):
+            given, item = inverted[key], case.item or ""
+            if item in given.tensors:
+                ready.append(case)
+                latents.append(given.tensors[item])
+                second += [given.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
+            else:
+                known = given.rows[item]
+                rows[case.image_id] = _row(case, Status(str(known["status"])), f"inversion: {known['error']}")
+        moved = self.identity.perturbation
+        if not ready:
+            return rows, ready, None
+        if second:
+            return rows, ready, Pair(torch.stack(latents), torch.stack(second))
+        start = torch.stack(latents)
+        if moved is not None:
+            start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
+        return rows, ready, start
 
-    def _denoise(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> Sampled:
-        """Latents denoised through the unit's model and guards, by the sampler that `start` belongs to."""
-        models, sampler = self.models, self.identity["sampler"]
-        device, erased = models.device, self.identity["model"]
-        texts = tuple(row["prompt"] or "" for row in cases)
-        conditioning = Conditioning(
-            models.states(texts, erased).to(device),
-            models.states([""] * len(cases), erased).to(device),
-            sampler["guidance"],
-            texts,
-            tuple(row["seed"] for row in cases),
-        )
-        model = models.noise_model(erased, sampler["dtype"], texts)
-        schedule: Schedule = models.pipeline.schedule(sampler["steps"])
-        guards = models.guards(self.identity["guards"], erased, sampler["dtype"])
-        if isinstance(start, Pair):
-            if guards:
-                raise ValueError("guards act on one latent and cannot act on a pair")
-            pair = Pair(start.noisiest.to(device), start.second.to(device))
-            return sample_exactly(model, schedule, pair, conditioning, self.identity["solver"])
-        return sample(model, schedule, start.to(device), conditioning, guards)
-
-    def _sample(self, cases: Sequence[Mapping[str, Any]], start: torch.Tensor | Pair) -> list[Row]:
-        result = self._denoise(cases, start)
+    def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
+        """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
         finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
         rows = []
-        for i, row in enumerate(cases):
+        for i, case in enumerate(cases):
             reports = result.reports[i]
             calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
             refused = _refused(reports)
             if refused is not None:
-                rows.append(_row(row, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
+                rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
             elif finite[i] and shown[i]:
-                rows.append(_picture(row, pixels[i], calls, told))
+                rows.append(_picture(case, pixels[i], calls, told))
             else:
                 reason = _NOT_FINITE if finite[i] else "the latent is not finite"
-                rows.append(_row(row, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
+                rows.append(_row(case, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
         return rows
 
-    def _from_latents(self, cases: Sequence[Mapping[str, Any]]) -> list[Row]:
-        """Pictures of the cases whose inversion gave a latent; the others carry the inversion's status on."""
-        inverted = {key: given_by(self.journal, "invert", key) for key in {row["invert_key"] for row in cases}}
-        found: dict[int, Mapping[str, torch.Tensor]] = {}
-        rows: dict[int, Row] = {}
-        for row in cases:
-            given = inverted[row["invert_key"]]
-            if row["item"] in given.tensors:
-                found[row["image_id"]] = given.tensors
-            else:
-                known = given.rows[row["item"]]
-                rows[row["image_id"]] = _row(row, Status(known["status"]), f"inversion: {known['error']}")
-        ready = [row for row in cases if row["image_id"] in found]
-        if ready:
-            made = self._sample(ready, self._start(ready, [found[row["image_id"]] for row in ready]))
-            rows.update({row["image_id"]: row for row in made})
-        return [rows[row["image_id"]] for row in cases]
+    def _decoded_noise(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures that the decoder makes of Gaussian latents: garbage with the decoder's own texture."""
+        pipeline = self.models.pipeline
+        noise = initial_noise([case.seed for case in cases], pipeline.latent_shape)
+        images = pipeline.decode_latents(noise.to(pipeline.device))
+        finite = _finite(images)
+        return [
+            _picture(case, pixels) if finite[i] else _row(case, Status.DEGENERATE, _NOT_FINITE)
+            for i, (case, pixels) in enumerate(zip(cases, _uint8(images), strict=True))
+        ]
 
-    def _start(
-        self, cases: Sequence[Mapping[str, Any]], stored: Sequence[Mapping[str, torch.Tensor]]
-    ) -> torch.Tensor | Pair:
-        """What the sampler starts from: the inverted latents, perturbed where the unit says so, or their pairs."""
-        pairs = list(zip(cases, stored, strict=True))
-        latents = torch.stack([kept[row["item"]] for row, kept in pairs])
-        if self.identity["solver"] != "ddim":
-            return Pair(latents, torch.stack([kept[row["item"] + SECOND] for row, kept in pairs]))
-        moved = self.identity["perturbation"]
-        if moved is None:
-            return latents
-        return perturb_latents(latents, moved["kind"], moved["strength"], [row["seed"] for row in cases])
+    def _drawn(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures that no model makes: black ones, or Gaussian noise."""
+        side, black = self.models.pipeline.resolution, self.identity.source == "black"
+        return [
+            _picture(case, np.zeros((side, side, 3), np.uint8) if black else _noise_pixels(case.seed, side))
+            for case in cases
+        ]
 
-    def _from_reference(self, case: Mapping[str, Any]) -> list[Row]:
-        """The reference image as the model sees it, or after the VAE alone."""
+    def _references(self, cases: Sequence[Case]) -> list[Row]:
+        return [self._reference(case) for case in cases]
+
+    def _reference(self, case: Case) -> Row:
+        """Return the reference image as the model sees it, or after the VAE alone."""
+        pipeline = self.models.pipeline
         try:
-            pixels = to_model_input(self.read_item(case["item"]), self.models.pipeline.resolution)
+            pixels = to_model_input(self.read_item(case.item or ""), pipeline.resolution)
         except ImageError as error:
-            return [_row(case, Status.UNREADABLE, error.what)]
+            return _row(case, Status.UNREADABLE, error.what)
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
-        if self.identity["source"] == "vae":
-            pipeline = self.models.pipeline
+        if self.identity.source == "vae":
             images = pipeline.decode_latents(pipeline.encode_images(images))
             if not _finite(images)[0]:
-                return [_row(case, Status.DEGENERATE, _NOT_FINITE)]
-        return [_picture(case, _uint8(images)[0])]
+                return _row(case, Status.DEGENERATE, _NOT_FINITE)
+        return _picture(case, _uint8(images)[0])
 
 
 def _refused(reports: Sequence[Report]) -> str | None:

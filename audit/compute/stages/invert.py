@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ import safetensors.torch
 import torch
 
 from audit.compute.models import Models
-from audit.compute.stages.batching import Row, run_batches
+from audit.compute.stages.batching import Made, Row, run_batches
 from audit.corpus.images import ImageError, psnr, to_model_input
 from audit.diffusion.exact_sampling import invert_exactly, sample_exactly
 from audit.diffusion.guard import Conditioning
@@ -21,7 +20,8 @@ from audit.diffusion.inversion import invert, latent_statistics
 from audit.diffusion.perturbation import perturb_image
 from audit.diffusion.sampling import sample
 from audit.errors import CorpusError
-from audit.records import Status, Unit
+from audit.plan.identities import InvertIdentity
+from audit.records import Status
 from audit.storage.errors import SourceUnavailable
 from audit.storage.journal import SCHEMAS
 
@@ -30,17 +30,17 @@ ReadItem = Callable[[str], Pixels]
 SECOND = ".second"  # after an item: the name of an exact sampler's second latent
 
 
-def run_invert(unit: Unit, models: Models, read_item: ReadItem, batch_size: int) -> tuple[pa.Table, bytes]:
-    """One row per corpus item and the inverted latents, as safetensors bytes: a tensor (C, H, W) per item, in float32.
+def run_invert(inverted: InvertIdentity, models: Models, read_item: ReadItem, batch_size: int) -> Made:
+    """Return one row per corpus item and the inverted latents, as safetensors bytes: a tensor (C, H, W) per item, in float32.
 
     An exact sampler's state is two of them, in float64: the second one is named by its item and `SECOND`.
     """
     latents: dict[str, torch.Tensor] = {}
-    readable, rows = _read(unit.identity["items"], read_item)
-    work = _Inversion(models, unit.identity, latents)
+    readable, rows = _read(inverted.items, read_item)
+    work = _Inversion(models, inverted, latents)
     done = run_batches(list(readable.items()), batch_size, work, lambda case, error: _row(case[0], Status.ERROR, error))
     by_item = {row["item"]: row for row in [*rows, *done]}
-    table = pa.Table.from_pylist([by_item[item] for item in unit.identity["items"]], schema=SCHEMAS["invert"])
+    table = pa.Table.from_pylist([by_item[item] for item in inverted.items], schema=SCHEMAS["invert"])
     return table, safetensors.torch.save(latents)
 
 
@@ -84,7 +84,7 @@ class _Inversion:
     """Inverts one batch of (item, pixels) and keeps the latents under their item."""
 
     models: Models
-    identity: Mapping[str, Any]
+    identity: InvertIdentity
     latents: dict[str, torch.Tensor]
 
     def __call__(self, batch: Sequence[tuple[str, Pixels]]) -> list[Row]:
@@ -99,7 +99,7 @@ class _Inversion:
         columns = {
             "residual_max": trip.residual_max,
             "residual_mean": trip.residual_mean,
-            "passes_mean": trip.calls_up / self.identity["steps"],
+            "passes_mean": trip.calls_up / self.identity.steps,
             "unet_calls": trip.calls_up + trip.calls_down,
             "roundtrip_error": _distance(trip.returned, clean),
             "psnr_roundtrip_db": _psnr(returned, ceiling),
@@ -123,21 +123,20 @@ class _Inversion:
 
     def _input(self, item: str, array: Pixels) -> npt.NDArray[np.float32]:
         """The reference image as the model sees it, disturbed where the unit says so."""
-        pixels, moved = to_model_input(array, self.models.pipeline.resolution), self.identity["perturbation"]
-        return pixels if moved is None else perturb_image(pixels, moved["kind"], moved["strength"], item)
+        pixels, moved = to_model_input(array, self.models.pipeline.resolution), self.identity.perturbation
+        return pixels if moved is None else perturb_image(pixels, moved.kind, moved.strength, item)
 
     def _round_trip(self, clean: torch.Tensor) -> _Trip:
         """Up and down through the inverting model, under one prompt at guidance 1."""
-        erased, prompt = self.identity["model"], self.identity["prompt"]
+        erased, prompt = self.identity.model, self.identity.prompt
         # One text for all, whatever the batch: SPM acts by prompt, and images that have converged leave the batch.
         model = self.models.noise_model(erased, texts=(prompt,))
         texts = (prompt,) * len(clean)
-        schedule = self.models.pipeline.schedule(self.identity["steps"])
+        schedule = self.models.pipeline.schedule(self.identity.steps)
         states = self.models.states(texts, erased).to(self.models.device)
         given = Conditioning(states, states, 1.0, texts)
-        method = self.identity["method"]
-        if method == "fixed-point":
-            passes, tolerance = self.identity["passes"], self.identity["tolerance"]
+        method, passes, tolerance = self.identity.method, self.identity.passes, self.identity.tolerance
+        if passes is not None and tolerance is not None:  # the fixed-point method
             up = invert(model, schedule, clean, states, passes=passes, tolerance=tolerance)
             down = sample(model, schedule, up.latents, given)
             residuals = (up.residual_max, up.residual_mean)

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import safetensors.numpy
 
-from audit.compute.stages.batching import Row, run_batches
+from audit.compute.stages.batching import Made, Picture, Row, run_batches
 from audit.corpus.images import ImageError, decode_stored, to_model_input
 from audit.errors import CorpusError
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.quality import Meter, Reading, Task
-from audit.records import Baseline, Status, Unit
+from audit.plan.identities import QualityIdentity
+from audit.records import Baseline, Case, Status
 from audit.storage.errors import SourceUnavailable
 from audit.storage.journal import SCHEMAS, Journal
 
@@ -37,25 +37,25 @@ class _Pair:
     image: int
     baseline: str
     other: int | None
-    case: Mapping[str, Any]  # prompt and item of the picture's case
+    case: Case
 
 
 def run_quality(
-    unit: Unit,
+    measured: QualityIdentity,
     meter: Meter,
     journal: Journal,
-    cases: Sequence[Mapping[str, Any]],
+    cases: Sequence[Case],
     read_item: Callable[[str], Pixels],
     batch_size: int,
-) -> tuple[pa.Table, bytes | None]:
-    """One row per planned pair, in plan order, and the feature vectors (D,) as safetensors bytes, if there are any.
+) -> Made:
+    """Return one row per planned pair, in plan order, and the feature vectors (D,) as safetensors bytes, if there are any.
 
     A pair whose picture or baseline was not made carries that status: 'error' where a retry may still make it, so that
     resume measures it then.
     """
-    by_image = {case["image_id"]: case for case in cases}
-    pairs = [_Pair(image, baseline, other, by_image[image]) for image, baseline, other in unit.identity["pairs"]]
-    maker = _Maker(unit, meter, journal, read_item)
+    by_image = {case.image_id: case for case in cases}
+    pairs = [_Pair(image, baseline, other, by_image[image]) for image, baseline, other in measured.pairs]
+    maker = _Maker(measured, meter, journal, read_item)
     rows: dict[int, Row] = {}
     ready: list[tuple[int, _Pair]] = []
     for number, pair in enumerate(pairs):
@@ -67,16 +67,18 @@ def run_quality(
     done = run_batches(ready, batch_size, maker, lambda one, error: maker.row(one[1], Status.ERROR, error))
     rows.update({number: row for (number, _), row in zip(ready, done, strict=True)})
     table = pa.Table.from_pylist([rows[number] for number in range(len(pairs))], schema=SCHEMAS["quality"])
-    return table, safetensors.numpy.save(maker.vectors) if unit.identity["instrument"]["kind"] == "features" else None
+    return table, safetensors.numpy.save(maker.vectors) if measured.instrument.kind == "features" else None
 
 
 class _Maker:
     """Reads one batch of pairs and keeps the vectors by name."""
 
-    def __init__(self, unit: Unit, meter: Meter, journal: Journal, read_item: Callable[[str], Pixels]) -> None:
+    def __init__(
+        self, measured: QualityIdentity, meter: Meter, journal: Journal, read_item: Callable[[str], Pixels]
+    ) -> None:
         self._meter, self._read_item = meter, read_item
-        self._pictures: dict[int, Mapping[str, Any]] = {}
-        for key in (unit.identity["generate"], *unit.identity["baselines"]):
+        self._pictures: dict[int, Picture] = {}
+        for key in (measured.generate, *measured.baselines):
             table = journal.read("generate", key, ["image_id", "status", "error", "image"])
             self._pictures.update({row["image_id"]: row for row in table.to_pylist()})
         self.vectors: Vectors = {}
@@ -127,9 +129,9 @@ class _Maker:
     def _task(self, pair: _Pair) -> Task:
         picture = self._pixels(pair.image)
         if pair.baseline == Baseline.PROMPT:
-            return Task(picture, prompt=pair.case["prompt"])
+            return Task(picture, prompt=pair.case.prompt)
         if pair.baseline == Baseline.REFERENCE:
-            reference = self._reference(pair.case["item"], picture.shape[0])
+            reference = self._reference(pair.case.item or "", picture.shape[0])
             return Task(reference) if self._meter.instrument.kind == "features" else Task(picture, reference)
         return Task(picture, self._pixels(pair.other) if pair.other is not None else None)
 
