@@ -48,7 +48,9 @@ def stored_shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
             if name in found:
                 raise Misfit(f"two of its files hold the tensor {name}")
             if stored.dtype not in (*_FLOATS, *_COUNTS):
-                raise Misfit(f"its tensor {name} is stored as {stored.dtype}, which holds no weights that can be used")
+                raise Misfit(
+                    f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used"
+                )
             found[name] = stored.shape
     return found
 

@@ -203,7 +203,7 @@ def _from_folder(name: str, source: Literal["testbed", "local", "hub"], folder: 
     except OSError as error:
         raise CheckpointError(
             f"the model folder cannot be read: {error.strerror or error}",
-            where=str(error.filename or folder),
+            where=str(error.filename or folder)[:300],
             next_step="make the folder and everything in it readable for this user",
         ) from None
 

@@ -110,6 +110,14 @@ def _number(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and 1e-9 <= value <= 1e9
 
 
+def _finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9
+
+
+def _token(value: object) -> bool:
+    return value is None or _whole(value, 0)
+
+
 def _each(check: Check) -> Check:
     return lambda value: isinstance(value, list) and 0 < len(value) <= _BLOCKS and all(check(item) for item in value)
 
@@ -133,6 +141,8 @@ _UNET: Mapping[str, tuple[str, Check, bool]] = {
     "layers_per_block": ("a number of layers, or a list of them", _either(_few, _each(_few)), True),
     "transformer_layers_per_block": ("a number of layers, or a list of them", _either(_few, _each(_few)), True),
     "norm_num_groups": ("a number above 0", _either(_ABSENT, _whole), True),
+    "freq_shift": ("a number", _finite, True),
+    "flip_sin_to_cos": ("true or false", _one_of(True, False), True),
 }
 _VAE: Mapping[str, tuple[str, Check, bool]] = {
     "block_out_channels": ("a list of widths", _WIDTHS, False),
@@ -151,6 +161,9 @@ _TEXT_ENCODER: Mapping[str, tuple[str, Check, bool]] = {
     "num_hidden_layers": ("a number of layers", lambda value: _whole(value, 1, _DEEPEST), True),
     "num_attention_heads": ("a number above 0", _whole, True),
     "intermediate_size": ("one width", _whole, True),
+    "bos_token_id": ("a token's number", _token, True),
+    "eos_token_id": ("a token's number", _token, True),
+    "pad_token_id": ("a token's number", _token, True),
 }
 _SCHEDULER: Mapping[str, tuple[str, Check, bool]] = {
     "beta_start": ("a number above 0 and below 1", lambda value: _number(value) and value < 1, True),

@@ -224,3 +224,16 @@ def test_a_variant_in_shards_is_read_as_diffusers_writes_it(tiny_folder: Path, t
         assert all(
             torch.equal(tensor, expected[name].float()) for name, tensor in getattr(ours, part).state_dict().items()
         )
+
+
+def test_an_endless_storage_type_is_named_briefly(tiny_copy: Path) -> None:
+    path = tiny_copy / FILES["unet"]
+    data = path.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header[next(name for name in header if name != "__metadata__")]["dtype"] = "x" * 30_000
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+    with pytest.raises(CheckpointError) as caught:
+        load(tiny_copy)
+    assert "is stored as xxx" in str(caught.value) and len(str(caught.value)) < 1_500

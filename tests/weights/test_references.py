@@ -462,3 +462,12 @@ def test_resolving_does_not_import_torch(single: Path) -> None:
         f"resolve_model({str(single)!r}); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_part_with_an_endless_name_is_named_briefly(tiny_copy: Path) -> None:
+    index = tiny_copy / "model_index.json"
+    settings = json.loads(index.read_text())
+    index.write_text(json.dumps({**settings, "x" * 40_000: ["diffusers", "AutoencoderKL"]}))
+    with pytest.raises(CheckpointError) as caught:
+        resolve_model(str(tiny_copy))
+    assert len(str(caught.value)) < 1_500

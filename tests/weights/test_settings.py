@@ -111,6 +111,10 @@ UNUSABLE: list[tuple[str, dict[str, Any], str]] = [
     (TOKENIZER, {"model_max_length": 17}, "model_max_length 17, and the text encoder has 16 positions"),
     (TOKENIZER, {"model_max_length": 2}, "model_max_length 2"),
     (TOKENIZER, {"tokenizer_class": "BertTokenizer"}, "tokenizer_class 'BertTokenizer'; only CLIP's is supported"),
+    (UNET, {"freq_shift": None}, "freq_shift None; a number is needed"),
+    (UNET, {"flip_sin_to_cos": "yes"}, "flip_sin_to_cos 'yes'; true or false is needed"),
+    (TEXT, {"eos_token_id": -1}, "eos_token_id -1; a token's number is needed"),
+    (TEXT, {"eos_token_id": True}, "eos_token_id True; a token's number is needed"),
     (TEXT, {"vocab_size": 20}, "token ids up to 53, and the text encoder has embeddings for 20"),
 ]
 
