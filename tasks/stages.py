@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -38,36 +39,25 @@ _UNITS = {
 }
 
 
-def erase(run: Run, share: Share | None = None) -> StageReport:
-    """Make the erased models. A failing eraser ends the run: nothing audited without it would mean anything."""
-    return run_units(run, "erase", _UNITS["erase"], share=share, essential=True)
+# A failing eraser ends the run: nothing audited without it would mean anything.
+erase = functools.partial(run_units, kind="erase", unit_task=_UNITS["erase"], essential=True)
 
 
 def attack(run: Run, share: Share | None = None) -> StageReport:
     """Search the inputs of attacks: one unit is one attack on one model, or a batch of what it searches for."""
     from audit.compute.training_folders import sweep  # loads torch
 
-    report = run_units(run, "attack", _UNITS["attack"], share=share)
+    report = run_units(run, share, kind="attack", unit_task=_UNITS["attack"])
     done = run.journal.keys("attack")
     sweep(unit for unit in run.plan.units_of("attack") if unit.key in done)
     return report
 
 
-def invert(run: Run, share: Share | None = None) -> StageReport:
-    """Invert the corpus: one unit inverts a batch of images."""
-    return run_units(run, "invert", _UNITS["invert"], share=share)
-
-
-def generate(run: Run, share: Share | None = None) -> StageReport:
-    """Make the pictures: one unit makes a batch through one defence, or the pictures of a control."""
-    return run_units(run, "generate", _UNITS["generate"], share=share)
-
-
-def detect(run: Run, share: Share | None = None) -> StageReport:
-    """Score the pictures: one unit is one detector on the pictures of one generate unit."""
-    return run_units(run, "detect", _UNITS["detect"], share=share)
-
-
-def quality(run: Run, share: Share | None = None) -> StageReport:
-    """Measure the pictures: one unit is one quality instrument on the pictures of one generate unit and their baselines."""
-    return run_units(run, "quality", _UNITS["quality"], share=share)
+# One unit inverts a batch of images.
+invert = functools.partial(run_units, kind="invert", unit_task=_UNITS["invert"])
+# One unit makes a batch of pictures through one defence, or those of a control.
+generate = functools.partial(run_units, kind="generate", unit_task=_UNITS["generate"])
+# One unit is one detector on the pictures of one generate unit.
+detect = functools.partial(run_units, kind="detect", unit_task=_UNITS["detect"])
+# One unit is one quality instrument on the pictures of one generate unit and their baselines.
+quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality"])

@@ -47,7 +47,7 @@ class StageReport:
 
 
 def run_units(
-    run: Run, kind: str, unit_task: UnitTask, *, share: Share | None = None, essential: bool = False
+    run: Run, share: Share | None = None, *, kind: str, unit_task: UnitTask, essential: bool = False
 ) -> StageReport:
     """The stage's report, after every unit of `kind` was tried once.
 

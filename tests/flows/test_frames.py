@@ -14,7 +14,7 @@ from tests.flows.servers import clean_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
-MOST = {"generate": 14, "invert": 15}
+MOST = {"generate": 13, "invert": 14}
 
 # Writes the deepest stack of each stage, as `file:function` from the command to the UNet, our own frames alone.
 PROGRAM = """
