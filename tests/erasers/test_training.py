@@ -201,7 +201,7 @@ def test_the_price_of_a_training_holds_for_the_real_training(
         hook.remove()
     gradients = parameters["adversarial_iterations"] + 1 if parameters.get("adversarial_tokens") else 1
     backward = BACKWARD * gradients * parameters["iterations"] * parameters["batch_size"]
-    (price,) = set(training_calls(method, parameters, CONCEPT.model_dump(mode="json")))
+    (price,) = set(training_calls(method, parameters, CONCEPT))
     assert sum(rows) + backward == price
 
 

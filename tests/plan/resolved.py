@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from audit.corpus.prompts import prompt_sources, read_prompt_set
+from audit.guards import parse
 from audit.plan.benign import BenignPrompt
 from audit.plan.document import Plan
 from audit.plan.planner import build_plan
@@ -13,7 +14,7 @@ from audit.plan.preflight.unusable import Checked
 from audit.plan.resolved import CorpusItem, Measuring, Missing, Pictures, Resolved
 from audit.records import Instrument, QualityInstrument
 from audit.spec.document import Spec
-from audit.weights.references import ModelRef
+from audit.weights.references import ModelRef, resolve_model
 
 
 def resolved_of(
@@ -30,6 +31,12 @@ def resolved_of(
         spec=spec,
         backbone=backbone,
         benign=benign,
+        energies={
+            name: resolve_model(name)
+            for defence in spec.defences
+            for guard in defence.guards
+            for name in parse(guard).models().values()
+        },
         prompt_sets={name: read_prompt_set(source) for name, source in prompt_sources(spec).items()},
         detectors={instrument.detector: Measuring(instrument, [])} if instrument else {},
         quality={quality.instrument: quality} if quality else {},
