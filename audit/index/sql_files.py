@@ -14,8 +14,8 @@ STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "
 # Packages and modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
 FOLDING = (
     "files", "identity", "index.folding", "index.picture_folding", "index.plan_folding", "index.quality_folding",
-    "index.sql_files", "index.writing", "instruments.set_distances", "plan.document", "plan.identities", "plan.tables", "statistics",
-    "storage.unit_files", "verdict.damage",
+    "index.sql_files", "index.writing", "instruments.set_distances", "plan.document", "plan.identities", "plan.tables",
+    "statistics", "storage.unit_files", "verdict.damage",
 )  # fmt: skip
 
 
