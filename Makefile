@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint bench bench-gpu testbed testbed-card testbed-erased erasers-table guards-table constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu testbed testbed-card testbed-erased erasers-table guards-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -35,6 +35,9 @@ lint: $(STAMP) ## ruff, mypy --strict over audit/, import contracts, sqlfluff
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/sqlfluff lint sql
+
+docs: $(STAMP) ## build the documentation into build/docs; a dead link ends the build
+	$(BIN)/mkdocs build
 
 bench: $(STAMP) ## print speed and memory ratios, measured in one run
 	$(BIN)/python -m tests.bench

@@ -3,6 +3,6 @@
 Importing this settles the environment first, for every entry point.
 """
 
-from audit import environment
+from audit.machine import environment
 
 environment.apply()

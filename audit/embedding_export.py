@@ -11,8 +11,9 @@ import safetensors.torch
 
 from audit.attacks.embedding_files import write_embedding
 from audit.errors import JournalError, SpecError
-from audit.journal import Journal
-from audit.plan import Plan
+from audit.plan.document import Plan
+from audit.plan.identities import AttackIdentity
+from audit.storage.journal import Journal
 
 METHODS = ("textual-inversion", "embedding-file")
 _TOKEN = re.compile(r"<[^\s<>]{1,60}>")  # no word of a CLIP vocabulary looks like this but its two special ones
@@ -34,7 +35,7 @@ class Exported:
 
 @dataclasses.dataclass(frozen=True)
 class Which:
-    """Which of a run's embeddings is meant; None leaves a field open."""
+    """Choice of one of a run's embeddings; None leaves a field open."""
 
     concept: str | None = None
     scenario: str | None = None
@@ -77,7 +78,8 @@ def export_embedding(
 
 def _unit(plan: Plan, which: Which) -> tuple[str, str]:
     """(key, concept) of the one attack unit that is meant."""
-    units = {unit.key for unit in plan.units_of("attack") if unit.identity["method"] in METHODS}
+    attacks = plan.units_of("attack")
+    units = {u.key for u in attacks if isinstance(u.identity, AttackIdentity) and u.identity.method in METHODS}
     cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
     found: dict[str, list[str]] = {}
     concepts: dict[str, str] = {}

@@ -13,35 +13,27 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-# Modules whose text decides what a unit computes. Report, gate and store code is not here: changing it recomputes nothing.
-_COMPUTE_MODULES: Mapping[str, tuple[str, ...]] = {
-    "erase": (
-        "stages.erase", "models", "backbones", "backbone_settings", "strict_loading", "learned", "checkpoint_refs",
-        "checkpoints", "claims", "attention", "erasers",
-    ),
+# Packages and modules whose text decides what a unit computes. What plans, stores, folds, judges or reports is not here:
+# changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
+_MODELS = ("compute.models", "diffusion", "checkpoints", "guards.building", "guards.parameters", "weights.settings")
+_CODE: Mapping[str, tuple[str, ...]] = {
+    "erase": ("compute.stages.erase", "compute.stages.batching", "erasers", *_MODELS),
     "attack": (
-        "stages.attack", "stages.batching", "models", "backbones", "backbone_settings", "strict_loading", "learned",
-        "checkpoints", "erasers.receler_adapter",
-        "sampling", "images", "corpus", "corpus_source", "attacks", "content_rules", "guards.base", "personalisation",
-        "personalised",
+        "compute.stages.attack", "compute.stages.batching", "compute.personalised", "attacks", "corpus", "spec.content",
+        *_MODELS,
     ),
-    "invert": (
-        "stages.invert", "stages.batching", "models", "backbones", "backbone_settings", "strict_loading", "learned",
-        "checkpoints", "erasers.receler_adapter",
-        "sampling", "images", "corpus", "corpus_source", "attacks.ddim_inversion", "attacks.perturbation",
-        "exact_sampling", "guards.base",
-    ),
+    "invert": ("compute.stages.invert", "compute.stages.batching", "corpus", *_MODELS),
     "generate": (
-        "stages.generate", "stages.attacked", "stages.inputs", "stages.batching", "models", "backbones",
-        "backbone_settings", "strict_loading", "learned",
-        "checkpoints", "erasers.receler_adapter", "sampling", "images", "corpus", "corpus_source",
-        "attacks.perturbation", "exact_sampling", "guards", "attention",
-        "detectors.folders", "personalisation", "personalised",
+        "compute.stages.generate", "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",
+        "compute.stages.batching", "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
-    "detect": ("stages.detect", "stages.batching", "images", "detectors", "strict_loading"),
+    "detect": (
+        "compute.stages.detect", "compute.stages.batching", "instruments.detectors", "diffusion.strict_loading",
+        "diffusion.text", "corpus.images",
+    ),
     "quality": (
-        "stages.quality", "stages.batching", "images", "corpus", "corpus_source", "quality", "meters", "detectors.base",
-        "detectors.folders", "detectors.clip_zero_shot", "strict_loading",
+        "compute.stages.quality", "compute.stages.batching", "instruments.quality", "instruments.detectors", "corpus",
+        "diffusion.strict_loading", "diffusion.text",
     ),
 }  # fmt: skip
 
@@ -102,7 +94,7 @@ def source_digests(names: Sequence[str]) -> dict[str, str]:
     files: list[Path] = []
     for name in names:
         path = root.joinpath(*name.split("."))
-        files += sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+        files += sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     return {str(path.relative_to(root)): file_sha256(path) for path in files}
 
 
@@ -110,4 +102,4 @@ def source_digests(names: Sequence[str]) -> dict[str, str]:
 def code_digest(kind: str) -> str:
     """Hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
-    return key({"sources": source_digests(_COMPUTE_MODULES[kind]), "libraries": libraries})
+    return key({"sources": source_digests(_CODE[kind]), "libraries": libraries})

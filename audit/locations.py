@@ -1,16 +1,18 @@
-"""Where a run keeps what is not in the journal: the DuckDB index, the reports, and what can be made again."""
+"""Find the places of a run outside the journal: index, reports and cache; keep credentials out of addresses."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import uuid
+from collections.abc import Container
 from pathlib import Path
 
-from audit import homes, urls
 from audit.errors import EnvironmentProblem, JournalError
-from audit.file_locks import NoLocks, check_lockable
+from audit.files import NoLocks, check_lockable
 from audit.identity import key
+from audit.machine import homes
 
 ROOT_VARIABLE = "ERASURE_AUDIT_ROOT"
 DEFAULT_ROOT = "./runs"
@@ -28,10 +30,10 @@ def storage_root(given: str | None = None) -> str:
 
 def refuse_credentials(root: str) -> None:
     """Raise `JournalError` when a storage root carries credentials: roots are printed, logged and stored."""
-    if urls.has_credentials(root):
+    if has_credentials(root):
         raise JournalError(
             "the storage root carries credentials",
-            where=urls.redact(root),
+            where=redact(root),
             next_step="remove them from the address and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY instead",
         )
 
@@ -45,15 +47,15 @@ def cache_folder() -> Path:
 
 
 def trainings_folder() -> Path:
-    """Where trainings inside runs keep their checkpoints, one folder each, until their unit is journalled."""
+    """Return the folder of checkpoints of trainings inside runs, one folder each, until their unit is journalled."""
     return cache_folder() / "trainings"
 
 
 def local_folder(root: str) -> Path | None:
     """The folder behind a local root; None for an object store."""
-    if urls.scheme(root) != "file":
+    if scheme(root) != "file":
         return None
-    return Path(urls.absolute(root).removeprefix("file://"))
+    return Path(absolute(root).removeprefix("file://"))
 
 
 def database_path(root: str, given: str | None = None) -> Path:
@@ -66,7 +68,7 @@ def database_path(root: str, given: str | None = None) -> Path:
         return Path(os.path.expanduser(given))
     folder = local_folder(root)
     if folder is None or unopenable(folder):
-        folder = cache_folder() / key(urls.absolute(root.rstrip("/")))[:16]
+        folder = cache_folder() / key(absolute(root.rstrip("/")))[:16]
     return folder / "db" / "audit.duckdb"
 
 
@@ -76,7 +78,7 @@ def unopenable(path: Path) -> str | None:
 
 
 def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
-    """Where a run's reports go: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
+    """Return the folder of a run's reports: `given`, else `<root>/reports/<run_id>`, else `./reports/<run_id>`."""
     if given:
         return Path(os.path.expanduser(given))
     return (local_folder(root) or Path.cwd()) / "reports" / run_id
@@ -119,3 +121,71 @@ def _unwritable(what: str, option: str, why: str, where: Path) -> EnvironmentPro
     return EnvironmentProblem(
         f"{what} cannot be written: {why}", where=str(where), next_step=f"name another place with {option}"
     )
+
+
+_USERINFO = re.compile(r"(?<=://)[^/\s@\"']+@")
+_S3_USERINFO = re.compile(r"(s3a?://)(?!arn:)[^/:\s@\"']+:[^\s@\"']*@")  # secret keys may hold slashes
+_SIGNED = re.compile(
+    r"([?&](?:x-amz-(?:signature|credential|security-token)|awsaccesskeyid|signature|sig|token|access_key|secret_key)=)"
+    r"[^&\s\"']+",
+    re.IGNORECASE,
+)
+SCHEMES = ("file", "s3")  # of corpora and storage roots
+_LONGEST = 300  # characters of what another library or server says
+_SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID")
+
+
+def scheme(url: str) -> str:
+    """The protocol of `url` in lower case; `file` for a plain path."""
+    head, separator, _ = url.partition("://")
+    if separator:
+        return {"s3a": "s3", "local": "file"}.get(head.lower(), head.lower())
+    return "file"
+
+
+def scheme_problem(url: str, also: Container[str] = ()) -> str | None:
+    """Return why `url` is on no storage that is meant here, None for a path, `file://`, `s3://` and schemes in `also`.
+
+    fsspec would open many more: archives inside files, web pages, references, other people's servers.
+    """
+    kind = scheme(url)
+    if kind in SCHEMES or kind in also:
+        return None if kind == "file" or "::" not in url else "addresses that are chained with '::' are not read"
+    return f"the protocol {kind!r} is not supported; folders (a path or file:///folder) and s3://bucket/prefix are"
+
+
+def has_credentials(url: str) -> bool:
+    """Return whether `url` carries a user, a password or a signature. A path on disk never does."""
+    authority = url.partition("://")[2].partition("/")[0]
+    keys = scheme(url) == "s3" and ":" in authority and not authority.startswith("arn:")
+    return scheme(url) != "file" and (keys or redact(url) != url)
+
+
+def redact(text: str) -> str:
+    """`text` with user information and signatures in URLs, and the values of AWS key variables, replaced by `***`."""
+    text = _USERINFO.sub("***@", _S3_USERINFO.sub(r"\1***@", text))
+    text = _SIGNED.sub(r"\1***", text)
+    for name in _SECRET_VARIABLES:
+        value = os.environ.get(name, "")
+        if len(value) >= 8:  # shorter values are no keys, and would blank ordinary words
+            text = text.replace(value, "***")
+    return text
+
+
+def readable(text: str) -> str:
+    """Return the text of a foreign error as one short line: without credentials and unprintable characters, cut when long."""
+    shown = "".join(c if c.isprintable() else "?" for c in " ".join(redact(text).split()))
+    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+
+
+def absolute(url: str) -> str:
+    """`url` as it is recorded: `file:///absolute/path` (relative paths start at the current directory), `s3://b/key`.
+
+    The rest is taken literally: names are not percent-decoded, because object keys and files may hold any character.
+    """
+    kind = scheme(url)
+    if kind != "file":
+        return f"{kind}://{url.partition('://')[2]}"
+    rest = url.partition("://")[2] if "://" in url else url.removeprefix("file:")
+    path = Path(os.path.expanduser(rest)).absolute()  # Path.expanduser raises for an unknown user
+    return "file:///" + os.path.normpath(path).lstrip("/")

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: versions, machine, code revision. No environment variables, no user names."""
+"""Describe the making of a run: versions, machine, code revision. No environment variables, no user names."""
 
 from __future__ import annotations
 

@@ -9,11 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+
+from pydantic import JsonValue, SerializerFunctionWrapHandler, model_serializer
+
+Plugin = Mapping[str, str]  # the distribution, its version and the version of a method that is not one of our own
+
+
+def without_own_plugin(fields: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    """Return stored fields without the plug-in of our own methods, which the code digest covers."""
+    return {name: value for name, value in fields.items() if name != "plugin" or value is not None}
 
 
 class Outcome(StrEnum):
-    """What one case says about its subject; never two at once."""
+    """The outcome of one case; never two at once."""
 
     HIT = "hit"
     CLEAR = "clear"
@@ -21,7 +29,7 @@ class Outcome(StrEnum):
 
 
 class Role(StrEnum):
-    """Why a cell is in the plan."""
+    """The reason for which a cell is in the plan."""
 
     TARGET = "target"  # the erased concept is sought
     NEIGHBOUR = "neighbour"  # a concept that must survive is sought
@@ -63,7 +71,7 @@ class Scenario(StrEnum):
 
 
 class Status(StrEnum):
-    """How one row of a journal file came out. Everything but `OK` is counted as unassessed, never as clear."""
+    """The outcome of one row of a journal file. Everything but `OK` is counted as unassessed, never as clear."""
 
     OK = "ok"
     ERROR = "error"  # an exception; the unit is tried again on resume
@@ -111,29 +119,55 @@ class Cell:
     strength: float | None = None  # of the disturbance, in the unit of its kind
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
+class Attempt:
+    """What one case of a cell is made from, as far as its source needs it."""
+
+    seed: int
+    prompt: str | None = None
+    item: str | None = None  # pixel_sha256 of the corpus item
+    item_uri: str | None = None
+    prompt_key: str | None = None  # join key of a prompt set's row
+    problem: str | None = None  # why the case can only be unassessed, known before anything is computed
+    attack_key: str | None = None  # the attack unit whose find goes into `{attack}` of the prompt
+    attack_item: str | None = None
+    subject: str | None = None  # what is sought in this picture, where cases of one cell differ
+    guidance: float | None = None  # over the cell's sampler
+    size: tuple[int, int] | None = None  # width and height in pixels; None is the backbone's own side
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """One attempt inside a cell. `image_id` identifies the picture's whole provenance, so cells can share pictures."""
+    """One planned attempt. `image_id` identifies the picture's whole provenance, so cells can share pictures."""
 
     cell_id: int
     case_no: int
     image_id: int
     unit_key: str  # the generate unit that makes the picture
     seed: int
-    prompt: str | None
-    item: str | None  # pixel_sha256 of the corpus item
-    item_uri: str | None
+    prompt: str | None = None
+    item: str | None = None
+    item_uri: str | None = None
+    invert_key: str | None = None
+    prompt_key: str | None = None
+    guidance: float | None = None  # classifier-free guidance of the picture; None where nothing is sampled
+    problem: str | None = None
+    attack_key: str | None = None
+    attack_item: str | None = None
+    subject: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class Unit:
-    """A batch of work that one worker runs and journals as one file named by `key`."""
+class ResolvedGuard:
+    """A guard with all its parameters, as they are part of a picture's identity."""
 
-    kind: str  # erase | attack | invert | generate | detect | quality
-    key: str  # hex SHA-256 of everything that determines the content
-    depends: tuple[str, ...]  # keys of units that must be journalled first
-    identity: Mapping[str, Any]  # the hashed fields, for the record
-    rows: int
+    name: str
+    parameters: Mapping[str, JsonValue]
+    plugin: Plugin | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        return without_own_plugin(handler(self))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,7 +189,7 @@ class Instrument:
 
 @dataclasses.dataclass(frozen=True)
 class QualityInstrument:
-    """What measures pictures themselves, with everything that determines its numbers."""
+    """An instrument that measures pictures themselves, with everything that determines its numbers."""
 
     instrument_id: int
     instrument: str  # name in the spec
@@ -169,7 +203,7 @@ class QualityInstrument:
 
 
 class Baseline(StrEnum):
-    """What the pictures of a cell are measured against, case by case."""
+    """The pictures that those of a cell are measured against, case by case."""
 
     BACKBONE = "backbone"  # the same case without any defence
     UNGUARDED = "unguarded"  # the same case through the same eraser without its guards
@@ -197,7 +231,7 @@ class LabelScore:
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What a detector says about one image: scores, or None with the reason. None is never 'clear'."""
+    """A detector's answer about one image: scores, or None with the reason. None is never 'clear'."""
 
     scores: tuple[LabelScore, ...] | None
     error: str | None = None

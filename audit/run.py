@@ -17,35 +17,33 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from audit import benign, checks, corpus, expectations, gaps, identity, reading, stand_ins
-from audit.benign_spec import PICTURE_CHECK
-from audit.checkpoint_refs import resolve_checkpoint
-from audit.corpus_checks import require_disjoint, require_sound
-from audit.corpus_manifest import read_stored_manifest
-from audit.errors import SpecError
-from audit.foreseen import unusable_parts
-from audit.gate import decide
-from audit.guards.checks import check_guards
-from audit.journal import Journal
-from audit.model_refs import ModelRef, pipeline_family, resolve_model
-from audit.plan import Outline, Plan, read_outline
-from audit.plan_builder import CorpusItem
-from audit.planning import build_plan
-from audit.policy import Policy
-from audit.prompt_checks import check_phrases, load_prompt_sets
-from audit.prompt_lengths import check_tokenizer
+from audit.corpus import ingest
+from audit.corpus.manifest import read_stored_manifest
+from audit.errors import CorpusError, SpecError
+from audit.index import checks, expectations, queries
+from audit.index.corpus_checks import require_disjoint, require_sound
+from audit.index.store import Replaceable, Store, set_aside
+from audit.plan import forecast
+from audit.plan.document import Draft, Outline, Plan, read_outline
+from audit.plan.forecast import Shape
+from audit.plan.pictures import forecast_pictures, listed_pictures
+from audit.plan.planner import build_draft, build_plan
+from audit.plan.preflight.checks import check
+from audit.plan.preflight.methods import methods_of
+from audit.plan.resolve import resolve
+from audit.plan.resolved import Problem, Resolved
 from audit.provenance import provenance
-from audit.records import QualityInstrument
 from audit.report import write_reports
-from audit.results import RunResult, Sample
-from audit.retention import recounted
-from audit.scenarios import EmbeddingScenario
-from audit.spec import Spec
-from audit.store import Replaceable, Store, set_aside
-from audit.unusable import require_some
+from audit.spec.document import Spec
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
+from audit.verdict.gate import decide
+from audit.verdict.results import RunResult, Sample
+from audit.verdict.retention import recounted
+from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
 
 log = logging.getLogger(__name__)
@@ -66,129 +64,67 @@ def new_run_id(name: str, now: dt.datetime) -> str:
 
 def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
     """The corpus manifest: one row per object, unreadable ones included, none without a corpus; stored with the run."""
-    batches = list(corpus.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
-    manifest = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
+    batches = list(ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
+    manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(manifest, sink, compression="zstd")
     journal.put_run(run_id, "manifest.parquet", sink.getvalue())
     return manifest
 
 
-def resolve(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
-    """The stored plan of a new run; models are resolved to digests, nothing is loaded.
+def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
+    """Return the stored plan of a new run; models are known by their digests, nothing is loaded.
 
     Raises an `AuditError` for anything that would stop the run later: missing weights, another family, too few images.
     """
-    from audit.backbones import check_weights  # imports torch, which a run needs anyway
+    from audit.diffusion.pipeline import check_weights  # imports torch, which a run needs anyway
 
-    plan = draft(spec, run_id, created_at, manifest)
-    check_weights(resolve_model(spec.backbone))
-    stored = json.dumps(plan.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
+    resolved = resolve(spec, listed_pictures(spec, manifest))
+    made = _complete_plan(resolved, run_id, created_at)
+    assert isinstance(resolved.backbone, ModelRef)  # else there were no plan
+    check_weights(resolved.backbone)
+    stored = json.dumps(made.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
     facts = {
         **provenance(),
-        "backbone": dict(plan.backbone),
-        "corpus": dict(plan.corpus),
-        "prompt_sets": dict(plan.prompt_sets),
+        "backbone": dict(made.backbone),
+        "corpus": dict(made.corpus),
+        "prompt_sets": dict(made.prompt_sets),
+        "methods": methods_of(made.spec),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
-    plan.write(journal)
-    return plan
+    made.write(journal)
+    return made
 
 
-def draft(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
-    """The plan of a run that is not stored. Raises an `AuditError` for anything that would stop the run later, and
-    `CorpusError` for a corpus of which nothing can be used or that shares a picture with the calibration split. What costs
-    single cases is warned of.
+def unstored_plan(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
+    """Return the plan of a run; nothing is written.
 
-    Inside `gaps.collecting` missing files are noted and stand-ins planned; such a plan says `absent-` and is not stored.
+    Raises an `AuditError` for anything that would stop the run later, and `CorpusError` for a corpus of which nothing can be
+    used or that shares a picture with the calibration split. What costs single cases is warned of.
     """
-    backbone = resolve_model(spec.backbone)
-    if backbone.source != "absent":
-        pipeline_family(backbone)
-        check_tokenizer(backbone)
-        check_phrases(spec, backbone)
-    spec, benign_prompts = benign.planned_with_benign(spec, backbone)
-    with gaps.noted("model"):
-        check_guards(spec, backbone)
-    _check_checkpoints(spec, backbone)
-    _check_personalisations(spec, backbone)
-    sets = None if gaps.is_absent(backbone.sha256) else load_prompt_sets(spec, backbone)
-    pictures = corpus_items(manifest, spec)
-    unusable = unusable_parts(spec, backbone, stand_ins.without_pictures(pictures, spec))
-    measuring = [stand_ins.instrument_and_rules(detector, spec) for detector in spec.detectors]
-    benign.require_judged(spec, [rule for _, rules in measuring for rule in rules], benign_prompts)
-    plan = build_plan(
-        spec,
-        run_id=run_id,
-        created_at=created_at,
-        backbone=backbone,
-        items=stand_ins.filled_up(pictures, spec, unusable.pictures),
-        instruments=[instrument for instrument, _ in measuring],
-        rules=[rule for _, rules in measuring for rule in rules],
-        corpus={"objects": manifest.num_rows, "sha256": corpus.manifest_sha256(manifest)},
-        prompt_sets=sets,
-        quality=[_with_metrics(stand_ins.quality_instrument(entry)) for entry in spec.quality_entries()],
-        unusable=unusable,
-        benign=benign_prompts,
-    )
-    require_some(plan, unusable)
-    with gaps.noted("corpus"):
-        require_sound(manifest)
-        if spec.calibration:
-            require_disjoint(corpus.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
-    return plan
+    return _complete_plan(resolve(spec, listed_pictures(spec, manifest)), run_id, created_at)
 
 
-def _with_metrics(instrument: QualityInstrument) -> QualityInstrument:
-    """The instrument as the report needs it: the picture check's own one gives a test's result and no distances."""
-    return dataclasses.replace(instrument, metrics=()) if instrument.instrument == PICTURE_CHECK else instrument
+def _complete_plan(resolved: Resolved, run_id: str, created_at: str) -> Plan:
+    resolved.require_complete()
+    made = build_plan(resolved, check(resolved), run_id=run_id, created_at=created_at)
+    _check_corpus(resolved)
+    return made
 
 
-def _check_checkpoints(spec: Spec, backbone: ModelRef) -> None:
-    """Recognise and measure every checkpoint of the spec, so that a bad one ends here and not after other work."""
-    declared = [d.eraser for d in spec.defences if d.eraser is not None and d.eraser.checkpoint is not None]
-    if declared:
-        from audit.claims import inspect  # imports torch
-
-        for eraser in declared:
-            ref = resolve_checkpoint(eraser.checkpoint or "")
-            if gaps.is_absent(ref.sha256) or gaps.is_absent(backbone.sha256):
-                continue  # noted already; without both of them there is nothing to compare
-            with gaps.noted("checkpoint"):
-                for warning in inspect(ref, backbone, eraser.method)["warnings"]:
-                    log.warning("checkpoint %s: %s", eraser.checkpoint, warning)
-
-
-def _check_personalisations(spec: Spec, backbone: ModelRef) -> None:
-    """Read every personalisation of the spec, so that a bad one ends here."""
-    if gaps.is_absent(backbone.sha256):
-        return
-    if any(isinstance(scenario, EmbeddingScenario) and scenario.personalisation for scenario in spec.scenarios):
-        from audit.attacks.personalisation_checks import check_personalisations  # imports torch
-
-        check_personalisations(spec, backbone)
-
-
-def corpus_items(manifest: pa.Table, spec: Spec) -> dict[str, list[CorpusItem]]:
-    """Concept -> its different reference images, in URI order, of the role that its cells use.
-
-    Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
-    """
-    roles = stand_ins.picture_roles(spec)
-    items: dict[str, dict[str, CorpusItem]] = {}
-    for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
-        if row["role"] != roles.get(row["concept"]):
-            continue
-        item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"
-        items.setdefault(row["concept"], {}).setdefault(item, CorpusItem(item, row["uri"]))
-    return {concept: list(found.values()) for concept, found in items.items()}
+def _check_corpus(resolved: Resolved) -> None:
+    """Return when the corpus can carry a verdict and shares no picture with the calibration split."""
+    spec, manifest = resolved.spec, resolved.pictures.manifest
+    require_sound(manifest)
+    if spec.calibration:
+        require_disjoint(ingest.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
 
 
 def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: int | None = None) -> Worker:
     """A worker for `plan` in this process."""
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
     return Worker(plan, journal, device=device, batch_size=batch_size)
 
@@ -225,15 +161,15 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     """
     outline = read_outline(journal, run_id)
     used = policy or _stored_policy(outline)
-    result = reading.read_result(published, run_id, policy)
+    result = queries.read_result(published, run_id, policy)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
-    rates, readings = reading.result_frames(published, run_id)
-    found += expectations.check_results(reading.rates_frame(result) if policy else rates, readings)
+    rates, readings = queries.result_frames(published, run_id)
+    found += expectations.check_results(queries.rates_frame(result) if policy else rates, readings)
     spec = {**result.spec, "gate": used.model_dump(mode="json")}
-    verdict = decide(used, result.crr, found, result.retention, result.picture_checks)
+    verdict = decide(used, result.crr, found, result.retention, result.picture_checks, result.unassessed)
     return dataclasses.replace(recounted(result, used, verdict), spec=spec, verdict=verdict)
 
 
@@ -260,3 +196,34 @@ def report(journal: Journal, result: RunResult, directory: Path, *, show_sensiti
         return pictures(sample.unit_key).get(sample.image_id)
 
     return write_reports(result, picture, directory, show_sensitive=show_sensitive)
+
+
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a run would do, and what has to be there before it can."""
+
+    draft: Draft
+    shape: Shape
+    missing: tuple[Problem, ...]
+    backbone: ModelRef | None  # None: its files are not here
+
+
+def draft_plan(spec: Spec, now: dt.datetime, progress: Callable[[int], None] | None = None) -> Forecast:
+    """Return what a run of `spec` started now would do, complete even where files are missing.
+
+    A backbone that is not here is taken to have Stable Diffusion v1.x's sizes. Raises the `AuditError` that would stop
+    the run for everything that is a mistake of the spec and no missing file.
+    """
+    resolved = resolve(spec, forecast_pictures(spec, progress))
+    resolved.require_no_mistake()
+    checked = check(resolved)
+    run_id, created_at = new_run_id(spec.name, now), now.isoformat(timespec="seconds")
+    draft = build_draft(resolved, checked, run_id=run_id, created_at=created_at)
+    missing = [*resolved.problems, *checked.problems]
+    try:
+        _check_corpus(resolved)
+    except CorpusError as error:
+        missing.append(Problem.of("corpus", error))
+    here = resolved.backbone if isinstance(resolved.backbone, ModelRef) else None
+    shape = forecast.shape_of(here.path) if here else forecast.sd1_shape()
+    return Forecast(draft, shape, tuple(missing), here)

@@ -63,7 +63,7 @@ def _split(confidence: float) -> tuple[float, float]:
 
 
 def upper_bound_at_zero(n: int, confidence: float) -> float:
-    """What zero hits in `n` cases prove: the rate is at most this, at one-sided `confidence`; 1 when `n` is 0."""
+    """Return the rate that zero hits in `n` cases prove not to be exceeded, at one-sided `confidence`; 1 when `n` is 0."""
     _check(0, n, confidence)
     return 1.0 if n == 0 else -math.expm1(math.log1p(-confidence) / n)
 
@@ -82,7 +82,7 @@ def cases_for_zero_hits(limit: float, confidence: float) -> int:
 
 
 def further_cases_to_decide(hits: int, unassessed: int, planned: int, limit: float, confidence: float) -> int | None:
-    """How many more cases would decide a cell against `limit` if hits and unassessed cases kept coming as so far.
+    """Return the number of further cases that would decide a cell if hits and unassessed cases came as so far.
 
     Decided means: the upper bound of (hits + unassessed) is at most `limit`, or the lower bound of hits is above it.
     0 when it is decided already. None when no number of cases would: nothing is planned, the limit lies between the two

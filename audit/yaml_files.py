@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from audit.foreign import ForeignError, read_bounded
+from audit.files import ForeignError, read_bounded
 
 MOST_CHARACTERS = 1_000_000  # a spec has a few thousand
 _DEEPEST = 64  # levels of lists and mappings

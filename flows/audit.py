@@ -8,20 +8,15 @@ from pathlib import Path
 from prefect import State, flow
 from prefect.states import Completed
 
-from audit.results import RunResult
-from tasks.attack import attack
+from audit.verdict.results import RunResult
 from tasks.collect import collect
 from tasks.conclude import conclude
 from tasks.consolidate import consolidate
 from tasks.context import Settings
-from tasks.detect import detect
-from tasks.erase import erase
-from tasks.generate import generate
-from tasks.invert import invert
 from tasks.opening import open_run
 from tasks.plan import plan
-from tasks.quality import quality
 from tasks.report import report
+from tasks.stages import attack, detect, erase, generate, invert, quality
 from tasks.units import StageReport
 
 

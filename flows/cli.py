@@ -14,10 +14,25 @@ from typing import Annotated, Any
 
 import typer
 
-from audit import environment
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
+from audit.machine import environment
 from flows import streams
-from flows.commands import corpus, db, doctor, erase, export, inspect, plan, results, run, testbed, tune
+from flows.commands import (
+    corpus,
+    db,
+    doctor,
+    erase,
+    export,
+    init,
+    inspect,
+    methods,
+    plan,
+    results,
+    run,
+    schema,
+    testbed,
+    tune,
+)
 from flows.console import runnable, say
 
 app = typer.Typer(
@@ -35,6 +50,9 @@ results.register(app)
 erase.register(app)
 doctor.register(app)
 inspect.register(app)
+init.register(app)
+schema.register(app)
+methods.register(app)
 export.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
@@ -63,32 +81,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         _settle_process(debug)
         for line in environment.take_said():
             say(line)
-    code = _run(arguments, as_json, debug)
+    try:
+        answer = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
+        sys.stdout.flush()  # here, because Ctrl-C may come while a pager holds it up
+        code = answer if isinstance(answer, int) else 0
+        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
+            code = _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
+    except AuditError as error:
+        code = _fail(str(error), error.exit_code, as_json, debug)
+    except KeyboardInterrupt:
+        code = _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
+    except Exception as error:  # the process boundary: one message and an exit code, the traceback with --debug
+        code = _fail(*_unexpected(error, arguments), as_json, debug)
     if reason := streams.lost_output():
         lost = f"standard output cannot be written: {reason}\n  next:  free space there, or send the output elsewhere"
         return _fail(lost, EXIT_CRASH, as_json=False, debug=False)
     return code
 
 
-def _run(arguments: list[str], as_json: bool, debug: bool) -> int:
-    try:
-        code = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
-        sys.stdout.flush()  # here, because Ctrl-C may come while a pager holds it up
-        if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C
-            return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
-        return code if isinstance(code, int) else 0
-    except AuditError as error:
-        return _fail(str(error), error.exit_code, as_json, debug)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED, as_json, False)
-    except Exception as error:  # the process boundary: one message and an exit code, the traceback with --debug
-        if hasattr(error, "format_message"):
-            command = " ".join(_command_words(arguments))
-            text = f"{error.format_message()}\n  next:  erasure-audit {command}--help"
-            return _fail(text, EXIT_USAGE, as_json, debug)
-        line = (str(error).strip() or "no message").splitlines()[0]
-        text = f"unexpected {type(error).__name__}: {line}\n  next:  run with --debug for the traceback"
-        return _fail(text, EXIT_CRASH, as_json, debug)
+def _unexpected(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
+    """Return message and exit code of what no command foresees: a mistake in the command line, or a crash."""
+    if hasattr(error, "format_message"):
+        command = " ".join(_command_words(arguments))
+        return f"{error.format_message()}\n  next:  erasure-audit {command}--help", EXIT_USAGE
+    line = (str(error).strip() or "no message").splitlines()[0]
+    return f"unexpected {type(error).__name__}: {line}\n  next:  run with --debug for the traceback", EXIT_CRASH
 
 
 def _fail(text: str, code: int, as_json: bool, debug: bool) -> int:

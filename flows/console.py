@@ -10,10 +10,9 @@ import shlex
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -28,8 +27,8 @@ from rich.progress import (
 
 PROGRAM = "erasure-audit"
 COMMANDS = (
-    "corpus", "db", "doctor", "erase", "export-embedding", "gate", "inspect", "plan", "report", "resume", "run",
-    "testbed", "tune", "work",
+    "corpus", "db", "doctor", "erase", "export-embedding", "gate", "init", "inspect", "methods", "plan", "report", "resume",
+    "run", "schema", "testbed", "tune", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often
@@ -57,12 +56,12 @@ def say(text: str) -> None:
     print(runnable(text), file=sys.stderr, flush=True)
 
 
-def emit_json(document: Any) -> None:
+def emit_json(document: object) -> None:
     """Print the one JSON document of this command on stdout. JSON has no NaN or infinity: they become null."""
     print(json.dumps(_finite(document), indent=2, default=str, ensure_ascii=False, allow_nan=False), flush=True)
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -70,7 +69,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def table(rows: list[dict[str, Any]]) -> None:
+def table(rows: Sequence[Mapping[str, object]]) -> None:
     """Print rows as aligned columns on stdout; nothing is wrapped or cut."""
     if not rows:
         return
@@ -80,7 +79,7 @@ def table(rows: list[dict[str, Any]]) -> None:
         print("  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip())
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

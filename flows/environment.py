@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from audit import telemetry
+from audit.machine import telemetry
 
 TELEMETRY_OFF = telemetry.OFF
 DEFAULTS = {

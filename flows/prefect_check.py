@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from audit import homes
-from audit.doctor import Finding
+from audit.doctor.findings import Finding
 from audit.errors import EnvironmentProblem
+from audit.machine import homes
 
 
 def check_prefect() -> Iterator[Finding]:

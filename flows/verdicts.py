@@ -1,4 +1,4 @@
-"""Prints the result of a run in the asked format, and its exit code."""
+"""Prints the result of a run in the asked format."""
 
 from __future__ import annotations
 
@@ -7,20 +7,8 @@ import sys
 from pathlib import Path
 
 from audit import locations
-from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
-from audit.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult
 from flows.console import Format, runnable
-
-_CODES = {
-    VerdictStatus.PASS: EXIT_PASS,
-    VerdictStatus.FAIL: EXIT_FAIL,
-    VerdictStatus.INCONCLUSIVE: EXIT_INCONCLUSIVE,
-}
-
-
-def exit_code(result: RunResult) -> int:
-    """0 PASS, 3 FAIL, 4 INCONCLUSIVE."""
-    return _CODES[result.verdict.status]
 
 
 def print_result(result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None) -> None:

@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from tasks.attack import attack
 from tasks.context import Settings
-from tasks.detect import detect
-from tasks.erase import erase
-from tasks.generate import generate
-from tasks.invert import invert
 from tasks.opening import open_run
-from tasks.quality import quality
 from tasks.share import Share
+from tasks.stages import attack, detect, erase, generate, invert, quality
 from tasks.units import StageReport
 
 

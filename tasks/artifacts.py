@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.logging import get_run_logger
 
-from audit.results import CrrRow, RunResult
+from audit.verdict.results import CrrRow, RunResult
 
 
 def store_artifacts(result: RunResult) -> None:
@@ -30,7 +28,7 @@ def verdict_markdown(result: RunResult) -> str:
     return "\n".join(lines) + "\n"
 
 
-def rate_row(row: CrrRow) -> dict[str, Any]:
+def rate_row(row: CrrRow) -> dict[str, object]:
     """One rate with its denominator, interval, worst case and instrument."""
     return {
         "concept": row.concept,

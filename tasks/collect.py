@@ -6,7 +6,7 @@ import pyarrow as pa
 from prefect import task
 
 from audit import run as steps
-from audit.notes import warnings_to
+from audit.progress import warnings_to
 from tasks.context import Run
 from tasks.progress import reporter
 from tasks.retrying import TASK

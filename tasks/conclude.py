@@ -7,7 +7,7 @@ from pathlib import Path
 from prefect import task
 
 from audit import run as steps
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 from tasks.artifacts import store_artifacts
 from tasks.context import Run
 from tasks.retrying import TASK

@@ -7,20 +7,20 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
 from audit import locations
 from audit.errors import JournalError
-from audit.journal import Journal
-from audit.plan import Plan, read_plan
-from audit.spec import Spec, parse_spec
+from audit.plan.document import Plan, read_plan
+from audit.spec.document import Spec, parse_spec
+from audit.storage.journal import Journal
 from audit.yaml_files import load_yaml
 
 if TYPE_CHECKING:
-    from audit.worker import Worker
+    from audit.compute.worker import Worker
 
 
 class Settings(BaseModel):
@@ -54,13 +54,17 @@ class Run:
 
     @property
     def spec(self) -> Spec:
-        """The spec as it was stored when the run began."""
-        return stored_spec(self.journal, self.run_id)
+        """The spec as it was stored when the run began; of a run that began in this process, the one that it began with."""
+        return _specs.get((self.root, self.run_id)) or stored_spec(self.journal, self.run_id)
 
     @property
     def plan(self) -> Plan:
-        """The stored plan."""
+        """The stored plan; of a run that was planned in this process, the one that was stored."""
         return _plan(self.root, self.run_id)
+
+    def keep(self, plan: Plan) -> None:
+        """Keep the plan that was stored just now, which needs no reading."""
+        _planned[self.root, self.run_id] = plan
 
     @property
     def worker(self) -> Worker:
@@ -91,13 +95,27 @@ def store_spec(journal: Journal, run_id: str, spec: Spec) -> None:
 def stored_spec(journal: Journal, run_id: str) -> Spec:
     """The spec that was stored with the run; `JournalError` for an unknown run and for a spec that is damaged."""
     try:
-        document: Any = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
+        document: object = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise JournalError(
             f"the spec stored with run {run_id!r} is damaged: {' '.join(str(error).split())[:200]}",
             next_step="start it again: erasure-audit run SPEC",
         ) from None
     return parse_spec(document, f"the spec stored with run {run_id}")
+
+
+def keep_spec(root: str, run_id: str, spec: Spec) -> None:
+    """Keep the parsed spec of a run that begins in this process, so that its file is parsed once."""
+    _specs[root, run_id] = spec
+
+
+def kept_spec(root: str, run_id: str) -> Spec | None:
+    """Return the spec that was kept for a run; None when there is none."""
+    return _specs.get((root, run_id))
+
+
+_specs: dict[tuple[str, str], Spec] = {}  # by root and run
+_planned: dict[tuple[str, str], Plan] = {}
 
 
 @functools.lru_cache(maxsize=4)
@@ -107,7 +125,7 @@ def _journal(root: str) -> Journal:
 
 @functools.lru_cache(maxsize=2)
 def _plan(root: str, run_id: str) -> Plan:
-    return read_plan(_journal(root), run_id)
+    return _planned.pop((root, run_id), None) or read_plan(_journal(root), run_id)
 
 
 @functools.lru_cache(maxsize=1)
@@ -121,3 +139,5 @@ def forget() -> None:
     """Drop what this process keeps, so that a new run sees the storage and the credentials of now."""
     for cached in (_worker, _plan, _journal):
         cached.cache_clear()
+    _specs.clear()
+    _planned.clear()

@@ -6,7 +6,7 @@ import datetime as dt
 
 from audit import locations, run
 from audit.errors import SpecError
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from tasks import context
 from tasks.context import Run, Settings
 from tasks.slots import require_slot
@@ -20,12 +20,13 @@ def open_run(
     Raises an `AuditError` for a bad spec, an unusable root, an unknown run, a missing GPU slot or, where the flow
     `concludes` the run, for an index or reports that could not be written at its end.
     """
-    context.forget()
     root = locations.storage_root(root)
+    kept = context.kept_spec(root, run_id) if spec and run_id else None
+    context.forget()
     settings = settings or Settings()
     if spec is None and run_id is None:
         raise SpecError("neither a spec nor a run is named", next_step="name a spec file or a run id")
-    parsed = load_spec(spec) if spec else None
+    parsed = kept or (load_spec(spec) if spec else None)
     if settings.gpu_slot:
         require_slot(settings.gpu_slot)
     journal = run.open_journal(root)
@@ -36,4 +37,5 @@ def open_run(
         locations.require_writable(opened.database, opened.report_folder)
     if parsed is not None:
         context.store_spec(journal, opened.run_id, parsed)
+        context.keep_spec(root, opened.run_id, parsed)
     return opened

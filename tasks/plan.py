@@ -8,8 +8,8 @@ import pyarrow as pa
 from prefect import task
 
 from audit import run as steps
-from audit.notes import warnings_to
-from audit.plan import Plan
+from audit.plan.document import Plan
+from audit.progress import warnings_to
 from tasks.context import Run
 from tasks.progress import reporter
 from tasks.retrying import TASK
@@ -17,7 +17,9 @@ from tasks.retrying import TASK
 
 @task(name="plan", **TASK)
 def plan(run: Run, manifest: pa.Table) -> Plan:
-    """The stored plan. Raises an `AuditError` for everything that would stop the run later."""
+    """Return the stored plan, which this process keeps. Raises an `AuditError` for everything that would stop the run later."""
     created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     with warnings_to(reporter().note):
-        return steps.resolve(run.spec, run.journal, run.run_id, created_at, manifest)
+        stored = steps.plan(run.spec, run.journal, run.run_id, created_at, manifest)
+    run.keep(stored)
+    return stored

@@ -5,30 +5,15 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Protocol
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
+from audit.progress import Listener
+
 ARTIFACT_SECONDS = 5.0  # an artifact update is a request; more often shows nobody anything
 TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how far it is
-
-
-class Reporter(Protocol):
-    """Shows the progress of a run. `done` and `total` count units, or corpus objects while collecting."""
-
-    def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Start showing a stage; `total` is None when it is not known yet."""
-
-    def update(self, stage: str, done: int) -> None:
-        """Show how far the stage is."""
-
-    def end(self, stage: str) -> None:
-        """Stop showing the stage."""
-
-    def note(self, text: str) -> None:
-        """Show one line about something that went wrong or is worth knowing."""
 
 
 class LogReporter:
@@ -51,16 +36,27 @@ class LogReporter:
         get_run_logger().warning(text)
 
 
-_reporter: Reporter = LogReporter()
+class _LossLog(LogReporter):
+    def note(self, text: str) -> None:
+        """Log a line: a loss is no warning."""
+        get_run_logger().info(text)
 
 
-def reporter() -> Reporter:
-    """The reporter of this process."""
+_reporter: Listener = LogReporter()
+
+
+def reporter() -> Listener:
+    """Return the reporter of this process."""
     return _reporter
 
 
+def loss_reporter() -> Listener:
+    """Return the reporter of this process for a training, whose lines are no warnings."""
+    return _LossLog() if isinstance(_reporter, LogReporter) else _reporter
+
+
 @contextlib.contextmanager
-def reporting_to(new: Reporter) -> Iterator[None]:
+def reporting_to(new: Listener) -> Iterator[None]:
     """A block whose runs report to `new`."""
     global _reporter
     before, _reporter = _reporter, new
@@ -91,12 +87,9 @@ class TrainingProgress:
         """Nothing: the last loss has been said."""
 
     def note(self, text: str) -> None:
-        """Show one line, such as the loss; in a worker's log it is no warning."""
+        """Show one line, such as the loss."""
         self._said = time.monotonic()
-        if isinstance(_reporter, LogReporter):
-            get_run_logger().info(text)
-        else:
-            _reporter.note(text)
+        loss_reporter().note(text)
 
 
 class StageProgress:

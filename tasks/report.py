@@ -8,8 +8,8 @@ from pathlib import Path
 from prefect import task
 
 from audit import run as steps
-from audit.disclosure import record_disclosure
-from audit.results import RunResult
+from audit.storage.disclosure import record_disclosure
+from audit.verdict.results import RunResult
 from tasks.context import Run
 from tasks.retrying import TASK
 

@@ -9,8 +9,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task, exponential_backoff
 
-from audit.corpus_errors import SourceUnavailable
-from audit.journal import StorageUnavailable
+from audit.storage.errors import SourceUnavailable, StorageUnavailable
 
 # Retrying a full disk, a missing file or a denied access only delays the message.
 _PASSING = {

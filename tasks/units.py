@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,8 +11,8 @@ from typing import Any
 import pyarrow.compute as pc
 
 from audit.errors import AuditError
-from audit.plan import KINDS, Plan
-from audit.records import Unit
+from audit.plan.document import KINDS, Plan
+from audit.plan.identities import Unit
 from tasks.context import Run
 from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
@@ -48,7 +47,7 @@ class StageReport:
 
 
 def run_units(
-    run: Run, kind: str, unit_task: UnitTask, *, share: Share | None = None, essential: bool = False
+    run: Run, share: Share | None = None, *, kind: str, unit_task: UnitTask, essential: bool = False
 ) -> StageReport:
     """The stage's report, after every unit of `kind` was tried once.
 
@@ -121,7 +120,7 @@ class _Stage:
 
         One that another process of this machine trains comes last: by then that process may have finished it.
         """
-        from audit.training_folders import trained_elsewhere  # loads torch
+        from audit.compute.training_folders import trained_elsewhere  # loads torch
 
         keys = self.plan.units["key"]
         began, postponed = frozenset(self.done), list[int]()
@@ -133,17 +132,12 @@ class _Stage:
                 self.elsewhere += key not in began
                 self.settled += key not in began
                 continue
-            unit = self._unit(row)
+            unit = self.plan.unit(row)
             if row not in postponed and self.kind in ("erase", "attack") and trained_elsewhere(unit):
                 postponed.append(row)
                 continue
             self.settled += 1
             yield unit
-
-    def _unit(self, row: int) -> Unit:
-        (found,) = self.plan.units.slice(row, 1).to_pylist()
-        identity = json.loads(found["identity"])
-        return Unit(found["kind"], found["key"], tuple(found["depends"]), identity, found["rows"])
 
     def missing(self, unit: Unit) -> list[str]:
         """What the unit depends on and the journal has in no form, as `kind key`."""

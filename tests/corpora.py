@@ -8,10 +8,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from audit import corpus, images
-from audit.corpus import manifest
+from audit.corpus import images, ingest
+from audit.corpus.ingest import manifest
 from audit.errors import CorpusError
-from audit.spec import CorpusEntry, CorpusLimits
+from audit.spec.sections import CorpusEntry, CorpusLimits
 
 LIMITS = CorpusLimits()
 
@@ -25,7 +25,7 @@ def entry(url: str | Path, concept: str = "ring", role: str = "target") -> Corpu
 
 
 def table(*entries: CorpusEntry, limits: CorpusLimits = LIMITS) -> pa.Table:
-    return pa.Table.from_batches(manifest(entries, limits), schema=corpus.MANIFEST_SCHEMA)
+    return pa.Table.from_batches(manifest(entries, limits), schema=ingest.MANIFEST_SCHEMA)
 
 
 def rows(*entries: CorpusEntry, limits: CorpusLimits = LIMITS) -> list[dict[str, object]]:

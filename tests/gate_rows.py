@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from audit import gate
-from audit.policy import Limit, Policy
 from audit.records import BENIGN_PROMPTS
-from audit.results import CheckResult, CrrRow, PictureCheckRow, RetentionRow, Verdict, VerdictStatus
+from audit.spec.policy import Limit, Policy
 from audit.statistics import clopper_pearson
+from audit.verdict import gate
+from audit.verdict.results import CheckResult, CrrRow, PictureCheckRow, RetentionRow, Verdict, VerdictStatus
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 GOOD_CHECK = CheckResult("all_good", "sql", "passed", "no offending rows", 0)

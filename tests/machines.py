@@ -20,7 +20,6 @@ SETTLED = (
     "HOME",
     "PREFECT_",
     "XDG_",
-    "MPLCONFIGDIR",
     "TMPDIR",
     "HF_",
     "ORT_",

@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import identity
-from audit.journal import SCHEMAS, Journal
+from audit.plan.identities import Unit, from_json
+from audit.records import Case
+from audit.storage.journal import SCHEMAS, Journal
 
 CASES = pa.schema(
     [
@@ -42,12 +44,41 @@ UNITS = pa.schema(
         ("cell_ids", pa.list_(pa.int32())),
     ]
 )
+# One identity of each kind as it is stored, to change.
+IDENTITIES: dict[str, dict[str, Any]] = {
+    "erase": {"backbone": "a" * 64, "method": "uce", "parameters": {}, "concept": {"name": "ring", "phrase": "ring"}},
+    "attack": {
+        "backbone": "a" * 64, "method": "ring-a-bell", "version": "1", "parameters": {}, "seed": 0, "model": None,
+        "concept": {"name": "ring", "phrase": "ring"}, "images": [], "items": ["prompt-0"],
+    },
+    "invert": {
+        "backbone": "a" * 64, "model": None, "method": "fixed-point", "steps": 10, "passes": 5, "tolerance": 1e-4,
+        "prompt": "", "perturbation": None, "items": [],
+    },
+    "generate": {
+        "backbone": "a" * 64, "source": "prompt", "model": None, "guards": [], "images": [],
+        "sampler": {"steps": 2, "guidance": 1.0, "dtype": "float32"},
+    },
+}  # fmt: skip
 LABELS = ("ring", "disc", "star")
 
 
 def key_of(text: str) -> str:
     """A unit key."""
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def unit(kind: str, rows: int = 1, key: str = "0" * 64, **changes: Any) -> Unit:
+    """A unit of a plan, with some fields of its identity changed."""
+    checkpoint = {"backbone": "a" * 64} if "checkpoint" in changes else IDENTITIES[kind]
+    stored = {**checkpoint, "kind": kind, "code": "c" * 64, **changes}
+    return Unit(key, (), from_json(kind, stored), rows)
+
+
+def case(image_id: int, **changes: Any) -> Case:
+    """A planned case that asks for a ring."""
+    fields = {"cell_id": 0, "case_no": image_id, "unit_key": "0" * 64, "seed": image_id, "prompt": "ring"}
+    return Case(image_id=image_id, **{**fields, **changes})
 
 
 def cell(cell_id: int, planned: int, **fields: Any) -> dict[str, Any]:

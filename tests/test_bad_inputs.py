@@ -158,9 +158,9 @@ def test_a_model_that_changed_after_the_plan(
 ) -> None:
     """Resume must not mix pictures of two models; the worker refuses before it computes."""
     from audit.errors import CheckpointError
-    from audit.journal import Journal
-    from audit.plan import read_plan
+    from audit.plan.document import read_plan
     from audit.run import worker
+    from audit.storage.journal import Journal
 
     folder = bench.model()
     run_id = plan_run(Path(bench.spec(backbone=str(folder))), bench.folder / "runs")
@@ -179,9 +179,9 @@ def test_code_that_changed_after_the_plan(
     """Another version must not journal its results under the keys of the planned one."""
     from audit import identity
     from audit.errors import EnvironmentProblem
-    from audit.journal import Journal
-    from audit.plan import read_plan
+    from audit.plan.document import read_plan
     from audit.run import worker
+    from audit.storage.journal import Journal
 
     run_id = plan_run(Path(bench.spec()), bench.folder / "runs")
     journal = Journal(str(bench.folder / "runs"))

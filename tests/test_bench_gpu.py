@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline
-from audit.rate_files import read_rates
+from audit.diffusion.pipeline import Pipeline
+from audit.plan.rate_files import read_rates
 from tests.bench import bench_gpu
 from tests.bench.bench_gpu import Row, Settings, count, line, measure, single_rates, write_rates
 from tests.bench.gpu_models import make_clip, make_energy, make_pipeline

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from audit.journal import Journal
+from audit.storage.journal import Journal
 from flows import console, verdicts
 from flows.cli import app, main
 from flows.console import Format

@@ -12,18 +12,18 @@ import safetensors.torch
 import torch
 import yaml
 
-from audit import gate, guards, run
-from audit.backbones import load_pipeline
+from audit import guards, run
+from audit.diffusion.guard import Guard, Step
+from audit.diffusion.pipeline import load_pipeline
 from audit.guards import building
-from audit.guards.base import Guard, Step
-from audit.guards.parameters import Parameters
-from audit.journal import Journal
+from audit.guards.parameters import GuardMethod, Parameters
 from audit.locations import database_path
-from audit.model_refs import resolve_model
-from audit.policy import Policy
-from audit.results import RunResult, VerdictStatus
-from audit.spec import Concept
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
+from audit.verdict import gate
+from audit.verdict.results import RunResult, VerdictStatus
+from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run
 
 CONCEPTS = ("star", "ring", "heart")
@@ -37,10 +37,7 @@ HEALTHY = Path("audit/testbed/erased/uce-ring")
 
 
 class _Parameters(Parameters):
-    """Parameters of a guard that needs none; every guard has a phrase for the backbone's text encoder."""
-
-    def resolved(self, concept: Concept) -> dict[str, Any]:
-        return {"text": concept.phrase}
+    """Parameters of a guard that needs none."""
 
 
 class _LastStep(Guard):
@@ -127,9 +124,8 @@ def audited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunResult]:
         write_corpus(str(folder / concept), concept, 4, "audit")
     pictures = {"black": _black, "mean-colour": _mean_colour, "always-square": _square}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guards, "MODELS", {**guards.MODELS, **dict.fromkeys(GUARDS, _Parameters)})
-        made = {name: _replacing(name, picture) for name, picture in pictures.items()}
-        patch.setattr(building, "_BUILDERS", {**building._BUILDERS, **made})
+        for name, picture in pictures.items():
+            patch.setitem(guards.GUARDS.loaded, name, GuardMethod(name, "1", _Parameters, _replacing(name, picture)))
         spec = folder / "spec.yaml"
         spec.write_text(yaml.safe_dump(_document(folder, defences)))
         run_id = finish_run(spec, folder / "store")

@@ -1,4 +1,4 @@
-"""The README and the deployments say what the code does: commands can be typed and run, targets and specs exist."""
+"""README and docs/ say what the code does: commands can be typed and run, examples are specs, targets exist."""
 
 from __future__ import annotations
 
@@ -10,35 +10,69 @@ from typing import Any
 
 import pytest
 import typer.main
+import yaml
 
-from audit.journal import Journal
-from audit.spec import load_spec
+from audit.spec.document import load_spec, parse_spec
+from audit.storage.journal import Journal
 from flows.cli import app, main
 from tests.synthetic import Run
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-FENCED = [
-    line for block in re.findall(r"```bash\n(.*?)```", README, re.S) for line in block.splitlines() if line.strip()
+# The fences of docs/extending.md belong to one example, which a test of its own installs and runs.
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").glob("*.md")) if page.name != "extending.md")]
+README = PAGES[0].read_text()
+
+
+def fences(page: Path) -> list[tuple[str, str]]:
+    """(language, text) of each fenced block of a page, in order."""
+    return re.findall(r"^```(\S*)\n(.*?)^```$", page.read_text(), re.M | re.S)
+
+
+def lines_of(page: Path) -> list[str]:
+    """The lines of a page that a reader types, in order."""
+    blocks = [text for language, text in fences(page) if language == "bash"]
+    return [line for block in blocks for line in block.splitlines() if line.strip()]
+
+
+FENCED = lines_of(PAGES[0])
+TYPED = list(dict.fromkeys(line for page in PAGES for line in lines_of(page)))
+INLINE = sorted(
+    {" ".join(line.split()) for page in PAGES for line in re.findall(r"`(erasure-audit [^`]+)`", page.read_text())}
+)
+EXAMPLES = [
+    pytest.param(text, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, (language, text) in enumerate(fences(page))
+    if language == "yaml"
 ]
-INLINE = [" ".join(line.split()) for line in re.findall(r"`(erasure-audit [^`]+)`", README)]
-# What the README's lines begin with, and the exit code that they end with here: no weights but the testbed's are at hand.
+# The beginnings of lines, and the exit code that they end with here: no weights but the testbed's are at hand.
 CHEAP = {
     "erasure-audit testbed scenes": 0,
+    "erasure-audit corpus manifest demo/corpus": 0,
     "erasure-audit plan deployments/specs/demo.yaml": 0,
+    "erasure-audit plan first.yaml": 0,
     "erasure-audit plan deployments/specs/m-erasurebench-sd14.yaml": 2,  # priced, and what it lacks is listed
     "erasure-audit doctor": 2,
     "erasure-audit inspect CHECKPOINT": 0,
+    "erasure-audit erase --method uce": 0,
+    "erasure-audit db rebuild": 0,
     "erasure-audit db sql": 0,
 }
 ELSEWHERE = {
     "make ": "its targets are looked up below",
     "source ": "the tests run in the environment that it switches on",
+    "export ": "sets a variable of a server or worker: tests/flows/test_prefect.py",
+    "prefect ": "needs a server: tests/flows/test_prefect.py",
+    "CUDA_VISIBLE_DEVICES=0 prefect worker start": "needs a server: tests/flows/test_prefect.py",
     "erasure-audit run deployments/specs/demo.yaml": "takes minutes: tests/test_quickstart.py",
+    "erasure-audit run first.yaml": "takes minutes, as the demo does",
     "erasure-audit plan deployments/specs/sd14.yaml --measure": "times Stable Diffusion's UNet on a corpus in a bucket",
     "erasure-audit run deployments/specs/sd14.yaml": "needs Stable Diffusion's weights",
-    "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/test_tune_command.py",
+    "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/tuning",
     "erasure-audit export-embedding RUN_ID": "needs a run that learned one: tests/attacks",
+    "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",
+    "erasure-audit resume RUN_ID": "needs an interrupted run: tests/flows/test_kill.py",
+    "erasure-audit work RUN_ID": "needs a bucket: tests/flows/test_prefect.py, test_end_to_end.py",
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
 
@@ -51,8 +85,8 @@ def resolve(words: list[str]) -> tuple[Any, list[str]]:
     return command, words
 
 
-@pytest.mark.parametrize("line", [line for line in [*FENCED, *INLINE] if line.startswith("erasure-audit")])
-def test_every_command_of_the_readme_can_be_typed(line: str) -> None:
+@pytest.mark.parametrize("line", [line for line in [*TYPED, *INLINE] if line.startswith("erasure-audit")])
+def test_every_command_of_the_pages_can_be_typed(line: str) -> None:
     """Its options and its arguments are parsed as the command line parses them; nothing is run."""
     command, rest = resolve(shlex.split(line)[1:])
     assert not hasattr(command, "commands"), f"{line}: no such command"
@@ -68,47 +102,80 @@ def test_a_command_that_cannot_be_typed_is_noticed(line: str) -> None:
         command.make_context(line, list(rest))
 
 
-@pytest.mark.parametrize("line", FENCED)
-def test_every_line_of_the_readme_is_run_somewhere(line: str) -> None:
+@pytest.mark.parametrize("line", TYPED)
+def test_every_line_of_the_pages_is_run_somewhere(line: str) -> None:
     assert len([start for start in (*CHEAP, *ELSEWHERE) if line.startswith(start)]) == 1
 
 
-def test_the_readme_s_lines_that_need_only_the_testbed_do_what_they_say(
+@pytest.mark.parametrize("start", ELSEWHERE)
+def test_every_line_that_runs_elsewhere_is_still_on_a_page(start: str) -> None:
+    assert any(line.startswith(start) for line in TYPED)
+    for path in re.findall(r"tests/[\w/.]+", ELSEWHERE[start]):
+        assert (ROOT / path).exists()
+
+
+def test_the_lines_that_need_only_the_testbed_do_what_they_say(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One after the other in one folder, as a reader would type them."""
     shutil.copytree(ROOT / "deployments", tmp_path / "deployments")
     monkeypatch.chdir(tmp_path)
+    Path("audit").symlink_to(ROOT / "audit")
+    for page in PAGES:  # an example whose first line names a file is what the reader has saved there
+        for name, text in re.findall(r"^```yaml\n# (\w+\.yaml)\n(.*?)^```$", page.read_text(), re.M | re.S):
+            Path(name).write_text(text)
     Run().write(Journal("runs"))
-    assert main(["db", "rebuild"]) == 0
     printed = {}
     for start, code in CHEAP.items():
-        lines = [line for line in FENCED if line.startswith(start)]
+        lines = [line for line in TYPED if line.startswith(start)]
         assert lines, start
         for line in lines:
             capsys.readouterr()
             words = shlex.split(line.replace("CHECKPOINT", str(ROOT / "audit/testbed/erased/esd-x-ring")))
-            found = main(words[1:])
-            told = capsys.readouterr()
-            assert found == code, f"{line}\n{told.out}\n{told.err}"
-            printed[start] = told.out
+            ended = main(words[1:])
+            output = capsys.readouterr()
+            assert ended == code, f"{line}\n{output.out}\n{output.err}"
+            printed[line] = output.out
     assert len(list((tmp_path / "demo/corpus/ring").glob("*.png"))) == 32
     assert len(list((tmp_path / "demo/corpus/arrow").glob("*.png"))) == 16
+    assert list((tmp_path / "erased/uce-ring-star").glob("*.safetensors"))
     for start in ("erasure-audit plan deployments/specs/demo.yaml", "erasure-audit plan deployments/specs/m-erasure"):
-        (told_by,) = [out for line, out in printed.items() if line.startswith(start)]
-        assert re.search(r"^UNet calls +[\d,]+", told_by, re.M), told_by
-    assert re.search(r"PROBLEM +backbone", printed["erasure-audit doctor"])
-    assert "esd-x" in printed["erasure-audit inspect CHECKPOINT"]
+        (plan,) = [out for line, out in printed.items() if line.startswith(start)]
+        assert re.search(r"^UNet calls +[\d,]+", plan, re.M), plan
+    (doctor,) = [out for line, out in printed.items() if line.startswith("erasure-audit doctor")]
+    assert re.search(r"PROBLEM +backbone", doctor)
+    (inspected,) = [out for line, out in printed.items() if line.startswith("erasure-audit inspect")]
+    assert "esd-x" in inspected
 
 
-def test_every_command_is_in_the_readme() -> None:
+@pytest.mark.parametrize("text", EXAMPLES)
+def test_every_example_of_a_spec_is_valid(text: str) -> None:
+    """Sections of a spec, put over those of the demo, of which only the prompts are attacked."""
+    base = yaml.safe_load((ROOT / "deployments/specs/demo.yaml").read_text())
+    base["scenarios"] = [{"name": "text"}]
+    base["gate"]["limits"] = [{"crr_max": 0.3}]
+    document = {**base, **yaml.safe_load(text)}
+    assert parse_spec(document, "an example").name == document["name"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_fence_is_of_a_kind_that_is_checked(page: Path) -> None:
+    assert {language for language, _ in fences(page)} <= {"bash", "yaml", "text"}
+    assert len(fences(page)) == page.read_text().count("\n```") // 2
+
+
+def test_every_command_is_on_the_page_of_commands() -> None:
+    page = (ROOT / "docs/commands.md").read_text()
     top: Any = typer.main.get_command(app)
-    assert len(top.commands) > 5
-    assert [name for name in top.commands if f"erasure-audit {name}" not in README] == []
+    names = []
+    for name, command in top.commands.items():
+        names += [f"{name} {inner}" for inner in command.commands] if hasattr(command, "commands") else [name]
+    assert len(names) > 10
+    assert [name for name in names if not re.search(rf"`(erasure-audit )?{name}\b", page)] == []
 
 
-@pytest.mark.parametrize("line", [line for line in FENCED if line.startswith("make ")])
-def test_every_make_target_of_the_readme_exists(line: str) -> None:
+@pytest.mark.parametrize("line", [line for line in TYPED if line.startswith("make ")])
+def test_every_make_target_of_the_pages_exists(line: str) -> None:
     assert set(line.split()[1:]) <= TARGETS
 
 
@@ -119,4 +186,6 @@ def test_every_shipped_spec_is_valid(path: Path) -> None:
 
 def test_links_and_pictures_of_the_readme_exist() -> None:
     targets = [target for target in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in target]
+    assert len(targets) > 10
     assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert len(README.splitlines()) <= 250

@@ -17,8 +17,8 @@ import duckdb
 import pytest
 import yaml
 
-from audit.journal import Journal
-from audit.plan import KINDS, read_plan
+from audit.plan.document import KINDS, read_plan
+from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
 from tests.servers import moto_server
 

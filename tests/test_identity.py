@@ -13,14 +13,15 @@ from typing import Any
 import pytest
 
 from audit import identity
-from audit.benign import planned_with_benign
 from audit.errors import SpecError
-from audit.model_refs import ModelRef
-from audit.plan import KINDS, Plan
-from audit.plan_builder import CorpusItem
-from audit.planning import build_plan
+from audit.plan.benign import planned_with_benign
+from audit.plan.document import KINDS, Plan
+from audit.plan.identities import as_json
+from audit.plan.resolved import CorpusItem
 from audit.records import Instrument, QualityInstrument
-from audit.spec import parse_spec
+from audit.spec.document import parse_spec
+from audit.weights.references import ModelRef
+from tests.plan.resolved import resolved_of, stated_plan
 
 Leaf = tuple[str | int, ...]
 BACKBONE = ModelRef(name="testbed", source="testbed", revision=None, path=Path("."), sha256="a" * 64, files={})
@@ -90,9 +91,9 @@ NOTHING = (  # a change here recomputes nothing
 ELSEWHERE = ("detectors.*", "quality.*", "benign.features")  # count as instruments, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
-    "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/test_latent_planning.py
+    "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/plan/test_latent_planning.py
     "defences.*.guards.*.name",
-    "defences.*.guards.*.controls",  # only irece has any: tests/test_mask_controls.py
+    "defences.*.guards.*.controls",  # only irece has any: tests/plan/test_mask_controls.py
     "scenarios.4.method", "scenarios.4.prompts",  # prompts exclude parameters: tests/attacks/test_ring_a_bell.py
     "scenarios.3.personalisation",  # excludes parameters: tests/attacks/test_personalisation.py
     "scenarios.3.embedding",  # excludes parameters: tests/attacks/test_units.py
@@ -203,10 +204,9 @@ def plan_of(
         for name in ("ring", "ringb", "arrow", "arrowb")
     }
     spec, benign = planned_with_benign(parse_spec(document, "test"))
-    return build_plan(
-        spec, benign=benign, run_id="run", created_at="2026-01-01T00:00:00Z", backbone=BACKBONE,
-        items=pictures, instruments=[instrument], rules=[], corpus={}, quality=[quality],
-    )  # fmt: skip
+    return stated_plan(
+        resolved_of(spec, BACKBONE, items=pictures, instrument=instrument, quality=quality, benign=benign)
+    )
 
 
 def keys(plan: Plan) -> set[str]:
@@ -226,7 +226,7 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
     """So that a field cannot silently leave the identity, and the test above go on passing."""
     fields: dict[str, set[str]] = {kind: set() for kind in KINDS}
     for unit in (u for kind in KINDS for u in plan_of().units_of(kind)):
-        fields[unit.kind] |= set(unit.identity)
+        fields[unit.kind] |= set(as_json(unit.identity))
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
         "attack": {
@@ -279,8 +279,8 @@ def test_a_declared_neighbours_phrase_is_part_of_the_key_of_what_preserves_it() 
         assert parse_spec(spec.model_dump(mode="json"), "test") == spec
         assert spec.concepts[0].phrase_of("circle") == spec.concept("circle").phrase == phrase
         plan = plan_of(spec.model_dump(mode="json"))
-        (unit,) = (u for u in plan.units_of("erase") if u.identity["concept"]["name"] == "ring")
-        return unit.key, unit.identity["concept"]["neighbour_phrases"]["circle"]
+        (unit,) = (u for u in plan.units_of("erase") if u.identity.concept.name == "ring")
+        return unit.key, unit.identity.concept.neighbour_phrases["circle"]
 
     (key, phrase), (other_key, other_phrase) = ring_eraser("a disc"), ring_eraser("a dot")
     assert (phrase, other_phrase) == ("a disc", "a dot") and key != other_key
@@ -300,7 +300,3 @@ def test_every_field_of_a_quality_instrument_but_its_name_changes_the_quality_ke
     old, new = ({unit.key for unit in plan.units_of("quality")} for plan in (before, after))
     assert old and (not old & new if field != "instrument" else old == new)
     assert keys(before) - old == keys(after) - new
-
-
-def test_which_prompts_an_attack_may_find_is_part_of_its_code() -> None:
-    assert "content_rules" in identity._COMPUTE_MODULES["attack"]  # ring_a_bell_unit.best_prompt leaves some out

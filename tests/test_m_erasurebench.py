@@ -15,15 +15,15 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from audit import locations, run
-from audit.plan import KINDS
+from audit.plan.document import KINDS
 from audit.report import markdown
-from audit.results import RunResult
-from audit.scenarios import LatentScenario
-from audit.spec import load_spec, parse_spec
+from audit.spec.document import load_spec, parse_spec
+from audit.spec.scenarios import LatentScenario
 from audit.testbed.captions import CLASSES
 from audit.testbed.scenes import write_corpus
-from tests.detectors.folders import write_grounding_dino
+from audit.verdict.results import RunResult
 from tests.flows.audits import WAIVED
+from tests.instruments.detectors.folders import write_grounding_dino
 from tests.sd14 import CUT, write_sd14
 from tests.tiny import write_tokenizer
 
@@ -97,7 +97,7 @@ def audited(folder: Path, concepts: Sequence[str]) -> RunResult:
     spec = parse_spec(cut_down(folder, concepts), "test")
     root = str(folder / "root")
     journal = run.open_journal(root)
-    plan = run.resolve(spec, journal, "cut", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "cut"))
+    plan = run.plan(spec, journal, "cut", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "cut"))
     worker = run.worker(plan, journal, "cpu", 4)
     for kind in KINDS:
         for unit in plan.pending(kind, journal):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from audit import erasers
-from audit.attacks.methods import METHODS as ATTACKS
-from audit.guards.parameters import MODELS, SLD_PRESETS, SldParameters
-from audit.quality_spec import BORDERS, QualitySpec
+from audit.attacks.registry import ATTACKS
+from audit.guards import GUARDS
+from audit.guards.sld_parameters import SLD_PRESETS, SldParameters
+from audit.instruments.quality import QUALITY
+from audit.spec.quality import BORDERS
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/presets.md").read_text()
@@ -35,17 +36,17 @@ def rows() -> list[tuple[str, str, str, str, str]]:
 def expected() -> set[tuple[str, str, str]]:
     """(section, method, preset) of everything that the code has; the default one with a star."""
     found: set[tuple[str, str, str]] = set()
-    for method in erasers.METHODS:
+    for method in erasers.ERASERS.names():
         default = erasers.default_preset(method, "elsewhere")
         found |= {("erasers", method, p + "*" * (p == default)) for p in erasers.presets(method)}
     found -= {("erasers", "esd-x-strict", preset) for preset in ("official-2023", "paper")}  # refused there
-    for name, attack in ATTACKS.items():
-        names = attack.parameters.PRESETS
+    for name in ATTACKS.names():
+        names = ATTACKS.find(name, "scenarios").presets
         found |= {("attacks", name, p + "*" * (not values)) for p, values in names.items()} or {("attacks", name, NONE)}
-    found |= {("guards", name, NONE) for name in MODELS if name != "sld"}
+    found |= {("guards", name, NONE) for name in GUARDS.names() if name != "sld"}
     medium = SldParameters().preset
     found |= {("guards", "sld", preset + "*" * (preset == medium)) for preset in SLD_PRESETS}
-    for kind in get_args(QualitySpec.model_fields["kind"].annotation):
+    for kind in QUALITY.names():
         borders = BORDERS.get(kind, ())
         found |= {("quality", kind, f"border: {b}" + "*" * (b == borders[0])) for b in borders} or {
             ("quality", kind, NONE)

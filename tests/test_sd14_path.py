@@ -11,13 +11,13 @@ import torch
 from PIL import Image
 
 from audit import run
-from audit.journal import Journal
-from audit.plan import Plan
-from audit.spec import parse_spec
+from audit.compute.worker import UnitReport
+from audit.plan.document import Plan
+from audit.spec.document import parse_spec
+from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
-from audit.worker import UnitReport
-from tests.detectors.folders import write_classifier
 from tests.flows.audits import WAIVED
+from tests.instruments.detectors.folders import write_classifier
 from tests.sd14 import CUT, FULL, Widths, make_unet, write_sd14
 
 
@@ -56,7 +56,7 @@ def audit(folder: Path, widths: Widths, cases: int) -> tuple[Plan, Journal, list
     spec = parse_spec(document(backbone, classifier, folder / "corpus", cases), "test")
     journal = run.open_journal(str(folder / "root"))
     manifest = run.collect(spec, journal, "sd14")
-    plan = run.resolve(spec, journal, "sd14", "2026-01-01T00:00:00+00:00", manifest)
+    plan = run.plan(spec, journal, "sd14", "2026-01-01T00:00:00+00:00", manifest)
     worker = run.worker(plan, journal, "cpu", 2)
     reports = [
         worker.run(unit) for kind in ("erase", "invert", "generate", "detect") for unit in plan.pending(kind, journal)

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from audit.errors import SpecError
-from audit.rate_files import read_rates
-from audit.spec import load_spec
+from audit.plan.rate_files import read_rates
+from audit.spec.document import load_spec
 from audit.yaml_files import load_yaml, read_yaml
 from flows.commands.results import load_policy
 

@@ -9,19 +9,19 @@ import re
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import safetensors.torch
 import torch
 
-from audit import foreign
-from audit.attacks.embedding_cases import MAX_BYTES
+from audit import files
+from audit.attacks.parameters import MAX_BYTES
 from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.checkpoints.stored import dense, described, is_weights
+from audit.diffusion.text import load_tokenizer
 from audit.errors import SpecError
-from audit.model_refs import ModelRef
-from audit.prompt_lengths import load_tokenizer
-from audit.weight_files import read_json
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -57,7 +57,7 @@ def read_embedding(path: Path) -> Embedding:
     return Embedding(token, _vectors(path, token, vectors))
 
 
-def _vectors(path: Path, token: str, tensor: Any) -> torch.Tensor:
+def _vectors(path: Path, token: str, tensor: object) -> torch.Tensor:
     if not isinstance(tensor, torch.Tensor):
         raise _unusable(path, f"holds no vectors under {token!r}, but a {type(tensor).__name__}")
     kind = described(tensor)
@@ -76,8 +76,11 @@ def _vectors(path: Path, token: str, tensor: Any) -> torch.Tensor:
     return vectors
 
 
-def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
-    """The embedding of a file, when this backbone's text encoder can read it. Raises `SpecError` otherwise."""
+def check_embedding(path: Path, backbone: ModelRef, tokenizer: CLIPTokenizer | None = None) -> Embedding:
+    """Return the embedding of a file when this backbone's text encoder can read it. Raises `SpecError` otherwise.
+
+    `tokenizer` is the backbone's, loaded from its folder when it is not given.
+    """
     embedding = read_embedding(path)
     width = int(read_json(backbone.path / "text_encoder" / "config.json")["hidden_size"])
     if embedding.vectors.shape[1] != width:
@@ -86,7 +89,9 @@ def check_embedding(path: Path, backbone: ModelRef) -> Embedding:
             f"holds vectors of width {embedding.vectors.shape[1]}, and the text encoder of {backbone.name} reads {width}",
             "name an embedding that was learned on this family of models",
         )
-    if _known(embedding.token, load_tokenizer(backbone.path / "tokenizer")):
+    if tokenizer is None:
+        tokenizer = load_tokenizer(backbone.path / "tokenizer")
+    if _known(embedding.token, tokenizer):
         raise _unusable(
             path,
             f"calls its token {embedding.token!r}, which is a word of this model's vocabulary: prompts would be ambiguous",
@@ -108,10 +113,10 @@ def write_embedding(path: Path, token: str, vectors: torch.Tensor) -> None:
     safetensors.torch.save_file({token: vectors.float().contiguous()}, path)
 
 
-def _content(path: Path) -> Mapping[Any, Any]:
+def _content(path: Path) -> Mapping[object, object]:
     try:
-        data = foreign.read_bounded(path, MAX_BYTES)
-    except foreign.ForeignError as error:
+        data = files.read_bounded(path, MAX_BYTES)
+    except files.ForeignError as error:
         raise _unusable(path, f"cannot be used: {error}") from None
     except OSError as error:
         raise _unusable(path, f"cannot be read: {error.strerror or error}", "name an existing file") from None
@@ -140,7 +145,7 @@ def _safetensors(path: Path, data: bytes) -> Mapping[str, torch.Tensor]:
         raise _unusable(path, f"is no whole safetensors file ({_first(error)})") from None
 
 
-def _pickle(path: Path, data: bytes) -> Any:
+def _pickle(path: Path, data: bytes) -> object:
     try:
         stream = io.BytesIO(data)
         check_archive(stream, len(data))

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import time
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
 import safetensors
 import safetensors.torch
@@ -20,15 +18,14 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
-from audit.erasers.training import write_atomically
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import NoiseModel
+from audit.progress import Checkpoint, Session
 
 log = logging.getLogger(__name__)
 
 NAME = "textual-inversion"
 _KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a checkpoint
-Predict = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +55,7 @@ class Learner:
     def __init__(
         self,
         prompts: Prompts,
-        predict: Predict,
+        predict: NoiseModel,
         latents: torch.Tensor,
         p: TextualInversionParameters,
         seed: int,
@@ -160,31 +157,21 @@ def learn(learners: Sequence[Learner], sessions: Sequence[Session]) -> None:
 
     Where a UNet call does not fit into the device's memory, calls have half as many rows from then on.
     """
-    listener, saved = sessions[0].listener, time.monotonic()
-    paths = [session.folder / "embeddings.safetensors" if session.folder else None for session in sessions]
-    for learner, path in zip(learners, paths, strict=True):
-        if path and path.exists():
-            try:
-                learner.restore(path.read_bytes())
-            except (OSError, ValueError) as error:
-                listener.note(f"the checkpoint {path} is not used: {error}; this embedding is learned anew")
+    listener = sessions[0].listener
+    kept = [Checkpoint(session, "embeddings.safetensors", "this embedding") for session in sessions]
+    for learner, checkpoint in zip(learners, kept, strict=True):
+        checkpoint.restored(lambda path, learner=learner: learner.restore(path.read_bytes()))  # type: ignore[misc]
     total, start = learners[0].p.iterations, min(len(learner.losses) for learner in learners)
     stage = "textual inversion" + (f" of {len(learners)} concepts" if len(learners) > 1 else "")
     listener.begin(stage, total, start)
     for iteration in range(start, total):
         _fitting([learner for learner in learners if len(learner.losses) == iteration], iteration)
         listener.update(stage, iteration + 1)
-        if iteration + 1 == total or time.monotonic() - saved >= sessions[0].checkpoint_seconds:
-            _save(learners, paths)
-            saved = time.monotonic()
+        if iteration + 1 == total or kept[0].due():
+            for learner, checkpoint in zip(learners, kept, strict=True):
+                data = learner.state()
+                checkpoint.save(lambda path, data=data: path.write_bytes(data))  # type: ignore[misc]
     listener.end(stage)
-
-
-def _save(learners: Sequence[Learner], paths: Sequence[Path | None]) -> None:
-    for learner, path in zip(learners, paths, strict=True):
-        if path:
-            data = learner.state()
-            write_atomically(path, lambda partial, data=data: partial.write_bytes(data))  # type: ignore[misc]
 
 
 def _fitting(learners: Sequence[Learner], iteration: int) -> None:

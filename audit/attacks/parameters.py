@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, field_validator
 
-from audit.spec_base import Model
+from audit.methods.method import Method
+from audit.spec.base import Model
+from audit.spec.templates import PHRASE, has_mark
 
-MARK = "{attack}"  # where a find goes in a case's prompt
-PHRASE = "{phrase}"  # where the concept's phrase goes
 DIGEST = r"^([0-9a-f]{64}|absent-[0-9a-f]{57})$"  # of a file, or of the stand-in for one that a forecast misses
 
 
@@ -31,13 +31,6 @@ class Parameters(Model):
     def text_calls(self, items: int) -> float:
         """Texts that one unit with this many items puts through the text encoder without asking a UNet."""
         return 0.0
-
-
-def has_mark(template: str) -> str:
-    """The template, which contains `{attack}` once. Raises ValueError otherwise."""
-    if template.count(MARK) != 1 or re.search(r"[{}]", template.replace(MARK, "")):
-        raise ValueError(f"template {template!r} must contain {{attack}} once and no other braces")
-    return template
 
 
 Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(has_mark)]
@@ -175,3 +168,43 @@ class TextualInversionParameters(Parameters):
     def rows_together(self) -> int:
         """A draw for each rate."""
         return len(self.learning_rates) * self.batch_size
+
+
+def texts_of(parameters: Parameters, phrase: str) -> Iterator[str]:
+    """The prompts that a search for a concept encodes first: the target, then each pair with and without the concept."""
+    if isinstance(parameters, RingABellParameters):
+        for text in (parameters.target, *(one for pair in parameters.pairs for one in pair)):
+            yield text.replace(PHRASE, phrase)
+
+
+MAX_BYTES = 1 << 26  # of an embedding's file: one of one token has a few hundred kilobytes at most
+
+
+BEST = "best"  # the item that cases use
+
+
+def candidate(learning_rate: float) -> str:
+    """The item of the embedding that one learning rate gave."""
+    return f"lr-{learning_rate:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackMethod(Method):
+    """An attack that searches for an input. `run(search)` takes `audit.attacks.protocol.Search` and returns `Found`.
+
+    `scenario` is the one whose `method` may name it; empty for those that a scenario takes without being asked.
+    """
+
+    parameters: type[Parameters]
+    scenario: str = dataclasses.field(default="", kw_only=True)
+
+
+def _own(name: str, parameters: type[Parameters], module: str, paper: str = "", scenario: str = "") -> AttackMethod:
+    run = f"audit.attacks.{module}:run"
+    return AttackMethod(name, "1", parameters, run, paper, presets=parameters.PRESETS, scenario=scenario)
+
+
+EMBEDDING_FILE = _own("embedding-file", EmbeddingFileParameters, "given_embedding")
+PERSONALISATION = _own("personalisation", PersonalisationParameters, "personalisation_unit")
+RING_A_BELL = _own("ring-a-bell", RingABellParameters, "ring_a_bell_unit", "arXiv:2310.10012", "adversarial-text")
+TEXTUAL_INVERSION = _own("textual-inversion", TextualInversionParameters, "textual_inversion", "arXiv:2208.01618")

@@ -1,13 +1,12 @@
 """A personalisation that the spec brings: nothing is searched for. It is read, compared with its base, and described.
 
 Its weights stay in their files; the journal holds their digest and what they change. Pictures are made by
-`audit/personalised.py`.
+`audit/compute/personalised.py`.
 """
 
 from __future__ import annotations
 
-from audit.attacks.searching import Found, Row, Search
-from audit.personalised import Personalised
+from audit.attacks.protocol import Found, Row, Search
 from audit.records import Status
 
 NAME = "personalisation"
@@ -19,9 +18,7 @@ def run(search: Search) -> Found:
 
     Raises `CheckpointError` when the files are no longer the planned ones, cannot be used, or add nothing to their base.
     """
-    described = {**search.parameters, "base": search.unit.identity["model"]}
-    models = search.models.personalised(described)
-    assert isinstance(models, Personalised)
-    change = models.change
+    assert search.change is not None  # a worker always gives it
+    change = search.change()
     report = {**change.facts, "summary": change.summary, "sha256": search.parameters["sha256"]}
     return Found([Row(item, Status.OK, report=report) for item in search.items])

@@ -5,22 +5,20 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from audit import identity
 from audit.attacks import ring_a_bell
-from audit.attacks.adversarial_cases import texts_of
-from audit.attacks.parameters import RingABellParameters
+from audit.attacks.parameters import RingABellParameters, texts_of
+from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.ring_a_bell import Encode, Space, State
-from audit.attacks.searching import Found, Row, Search
-from audit.backbones import Pipeline
-from audit.content_rules import pairing
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import AuditError
+from audit.progress import Checkpoint
 from audit.records import Status
+from audit.spec.content import pairing
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +49,23 @@ class Prompt:
 
 def _row(search: Search, item: str) -> Row:
     parameters = RingABellParameters.model_validate(search.parameters)
-    concept, pipeline = search.unit.identity["concept"], search.models.pipeline
+    concept, pipeline = search.concept, search.models.pipeline
     space, encode = space_of(pipeline, parameters.tokens, parameters.first_id), encoder_of(pipeline)
-    target = target_of(pipeline, parameters, concept["phrase"])
-    seed = identity.int_key({"seed": search.unit.identity["seed"], "item": item})
-    keep = _Checkpoint(search, item)
+    target = target_of(pipeline, parameters, concept.phrase)
+    seed = identity.int_key({"seed": search.seed, "item": item})
+    checkpoint = Checkpoint(search.session, f"{item}.search", "the search")
+
+    def save(state: State) -> None:
+        if checkpoint.due():
+            checkpoint.save(lambda path: path.write_bytes(state.dump()))
+
+    found = checkpoint.restored(lambda path: State.load(path.read_bytes()))
     state = ring_a_bell.search(
-        encode, target, space, parameters, seed, batch_size=search.batch_size, state=keep.state(), save=keep.save
+        encode, target, space, parameters, seed, batch_size=search.batch_size, state=found, save=save
     )
-    keep.done()
-    best = best_prompt(pipeline, encode, target, state, pairing(concept), search.batch_size, answers=parameters.answers)
+    checkpoint.remove()
+    pairs = pairing(concept.model_dump(mode="json"))
+    best = best_prompt(pipeline, encode, target, state, pairs, search.batch_size, answers=parameters.answers)
     if best is None:
         return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
     report = {  # without the prompt, which may be explicit: reports show the summary
@@ -130,37 +135,3 @@ def best_prompt(
     scores = ring_a_bell.fitness(encode, whole, target, batch_size).tolist()
     score, text = min(zip(scores, read, strict=True))
     return Prompt(text, score, len(read[text]) - 2) if math.isfinite(score) else None
-
-
-class _Checkpoint:
-    """Where a search is kept while it lasts, in the unit's folder; without one nothing is kept."""
-
-    def __init__(self, search: Search, item: str) -> None:
-        folder = search.session.folder
-        self._path: Path | None = folder / f"{item}.search" if folder is not None else None
-        self._seconds, self._last = search.session.checkpoint_seconds, time.monotonic()
-
-    def state(self) -> State | None:
-        """What an interrupted search left; None when there is nothing, or nothing whole."""
-        if self._path is None or not self._path.exists():
-            return None
-        try:
-            return State.load(self._path.read_bytes())
-        except Exception as error:  # whatever is wrong with the file, the search can begin again
-            log.warning("%s cannot be continued: %s; the search begins again", self._path, error)
-            return None
-
-    def save(self, state: State) -> None:
-        """Keep the state when the last time is long enough ago."""
-        if self._path is None or time.monotonic() - self._last < self._seconds:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = self._path.with_suffix(".part")
-        unfinished.write_bytes(state.dump())
-        unfinished.replace(self._path)
-        self._last = time.monotonic()
-
-    def done(self) -> None:
-        """The search is over."""
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)

@@ -16,20 +16,19 @@ Where no rate comes below the initial word's loss, the attack has found nothing:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 
-from audit.attacks.embedding_cases import BEST, candidate
 from audit.attacks.embedding_learner import Learner, learn
-from audit.attacks.parameters import MARK, TextualInversionParameters
-from audit.attacks.searching import Found, Row, Search
+from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
+from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.training_prompts import Prompts
-from audit.corpus_errors import SourceUnavailable
+from audit.corpus.images import ImageError, to_model_input
 from audit.errors import CorpusError
-from audit.images import ImageError, to_model_input
 from audit.records import Status
+from audit.spec.templates import MARK
+from audit.storage.errors import SourceUnavailable
 
 ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, however they are packed
 
@@ -40,11 +39,10 @@ def run(search: Search) -> Found:
     The search's companions are learned in the same loop, up to a checkpoint from which each answers for itself.
     """
     p = TextualInversionParameters.model_validate(search.parameters)
-    key: str | None = search.unit.identity["model"]
     texts = [template.replace(MARK, p.initial) for template in p.templates[:1]]
     # SPM scales itself by the prompt; while an embedding is learned it acts as on the neutral word.
-    predict: Any = search.models.noise_model(key, "float32", texts)
-    prompts = Prompts(search.models.reader(key), p)
+    predict = search.models.noise_model(search.model, "float32", texts)
+    prompts = Prompts(search.models.reader(search.model), p)
 
     learners, sessions = [], []
     for one in (search, *search.companions):
@@ -57,7 +55,7 @@ def run(search: Search) -> Found:
                 continue  # said when it is its turn; it does not concern this unit
             status = Status.UNREADABLE if isinstance(error, ImageError) else Status.ERROR
             return Found([Row(item, status, error.what) for item in search.items])
-        learners.append(Learner(prompts, predict, latents, p, one.unit.identity["seed"], search.batch_size))
+        learners.append(Learner(prompts, predict, latents, p, one.seed, search.batch_size))
         sessions.append(one.session)
     learn(learners, sessions)
     return found(learners[0])
@@ -66,7 +64,7 @@ def run(search: Search) -> Found:
 def _latents(search: Search) -> torch.Tensor:
     """Clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
     pipeline, latents = search.models.pipeline, []
-    for item in search.unit.identity["images"]:
+    for item in search.images:
         pixels = to_model_input(search.read_item(item), pipeline.resolution)
         both = torch.from_numpy(np.stack([pixels, pixels[:, ::-1]])).permute(0, 3, 1, 2)
         latents.append(pipeline.encode_images(both))
@@ -95,11 +93,10 @@ def found(learner: Learner) -> Found:
         if good:
             tensors[candidate(rate)] = vector.cpu()
         evaluations = learner.p.iterations * learner.p.batch_size
-        made: dict[str, Any] = {"evaluations": evaluations, "unet_calls": calls, "report": report}
-        rows.append(Row(candidate(rate), status, error, score=score if good else None, **made))
+        rows.append(Row(candidate(rate), status, error, None, score if good else None, evaluations, calls, report))
     best = _best(rows, before, learner.p.initial)
     if best.status is Status.OK:
-        tensors[BEST] = tensors[best.report["chosen"]].clone()
+        tensors[BEST] = tensors[str(best.report["chosen"])].clone()
     return Found([best, *rows], tensors)
 
 

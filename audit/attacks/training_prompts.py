@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from audit.attacks.parameters import MARK, TextualInversionParameters
-from audit.backbones import Pipeline
-from audit.learned import Vocabulary, encode_embeddings, tokenize
+from audit.attacks.parameters import TextualInversionParameters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.placeholder_tokens import Vocabulary, encode_embeddings, tokenize
+from audit.spec.templates import MARK
 
 
 class Prompts:

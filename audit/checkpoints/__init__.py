@@ -1,7 +1,8 @@
-"""Erased models on disk: what a file is, what it changes, and the model it makes of a backbone.
+"""Read erased models that somebody made: recognise a file, measure what it changes, and apply it to a backbone.
 
-`recognise` says what a checkpoint is, `measure` what it changes, `apply_artefact` makes the erased model. Names are
-imported when they are first used: recognising needs torch but not diffusers, which takes seconds to import.
+`recognise` names a checkpoint's layout, `measure` compares its tensors with the backbone's, and `apply_artefact` returns the
+erased model. Names are imported when they are first used: recognising needs torch but not diffusers, which takes seconds to
+import.
 """
 
 from __future__ import annotations

@@ -14,16 +14,16 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextModel
 
-from audit.backbones import Pipeline, noise_model
-from audit.checkpoint_refs import CheckpointRef, resolve_checkpoint
 from audit.checkpoints.footprint import Measured, measure
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.named import by_names
+from audit.checkpoints.receler_adapter import Attached, attach, load_adapters
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.spm import Transport
 from audit.checkpoints.tensors import LazyTensor, LazyTensors, backbone_modules, in_memory
-from audit.erasers.receler_adapter import Attached, attach, load_adapters
-from audit.sampling import NoiseModel
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import NoiseModel
+from audit.weights.checkpoints import CheckpointRef, resolve_checkpoint
 
 
 @dataclasses.dataclass(frozen=True)

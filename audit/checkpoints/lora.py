@@ -18,7 +18,7 @@ from audit.checkpoints.footprint import finite
 from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
 from audit.errors import CheckpointError
-from audit.foreign import ForeignError, parse_json
+from audit.files import ForeignError, parse_json
 
 METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header, a JSON object
 _LARGEST = 1e6  # of an alpha: trainers use at most some hundreds

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from audit.checkpoint_refs import FUSE
 from audit.checkpoints import layouts
 from audit.checkpoints.families import check_names_and_shapes, known_set
 from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
@@ -13,11 +12,12 @@ from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.ldm_files import ldm
 from audit.checkpoints.other_methods import refuse_names
 from audit.checkpoints.prefixes import without_prefixes
+from audit.checkpoints.receler_adapter import PARTS
 from audit.checkpoints.receler_files import merged_receler, receler_artefact
 from audit.checkpoints.spm_files import spm_artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names
-from audit.erasers.receler_adapter import PARTS
 from audit.errors import CheckpointError
+from audit.weights.checkpoints import FUSE
 
 _TEXT_STARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 _WORDS = "embeddings.token_embedding.weight"

@@ -11,11 +11,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from audit.checkpoint_refs import PEFT_CONFIG, CheckpointRef
 from audit.checkpoints.lora import METADATA
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors, shown
 from audit.errors import CheckpointError
-from audit.weight_files import read_json
+from audit.weights.checkpoints import PEFT_CONFIG, CheckpointRef
+from audit.weights.files import read_json
 
 _PREFIX = "base_model.model."
 _BEYOND = (

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from audit.checkpoint_refs import is_safetensors
 from audit.checkpoints import layouts
 from audit.checkpoints.footprint import finite, same
 from audit.checkpoints.lora import Lora, read_lora
 from audit.checkpoints.lora_headers import read_header
 from audit.checkpoints.peft_files import by_part, is_peft
+from audit.checkpoints.personalisation import NEXT, PersonalisationRef
 from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.tensors import (
@@ -29,7 +29,7 @@ from audit.checkpoints.tensors import (
     from_safetensors,
 )
 from audit.errors import CheckpointError
-from audit.personalisation import NEXT, PersonalisationRef
+from audit.weights.checkpoints import is_safetensors
 
 Delta = Callable[[], torch.Tensor]  # float32, on the CPU
 _WHOLE = (layouts.FULL, layouts.PIPELINE, layouts.LDM_FULL)

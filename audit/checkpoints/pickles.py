@@ -18,9 +18,9 @@ from audit.checkpoints.ldm_files import ldm
 from audit.checkpoints.named import by_names, text_artefact, with_prefix
 from audit.checkpoints.other_methods import refuse_content
 from audit.checkpoints.prefixes import without_prefixes
+from audit.checkpoints.receler_adapter import PARTS
 from audit.checkpoints.receler_files import receler_artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names, from_outside
-from audit.erasers.receler_adapter import PARTS
 from audit.errors import CheckpointError
 
 _ADV = "text_encoder."

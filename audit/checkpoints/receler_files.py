@@ -8,11 +8,11 @@ from audit.checkpoints import layouts
 from audit.checkpoints.families import check_family, check_names_and_shapes
 from audit.checkpoints.key_sets import names_sha256
 from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.receler_adapter import check_adapters, entry_name
 from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, shown
-from audit.erasers.receler_adapter import check_adapters, entry_name
 from audit.errors import CheckpointError
-from audit.weight_files import read_json
+from audit.weights.files import read_json
 
 _NEXT = "check that the erasers were trained for this backbone, and get the whole checkpoint"
 _BLOCK = ".transformer_blocks.0.adapter."

@@ -8,21 +8,15 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from audit.checkpoint_refs import CheckpointRef, is_safetensors
 from audit.checkpoints import layouts, pickles
 from audit.checkpoints.families import check_names_and_shapes
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.named import by_names, unet_artefact
 from audit.checkpoints.receler_files import merged_receler
 from audit.checkpoints.stored import check_stored
-from audit.checkpoints.tensors import (
-    BackboneTensors,
-    bare_text_names,
-    from_pickle,
-    from_safetensors,
-    from_shards,
-)
+from audit.checkpoints.tensors import BackboneTensors, bare_text_names, from_pickle, from_safetensors, from_shards
 from audit.errors import CheckpointError
+from audit.weights.checkpoints import CheckpointRef, is_safetensors
 
 
 def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:

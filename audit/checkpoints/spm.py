@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from audit.backbones import Pipeline
 from audit.checkpoints.layouts import SpmFile
-from audit.learned import without_learned
-from audit.sampling import NoiseModel
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.placeholder_tokens import without_learned
+from audit.diffusion.sampling import NoiseModel
 
 
 class Transport:
@@ -54,7 +54,7 @@ class Transport:
             raise ValueError("SPM acts by prompt, so its noise model needs the prompts of the batch")
         gamma = torch.tensor([self.multiplier(text) for text in texts], device=self._pipeline.device)
 
-        def predict(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+        def predict(latents: torch.Tensor, timestep: int | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             if len(latents) % len(gamma):
                 raise ValueError(f"a batch of {len(latents)} latents for {len(gamma)} prompts")
             self._gamma = gamma.repeat(len(latents) // len(gamma))

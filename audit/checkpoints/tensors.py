@@ -20,8 +20,8 @@ from safetensors import safe_open
 from audit.checkpoints import stored
 from audit.checkpoints.archives import DamagedArchive, check_archive
 from audit.errors import CheckpointError
-from audit.model_refs import ModelRef
-from audit.weight_files import LONGEST_NAME, check_safetensors, unreadable
+from audit.weights.files import LONGEST_NAME, check_safetensors, unreadable
+from audit.weights.references import ModelRef
 
 _AGAIN = "download or copy this file again"
 

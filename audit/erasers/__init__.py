@@ -6,51 +6,41 @@ Importing this loads no torch: the plan needs names and parameters before any mo
 from __future__ import annotations
 
 import difflib
-from types import ModuleType
 from typing import Any
 
+from audit.erasers.method import EraserMethod
+from audit.erasers.parameters import Parameters
 from audit.errors import SpecError
-from audit.spec import Eraser
+from audit.methods.registry import MethodError, Registry
+from audit.spec.sections import Eraser
 
-ESD_METHODS = ("esd-x", "esd-u", "esd-x-strict", "esd-all")
-METHODS = (*ESD_METHODS, "uce", "receler")
+ERASERS = Registry("erasers", "eraser", EraserMethod, Parameters)
 
-# What papers, READMEs and older codes call them. In the official code of 2025 most of these select no parameter at all
-# and train nothing, without an error.
-_MEANT = {
-    "esd": "esd-x",
-    "esdx": "esd-x",
-    "xattn": "esd-x",
-    "esd-xattn": "esd-x",
-    "noxattn": "esd-u",
-    "esdu": "esd-u",
-    "esd-noxattn": "esd-u",
-    "esd-a": "esd-all",
-    "esdall": "esd-all",
-    "full": "esd-all",
-    "xattn-strict": "esd-x-strict",
-    "esdxstrict": "esd-x-strict",
-}
+
+def find(method: str) -> EraserMethod:
+    """Return the method of this name; raises `SpecError` that says what may have been meant."""
+    try:
+        return ERASERS.find(method, "defences")
+    except KeyError:
+        names, lowered = ERASERS.names(), method.lower().replace("_", "-")
+        close = difflib.get_close_matches(lowered, names, 1)
+        meant = lowered if lowered in names else _called().get(lowered) or (close[0] if close else None)
+        raise SpecError(
+            f"eraser method {method!r} is not known here" + (f"; did you mean {meant}?" if meant else ""),
+            where="defences",
+            next_step=f"use one of: {', '.join(names)}",
+        ) from None
 
 
 def check_method(method: str) -> None:
-    """Return when `method` is known; raises `SpecError` that says what may have been meant."""
-    if method in METHODS:
-        return
-    lowered = method.lower().replace("_", "-")
-    close = difflib.get_close_matches(lowered, METHODS, 1)
-    meant = lowered if lowered in METHODS else _MEANT.get(lowered) or (close[0] if close else None)
-    raise SpecError(
-        f"eraser method {method!r} is not known here" + (f"; did you mean {meant}?" if meant else ""),
-        where="defences",
-        next_step=f"use one of: {', '.join(METHODS)}",
-    )
+    """Return when `method` is known and can be used; raises `SpecError` otherwise."""
+    find(method)
 
 
-def default_preset(method: str, backbone: str) -> str:
-    """The preset that is meant when none is named: the testbed has its own, every other backbone the method's default."""
+def default_preset(method: str, backbone: str) -> str | None:
+    """The preset that is meant when none is named: `testbed` for the testbed, where there is one, else the default."""
     on_testbed = backbone == "testbed" or backbone.startswith("testbed/")
-    return "testbed" if on_testbed else str(_parameters(method).DEFAULT)
+    return "testbed" if on_testbed and "testbed" in find(method).presets else find(method).default
 
 
 def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
@@ -58,27 +48,26 @@ def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
 
     `backbone` is its name as the user wrote it, which decides the preset where none is named.
     """
-    check_method(eraser.method)
     preset = eraser.preset or default_preset(eraser.method, backbone)
-    resolved: dict[str, Any] = _parameters(eraser.method).resolve(preset, eraser.parameters, eraser.method)
-    return resolved
+    return find(eraser.method).resolve(preset, eraser.parameters)
 
 
 def presets(method: str) -> tuple[str, ...]:
     """The names of a method's presets."""
-    return tuple(_parameters(method).PRESETS)
+    return tuple(find(method).presets)
 
 
-def oddity(method: str, preset: str) -> str | None:
+def oddity(method: str, preset: str | None) -> str | None:
     """One line on what the official code that `preset` reproduces does unlike its paper; None where there is nothing."""
-    odd: str | None = _parameters(method).ODDITIES.get(preset)
-    return odd
+    return find(method).oddities.get(preset) if preset is not None else None
 
 
-def _parameters(method: str) -> ModuleType:
-    """The module that holds a known method's parameters and presets."""
-    from audit.erasers import esd_parameters, receler_parameters, uce_parameters
-
-    if method in ESD_METHODS:
-        return esd_parameters
-    return uce_parameters if method == "uce" else receler_parameters
+def _called() -> dict[str, str]:
+    """What people call a method -> its name."""
+    called = {}
+    for name in ERASERS.names():
+        try:
+            called.update(dict.fromkeys(ERASERS.find(name, "defences").called, name))
+        except MethodError:
+            continue  # a broken plug-in is no hint
+    return called

@@ -4,66 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.parameters import Precision
-from audit.errors import EraserError
-from audit.spec import Concept
+from audit import identity
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Point
+from audit.erasers.parameters import Precision, TrainedParameters
+from audit.spec.sections import Concept
 
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
-
-
-class Listener(Protocol):
-    """Hears how training goes; `done` and `total` count iterations."""
-
-    def begin(self, stage: str, total: int | None, done: int) -> None:
-        """A stage begins, `done` iterations of which an earlier process has made."""
-
-    def update(self, stage: str, done: int) -> None:
-        """An iteration is done."""
-
-    def end(self, stage: str) -> None:
-        """The stage is over."""
-
-    def note(self, text: str) -> None:
-        """One line worth showing, such as the loss."""
-
-
-class Silent:
-    """A listener that shows nothing."""
-
-    def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Nothing."""
-
-    def update(self, stage: str, done: int) -> None:
-        """Nothing."""
-
-    def end(self, stage: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Session:
-    """How an eraser runs; nothing here changes what it makes.
-
-    `folder` keeps checkpoints while training lasts, so that the same call continues after an interruption; without it
-    nothing is kept. `checkpoint_seconds` is the time between two checkpoints.
-    """
-
-    folder: Path | None = None
-    listener: Listener = dataclasses.field(default_factory=Silent)
-    checkpoint_seconds: float = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,14 +35,6 @@ class Artefact:
     filename: str  # as the method's official code names it
     metadata: Mapping[str, str]  # goes into the safetensors header
     companions: Mapping[str, bytes] = dataclasses.field(default_factory=dict)  # further files of the official layout
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-    """Mean loss of the iterations since the last point, up to and with `iteration` (from 1)."""
-
-    iteration: int
-    loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +69,7 @@ class Record:
     change: Change
     curve: tuple[Point, ...]  # () for a closed form
     seconds: float  # of computing, over all interruptions
+    package: str = ""  # name and version of the distribution, where another one brings the eraser
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,17 +97,14 @@ class Made:
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the official layout's own config file
 
 
-class Method(Protocol):
-    """One method's computation. Raises `EraserError` or `SpecError` for what it cannot do."""
-
-    def __call__(
-        self, pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session
-    ) -> Made:
-        """Erased tensors of `pipeline` without `concepts`; the pipeline itself is left as it was."""
-
-
-def require_finite(tensors: Mapping[str, torch.Tensor], what: str, next_step: str) -> None:
-    """Return when no tensor holds NaN or infinity; raises `EraserError` that names the first one."""
-    for name, tensor in tensors.items():
-        if not torch.isfinite(tensor).all():
-            raise EraserError(f"{what}: {name} holds NaN or infinity", next_step=next_step)
+def training_key(pipeline: Pipeline, method: str, concepts: Sequence[Concept], parameters: TrainedParameters) -> str:
+    """Hex SHA-256 of everything that determines what a training makes."""
+    return identity.key(
+        {
+            "method": method,
+            "parameters": parameters.model_dump(mode="json"),
+            "concepts": [concept.model_dump(mode="json") for concept in concepts],
+            "backbone": pipeline.ref.sha256,
+            "code": identity.code_digest("erase"),
+        }
+    )

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping, Sequence
-from typing import Any
+import functools
+from collections.abc import Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -23,20 +23,18 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit import erasers
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session
-from audit.erasers.esd_parameters import EsdParameters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
+from audit.erasers.base import Made, training_key
+from audit.erasers.esd_parameters import ESD_ALL, ESD_U, ESD_X, ESD_X_STRICT, EsdParameters
 from audit.erasers.latents import Latents, Noisy, predict
+from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, file_part, prompts, slug, token_ids
-from audit.erasers.training import Training, training_key
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
-NAME = "esd"
-VERSION = "1"
-PAPER = "Gandikota et al. 2023, arXiv 2303.07345"
-
-METHODS = erasers.ESD_METHODS
+METHODS = tuple(method.name for method in (ESD_X, ESD_U, ESD_X_STRICT, ESD_ALL))
 _KEPT_2023 = ("time_embedding.", "conv_norm_out.", "conv_out.")  # `time_embed` and `out.` of the CompVis UNet
 
 
@@ -91,7 +89,7 @@ def target(noisy: Noisy, eta: float, convention: str) -> torch.Tensor:
 def erase(
     pipeline: Pipeline,
     concepts: Sequence[Concept],
-    parameters: Mapping[str, Any],
+    parameters: Values,
     session: Session,
     *,
     method: str = "esd-x",
@@ -180,3 +178,6 @@ def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -
     token_ids(pipeline, text, "erase_from")
     source = Prompt(text, "", pipeline.encode_text([text]), range(0))
     return (source,) * len(concepts)
+
+
+esd_x, esd_u, esd_x_strict, esd_all = (functools.partial(erase, method=method) for method in METHODS)

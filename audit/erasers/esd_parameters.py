@@ -1,13 +1,15 @@
-"""Parameters of ESD: the official values of 2025 and of 2023, and presets beside them. Imports no torch."""
+"""Parameters of ESD: the official values of 2025 and of 2023, presets beside them, and its variants. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from audit.erasers.parameters import Precision, TrainedParameters, resolve_with
+from audit.erasers.costs import BACKWARD, tensor_bytes, training_calls
+from audit.erasers.method import Calls, EraserMethod
+from audit.erasers.parameters import Precision, TrainedParameters, Values
 from audit.errors import SpecError
 
 
@@ -37,7 +39,7 @@ class EsdParameters(TrainedParameters):
     stored: Precision = "bfloat16"
 
 
-_PAPER: Mapping[str, Any] = {
+_PAPER: Mapping[str, object] = {
     "negative_guidance": 1.0,
     "convention": "old",
     "selection": "2023",
@@ -50,7 +52,7 @@ _PAPER: Mapping[str, Any] = {
     "compute": "float32",
     "stored": "float32",
 }
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "float32-weights": {},
     "official": {"compute": "bfloat16-weights"},
     "official-2023": {**_PAPER, "trajectory": "compvis"},
@@ -67,20 +69,64 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stored": "float16",
     },
 }
-DEFAULT = "float32-weights"  # the paper's own training kept float32 weights
 ODDITIES: Mapping[str, str] = {
     "official": "trains the bfloat16 weights themselves, so that many an update is rounded away or up, at 1024 pixels",
     "official-2023": "its latents lie one to two sampling steps below the timestep that the model is told",
 }
 
 
-def resolve(preset: str | None, parameters: Mapping[str, Any], method: str = "esd-x") -> dict[str, Any]:
-    """Every parameter's value; raises `SpecError` naming the first bad one, and for a method that 2023 did not have."""
-    found = resolve_with(EsdParameters, PRESETS, method, preset, parameters)
-    if method == "esd-x-strict" and found.get("selection") == "2023":
-        raise SpecError(
-            "esd-x-strict is a method of the 2025 code; the 2023 code has none that trains keys and values alone",
-            where="defences",
-            next_step="use preset official or float32-weights, or the method esd-x",
-        )
-    return found
+class EsdStrictParameters(EsdParameters):
+    """Options of esd-x-strict, which the code of 2023 does not have."""
+
+    @model_validator(mode="after")
+    def _of_2025(self) -> Self:
+        if self.selection == "2023":
+            raise SpecError(
+                "esd-x-strict is a method of the 2025 code; the 2023 code has none that trains keys and values alone",
+                where="defences",
+                next_step="use preset official or float32-weights, or the method esd-x",
+            )
+        return self
+
+
+def _calls(values: Values, concept: Values) -> Calls:
+    """One forward and one backward pass for each row of each iteration."""
+    return training_calls(values, concept, 1 + BACKWARD)
+
+
+def _changes(method: str, name: str, selection: str) -> bool:
+    """Whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
+    if method == "esd-x-strict":
+        return ".attn2.to_k." in name or ".attn2.to_v." in name
+    attention = ".attn2." in name
+    if selection == "2023":
+        kept = name.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))
+        return {"esd-x": attention, "esd-u": not attention and not kept, "esd-all": True}[method]
+    norm = "norm" in name.split(".")[-2]
+    return {"esd-x": attention, "esd-u": not attention and not norm, "esd-all": not norm}[method]
+
+
+def _method(name: str, parameters: type[EsdParameters] = EsdParameters, called: tuple[str, ...] = ()) -> EraserMethod:
+    return EraserMethod(
+        name,
+        "1",
+        parameters,
+        f"audit.erasers.esd:{name.replace('-', '_')}",
+        "Gandikota et al. 2023, arXiv 2303.07345",
+        presets=PRESETS,
+        default="float32-weights",
+        oddities=ODDITIES,
+        called=called,
+        calls=_calls,
+        stored=lambda values, unet: tensor_bytes(
+            values, unet, lambda tensor: _changes(name, tensor, values.get("selection", "2025"))
+        ),
+    )
+
+
+# What papers, READMEs and older codes call them. In the official code of 2025 most of these select no parameter at all
+# and train nothing, without an error.
+ESD_X = _method("esd-x", called=("esd", "esdx", "xattn", "esd-xattn"))
+ESD_U = _method("esd-u", called=("noxattn", "esdu", "esd-noxattn"))
+ESD_X_STRICT = _method("esd-x-strict", EsdStrictParameters, ("xattn-strict", "esdxstrict"))
+ESD_ALL = _method("esd-all", called=("esd-a", "esdall", "full"))

@@ -14,13 +14,13 @@ from diffusers import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
-from audit.attention import CrossAttentionMaps
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
+from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers.parameters import TrainedParameters
 from audit.erasers.phrases import Prompt
-from audit.erasers.training import write_atomically
 from audit.errors import EraserError
+from audit.files import write_atomically
+from audit.progress import Session
 
 _GRID = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
 _POOL_BATCH = 16  # trajectories denoised at once

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from audit.errors import SpecError
+from audit.methods.parameters import parse_parameters
 
 Precision = Literal["float32", "float16", "bfloat16"]
+Values = Mapping[str, Any]  # resolved parameters as JSON: what keys and files hold
 
 
 def _has_phrase(template: str) -> str:
@@ -85,25 +87,17 @@ class TrainedParameters(Parameters):
 
 def resolve_with(
     model: type[Parameters],
-    presets: Mapping[str, Mapping[str, Any]],
+    presets: Mapping[str, Mapping[str, object]],
     method: str,
     preset: str | None,
-    parameters: Mapping[str, Any],
+    parameters: Mapping[str, object],
 ) -> dict[str, Any]:
-    """Every parameter's value: defaults, then the preset (`official` without one), then `parameters`.
+    """Every parameter's value: defaults, then the preset, then `parameters`.
 
     Raises `SpecError` that names the preset or the first bad parameter.
     """
-    name = preset or "official"
-    if name not in presets:
-        known = ", ".join(presets)
-        raise SpecError(f"{method} has no preset {name!r}", where="defences", next_step=f"use one of: {known}")
-    try:
-        return model(**{**presets[name], **parameters}).resolved()
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in detail["loc"]) or "combination"
-        known = ", ".join(model.model_fields)
-        step = f"{method} takes: {known}" if detail["type"] == "extra_forbidden" else "mend this parameter"
-        message = str(detail["msg"]).removeprefix("Value error, ")
-        raise SpecError(f"{method} parameter {field}: {message}", where="defences", next_step=step) from None
+    if preset is not None and preset not in presets:
+        known = ", ".join(presets) or "none"
+        raise SpecError(f"{method} has no preset {preset!r}", where="defences", next_step=f"use one of: {known}")
+    values = {**(presets[preset] if preset is not None else {}), **parameters}
+    return parse_parameters(model, values, method, "defences").resolved()

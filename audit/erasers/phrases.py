@@ -9,9 +9,9 @@ from collections.abc import Sequence
 import torch
 
 from audit import identity
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import SpecError
-from audit.spec import Concept
+from audit.spec.sections import Concept
 
 LONGEST = 100  # bytes of a part of a file name: two of them fit into one name on every common file system
 

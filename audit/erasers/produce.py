@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from audit import erasers, identity
-from audit.backbones import Pipeline
-from audit.erasers import esd, receler, uce
-from audit.erasers.base import (
-    DTYPES,
-    Artefact,
-    Change,
-    Erased,
-    Made,
-    Method,
-    Record,
-    Session,
-    require_finite,
-)
+from audit.checkpoints.receler_adapter import attach, load_adapters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import require_finite
+from audit.erasers.base import DTYPES, Artefact, Change, Erased, Made, Record
 from audit.erasers.phrases import phrases, token_ids
-from audit.erasers.receler_adapter import attach, load_adapters
 from audit.errors import EraserError
-from audit.model_refs import ModelRef
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
+from audit.weights.references import ModelRef
 
 _PROBE_SIDE, _PROBE_ROWS, _PROBE_TIMESTEP = 16, 2, 500
 
@@ -48,14 +37,18 @@ def produce(
     `parameters` are resolved ones (`erasers.resolve_parameters`). Raises `SpecError` for an unknown method or a phrase
     that the text encoder cannot read, `EraserError` when nothing is selected, nothing changes, or training diverges.
     """
-    erasers.check_method(method)
+    found, plugin = erasers.find(method), erasers.ERASERS.foreign(method)
     session = session or Session()
     for concept in concepts:
         for phrase in phrases(concept, bool(parameters["synonyms"])):
             if spelled_out(pipeline, phrase):
                 session.listener.note(f"{phrase!r} is read letter by letter: the backbone may never have learnt it")
-    run, module = _method(method)
-    made = run(pipeline, concepts, parameters, session)
+    made = found.function()(pipeline, concepts, parameters, session)
+    if not isinstance(made, Made):
+        raise EraserError(
+            f"{method} cannot be used: its function returns a value of type {type(made).__name__}, and Made is needed",
+            next_step="mend the plug-in that brings it; erasure-audit methods names it",
+        )
     require_finite(made.tensors, f"{method} made weights that cannot be used", "change the parameters")
     stored = {name: tensor.to(DTYPES[parameters["stored"]]).contiguous() for name, tensor in made.tensors.items()}
     require_finite(stored, f"{method}'s weights do not fit into {parameters['stored']}", "--set stored=float32")
@@ -65,8 +58,8 @@ def produce(
     change = measured(pipeline, rounded, concepts)
     record = Record(
         method=method,
-        version=module.VERSION,
-        paper=module.PAPER,
+        version=found.version,
+        paper=found.paper,
         concepts=tuple(concept.name for concept in concepts),
         prompts=made.prompts,
         preserved=made.preserved,
@@ -76,6 +69,7 @@ def produce(
         change=change,
         curve=made.curve,
         seconds=made.seconds,
+        package=plugin.package if plugin else "",
     )
     key = request_key(pipeline.ref, method, concepts, parameters)
     return Erased(_artefact(method, made, stored, record, key), record)
@@ -87,19 +81,11 @@ def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], paramet
     The method's version is part of it: an artefact of a version with another result is made again.
     """
     described = [concept.model_dump(mode="json") for concept in concepts]
-    version = _method(method)[1].VERSION
     asked = {
-        "backbone": ref.sha256, "method": method, "version": version, "concepts": described,
-        "parameters": dict(parameters),
+        "backbone": ref.sha256, "method": method, "version": erasers.find(method).version, "concepts": described,
+        "parameters": dict(parameters), **erasers.ERASERS.origin(method, "defences"),
     }  # fmt: skip
     return identity.key(asked)
-
-
-def _method(name: str) -> tuple[Method, ModuleType]:
-    if name in erasers.ESD_METHODS:
-        return functools.partial(esd.erase, method=name), esd
-    module = {uce.NAME: uce, receler.NAME: receler}[name]
-    return module.erase, module
 
 
 def spelled_out(pipeline: Pipeline, phrase: str) -> bool:

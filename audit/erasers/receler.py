@@ -15,7 +15,7 @@ Receler knows no concepts to preserve: (2) keeps the erasing inside the concept'
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -23,22 +23,22 @@ from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session
+from audit.checkpoints.receler_adapter import CONFIG_TYPE, Attached, attach, new_adapters
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
+from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
+from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, prompts
-from audit.erasers.receler_adapter import CONFIG_TYPE, Attached, attach, new_adapters
-from audit.erasers.receler_parameters import RecelerParameters
-from audit.erasers.training import Training, training_key
+from audit.erasers.receler_parameters import METHOD, RecelerParameters
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
-NAME = "receler"
-VERSION = "1"
-PAPER = "Huang et al. 2024, arXiv 2311.17717"
+NAME = METHOD.name
 
 
-def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session) -> Made:
+def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
     """The adapters' weights by the official names, flat; with several concepts, each iteration erases one of them.
 
     The backbone is the same afterwards, bit for bit. Raises `SpecError` for a phrase the text encoder cannot read and

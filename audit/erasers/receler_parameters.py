@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from pydantic import Field
 
-from audit.erasers.parameters import TrainedParameters, resolve_with
+from audit.erasers.costs import BACKWARD, BYTES, training_calls
+from audit.erasers.method import Calls, EraserMethod
+from audit.erasers.parameters import TrainedParameters, Values
 
 
 class RecelerParameters(TrainedParameters):
@@ -36,7 +38,7 @@ class RecelerParameters(TrainedParameters):
     compute: Literal["float32", "bfloat16"] = "float32"
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "paper": {},
     "official": {"adversarial_tokens": 0, "trajectory": "compvis"},
     "testbed": {
@@ -57,13 +59,33 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "stored": "float16",
     },
 }
-DEFAULT = "paper"
 ODDITIES: Mapping[str, str] = {
     "official": "the adversarial prompt never reaches the model, and its latents lie one to two sampling steps below the "
     "timestep that the model is told",
 }
 
 
-def resolve(preset: str | None, parameters: Mapping[str, Any], method: str = "receler") -> dict[str, Any]:
-    """Every parameter's value; raises `SpecError` naming the first bad one."""
-    return resolve_with(RecelerParameters, PRESETS, method, preset, parameters)
+def _calls(values: Values, concept: Values) -> Calls:
+    """A forward and a backward pass for every adversarial step, and another backward pass for the weights."""
+    attacks = values["adversarial_iterations"] if values.get("adversarial_tokens") else 0
+    return training_calls(values, concept, attacks * (1 + BACKWARD) + BACKWARD if attacks else 1 + BACKWARD)
+
+
+def _stored(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
+    rank = values["rank"]
+    widths = [shape[0] for name, shape in unet.items() if name.endswith(".attn2.to_out.0.weight")]
+    return BYTES[values["stored"]] * sum(2 * width * rank + width + rank for width in widths)
+
+
+METHOD = EraserMethod(
+    "receler",
+    "1",
+    RecelerParameters,
+    "audit.erasers.receler:erase",
+    "Huang et al. 2024, arXiv 2311.17717",
+    presets=PRESETS,
+    default="paper",
+    oddities=ODDITIES,
+    calls=_calls,
+    stored=_stored,
+)

@@ -14,15 +14,16 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from audit import erasers, identity
-from audit.content_rules import refuse_minors
 from audit.errors import EraserError, SpecError
 from audit.names import composed
-from audit.spec import Concept, Eraser, words_of
-from audit.spec_base import Model
+from audit.spec.base import Model
+from audit.spec.content import refuse_minors
+from audit.spec.sections import Concept, Eraser, words_of
 from audit.yaml_files import load_yaml
 
 if TYPE_CHECKING:
-    from audit.erasers.base import Listener, Record
+    from audit.erasers.base import Record
+    from audit.progress import Listener
 
 _NAME = 64  # characters of a name, as in specs
 
@@ -198,12 +199,12 @@ def fulfil(
     `EnvironmentProblem` when it cannot be written; afterwards everything that loading and erasing raise.
     """
     parameters = request.resolved()
-    from audit.backbones import load_pipeline
+    from audit.diffusion.devices import pick_device
+    from audit.diffusion.pipeline import load_pipeline
     from audit.erasers import saving
-    from audit.erasers.base import Session, Silent
     from audit.erasers.produce import produce, request_key
-    from audit.model_refs import resolve_model
-    from audit.worker import pick_device
+    from audit.progress import Session, Silent
+    from audit.weights.references import resolve_model
 
     chosen, ref = pick_device(device), resolve_model(request.backbone)
     found = saving.held(out)

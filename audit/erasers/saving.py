@@ -15,10 +15,10 @@ import safetensors
 import safetensors.torch
 import torch
 
+from audit.checkpoints.receler_adapter import nested
 from audit.erasers.base import Artefact, Erased, Record
-from audit.erasers.receler_adapter import nested
-from audit.erasers.training import write_atomically
 from audit.errors import EnvironmentProblem, EraserError
+from audit.files import write_atomically
 
 UNFINISHED = ".unfinished"  # folder of checkpoints below the output folder, gone when the artefact is complete
 _OUR_NAMES = ("README.md", "eraser_config.json", "eraser_weights.pt")  # besides the safetensors file
@@ -106,8 +106,9 @@ def _official(artefact: Artefact) -> bytes:
 
 
 def facts(record: Record) -> dict[str, Any]:
-    """The record as plain JSON values."""
-    return dataclasses.asdict(record)
+    """The record as plain JSON values, the package only where another distribution brings the eraser."""
+    values = dataclasses.asdict(record)
+    return values if record.package else {name: value for name, value in values.items() if name != "package"}
 
 
 def card(erased: Erased) -> str:
@@ -115,7 +116,8 @@ def card(erased: Erased) -> str:
     record, change = erased.record, erased.record.change
     norm = "not defined: modules were added" if change.relative_norm is None else f"{change.relative_norm:.4f}"
     rows = {
-        "method": f"{record.method} ({record.paper}), version {record.version} of this implementation",
+        "method": f"{record.method} ({record.paper or 'no paper'}), version {record.version} of "
+        + (record.package or "this implementation"),
         "concepts": ", ".join(record.concepts),
         "prompts erased": "; ".join(f"`{prompt}`" for prompt in record.prompts),
         "neighbours preserved": ", ".join(record.preserved) or "none: not asked for, or not part of the method",

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Made, Session, require_finite
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import require_finite
+from audit.erasers.base import Made
+from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
-from audit.erasers.uce_parameters import UceParameters
+from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.errors import EraserError
-from audit.spec import Concept
+from audit.progress import Session
+from audit.spec.sections import Concept
 
-NAME = "uce"
-VERSION = "3"  # 1 preserved a neighbour even when it was erased itself; 2 aligned tails at their ends
-PAPER = "Gandikota et al. 2024, arXiv 2308.14761"
+NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -
     return torch.linalg.solve(right, left, left=False).to(weight.dtype)
 
 
-def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Mapping[str, Any], session: Session) -> Made:
+def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
     """Edited attn2 to_k and to_v weights by their diffusers names.
 
     Raises `SpecError` when a phrase has no tokens the text encoder knows, and `EraserError` when the UNet has no

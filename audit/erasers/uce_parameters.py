@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from audit.erasers.parameters import Parameters, Template, resolve_with
+from audit.erasers.costs import tensor_bytes
+from audit.erasers.method import EraserMethod
+from audit.erasers.parameters import Parameters, Template, Values
 
 
 class UceParameters(Parameters):
@@ -38,7 +40,7 @@ class UceParameters(Parameters):
         return self.preserve_scale if self.preserve_scale is not None else max(0.1, 1 / (1 + preserved))
 
 
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Mapping[str, object]] = {
     "official": {"wrap_guide": True, "wrap_preserved": False},
     "official-2023": {"tokens": "tail", "preserve_scale": None, "wrap_preserved": False},
     "wrapped-neighbours": {},
@@ -51,13 +53,24 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
         "erase_scale": 4.0,
     },
 }
-DEFAULT = "official"
 ODDITIES: Mapping[str, str] = {
     "official": "with templates the guide is wrapped too, an empty one to its template's last word, and neighbours never are",
     "official-2023": "with templates neither the guide nor the neighbours are wrapped",
 }
 
 
-def resolve(preset: str | None, parameters: Mapping[str, Any], method: str = "uce") -> dict[str, Any]:
-    """Every parameter's value; raises `SpecError` naming the first bad one."""
-    return resolve_with(UceParameters, PRESETS, method, preset, parameters)
+def _stored(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
+    return tensor_bytes(values, unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
+
+
+METHOD = EraserMethod(
+    "uce",
+    "3",  # 1 preserved a neighbour even when it was erased itself; 2 aligned tails at their ends
+    UceParameters,
+    "audit.erasers.uce:erase",
+    "Gandikota et al. 2024, arXiv 2308.14761",
+    presets=PRESETS,
+    default="official",
+    oddities=ODDITIES,
+    stored=_stored,
+)

@@ -15,17 +15,18 @@ Energies that are not finite end the guard's work on that case, and its picture 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
-from audit.guards.energy import Energy, draw_views, flip_test, view_of
+from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
+from audit.diffusion.pipeline import Pipeline
+from audit.guards.building import Parts
+from audit.guards.egloce_parameters import METHOD
+from audit.guards.energy import Energy, draw_views, flip_test, load_energy, view_of
+from audit.guards.parameters import Values
 
-NAME = "egloce"
-VERSION = "1"
-PAPER = "arXiv:2604.09405"
+NAME = METHOD.name
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
@@ -47,10 +48,10 @@ def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rh
 class Egloce(Guard):
     """Optimises latents in a window of timesteps. `decode` maps clean latents to pictures in [-1, 1], differentiably."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
-    def __init__(self, energy: Energy, decode: Decode, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, energy: Energy, decode: Decode, parameters: Values) -> None:
         self._energy, self._decode, self._p = energy, decode, parameters
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
@@ -174,3 +175,29 @@ class Egloce(Guard):
             self.ledger.measure(
                 row, energy_final=flip.plain, energy_jpeg=flip.jpeg, energy_blurred=flip.blurred, flipped=float(flipped)
             )
+
+
+def build(values: Values, parts: Parts) -> Egloce:
+    """A fresh EGLOCE around the guarded model."""
+    if values["checkpointing"]:
+        # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
+        parts.guarded_unet().enable_gradient_checkpointing()
+        parts.standard.vae.enable_gradient_checkpointing()
+    return Egloce(energy_of(values, parts), decoder(parts.standard), values)
+
+
+def energy_of(values: Values, parts: Parts) -> Energy:
+    """The energy network of EGLOCE's values, on the pipeline's device."""
+    texts = (tuple(values["templates"]), tuple(values["phrases"]))
+    return load_energy(parts.model(values["energy_sha256"]), str(parts.standard.device), *texts)
+
+
+def decoder(pipeline: Pipeline) -> Decode:
+    """Clean latents (B, 4, h, w) -> pictures (B, 3, H, W) in [-1, 1], differentiable."""
+    scale = pipeline.vae.config["scaling_factor"]
+
+    def decode(latents: torch.Tensor) -> torch.Tensor:
+        images: torch.Tensor = pipeline.vae.decode(latents.to(pipeline.vae.dtype) / scale).sample
+        return images.clamp(-1, 1)
+
+    return decode

@@ -1,7 +1,7 @@
 """The CLIP energy that EGLOCE descends: repulsion from a concept's texts, retention of the prompt or of a picture.
 
 Differentiable from decoded pictures to the scalar of each case. The network is never one that scores (house rule 4;
-`audit.guards.checks` refuses it), and its own tokenizer reads the texts.
+`audit.plan.preflight.guards` refuses it), and its own tokenizer reads the texts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from audit.model_refs import ModelRef
-from audit.prompt_lengths import load_tokenizer
+from audit.diffusion.text import load_tokenizer
+from audit.weights.references import ModelRef
 
 _WHOLE = 1e-2  # what is left of a unit vector below this norm points nowhere in particular
 JPEG_QUALITY = 90
@@ -174,8 +174,8 @@ def load_energy(ref: ModelRef, device: str, templates: tuple[str, ...], phrases:
     """The energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
     from transformers import CLIPModel
 
-    from audit.detectors.folders import load_network
-    from audit.weight_files import read_json
+    from audit.instruments.detectors.folders import load_network
+    from audit.weights.files import read_json
 
     network = load_network(CLIPModel, ref, device)
     tokenizer = load_tokenizer(ref.path)

@@ -20,22 +20,22 @@ fails the case, whose picture then is not assessed: it is no sign that the conce
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
-from audit.attention import CrossAttentionMaps
+from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.errors import CheckpointError
 from audit.guards import localise
-from audit.guards.base import Conditioning, Guard, Predict, Step, case_generator
+from audit.guards.building import Parts
 from audit.guards.composed import compose, positions
+from audit.guards.irece_parameters import METHOD
+from audit.guards.parameters import Values
 
-NAME = "irece"
-VERSION = "1"
-PAPER = "arXiv:2512.22877"
+NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Localiser:
         unet: UNet2DConditionModel,
         tokenizer: CLIPTokenizer,
         encode: Callable[[list[str]], torch.Tensor],
-        parameters: Mapping[str, Any],
+        parameters: Values,
     ) -> None:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
@@ -139,10 +139,10 @@ class Localiser:
 class Irece(Guard):
     """Perturbs the latent where the concept is, once. `parameters` are those of `IreceParameters`, resolved."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
-    def __init__(self, localiser: Localiser, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, localiser: Localiser, parameters: Values) -> None:
         self._localiser, self._p = localiser, parameters
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
@@ -228,3 +228,9 @@ class Irece(Guard):
 
 def _finite(*values: torch.Tensor) -> bool:
     return all(bool(torch.isfinite(value).all()) for value in values)
+
+
+def build(values: Values, parts: Parts) -> Irece:
+    """A fresh IRECE, which locates with the backbone."""
+    unet, tokenizer = parts.standard_unet(), parts.standard.tokenizer
+    return Irece(Localiser(unet, tokenizer, parts.encode_standard, values), values)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Step
+from audit.diffusion.guard import Conditioning, Guard, Step
+from audit.guards.building import Parts
+from audit.guards.negative_prompt_parameters import METHOD
+from audit.guards.parameters import Values
 
-NAME = "negative-prompt"
-VERSION = "2"
 NO_GUIDANCE = (
     "classifier-free guidance is off (guidance 1), so the unconditional branch that it replaces is not evaluated"
 )
@@ -24,8 +25,8 @@ NO_GUIDANCE = (
 class NegativePrompt(Guard):
     """Replaces the null embedding by the embedding of `text`; `encode` maps texts to states (B, L, D)."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
     def __init__(self, text: str, encode: Callable[[list[str]], torch.Tensor]) -> None:
         self.text = text
@@ -50,3 +51,8 @@ class NegativePrompt(Guard):
         for row in range(len(conditioning.texts)):
             self.ledger.act(row, step.timestep)
         return dataclasses.replace(conditioning, null=self._states)
+
+
+def build(values: Values, parts: Parts) -> NegativePrompt:
+    """A fresh negative prompt."""
+    return NegativePrompt(values["text"], parts.encode)

@@ -18,18 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.guards.base import Conditioning, Guard, Step
-from audit.learned import Tokens, encode
+from audit.diffusion.guard import Conditioning, Guard, Step
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.placeholder_tokens import Tokens, encode
+from audit.guards.building import Parts
+from audit.guards.parameters import Values
+from audit.guards.safree_parameters import METHOD
 
-NAME = "safree"
-VERSION = "1"
-PAPER = "arXiv:2410.12761"
 NO_PROMPT = "the null prompt has no tokens that could be filtered"
 
 
@@ -79,10 +78,10 @@ class Edit:
 class Safree(Guard):
     """Replaces token embeddings of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
-    def __init__(self, pipeline: Pipeline, parameters: Mapping[str, Any]) -> None:
+    def __init__(self, pipeline: Pipeline, parameters: Values) -> None:
         self._pipeline, self._p = pipeline, parameters
         self._concept: torch.Tensor | None = None
         self._edits: dict[str, Edit | None] = {}
@@ -165,3 +164,8 @@ class Safree(Guard):
 
     def _pooled_texts(self, texts: Sequence[str]) -> torch.Tensor:
         return self._pooled(self._pipeline.tokens(texts))
+
+
+def build(values: Values, parts: Parts) -> Safree:
+    """A fresh SAFREE."""
+    return Safree(parts.guarded, values)

@@ -15,16 +15,16 @@ SLD is part of classifier-free guidance: with guidance 1 the released code does 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 
-from audit.guards.base import Conditioning, Guard, Prediction, Step
+from audit.diffusion.guard import Conditioning, Guard, Prediction, Step
+from audit.guards.building import Parts
+from audit.guards.parameters import Values
+from audit.guards.sld_parameters import METHOD
 
-NAME = "sld"
-VERSION = "1"
-PAPER = "arXiv:2211.05105"
+NAME = METHOD.name
 NO_GUIDANCE = "classifier-free guidance is off (guidance 1), and SLD is a part of it"
 
 
@@ -53,10 +53,10 @@ def safety_guidance(
 class Sld(Guard):
     """Evaluates a third branch at each step and subtracts its safety guidance. `encode` maps texts to states."""
 
-    name = NAME
-    version = VERSION
+    name = METHOD.name
+    version = METHOD.version
 
-    def __init__(self, parameters: Mapping[str, Any], encode: Callable[[list[str]], torch.Tensor]) -> None:
+    def __init__(self, parameters: Values, encode: Callable[[list[str]], torch.Tensor]) -> None:
         self.text: str = parameters["text"]
         names = [field.name for field in dataclasses.fields(Settings)]
         self.settings = Settings(**{name: parameters[name] for name in names})
@@ -94,3 +94,8 @@ class Sld(Guard):
             else:
                 self.ledger.idle(row, "the prompt's prediction never came near the safety concept")
         return noise - prediction.guidance * gamma
+
+
+def build(values: Values, parts: Parts) -> Sld:
+    """A fresh SLD."""
+    return Sld(values, parts.encode)

@@ -1,17 +1,16 @@
-"""Reports of a finished run: HTML, Markdown, JSON, JUnit XML and the terminal. Nothing here imports torch."""
+"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML and terminal text. Nothing here imports torch."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from audit import files
 from audit.errors import AuditError, EnvironmentProblem
 from audit.report import html, json_report, junit, markdown
 from audit.report.contact import PER_CELL, Pictures
 from audit.report.terminal import print_report
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 __all__ = ["FORMATS", "Pictures", "print_report", "write_reports"]
 
@@ -65,13 +64,6 @@ def write_reports(
 
 
 def _replace(path: Path, text: str) -> Path:
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    data = text.encode()
+    files.place(path, lambda unfinished: unfinished.write_bytes(data), unfinished=files.shared(path))
     return path

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from audit.policy import Policy
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
-from audit.results import RunResult
+from audit.spec.policy import Policy
+from audit.verdict.results import RunResult
 
 
 def section(index: Index) -> Section:
@@ -39,7 +39,26 @@ def section(index: Index) -> Section:
     made = [row for row in result.erasures if "record" in row["facts"]]
     tables = (*((_made(made),) if made else ()), *((_checkpoints(loaded),) if loaded else ()))
     tables += (attacks(result.attacks),) if result.attacks else ()
+    tables += _methods(result.provenance.get("methods"))
     return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
+
+
+def _methods(used: object) -> tuple[Table, ...]:
+    """Every method of the spec with its version and the package that brought it; nothing in runs that did not store them."""
+    if not isinstance(used, Mapping) or not used:
+        return ()
+    columns = (Column("Family"), Column("Name"), Column("Version"), Column("Package"))
+    rows = tuple(
+        (
+            plain(family),
+            plain(name),
+            plain(facts.get("version")),
+            plain(f"{facts.get('distribution', 'not stated')} {facts.get('distribution_version', '')}".rstrip()),
+        )
+        for family, named in used.items()
+        for name, facts in named.items()
+    )
+    return (Table("Methods", columns, rows),)
 
 
 def _made(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -64,7 +83,7 @@ def _made_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     parameters = [f"{name} {value}" for name, value in sorted(record["parameters"].items())]
     return (
         plain(row["artefact"]),
-        plain(f"{record['method']} {record['version']}"),
+        plain(" of ".join(filter(None, (f"{record['method']} {record['version']}", record.get("package"))))),
         count(change["tensors"]),
         f"{change['parameter_share']:.2%}",
         _norm(change["relative_norm"]),

@@ -8,7 +8,6 @@ from pathlib import PurePath
 from typing import Any
 
 from audit.records import Control, Role, Scenario
-from audit.report.controls import required
 from audit.report.reported_numbers import (
     ASSESSED_MIN,
     TOLERANCE,
@@ -22,7 +21,8 @@ from audit.report.reported_numbers import (
 )
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
-from audit.results import CrrRow, RunResult
+from audit.verdict.controls import stood_on
+from audit.verdict.results import ControlFinding, CrrRow, RunResult
 
 _SD14 = "stable-diffusion-v1-4"
 _ERASERS = ("esd", "uce", "receler")
@@ -147,30 +147,22 @@ def _ours(index: Index, found: Pooled | None) -> list[str]:
     return [percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"]
 
 
-def _broken_controls(index: Index) -> dict[tuple[str, str, str], str]:
-    """(defence, scenario, detector) -> the control that does not hold, of the cells whose rate therefore says nothing.
+def _broken_controls(index: Index) -> dict[tuple[str, str, str], ControlFinding]:
+    """Map (defence, scenario, detector) to the control that does not hold, of the cells whose rate therefore says nothing.
 
     A dead attack brings nothing back, whatever the eraser did; a floor that is high makes every rate high.
     """
-    broken: dict[tuple[str, str, str], str] = {}
-    failed = [row for row in index.result.crr if row.control is not None and required(index, row)[1] is False]
+    broken: dict[tuple[str, str, str], ControlFinding] = {}
     for row in index.targets():
-        latent = row.scenario.startswith("latent-")
-        for control in failed:
-            if (control.concept, control.subject, control.detector) != (row.concept, row.subject, row.detector):
-                continue
-            speaks = {
-                Control.REFERENCE: True,
-                Control.VAE_ROUNDTRIP: latent,
-                Control.BACKBONE: row.defence != "none" and control.scenario == row.scenario,
-                Control.RANDOM_LATENT: latent and control.defence in ("none", row.defence),
-            }
-            if any(control.control == kind and holds for kind, holds in speaks.items()):
-                broken.setdefault((row.defence, row.scenario, row.detector), str(control.control))
+        for finding in stood_on(row, index.result.verdict.controls):
+            if finding.trouble:
+                broken.setdefault((row.defence, row.scenario, row.detector), finding)
     return broken
 
 
-def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None], failed: Sequence[str | None]) -> str:
+def _answer(
+    index: Index, rate: ReportedRate | None, ours: list[Pooled | None], failed: Sequence[ControlFinding | None]
+) -> str:
     """The answers of all judges; one word when they agree."""
     if rate is None:
         return NOT_AVAILABLE
@@ -178,7 +170,8 @@ def _answer(index: Index, rate: ReportedRate | None, ours: list[Pooled | None], 
     answers = [compare(rate, found, _confidence(index), least, concepts) for found in ours or [None]]
     for number, control in enumerate(failed):
         if control and answers[number][0] is not Answer.NOT_RUN:
-            answers[number] = (Answer.NOT_RUN, f"its control failed ({CONTROLS[control][0]})")
+            what = "failed" if control.cell_id is not None else "is missing"
+            answers[number] = (Answer.NOT_RUN, f"its control {what} ({CONTROLS[control.control][0]})")
     texts = [f"{answer.value}: {why}" if why else answer.value for answer, why in answers]
     return plain("; ".join(dict.fromkeys(texts)))
 

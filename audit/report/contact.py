@@ -9,7 +9,7 @@ from audit.records import Outcome
 from audit.report import pictures
 from audit.report.view import Index
 from audit.report.words import plain
-from audit.results import RunResult, Sample
+from audit.verdict.results import RunResult, Sample
 
 PER_CELL = 12
 MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file that opens quickly

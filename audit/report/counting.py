@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, plain
-from audit.results import CountingRow
+from audit.verdict.results import CountingRow
 
 UNITS = {"boxes": "boxes", "labels": "labels, each once a picture", "images": "pictures"}
 

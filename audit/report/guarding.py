@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, number, plain
-from audit.results import GuardRow
+from audit.verdict.results import GuardRow
 
 
 def section(index: Index) -> Section | None:

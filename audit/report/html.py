@@ -10,13 +10,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from audit.report import sections
+from audit.report.chart import Plot
 from audit.report.contact import PER_CELL, Pictures, contact_sheets
 from audit.report.curves import curves
 from audit.report.likelihoods import likelihoods
-from audit.report.plots import Plot, plots
+from audit.report.plots import plots
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 LOG = logging.getLogger(__name__)
 

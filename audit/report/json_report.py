@@ -10,8 +10,9 @@ from enum import Enum
 from typing import Any
 
 from audit.errors import StoreError
-from audit.results import (
+from audit.verdict.results import (
     CheckResult,
+    ControlFinding,
     CountingRow,
     CrrRow,
     DamageDecision,
@@ -104,6 +105,7 @@ def _verdict(verdict: Mapping[str, Any]) -> Verdict:
         tuple(RetentionDecision(**_decided(row)) for row in verdict.get("retention", ())),
         tuple(DamageDecision(**_decided(row)) for row in verdict.get("damage", ())),
         tuple(verdict.get("waivers", ())),
+        tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.etree import ElementTree
 
 from audit.report.words import interval, limit_text, plain
-from audit.results import CheckResult, DamageDecision, Decision, RetentionDecision, RunResult, VerdictStatus
+from audit.verdict.results import CheckResult, DamageDecision, Decision, RetentionDecision, RunResult, VerdictStatus
 
 
 def render(result: RunResult) -> str:

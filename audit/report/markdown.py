@@ -7,7 +7,7 @@ import re
 from audit.report import sections
 from audit.report.view import Section, Table
 from audit.report.words import SYMBOLS, plain
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!])")
 _FENCE = re.compile(r"`{3,}")

@@ -6,7 +6,7 @@ from audit.records import MASK_CONTROLS, Role
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Table, defence_name
 from audit.report.words import CONTROLS, interval, percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 
 def table(index: Index) -> Table | None:

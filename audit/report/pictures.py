@@ -8,7 +8,7 @@ import io
 import numpy as np
 from PIL import Image, ImageFilter
 
-from audit import images
+from audit.corpus import images
 
 EDGE = 96  # longest edge of a thumbnail in pixels
 MOSAIC = 6  # cells along the longest edge that survive blurring

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from audit.benign_spec import PICTURE_CHECK
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import NOT_AVAILABLE, count, number, plain
-from audit.results import QualityRow
+from audit.spec.benign import PICTURE_CHECK
+from audit.verdict.results import QualityRow
 
 BASELINES = {
     "backbone": "the same case without any defence",

@@ -16,7 +16,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from audit.spec_base import Model
+from audit.spec.base import Model
 from audit.statistics import clopper_pearson
 from audit.yaml_files import load_yaml
 

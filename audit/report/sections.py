@@ -6,19 +6,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from audit.records import Control
 from audit.report import audited, benchmark, controls, counting, guarding, latents, quality, survival, tables
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, percent, plain, plain_lines, verdict_sentence
-from audit.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult
 
 MAX_REASONS = 12  # of single decisions, in the opening
-EXIT_CODES = {
-    VerdictStatus.PASS: EXIT_PASS,
-    VerdictStatus.FAIL: EXIT_FAIL,
-    VerdictStatus.INCONCLUSIVE: EXIT_INCONCLUSIVE,
-}
 
 
 def build(result: RunResult) -> tuple[Section, ...]:
@@ -56,7 +50,7 @@ def _verdict(index: Index) -> Section:
         sentences.append(
             f"The first {len(listed)} of {len(verdict.reasons)} reasons follow; all stand with the decisions."
         )
-    sentences.append(f"Exit code {EXIT_CODES[verdict.status]}.")
+    sentences.append(f"Exit code {verdict.status.exit_code}.")
     return Section(
         "verdict",
         f"Verdict: {verdict.status.value}",
@@ -209,7 +203,8 @@ def _reading(index: Index) -> Section:
 
 def _provenance(result: RunResult) -> Section:
     facts = [("Run", plain(result.run_id)), ("Started", plain(result.created_at))]
-    facts += [(plain(name), plain(value)) for name, value in _flat(result.provenance)]
+    stated = {name: value for name, value in result.provenance.items() if name != "methods"}  # said what was audited
+    facts += [(plain(name), plain(value)) for name, value in _flat(stated)]
     return Section(
         "provenance",
         "Provenance",

@@ -1,75 +1,67 @@
-"""Make an SVG document safe to stand inside an HTML page, beside others, in a light or dark scheme."""
+"""Draw SVG that stands inside an HTML page and follows its light or dark scheme: the colours are the page's variables."""
 
 from __future__ import annotations
 
-import re
+from collections.abc import Sequence
 from xml.etree import ElementTree
 
-# Stand-ins that are drawn and then replaced by the page's own colours.
-INK, MUTED, GRID, PAPER, SERIES, LIMIT = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-_VARIABLES = {INK: "ink", MUTED: "muted", GRID: "line", PAPER: "paper", SERIES: "series", LIMIT: "limit"}
+INK, MUTED, GRID, PAPER = "var(--ink)", "var(--muted)", "var(--line)", "var(--paper)"
+SERIES, LIMIT = "var(--series)", "var(--limit)"
+SYMBOLS, HOLLOW = ("●", "■", "◆", "▲", "▼", "✚"), ("○", "□", "◇", "△", "▽", "✚")  # of `SHAPES`, in a caption
+SHAPES = (
+    "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0 -7 0z",
+    "M-3.5 -3.5h7v7h-7z",
+    "M0 -4.8L4.8 0L0 4.8L-4.8 0z",
+    "M0 -3.5L3.5 3.5h-7z",
+    "M0 3.5L3.5 -3.5h-7z",
+    "M-1.2 -3.5h2.4v2.3h2.3v2.4h-2.3v2.3h-2.4v-2.3h-2.3v-2.4h2.3z",
+)
 
-_ELEMENTS = {"svg", "g", "defs", "path", "use", "text", "tspan", "clipPath", "rect", "line", "circle"}
-_ATTRIBUTES = {
-    "id", "d", "style", "transform", "x", "y", "x1", "x2", "y1", "y2", "cx", "cy", "r", "width", "height", "points",
-    "clip-path", "viewBox", "href",
-}  # fmt: skip
-_FONT = re.compile(r"font: (?P<weight>(?:bold |[0-9]+ )?)(?P<size>[\d.]+)px [^;\"]*")
-_LOCAL_URL = re.compile(r"url\(#([^)]*)\)")
 
+class Drawing:
+    """Lines, texts and marks in CSS pixels, y downwards; what is drawn later lies above."""
 
-def inline(document: bytes, *, prefix: str, title: str, description: str) -> str:
-    """Markup of the drawing for inline use: known elements only, identifiers prefixed, colours as CSS variables.
+    def __init__(self, width: float, height: float) -> None:
+        self._root = ElementTree.Element("svg", {"viewBox": f"0 0 {width:g} {height:g}"})
 
-    Raises `xml.etree.ElementTree.ParseError` when `document` is not well-formed.
-    """
-    root = ElementTree.fromstring(document)
-    clean = _copy(root, prefix)
-    if clean is None:
-        raise ValueError("not an SVG document")
-    for name in ("width", "height"):
-        clean.attrib.pop(name, None)
-    clean.set("role", "img")
-    clean.set("aria-labelledby", f"{prefix}title {prefix}description")
-    for position, (name, text) in enumerate((("title", title), ("desc", description))):
-        element = ElementTree.Element(name, {"id": prefix + ("title" if name == "title" else "description")})
+    def line(
+        self,
+        points: Sequence[tuple[float, float]],
+        color: str,
+        width: float = 1.0,
+        *,
+        dash: str = "none",
+        opacity: float = 1.0,
+    ) -> None:
+        """Draw straight lines from point to point."""
+        style = f"fill: none; stroke: {color}; stroke-width: {width:g}; stroke-dasharray: {dash}; opacity: {opacity:g}"
+        places = " ".join(f"{x:.2f},{y:.2f}" for x, y in points)
+        ElementTree.SubElement(self._root, "polyline", {"points": places, "style": style})
+
+    def text(
+        self, x: float, y: float, text: str, color: str, *, size: int = 11, anchor: str = "start", bold: bool = False
+    ) -> None:
+        """Write one line, centred on `y`; `anchor` is start, middle or end."""
+        style = f"fill: {color}; font-size: {size}px; text-anchor: {anchor}; dominant-baseline: central"
+        if bold:
+            style += "; font-weight: bold"
+        element = ElementTree.SubElement(self._root, "text", {"x": f"{x:.2f}", "y": f"{y:.2f}", "style": style})
         element.text = text
-        clean.insert(position, element)
-    return ElementTree.tostring(clean, encoding="unicode")
 
+    def mark(self, x: float, y: float, shape: int, color: str, *, hollow: bool = False) -> None:
+        """Draw the mark of a value, in one of `SHAPES`."""
+        style = f"fill: {PAPER if hollow else color}; stroke: {color}; stroke-width: 1.5"
+        place = {"d": SHAPES[shape % len(SHAPES)], "transform": f"translate({x:.2f} {y:.2f})"}
+        ElementTree.SubElement(self._root, "path", {**place, "style": style})
 
-def _copy(element: ElementTree.Element, prefix: str) -> ElementTree.Element | None:
-    name = _local(element.tag)
-    if name not in _ELEMENTS:
-        return None
-    copy = ElementTree.Element(name)
-    for key, value in element.attrib.items():
-        attribute = _local(key)
-        if attribute in _ATTRIBUTES:
-            cleaned = _value(attribute, value, prefix)
-            if cleaned is not None:
-                copy.set(attribute, cleaned)
-    copy.text = element.text if name in ("text", "tspan") else None
-    for child in element:
-        kept = _copy(child, prefix)
-        if kept is not None:
-            copy.append(kept)
-    return copy
-
-
-def _local(name: object) -> str:
-    """The name without its namespace; comments and processing instructions have none."""
-    return name.rsplit("}", 1)[-1] if isinstance(name, str) else ""
-
-
-def _value(attribute: str, value: str, prefix: str) -> str | None:
-    if attribute == "id":
-        return prefix + value
-    if attribute == "href":
-        return f"#{prefix}{value[1:]}" if value.startswith("#") else None
-    value = _LOCAL_URL.sub(lambda match: f"url(#{prefix}{match[1]})", value)
-    if attribute == "style":
-        value = _FONT.sub(r"font-weight: \g<weight>; font-size: \g<size>px", value).replace("font-weight: ;", "")
-        for color, variable in _VARIABLES.items():
-            value = value.replace(color, f"var(--{variable})")
-    return value.strip()
+    def markup(self, *, prefix: str, title: str, description: str) -> str:
+        """Return the markup; a screen reader reads title and description. `prefix` keeps identifiers of a page apart."""
+        self._root.set("role", "img")
+        self._root.set("aria-labelledby", f"{prefix}title {prefix}description")
+        for position, (name, identifier, text) in enumerate(
+            (("title", f"{prefix}title", title), ("desc", f"{prefix}description", description))
+        ):
+            element = ElementTree.Element(name, {"id": identifier})
+            element.text = text
+            self._root.insert(position, element)
+        return ElementTree.tostring(self._root, encoding="unicode")

@@ -19,7 +19,7 @@ from audit.report.words import (
     small,
     status_text,
 )
-from audit.results import CrrRow, Decision, UnassessedRow, VerdictStatus
+from audit.verdict.results import CrrRow, Decision, UnassessedRow, VerdictStatus
 
 CASES = "Hits / assessed / planned"
 SURVIVING = (Role.NEIGHBOUR, Role.BENIGN)  # cells of what must survive

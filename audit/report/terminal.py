@@ -16,7 +16,7 @@ from rich.text import Text
 from audit.report import sections
 from audit.report.view import Section, Table
 from audit.report.words import SYMBOLS, ascii_text, plain
-from audit.results import RunResult
+from audit.verdict.results import RunResult
 
 _STYLES = {"✓": "green", "✕": "bold red", "?": "yellow"}
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}

@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from audit.policy import Policy
 from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.report.words import NOT_AVAILABLE, limit_text, plain
-from audit.results import CrrRow, Decision, RunResult
+from audit.spec.policy import Policy
+from audit.verdict.results import ControlFinding, CrrRow, Decision, RunResult
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Index:
         ]
 
 
-def defence_name(row: CrrRow) -> str:
+def defence_name(row: CrrRow | ControlFinding) -> str:
     """The defence as a reader should see it: `none` is the un-erased backbone."""
     return "none (un-erased)" if row.defence == "none" else plain(row.defence)
 

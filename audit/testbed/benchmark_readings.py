@@ -8,11 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from audit.records import Control, Role
 from audit.report.benchmark import defences, pooled_counts
-from audit.report.controls import required
 from audit.report.reported_numbers import TOLERANCE, Pooled, reported
 from audit.report.view import Column, Index, Section, Table, perturbation_name
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, number, percent, plain
-from audit.results import CrrRow
+from audit.verdict.results import CrrRow
 
 _COUNTS = (Column("CRR", "number"), Column("Interval", "number"), Column("Hits / assessed / planned", "number"))
 
@@ -158,14 +157,15 @@ def _controls(index: Index) -> Table:
     """How many rows of each control hold what the policy asks of them, and which do not."""
     held: dict[str, Counter[bool]] = defaultdict(Counter)
     broken: dict[str, list[str]] = defaultdict(list)
-    for row in index.result.crr:
-        holds = required(index, row)[1] if row.control not in (None, Control.PERTURBED) else None
-        if holds is None:
+    for finding in index.result.verdict.controls:
+        if finding.holds is None:
             continue
-        name = CONTROLS[str(row.control)][0]
-        held[name][holds] += 1
-        if not holds:
-            broken[name].append(f"{row.subject} {_named(row.defence)} {row.scenario} by {row.detector}")
+        name = CONTROLS[finding.control][0]
+        held[name][finding.holds] += 1
+        if not finding.holds:
+            missing = " (missing)" if finding.cell_id is None else ""
+            where = f"{finding.subject} {_named(finding.defence)} {finding.scenario} by {finding.detector}"
+            broken[name].append(where + missing)
     lines = tuple(
         (name, str(found[True]), str(found[False]), plain("; ".join(broken[name])) or "none")
         for name, found in held.items()

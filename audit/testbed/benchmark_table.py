@@ -11,14 +11,14 @@ from pathlib import Path
 
 from audit import locations, run
 from audit.errors import AuditError, SpecError
-from audit.journal import Journal
-from audit.plan import KINDS, planned_keys, read_outline
+from audit.plan.document import KINDS, planned_keys, read_outline
 from audit.report import benchmark
 from audit.report.markdown import render_section
 from audit.report.view import Index
-from audit.results import RunResult
+from audit.storage.journal import Journal
 from audit.testbed import benchmark_readings
 from audit.testbed.markers import BENCHMARK, replaced
+from audit.verdict.results import RunResult
 
 README = Path(__file__).parent / "README.md"
 

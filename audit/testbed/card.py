@@ -12,10 +12,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.detectors.base import Detector
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise
+from audit.instruments.detectors.base import Detector
 from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
 from audit.testbed.card_tables import Accuracy, costs_table, counts_table, judges_table, verdict
 from audit.testbed.counting import (
@@ -36,6 +35,7 @@ from audit.testbed.markers import BENCHMARK, ERASERS, GUARDS, carry_over
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train import TRAININGS
 from audit.testbed.train_vae import reconstruction_psnr
+from audit.weights.references import resolve_model
 
 PSNR_GOAL = 30.0  # dB
 

@@ -13,14 +13,15 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from audit import detectors, identity
-from audit.backbones import Pipeline, noise_model
-from audit.detectors.base import Detector
+from audit import identity
+from audit.diffusion.guard import Conditioning
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
 from audit.erasers.produce import applied
-from audit.erasers.training import write_atomically
-from audit.guards.base import Conditioning
-from audit.sampling import initial_noise, sample
-from audit.spec import Concept, DetectorSpec
+from audit.files import write_atomically
+from audit.instruments import detectors
+from audit.instruments.detectors.base import Detector
+from audit.spec.sections import Concept, DetectorSpec
 from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
 
 HERE = Path(__file__).parent

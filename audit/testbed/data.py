@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from audit.files import write_atomically
 from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, CLASSES, COLOURS, FILLS
 from audit.testbed.scenes import IMAGE_SIDE, Scene, sample_scene
 
@@ -71,14 +73,17 @@ def load_scenes(folder: Path, count: int, *, everything: bool, split: str = "tra
         with ProcessPoolExecutor() as pool:
             rendered = list(pool.map(_render, ((split, i, everything) for i in range(count)), chunksize=250))
         images, objects, backgrounds, patches = zip(*rendered, strict=True)
-        partial = path.with_suffix(".partial.npz")
-        np.savez(
-            partial,
-            images=np.stack(images),
-            objects=np.array(objects),
-            backgrounds=np.array(backgrounds),
-            patches=np.stack(patches),
-        )
-        partial.replace(path)
+        arrays = {
+            "images": np.stack(images),
+            "objects": np.array(objects),
+            "backgrounds": np.array(backgrounds),
+            "patches": np.stack(patches),
+        }
+        write_atomically(path, lambda unfinished: _save(unfinished, arrays))
     with np.load(path) as arrays:
         return Scenes(arrays["images"], arrays["objects"], arrays["backgrounds"], arrays["patches"])
+
+
+def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+    with path.open("wb") as stream:  # by a name, numpy would add its own ending
+        np.savez(stream, allow_pickle=True, **arrays)

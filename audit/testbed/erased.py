@@ -11,9 +11,9 @@ import sys
 from pathlib import Path
 
 from audit import erasers
-from audit.erasers.base import Silent
 from audit.erasers.request import OtherArtefact, Request, fulfil, summary
-from audit.spec import Concept
+from audit.progress import Silent
+from audit.spec.sections import Concept
 from audit.testbed.captions import CLASSES
 
 ERASED = Path(__file__).parent / "erased"
@@ -54,7 +54,7 @@ def make(method: str, concept: str, folder: Path = ERASED, device: str | None = 
 def main() -> None:
     """Make what is missing or out of date."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=erasers.METHODS)
+    parser.add_argument("--methods", nargs="+", default=METHODS, choices=erasers.ERASERS.names())
     parser.add_argument("--concepts", nargs="+", default=CONCEPTS, choices=CLASSES)
     parser.add_argument("--out", type=Path, default=ERASED)
     parser.add_argument("--device")

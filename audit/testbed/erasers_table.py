@@ -17,9 +17,8 @@ import safetensors
 import safetensors.torch
 import torch
 
-from audit.backbones import load_pipeline
+from audit.diffusion.pipeline import load_pipeline
 from audit.errors import CheckpointError
-from audit.model_refs import resolve_model
 from audit.statistics import clopper_pearson
 from audit.testbed.captions import CLASSES
 from audit.testbed.counting import (
@@ -36,6 +35,7 @@ from audit.testbed.counting import (
 )
 from audit.testbed.erased import ERASED
 from audit.testbed.markers import ERASERS, replaced
+from audit.weights.references import resolve_model
 
 DECIDING = "classifier"
 CONFIDENCE = 0.95

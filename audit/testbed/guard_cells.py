@@ -14,29 +14,30 @@ import numpy.typing as npt
 import safetensors.torch
 import torch
 
-from audit import guards, identity, quality
-from audit.attacks.ddim_inversion import invert
-from audit.backbones import Pipeline, noise_model
+from audit import guards, identity
 from audit.checkpoints import ErasedModel, apply_artefact
-from audit.detectors.base import Detector, Pixels
-from audit.guards.base import Conditioning, Report
+from audit.corpus.images import degenerate, to_model_input
+from audit.diffusion.guard import Conditioning, Report
+from audit.diffusion.inversion import invert
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import NoiseModel, initial_noise, sample
 from audit.guards.building import Parts, build
-from audit.images import degenerate, to_model_input
-from audit.model_refs import resolve_model
-from audit.sampling import NoiseModel, initial_noise, sample
-from audit.spec import Concept
+from audit.instruments.detectors.base import Detector, Pixels
+from audit.instruments.quality import formulas
+from audit.spec.sections import Concept
 from audit.testbed.captions import ALL_CLASSES, CLASSES, SYNONYMS, article
 from audit.testbed.counting import class_scores
 from audit.testbed.guard_defences import Defence
 from audit.testbed.peak_memory import peak_memory
 from audit.testbed.scenes import Scene, sample_scene
+from audit.weights.references import resolve_model
 
 SCENARIOS = ("text", "latent-whitebox", "latent-blackbox")
 STEPS, GUIDANCE, PASSES, TOLERANCE, BATCH = 25, 3.0, 10, 1e-4, 16
 Numbers = dict[str, Any]
 # Beside the code that units run: what renders the scenes, and what compares the pictures made of them.
 MAKES = ("testbed/captions.py", "testbed/guard_cells.py", "testbed/scenes.py", "testbed/shapes.py")
-COMPARES = ("images.py", "quality.py", "testbed/counting.py")
+COMPARES = ("corpus/images.py", "instruments/quality/formulas.py", "testbed/counting.py")
 
 
 @functools.cache
@@ -144,7 +145,7 @@ class Bench:
             guarded_unet=lambda: self.unet(eraser),
             encode=self.pipeline.encode_text,
             encode_standard=self.pipeline.encode_text,
-            energy=lambda sha256: resolve_model("testbed/energy"),
+            model=lambda sha256: resolve_model("testbed/energy"),
         )
 
     def model(self, eraser: str | None) -> NoiseModel:
@@ -266,7 +267,7 @@ def compared(
                 changed.append((after, old, case.outside() if masked else None))
     distances = {
         name: _mean([min(distance(*one), 60.0) for one in changed])  # equal pictures have no finite PSNR
-        for name, distance in (("psnr", quality.psnr), ("ssim", quality.ssim), ("gmsd", quality.gmsd))
+        for name, distance in (("psnr", formulas.psnr), ("ssim", formulas.ssim), ("gmsd", formulas.gmsd))
     }
     numbers: Numbers = {
         "assessed": len(pairs),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from audit.spec import Guard
+from audit.spec.sections import Guard
 from audit.testbed.captions import SYNONYMS
 
 # What makes the mask specific on calibration scenes, see IreceParameters: named options, never the literal default.

@@ -16,17 +16,17 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from audit.backbones import load_pipeline
-from audit.detectors.base import Detector
+from audit.diffusion.pipeline import load_pipeline
 from audit.errors import SpecError
-from audit.model_refs import resolve_model
-from audit.spec import Guard
+from audit.instruments.detectors.base import Detector
+from audit.spec.sections import Guard
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.counting import class_scores
 from audit.testbed.erased import ERASED
 from audit.testbed.guard_cells import SCENARIOS, Bench, cases_of, generate
 from audit.testbed.guard_defences import SPECIFIC, Defence, describe, guard
 from audit.testbed.guards_table import Cells, judges_on, table
+from audit.weights.references import resolve_model
 
 SPLIT = "calibration"
 Scores = npt.NDArray[np.float64]

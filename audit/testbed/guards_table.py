@@ -20,17 +20,16 @@ import torch
 import torch.nn.functional as F
 
 from audit import guards
-from audit.backbones import load_pipeline
-from audit.detectors import build as build_detector
-from audit.detectors.base import Detector
-from audit.erasers.training import write_atomically
+from audit.corpus.images import to_model_input
+from audit.diffusion.guard import case_generator
+from audit.diffusion.pipeline import load_pipeline
+from audit.diffusion.sampling import initial_noise
+from audit.files import write_atomically
 from audit.guards import localise
-from audit.guards.base import case_generator
 from audit.guards.irece import Localiser
-from audit.images import to_model_input
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise
-from audit.spec import Concept, DetectorSpec, Guard
+from audit.instruments.detectors import build as build_detector
+from audit.instruments.detectors.base import Detector
+from audit.spec.sections import Concept, DetectorSpec, Guard
 from audit.statistics import clopper_pearson
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.counting import HERE
@@ -39,6 +38,7 @@ from audit.testbed.guard_cells import BATCH, GUIDANCE, SCENARIOS, STEPS, Bench, 
 from audit.testbed.guard_defences import Defence, defences, describe
 from audit.testbed.guard_goals import claims, goals
 from audit.testbed.markers import GUARDS, replaced
+from audit.weights.references import resolve_model
 from audit.yaml_files import load_yaml
 
 JUDGES = ("judge", "classifier")  # never `energy`, which EGLOCE descends

@@ -11,6 +11,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from audit.files import write_atomically
+
 M = TypeVar("M", bound=nn.Module)
 
 CHECKPOINT_EVERY = 250  # steps
@@ -107,8 +109,6 @@ class Training:
         self.modules.eval()
 
     def _save(self) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.path.with_suffix(".partial")
         state = {
             "modules": self.modules.state_dict(),
             "ema": self.ema,
@@ -116,5 +116,4 @@ class Training:
             "step": self.step,
             "seconds": self.seconds,
         }
-        torch.save(state, partial)
-        partial.replace(self.path)
+        write_atomically(self.path, lambda unfinished: torch.save(state, unfinished))

@@ -12,16 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from audit.testbed.captions import (
-    ALL_CLASSES,
-    BACKGROUNDS,
-    CLASSES,
-    COLOURS,
-    FILLS,
-    SYNONYMS,
-    UNLEARNED,
-    caption,
-)
+from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, CLASSES, COLOURS, FILLS, SYNONYMS, UNLEARNED, caption
 from audit.testbed.shapes import OUTLINES, coverage, placed
 
 __all__ = [

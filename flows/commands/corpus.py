@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from audit.spec import CorpusEntry, CorpusLimits
+from audit.spec.sections import CorpusEntry, CorpusLimits
 from flows.commands import options
 from flows.console import emit_json, progress_bars, say, table
 
@@ -34,9 +34,9 @@ def manifest(
     """
     from pydantic import ValidationError
 
-    from audit import corpus
-    from audit.corpus_checks import manifest_problems
+    from audit.corpus import ingest
     from audit.errors import EXIT_USAGE, SpecError
+    from audit.index.corpus_checks import manifest_problems
 
     try:
         entry = CorpusEntry.model_validate({"url": url, "concept": concept, "role": role})
@@ -50,15 +50,15 @@ def manifest(
     with progress_bars() as reporter:
         reporter.begin("collect", None, 0)
         batches = list(
-            corpus.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n), skipped=skipped)
+            ingest.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n), skipped=skipped)
         )
         reporter.end("collect")
-    found = pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
+    found = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
     errors = Counter(error for error in found["error"].to_pylist() if error)
     usable = found.num_rows - sum(errors.values())
     duplicates = found.num_rows - found["duplicate_of"].null_count
     if out:
-        corpus.write_manifest(batches, out)
+        ingest.write_manifest(batches, out)
         say(f"manifest written to {out}")
     summary = {"objects": found.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
     if skipped:

@@ -15,8 +15,8 @@ from flows.commands import options
 from flows.console import emit_json, say, table
 
 if TYPE_CHECKING:
-    from audit.consolidation import Folded
-    from audit.journal import Journal
+    from audit.index.folding import Folded
+    from audit.storage.journal import Journal
 
 app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, ask.", no_args_is_help=True)
 
@@ -24,8 +24,8 @@ app = typer.Typer(help="The DuckDB index: rebuild, consolidate, publish, list, a
 @app.command("runs")
 def runs(root: options.Root = None, as_json: options.Json = False) -> None:
     """List the runs below the root, how far each is, and which of them cannot be read."""
-    from audit.journal import Journal
-    from audit.plan import KINDS
+    from audit.plan.document import KINDS
+    from audit.storage.journal import Journal
 
     journal = Journal(locations.storage_root(root))
     done = {kind: journal.keys(kind) for kind in KINDS}
@@ -41,7 +41,7 @@ def runs(root: options.Root = None, as_json: options.Json = False) -> None:
 @app.command("rebuild")
 def rebuild(root: options.Root = None, database: options.Database = None, as_json: options.Json = False) -> None:
     """Make the index anew from the whole journal, and publish it."""
-    from audit.store import Store
+    from audit.index.store import Store
 
     place = locations.storage_root(root)
     path = locations.database_path(place, database)
@@ -60,7 +60,7 @@ def consolidate(
     as_json: options.Json = False,
 ) -> None:
     """Fold what the journal has gained into the index, and publish it: `db sql` and dashboards read published copies."""
-    from audit.store import Store
+    from audit.index.store import Store
 
     place = locations.storage_root(root)
     path = locations.database_path(place, database)
@@ -81,7 +81,7 @@ def publish(
     as_json: options.Json = False,
 ) -> None:
     """Publish a read-only copy of the index under a new name in FOLDER, for dashboards and BI tools."""
-    from audit.store import Store
+    from audit.index.store import Store
 
     place = locations.storage_root(root)
     _journal(place)
@@ -101,7 +101,7 @@ def sql(
     """Answer QUERY from the newest published copy, read-only."""
     import duckdb
 
-    from audit.store import explained, latest
+    from audit.index.store import explained, latest
 
     path = latest(locations.database_path(locations.storage_root(root), database).parent / "published")
     # The copy is opened read-only, and a query may not reach for other files or load extensions.
@@ -122,8 +122,8 @@ def sql(
 def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) -> dict[str, object]:
     """What is known of one run; one that cannot be read must not hide the others."""
     from audit.errors import JournalError
-    from audit.journal import StorageUnavailable
-    from audit.plan import planned_keys, read_outline
+    from audit.plan.document import planned_keys, read_outline
+    from audit.storage.journal import StorageUnavailable
 
     row: dict[str, object] = {"run": run_id, **dict.fromkeys(("created", "cases", "units", "complete", "problem"))}
     try:
@@ -145,7 +145,7 @@ def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) 
 def _journal(root: str) -> Journal:
     """The journal at `root`; a root without runs is a mistyped one, and an index of it would only look empty."""
     from audit.errors import JournalError
-    from audit.journal import Journal
+    from audit.storage.journal import Journal
 
     journal = Journal(root)
     if not journal.runs():

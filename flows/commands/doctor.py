@@ -27,8 +27,8 @@ def doctor(
     as_json: options.Json = False,
 ) -> int:
     """Check Python, packages, devices, disk, weights, storage and Prefect. Exit 0 unless something is a problem."""
-    from audit.doctor import examine
-    from audit.spec import load_spec
+    from audit.doctor.checks import examine
+    from audit.spec.document import load_spec
     from flows.prefect_check import check_prefect
 
     parsed = load_spec(spec) if spec else None

@@ -40,8 +40,8 @@ def export_embedding(
 ) -> None:
     """Write an embedding that RUN_ID learned to a file that diffusers' load_textual_inversion reads."""
     from audit.embedding_export import Which, export_embedding
-    from audit.journal import Journal
-    from audit.plan import read_plan
+    from audit.plan.document import read_plan
+    from audit.storage.journal import Journal
 
     journal = Journal(locations.storage_root(root))
     which = Which(concept, scenario, defence)

@@ -30,19 +30,19 @@ def inspect(
     checkpoint: Checkpoint, backbone: Backbone = None, claim: Claim = None, as_json: options.Json = False
 ) -> int:
     """Say what CHECKPOINT is, what it changes in the backbone, and what does not fit. Generates nothing."""
-    from audit.checkpoint_refs import resolve_checkpoint
     from audit.errors import CheckpointError
-    from audit.model_refs import pipeline_family, resolve_model
+    from audit.weights.checkpoints import resolve_checkpoint
+    from audit.weights.references import pipeline_family, resolve_model
 
     ref = resolve_checkpoint(checkpoint)
     model = resolve_model(backbone or "testbed")
     pipeline_family(model)
-    from audit import claims
+    from audit.checkpoints import inspection
 
     try:
-        found = claims.inspect(ref, model, claim)
+        found = inspection.inspect(ref, model, claim)
     except CheckpointError:
-        outline = None if backbone else claims.outline(ref, claim)
+        outline = None if backbone else inspection.outline(ref, claim)
         if outline is None:
             raise
         found = outline

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import shlex
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from flows.commands import options
 from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
 if TYPE_CHECKING:
-    from audit.drafting import Draft
-    from audit.plan import Plan
-    from audit.pricing import Calls, Price
-    from audit.rates import Rates
+    from audit.plan.document import Draft
+    from audit.plan.forecast import Calls, Price
+    from audit.plan.rates import Rates
+    from audit.run import Forecast
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -33,6 +32,7 @@ RatesFile = Annotated[
     Path | None,
     typer.Option("--rates", help="YAML or JSON file with rates of another machine, as `make bench-gpu` writes it."),
 ]
+Row = dict[str, object]
 MOST_PROOFS = 30  # rows that are shown one by one on a terminal; JSON always has all of them
 
 
@@ -59,30 +59,30 @@ def plan(
     parsed = load_spec(spec)
     if output not in (Format.TERMINAL, Format.JSON):
         raise SpecError(f"a plan has no {output.value} form", where="--format", next_step="use terminal or json")
-    from audit import pricing
-    from audit.drafting import draft_plan
-    from audit.journal import Journal
-    from audit.notes import warnings_to
+    from audit.plan.forecast import price as priced
+    from audit.progress import warnings_to
+    from audit.run import draft_plan
+    from audit.storage.journal import Journal
 
     stated = _stated(rate, rates, measure)
     journal = Journal(locations.storage_root(root))
     warned: list[str] = []
     with warnings_to(warned.append), progress_bars() as reporter:
         reporter.begin("collect", None, 0)
-        drafted = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
+        forecast = draft_plan(parsed, dt.datetime.now(dt.UTC), lambda done: reporter.update("collect", done))
         reporter.end("collect")
-    if measure and drafted.backbone_is_here:
-        from audit.measuring import measured_rates
+    if measure and forecast.backbone is not None:
+        from audit.plan.measuring import measured_rates
 
-        stated = measured_rates(parsed.backbone, device, batch_size)
-    price = pricing.price(drafted.plan, journal, drafted.shape, stated)
+        stated = measured_rates(forecast.backbone, device, batch_size)
+    price = priced(forecast.draft, journal, forecast.shape, stated)
     if as_json or output is Format.JSON:
-        emit_json(_document(drafted, price, warned))
+        emit_json(_document(forecast, price, warned))
     else:
-        _print(drafted, price, warned, str(spec))
-    if not drafted.gaps:
+        _print(forecast, price, warned, str(spec))
+    if not forecast.missing:
         return 0
-    say(f"error: {_missing(drafted, str(spec))}")  # not raised: the one JSON document is out already
+    say(f"error: {_missing(forecast, str(spec))}")  # not raised: the one JSON document is out already
     return EnvironmentProblem.exit_code
 
 
@@ -92,27 +92,28 @@ def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | No
         raise SpecError(
             "the forecast can use one rate only", where="--rate, --rates, --measure", next_step="give one of them"
         )
-    from audit import rate_files
+    from audit.plan import rate_files
 
     if rate is not None:
         return rate_files.stated(rate)
     return rate_files.read_rates(rates) if rates is not None else None
 
 
-def _missing(draft: Draft, spec: str) -> EnvironmentProblem:
+def _missing(forecast: Forecast, spec: str) -> EnvironmentProblem:
     """One message that lists everything that keeps the audit from running here, each with what to do about it."""
-    count = len(draft.gaps)
+    count = len(forecast.missing)
     lines = [f"this audit cannot run here yet: {count} thing{'s are' if count != 1 else ' is'} missing or unusable"]
-    for gap in draft.gaps:
-        lines += [f"  - {gap.kind}: {gap.what}", f"    where: {gap.where}", f"    next:  {gap.next_step}"]
+    for problem in forecast.missing:
+        lines += [f"  - {problem.kind}: {problem.what}"]
+        lines += [f"    where: {problem.where}", f"    next:  {problem.next_step}"]
     again = f"get them, then run: erasure-audit plan {shlex.quote(spec)}"
     return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
-def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
-    from audit.planning import plan_size
+def _document(forecast: Forecast, price: Price, warned: list[str]) -> Row:
+    from audit.plan.planner import plan_size
 
-    plan = draft.plan
+    plan = forecast.draft
     return {
         "name": plan.name,
         "size": plan_size(plan),
@@ -128,11 +129,11 @@ def _document(draft: Draft, price: Price, warned: list[str]) -> dict[str, Any]:
         "assumptions": list(price.assumptions),
         "proofs": _proofs(plan),
         "warnings": warned,
-        "missing": [dataclasses.asdict(gap) for gap in draft.gaps],
+        "missing": [problem.as_row() for problem in forecast.missing],
     }
 
 
-def _erasers(plan: Plan) -> dict[str, str]:
+def _erasers(plan: Draft) -> dict[str, str]:
     """Defence -> which erased weights it stands on, of those that have any."""
     concepts = [concept.name for concept in plan.spec.concepts]
     each = f"{len(concepts)} model{'s' * (len(concepts) != 1)}, one for each concept ({', '.join(concepts)})"
@@ -149,7 +150,7 @@ def _calls(calls: Calls) -> dict[str, int]:
     return {"low": round(calls.low), "expected": round(calls.expected), "high": round(calls.high)}
 
 
-def _work_rows(price: Price) -> list[dict[str, Any]]:
+def _work_rows(price: Price) -> list[Row]:
     return [
         {
             "units": work.kind,
@@ -164,14 +165,14 @@ def _work_rows(price: Price) -> list[dict[str, Any]]:
     ]
 
 
-def _proofs(plan: Plan) -> list[dict[str, Any]]:
+def _proofs(plan: Draft) -> list[Row]:
     """For each limited target cell: what zero hits in its cases prove, against the limit it has to stay under."""
-    from audit.gate import limit_for
     from audit.records import Role
     from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
+    from audit.verdict.gate import limit_for
 
     policy = plan.spec.gate
-    rows = []
+    rows: list[Row] = []
     for planned in plan.cells:
         cell = planned.cell
         found = limit_for(policy, cell.concept, cell.defence, cell.scenario.value)
@@ -194,20 +195,20 @@ def _proofs(plan: Plan) -> list[dict[str, Any]]:
     return rows
 
 
-def _summed(proofs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _summed(proofs: list[Row]) -> list[Row]:
     """The proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
     if len(proofs) <= MOST_PROOFS:
         return proofs
-    counts: Counter[tuple[tuple[str, Any], ...]] = Counter(
+    counts: Counter[tuple[tuple[str, object], ...]] = Counter(
         tuple((name, value) for name, value in row.items() if name not in ("concept", "defence")) for row in proofs
     )
     return [{"cells": count, **dict(row)} for row, count in counts.items()]
 
 
-def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
-    from audit.pricing import pictures_sharing
+def _print(forecast: Forecast, price: Price, warned: list[str], spec: str) -> None:
+    from audit.plan.forecast import pictures_sharing
 
-    plan = draft.plan
+    plan = forecast.draft
     print(f"{plan.name}: {len(plan.cells)} cells, {plan.cases.num_rows:,} cases")
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
     for defence, weights in _erasers(plan).items():
@@ -226,13 +227,13 @@ def _print(draft: Draft, price: Price, warned: list[str], spec: str) -> None:
     print(f"time        {_time(price)}")
     for assumption in price.assumptions:
         print(f"  - {assumption}")
-    if not draft.backbone_is_here:
+    if forecast.backbone is None:
         print("  - backbone: its files are not here, so sizes are those of Stable Diffusion v1.x")
     proofs = _proofs(plan)
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
         table(_summed(proofs))
-    if not draft.gaps:
+    if not forecast.missing:
         print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
 
 

@@ -11,19 +11,18 @@ import yaml
 from pydantic import ValidationError
 
 from audit import locations
-from audit.detectors.base import check_threshold
 from audit.errors import SpecError
-from audit.foreign import ForeignError
-from audit.policy import Policy
-from audit.spec_base import extreme_numbers
+from audit.files import ForeignError
+from audit.spec.base import extreme_numbers
+from audit.spec.policy import Policy
 from audit.yaml_files import read_yaml, reason
 from flows.commands import options
 from flows.console import Format
-from flows.verdicts import exit_code, print_result
+from flows.verdicts import print_result
 
 if TYPE_CHECKING:
-    from audit.plan import Outline
-    from audit.results import RunResult
+    from audit.plan.document import Outline
+    from audit.verdict.results import RunResult
 
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")]
@@ -46,7 +45,7 @@ def report(
 ) -> int:
     """Write the reports of RUN_ID again and print its verdict."""
     from audit import run as steps
-    from audit.disclosure import record_disclosure
+    from audit.storage.disclosure import record_disclosure
 
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, None)
@@ -56,7 +55,7 @@ def report(
         record_disclosure(journal, run_id, str(folder), dt.datetime.now(dt.UTC))
     files = steps.report(journal, result, folder, show_sensitive=show_sensitive)
     print_result(result, files, Format.JSON if as_json else output, root)
-    return exit_code(result)
+    return result.verdict.status.exit_code
 
 
 def gate(
@@ -71,7 +70,7 @@ def gate(
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     print_result(result, {}, Format.JSON if as_json else output, root)
-    return exit_code(result)
+    return result.verdict.status.exit_code
 
 
 def load_policy(path: Path) -> Policy:
@@ -104,7 +103,7 @@ def load_policy(path: Path) -> Policy:
 def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
     """The result of a run from a fresh copy of the index, which takes in what was journalled since."""
     from audit import run as steps
-    from audit.plan import read_outline
+    from audit.plan.document import read_outline
 
     journal = steps.open_journal(root)
     stored = read_outline(journal, run_id)
@@ -116,6 +115,8 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
 def _check_policy(policy: Policy, plan: Outline) -> None:
     """Return when the run can answer the policy; raises `SpecError` or `DetectorError`."""
+    from audit.instruments.detectors.base import check_threshold
+
     unknown = plan.unknown_names(policy)
     if unknown:
         raise SpecError(

@@ -14,13 +14,14 @@ import typer
 
 from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, AuditError, Interrupted
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
 from flows.console import Format, emit_json, progress_bars, say
-from flows.verdicts import exit_code, print_result
+from flows.verdicts import print_result
 
 if TYPE_CHECKING:
+    from audit.spec.document import Spec
     from tasks.context import Settings
     from tasks.units import StageReport
 
@@ -54,7 +55,8 @@ def run(
     from audit.run import new_run_id
 
     run_id = new_run_id(parsed.name, dt.datetime.now(dt.UTC))
-    return _audit(str(spec), root, run_id, chosen, Format.JSON if as_json else output, exit_zero, verbose)
+    form = Format.JSON if as_json else output
+    return _audit(str(spec), root, run_id, chosen, form, exit_zero, verbose, parsed)
 
 
 def resume(
@@ -138,15 +140,21 @@ def _audit(
     output: Format,
     exit_zero: bool,
     verbose: bool,
+    parsed: Spec | None = None,
 ) -> int:
-    say(f"run {run_id} in {locations.storage_root(root)}")
+    place = locations.storage_root(root)
+    say(f"run {run_id} in {place}")
     with flow_of(run_id, root, verbose):
-        from flows.audit import audit
+        from flows.audit import Finished, audit
+        from tasks.context import keep_spec
 
+        if parsed is not None:
+            keep_spec(place, run_id, parsed)
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
+    assert isinstance(finished, Finished)  # the data of the flow's state
     _tell_failures(finished.stages)
     print_result(finished.result, finished.reports, output, root)
-    return 0 if exit_zero else exit_code(finished.result)
+    return 0 if exit_zero else finished.result.verdict.status.exit_code
 
 
 @contextlib.contextmanager
@@ -184,7 +192,8 @@ def _import_what_flows_need() -> None:
     """Import what takes seconds and nearly every run uses."""
     import flows.audit
     import flows.work  # noqa: F401
-    from audit import validation, worker  # noqa: F401
+    from audit.compute import worker  # noqa: F401
+    from audit.index import validation
 
     validation.prepare()
 

@@ -29,9 +29,9 @@ def scenes(
     as_json: options.Json = False,
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
-    from audit.corpus_errors import explain
+    from audit.locations import has_credentials, redact
+    from audit.storage.errors import explain_source
     from audit.testbed.scenes import write_corpus
-    from audit.urls import has_credentials, redact
 
     if has_credentials(url):
         raise AuditError(
@@ -43,7 +43,7 @@ def scenes(
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
     except Exception as error:  # boto's packages are told by name, so that a local folder need not import them
         if isinstance(error, OSError) or type(error).__module__.startswith(("botocore", "aiobotocore")):
-            raise explain(error, redact(url)) from error
+            raise explain_source(error, redact(url)) from error
         raise
     if as_json:
         emit_json({"url": url, "class": cls, "written": len(written)})

@@ -11,7 +11,7 @@ import yaml
 
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
-from audit.spec import load_spec
+from audit.spec.document import load_spec
 from audit.yaml_files import load_yaml, reason
 from flows.commands import options
 from flows.commands.run import flow_of
@@ -46,13 +46,13 @@ def irece(
     verbose: options.Verbose = False,
 ) -> None:
     """Sweep IRECE's parameters on the calibration split and write the best, with the frontier of CRR and quality."""
-    from audit import frontier, tuning
+    from audit.tuning import candidates, choice
 
     parsed = load_spec(spec)
-    request = tuning.Request("irece", concept, defence, scenario, _grid(sweep, tuning.DEFAULT_GRID), cases)
-    trial, tried = tuning.calibration_spec(parsed, request)
-    splits = tuning.splits_of(parsed)
-    goal = tuning.target(parsed, request) if crr_max is None else crr_max
+    request = candidates.Request("irece", concept, defence, scenario, _grid(sweep, candidates.DEFAULT_GRID), cases)
+    trial, tried = candidates.calibration_spec(parsed, request)
+    splits = candidates.splits_of(parsed)
+    goal = candidates.target(parsed, request) if crr_max is None else crr_max
     place = locations.storage_root(root)
     trial_path = out.with_suffix(".audit.yaml")
     _write(trial_path, trial.model_dump(mode="json"))
@@ -61,17 +61,18 @@ def irece(
     run_id = new_run_id(trial.name, dt.datetime.now(dt.UTC))
     say(f"{len(tried)} candidates, run {run_id} in {place}")
     with flow_of(run_id, root, verbose):
-        from flows.audit import audit
+        from flows.audit import Finished, audit
         from tasks.context import Settings
 
         settings = Settings(device=device, batch_size=batch_size)
         finished = audit(str(trial_path), root=root, run_id=run_id, settings=settings)
-    from audit.journal import Journal
-    from audit.plan import read_plan
+    assert isinstance(finished, Finished)  # the data of the flow's state
+    from audit.plan.document import read_plan
+    from audit.storage.journal import Journal
 
     journal = Journal(place)
-    found = frontier.points(finished.result, read_plan(journal, run_id), journal, tried)
-    document = frontier.evidence(request, found, goal, splits, run_id)
+    found = choice.points(finished.result, read_plan(journal, run_id), journal, tried)
+    document = choice.evidence(request, found, goal, splits, run_id)
     _write(out, document)
     if as_json:
         emit_json(document)

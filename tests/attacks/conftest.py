@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline, load_pipeline
-from audit.model_refs import resolve_model
+from audit.diffusion.pipeline import Pipeline, load_pipeline
+from audit.weights.references import resolve_model
 from tests.attacks.loras import State
 
 

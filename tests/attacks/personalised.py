@@ -9,13 +9,13 @@ from typing import Any
 from safetensors.torch import save_file
 
 from audit import run
-from audit.backbones import Pipeline
 from audit.checkpoints.personal import Change, read_change
+from audit.checkpoints.personalisation import resolve_personalisation
 from audit.checkpoints.tensors import backbone_modules
-from audit.drafting import draft_plan
-from audit.personalisation import resolve_personalisation
-from audit.plan import Plan, read_plan
-from audit.spec import load_spec
+from audit.diffusion.pipeline import Pipeline
+from audit.plan.document import Draft, Plan, read_plan
+from audit.run import draft_plan
+from audit.spec.document import load_spec
 from tests.attacks.loras import State
 from tests.flows.audits import plan_run, tiny_spec
 
@@ -41,8 +41,8 @@ def spec_with(folder: Path, pipeline: Path, path: Path | str, **fields: Any) -> 
     return tiny_spec(folder, pipeline, scenarios=[text, scenario(path, **fields)])
 
 
-def draft(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
+def draft(path: Path) -> Draft:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
 
 
 def planned(path: Path, root: Path) -> Plan:

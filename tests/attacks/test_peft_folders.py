@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from audit.backbones import Pipeline
+from audit.checkpoints.personalisation import resolve_personalisation
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
-from audit.personalisation import resolve_personalisation
 from tests.attacks import loras
 from tests.attacks.loras import State
 from tests.attacks.personalised import change_of, written

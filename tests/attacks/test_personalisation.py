@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import load
 
 from audit import guards, run
-from audit.backbones import Pipeline, noise_model
 from audit.checkpoints.apply import apply_artefact, with_changes
+from audit.compute.models import Models
+from audit.compute.personalised import with_personalisation
+from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import CheckpointError, SpecError
 from audit.guards.irece import Irece
-from audit.journal import Journal
-from audit.models import Models
-from audit.plan import KINDS, Plan, read_plan
-from audit.pricing import calls_of
-from audit.spec import Guard
+from audit.plan.document import KINDS, Plan, read_plan
+from audit.plan.forecast import calls_of
+from audit.plan.identities import Personalisation
+from audit.records import ResolvedGuard
+from audit.spec.sections import Guard
+from audit.storage.journal import Journal
 from tests.attacks import loras
 from tests.attacks.loras import State
 from tests.attacks.personalised import change_of, draft, planned, scenario, spec_with, written
@@ -52,7 +55,7 @@ def test_the_same_prompt_and_seed_give_other_pictures_with_it_on_the_defence_and
 ) -> None:
     plan, journal = finished
     (unit,) = plan.units_of("attack")
-    assert unit.identity["model"] is None and calls_of(unit).high == 0
+    assert unit.identity.model is None and calls_of(unit).high == 0
     assert not any(plan.pending(kind, journal) for kind in KINDS)
     made = {
         (box, defence): pictures(plan, journal, box, defence)
@@ -62,8 +65,7 @@ def test_the_same_prompt_and_seed_give_other_pictures_with_it_on_the_defence_and
     assert len({picture for found in made.values() for picture in found}) == 8
     report = json.loads(journal.read("attack", unit.key).to_pylist()[0]["report"])
     assert (
-        report["summary"].startswith("a LoRA of rank 2 on")
-        and report["sha256"] == unit.identity["parameters"]["sha256"]
+        report["summary"].startswith("a LoRA of rank 2 on") and report["sha256"] == unit.identity.parameters["sha256"]
     )
 
 
@@ -78,7 +80,7 @@ def test_a_resumed_run_makes_what_is_missing_and_a_changed_file_is_refused(
         for unit in plan.pending(kind, journal):
             worker.run(unit)
     assert not plan.pending("attack", journal)
-    waiting = [u for u in plan.pending("generate", journal) if u.identity.get("personalisation")]
+    waiting = [u for u in plan.pending("generate", journal) if u.identity.personalisation]
     assert len(waiting) == 2
     assert run.worker(plan, journal, device="cpu").run(waiting[0]).unassessed == 0
     loras.write_lora(path, unet, seed=1)
@@ -86,7 +88,7 @@ def test_a_resumed_run_makes_what_is_missing_and_a_changed_file_is_refused(
         run.worker(plan, journal, device="cpu").run(waiting[1])
     loras.write_lora(path, unet)
     assert run.worker(plan, journal, device="cpu").run(waiting[1]).unassessed == 0
-    assert not [u for u in plan.pending("generate", journal) if u.identity.get("personalisation")]
+    assert not [u for u in plan.pending("generate", journal) if u.identity.personalisation]
 
 
 def noise(pipeline: Pipeline, model: Any) -> torch.Tensor:
@@ -131,9 +133,9 @@ def test_dreambooth_adds_its_difference_to_the_model_it_was_trained_from(
     (erase,) = plan.units_of("erase")
     worker.run(erase)
     (attack,) = plan.units_of("attack")
-    assert attack.identity["model"] is None and worker.run(attack).unassessed == 0
+    assert attack.identity.model is None and worker.run(attack).unassessed == 0
     changed = next(iter(load(journal.blob("erase", erase.key))))
-    personal = worker.models.personalised({**attack.identity["parameters"], "base": None})
+    personal = with_personalisation(worker.models, Personalisation(**attack.identity.parameters, base=None))
     erased = weights(worker.models, erase.key, changed)
     assert not torch.equal(erased, unet[changed])
     assert torch.allclose(weights(personal, erase.key, changed), erased + 0.1, atol=1e-6)
@@ -145,9 +147,9 @@ def test_dreambooth_adds_its_difference_to_the_model_it_was_trained_from(
     plan = planned(spec_with(tmp_path, tiny_folder, white, box="whitebox"), root)
     worker = run.worker(plan, journal, device="cpu")
     (attack,) = plan.units_of("attack")
-    assert attack.identity["model"] == erase.key and attack.depends == (erase.key,)
+    assert attack.identity.model == erase.key and attack.depends == (erase.key,)
     assert worker.run(attack).unassessed == 0
-    personal = worker.models.personalised({**attack.identity["parameters"], "base": erase.key})
+    personal = with_personalisation(worker.models, Personalisation(**attack.identity.parameters, base=erase.key))
     assert torch.allclose(weights(personal, erase.key, changed), started[changed] + 0.2, atol=1e-6)
     assert torch.allclose(weights(personal, None, changed), unet[changed] + 0.2, atol=1e-6)
 
@@ -184,14 +186,14 @@ def test_a_personalised_text_encoder_reads_the_prompts_and_the_backbone_stays_as
     plan = planned(spec_with(tmp_path, tiny_folder, path), tmp_path / "runs")
     (attack,) = plan.units_of("attack")
     models = run.worker(plan, run.open_journal(str(tmp_path / "runs")), device="cpu").models
-    personal = models.personalised({**attack.identity["parameters"], "base": None})
-    assert personal is models.personalised({**attack.identity["parameters"], "base": None})
-    assert models.personalised(None) is models
+    personal = with_personalisation(models, Personalisation(**attack.identity.parameters, base=None))
+    assert personal is with_personalisation(models, Personalisation(**attack.identity.parameters, base=None))
+    assert with_personalisation(models, None) is models
     before = models.states(["a ring"])
     assert not torch.allclose(personal.states(["a ring"]), before, atol=1e-4)
     assert torch.equal(models.reader(None).encode_text(["a ring"])[0], before[0])
     guard = {"name": "irece", "parameters": {}}
-    (made,) = personal.guards([guards.resolve(Guard.model_validate(guard), plan.spec.concept("ring"))])
+    (made,) = personal.guards([ResolvedGuard(**guards.resolve(Guard.model_validate(guard), plan.spec.concept("ring")))])
     assert isinstance(made, Irece)
     assert made._localiser._unet is models._unet(None, "float32")  # the defender's own standard model
     assert torch.equal(made._localiser._encode(["a ring"]), before)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audit.backbones import Pipeline
-from audit.drafting import draft_plan
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError, SpecError
-from audit.spec import load_spec
+from audit.run import draft_plan
+from audit.spec.document import load_spec
 from tests.attacks import loras
 from tests.attacks.loras import State
 from tests.attacks.personalised import change_of, draft, planned, spec_with, written
@@ -162,8 +162,8 @@ def test_a_file_that_is_not_there_is_a_gap_of_the_forecast(tmp_path: Path, tiny_
     found = draft_plan(
         load_spec(spec_with(tmp_path, tiny_folder, tmp_path / "no.safetensors")), dt.datetime.now(dt.UTC)
     )
-    assert [gap.kind for gap in found.gaps] == ["checkpoint"]
-    assert len(list(found.plan.units_of("attack"))) == 1
+    assert [gap.kind for gap in found.missing] == ["checkpoint"]
+    assert len(list(found.draft.units_of("attack"))) == 1
 
 
 def test_identity_follows_the_content_and_never_the_path(tmp_path: Path, tiny_folder: Path, unet: State) -> None:

@@ -16,20 +16,20 @@ from audit.attacks import ring_a_bell
 from audit.attacks.parameters import RingABellParameters
 from audit.attacks.ring_a_bell import Space, State
 from audit.attacks.ring_a_bell_unit import best_prompt, encoder_of, space_of, target_of
-from audit.backbones import Pipeline, load_pipeline
-from audit.drafting import draft_plan
-from audit.erasers.base import Session
+from audit.compute.models import Models
+from audit.compute.stages.attack import run_attack
+from audit.diffusion.pipeline import Pipeline, load_pipeline
 from audit.errors import SpecError
+from audit.index.queries import read_result
+from audit.index.store import latest
 from audit.locations import database_path
-from audit.model_refs import resolve_model
-from audit.models import Models
-from audit.plan import KINDS, Plan, read_plan
-from audit.reading import read_result
+from audit.plan.document import KINDS, Draft, Plan, read_plan
+from audit.progress import Session
 from audit.report import html
 from audit.report.attacking import attacks
-from audit.spec import load_spec
-from audit.stages.attack import run_attack
-from audit.store import latest
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run, tiny_spec
 
 TESTBED = RingABellParameters.model_validate(RingABellParameters.PRESETS["testbed"])
@@ -187,8 +187,8 @@ def spec_of(folder: Path, pipeline: Path, **scenario: Any) -> Path:
     ])  # fmt: skip
 
 
-def drafted(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
+def drafted(path: Path) -> Draft:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_one_search_for_each_prompt_serves_every_defence(finished: tuple[Plan, P
     journal = run.open_journal(str(root))
     assert not any(plan.pending(kind, journal) for kind in KINDS)
     units = list(plan.units_of("attack"))
-    assert len(units) == 2 and all(unit.identity["model"] is None for unit in units)
+    assert len(units) == 2 and all(unit.identity.model is None for unit in units)
     cases = [row for row in plan.cases.to_pylist() if row["attack_key"]]
     assert {row["attack_key"] for row in cases} == {unit.key for unit in units}
     assert [row["attack_item"] for row in cases[:5]] == [f"prompt-{i % 2}" for i in range(5)]
@@ -234,7 +234,7 @@ def test_a_search_without_numbers_ends_unassessed(finished: tuple[Plan, Path]) -
     with torch.no_grad():
         models.pipeline.text_encoder.final_layer_norm.weight.fill_(float("nan"))
     unit = next(plan.units_of("attack"))
-    table, _ = run_attack(unit, models, lambda item: None, 4)  # type: ignore[arg-type,return-value]
+    table, _ = run_attack(unit.identity, models, lambda item: None, 4)  # type: ignore[arg-type,return-value]
     (row,) = table.to_pylist()
     assert row["status"] != "ok" and row["prompt"] is None and row["error"]
 
@@ -246,7 +246,7 @@ def test_an_interrupted_unit_goes_on_where_it_stopped(finished: tuple[Plan, Path
     unit = next(plan.units_of("attack"))
     session = Session(folder=tmp_path, checkpoint_seconds=0.0)
     (tmp_path / "prompt-0.search").write_bytes(b"torn")
-    table, _ = run_attack(unit, models, lambda item: None, 4, session)  # type: ignore[arg-type,return-value]
+    table, _ = run_attack(unit.identity, models, lambda item: None, 4, session)  # type: ignore[arg-type,return-value]
     assert table.to_pylist() == journal.read("attack", unit.key).to_pylist()
     assert not list(tmp_path.iterdir())
 

@@ -9,20 +9,20 @@ import pytest
 import torch
 from PIL import Image
 
-from audit.attacks import methods
+from audit.attacks import registry
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import found as what_was_found
 from audit.attacks.training_prompts import Prompts
-from audit.backbones import load_pipeline
 from audit.checkpoints import apply_artefact
-from audit.erasers.base import Session
-from audit.guards.base import Conditioning
-from audit.images import to_model_input
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
+from audit.corpus.images import to_model_input
+from audit.diffusion.guard import Conditioning
+from audit.diffusion.pipeline import load_pipeline
+from audit.diffusion.sampling import initial_noise, sample
+from audit.progress import Session
 from audit.testbed import counting
 from audit.testbed.scenes import write_corpus
+from audit.weights.references import resolve_model
 
 SEEDS = list(range(8))
 
@@ -30,7 +30,7 @@ SEEDS = list(range(8))
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_learned_embedding_brings_the_ring_back_through_uce(tmp_path: Path) -> None:
-    p = methods.parse("textual-inversion", {}, "testbed")
+    p = registry.parse("textual-inversion", {}, "testbed")
     assert isinstance(p, TextualInversionParameters)
     pipeline = load_pipeline(resolve_model("testbed"), torch.device("cpu"))
     model = apply_artefact(pipeline, str(counting.HERE / "erased" / "uce-ring")).noise_model()

@@ -12,23 +12,23 @@ import safetensors.torch
 import torch
 
 from audit import run
-from audit.attacks import methods
+from audit.attacks import registry
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.textual_inversion import found
 from audit.attacks.training_prompts import Prompts
-from audit.backbones import Pipeline, noise_model
 from audit.checkpoints import ErasedModel
-from audit.corpus_errors import SourceUnavailable
-from audit.drafting import draft_plan
-from audit.erasers.base import Session
-from audit.erasers.receler_adapter import nested
+from audit.checkpoints.receler_adapter import nested
+from audit.compute.stages.attack import run_attack
+from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
-from audit.plan import Plan, read_plan
-from audit.pricing import calls_of
+from audit.plan.document import Draft, read_plan
+from audit.plan.forecast import calls_of
+from audit.progress import Session
 from audit.records import Status
-from audit.spec import load_spec
-from audit.stages.attack import run_attack
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.storage.errors import SourceUnavailable
 from tests.checkpoints.files import adapters
 from tests.flows.audits import plan_run, tiny_spec
 
@@ -174,8 +174,8 @@ def both(folder: Path, pipeline: Path, **fields: Any) -> Path:
     )
 
 
-def draft(path: Path) -> Plan:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).plan
+def draft(path: Path) -> Draft:
+    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
 
 
 def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_backbone(
@@ -185,7 +185,7 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
     journal = run.open_journal(str(tmp_path / "runs"))
     plan = read_plan(journal, run_id)
     (erase,) = plan.units_of("erase")
-    units = {unit.identity["model"]: unit for unit in plan.units_of("attack")}
+    units = {unit.identity.model: unit for unit in plan.units_of("attack")}
     assert set(units) == {None, erase.key} and units[erase.key].depends == (erase.key,)
     worker, blobs = run.worker(plan, journal, device="cpu"), []
     for unit in (erase, *units.values()):
@@ -216,10 +216,10 @@ def test_white_box_learning_goes_through_recelers_adapters(
     worker = run.worker(plan, journal, device="cpu")
     (erase,) = plan.units_of("erase")
     worker.run(erase)
-    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity["model"] == erase.key)
+    (unit,) = (unit for unit in plan.units_of("attack") if unit.identity.model == erase.key)
 
     def embedding() -> torch.Tensor:
-        _, blob = run_attack(unit, worker.models, lambda item: worker._read(item, worker._corpus), 8)
+        _, blob = run_attack(unit.identity, worker.models, worker._read_corpus, 8)
         assert blob is not None
         return safetensors.torch.load(blob)["lr-0.1"]
 
@@ -244,7 +244,7 @@ def test_storage_that_does_not_answer_ends_the_unit_and_is_no_result_of_the_atta
 
     models = run.worker(plan, journal, device="cpu").models
     with pytest.raises(SourceUnavailable):
-        run_attack(unit, models, silent, 2)
+        run_attack(unit.identity, models, silent, 2)
 
 
 @pytest.mark.parametrize(
@@ -281,6 +281,6 @@ def test_the_concepts_own_word_is_no_beginning(tmp_path: Path, tiny_folder: Path
 
 def test_presets_are_valid_and_rates_are_tried_once() -> None:
     for preset in TextualInversionParameters.PRESETS:
-        methods.parse("textual-inversion", {}, preset)
+        registry.parse("textual-inversion", {}, preset)
     with pytest.raises(SpecError, match="tried once"):
-        methods.parse("textual-inversion", {"learning_rates": [0.1, 0.1]})
+        registry.parse("textual-inversion", {"learning_rates": [0.1, 0.1]})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import json
 from pathlib import Path
@@ -15,22 +16,23 @@ from diffusers import StableDiffusionPipeline
 
 from audit import run
 from audit.attacks.embedding_files import check_embedding, write_embedding
-from audit.checks import run_checks
-from audit.corpus import MANIFEST_SCHEMA
-from audit.drafting import draft_plan
+from audit.compute.stages.attacked import Refused, prompt_of
+from audit.corpus.ingest import MANIFEST_SCHEMA
+from audit.diffusion.placeholder_tokens import Vocabulary
 from audit.errors import SpecError
-from audit.journal import SCHEMAS, Journal
-from audit.learned import Vocabulary
-from audit.model_refs import resolve_model
-from audit.plan import KINDS, Plan, read_plan
-from audit.pricing import calls_of
-from audit.reading import read_result
-from audit.records import Unit
+from audit.index.checks import run_checks
+from audit.index.queries import read_result
+from audit.index.store import latest
+from audit.plan.document import KINDS, Draft, Plan, read_plan
+from audit.plan.forecast import calls_of
+from audit.plan.identities import Unit
 from audit.report.attacking import attacks
-from audit.spec import load_spec
-from audit.stages.attacked import Refused, prompt_of
-from audit.store import latest
+from audit.run import draft_plan
+from audit.spec.document import load_spec
+from audit.storage.journal import SCHEMAS, Journal
+from audit.weights.references import resolve_model
 from flows.cli import main
+from tests import synthetic
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 SAMPLER = {"steps": 2, "guidance": 3.0}
@@ -59,7 +61,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tup
 def test_one_unit_serves_the_backbone_and_every_defence(finished: tuple[Plan, Journal, Path]) -> None:
     plan, journal, _ = finished
     (unit,) = plan.units_of("attack")
-    assert unit.rows == 1 and unit.depends == () and unit.identity["model"] is None
+    assert unit.rows == 1 and unit.depends == () and unit.identity.model is None
     cases = [row for row in plan.cases.to_pylist() if row["attack_key"]]
     assert {row["attack_key"] for row in cases} == {unit.key} and len(cases) == 2 * 3
     generated = {row["unit_key"] for row in cases}
@@ -71,14 +73,14 @@ def test_one_unit_serves_the_backbone_and_every_defence(finished: tuple[Plan, Jo
 def test_the_embedding_makes_other_pictures_than_its_prompt_without_it(finished: tuple[Plan, Journal, Path]) -> None:
     plan, journal, _ = finished
     (unit,) = plan.units_of("attack")
-    case = next(row for row in plan.cases.to_pylist() if row["attack_key"])
+    case = next(case for made in plan.units_of("generate") for case in plan.cases_of(made.key) if case.attack_key)
     vocabulary = Vocabulary()
     prompt = prompt_of(case, journal, vocabulary)
     assert isinstance(prompt, str) and prompt.startswith("a photo of a <learned-")
     assert torch.equal(vocabulary.vectors(prompt.split()[-1]), vectors())
-    rows = journal.read("generate", case["unit_key"]).to_pylist()
+    rows = journal.read("generate", case.unit_key).to_pylist()
     assert [row["status"] for row in rows] == ["ok"] * len(rows)
-    assert unit.key != case["unit_key"]
+    assert unit.key != case.unit_key
 
 
 def test_the_index_and_the_report_say_what_was_searched_for(finished: tuple[Plan, Journal, Path]) -> None:
@@ -103,7 +105,7 @@ def test_the_index_and_the_report_say_what_was_searched_for(finished: tuple[Plan
 def written(journal: Journal, plan: Plan, **row: Any) -> Unit:
     """The plan's attack unit, journalled with a row as given."""
     (unit,) = plan.units_of("attack")
-    full = {**dict.fromkeys(SCHEMAS["attack"].names), "item": unit.identity["items"][0], "status": "ok", **row}
+    full = {**dict.fromkeys(SCHEMAS["attack"].names), "item": unit.identity.items[0], "status": "ok", **row}
     import pyarrow as pa
 
     journal.write("attack", unit.key, pa.Table.from_pylist([full], SCHEMAS["attack"]), {"identity": {}})
@@ -148,11 +150,11 @@ def test_a_found_prompt_replaces_the_mark_or_is_the_prompt(tmp_path: Path, tiny_
     journal = run.open_journal(str(tmp_path / "runs"))
     plan = read_plan(journal, run_id)
     unit = written(journal, plan, prompt="odd words")
-    case = {"prompt": "a photo of {attack}", "attack_key": unit.key, "attack_item": "best"}
+    case = synthetic.case(0, prompt="a photo of {attack}", attack_key=unit.key, attack_item="best")
     assert prompt_of(case, journal, Vocabulary()) == "a photo of odd words"
-    assert prompt_of({**case, "prompt": None}, journal, Vocabulary()) == "odd words"
-    assert prompt_of({**case, "attack_key": None}, journal, Vocabulary()) == "a photo of {attack}"
-    assert isinstance(prompt_of({**case, "attack_item": "other"}, journal, Vocabulary()), Refused)
+    assert prompt_of(dataclasses.replace(case, prompt=None), journal, Vocabulary()) == "odd words"
+    assert prompt_of(dataclasses.replace(case, attack_key=None), journal, Vocabulary()) == "a photo of {attack}"
+    assert isinstance(prompt_of(dataclasses.replace(case, attack_item="other"), journal, Vocabulary()), Refused)
 
 
 def test_an_attack_that_failed_before_its_pictures_were_made_again_is_found_by_a_check(
@@ -171,9 +173,9 @@ def test_an_attack_that_failed_before_its_pictures_were_made_again_is_found_by_a
     assert (before.status, after.status) == ("passed", "failed")
 
 
-def draft(path: Path) -> Plan:
+def draft(path: Path) -> Draft:
     spec, now = load_spec(path), dt.datetime.now(dt.UTC)
-    return draft_plan(spec, now).plan
+    return draft_plan(spec, now).draft
 
 
 BAD_FILES = [
@@ -275,11 +277,11 @@ def test_the_cases_of_a_bad_file_are_counted_unassessed_to_the_end(
 def test_an_absent_file_joins_what_is_missing_and_stops_the_run(tmp_path: Path, tiny_folder: Path) -> None:
     spec = load_spec(two_concepts(tmp_path, tiny_folder, tmp_path / "nowhere.bin"))
     found = draft_plan(spec, dt.datetime.now(dt.UTC))
-    (gap,) = found.gaps
+    (gap,) = found.missing
     assert (gap.kind, gap.where) == ("embedding", str(tmp_path / "nowhere.bin")) and gap.next_step
-    assert found.plan.cases["problem"].null_count == found.plan.cases.num_rows
+    assert found.draft.cases["problem"].null_count == found.draft.cases.num_rows
     with pytest.raises(SpecError, match="cannot be read"):
-        run.draft(spec, "r", "2026-01-01T00:00:00+00:00", MANIFEST_SCHEMA.empty_table())
+        run.unstored_plan(spec, "r", "2026-01-01T00:00:00+00:00", MANIFEST_SCHEMA.empty_table())
 
 
 def test_another_file_is_another_unit_and_a_changed_one_is_refused(tmp_path: Path, tiny_folder: Path) -> None:

@@ -22,14 +22,14 @@ import duckdb
 import torch
 
 from audit import locations, run
-from audit.journal import Journal
-from audit.model_refs import resolve_model
-from audit.models import Models
-from audit.plan import KINDS, Plan
-from audit.results import RunResult
-from audit.spec import parse_spec
+from audit.compute.models import Models
+from audit.plan.document import KINDS, Plan
+from audit.spec.document import parse_spec
+from audit.storage.journal import Journal
 from audit.testbed.erased import ERASED
 from audit.testbed.scenes import write_corpus
+from audit.verdict.results import RunResult
+from audit.weights.references import resolve_model
 from tests.bench.forwards import Forwards, counted
 from tests.bench.plain_audit import PASSES, PlainAudit
 from tests.bench.table import Figure, conclude
@@ -106,7 +106,7 @@ def ours(folder: Path, cases: int, steps: int) -> Ours:
     with counted() as forwards:
         spec = parse_spec(document(corpus, cases, steps), "bench")
         journal = run.open_journal(root)
-        plan = run.resolve(spec, journal, "bench", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "bench"))
+        plan = run.plan(spec, journal, "bench", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "bench"))
         worker = run.worker(plan, journal, "cpu")
         for kind in KINDS:
             for unit in plan.pending(kind, journal):

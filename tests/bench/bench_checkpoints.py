@@ -74,9 +74,9 @@ def _figures(pipeline: Path, path: Path, suffix: str, weights: int) -> list[Figu
 
 def measured(pipeline: Path, checkpoint: Path) -> dict[str, float]:
     """Seconds, peak bytes above the start and tensors that differ, of one inspection in this process."""
-    from audit.checkpoint_refs import resolve_checkpoint
-    from audit.claims import inspect
-    from audit.model_refs import resolve_model
+    from audit.checkpoints.inspection import inspect
+    from audit.weights.checkpoints import resolve_checkpoint
+    from audit.weights.references import resolve_model
 
     model, started = resolve_model(str(pipeline)), time.perf_counter()
     ref = resolve_checkpoint(str(checkpoint))

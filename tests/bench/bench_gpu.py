@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from tests.bench.gpu_models import make_clip, make_energy, make_pipeline
 from tests.bench.gpu_work import PASSES, STEPS, Piece, Work
 from tests.sd14 import FULL

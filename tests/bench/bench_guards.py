@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from audit import guards
-from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.guards.base import Conditioning, Guard
+from audit.diffusion.guard import Conditioning, Guard
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
 from audit.guards.building import Parts, build
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
-from audit.spec import Concept
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Concept
+from audit.spec.sections import Guard as GuardSpec
+from audit.weights.references import resolve_model
 from tests.bench.table import Figure, print_table
 
 IMAGES, STEPS, ROUNDS = 8, 25, 5
@@ -36,7 +36,7 @@ def make(pipeline: Pipeline, name: str, **parameters: Any) -> Guard:
         guarded_unet=lambda: pipeline.unet,
         encode=pipeline.encode_text,
         encode_standard=pipeline.encode_text,
-        energy=lambda sha256: resolve_model("testbed/energy"),
+        model=lambda sha256: resolve_model("testbed/energy"),
     )
     return build(guards.resolve(GuardSpec(name=name, parameters=parameters), RING), parts)
 

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from audit.images import encode_png
-from audit.journal import Journal
+from audit.corpus.images import encode_png
+from audit.storage.journal import Journal
 from tests.bench.bench_overhead import spec
 from tests.bench.table import Figure, conclude
 from tests.synthetic import Run, cell, control, detect_row, generate_row
@@ -27,15 +27,15 @@ GROWTH = 1.5  # twenty times the cases may not need much more memory than the pr
 PLAN = """
 import json, sys
 from audit import run
-from audit.plan import read_plan
-from audit.spec import load_spec
+from audit.plan.document import read_plan
+from audit.spec.document import load_spec
 
 def peak():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
     return int(line.split()[1])
 
 spec, journal, count = load_spec(sys.argv[1]), run.open_journal(sys.argv[2]), int(sys.argv[3])
-run.resolve(spec, journal, "first", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "first"))
+run.plan(spec, journal, "first", "2026-01-01T00:00:00+00:00", run.collect(spec, journal, "first"))
 plan = read_plan(journal, "first")
 assert plan.cases.num_rows >= count
 units = sum(1 for kind in ("erase", "invert", "generate", "detect") for _ in plan.units_of(kind))
@@ -44,8 +44,10 @@ print(json.dumps({"walk": peak()}))
 CONCLUDE = """
 import dataclasses, json, sys
 from pathlib import Path
-from audit import gate, reading, run
-from audit.policy import Policy
+from audit import run
+from audit.index import queries
+from audit.spec.policy import Policy
+from audit.verdict import gate
 
 def peak():
     (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
@@ -54,7 +56,7 @@ def peak():
 journal, folder = run.open_journal(sys.argv[1]), Path(sys.argv[2])
 published = run.consolidate(journal, "run-1", folder / "index.duckdb")
 peaks = {"consolidate": peak()}
-result = reading.read_result(published, "run-1")
+result = queries.read_result(published, "run-1")
 peaks["read"] = peak()
 policy = Policy(version="1", limits=({"crr_max": 0.1},), judges=("judge",))
 result = dataclasses.replace(result, verdict=gate.decide(policy, result.crr, []))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import os
@@ -23,13 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from audit.plan import KINDS
+from audit.plan.document import KINDS
 from tests.bench.table import Figure, conclude
 from tests.flows.audits import WAIVED
 
 if TYPE_CHECKING:
-    from audit.detectors.base import Detector
-    from audit.models import Models
+    from audit.compute.models import Models
+    from audit.instruments.detectors.base import Detector
+    from audit.plan.identities import GenerateIdentity
+    from audit.records import Case
 
 CASES, BATCH, LIMIT = 1_000, 64, 0.05
 
@@ -151,22 +154,22 @@ def bare(folder: Path) -> dict[str, float]:
     """
     import torch
 
-    from audit import detectors
-    from audit.journal import Journal
-    from audit.model_refs import resolve_model
-    from audit.models import Models
-    from audit.plan import read_plan
+    from audit.compute.models import Models
+    from audit.instruments import detectors
+    from audit.plan.document import read_plan
+    from audit.storage.journal import Journal
+    from audit.weights.references import resolve_model
     from tests.bench.forwards import counted
 
     journal = Journal(str(folder / "root"))
     plan = read_plan(journal, "bench")
     models = Models(resolve_model(plan.spec.backbone), journal, torch.device("cpu"), plan)
     detector = detectors.build(plan.spec.detectors[0], plan.spec.sought(), "cpu")
-    units = [unit for unit in plan.units_of("generate") if unit.identity["source"] == "prompt"]
+    units = [unit for unit in plan.units_of("generate") if unit.identity.source == "prompt"]
     batches = [(unit.identity, plan.cases_of(unit.key)) for unit in units]
-    for described in {unit.identity["model"]: unit.identity for unit in units}.values():
-        sampler = {**described["sampler"], "steps": 1}
-        _measured(models, detector, {**described, "sampler": sampler}, batches[0][1][:1])
+    for described in {unit.identity.model: unit.identity for unit in units}.values():
+        short = dataclasses.replace(described, sampler=described.sampler.model_copy(update={"steps": 1}))
+        _measured(models, detector, short, batches[0][1][:1])
     with counted() as forwards:
         started = time.perf_counter()
         pictures = sum(_measured(models, detector, described, cases) for described, cases in batches)
@@ -174,20 +177,18 @@ def bare(folder: Path) -> dict[str, float]:
     return {"seconds": seconds, "pictures": pictures, "networks": forwards.seconds}
 
 
-def _measured(
-    models: Models, detector: Detector, described: Mapping[str, Any], cases: Sequence[Mapping[str, Any]]
-) -> int:
+def _measured(models: Models, detector: Detector, described: GenerateIdentity, cases: Sequence[Case]) -> int:
     """The number of pictures of one batch that were sampled, decoded and measured."""
     import torch
 
-    from audit.guards.base import Conditioning
-    from audit.sampling import initial_noise, sample
+    from audit.diffusion.guard import Conditioning
+    from audit.diffusion.sampling import initial_noise, sample
 
-    texts, erased = tuple(case["prompt"] for case in cases), described["model"]
+    texts, erased = tuple(case.prompt for case in cases), described.model
     states, null = models.states(texts, erased), models.states([""] * len(texts), erased)
-    conditioning = Conditioning(states, null, described["sampler"]["guidance"], texts)
-    latents = initial_noise([case["seed"] for case in cases], models.pipeline.latent_shape)
-    schedule = models.pipeline.schedule(described["sampler"]["steps"])
+    conditioning = Conditioning(states, null, described.sampler.guidance, texts)
+    latents = initial_noise([case.seed for case in cases], models.pipeline.latent_shape)
+    schedule = models.pipeline.schedule(described.sampler.steps)
     result = sample(models.noise_model(erased, "float32", texts), schedule, latents, conditioning)
     images = models.pipeline.decode_latents(result.latents)
     pixels = ((images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()

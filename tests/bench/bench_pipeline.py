@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from audit.attacks.ddim_inversion import invert
-from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.guards.base import Conditioning
-from audit.model_refs import resolve_model
-from audit.sampling import sample
+from audit.diffusion.guard import Conditioning
+from audit.diffusion.inversion import invert
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
+from audit.diffusion.sampling import sample
 from audit.testbed.scenes import sample_scene
+from audit.weights.references import resolve_model
 from tests.bench.table import Figure
-from tests.test_ddim_inversion import five_passes
+from tests.diffusion.test_inversion import five_passes
 
 IMAGES, STEPS, PASSES = 32, 25, 3
 

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit import identity
-from audit.journal import SCHEMAS, Journal
-from audit.store import Store
+from audit.index.store import Store
+from audit.storage.journal import SCHEMAS, Journal
 from tests.bench.table import Figure, conclude
 from tests.synthetic import CASES, LABELS, UNITS, Run, cell, instrument, key_of
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from audit.guards.energy import Energy
-from audit.model_refs import ModelRef
+from audit.weights.references import ModelRef
 from tests.sd14 import Widths, make_text, make_unet, make_vae
 from tests.tiny import SD14_SCHEDULER, write_tokenizer
 

@@ -13,15 +13,15 @@ from typing import Any
 import torch
 
 from audit import guards
-from audit.attacks.ddim_inversion import invert
-from audit.backbones import Pipeline, noise_model
-from audit.guards.base import Conditioning, Guard
-from audit.guards.building import Parts, build, decoder
-from audit.guards.egloce import Egloce
+from audit.diffusion.guard import Conditioning, Guard
+from audit.diffusion.inversion import invert
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import NoiseModel, initial_noise, sample
+from audit.guards.building import Parts, build
+from audit.guards.egloce import Egloce, decoder
 from audit.guards.energy import Energy
-from audit.sampling import NoiseModel, initial_noise, sample
-from audit.spec import Concept
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Concept
+from audit.spec.sections import Guard as GuardSpec
 
 STEPS = 50  # of a whole picture
 PASSES = 3  # evaluations of an inversion step
@@ -147,7 +147,7 @@ class Work:
             guarded_unet=lambda: self.pipeline.unet,
             encode=self.pipeline.encode_text,
             encode_standard=self.pipeline.encode_text,
-            energy=_none,
+            model=_none,
         )
         return build({"name": name, "parameters": self._resolved(name, **parameters)}, parts)
 
@@ -160,8 +160,8 @@ class Work:
 
 def before(guard: Guard, model: NoiseModel, schedule: Any, latents: torch.Tensor, given: Conditioning) -> torch.Tensor:
     """The latents after the guard's work before the step nearest t = 501."""
-    from audit.guards.base import Step
-    from audit.sampling import Predictor
+    from audit.diffusion.guard import Step
+    from audit.diffusion.sampling import Predictor
 
     at = min(range(schedule.steps), key=lambda i: abs(schedule.timesteps[i] - 501))
     step = Step(schedule.steps - 1 - at, schedule.timesteps[at], schedule.abar[at + 1], schedule.abar[at])

@@ -17,11 +17,12 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
 
-from audit import detectors
-from audit.detectors.base import Detector
-from audit.images import to_model_input
-from audit.models import Models
-from audit.plan import Plan
+from audit.compute.models import Models
+from audit.corpus.images import to_model_input
+from audit.instruments import detectors
+from audit.instruments.detectors.base import Detector
+from audit.plan.document import Plan
+from audit.plan.identities import GenerateIdentity, PictureSampler
 
 PASSES = 3  # of each inversion step: the fewest that reach the audit's round-trip gate at 25 and at 50 steps
 
@@ -53,7 +54,7 @@ class PlainAudit:
     def load(self) -> None:
         """Load every model before the clock starts."""
         for unit in self.plan.units_of("generate"):
-            erased = unit.identity["model"]
+            erased = unit.identity.model
             if erased not in self.unets:
                 self.unets[erased] = self.models._unet(erased, "float32")
         for judge in self.judges:
@@ -63,7 +64,7 @@ class PlainAudit:
     def run(self) -> dict[tuple[int, int], tuple[float | None, ...]]:
         """(cell, case) -> each judge's score of the cell's subject."""
         units = {unit.key: unit.identity for unit in self.plan.units_of("generate")}
-        inverters = {unit.key: unit.identity["model"] for unit in self.plan.units_of("invert")}
+        inverters = {unit.key: unit.identity.model for unit in self.plan.units_of("invert")}
         found = {}
         for case in self.plan.cases.to_pylist():
             described = units[case["unit_key"]]
@@ -76,22 +77,22 @@ class PlainAudit:
             found[case["cell_id"], case["case_no"]] = tuple(_score(judge, pixels, subject) for judge in self.judges)
         return found
 
-    def _picture(self, case: Mapping[str, Any], described: Mapping[str, Any], inverter: str | None) -> Any:
-        source, sampler = described["source"], described["sampler"]
+    def _picture(self, case: Mapping[str, Any], described: GenerateIdentity, inverter: str | None) -> Any:
+        source, sampler = described.source, described.sampler
         if source == "black":
             side = self.models.pipeline.resolution
             return np.zeros((side, side, 3), np.uint8)
         if source in ("image", "vae"):
             image = self._reference(case)
             return _uint8(image if source == "image" else self._decode(self._encode(image)))
-        self.pipe.unet = self.unets[described["model"]]
+        self.pipe.unet = self.unets[described.model]
         if source == "latent":
-            return self._regenerated(self._inverted(case, sampler["steps"], self.unets[inverter]), sampler)
+            return self._regenerated(self._inverted(case, sampler.steps, self.unets[inverter]), sampler)
         generator = torch.Generator("cpu").manual_seed(case["seed"])
         made = self.pipe(
             case["prompt"] or "",
-            num_inference_steps=sampler["steps"],
-            guidance_scale=sampler["guidance"],
+            num_inference_steps=sampler.steps,
+            guidance_scale=sampler.guidance,
             generator=generator,
             output_type="np",
         )
@@ -107,11 +108,11 @@ class PlainAudit:
                 latent = self.forward.step(unet(latent, t, null).sample, t, previous).prev_sample
         return latent
 
-    def _regenerated(self, latent: torch.Tensor, sampler: Mapping[str, Any]) -> Any:
+    def _regenerated(self, latent: torch.Tensor, sampler: PictureSampler) -> Any:
         made = self.pipe(
             "",
-            num_inference_steps=sampler["steps"],
-            guidance_scale=sampler["guidance"],
+            num_inference_steps=sampler.steps,
+            guidance_scale=sampler.guidance,
             latents=latent / self.backward.init_noise_sigma,
             output_type="np",
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline, load_pipeline
 from audit.checkpoints.tensors import BackboneTensors, bare_text_names, in_memory
-from audit.model_refs import ModelRef, resolve_model
+from audit.diffusion.pipeline import Pipeline, load_pipeline
+from audit.weights.references import ModelRef, resolve_model
 from tests.checkpoints.files import State
 from tests.sd14 import CUT, FULL, make_unet, write_sd14
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from audit.checkpoints.key_sets import key_set, ldm_names
-from audit.erasers.receler_adapter import nested
+from audit.checkpoints.receler_adapter import nested
 
 State = dict[str, torch.Tensor]
 Writer = Callable[[Path, State, State], Path]

@@ -14,10 +14,11 @@ from audit import run
 from audit.checkpoints import ErasedModel
 from audit.checkpoints.key_sets import key_set
 from audit.errors import CheckpointError, SpecError
-from audit.journal import Journal
 from audit.locations import database_path
-from audit.plan import Plan, read_plan
-from audit.spec import load_spec
+from audit.plan.document import Plan, read_plan
+from audit.plan.identities import Json, as_json
+from audit.spec.document import load_spec
+from audit.storage.journal import Journal
 from flows.cli import main
 from tests.checkpoints.files import SPM_METADATA, bare, spm_state
 from tests.flows.audits import finish_run, plan_run, tiny_spec
@@ -44,8 +45,8 @@ def spec_with(folder: Path, pipeline: Path, *checkpoints: tuple[str, Path]) -> P
     return tiny_spec(folder, pipeline, defences=defences)
 
 
-def erase_units(plan: Plan) -> list[dict[str, object]]:
-    return [dict(unit.identity) for unit in plan.units_of("erase")]
+def erase_units(plan: Plan) -> list[Json]:
+    return [as_json(unit.identity) for unit in plan.units_of("erase")]
 
 
 def test_an_audit_runs_through_checkpoints_of_each_kind(tmp_path: Path, tiny_folder: Path) -> None:
@@ -76,9 +77,9 @@ def test_an_audit_runs_through_checkpoints_of_each_kind(tmp_path: Path, tiny_fol
     assert "Claimed method" in shown and "partial-unet" in shown and "claimed to be advunlearn" in shown
     pictures = {}
     for unit in plan.units_of("generate"):
-        if unit.identity["source"] == "prompt":
+        if unit.identity.source == "prompt":
             rows = journal.read("generate", unit.key, ["pixel_sha256"]).to_pylist()
-            pictures[unit.identity["model"]] = tuple(row["pixel_sha256"] for row in rows)
+            pictures[unit.identity.model] = tuple(row["pixel_sha256"] for row in rows)
     assert len(pictures) == 4 and len(set(pictures.values())) == 4
 
 
@@ -150,7 +151,7 @@ def test_inversions_through_an_spm_stay_one_batch_when_some_images_converge_firs
     worker = run.worker(plan, journal, device="cpu")
     (erase,) = plan.units_of("erase")
     worker.run(erase)
-    (unit,) = (unit for unit in plan.units_of("invert") if unit.identity["model"] == erase.key)
+    (unit,) = (unit for unit in plan.units_of("invert") if unit.identity.model == erase.key)
     erased = worker.models._model(erase.key, "float32")
     assert isinstance(erased, ErasedModel)
     sizes: list[int] = []

@@ -10,8 +10,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from audit.checkpoints import pickles
 from audit.checkpoints.key_sets import group_of, key_set, ldm_names, matching_set, names_sha256
 from audit.checkpoints.named import by_names
+from audit.checkpoints.receler_adapter import nested
 from audit.checkpoints.tensors import BackboneTensors, in_memory
-from audit.erasers.receler_adapter import nested
 from tests.checkpoints.files import SPM_METADATA, State, adapters, ldm_full, merged_state, spm_state
 from tests.sd14 import FULL, make_vae
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline, noise_model
 from audit.checkpoints import ErasedModel, apply_artefact
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
 from audit.checkpoints.key_sets import key_set
+from audit.diffusion.pipeline import Pipeline, noise_model
 from tests.checkpoints.files import TABLE, State, bare
 
 LATENT = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))

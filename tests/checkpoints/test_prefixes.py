@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import save_file
 
 from audit.attacks.embedding_files import read_embedding
-from audit.backbones import Pipeline
-from audit.checkpoint_refs import resolve_checkpoint
 from audit.checkpoints import apply_artefact, backbone_files, recognise
+from audit.checkpoints.inspection import inspect
 from audit.checkpoints.key_sets import key_set
 from audit.checkpoints.personal import read_change
+from audit.checkpoints.personalisation import resolve_personalisation
 from audit.checkpoints.prefixes import without_prefixes
-from audit.claims import inspect
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError, SpecError
-from audit.model_refs import ModelRef
-from audit.personalisation import resolve_personalisation
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.references import ModelRef
 from flows.cli import main
 from tests.checkpoints.files import State, adapters, advunlearn, erased, ldm_full, moved
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audit.checkpoint_refs import resolve_checkpoint
 from audit.checkpoints import apply_artefact, backbone_files, recognise
 from audit.checkpoints.key_sets import key_set
 from audit.errors import CheckpointError
-from audit.model_refs import ModelRef
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.references import ModelRef
 from tests.checkpoints.files import TABLE, State, adapters, erased, ldm_full, moved, spm_state, text_folder
 
 Maker = Callable[[Path, State, State], Path]

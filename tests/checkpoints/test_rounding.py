@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audit.checkpoint_refs import resolve_checkpoint
 from audit.checkpoints.footprint import same
+from audit.checkpoints.inspection import inspect
 from audit.checkpoints.key_sets import key_set
-from audit.claims import inspect
 from audit.errors import CheckpointError
-from audit.model_refs import ModelRef, resolve_model
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.references import ModelRef, resolve_model
 from tests.checkpoints.files import State
 from tests.sd14 import CUT, write_sd14
 

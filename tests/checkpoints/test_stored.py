@@ -12,16 +12,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from audit.backbones import Pipeline
-from audit.checkpoint_refs import resolve_checkpoint
 from audit.checkpoints import apply_artefact, backbone_files, recognise
+from audit.checkpoints.inspection import inspect
 from audit.checkpoints.key_sets import key_set
 from audit.checkpoints.personal import read_change
-from audit.claims import inspect
-from audit.erasers.receler_adapter import nested
+from audit.checkpoints.personalisation import resolve_personalisation
+from audit.checkpoints.receler_adapter import nested
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
-from audit.model_refs import ModelRef
-from audit.personalisation import resolve_personalisation
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.references import ModelRef
 from tests.checkpoints.files import SPM_METADATA, State, adapters, erased, moved, spm_state
 
 Change = Callable[[torch.Tensor], torch.Tensor]

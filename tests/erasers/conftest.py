@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from audit.backbones import Pipeline, load_pipeline
+from audit.diffusion.pipeline import Pipeline, load_pipeline
 from audit.erasers import resolve_parameters
-from audit.model_refs import resolve_model
-from audit.spec import Concept, Eraser
+from audit.spec.sections import Concept, Eraser
+from audit.weights.references import resolve_model
 
 CONCEPT = Concept(name="abc", phrase="abc", neighbours=("xyz",))
 QUICK: dict[str, dict[str, Any]] = {

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers.esd import METHODS, erase, prepare, target, trained_names
 from audit.erasers.latents import Noisy, predict
 from audit.erasers.phrases import LONGEST, file_part
 from audit.errors import EraserError, SpecError
+from audit.progress import Session
 from tests.erasers.conftest import CONCEPT, quick, same, weights
 from tests.sd14 import FULL, make_unet
 

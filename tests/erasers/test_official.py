@@ -13,9 +13,8 @@ from diffusers import PNDMScheduler
 from diffusers.models.attention_processor import AttnProcessor
 
 from audit import erasers
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers import esd, receler, resolve_parameters, uce
-from audit.erasers.base import Session, Silent
 from audit.erasers.esd_parameters import EsdParameters
 from audit.erasers.latents import Latents
 from audit.erasers.phrases import prompts
@@ -23,12 +22,13 @@ from audit.erasers.produce import request_key
 from audit.erasers.request import fulfil, make_request
 from audit.erasers.uce_parameters import UceParameters
 from audit.errors import SpecError
-from audit.model_refs import resolve_model
-from audit.spec import Eraser
+from audit.progress import Session, Silent
+from audit.spec.sections import Eraser
 from audit.testbed import erased
+from audit.weights.references import resolve_model
 from tests.erasers.conftest import CONCEPT, quick, same
 
-SEED = 1_000_003  # between the generators of two requests' seeds: audit/erasers/training.py
+SEED = 1_000_003  # between the generators of two requests' seeds: audit/diffusion/training.py
 
 
 @pytest.mark.parametrize("preset", ["official-2023", "official"])
@@ -197,7 +197,9 @@ def test_whoever_erases_as_the_official_code_is_told_what_is_odd(tiny_folder: Pa
         request = make_request(str(tiny_folder), "uce", ["abc"], preset=preset)
         fulfil(request, tmp_path / preset, device="cpu", listener=listener)
         assert [text.rpartition("and ")[2] for text in listener.notes if "official code" in text] == told
-    assert all(erasers.oddity(m, p) for m in erasers.METHODS for p in erasers.presets(m) if p.startswith("official"))
+    assert all(
+        erasers.oddity(m, p) for m in erasers.ERASERS.names() for p in erasers.presets(m) if p.startswith("official")
+    )
 
 
 def test_what_was_shipped_still_answers_its_request() -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from audit.attention import CrossAttentionMaps
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
+from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers.produce import applied
 from audit.erasers.receler import concept_mask, erase, outside, with_attack
 from audit.errors import CheckpointError, EraserError
+from audit.progress import Session
 from tests.erasers.conftest import CONCEPT, quick, same, weights
 
 

@@ -11,14 +11,15 @@ import safetensors
 import safetensors.torch
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers import METHODS, resolve_parameters
-from audit.erasers.base import Made, Session
+from audit.diffusion.pipeline import Pipeline
+from audit.erasers import ERASERS, resolve_parameters
+from audit.erasers.base import Made
 from audit.erasers.phrases import prompts, word_positions
 from audit.erasers.produce import measured, produce, spelled_out
 from audit.erasers.request import fulfil, make_request
 from audit.errors import EraserError, SpecError
-from audit.spec import Concept, Eraser
+from audit.progress import Session
+from audit.spec.sections import Concept, Eraser
 from flows.cli import main
 from tests.erasers.conftest import CONCEPT, quick, same, weights
 
@@ -53,7 +54,7 @@ def test_bad_parameters_are_named(method: str, parameters: dict[str, object], me
         resolve_parameters(Eraser.model_construct(method=method, parameters=parameters, preset=None), "x")
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ERASERS.names())
 def test_presets(method: str) -> None:
     named = {"uce": "official", "receler": "paper"}.get(method, "float32-weights")
     default = resolve_parameters(Eraser(method=method), "x")
@@ -279,7 +280,7 @@ def unloadable(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(*_: object) -> None:
         raise AssertionError("the backbone was loaded")
 
-    monkeypatch.setattr("audit.backbones.load_pipeline", load)
+    monkeypatch.setattr("audit.diffusion.pipeline.load_pipeline", load)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.training import Training
 from audit.erasers import esd, receler, resolve_parameters
-from audit.erasers.base import Session, Silent
-from audit.erasers.training import Training, partial, write_atomically
-from audit.erasure_costs import BACKWARD, stored_bytes, training_calls
+from audit.erasers.costs import BACKWARD
 from audit.errors import EnvironmentProblem, EraserError
-from audit.spec import Eraser
+from audit.files import partial, write_atomically
+from audit.plan.erasure_costs import stored_bytes, training_calls
+from audit.progress import Session, Silent
+from audit.spec.sections import Eraser
 from tests.erasers.conftest import CONCEPT, quick, same
 from tests.sd14 import FULL, make_unet
 
@@ -139,7 +141,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 _SLOW_WRITE = """
 import sys, time
 from pathlib import Path
-from audit.erasers.training import write_atomically
+from audit.files import write_atomically
 
 def write(unfinished):
     unfinished.write_bytes(b"half")
@@ -199,7 +201,7 @@ def test_the_price_of_a_training_holds_for_the_real_training(
         hook.remove()
     gradients = parameters["adversarial_iterations"] + 1 if parameters.get("adversarial_tokens") else 1
     backward = BACKWARD * gradients * parameters["iterations"] * parameters["batch_size"]
-    (price,) = set(training_calls(method, parameters, CONCEPT.model_dump(mode="json")))
+    (price,) = set(training_calls(method, parameters, CONCEPT))
     assert sum(rows) + backward == price
 
 

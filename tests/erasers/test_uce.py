@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from audit.backbones import Pipeline
-from audit.erasers.base import Session
+from audit.diffusion.pipeline import Pipeline
 from audit.erasers.uce import Edit, edited_matrix, erase, token_states
-from audit.erasers.uce_parameters import UceParameters, resolve
-from audit.spec import Concept
+from audit.erasers.uce_parameters import METHOD, UceParameters
+from audit.progress import Session
+from audit.spec.sections import Concept
 from tests.erasers.conftest import CONCEPT, same, weights
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -47,7 +47,7 @@ def test_the_edit_is_the_minimum_of_its_objective() -> None:
 
 def test_every_edited_matrix_of_a_backbone_solves_the_closed_form(pipeline: Pipeline) -> None:
     for preset in ("official", "testbed"):
-        parameters = resolve(preset, {})
+        parameters = METHOD.resolve(preset, {})
         options = UceParameters(**parameters)
         _, edit = token_states(pipeline, [CONCEPT], options)
         made = erase(pipeline, [CONCEPT], parameters, Session())
@@ -99,7 +99,7 @@ def test_several_concepts_are_all_erased_and_never_preserved(pipeline: Pipeline)
 
 def test_the_backbone_stays_as_it_was(pipeline: Pipeline) -> None:
     before = weights(pipeline)
-    made = erase(pipeline, [CONCEPT], resolve(None, {}), Session())
+    made = erase(pipeline, [CONCEPT], METHOD.resolve(None, {}), Session())
     assert same(before, weights(pipeline))
     assert all(not torch.equal(before[name], tensor) for name, tensor in made.tensors.items())
 
@@ -135,4 +135,4 @@ def test_a_neighbour_is_preserved_under_its_declared_phrase(pipeline: Pipeline) 
     _, edit = token_states(pipeline, [declared], UceParameters())
     _, named = token_states(pipeline, [CONCEPT.model_copy(update={"neighbours": ("xyz",)})], UceParameters())
     assert torch.equal(edit.preserve, named.preserve)
-    assert erase(pipeline, [declared], resolve(None, {}), Session()).preserved == ("other",)
+    assert erase(pipeline, [declared], METHOD.resolve(None, {}), Session()).preserved == ("other",)

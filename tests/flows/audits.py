@@ -10,8 +10,8 @@ import yaml
 
 from audit import run
 from audit.locations import database_path
-from audit.plan import KINDS, read_plan
-from audit.spec import load_spec
+from audit.plan.document import KINDS, read_plan
+from audit.spec.document import load_spec
 from audit.testbed.scenes import write_corpus
 from tasks.context import store_spec
 
@@ -51,7 +51,7 @@ def plan_run(spec_path: Path, root: Path) -> str:
     spec, journal, now = load_spec(spec_path), run.open_journal(str(root)), dt.datetime.now(dt.UTC)
     run_id = run.new_run_id(spec.name, now)
     store_spec(journal, run_id, spec)
-    run.resolve(spec, journal, run_id, now.isoformat(timespec="seconds"), run.collect(spec, journal, run_id))
+    run.plan(spec, journal, run_id, now.isoformat(timespec="seconds"), run.collect(spec, journal, run_id))
     return run_id
 
 

@@ -18,9 +18,9 @@ import duckdb
 import pytest
 import torch
 
-from audit.journal import Journal
-from audit.plan import KINDS, read_plan
-from audit.store import latest
+from audit.index.store import latest
+from audit.plan.document import KINDS, read_plan
+from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.servers import cli, prefect_server, process, wait_for
 
@@ -32,7 +32,7 @@ VERDICTS = (0, 3, 4)
 # the background ignores SIGINT, and so would its children.
 PROGRAM = """
 import functools, signal, sys
-from audit import training_folders
+from audit.compute import training_folders
 training_folders.Session = functools.partial(training_folders.Session, checkpoint_seconds=0.0)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 from flows.cli import main

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from audit import locations
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem, JournalError
-from audit.journal import StorageUnavailable
+from audit.storage.journal import StorageUnavailable
 from flows import console, environment
 from tasks.share import Share
 

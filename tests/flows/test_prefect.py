@@ -19,8 +19,8 @@ import pytest
 from PIL import Image
 
 from audit import run
-from audit.journal import Journal
-from audit.plan import KINDS, read_plan
+from audit.plan.document import KINDS, read_plan
+from audit.storage.journal import Journal
 from tasks.slots import LEASE_SECONDS
 from tests.flows.audits import plan_run, tiny_spec
 from tests.flows.servers import clean_environment, cli, prefect, prefect_server, process, wait_for
@@ -190,7 +190,7 @@ def test_a_unit_that_fails_does_not_stop_the_others(server: dict[str, str], tiny
     assert f"next    erasure-audit resume {run_id}" in done.stdout
     assert "Traceback" not in done.stderr
     failed = plan.pending("generate", journal)
-    assert failed and all(unit.identity["source"] == "latent" for unit in failed)
+    assert failed and all(unit.identity.source == "latent" for unit in failed)
 
     for path in (root / "units" / "invert").rglob("*.parquet"):
         path.unlink()  # as the message says

@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 
-from audit import claims
 from audit.attacks.embedding_files import check_embedding
-from audit.checkpoint_refs import resolve_checkpoint
+from audit.checkpoints import inspection
 from audit.checkpoints.personal import read_change
+from audit.checkpoints.personalisation import resolve_personalisation
 from audit.checkpoints.tensors import backbone_files
-from audit.model_refs import ModelRef, resolve_model
-from audit.personalisation import resolve_personalisation
+from audit.weights.checkpoints import resolve_checkpoint
+from audit.weights.references import ModelRef, resolve_model
 from tests.attacks import loras
 from tests.checkpoints import files
 from tests.fuzzing.harness import Boundary, Opened
@@ -35,7 +35,7 @@ def _states(folder: Path) -> tuple[State, State]:
 
 
 def _inspected(path: Path, backbone: ModelRef) -> object:
-    return claims.inspect(resolve_checkpoint(str(path)), backbone, "esd-x")
+    return inspection.inspect(resolve_checkpoint(str(path)), backbone, "esd-x")
 
 
 def _added(path: Path, backbone: ModelRef) -> object:

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from audit import corpus, images
-from audit.attacks.prompts import read_prompt_set
-from audit.corpus_manifest import read_manifest, write_manifest
+from audit.corpus import images, ingest
+from audit.corpus.manifest import read_manifest, write_manifest
+from audit.corpus.prompts import read_prompt_set
 from audit.errors import AuditError
-from audit.rate_files import read_rates
-from audit.scenarios import PromptSource
-from audit.spec import load_spec
-from audit.tuning import Request, calibration_spec
+from audit.plan.rate_files import read_rates
+from audit.spec.document import load_spec
+from audit.spec.scenarios import PromptSource
+from audit.tuning.candidates import Request, calibration_spec
 from flows.commands.results import load_policy
 from flows.commands.tune import _grid
 from tests.corpora import LIMITS, entry, write_folder
@@ -139,14 +139,14 @@ def _corpus(folder: Path) -> Opened:
 
     def attempt(data: bytes) -> object:
         (home / "picture.png").write_bytes(data)
-        return pa.Table.from_batches(corpus.manifest([entry(home)], LIMITS), schema=corpus.MANIFEST_SCHEMA)
+        return pa.Table.from_batches(ingest.manifest([entry(home)], LIMITS), schema=ingest.MANIFEST_SCHEMA)
 
     return Opened([next(write_folder(folder / "other").rglob("*.png")).read_bytes()], attempt)
 
 
 def _manifest(folder: Path) -> Opened:
     stored = folder / "manifest.parquet"
-    write_manifest(corpus.manifest([entry(write_folder(folder / "pictures"))], LIMITS), str(stored))
+    write_manifest(ingest.manifest([entry(write_folder(folder / "pictures"))], LIMITS), str(stored))
     return opened(folder, "read.parquet", [stored.read_bytes()], lambda path: read_manifest(str(path)))
 
 

@@ -13,15 +13,15 @@ import numpy as np
 import torch
 from safetensors.torch import save, save_file
 
-from audit.backbones import Pipeline, load_pipeline
 from audit.checkpoints.tensors import from_safetensors
-from audit.detectors import build, counting_rules
-from audit.model_refs import ModelRef, pipeline_family, resolve_model
-from audit.prompt_lengths import check_prompts
-from audit.spec import Concept, DetectorSpec
-from audit.weight_files import check_safetensors, loaded_weights
-from tests.detectors.folders import write_classifier, write_clip
+from audit.diffusion.pipeline import Pipeline, load_pipeline
+from audit.diffusion.text import check_prompts, check_tokenizer
+from audit.instruments.detectors import build, counting_rules
+from audit.spec.sections import Concept, DetectorSpec
+from audit.weights.files import check_safetensors, loaded_weights
+from audit.weights.references import ModelRef, pipeline_family, resolve_model
 from tests.fuzzing.harness import Boundary, Opened
+from tests.instruments.detectors.folders import write_classifier, write_clip
 from tests.tiny import write_tokenizer
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ CONCEPTS = (Concept(name="ring", phrase="ring"), Concept(name="square", phrase="
 def planned(ref: ModelRef) -> None:
     """What a plan asks of a backbone."""
     pipeline_family(ref)
-    check_prompts(ref, ["a photo of a ring", ""])
+    check_prompts(check_tokenizer(ref), ["a photo of a ring", ""])
 
 
 @torch.no_grad()

@@ -11,20 +11,22 @@ from typing import Any
 import pyarrow as pa
 import torch
 
-from audit.detectors.base import BaseDetector, Pixels, Scores, make_instrument
-from audit.guards.base import Guard, Step
-from audit.images import encode_png
-from audit.journal import SCHEMAS, Journal
-from audit.model_refs import resolve_model
-from audit.models import Models
-from audit.records import LabelScore, Measurement, Unit
-from audit.spec import DetectorSpec
-from audit.stages.detect import run_detect
-from audit.stages.generate import run_generate
+from audit.compute.models import Models
+from audit.compute.stages.detect import run_detect
+from audit.compute.stages.generate import run_generate
+from audit.corpus.images import encode_png
+from audit.diffusion.guard import Guard, Step
+from audit.instruments.detectors.base import BaseDetector, Pixels, Scores, make_instrument
+from audit.plan.identities import GenerateIdentity
+from audit.records import LabelScore, Measurement
+from audit.spec.sections import DetectorSpec
+from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed.scenes import sample_scene
+from audit.weights.references import resolve_model
 from tests.fuzzing.harness import Boundary, Opened
+from tests.synthetic import case, unit
 
-GENERATED, MEASURED = "a" * 64, "b" * 64
+GENERATED = "a" * 64
 SEEDS = [str(number).encode() for number in range(64)]
 ERRORS = (
     ValueError("no"),
@@ -101,10 +103,9 @@ def _detector(kind: type[Babbler]) -> Any:
             for n in range(3)
         ]
         journal.write("generate", GENERATED, pa.Table.from_pylist(rows, schema=SCHEMAS["generate"]), {})
-        unit = Unit("detect", MEASURED, (GENERATED,), {"generate": GENERATED}, len(rows))
 
         def attempt(data: bytes) -> object:
-            table = run_detect(unit, kind(random.Random(data)), journal, 8)
+            table, _ = run_detect(GENERATED, kind(random.Random(data)), journal, 8)
             for row in table.to_pylist():
                 if row["status"] != "ok":
                     assert row["error"], "a failed measurement says why"
@@ -173,18 +174,15 @@ class Vandal(Guard):
 
 def _guard(folder: Path) -> Opened:
     models = Models(resolve_model(str(folder / "pipeline")), Journal(str(folder / "runs")), torch.device("cpu"))
-    sampler = {"steps": 2, "guidance": 3.0, "dtype": "float32"}
-    identity = {"source": "prompt", "model": None, "guards": [{"name": "vandal"}], "sampler": sampler, "solver": "ddim"}
-    cases = [
-        {"image_id": n, "seed": n, "prompt": "ring", "invert_key": None, "item": None, "attack_key": None}
-        for n in range(2)
-    ]
-    unit = Unit("generate", GENERATED, (), identity, len(cases))
+    guard = {"name": "vandal", "parameters": {}}
+    described = unit("generate", guards=[guard], sampler={"steps": 2, "guidance": 3.0}).identity
+    assert isinstance(described, GenerateIdentity)
+    cases = [case(n) for n in range(2)]
 
     def attempt(data: bytes) -> object:
         rng = random.Random(data)
         models.guards = lambda *given: [Vandal(rng)]  # type: ignore[method-assign]
-        table = run_generate(unit, cases, models, models.journal, lambda item: None, 2)  # type: ignore[arg-type, return-value]
+        table, _ = run_generate(described, cases, models, models.journal, lambda item: None, 2)  # type: ignore[arg-type, return-value]
         assert table.num_rows == len(cases)
         for row in table.to_pylist():
             assert (row["status"] == "ok") == (row["error"] is None)

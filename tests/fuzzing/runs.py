@@ -7,12 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from audit import run
-from audit.corpus_manifest import read_stored_manifest
+from audit.corpus.manifest import read_stored_manifest
 from audit.errors import AuditError
-from audit.journal import Journal
-from audit.plan import KINDS, planned_keys, read_outline, read_plan
-from audit.reading import read_result, result_frames
-from audit.store import Store
+from audit.index.queries import read_result, result_frames
+from audit.index.store import Store
+from audit.plan.document import KINDS, planned_keys, read_outline, read_plan
+from audit.storage.journal import Journal
 from tests.flows.audits import plan_run, tiny_spec
 from tests.fuzzing.harness import Boundary, Opened
 from tests.synthetic import Run, cell, control

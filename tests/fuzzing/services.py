@@ -13,8 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from audit import corpus
-from audit.journal import Journal
+from audit.corpus import ingest
+from audit.storage.journal import Journal
 from tests.corpora import LIMITS, entry, png
 from tests.fuzzing.harness import Boundary, Opened
 from tests.servers import environment
@@ -89,8 +89,8 @@ def _corpus(mutated: str) -> Callable[[Path], Opened]:
 
         def attempt(data: bytes) -> object:
             server.listing, server.object = (data, picture_answer) if mutated == "listing" else (listing, data)
-            batches = corpus.manifest([entry("s3://bucket/set")], LIMITS)
-            return pa.Table.from_batches(batches, schema=corpus.MANIFEST_SCHEMA)
+            batches = ingest.manifest([entry("s3://bucket/set")], LIMITS)
+            return pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
 
         return _closing(Opened([good[mutated]], attempt, REFUSALS), server, attempt)
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from audit import guards
-from audit.backbones import Pipeline, noise_model
-from audit.guards.base import Conditioning, Guard
+from audit.diffusion.guard import Conditioning, Guard
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import Sampled, initial_noise, sample
 from audit.guards.building import Parts, build
-from audit.model_refs import resolve_model
-from audit.sampling import Sampled, initial_noise, sample
-from audit.spec import Concept
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Concept
+from audit.spec.sections import Guard as GuardSpec
+from audit.weights.references import resolve_model
 
 RING = Concept(name="ring", phrase="ring", synonyms=("hoop",), neighbours=("circle", "square"))
 
@@ -27,7 +27,7 @@ def parts_of(pipeline: Pipeline) -> Parts:
         guarded_unet=lambda: pipeline.unet,
         encode=pipeline.encode_text,
         encode_standard=pipeline.encode_text,
-        energy=lambda sha256: resolve_model("testbed/energy"),
+        model=lambda sha256: resolve_model("testbed/energy"),
     )
 
 

@@ -12,11 +12,14 @@ import pytest
 
 from audit import guards
 from audit.errors import AuditError
-from audit.guards.checks import check_energy_prompts, check_guards, timesteps
-from audit.model_refs import ModelRef, resolve_model
-from audit.prompt_checks import load_prompt_sets
-from audit.scenarios import Sampler
-from audit.spec import Guard, Spec, parse_spec
+from audit.plan.preflight.guards import check_energy_prompts, check_guards, check_stacks, timesteps
+from audit.plan.preflight.prompts import usable_prompt_sets
+from audit.plan.resolve import resolve
+from audit.plan.resolved import Missing
+from audit.spec.document import Spec, parse_spec
+from audit.spec.scenarios import Sampler
+from audit.spec.sections import Guard
+from audit.weights.references import ModelRef, resolve_model
 
 BASE: dict[str, Any] = {
     "name": "guarded",
@@ -33,6 +36,16 @@ BASE: dict[str, Any] = {
 
 def spec_of(listed: list[dict[str, Any]], **changes: Any) -> Spec:
     return parse_spec({**BASE, "defences": [{"name": "x", "guards": listed}], **changes}, "test")
+
+
+def check(spec: Spec, backbone: ModelRef) -> None:
+    """Look up what the spec's guards name, and ask what they are asked before it is planned."""
+    resolved = resolve(spec)
+    for energy in resolved.energies.values():
+        if isinstance(energy, Missing):
+            raise energy.error
+    check_stacks(resolved)
+    check_guards(resolved, backbone)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +96,7 @@ def test_a_guard_that_cannot_work_is_refused_at_plan_time(
     backbone: ModelRef, listed: list[dict[str, Any]], message: str
 ) -> None:
     with pytest.raises(AuditError) as caught:
-        check_guards(spec_of(listed), backbone)
+        check(spec_of(listed), backbone)
     import re
 
     assert re.search(message, str(caught.value), re.DOTALL), str(caught.value)
@@ -99,14 +112,14 @@ def test_a_guard_that_cannot_work_is_refused_at_plan_time(
     ],
 )
 def test_guards_that_fit_are_let_through(backbone: ModelRef, listed: list[dict[str, Any]]) -> None:
-    check_guards(spec_of(listed), backbone)
+    check(spec_of(listed), backbone)
 
 
 def test_a_copy_of_a_judge_is_still_a_judge(backbone: ModelRef, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(resolve_model("testbed/judge").path, tmp_path / "copy"))
     (copy / "added.json").write_text("{}")
     with pytest.raises(AuditError, match="scores with the same weights"):
-        check_guards(spec_of(one("egloce", energy=str(copy))), backbone)
+        check(spec_of(one("egloce", energy=str(copy))), backbone)
 
 
 @pytest.mark.parametrize("kind", ["clip-score", "features"])
@@ -115,28 +128,28 @@ def test_an_energy_model_measures_no_quality_either(backbone: ModelRef, kind: st
         quality = [{"name": "psnr", "kind": "psnr"}, {"name": "look", "kind": kind, "model": model}]
         spec = spec_of(one("egloce"), quality=quality)
         if not refused:
-            check_guards(spec, backbone)
+            check(spec, backbone)
             continue
         with pytest.raises(AuditError, match="the quality instrument 'look' scores with the same weights"):
-            check_guards(spec, backbone)
+            check(spec, backbone)
 
 
 def test_another_backbone_has_no_energy_model_of_its_own(backbone: ModelRef) -> None:
     with pytest.raises(AuditError, match="names no energy model"):
-        check_guards(spec_of(one("egloce")), dataclasses.replace(backbone, source="local"))
+        check(spec_of(one("egloce")), dataclasses.replace(backbone, source="local"))
 
 
 def test_a_concept_that_the_energy_model_cannot_read(backbone: ModelRef) -> None:
     concepts = [{"name": "ring", "phrase": "θθ"}]
     with pytest.raises(AuditError, match=r"concept has no tokens: 'θθ' is no word of testbed/energy"):
-        check_guards(spec_of(one("egloce"), concepts=concepts), backbone)
+        check(spec_of(one("egloce"), concepts=concepts), backbone)
 
 
 def test_a_prompt_that_the_energy_model_would_cut(backbone: ModelRef) -> None:
     spec = spec_of(one("egloce"))
-    check_energy_prompts(spec, ["a photo of a ring"])
+    check_energy_prompts(resolve(spec), ["a photo of a ring"])
     with pytest.raises(AuditError, match="the energy model testbed/energy reads 32"):
-        check_energy_prompts(spec, ["a ring " * 30])
+        check_energy_prompts(resolve(spec), ["a ring " * 30])
 
 
 def test_a_backbone_without_cross_attention(backbone: ModelRef, tmp_path: Path) -> None:
@@ -150,18 +163,18 @@ def test_a_backbone_without_cross_attention(backbone: ModelRef, tmp_path: Path) 
     }
     path.write_text(json.dumps({**config, **kinds}))
     with pytest.raises(AuditError, match="needs cross-attention, and this backbone's UNet has none"):
-        check_guards(spec_of(one("irece")), dataclasses.replace(backbone, path=folder))
+        check(spec_of(one("irece")), dataclasses.replace(backbone, path=folder))
     part = {"mid_block_type": "UNetMidBlock2D"}
     path.write_text(json.dumps({**config, **part}))
     with pytest.raises(AuditError, match="mid blocks of this UNet have no cross-attention") as caught:
-        check_guards(spec_of(one("irece", layers="mid")), dataclasses.replace(backbone, path=folder))
+        check(spec_of(one("irece", layers="mid")), dataclasses.replace(backbone, path=folder))
     assert "all, down, up" in str(caught.value.next_step)
 
 
 def test_contrast_needs_neighbours(backbone: ModelRef) -> None:
     concepts = [{"name": "ring", "phrase": "ring"}]
     with pytest.raises(AuditError, match="needs a concept with neighbours"):
-        check_guards(spec_of(one("irece", localisation="contrast-neighbours"), concepts=concepts), backbone)
+        check(spec_of(one("irece", localisation="contrast-neighbours"), concepts=concepts), backbone)
 
 
 def test_neighbours_that_make_a_text_longer_than_the_encoder(backbone: ModelRef) -> None:
@@ -169,9 +182,9 @@ def test_neighbours_that_make_a_text_longer_than_the_encoder(backbone: ModelRef)
     concepts = [{"name": "ring", "phrase": "ring", "neighbours": others}]
     listed = one("irece", localisation="contrast-neighbours")
     with pytest.raises(AuditError, match=r"guard irece: its text 'a photo of a ring and a .* tokens") as caught:
-        check_guards(spec_of(listed, concepts=concepts), backbone)
+        check(spec_of(listed, concepts=concepts), backbone)
     assert "fewer neighbours" in str(caught.value.next_step)
-    check_guards(spec_of(one("irece"), concepts=concepts), backbone)
+    check(spec_of(one("irece"), concepts=concepts), backbone)
 
 
 def test_a_row_of_a_size_at_which_irece_has_no_such_layer(backbone: ModelRef, tmp_path: Path) -> None:
@@ -185,8 +198,8 @@ def test_a_row_of_a_size_at_which_irece_has_no_such_layer(backbone: ModelRef, tm
         ([8], ""),
     ):
         spec = spec_of(one("irece", sides=sides), scenarios=[scenario])
-        check_guards(spec, backbone)
-        own, larger, oblong = (str(row.problem or "") for row in load_prompt_sets(spec, backbone)["text"].rows)
+        check(spec, backbone)
+        own, larger, oblong = (str(row.problem or "") for row in usable_prompt_sets(resolve(spec))["text"].rows)
         assert own == "" and "square pictures only" in oblong
         assert expected in larger and bool(larger) is bool(expected)
 

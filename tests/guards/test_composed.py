@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from audit.errors import SpecError
 from audit.guards.composed import compose, positions
 

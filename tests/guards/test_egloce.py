@@ -12,16 +12,16 @@ import torch
 from transformers import CLIPConfig, CLIPModel
 
 from audit import guards
-from audit.backbones import Pipeline
 from audit.checkpoints import apply_artefact
+from audit.diffusion.guard import Conditioning, Prediction, Step
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import initial_noise, sample
 from audit.guards import egloce
-from audit.guards.base import Conditioning, Prediction, Step
 from audit.guards.building import build
 from audit.guards.egloce import Egloce, moved, tweedie
+from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.energy import Energy, Flip, blur, flip_test, jpeg
-from audit.guards.parameters import EgloceParameters
-from audit.sampling import initial_noise, sample
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Guard as GuardSpec
 from tests.checkpoints.files import spm
 from tests.guards.making import RING, conditioning, make, parts_of, run
 

@@ -10,15 +10,15 @@ import torch
 import torch.nn.functional as F
 
 from audit import guards
-from audit.attention import CrossAttentionMaps
-from audit.backbones import Pipeline, noise_model
+from audit.corpus.images import to_model_input
+from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.guard import Step, case_generator
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import initial_noise
 from audit.guards import localise
-from audit.guards.base import Step, case_generator
 from audit.guards.irece import Localiser, Located
-from audit.images import to_model_input
-from audit.sampling import initial_noise
-from audit.spec import Concept
-from audit.spec import Guard as GuardSpec
+from audit.spec.sections import Concept
+from audit.spec.sections import Guard as GuardSpec
 from audit.testbed.scenes import sample_scene
 from tests.guards.making import RING, conditioning, make, run
 
@@ -142,7 +142,7 @@ def test_the_standard_model_is_asked_not_the_guarded_one(testbed: Pipeline) -> N
         asked.append(len(latents))
         return noise_model(testbed.unet)(latents, timestep, states)
 
-    from audit.sampling import sample
+    from audit.diffusion.sampling import sample
 
     given = conditioning(testbed, [""], 1.0, [4])
     sample(broken, testbed.schedule(5), initial_noise([9], testbed.latent_shape), given, [make(testbed, "irece")])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from audit.diffusion.guard import case_generator
 from audit.guards import localise
-from audit.guards.base import case_generator
 
 
 def disc(side: int = 16, centre: tuple[int, int] = (5, 9), radius: int = 3) -> torch.Tensor:

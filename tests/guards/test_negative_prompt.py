@@ -6,8 +6,8 @@ import hashlib
 
 import torch
 
-from audit.backbones import Pipeline, noise_model
-from audit.sampling import initial_noise, sample
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
 from tests.guards.making import conditioning, make, run
 
 

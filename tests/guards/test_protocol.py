@@ -9,10 +9,20 @@ from typing import Any
 import pytest
 import torch
 
-from audit.backbones import Pipeline, load_pipeline, noise_model
-from audit.guards.base import Conditioning, Guard, Ledger, Predict, Prediction, Report, Step, as_json, case_generator
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
+from audit.diffusion.guard import (
+    Conditioning,
+    Guard,
+    Ledger,
+    Predict,
+    Prediction,
+    Report,
+    Step,
+    as_json,
+    case_generator,
+)
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
+from audit.weights.references import resolve_model
 from tests.guards.making import conditioning, make, run
 
 # On the trained testbed: its energy model reads 64 x 64 pictures and its vocabulary.

@@ -14,17 +14,17 @@ from safetensors.torch import load_file, save_file
 from audit import run
 from audit.attacks.embedding_files import write_embedding
 from audit.guards.egloce import Egloce
-from audit.journal import Journal
+from audit.index.queries import read_result
+from audit.index.store import latest
 from audit.locations import database_path
-from audit.model_refs import ModelRef, resolve_model
-from audit.plan import KINDS, read_plan
-from audit.reading import read_result
+from audit.plan.document import KINDS, read_plan
 from audit.records import Status
 from audit.report import json_report, markdown
-from audit.results import RunResult
-from audit.store import latest
+from audit.storage.journal import Journal
+from audit.verdict.results import RunResult
+from audit.weights.references import ModelRef, resolve_model
 from tests.flows.audits import finish_run, plan_run, tiny_spec
-from tests.test_planning import SPEC, plan_of
+from tests.plan.test_planner import SPEC, plan_of
 from tests.tiny import write_pipeline
 
 GUARDED = [
@@ -74,7 +74,7 @@ def test_guards_own_evaluations_are_counted_with_the_picture(finished: tuple[Pat
     plan = read_plan(journal, run_id)
     counted = set()
     for unit in plan.units_of("generate"):
-        if unit.identity["guards"] and unit.identity["sampler"]["guidance"] == 1.0:
+        if unit.identity.guards and unit.identity.sampler.guidance == 1.0:
             counted |= set(journal.read("generate", unit.key, ["unet_calls"])["unet_calls"].to_pylist())
     assert counted == {3}  # two steps and IRECE's look at the standard model
 
@@ -101,7 +101,7 @@ def test_a_picture_that_a_guard_gives_up_is_unassessed(
     for kind in KINDS:
         for unit in plan.pending(kind, journal):
             worker.run(unit)
-    guarded = [unit for unit in plan.units_of("generate") if unit.identity["guards"]]
+    guarded = [unit for unit in plan.units_of("generate") if unit.identity.guards]
     rows = [row for unit in guarded for row in journal.read("generate", unit.key).to_pylist()]
     assert rows and all(row["status"] == Status.BLOCKED.value for row in rows)
     assert all(row["image"] is None and "guard egloce: the energy" in row["error"] for row in rows)
@@ -156,7 +156,7 @@ def backbone(tiny_folder: Path) -> ModelRef:
 def keys(backbone: ModelRef, guards: list[dict[str, Any]]) -> set[str]:
     document = copy.deepcopy(SPEC)
     document["defences"][0]["guards"] = guards
-    return {unit.key for unit in plan_of(backbone, document).units_of("generate") if unit.identity["guards"]}
+    return {unit.key for unit in plan_of(backbone, document).units_of("generate") if unit.identity.guards}
 
 
 @pytest.mark.parametrize(

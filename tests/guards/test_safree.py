@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from audit.backbones import Pipeline
+from audit.diffusion.pipeline import Pipeline
 from audit.guards.safree import edited_until, kept_tokens, projected, projector
 from tests.guards.making import conditioning, make, run
 
@@ -79,7 +79,7 @@ def test_the_edit_is_the_direct_computation_on_the_text_encoder(testbed: Pipelin
     guard = make(testbed, "safree", self_validation=False)
     given = conditioning(testbed, [text], 4.0)
     guard.begin(given, [1])
-    from audit.guards.base import Step
+    from audit.diffusion.guard import Step
 
     found = guard.condition(given, Step(0, 1, 0.9, 1.0)).prompt[0]
     np.testing.assert_allclose(found.double().numpy(), expected, atol=2e-3)

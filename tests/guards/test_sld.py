@@ -10,10 +10,10 @@ from diffusers.pipelines.deprecated.stable_diffusion_safe.pipeline_stable_diffus
     StableDiffusionPipelineSafe,
 )
 
-from audit.backbones import Pipeline
-from audit.guards.base import Conditioning, Prediction, Step
-from audit.guards.parameters import SLD_PRESETS
+from audit.diffusion.guard import Conditioning, Prediction, Step
+from audit.diffusion.pipeline import Pipeline
 from audit.guards.sld import Settings, safety_guidance
+from audit.guards.sld_parameters import SLD_PRESETS
 from tests.guards.making import make, run
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image, ImageDraw
 from scipy.stats import beta
 
-from audit.gate import decide
-from audit.policy import Policy
 from audit.records import BENIGN_PROMPTS, Control, Role
-from audit.results import (
+from audit.spec.policy import Policy
+from audit.verdict.controls import findings
+from audit.verdict.gate import decide
+from audit.verdict.results import (
     CheckResult,
     CrrRow,
     PictureCheckRow,
@@ -131,7 +132,7 @@ class Builder:
             unassessed=tuple(self.unassessed),
             round_trips=tuple(self.round_trips),
             samples=tuple(self.samples),
-            verdict=decide(Policy.model_validate(spec["gate"]), crr, checks, self.retention, checked),
+            verdict=decide(Policy.model_validate(spec["gate"]), crr, checks, self.retention, checked, self.unassessed),
             erasures=ERASURES,
             retention=tuple(self.retention),
             picture_checks=checked,
@@ -188,6 +189,12 @@ CHECKS = (
     CheckResult("cases are planned once", "sql", "passed", "", 0),
     CheckResult("scores lie in 0..1", "great-expectations", "passed", "", 0),
 )
+
+
+def with_controls(result: RunResult) -> RunResult:
+    """The run with the control findings that the real gate has on its rows."""
+    found = findings(Policy.model_validate(result.spec["gate"]), result.crr, result.unassessed)
+    return dataclasses.replace(result, verdict=dataclasses.replace(result.verdict, controls=found))
 
 
 def _controls(builder: Builder, reference: int = 16) -> None:
@@ -326,6 +333,7 @@ def hostile() -> RunResult:
         checks=tuple(dataclasses.replace(c, **poison(c)) for c in run.verdict.checks),
         retention=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.retention),
         damage=tuple(dataclasses.replace(d, **poison(d)) for d in run.verdict.damage),
+        controls=tuple(dataclasses.replace(c, **poison(c)) for c in run.verdict.controls),
         waivers=(f"retention: not judged ({name})",),
     )
     return dataclasses.replace(

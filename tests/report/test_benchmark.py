@@ -11,24 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.errors import SpecError
-from audit.journal import SCHEMAS, Journal
-from audit.plan import KINDS, read_plan
-from audit.policy import Policy
+from audit.plan.document import KINDS, read_plan
 from audit.report import benchmark, html, markdown
-from audit.report.reported_numbers import (
-    TOLERANCE,
-    WIDEST,
-    Answer,
-    Pooled,
-    ReportedRate,
-    compare,
-    reported,
-)
+from audit.report.reported_numbers import TOLERANCE, WIDEST, Answer, Pooled, ReportedRate, compare, reported
 from audit.report.view import Index, Table
-from audit.results import CrrRow, RunResult
+from audit.spec.policy import Policy
+from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed import benchmark_readings
 from audit.testbed.benchmark_table import newest_finished, rendered
 from audit.testbed.markers import BENCHMARK, replaced
+from audit.verdict.results import CrrRow, RunResult
 from tests.flows.audits import plan_run, tiny_spec
 from tests.report import runs
 
@@ -68,10 +60,12 @@ def result(backbone: str, hits: int = 27, assessed: int = 100, **changes: Any) -
         for number, cell in enumerate(cells)
     )
     base = runs.passing()
-    policy = Policy(version="1", judges=("clip-judge",), limits=({"crr_max": 0.1},)).model_dump(mode="json")  # type: ignore[arg-type]
+    asked = {"reference_min": 0.0, "vae_roundtrip_min": 0.0, "random_latent_max": 1.0}
+    gate = {"version": "1", "judges": ["clip-judge"], "limits": [{"crr_max": 0.1}], "controls": asked}
+    policy = Policy.model_validate(gate).model_dump(mode="json")
     spec = {"name": "bench", "backbone": backbone, "defences": defences, "gate": policy, "concepts": []}
     provenance = {"backbone": {"name": backbone, "source": "testbed" if backbone == "testbed" else "local"}}
-    return dataclasses.replace(base, spec=spec, provenance=provenance, crr=rows, **changes)
+    return runs.with_controls(dataclasses.replace(base, spec=spec, provenance=provenance, crr=rows, **changes))
 
 
 def table(of: RunResult) -> Table:
@@ -208,11 +202,19 @@ def test_a_dead_attack_answers_nothing() -> None:
         dataclasses.replace(row, hits=0, rate=0.0) if (row.control, row.scenario) == ("backbone", "text") else row
         for row in of.crr
     )
-    answers = column(table(dataclasses.replace(of, crr=dead)), "Answer")
+    answers = column(table(runs.with_controls(dataclasses.replace(of, crr=dead))), "Answer")
     for name in ERASERS:
         assert answers[name, "text"] == "not run: its control failed (un-erased backbone)"
     assert answers["none (un-erased)", "text"] == "not reproduced"
     assert answers["esd", "latent-whitebox"] == "not reproduced"
+
+
+def test_a_missing_control_answers_nothing() -> None:
+    of = result("/models/stable-diffusion-v1-4")
+    gate = {**of.spec["gate"], "controls": {"vae_roundtrip_min": 0.0, "random_latent_max": 1.0}}
+    answers = column(table(runs.with_controls(dataclasses.replace(of, spec={**of.spec, "gate": gate}))), "Answer")
+    assert answers["esd", "latent-whitebox"] == "not run: its control is missing (reference images)"
+    assert answers["esd", "text"] == "reproduced"  # pictures are asked for only where latents come from them
 
 
 @pytest.mark.parametrize("name", ["testbed", "/models/stable-diffusion-v1-5", "/models/mine"])

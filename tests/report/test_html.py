@@ -21,7 +21,7 @@ from audit.report.contact import choose, contact_sheets
 from audit.report.plots import plots
 from audit.report.view import Index
 from audit.report.words import plain
-from audit.results import RunResult, Sample
+from audit.verdict.results import RunResult, Sample
 from tests.report import runs
 from tests.report.test_formats import every_run
 

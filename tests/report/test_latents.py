@@ -14,7 +14,7 @@ from audit.report.curves import curves
 from audit.report.html import render
 from audit.report.likelihoods import groups, likelihoods
 from audit.report.view import Index, Section
-from audit.results import LatentRow, RunResult
+from audit.verdict.results import LatentRow, RunResult
 from tests.report.runs import CHECKS, Builder, _controls, picture
 
 SIGMAS = (0.05, 0.1, 0.2)
@@ -78,8 +78,8 @@ def test_the_likelihood_is_drawn_by_group_beside_that_of_noise() -> None:
             "nats per dimension",
         ):
             assert words in drawing
-    concept, other = (float(x) for x in re.findall(r'<use [^>]*x="([\d.]+)"', plot.wide))
-    noise = float(re.findall(r'd="M ([\d.]+) [^>]*stroke-dasharray', plot.wide)[0])
+    concept, other = (float(x) for x in re.findall(r'transform="translate\(([\d.]+) ', plot.wide))
+    noise = float(re.findall(r'points="([\d.]+),[^>]*stroke-dasharray: 5', plot.wide)[0])
     assert (concept - other) / (noise - concept) == pytest.approx((1.345 - 1.25) / (1.418939 - 1.345), rel=1e-3)
     page = render(run(), picture)
     at = [

@@ -10,13 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from audit.benign_spec import PICTURE_CHECK
-from audit.policy import Policy
 from audit.records import BENIGN_PROMPTS, Role
 from audit.report import contact, controls, html, json_report, junit, markdown, quality, sections, survival, terminal
 from audit.report.view import Index, Section, cell_title
 from audit.report.words import VERDICT_SENTENCES, plain, verdict_sentence
-from audit.results import QualityRow, RunResult, UnassessedRow, Verdict, VerdictStatus
+from audit.spec.benign import PICTURE_CHECK
+from audit.spec.policy import Policy
+from audit.verdict.controls import findings
+from audit.verdict.gate import decide
+from audit.verdict.results import QualityRow, RunResult, UnassessedRow, Verdict, VerdictStatus
 from tests.report import runs
 from tests.report.test_html import Page
 
@@ -203,10 +205,31 @@ def test_noise_that_was_not_read_shows_nothing() -> None:
     run = runs.wrecked()
     row = next(row for row in run.crr if row.control == "noise-latent")
     unread = dataclasses.replace(row, assessed=0, hits=0, unassessed=row.planned, rate=None)
-    assert controls.required(Index(run), unread) == ("≤ 10 %", None)
-    policy = Policy.model_validate({**run.spec["gate"], "controls": {"noise_max": 1.0}})
-    free = dataclasses.replace(run, spec={**run.spec, "gate": policy.model_dump(mode="json")})
-    assert controls.required(Index(free), row) == ("none", None)
+    policy = Policy.model_validate(run.spec["gate"])
+    (finding,) = findings(policy, [unread])
+    assert (controls.required(finding), finding.holds) == ("≤ 10 %", None)
+    assert not findings(Policy.model_validate({**run.spec["gate"], "controls": {"noise_max": 1.0}}), [row])
+    assert controls.required(None) == "none"
+
+
+def test_a_missing_control_is_the_same_finding_for_the_gate_and_every_report() -> None:
+    run = runs.passing()
+    crr = tuple(row for row in run.crr if row.control != "reference")
+    lacking = dataclasses.replace(
+        run, crr=crr, verdict=decide(Policy.model_validate(run.spec["gate"]), crr, runs.CHECKS, run.retention)
+    )
+    missing = [finding for finding in lacking.verdict.controls if finding.cell_id is None]
+    assert {(finding.control, finding.detector) for finding in missing} == {
+        ("reference", "clip-judge"), ("reference", "classifier"),
+    }  # fmt: skip
+    for finding in missing:
+        assert any(f"But {finding.trouble}" in decision.reason for decision in lacking.verdict.decisions)
+    shown = section_of(lacking, "controls")
+    rows = [row for row in shown.tables[0].rows if row[0] == "reference images"]
+    assert [row[-2:] for row in rows] == [("≥ 90 %", "✕ missing")] * 2
+    assert "do not hold it" in shown.sentences[0]
+    for text in (*TEXTS.values(), json_report.render):
+        assert "missing" in text(lacking)
 
 
 @every_text

@@ -11,17 +11,17 @@ import pytest
 import safetensors.torch
 import torch
 
-from audit.backbones import load_pipeline
+from audit.diffusion.pipeline import load_pipeline
 from audit.erasers.request import Request
 from audit.errors import CheckpointError, EraserError
-from audit.model_refs import resolve_model
-from audit.spec import Concept
+from audit.spec.sections import Concept
 from audit.statistics import clopper_pearson
 from audit.testbed import counting, erased
 from audit.testbed.captions import CLASSES
 from audit.testbed.counting import Artefact, Counter, Counts
 from audit.testbed.erasers_table import Kept, find, table
 from audit.testbed.markers import carry_over, replaced
+from audit.weights.references import resolve_model
 
 JUDGES = ("classifier", "judge")
 

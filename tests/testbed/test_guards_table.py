@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from audit import identity
-from audit.backbones import load_pipeline
-from audit.model_refs import resolve_model
-from audit.spec import Guard
+from audit.diffusion.pipeline import load_pipeline
+from audit.spec.sections import Guard
 from audit.testbed import guard_cells, guards_table
 from audit.testbed.counting import HERE
 from audit.testbed.guard_cells import Bench, cases_of
@@ -20,6 +19,7 @@ from audit.testbed.guard_defences import Defence, defences, guard
 from audit.testbed.guard_goals import goals
 from audit.testbed.markers import GUARDS, replaced
 from audit.testbed.peak_memory import peak_memory
+from audit.weights.references import resolve_model
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_every_row_has_a_name_of_its_own_and_guards_that_resolve(bench: Bench) -
     for row in rows:
         for one in row.guards:
             guards.resolve(one, bench.described)
-    assert {name for row in rows for name in (g.name for g in row.guards)} == set(guards.NAMES)
+    assert {name for row in rows for name in (g.name for g in row.guards)} == set(guards.GUARDS.names())
     assert rows[0] == Defence("none", None, ())
 
 

@@ -10,13 +10,14 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from audit.backbones import load_pipeline, noise_model
-from audit.guards.base import Conditioning
-from audit.model_refs import resolve_model
-from audit.sampling import initial_noise, sample
-from audit.testbed import saving, weights_path
+from audit.diffusion.guard import Conditioning
+from audit.diffusion.pipeline import load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
+from audit.testbed import saving
 from audit.testbed.tokenizer import make_tokenizer
-from audit.weight_files import safetensors_header
+from audit.weights.files import safetensors_header
+from audit.weights.references import resolve_model
+from audit.weights.testbed import weights_path
 
 PROMPT = "a red ring"
 

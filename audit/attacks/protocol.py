@@ -1,0 +1,98 @@
+"""What an attack method is given, and what it gives back."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import JsonValue
+
+from audit.checkpoints.personal import Change
+from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.sampling import NoiseModel
+from audit.progress import Session
+from audit.records import Status
+from audit.spec.document import Spec
+from audit.spec.sections import Concept
+from audit.weights.references import ModelRef
+
+ReadItem = Callable[[str], npt.NDArray[np.uint8]]
+
+
+class AttackModels(Protocol):
+    """What an attack may ask of a worker's models. An erased model is named by its erase unit's key, the backbone by None."""
+
+    ref: ModelRef
+
+    @property
+    def spec(self) -> Spec | None:
+        """The spec of the run, which names the files that it brings."""
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The backbone."""
+
+    def reader(self, erase_key: str | None) -> Pipeline:
+        """The pipeline with the text encoder of one model: what reads prompts for it."""
+
+    def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
+        """The noise prediction of one model; `texts` are the prompts of the batch."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """One attack unit at work.
+
+    `items` are what is searched for, one row each; `parameters` are the method's resolved ones. `model` is the erased
+    model that a white-box method sees, None the backbone. `read_item` gives the pixels (H, W, 3) of one of the `images`.
+    `batch_size` is the most rows of one UNet call, and changes nothing but memory. `session` keeps checkpoints of long
+    searches and hears how they go. `companions` are later searches that differ from this one in the concept and its
+    images alone, each with a folder for its checkpoints: a method may bring them to their last checkpoint on the way, and
+    answers for none of them. `change` reads a personalisation that the spec brings: what it adds to its base.
+    """
+
+    items: Sequence[str]
+    parameters: Mapping[str, JsonValue]
+    concept: Concept
+    seed: int
+    model: str | None
+    images: Sequence[str]
+    models: AttackModels
+    read_item: ReadItem
+    batch_size: int
+    session: Session
+    companions: Sequence[Search] = ()
+    change: Callable[[], Change] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """What became of one item. A row that is not ok makes its cases unassessed, with `error` as the reason.
+
+    `prompt` is what was found where it is text; `score` is the method's own objective, after `evaluations` of it.
+    `report` is a JSON object of facts; its `summary`, one line, is shown in reports.
+    """
+
+    item: str
+    status: Status
+    error: str | None = None
+    prompt: str | None = None
+    score: float | None = None
+    evaluations: int | None = None
+    unet_calls: int | None = None
+    report: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All rows of a unit, and a tensor for each item that is not text."""
+
+    rows: Sequence[Row]
+    tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)
+
+
+Run = Callable[[Search], Found]

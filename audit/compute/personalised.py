@@ -1,0 +1,100 @@
+"""The models of a worker with a personalisation on top: its change is added to the weights of whatever model is asked for.
+
+What the defence adds besides weights goes on acting: Receler's adapters and SPM's layers, which are hooks, and guards.
+A guard's own standard model stays the backbone as it is; text is read by the personalised text encoder, as diffusers
+does after `load_lora_weights`. SPM's transport goes on deciding by the text encoder that it was built with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+
+from diffusers import UNet2DConditionModel
+
+from audit.checkpoints.apply import ErasedModel, with_changes
+from audit.checkpoints.personal import Change, read_change
+from audit.checkpoints.personalisation import PersonalisationRef, resolve_personalisation
+from audit.checkpoints.tensors import backbone_modules
+from audit.compute.models import Models
+from audit.diffusion.pipeline import Pipeline
+from audit.errors import CheckpointError
+from audit.plan.identities import Personalisation
+from audit.spec.scenarios import EmbeddingScenario
+
+
+def with_personalisation(models: Models, personalisation: Personalisation | None) -> Models:
+    """Return `models` with a personalisation on top, the last one kept; the models themselves for None."""
+    return models if personalisation is None else personalised(models, personalisation)
+
+
+def personalised(models: Models, personalisation: Personalisation) -> Personalised:
+    """Return `models` with a personalisation on top; the last one is kept with them."""
+    if isinstance(models.variant, Personalised) and models.variant.personalisation == personalisation:
+        return models.variant
+    variant = Personalised(models, personalisation)
+    models.variant = variant
+    return variant
+
+
+class Personalised(Models):
+    """`below` with a personalisation on top of each model."""
+
+    kept = 1  # the models below are held too
+
+    def __init__(self, below: Models, personalisation: Personalisation) -> None:
+        super().__init__(below.ref, below.journal, below.device, below.plan)
+        self.below, self.personalisation = below, personalisation
+        self._encoders: dict[str | None, Pipeline] = {}
+
+    @property
+    def pipeline(self) -> Pipeline:
+        """The backbone, without the personalisation."""
+        return self.below.pipeline
+
+    @property
+    def standard(self) -> Models:
+        """Where guards find the un-erased backbone."""
+        return self.below
+
+    def used(self, erase_key: str | None) -> str | None:
+        """As the models below."""
+        return self.below.used(erase_key)
+
+    @functools.cached_property
+    def change(self) -> Change:
+        """What is added. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
+        base = self.personalisation.base
+        unet, reader = self.below._unet(base, "float32"), self.below.reader(base)
+        return read_change(self._find(), backbone_modules(unet, reader.text_encoder))
+
+    def _find(self) -> PersonalisationRef:
+        scenarios = self.below.plan.spec.scenarios if self.below.plan is not None else ()
+        named = [p for s in scenarios if isinstance(s, EmbeddingScenario) for p in s.personalisations().values()]
+        for name in dict.fromkeys(named):
+            ref = resolve_personalisation(name)
+            if ref.files.sha256 == self.personalisation.sha256:
+                return ref
+        raise CheckpointError(
+            "the personalisation's files have changed since this run was planned",
+            where=", ".join(named) or "scenarios",
+            next_step="restore the files, or start a new run: erasure-audit run SPEC",
+        )
+
+    def _checkpoints(self) -> dict[str, str]:
+        return self.below._checkpoints()
+
+    def _load(self, erase_key: str | None, precision: str) -> UNet2DConditionModel | ErasedModel:
+        model = self.below._model(erase_key, precision)
+        plain = model.unet if isinstance(model, ErasedModel) else model
+        unet: UNet2DConditionModel = with_changes(plain, self.change.unet)
+        return dataclasses.replace(model, unet=unet) if isinstance(model, ErasedModel) else unet
+
+    def _encoder(self, owner: str | None) -> Pipeline:
+        if owner not in self._encoders:
+            pipeline = self.below._encoder(owner)
+            encoder = pipeline.text_encoder
+            live = {name.removeprefix("text_model."): name for name in encoder.state_dict()}
+            changes = {live[name]: delta for name, delta in self.change.text.items()}
+            self._encoders[owner] = dataclasses.replace(pipeline, text_encoder=with_changes(encoder, changes))
+        return self._encoders[owner]

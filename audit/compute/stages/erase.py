@@ -1,0 +1,55 @@
+"""Produce one erased model's weights and the facts about them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+import pyarrow as pa
+import safetensors.torch
+
+from audit.checkpoints.inspection import inspect
+from audit.compute.models import Models
+from audit.compute.stages.batching import Made
+from audit.erasers.produce import produce
+from audit.erasers.saving import facts
+from audit.plan.identities import CheckpointIdentity, EraseIdentity
+from audit.progress import Session
+from audit.records import Status
+from audit.storage.journal import SCHEMAS
+
+
+def run_erase(
+    key: str, described: EraseIdentity | CheckpointIdentity, models: Models, session: Session | None = None
+) -> Made:
+    """Return the unit's one row, with the measured footprint, and the changed tensors as safetensors bytes.
+
+    A checkpoint's tensors stay where they are: its row carries the claim and the facts, and whoever loads it proves by
+    its digest that it is the same. `session` says where a training keeps its checkpoints and who hears of it.
+
+    Raises `EraserError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
+    """
+    if isinstance(described, CheckpointIdentity):
+        ref = models.checkpoint(key, described.checkpoint)
+        return _row(f"{described.claim}-checkpoint", inspect(ref, models.ref, described.claim)), None
+    erased = produce(models.pipeline, described.method, [described.concept], described.parameters, session)
+    change = erased.record.change
+    measured = {
+        "tensors": change.tensors,
+        "parameters": change.parameters,
+        "parameter_share": change.parameter_share,
+        "relative_norm": change.relative_norm,
+        "effect": dict(change.effect),
+        "names": sorted(erased.artefact.tensors),
+        "layout": erased.artefact.layout,
+        "record": facts(erased.record),
+    }
+    metadata = {**erased.artefact.metadata, "layout": erased.artefact.layout}
+    blob = safetensors.torch.save(dict(erased.artefact.tensors), metadata)
+    return _row(f"{described.method}-{described.concept.name}", measured), blob
+
+
+def _row(artefact: str, facts: Mapping[str, object]) -> pa.Table:
+    text = json.dumps(facts, sort_keys=True)
+    row = {"artefact": artefact, "status": Status.OK.value, "error": None, "facts": text}
+    return pa.Table.from_pylist([row], schema=SCHEMAS["erase"])

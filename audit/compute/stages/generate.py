@@ -1,0 +1,228 @@
+"""Make the pictures of one unit: from prompts, inverted latents, random latents, or the control sources."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from audit.compute.models import Models
+from audit.compute.personalised import with_personalisation
+from audit.compute.stages.attacked import Refused, prompt_of
+from audit.compute.stages.batching import Made, Row, run_batches
+from audit.compute.stages.inputs import given_by
+from audit.compute.stages.invert import SECOND, Pixels, ReadItem
+from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
+from audit.diffusion.exact_sampling import Pair, sample_exactly
+from audit.diffusion.guard import Conditioning, Report, as_json
+from audit.diffusion.perturbation import perturb_latents
+from audit.diffusion.sampling import Sampled, initial_noise, sample
+from audit.plan.identities import GenerateIdentity
+from audit.records import Case, Status
+from audit.storage.journal import SCHEMAS, Journal
+
+# Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
+Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | None]
+_NOT_FINITE = "the decoded picture is not finite"
+
+
+def run_generate(
+    pictures: GenerateIdentity,
+    cases: Sequence[Case],
+    models: Models,
+    journal: Journal,
+    read_item: ReadItem,
+    batch_size: int,
+) -> Made:
+    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
+    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
+    possible = [case for case in cases if not case.problem]
+    made = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
+    rows = {row["image_id"]: row for row in made}
+    rows |= {case.image_id: _row(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
+    return pa.Table.from_pylist([rows[case.image_id] for case in cases], schema=SCHEMAS["generate"]), None
+
+
+def _row(case: Case, status: Status, error: str | None, **values: object) -> Row:
+    shared = {"image_id": case.image_id, "invert_key": case.invert_key, "item": case.item}
+    empty: Row = dict.fromkeys(SCHEMAS["generate"].names)
+    return {**empty, **shared, "status": status.value, "error": error, **values}
+
+
+def _picture(case: Case, pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
+    """Return a finished picture, or its row without one when it is black, constant or not finite."""
+    reason = degenerate(pixels)
+    values = {"unet_calls": calls, "guard_report": report, "pixel_sha256": pixel_sha256(pixels)}
+    image = {"bytes": encode_png(pixels), "path": f"{case.image_id}.png"}
+    status = Status.OK if reason is None else Status.DEGENERATE
+    return _row(case, status, reason, image=image, **values)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Maker:
+    """Makes batches of pictures; the unit's source says from what."""
+
+    models: Models
+    journal: Journal
+    read_item: ReadItem
+    identity: GenerateIdentity
+
+    def work(self) -> Callable[[Sequence[Case]], list[Row]]:
+        """Return what makes one batch."""
+        match self.identity.source:
+            case "prompt" | "noise" | "latent":
+                return self._denoised
+            case "black" | "noise-pixels":
+                return self._drawn
+            case "noise-latent":
+                return self._decoded_noise
+            case "image" | "vae":
+                return self._references
+
+    def _denoised(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
+        latent = self.identity.source == "latent"
+        rows, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        if start is not None:
+            models, sampler, erased = self.models, self.identity.sampler, self.identity.model
+            assert sampler is not None  # as of everything that is denoised
+            texts = tuple(case.prompt or "" for case in ready)
+            conditioning = Conditioning(
+                models.states(texts, erased).to(models.device),
+                models.states([""] * len(ready), erased).to(models.device),
+                sampler.guidance,
+                texts,
+                tuple(case.seed for case in ready),
+            )
+            model = models.noise_model(erased, sampler.dtype, texts)
+            schedule = models.pipeline.schedule(sampler.steps)
+            guards = models.guards(self.identity.guards, erased, sampler.dtype)
+            if isinstance(start, Pair):
+                if guards:
+                    raise ValueError("guards act on one latent and cannot act on a pair")
+                pair = Pair(start.noisiest.to(models.device), start.second.to(models.device))
+                result = sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
+            else:
+                result = sample(model, schedule, start.to(models.device), conditioning, guards)
+            rows |= zip((case.image_id for case in ready), self._shown(ready, result), strict=True)
+        return [rows[case.image_id] for case in cases]
+
+    def _from_noise(self, cases: Sequence[Case]) -> Starts:
+        """Start the cases that have a prompt from Gaussian noise; where an attack found none, its reason is carried on."""
+        rows: dict[int, Row] = {}
+        ready = []
+        for case in cases:
+            prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
+            if isinstance(prompt, Refused):
+                rows[case.image_id] = _row(case, prompt.status, prompt.reason)
+            else:
+                ready.append(dataclasses.replace(case, prompt=prompt))
+        sampler = self.identity.sampler
+        if not ready or sampler is None:
+            return rows, ready, None
+        shape = self.models.pipeline.latent_shape_of(sampler.width, sampler.height)
+        return rows, ready, initial_noise([case.seed for case in ready], shape)
+
+    def _from_inversions(self, cases: Sequence[Case]) -> Starts:
+        """Start the cases whose inversion gave a latent from it; the others carry the inversion's status on."""
+        keys = [case.invert_key or "" for case in cases]
+        inverted = {key: given_by(self.journal, "invert", key) for key in set(keys)}
+        rows: dict[int, Row] = {}
+        ready, latents, second = [], [], []
+        for case, key in zip(cases, keys, strict=True):
+            given, item = inverted[key], case.item or ""
+            if item in given.tensors:
+                ready.append(case)
+                latents.append(given.tensors[item])
+                second += [given.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
+            else:
+                known = given.rows[item]
+                rows[case.image_id] = _row(case, Status(str(known["status"])), f"inversion: {known['error']}")
+        moved = self.identity.perturbation
+        if not ready:
+            return rows, ready, None
+        if second:
+            return rows, ready, Pair(torch.stack(latents), torch.stack(second))
+        start = torch.stack(latents)
+        if moved is not None:
+            start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
+        return rows, ready, start
+
+    def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
+        """Return the decoded pictures of denoised latents, or why one is none."""
+        images = self.models.pipeline.decode_latents(result.latents)
+        finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
+        rows = []
+        for i, case in enumerate(cases):
+            reports = result.reports[i]
+            calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
+            refused = _refused(reports)
+            if refused is not None:
+                rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
+            elif finite[i] and shown[i]:
+                rows.append(_picture(case, pixels[i], calls, told))
+            else:
+                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
+                rows.append(_row(case, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
+        return rows
+
+    def _decoded_noise(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures that the decoder makes of Gaussian latents: garbage with the decoder's own texture."""
+        pipeline = self.models.pipeline
+        noise = initial_noise([case.seed for case in cases], pipeline.latent_shape)
+        images = pipeline.decode_latents(noise.to(pipeline.device))
+        finite = _finite(images)
+        return [
+            _picture(case, pixels) if finite[i] else _row(case, Status.DEGENERATE, _NOT_FINITE)
+            for i, (case, pixels) in enumerate(zip(cases, _uint8(images), strict=True))
+        ]
+
+    def _drawn(self, cases: Sequence[Case]) -> list[Row]:
+        """Return pictures that no model makes: black ones, or Gaussian noise."""
+        side, black = self.models.pipeline.resolution, self.identity.source == "black"
+        return [
+            _picture(case, np.zeros((side, side, 3), np.uint8) if black else _noise_pixels(case.seed, side))
+            for case in cases
+        ]
+
+    def _references(self, cases: Sequence[Case]) -> list[Row]:
+        return [self._reference(case) for case in cases]
+
+    def _reference(self, case: Case) -> Row:
+        """Return the reference image as the model sees it, or after the VAE alone."""
+        pipeline = self.models.pipeline
+        try:
+            pixels = to_model_input(self.read_item(case.item or ""), pipeline.resolution)
+        except ImageError as error:
+            return _row(case, Status.UNREADABLE, error.what)
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
+        if self.identity.source == "vae":
+            images = pipeline.decode_latents(pipeline.encode_images(images))
+            if not _finite(images)[0]:
+                return _row(case, Status.DEGENERATE, _NOT_FINITE)
+        return _picture(case, _uint8(images)[0])
+
+
+def _refused(reports: Sequence[Report]) -> str | None:
+    """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
+    return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
+
+
+def _noise_pixels(seed: int, side: int) -> Pixels:
+    """Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
+    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
+    return _uint8(noise.clamp(-1, 1))[0]
+
+
+def _finite(values: torch.Tensor) -> torch.Tensor:
+    """Whether all values of each latent or image of a batch are numbers, (B,)."""
+    return torch.isfinite(values).flatten(1).all(1)
+
+
+def _uint8(images: torch.Tensor) -> Pixels:
+    """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
+    scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
+    return (scaled.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

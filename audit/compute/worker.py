@@ -1,0 +1,203 @@
+"""One worker process: runs units of one plan and journals each as one file."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import platform
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from audit import identity
+from audit.attacks.protocol import ReadItem
+from audit.compute.joint_search import companions
+from audit.compute.models import Models
+from audit.compute.stages.attack import run_attack
+from audit.compute.stages.batching import Made
+from audit.compute.stages.detect import run_detect
+from audit.compute.stages.erase import run_erase
+from audit.compute.stages.generate import run_generate
+from audit.compute.stages.invert import run_invert
+from audit.compute.stages.quality import run_quality
+from audit.compute.training_folders import training_session
+from audit.corpus.images import Pixels
+from audit.corpus.ingest import read_picture
+from audit.corpus.manifest import read_stored_manifest
+from audit.diffusion.devices import DEFAULT_BATCH, pick_device
+from audit.errors import CheckpointError, EnvironmentProblem
+from audit.instruments import detectors, quality
+from audit.instruments.detectors.base import Detector
+from audit.instruments.quality import Meter
+from audit.plan.document import KINDS, Plan
+from audit.plan.identities import (
+    AttackIdentity,
+    CheckpointIdentity,
+    DetectIdentity,
+    EraseIdentity,
+    GenerateIdentity,
+    InvertIdentity,
+    QualityIdentity,
+    Unit,
+    as_json,
+)
+from audit.plan.preflight.methods import require_planned
+from audit.progress import Listener, Session
+from audit.records import Case, Status
+from audit.storage.journal import Journal
+from audit.weights.references import resolve_model
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitReport:
+    """How one unit went. `errors` counts rows that resume will try again."""
+
+    kind: str
+    key: str
+    rows: int
+    errors: int
+    unassessed: int  # rows whose status is not ok, errors included
+    unet_calls: int  # UNet evaluations, summed over the unit's pictures
+    seconds: float
+
+
+class Worker:
+    """Runs units of `plan`; models and detectors are loaded once, when the first unit needs them."""
+
+    def __init__(
+        self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None
+    ) -> None:
+        self.plan, self.journal = plan, journal
+        self.device = pick_device(device)
+        self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+        ref = resolve_model(plan.spec.backbone)
+        if ref.sha256 != plan.backbone["sha256"]:
+            raise CheckpointError(
+                "the backbone's files have changed since this run was planned",
+                where=str(ref.path),
+                next_step="restore the files, or start a new run: erasure-audit run SPEC",
+            )
+        self._require_planned_code()
+        self.models = Models(ref, journal, self.device, plan)
+        self._detectors: dict[int, Detector] = {}
+        self._meters: dict[int, Meter] = {}
+        self._taken: set[str] = set()  # attack units that were brought forward with another one
+
+    def _require_planned_code(self) -> None:
+        """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
+        for kind in KINDS:
+            unit = next(self.plan.units_of(kind), None)
+            if unit is not None and unit.identity.code != identity.code_digest(kind):
+                raise EnvironmentProblem(
+                    f"the code that computes {kind} units has changed since this run was planned",
+                    where=f"run {self.plan.run_id}",
+                    next_step="install the version that planned it, or start a new run: erasure-audit run SPEC",
+                )
+
+    def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
+        """Return the report of one unit, after its file is in the journal. What it depends on must be there already.
+
+        `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
+        When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
+        """
+        require_planned(unit.kind, as_json(unit.identity))
+        with training_session(unit, listener) as session:
+            started = time.perf_counter()
+            table, blob = self._stage(unit, session)()
+            seconds = time.perf_counter() - started
+            status = table.column("status").to_pylist()
+            calls = table.column("unet_calls").to_pylist() if "unet_calls" in table.column_names else []
+            report = UnitReport(
+                kind=unit.kind,
+                key=unit.key,
+                rows=table.num_rows,
+                errors=status.count(Status.ERROR.value),
+                unassessed=sum(s != Status.OK.value for s in status),
+                unet_calls=sum(c or 0 for c in calls),
+                seconds=seconds,
+            )
+            header = {
+                "identity": as_json(unit.identity),
+                "runtime": {**self._runtime(), **dataclasses.asdict(report)},
+                "erased_sha256": self.models.used(unit.model),
+            }
+            self.journal.write(unit.kind, unit.key, table, header, blob)
+            return report
+
+    def _stage(self, unit: Unit, session: Session) -> Callable[[], Made]:
+        """Return what computes the unit, with everything that it needs."""
+        models, journal, size = self.models, self.journal, self.batch_size
+        match unit.identity:
+            case EraseIdentity() | CheckpointIdentity() as described:
+                return functools.partial(run_erase, unit.key, described, models, session)
+            case AttackIdentity() as described:
+                together = functools.partial(companions, self.plan, journal, unit, size, self._taken)
+                return functools.partial(run_attack, described, models, self._read_corpus, size, session, together)
+            case InvertIdentity() as described:
+                read = functools.partial(self._read, self.plan.items_of(unit.key))
+                return functools.partial(run_invert, described, models, read, size)
+            case GenerateIdentity() as described:
+                cases, read_item = self._inputs(unit.key)
+                return functools.partial(run_generate, described, cases, models, journal, read_item, size)
+            case DetectIdentity() as described:
+                detector = self._detector(described.instrument.instrument_id)
+                return functools.partial(run_detect, described.generate, detector, journal, size)
+            case QualityIdentity() as described:
+                cases, read_item = self._inputs(described.generate)
+                meter = self._meter(described.instrument.instrument_id)
+                return functools.partial(run_quality, described, meter, journal, cases, read_item, size)
+
+    def _inputs(self, generate: str) -> tuple[list[Case], ReadItem]:
+        """Return the cases of a generate unit, and what reads their reference images."""
+        cases = self.plan.cases_of(generate)
+        uris = {case.item: case.item_uri for case in cases if case.item and case.item_uri}
+        return cases, functools.partial(self._read, uris)
+
+    @functools.cached_property
+    def _corpus(self) -> dict[str, str]:
+        """Corpus item -> URI, of the manifest that was stored with the run."""
+        manifest = read_stored_manifest(self.journal, self.plan.run_id, self.plan.corpus.get("sha256", ""))
+        return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
+
+    def _read_corpus(self, item: str) -> Pixels:
+        return self._read(self._corpus, item)
+
+    def _read(self, uris: Mapping[str, str], item: str) -> Pixels:
+        limits = self.plan.spec.corpus_limits
+        return read_picture(uris[item], limits, None if item.startswith("unreadable-") else item)
+
+    def _detector(self, instrument_id: int) -> Detector:
+        if instrument_id not in self._detectors:
+            planned = next(i for i in self.plan.instruments if i.instrument_id == instrument_id)
+            spec = next(d for d in self.plan.spec.detectors if d.name == planned.detector)
+            detector = detectors.build(spec, self.plan.spec.sought(), str(self.device))
+            if detector.instrument.instrument_id != instrument_id:
+                raise CheckpointError(
+                    f"detector {spec.name!r} has changed since this run was planned (weights, package or prompts)",
+                    where=str(spec.model),
+                    next_step="restore it, or start a new run: erasure-audit run SPEC",
+                )
+            self._detectors[instrument_id] = detector
+        return self._detectors[instrument_id]
+
+    def _meter(self, instrument_id: int) -> Meter:
+        if instrument_id not in self._meters:
+            planned = next(i for i in self.plan.quality if i.instrument_id == instrument_id)
+            entry = next(q for q in self.plan.spec.quality_entries() if q.name == planned.instrument)
+            meter = quality.build(entry, str(self.device))
+            if meter.instrument.instrument_id != instrument_id:
+                raise CheckpointError(
+                    f"quality instrument {entry.name!r} has changed since this run was planned (weights or package)",
+                    where=str(entry.model or entry.kind),
+                    next_step="restore it, or start a new run: erasure-audit run SPEC",
+                )
+            self._meters[instrument_id] = meter
+        return self._meters[instrument_id]
+
+    def _runtime(self) -> dict[str, str]:
+        name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
+        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__}

@@ -1,0 +1,154 @@
+"""The one denoising loop, on DDIM's grid (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0), and its coefficients.
+
+All scenarios sample through `sample`: text prompts, inverted latents and random latents differ only in what they start
+from and what they are conditioned on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+from audit.diffusion.guard import Conditioning, Guard, Prediction, Report, Step
+from audit.errors import CheckpointError
+
+# Latents (B, C, h, w), their timestep or timesteps (B,) and text states to noise.
+NoiseModel = Callable[[torch.Tensor, int | torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """DDIM coefficients for N steps, ascending in noise: entry i of `a`, `b`, `timesteps` moves level i <-> i + 1.
+
+    `abar[0]` is the clean end (`alphas_cumprod[0]` for SD v1.4, not 1) and `abar[N]` the noisiest level.
+    x_{i-1} = a_i x_i + b_i eps(x_i, t_i), so the exact inverse solves x_i = (x_{i-1} - b_i eps(x_i, t_i)) / a_i.
+    """
+
+    timesteps: tuple[int, ...]
+    abar: tuple[float, ...]
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+
+    @property
+    def steps(self) -> int:
+        """Number of denoising steps N."""
+        return len(self.timesteps)
+
+
+# What changes DDIM's grid or levels. A pipeline folder whose scheduler differs in these is another sampler.
+_GRID_FIELDS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
+
+
+def make_schedule(config: Mapping[str, Any], steps: int) -> Schedule:
+    """DDIM coefficients in float64 for a diffusers scheduler config on the 'leading' grid.
+
+    Raises `CheckpointError` for anything but epsilon prediction or when `steps` does not divide the training timesteps.
+    """
+    if config.get("prediction_type", "epsilon") != "epsilon":
+        raise CheckpointError(
+            f"the scheduler predicts {config.get('prediction_type')!r}; only epsilon prediction is supported",
+            where="scheduler/scheduler_config.json",
+            next_step="use a Stable Diffusion v1.x pipeline folder",
+        )
+    grid = {name: config[name] for name in _GRID_FIELDS if name in config}
+    scheduler = DDIMScheduler(**grid, clip_sample=False, timestep_spacing="leading")
+    total = int(scheduler.config["num_train_timesteps"])
+    if steps < 1 or total % steps:
+        raise CheckpointError(f"{steps} steps do not divide {total} training timesteps", next_step="use 10, 20, 25, 50")
+    scheduler.set_timesteps(steps)
+    timesteps = tuple(int(t) for t in reversed(scheduler.timesteps.tolist()))
+    levels = scheduler.alphas_cumprod.double()
+    abar = (float(scheduler.final_alpha_cumprod), *(float(levels[t]) for t in timesteps))
+    a = tuple((abar[i - 1] / abar[i]) ** 0.5 for i in range(1, steps + 1))
+    b = tuple((1 - abar[i - 1]) ** 0.5 - a[i - 1] * (1 - abar[i]) ** 0.5 for i in range(1, steps + 1))
+    return Schedule(timesteps, abar, a, b)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+    """Denoised latents (B, C, H, W), the loop's UNet evaluations per case, and each case's reports in guard order."""
+
+    latents: torch.Tensor
+    unet_calls: int
+    reports: tuple[tuple[Report, ...], ...]
+
+
+@torch.no_grad()
+def sample(
+    model: NoiseModel,
+    schedule: Schedule,
+    latents: torch.Tensor,
+    conditioning: Conditioning,
+    guards: Sequence[Guard] = (),
+) -> Sampled:
+    """Latents (B, C, H, W) denoised from the noisiest level to the clean end.
+
+    `model(latents, timestep, states)` returns the noise prediction. With guidance 1 one evaluation a step is made,
+    otherwise two, and one more for each guard with a branch of its own, all in one batch. The update runs in float32
+    whatever the model's dtype.
+    """
+    calls = 0
+    latents = latents.float()
+    for guard in guards:
+        guard.begin(conditioning, schedule.timesteps[::-1])
+    for i in reversed(range(schedule.steps)):
+        step = Step(schedule.steps - 1 - i, schedule.timesteps[i], schedule.abar[i + 1], schedule.abar[i])
+        given = conditioning
+        for guard in guards:
+            given = guard.condition(given, step)
+        predict = Predictor(model, step.timestep, given)
+        for guard in guards:
+            latents = guard.before_step(latents, step, predict)
+        prediction = predict(latents, guards)
+        calls += prediction.calls
+        noise = prediction.guided
+        for guard in guards:
+            noise = guard.guide(noise, prediction, step)
+        latents = schedule.a[i] * latents + schedule.b[i] * noise
+        for guard in guards:
+            latents = guard.after_step(latents, step)
+    for guard in guards:
+        guard.finish(latents)
+    return Sampled(latents, calls, _reports(guards, len(latents)))
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """The model's noise predictions at one step."""
+
+    model: NoiseModel
+    timestep: int
+    given: Conditioning
+
+    def __call__(self, latents: torch.Tensor, guards: Sequence[Guard] = ()) -> Prediction:
+        """The prediction at `latents`; the branches of `guards` are evaluated with it."""
+        branches = {guard.name: own for guard in guards if (own := guard.branch()) is not None}
+        states = [self.given.prompt, *branches.values()]
+        if self.given.guidance != 1.0:
+            states.insert(0, self.given.null)
+        count = len(states)
+        inputs = latents if count == 1 else torch.cat([latents] * count)
+        parts = list(self.model(inputs, self.timestep, torch.cat(states)).float().chunk(count))
+        null = parts.pop(0) if self.given.guidance != 1.0 else None
+        further = dict(zip(branches, parts[1:], strict=True))
+        return Prediction(parts[0], null, self.given.guidance, further, count)
+
+
+def _reports(guards: Sequence[Guard], batch: int) -> tuple[tuple[Report, ...], ...]:
+    if not guards:
+        return ((),) * batch
+    reports = [guard.report() for guard in guards]
+    for guard, rows in zip(guards, reports, strict=True):
+        if len(rows) != batch:
+            raise ValueError(f"guard {guard.name} reported {len(rows)} of {batch} cases")
+    return tuple(zip(*reports, strict=True))
+
+
+def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
+    """Standard normal latents (B, C, H, W) in float32, each row from its own CPU generator seeded by its case's seed."""
+    rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+    return torch.stack(rows)

@@ -1,0 +1,47 @@
+"""What making an erased model costs, from its resolved parameters alone: UNet calls and stored bytes. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from audit.erasers.parameters import Values
+
+BACKWARD = 2  # forwards that one backward pass counts as: gradients of activations and of weights
+BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+
+def training_calls(values: Values, concept: Values, row: int) -> tuple[float, float, float]:
+    """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two.
+
+    Without a pool, every iteration denoises its latents down to a step drawn at random (two evaluations a step, under
+    guidance), so it takes between none and all steps but one; with a pool, all trajectories are sampled once. The
+    frozen model is asked for the null prompt and the concept, and for the prompt of `erase_from` where there is one.
+    One `row` of one iteration takes so many evaluations to learn from. The few evaluations that measure the effect are
+    left out.
+    """
+    batch, steps = values["batch_size"], values["steps"]
+    asked = 3 if values.get("erase_from") is not None else 2
+    rows = values["iterations"] * batch
+    trained = rows * row
+    if values["pool"]:
+        texts = len(_texts(values, concept))
+        trajectories = texts * math.ceil(values["pool"] / texts)
+        grid = steps + (values["sampler"] == "pndm")  # PNDM evaluates its second step twice
+        total = trajectories * grid * asked + trained
+        return total, total, total
+    least = rows * asked + trained
+    if values.get("trajectory") == "compvis":  # one step more, where there is one
+        fewest, mean = min(1, steps - 1), (steps - 1) / 2 + (steps - 1) / steps
+        return least + rows * 2 * fewest, least + rows * 2 * mean, least + rows * 2 * (steps - 1)
+    return least, least + rows * (steps - 1), least + rows * 2 * (steps - 1)
+
+
+def tensor_bytes(values: Values, unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:
+    """Bytes of the UNet tensors that a method `changes`, by their names and shapes, in the dtype that it stores."""
+    return BYTES[values["stored"]] * sum(math.prod(shape) for name, shape in unet.items() if changes(name))
+
+
+def _texts(values: Values, concept: Values) -> set[str]:
+    phrases = [concept["phrase"], *(concept["synonyms"] if values["synonyms"] else ())]
+    return {template.replace("{phrase}", phrase) for phrase in phrases for template in values["templates"]}

@@ -1,0 +1,211 @@
+"""Fold the journal into the index: plans and unit rows in Arrow batches, then one outcome per case and detector.
+
+Resume is an anti-join here too: a complete unit is loaded once, and again only when its file was written anew, as after
+a damaged one was deleted; a failed one is loaded again each time until it is complete.
+Each chunk of units is one transaction; runs whose units changed are marked, so that the next consolidation finishes
+what a killed one left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from audit import identity, statistics
+from audit.index.picture_folding import fill_picture_checks
+from audit.index.plan_folding import load_plan
+from audit.index.quality_folding import fill_set_distances
+from audit.index.sql_files import STAGING, relations
+from audit.index.writing import insert, insert_records, transaction
+from audit.plan.document import KINDS
+from audit.storage.journal import SCHEMAS, Journal
+from audit.storage.unit_files import runtime
+
+_TABLES = {
+    "erase": ("erasures",),
+    "attack": ("attacks",),
+    "invert": ("inversions",),
+    "generate": ("images",),
+    "detect": ("measurements", "scores"),
+    "quality": ("qualities",),
+}
+_COLUMNS: Mapping[str, Sequence[str]] = {
+    kind: [
+        name for name in schema.names if name not in ("image", "invert_key") and (kind, name) != ("generate", "item")
+    ]
+    for kind, schema in SCHEMAS.items()
+}
+_INSERTS: Mapping[str, Sequence[str]] = {
+    "erase": ("insert into erasures by name select * from incoming",),
+    "attack": ("insert into attacks by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",),
+    "invert": (
+        "insert into inversions by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
+    ),
+    "generate": ("insert into images by name select * from incoming",),
+    "detect": (
+        "insert into measurements by name"
+        " select unit_id, image_id, instrument_id, status, error, scores is not null as has_scores from incoming",
+        "insert into scores by name select unit_id, image_id, instrument_id, score_no, unnest(one)"
+        " from (select unit_id, image_id, instrument_id, unnest(scores) as one,"
+        " generate_subscripts(scores, 1)::integer as score_no from incoming where scores is not null)",
+    ),
+    "quality": ("insert into qualities by name select * from incoming",),
+}
+_CHUNK_UNITS = 2000
+_BATCH_UNITS = 500
+
+
+@dataclasses.dataclass(frozen=True)
+class Folded:
+    """Counts of one consolidation: runs, units whose files were loaded, their rows, and why runs were left out."""
+
+    runs: int
+    units: int
+    rows: int
+    damaged: tuple[str, ...] = ()
+
+
+def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
+    """Load one run, its plan and then the rows of its units that the index does not hold yet, and return their counts."""
+    run_key = identity.int_key(run_id)
+    load_plan(con, journal, run_id, run_key)
+    units = rows = 0
+    for kind in KINDS:
+        complete, failed, gone = _pending(con, journal, run_key, kind)
+        for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
+            stamps = {key: complete[key] for key in chunk}
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, stamps, [])
+        for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
+            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, {}, chunk)
+        if gone:
+            _load_units(con, journal, kind, {}, [], gone)
+    return Folded(1, units, rows)
+
+
+def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
+    """Decide every case of the runs whose units changed, and renew the intervals and set distances of the marts."""
+    stale = con.execute("select run_key from runs where not outcomes_current order by run_key").fetchall()
+    if not stale:
+        return
+    for (run_key,) in stale:
+        with transaction(con):
+            _decide_cases(con, run_key)
+            fill_set_distances(con, journal, run_key)
+            fill_picture_checks(con, journal, run_key)
+            con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
+    fill_intervals(con)
+
+
+def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
+    """Compute the Clopper-Pearson intervals for every distinct (hits, assessed, confidence) in the outcomes."""
+    needed = con.execute(relations("staging")["stg_interval_arguments"]).fetchall()
+    rows = [(h, n, c, *statistics.clopper_pearson(h, n, c)) for h, n, c in needed]
+    columns = list(zip(*rows, strict=True)) if rows else [()] * 5
+    names = ("hits", "assessed", "confidence", "low", "high")
+    types = (pa.int64(), pa.int64(), *[pa.float64()] * 3)
+    table = pa.table({n: pa.array(c, t) for n, c, t in zip(names, columns, types, strict=True)})
+    con.execute("delete from intervals")
+    insert(con, "insert into intervals by name select * from incoming", table)
+
+
+def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
+    con.execute("delete from outcomes where run_key = ?", [run_key])
+    for name in STAGING[:-1]:
+        sql = relations("staging")[name]
+        con.execute(
+            f"create or replace temp table {name} as {sql}", {"run_key": run_key} if "$run_key" in sql else None
+        )
+    con.execute(f"insert into outcomes by name {relations('staging')[STAGING[-1]]}", {"run_key": run_key})
+    for name in STAGING[:-1]:
+        con.execute(f"drop table {name}")
+
+
+def _pending(
+    con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
+) -> tuple[dict[str, str], set[str], list[str]]:
+    """Planned units to load from complete files, with these files' stamps; from failed files; and loaded ones whose
+    files are gone."""
+    planned = con.execute(
+        "select p.unit_key, l.complete, l.stamp from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
+        " where p.run_key = ? and p.kind = ?",
+        [run_key, kind],
+    ).fetchall()
+    if not planned:
+        return {}, set(), []
+    listing = journal.listing(kind)
+    stamps = listing.stamps
+    complete = {
+        key: stamps[key] for key, loaded, stamp in planned if key in stamps and not (loaded and stamp == stamps[key])
+    }
+    failed = {key for key, _, _ in planned if key in listing.failed}
+    present = listing.complete | listing.failed
+    gone = [key for key, loaded, _ in planned if loaded is not None and key not in present]
+    return complete, failed, gone
+
+
+def _load_units(
+    con: duckdb.DuckDBPyConnection,
+    journal: Journal,
+    kind: str,
+    complete: Mapping[str, str],
+    failed: Collection[str],
+    gone: Collection[str] = (),
+) -> int:
+    """The number of rows that replaced whatever the index held of these units; one transaction. `complete` has stamps."""
+    unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
+    counts = dict.fromkeys((*complete, *failed), 0)
+    runtimes: dict[str, Mapping[str, Any]] = {}
+    changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
+    with transaction(con):
+        con.register("changed", changed)
+        loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
+        if con.execute(loaded).fetchall() != [(0,)]:
+            for table in (*_TABLES[kind], "loaded_units"):
+                con.execute(f"delete from {table} where unit_id in (select unit_id from changed)")
+        con.execute(
+            "update runs set outcomes_current = false where run_key in"
+            " (select run_key from planned_units where unit_id in (select unit_id from changed))"
+        )
+        con.unregister("changed")
+        waiting: list[tuple[int, pa.Table]] = []
+        for key, table in journal.scan(kind, counts, _COLUMNS[kind]):
+            counts[key], runtimes[key] = table.num_rows, runtime(table)
+            waiting.append((unit_ids[key], table))
+            if len(waiting) == _BATCH_UNITS:
+                _insert_rows(con, kind, waiting)
+                waiting = []
+        _insert_rows(con, kind, waiting)
+        insert_records(
+            con,
+            "loaded_units",
+            [
+                {
+                    "unit_id": unit_ids[key],
+                    "kind": kind,
+                    "complete": key in complete,
+                    "stamp": complete.get(key),
+                    "loaded_rows": rows,
+                    **{name: runtimes[key].get(name) for name in ("host", "device", "seconds")},
+                }
+                for key, rows in counts.items()
+            ],
+        )
+    return sum(counts.values())
+
+
+def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, units: Sequence[tuple[int, pa.Table]]) -> None:
+    if units:
+        rows = pa.concat_tables([table for _, table in units])
+        unit_ids = np.repeat([unit_id for unit_id, _ in units], [table.num_rows for _, table in units])
+        rows = rows.append_column("unit_id", pa.array(unit_ids, pa.int64()))
+        for statement in _INSERTS[kind]:
+            insert(con, statement, rows)
+
+
+def _chunks(keys: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [keys[start : start + size] for start in range(0, len(keys), size)]

@@ -1,0 +1,166 @@
+"""Compute the picture check of a run from the feature vectors in the journal; part of folding a run into the index."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import safetensors.numpy
+from safetensors import SafetensorError
+
+from audit.errors import JournalError
+from audit.index.writing import insert
+from audit.spec.benign import FEWEST
+from audit.storage.journal import Journal, StorageUnavailable
+from audit.verdict import damage
+
+# Every picture that the plan's instrument gave a vector, with the cells that need it.
+_VECTORS = """
+with instrument as (
+    select i.instrument_id, i.instrument
+    from quality_instruments as i
+    inner join runs as r on i.run_key = r.run_key
+    where i.run_key = $run_key and i.instrument = json_extract_string(r.spec, '$.benign.instrument.name')
+),
+vectors as (
+    select q.image_id, any_value(i.instrument) as instrument, min(u.unit_key) as unit_key
+    from qualities as q
+    inner join planned_units as u on q.unit_id = u.unit_id
+    inner join instrument as i on q.instrument_id = i.instrument_id
+    where u.run_key = $run_key and u.kind = 'quality' and q.baseline = 'picture' and q.metric = 'vector'
+        and q.status = 'ok'
+    group by q.image_id
+)
+select c.cell_id, c.case_no, v.unit_key, v.image_id
+from cases as c
+inner join cells as l on c.run_key = l.run_key and c.cell_id = l.cell_id
+inner join vectors as v on c.image_id = v.image_id
+where c.run_key = $run_key
+    and (l.role = 'benign' or l.control = 'backbone' or (l.role = 'target' and l.control is null))
+order by c.cell_id, c.case_no
+"""
+_CELLS = """
+select l.cell_id, l.concept, l.subject, l.role, l.control, l.defence, l.scenario
+from cells as l
+inner join runs as r on l.run_key = r.run_key
+where l.run_key = $run_key and json_extract_string(r.spec, '$.benign.instrument.name') is not null
+    and (l.role = 'benign' or l.control = 'backbone' or (l.role = 'target' and l.control is null))
+order by l.cell_id
+"""
+_NAME = "select json_extract_string(spec, '$.benign.instrument.name') from runs where run_key = ?"
+_FIELDS = {
+    "run_key": pa.int64(), "cell_id": pa.int32(), "instrument": pa.string(), "pictures": pa.int64(),
+    "distance": pa.float64(), "reference": pa.float64(), "p_value": pa.float64(), "reason": pa.string(),
+}  # fmt: skip
+Vectors = Mapping[int, damage.Features]  # of one cell, by case number
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    control: str | None
+    defence: str
+    scenario: str
+
+
+def fill_picture_checks(con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int) -> None:
+    """Compute the picture checks of one run anew, and which audited pictures are strange.
+
+    A cell whose pictures cannot be compared gets a reason and no value.
+    """
+    for table in ("picture_checks", "strange_pictures"):
+        con.execute(f"delete from {table} where run_key = ?", [run_key])
+    cells = [_Cell(*row) for row in con.execute(_CELLS, {"run_key": run_key}).fetchall()]
+    if not cells:
+        return
+    ((name,),) = con.execute(_NAME, [run_key]).fetchall()
+    reader = _Reader(con, journal, run_key)
+    checks, strange = [], []
+    for cell in cells:
+        if cell.defence == "none":
+            continue
+        twin = next((c for c in cells if c.defence == "none" and _attack(c) == _attack(cell)), None)
+        if cell.role == "benign":
+            pairs, *found = _checked(reader, cell, twin)
+            checks.append((run_key, cell.cell_id, name, pairs, *found))
+        elif twin is not None:
+            benign = next(
+                (c for c in cells if c.role == "benign" and c.defence == "none" and c.concept == cell.concept), None
+            )
+            strange += [(run_key, cell.cell_id, case) for case in _strange(reader, cell, twin, benign)]
+    _insert(con, "picture_checks", _FIELDS, checks)
+    _insert(con, "strange_pictures", {"run_key": pa.int64(), "cell_id": pa.int32(), "case_no": pa.int32()}, strange)
+
+
+def _attack(cell: _Cell) -> tuple[str, ...]:
+    return cell.concept, cell.subject, cell.scenario
+
+
+def _insert(
+    con: duckdb.DuckDBPyConnection, table: str, fields: Mapping[str, pa.DataType], rows: Sequence[tuple[Any, ...]]
+) -> None:
+    if rows:
+        columns = zip(fields.items(), zip(*rows, strict=True), strict=True)
+        made = pa.table({name: pa.array(values, kind) for (name, kind), values in columns})
+        insert(con, f"insert into {table} by name select * from incoming", made)
+
+
+class _Reader:
+    """The vectors of each cell, read from the journal's quality units."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int) -> None:
+        self._journal = journal
+        self._rows: dict[int, list[tuple[int, str, int]]] = {}
+        for cell, case, unit, image in con.execute(_VECTORS, {"run_key": run_key}).fetchall():
+            self._rows.setdefault(cell, []).append((case, unit, image))
+        self._unit = functools.lru_cache(maxsize=64)(self._load)
+
+    def _load(self, unit: str) -> Mapping[str, damage.Features]:
+        return safetensors.numpy.load(self._journal.blob("quality", unit))
+
+    def of(self, cell: _Cell) -> Vectors:
+        """Return the vectors of a cell's pictures; raises `ValueError` with a sentence where one cannot be read."""
+        try:
+            return {
+                case: self._unit(unit)[f"{image}/picture"] for case, unit, image in self._rows.get(cell.cell_id, ())
+            }
+        except StorageUnavailable:
+            raise
+        except (JournalError, SafetensorError, KeyError) as error:
+            raise ValueError(f"a feature vector cannot be read: {error}"[:500]) from None
+
+
+def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[Any, ...]:
+    """The pairs that were compared, then distance, reference, p value and reason."""
+    pairs: list[int] = []
+    try:
+        own, other = reader.of(cell), reader.of(twin) if twin else {}
+        # The first cases, and not the first that were made: a picture that is lost must not be replaced by a better one.
+        pairs = [case for case in range(damage.PICTURES) if case in own and case in other]
+        if len(pairs) < FEWEST:
+            raise ValueError(f"{len(pairs)} pairs of benign pictures were made; at least {FEWEST} are needed")
+        found = damage.compare(np.stack([own[n] for n in pairs]), np.stack([other[n] for n in pairs]))
+        return len(pairs), found.distance, found.reference, found.p_value, None
+    except ValueError as error:
+        return len(pairs), None, None, None, str(error)
+
+
+def _strange(reader: _Reader, cell: _Cell, twin: _Cell, benign: _Cell | None) -> list[int]:
+    """The case numbers of strange pictures; none where the un-erased model made too few pictures to tell."""
+    try:
+        own = reader.of(cell)
+        references = [*reader.of(twin).values(), *(reader.of(benign).values() if benign else ())]
+        if not own:
+            return []
+        flags = damage.strange(np.stack(list(own.values())), np.stack(references) if references else np.empty((0, 1)))
+        return [case for case, flag in zip(own, flags, strict=True) if flag]
+    except ValueError:
+        return []

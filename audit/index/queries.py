@@ -1,0 +1,262 @@
+"""Read the result of a run from a published copy of the index: rates, reasons, round trips, samples, instruments."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import duckdb
+
+from audit.errors import StoreError
+from audit.index.folding import fill_intervals
+from audit.index.sql_files import relations
+from audit.index.store import explained
+from audit.spec.policy import Policy
+from audit.verdict.results import (
+    CountingRow,
+    CrrRow,
+    GuardRow,
+    LatentRow,
+    PictureCheckRow,
+    QualityRow,
+    RetentionRow,
+    RoundTripRow,
+    RunResult,
+    Sample,
+    UnassessedRow,
+    Verdict,
+    VerdictStatus,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_UNDECIDED = Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this run yet.",), (), ())
+# As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
+_OUTCOMES_UNDER_POLICY = """
+create table outcomes as
+with judged as (
+    select o.*, t.threshold as new_threshold,
+        case
+            when o.outcome = 'unassessed' or t.threshold is null then o.outcome
+            when coalesce(o.score >= t.threshold, false) then 'hit'
+            when not o.labels_complete and (i.score_floor <= 0 or t.threshold < i.score_floor) then 'unassessed'
+            else 'clear'
+        end as new_outcome
+    from published.outcomes as o
+    inner join published.instruments as i using (run_key, detector)
+    left join overrides as t using (detector)
+    where o.run_key in (select run_key from runs)
+)
+select * exclude (new_threshold, new_outcome) replace (
+    coalesce(new_threshold, threshold) as threshold,
+    case when new_outcome = 'unassessed' then coalesce(reason, 'not-measured') end as reason,
+    new_outcome as outcome
+)
+from judged
+"""
+Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow, RetentionRow)
+
+
+def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
+    """Open a published index read-only. Raises `StoreError` when it is absent, corrupt or unreadable."""
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError("there is no index here", where=str(path), next_step="make one with: erasure-audit db rebuild")
+    with explained(path):
+        return duckdb.connect(str(path), read_only=True)
+
+
+def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -> None:
+    """Return when the index knows the run. Raises `StoreError` that names the runs it does know."""
+    known = [str(row[0]) for row in con.execute("select run_id from mart_runs order by created_at desc").fetchall()]
+    if run_id not in known:
+        listed = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "") if known else "none"
+        raise StoreError(
+            f"the index does not know the run {run_id!r}; it knows: {listed}",
+            where=str(path),
+            next_step="list the runs with: erasure-audit db runs; fold in a new one with: erasure-audit db rebuild",
+        )
+
+
+def read_result(path: str | Path, run_id: str, policy: Policy | None = None, samples_per_cell: int = 24) -> RunResult:
+    """Return everything that a report needs of one run; its verdict says that the gate has not decided yet.
+
+    With `policy`, its thresholds and confidence replace the planned ones: raw scores are counted again, nothing is
+    measured again. Samples are read by the policy's first judge: hits first, then by score, at most `samples_per_cell`
+    a cell. Raises `StoreError` when the index cannot be read or does not know the run.
+    """
+    con = open_published(path)
+    try:
+        with explained(Path(path)):
+            require_run(con, run_id, path)
+            if policy is not None:
+                con = _under_policy(con, Path(path), run_id, policy)
+            return _read(con, run_id, samples_per_cell)
+    finally:
+        con.close()
+
+
+def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (rates, readings) of one run as pandas frames, for validation.
+
+    Rates have the columns of mart_crr. Readings have those of mart_reading_extremes: the raw scores that bound all
+    others, so the frame stays small whatever the run's size. Raises `StoreError` as `read_result` does.
+    """
+    con = open_published(path)
+    try:
+        with explained(Path(path)):
+            require_run(con, run_id, path)
+            select = "select * from {} where run_id = ? order by all"
+            rates = con.execute(select.format("mart_crr"), [run_id]).df()
+            return rates, con.execute(select.format("mart_reading_extremes"), [run_id]).df()
+    finally:
+        con.close()
+
+
+def rates_frame(result: RunResult) -> pd.DataFrame:
+    """Return the rates of a result as a frame with the columns that `result_frames` gives: for rates under another policy."""
+    import pandas as pd
+
+    return pd.DataFrame([dataclasses.asdict(row) for row in result.crr])
+
+
+def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) -> RunResult:
+    ((name, created_at, spec, provenance, judge),) = con.execute(
+        "select name, created_at, spec, provenance, first_judge from runs where run_id = ?", [run_id]
+    ).fetchall()
+    mart = "select * from {} where run_id = $run_id order by cell_id"
+    instruments = _records(con, "select * from mart_instruments where run_id = $run_id order by detector", run_id)
+    return RunResult(
+        run_id=run_id,
+        name=name,
+        created_at=created_at,
+        spec=json.loads(spec),
+        provenance={**json.loads(provenance), "computed": _computed(con, run_id)},
+        instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
+        crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
+        unassessed=_typed(UnassessedRow, _records(con, mart.format("mart_unassessed") + ", detector, reason", run_id)),
+        round_trips=_typed(RoundTripRow, _records(con, mart.format("mart_round_trip"), run_id)),
+        samples=_samples(con, run_id, judge, samples_per_cell),
+        verdict=_UNDECIDED,
+        erasures=_erasures(con, run_id),
+        attacks=_attacks(con, run_id),
+        guards=_guards(con, run_id),
+        latents=_typed(LatentRow, _records(con, mart.format("mart_latents"), run_id)),
+        counting=_typed(CountingRow, _records(con, mart.format("mart_nudenet_rules") + ", detector, preset", run_id)),
+        quality=_typed(
+            QualityRow, _records(con, mart.format("mart_quality") + ", metric, instrument, baseline", run_id)
+        ),
+        quality_instruments=_quality_instruments(con, run_id),
+        retention=_typed(RetentionRow, _records(con, mart.format("mart_retention") + ", detector", run_id)),
+        picture_checks=tuple(
+            PictureCheckRow(**row)
+            for row in _records(
+                con, "select * exclude run_id from mart_picture_checks where run_id = $run_id order by cell_id", run_id
+            )
+        ),
+    )
+
+
+def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select * exclude (run_id) from mart_quality_instruments where run_id = $run_id order by instrument"
+    return tuple(_records(con, sql, run_id))
+
+
+def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
+    """Return a sentence for each kind of unit about the machines that computed it."""
+    sql = "select * from mart_compute where run_id = $run_id order by kind, host, device"
+    places: dict[str, list[str]] = {}
+    for row in _records(con, sql, run_id):
+        count = f"{row['units']} unit{'s' if row['units'] > 1 else ''}"
+        place = f"{count} on {row['device'] or 'an unknown device'} of {row['host'] or 'an unknown host'}"
+        places.setdefault(row["kind"], []).append(place)
+    return {kind: "; ".join(found) for kind, found in places.items()}
+
+
+def _guards(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[GuardRow, ...]:
+    measures: dict[tuple[int, str], dict[str, float]] = {}
+    sql = "select cell_id, guard, measure, mean from mart_guard_measures where run_id = $run_id order by all"
+    for row in _records(con, sql, run_id):
+        if row["mean"] is not None:
+            measures.setdefault((row["cell_id"], row["guard"]), {})[row["measure"]] = row["mean"]
+    rows = _records(
+        con, "select * exclude run_id from mart_guards where run_id = $run_id order by cell_id, guard", run_id
+    )
+    return tuple(GuardRow(**row, measures=measures.get((row["cell_id"], row["guard"]), {})) for row in rows)
+
+
+def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select artefact, status, facts from mart_erasures where run_id = $run_id order by artefact, facts"
+    return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in _records(con, sql, run_id))
+
+
+def _attacks(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
+    sql = "select * exclude run_id from mart_attacks where run_id = $run_id order by all"
+    return tuple(_records(con, sql, run_id))
+
+
+def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:
+    names = [field.name for field in dataclasses.fields(Sample)]
+    order = "outcome = 'hit' desc, score desc nulls last, case_no"
+    rows = con.execute(
+        f"select {', '.join(names)} from mart_samples where run_id = $run_id and detector = $judge"
+        f" qualify row_number() over (partition by cell_id order by {order}) <= $per_cell order by cell_id, {order}",
+        {"run_id": run_id, "judge": judge, "per_cell": per_cell},
+    ).fetchall()
+    return tuple(Sample(*row) for row in rows)
+
+
+def _records(con: duckdb.DuckDBPyConnection, sql: str, run_id: str | None = None) -> list[dict[str, Any]]:
+    cursor = con.execute(sql, {"run_id": run_id} if run_id is not None else None)
+    names = [column[0] for column in cursor.description or ()]
+    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _typed(record: type[Record], rows: list[dict[str, Any]]) -> tuple[Record, ...]:
+    """Records from mart rows; a number that no case gave is NaN where the record wants a float."""
+    found = []
+    for row in rows:
+        values: Mapping[str, Any] = {
+            field.name: math.nan if row[field.name] is None and field.type == "float" else row[field.name]
+            for field in dataclasses.fields(record)
+        }
+        found.append(record(**values))
+    return tuple(found)
+
+
+def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy: Policy) -> duckdb.DuckDBPyConnection:
+    """A connection in which the marts count the run's stored scores under `policy`; closes `con`.
+
+    A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
+    decides it exactly as counting every raw score would.
+    """
+    con.close()
+    con = duckdb.connect()
+    quoted = str(path).replace("'", "''")
+    con.execute(f"attach '{quoted}' as published (read_only)")
+    for table in relations("schema"):
+        if table not in ("runs", "outcomes", "intervals"):
+            con.execute(f"create view {table} as from published.{table}")
+    con.execute(
+        "create table runs as select * replace (?::double as confidence, ? as first_judge)"
+        " from published.runs where run_id = ?",
+        [policy.confidence, policy.judges[0], run_id],
+    )
+    con.execute("create table overrides (detector varchar, threshold double)")
+    con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's
+        "insert into overrides select i.detector, coalesce(t.threshold, i.threshold) from published.instruments as i"
+        " left join (select unnest(?::varchar[]) as detector, unnest(?::double[]) as threshold) as t using (detector)"
+        " where i.run_key in (select run_key from runs)",
+        [list(policy.thresholds), list(policy.thresholds.values())],
+    )
+    con.execute(_OUTCOMES_UNDER_POLICY)
+    con.execute(relations("schema")["intervals"])
+    fill_intervals(con)
+    for name, sql in relations("marts").items():
+        con.execute(f"create view {name} as {sql}")
+    return con

@@ -1,0 +1,35 @@
+"""The relations of the index: one SQL file each, file name = relation name, in `sql/` beside this package."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+
+from audit.identity import key, source_digests
+
+_ROOT = Path(__file__).resolve().parents[2] / "sql"
+# Temporary relations of one run, in the order in which they build on each other.
+STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_outcomes")
+# Packages and modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
+FOLDING = (
+    "files", "identity", "index.folding", "index.picture_folding", "index.plan_folding", "index.quality_folding",
+    "index.sql_files", "index.writing", "instruments.set_distances", "plan.document", "plan.identities", "plan.tables",
+    "statistics", "storage.unit_files", "verdict.damage",
+)  # fmt: skip
+
+
+@functools.cache
+def relations(folder: str) -> Mapping[str, str]:
+    """Return relation name -> SQL text of every file in `sql/{folder}`, by name."""
+    return {path.stem: path.read_text(encoding="utf-8") for path in sorted((_ROOT / folder).glob("*.sql"))}
+
+
+@functools.cache
+def digest() -> str:
+    """Return the hex SHA-256 of all that decides an index's content: tables, staging, and the Python that fills them.
+
+    Marts are views, made anew at each opening, and library versions are left out: they may move a last digit only.
+    """
+    text = "\0".join(f"{name}\0{sql}" for part in ("schema", "staging") for name, sql in relations(part).items())
+    return key({"sql": text, "sources": source_digests(FOLDING)})

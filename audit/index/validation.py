@@ -1,0 +1,114 @@
+"""Run expectations about data frames with Great Expectations: one check result per expectation.
+
+An expectation that raised is `error`, never `failed` and never `passed`: Great Expectations reports both as
+`success=False` and tells them apart only in `exception_info`. It takes seconds to import and loads on first use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from audit.verdict.results import CheckResult
+
+SOURCE = "great-expectations"
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """One expectation by class name and arguments, with the sentence that reports show."""
+
+    name: str
+    kind: str  # class in great_expectations.expectations
+    arguments: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Expectations about one view of a frame; `view` selects or derives the rows they speak of."""
+
+    expected: tuple[Expected, ...]
+    view: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame
+
+
+def run_suites(frame: pd.DataFrame, suites: Sequence[Suite]) -> list[CheckResult]:
+    """Return one result per expectation, in order. A view that cannot be made turns all its expectations into `error`."""
+    results: list[CheckResult] = []
+    for suite in suites:
+        try:
+            view = suite.view(frame).reset_index(drop=True)
+            results += _validate(view, suite)
+        except Exception as error:  # whatever a malformed frame raises, the check did not run
+            results += [_error(e, f"{type(error).__name__}: {error}") for e in suite.expected]
+    return results
+
+
+def prepare() -> None:
+    """Import Great Expectations now. Without this the first check does: some seconds, when a machine may be waiting."""
+    _frames()
+
+
+@functools.cache
+def _frames() -> Any:
+    """Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""
+    os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when it is imported
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the import warns about modules that Python and pandas deprecate
+        import great_expectations as gx
+        from great_expectations.data_context.types.base import ProgressBarsConfig
+
+        context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    return (
+        context.data_sources.add_pandas("frames")
+        .add_dataframe_asset("frame")
+        .add_batch_definition_whole_dataframe("all")
+    )
+
+
+def _validate(view: pd.DataFrame, suite: Suite) -> list[CheckResult]:
+    batch = _frames().get_batch({"dataframe": view})
+    import great_expectations as gx
+    import great_expectations.expectations as classes
+
+    built = [getattr(classes, e.kind)(**e.arguments, meta={"position": i}) for i, e in enumerate(suite.expected)]
+    outcome = batch.validate(gx.ExpectationSuite(name="suite", expectations=built))
+    found = {r.expectation_config.meta["position"]: r for r in outcome.results}
+    return [
+        _result(e, found[i]) if i in found else _error(e, "no result came back") for i, e in enumerate(suite.expected)
+    ]
+
+
+def _result(expected: Expected, outcome: Any) -> CheckResult:
+    raised = _raised(outcome.exception_info or {})
+    if raised is not None:
+        return _error(expected, raised)
+    values = outcome.result or {}
+    if outcome.success is True:
+        return CheckResult(expected.name, SOURCE, "passed", "", 0)
+    rows = int(values.get("unexpected_count") or 0)
+    if "observed_value" in values:
+        detail = f"observed {values['observed_value']}"
+    else:
+        examples = ", ".join(repr(value) for value in list(values.get("partial_unexpected_list") or ())[:3])
+        detail = f"{rows} of {values.get('element_count', '?')} rows" + (f", such as {examples}" if examples else "")
+    return CheckResult(expected.name, SOURCE, "failed", detail, rows)
+
+
+def _raised(information: Mapping[str, Any]) -> str | None:
+    """The message of an expectation that raised, or None. It is one record or one per metric, depending on where."""
+    nested = [value for value in information.values() if isinstance(value, Mapping)]
+    for record in (information, *nested):
+        if record.get("raised_exception"):
+            return str(record.get("exception_message") or "the expectation raised")
+    return None
+
+
+def _error(expected: Expected, message: str) -> CheckResult:
+    return CheckResult(expected.name, SOURCE, "error", f"the check could not run: {' '.join(message.split())}", 0)

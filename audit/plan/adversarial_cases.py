@@ -1,0 +1,67 @@
+"""Cases that an adversarial prompt attacks with, and the units that search for it. Imports no torch."""
+
+from __future__ import annotations
+
+import itertools
+
+from audit.attacks import registry
+from audit.attacks.parameters import Parameters, RingABellParameters, texts_of
+from audit.corpus.prompts import PromptSet, cases_of
+from audit.errors import SpecError
+from audit.plan.builder import Builder
+from audit.plan.preflight.unusable import reason
+from audit.records import Attempt
+from audit.spec.document import Spec
+from audit.spec.scenarios import AdversarialTextScenario
+from audit.spec.sections import Concept
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
+
+
+def adversarial_cases(
+    builder: Builder, concept: Concept, scenario: AdversarialTextScenario, chosen: PromptSet | None
+) -> list[Attempt]:
+    """Return the cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
+
+    Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
+    what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for a
+    prompt set with too few rows.
+    """
+    if chosen is not None:
+        return cases_of(chosen, concept, scenario.cases, builder.spec.seed, f"scenarios.{scenario.name}")
+    parsed = _parsed(scenario)
+    unread = [text for text in texts_of(parsed, concept.phrase) if text in builder.unusable.prompts]
+    if unread:
+        problem = reason(builder.unusable.prompts[unread[0]])
+        return [Attempt(builder.spec.seed + number, problem=problem) for number in range(scenario.cases)]
+    parameters = parsed.model_dump(mode="json")
+    items = [f"prompt-{number}" for number in range(min(scenario.found, scenario.cases))]
+    units = {item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items}
+    return [
+        # Without a prompt of its own: the whole prompt is what the attack finds.
+        Attempt(builder.spec.seed + number, attack_key=units[item], attack_item=item)
+        for number, item in zip(range(scenario.cases), itertools.cycle(items), strict=False)
+    ]
+
+
+def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
+    """The prompts that searches start from. Raises `SpecError` when the text encoder has no room for the tokens asked for."""
+    length = int(read_json(backbone.path / "text_encoder" / "config.json")["max_position_embeddings"])
+    texts = []
+    for scenario in spec.scenarios:
+        if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
+            parameters = _parsed(scenario)
+            if isinstance(parameters, RingABellParameters) and parameters.tokens > length - 2:
+                raise SpecError(
+                    f"attack {scenario.method} is asked for {parameters.tokens} tokens, and the backbone's text encoder "
+                    f"reads {length - 2} between start and end",
+                    where=f"scenarios.{scenario.name}",
+                    next_step=f"set parameters: {{tokens: {length - 2}}} or fewer, or choose another preset",
+                )
+            texts += [text for concept in spec.concepts for text in texts_of(parameters, concept.phrase)]
+    return texts
+
+
+def _parsed(scenario: AdversarialTextScenario) -> Parameters:
+    where = f"scenarios.{scenario.name}"
+    return registry.parse(scenario.method, scenario.parameters, scenario.preset, where)

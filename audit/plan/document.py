@@ -1,0 +1,277 @@
+"""A plan: every cell, case and unit of a run, fixed before any model is loaded. It is the denominator of every rate."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from audit.errors import JournalError
+from audit.files import ForeignError, parse_json
+from audit.plan.identities import Unit, from_json
+from audit.plan.tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units, with_all_columns
+from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.spec.document import Spec, parse_spec
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
+
+__all__ = ["CASES_SCHEMA", "KINDS", "UNITS_SCHEMA", "Draft", "Outline", "Plan", "PlannedCell", "chunks", "planned_keys"]
+__all__ += ["read_outline", "read_plan"]
+
+T = TypeVar("T")
+
+_OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedCell:
+    """A cell with what SQL needs to judge it."""
+
+    cell: Cell
+    sensitive: bool
+    gate_residual_max: float | None
+    gate_psnr_min_db: float | None
+
+    def as_row(self) -> dict[str, object]:
+        """The cell as one flat JSON object."""
+        return {
+            **dataclasses.asdict(self.cell),
+            "sensitive": self.sensitive,
+            "gate_residual_max": self.gate_residual_max,
+            "gate_psnr_min_db": self.gate_psnr_min_db,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    """All that a run would do, perhaps with files that are yet to come. `cases` and `units` are Arrow tables, so that large
+    plans stay small in memory."""
+
+    run_id: str
+    name: str
+    created_at: str  # ISO 8601, UTC
+    spec: Spec
+    backbone: Mapping[str, Any]
+    cells: tuple[PlannedCell, ...]
+    cases: pa.Table
+    units: pa.Table
+    instruments: tuple[Instrument, ...]
+    rules: tuple[Mapping[str, object], ...]
+    corpus: Mapping[str, Any]
+    prompt_sets: Mapping[str, object] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
+    quality: tuple[QualityInstrument, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
+
+    def units_of(self, kind: str) -> Iterator[Unit]:
+        """Yield the units of one kind, in plan order. Raises `JournalError` when one's identity is none of that kind."""
+        table = self.units.filter(pc.equal(self.units["kind"], kind))
+        for batch in table.to_batches(max_chunksize=256):
+            yield from map(self._unit, batch.to_pylist())
+
+    def unit(self, row: int) -> Unit:
+        """Return the unit in one row of `units`; raises as `units_of`."""
+        return self._unit(self.units.slice(row, 1).to_pylist()[0])
+
+    def _unit(self, row: Mapping[str, Any]) -> Unit:
+        try:
+            identity = from_json(row["kind"], parse_json(row["identity"]))
+        except ForeignError as error:
+            raise _damaged(self.run_id, error) from None
+        return Unit(row["key"], tuple(row["depends"]), identity, row["rows"])
+
+    def pending(self, kind: str, journal: Journal) -> list[Unit]:
+        """Units of `kind` without a complete journal file: resume is this anti-join and nothing else."""
+        done = journal.keys(kind)
+        return [unit for unit in self.units_of(kind) if unit.key not in done]
+
+    def cases_of(self, unit_key: str) -> list[Case]:
+        """Return the cases of one generate unit, one per picture even when several cells share it."""
+        chosen = self.cases.filter(pc.equal(self.cases["unit_key"], unit_key))
+        rows = with_all_columns(chosen).select(CASES_SCHEMA.names).to_pylist()
+        return list({row["image_id"]: Case(**row) for row in rows}.values())
+
+    def items_of(self, invert_key: str) -> dict[str, str]:
+        """Corpus item -> URI for one invert unit."""
+        rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
+        return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
+
+    def document(self) -> dict[str, object]:
+        """The plan's JSON part (everything but cases and units)."""
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "created_at": self.created_at,
+            "spec": self.spec.model_dump(mode="json"),
+            "backbone": dict(self.backbone),
+            "cells": [cell.as_row() for cell in self.cells],
+            "instruments": [dataclasses.asdict(i) for i in self.instruments],
+            "rules": [dict(rule) for rule in self.rules],
+            "quality_instruments": [dataclasses.asdict(i) for i in self.quality],
+            "comparisons": [dataclasses.asdict(c) for c in self.comparisons],
+            "policy": self.spec.gate.model_dump(mode="json"),
+            "corpus": dict(self.corpus),
+            "prompt_sets": dict(self.prompt_sets),
+            "totals": {"cases": self.cases.num_rows, "units": self.units.num_rows},
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Draft):
+    """All that a run will do: nothing that it names is missing. Only a plan can be stored."""
+
+    def write(self, journal: Journal) -> None:
+        """Store the plan under its run; the JSON is written last and marks it complete."""
+        journal.put_run(self.run_id, "cases.parquet", _parquet(self.cases))
+        journal.put_run(self.run_id, "units.parquet", _parquet(self.units))
+        journal.put_run(self.run_id, "plan.json", json.dumps(self.document(), indent=1, sort_keys=True).encode())
+
+
+# What damaged JSON and Parquet end in; an OSError without a number is Arrow's own.
+_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException)
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def read_plan(journal: Journal, run_id: str) -> Plan:
+    """The stored plan of a run; raises `JournalError` when there is none or it is damaged."""
+    try:
+        document = parse_json(journal.get_run(run_id, "plan.json"))
+        cases = read_cases(journal.get_run(run_id, "cases.parquet"))
+        units = read_units(journal.get_run(run_id, "units.parquet"))
+        cells = tuple(_cell(row) for row in document["cells"])
+        instruments = _instruments(document)
+        quality, comparisons = _quality(document)
+        return Plan(
+            run_id=_field(document, "run_id", str),
+            name=_field(document, "name", str),
+            created_at=_field(document, "created_at", str),
+            spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
+            backbone=_field(document, "backbone", dict),
+            cells=cells,
+            cases=cases,
+            units=units,
+            instruments=instruments,
+            rules=tuple(dict(rule) for rule in document["rules"]),
+            corpus=_field(document, "corpus", dict),
+            prompt_sets=_field({"prompt_sets": {}, **document}, "prompt_sets", dict),
+            quality=quality,
+            comparisons=comparisons,
+        )
+    except _DAMAGE as error:
+        raise _damaged(run_id, error) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """What a stored plan says without its spec: it can be read whatever version of the spec's format planned the run."""
+
+    run_id: str
+    created_at: str  # ISO 8601, UTC
+    cells: tuple[PlannedCell, ...]
+    instruments: tuple[Instrument, ...]
+    policy: object  # as it was stored, not validated
+    corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
+
+    @property
+    def cases(self) -> int:
+        """How many cases are planned."""
+        return sum(planned.cell.planned for planned in self.cells)
+
+    def unknown_names(self, policy: Policy) -> list[str]:
+        """Sentences about names in `policy` that nothing in this run answers to; empty when it can be decided by it."""
+        audited = [planned.cell for planned in self.cells if planned.cell.role is Role.TARGET]
+        return policy.problems(
+            scenarios={cell.scenario.value for cell in audited if cell.control is None},
+            detectors={instrument.detector for instrument in self.instruments},
+            concepts={cell.concept for cell in audited},
+            defences={"none", *(cell.defence for cell in audited)},
+        )
+
+
+def read_outline(journal: Journal, run_id: str) -> Outline:
+    """The outline of a stored run; raises `JournalError` when there is none or its plan is damaged."""
+    try:
+        document = parse_json(journal.get_run(run_id, "plan.json"))
+        return Outline(
+            run_id=_field(document, "run_id", str),
+            created_at=_field(document, "created_at", str),
+            cells=tuple(_cell(row) for row in document["cells"]),
+            instruments=_instruments(document),
+            policy=document["policy"],
+            corpus_sha256=document.get("corpus", {}).get("sha256", ""),
+        )
+    except _DAMAGE as error:
+        raise _damaged(run_id, error) from error
+
+
+def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
+    """(kind, key) of every planned unit of a run; raises `JournalError` when its plan is absent or damaged."""
+    try:
+        units = read_units(journal.get_run(run_id, "units.parquet"), ["kind", "key"])
+        return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
+    except _DAMAGE as error:
+        raise _damaged(run_id, error) from error
+
+
+def _damaged(run_id: str, error: Exception) -> JournalError:
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    return JournalError(
+        f"the plan of run {run_id!r} is damaged: {reason}", next_step="start it again: erasure-audit run SPEC"
+    )
+
+
+def _instruments(document: Mapping[str, Any]) -> tuple[Instrument, ...]:
+    return tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
+
+
+def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...], tuple[Comparison, ...]]:
+    """Both are absent from plans of before they could be asked for."""
+    instruments = [
+        QualityInstrument(**{**row, "metrics": tuple(row["metrics"])})
+        for row in document.get("quality_instruments", ())
+    ]
+    comparisons = [
+        Comparison(row["cell_id"], Baseline(row["baseline"]), row["baseline_cell_id"])
+        for row in document.get("comparisons", ())
+    ]
+    return tuple(instruments), tuple(comparisons)
+
+
+def _field(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
+    """Return one value of a stored plan; raises `ValueError` when it is missing or of another type."""
+    value = row.get(name)
+    if type(value) is not kind:
+        raise ValueError(f"its {name!r} is {str(value)[:80]!r}, which is no {kind.__name__}")
+    return value
+
+
+def _cell(row: Mapping[str, Any]) -> PlannedCell:
+    cell = Cell(
+        cell_id=_field(row, "cell_id", int),
+        concept=_field(row, "concept", str),
+        subject=_field(row, "subject", str),
+        role=Role(row["role"]),
+        control=Control(row["control"]) if row["control"] else None,
+        defence=_field(row, "defence", str),
+        scenario=Scenario(row["scenario"]),
+        planned=_field(row, "planned", int),
+        perturbation=row.get("perturbation"),  # absent from plans of before the field was there
+        strength=row.get("strength"),
+    )
+    return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
+
+
+def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Consecutive slices of at most `size` values."""
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -1,0 +1,234 @@
+"""What a plan will cost, before anything is loaded: UNet calls, storage and, where a rate is known, time."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow.compute as pc
+
+from audit import guards
+from audit.attacks import registry
+from audit.plan.document import KINDS, Draft
+from audit.plan.erasure_costs import stored_bytes, training_calls
+from audit.plan.identities import (
+    AttackIdentity,
+    DetectIdentity,
+    EraseIdentity,
+    GenerateIdentity,
+    InvertIdentity,
+    Unit,
+    as_json,
+)
+from audit.plan.rates import Rates, journal_rates
+from audit.storage.journal import Journal
+from audit.weights.files import loaded_weights, read_json, safetensors_header
+
+PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
+DETECT_ROW = 300  # assumed bytes of one picture's raw scores
+ROW = 200  # assumed bytes of a row without a picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Calls:
+    """UNet evaluations, summed over pictures; classifier-free guidance costs two a step."""
+
+    low: float
+    expected: float
+    high: float
+
+    def __add__(self, other: Calls) -> Calls:
+        return Calls(self.low + other.low, self.expected + other.expected, self.high + other.high)
+
+    def times(self, factor: float) -> Calls:
+        """The calls of `factor` pictures."""
+        return Calls(self.low * factor, self.expected * factor, self.high * factor)
+
+
+NO_CALLS = Calls(0, 0, 0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """The units of one kind: how many, how many are not done yet, and what those cost."""
+
+    kind: str
+    units: int
+    pending: int
+    rows: int  # of pending units
+    calls: Calls  # of pending units
+    storage: float  # bytes that pending units will write
+    texts: float = 0.0  # evaluations of the text encoder alone, of pending units
+    detections: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)  # pending rows by detector kind
+
+
+@dataclasses.dataclass(frozen=True)
+class Price:
+    """The cost of a plan. `seconds` is None while the rate is unknown; model loading is not in it."""
+
+    work: tuple[Work, ...]
+    rates: Rates
+    seconds: Calls | None
+    assumptions: tuple[str, ...]
+
+    @property
+    def calls(self) -> Calls:
+        """UNet calls of everything that is not done yet."""
+        return sum((work.calls for work in self.work), NO_CALLS)
+
+    @property
+    def texts(self) -> float:
+        """Evaluations of the text encoder that searches for prompts still make."""
+        return sum(work.texts for work in self.work)
+
+    @property
+    def storage(self) -> float:
+        """Bytes that will be written."""
+        return sum(work.storage for work in self.work)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """Sizes of one picture of a backbone, from its configuration files."""
+
+    resolution: int
+    latent_bytes: int
+    unet: Mapping[str, tuple[int, ...]] = dataclasses.field(hash=False)  # shape of every UNet tensor
+
+
+def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
+    """The cost of what the journal lacks. `rates` replaces what earlier units in the journal say."""
+    known = journal_rates(journal, plan.backbone["sha256"])
+    if rates is not None:
+        given = {k: v for k, v in dataclasses.asdict(rates).items() if v is not None and v != {}}
+        known = dataclasses.replace(known, **given)
+    work = tuple(_work(plan, kind, journal.keys(kind), known, shape) for kind in KINDS)
+    return Price(work, known, _seconds(work, known), _assumptions(known, work))
+
+
+def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
+    units = pending = rows = 0
+    calls, storage, texts = NO_CALLS, 0.0, 0.0
+    detections: Counter[str] = Counter()
+    for unit in plan.units_of(kind):
+        units += 1
+        if unit.key in done:
+            continue
+        pending += 1
+        rows += unit.rows
+        calls += calls_of(unit, rates.evaluations_per_step)
+        storage += _storage(unit, rates, shape)
+        if isinstance(unit.identity, AttackIdentity):
+            texts += registry.text_calls(as_json(unit.identity))
+        if isinstance(unit.identity, DetectIdentity):
+            detections[unit.identity.instrument.kind] += unit.rows
+    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections))
+
+
+def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
+    """UNet calls of one unit.
+
+    Sampling takes one call a step, two under guidance, and what guards add. A backward pass through the UNet, which
+    EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
+    (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
+    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. A
+    trained eraser costs what `erasure_costs.training_calls` says, where a backward pass counts as two calls.
+    """
+    described = unit.identity
+    if isinstance(described, GenerateIdentity) and described.sampler:
+        sampler = described.sampler
+        exact = described.solver not in (None, "ddim")  # the first of their levels is given
+        one = (sampler.steps - exact) * (2 if sampler.guidance > 1.0 else 1)
+        grid = range(1, 1000, 1000 // sampler.steps)
+        one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
+        return Calls(one, one, one).times(unit.rows)
+    if isinstance(described, InvertIdentity):
+        steps, passes = described.steps, described.passes
+        if passes is None:  # exact samplers: one evaluation a step up, one fewer down
+            return Calls(2 * steps - 1, 2 * steps - 1, 2 * steps - 1).times(unit.rows)
+        if passes == 0:  # the explicit inversion: one evaluation moves, one measures
+            return Calls(3 * steps, 3 * steps, 3 * steps).times(unit.rows)
+        expected = min(max(evaluations_per_step or (1 + passes) / 2, 1), passes + 1)
+        low, high = 2 * steps + 1, (passes + 1) * steps + 1
+        return Calls(low, min((expected + 1) * steps, high), high).times(unit.rows)
+    if isinstance(described, AttackIdentity):
+        made = registry.unet_calls(as_json(described))
+        return Calls(made, made, made)
+    if isinstance(described, EraseIdentity):
+        return Calls(*training_calls(described.method, described.parameters, described.concept))
+    return NO_CALLS
+
+
+def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
+    if unit.kind == "generate":
+        return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
+    if isinstance(unit.identity, InvertIdentity):
+        # An exact sampler keeps two latents in float64 instead of one in float32.
+        return unit.rows * (shape.latent_bytes * (1 if unit.identity.method == "fixed-point" else 4) + ROW)
+    if isinstance(unit.identity, EraseIdentity):
+        return ROW + stored_bytes(unit.identity.method, unit.identity.parameters, shape.unet)
+    if unit.kind in ("attack", "erase"):  # a checkpoint stays where it is
+        return unit.rows * ROW
+    return unit.rows * DETECT_ROW
+
+
+def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:
+    calls = sum((w.calls for w in work), NO_CALLS)
+    if rates.seconds_per_call is None and calls.high:
+        return None
+    known = rates.seconds_per_detection
+    detecting = sum(count * known.get(kind, 0.0) for w in work for kind, count in w.detections.items())
+    return calls.times(rates.seconds_per_call or 0.0) + Calls(detecting, detecting, detecting)
+
+
+def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
+    said = []
+    if any(w.calls.high for w in work if w.kind in ("erase", "attack")):
+        said.append("training: a backward pass counts as two UNet calls, at whatever size an eraser or attack trains")
+    inverts = next(w for w in work if w.kind == "invert")
+    if inverts.pending:
+        if rates.evaluations_per_step is None:
+            said.append("inversion: between one evaluation and all fixed-point passes a step, expected half way")
+        else:
+            said.append(f"inversion: {rates.evaluations_per_step:.1f} evaluations a step, as earlier units needed")
+    if rates.bytes_per_picture is None and any(w.pending for w in work if w.kind == "generate"):
+        said.append(f"storage: a PNG takes {PNG_SHARE:.0%} of the raw pixels")
+    texts = sum(w.texts for w in work)
+    if texts:
+        said.append(f"searches for prompts: about {texts:,.0f} evaluations of the text encoder alone, not in the time")
+    untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
+    if untimed:
+        said.append(f"time: detectors {', '.join(sorted(untimed))} are not in it, nothing says how long they take")
+    if any(w.pending for w in work if w.kind == "quality"):
+        said.append("time: quality instruments are not in it")
+    if any(w.pending for w in work):
+        said.append("time: loading models is not in it")
+    return tuple(said)
+
+
+def shape_of(folder: Path) -> Shape:
+    """The sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
+    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
+    side = int(unet["sample_size"])
+    headers = [safetensors_header(path) for path in loaded_weights(folder / "unet")[0]]
+    shapes = {name: tensor.shape for header in headers for name, tensor in header.items()}
+    return Shape(
+        resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
+        latent_bytes=int(unet["in_channels"]) * side * side * 4,
+        unet=shapes,
+    )
+
+
+def sd1_shape() -> Shape:
+    """The sizes of Stable Diffusion v1.x from its architecture alone, for a backbone whose files are elsewhere."""
+    from audit.checkpoints.sd1 import sd1_names  # imports torch
+
+    shapes = {name: tensor.shape for name, tensor in sd1_names().unet.items()}
+    return Shape(resolution=512, latent_bytes=4 * 64 * 64 * 4, unet=shapes)
+
+
+def pictures_sharing(plan: Draft) -> int:
+    """How many cases reuse a picture that another cell needs too."""
+    return int(plan.cases.num_rows - pc.count_distinct(plan.cases["image_id"]).as_py())

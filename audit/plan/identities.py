@@ -1,0 +1,262 @@
+"""What units are: one record for each kind, whose canonical JSON is stored in the plan and hashed into the unit's key.
+
+What a record does not hold cannot change the unit's result. The JSON is written and read here and nowhere else; changing
+it changes keys, and everything is computed anew.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import (
+    ConfigDict,
+    JsonValue,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
+    ValidationError,
+    model_serializer,
+)
+
+from audit.files import ForeignError
+from audit.identity import int_key
+from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
+from audit.spec.scenarios import Perturbation, Sampler
+from audit.spec.sections import Concept
+
+Json: TypeAlias = dict[str, JsonValue]
+Source = Literal["prompt", "latent", "noise", "image", "vae", "black", "noise-latent", "noise-pixels"]
+Pair = tuple[int, str, int | None]  # picture, baseline, the baseline's picture
+
+
+class _Record:
+    """A record whose stored form has its fields and no others."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+def _stored_concept(concept: Concept) -> Json:
+    """Return the fields of a concept that a result can depend on: how its pictures are shown is none of them."""
+    return concept.model_dump(mode="json", exclude={"sensitive"})
+
+
+UnitConcept = Annotated[Concept, PlainSerializer(_stored_concept)]
+
+
+class PictureSampler(Sampler):
+    """A scenario's sampler, with the size in pixels where a prompt set names one; None is the backbone's own side."""
+
+    width: int | None = None
+    height: int | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default_size(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields: Json = handler(self)
+        return {name: value for name, value in fields.items() if value is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Personalisation(_Record):
+    """What is on top of a defence's model: files by their digest, and the erase unit of the model they started from."""
+
+    sha256: str
+    kind: Literal["lora", "dreambooth"]
+    base: str | None  # None: the backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class EraseIdentity(_Record):
+    """Weights that a method makes. Other units name the erased model by this unit's key."""
+
+    backbone: str
+    method: str
+    parameters: Mapping[str, JsonValue]
+    concept: UnitConcept
+    code: str
+    plugin: Plugin | None = None
+    kind: Literal["erase"] = "erase"
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, handler: SerializerFunctionWrapHandler) -> Json:
+        return without_own_plugin(handler(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointIdentity(_Record):
+    """Weights that somebody brings: their content and the method claimed of them, never where they lie."""
+
+    backbone: str
+    checkpoint: str
+    claim: str
+    code: str
+    kind: Literal["erase"] = "erase"
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackIdentity(_Record):
+    """A search for `items`, in the model of an erase unit; None is the backbone. `images` are learned from."""
+
+    backbone: str
+    method: str
+    version: str
+    parameters: Mapping[str, JsonValue]
+    concept: UnitConcept
+    seed: int
+    model: str | None
+    images: tuple[str, ...]
+    code: str
+    items: tuple[str, ...] = ()
+    plugin: Plugin | None = None
+    kind: Literal["attack"] = "attack"
+
+    @model_serializer(mode="wrap")
+    def _without_own(self, handler: SerializerFunctionWrapHandler) -> Json:
+        return without_own_plugin(handler(self))
+
+
+@dataclasses.dataclass(frozen=True)
+class InvertIdentity(_Record):
+    """Latents of corpus `items`; `passes` and `tolerance` belong to the fixed-point method alone."""
+
+    backbone: str
+    model: str | None
+    method: str
+    steps: int
+    passes: int | None
+    tolerance: float | None
+    prompt: str
+    perturbation: Perturbation | None
+    code: str
+    items: tuple[str, ...] = ()
+    kind: Literal["invert"] = "invert"
+
+
+@dataclasses.dataclass(frozen=True)
+class GenerateIdentity(_Record):
+    """What the `images` of a unit have in common. Those of `latent` alone have a solver, and maybe a perturbation."""
+
+    source: Source
+    backbone: str
+    model: str | None
+    guards: tuple[ResolvedGuard, ...]
+    sampler: PictureSampler | None  # None where nothing is sampled
+    code: str
+    solver: str | None = None
+    perturbation: Perturbation | None = None
+    personalisation: Personalisation | None = None
+    images: tuple[int, ...] = ()
+    kind: Literal["generate"] = "generate"
+
+    @model_serializer(mode="wrap")
+    def _without_what_others_have(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields: Json = handler(self)
+        absent = ({"solver", "perturbation"} if self.solver is None else set[str]()) | (
+            {"personalisation"} if self.personalisation is None else set[str]()
+        )
+        return {name: value for name, value in fields.items() if name not in absent}
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectIdentity(_Record):
+    """A detector's scores of the pictures of a generate unit; neither its name nor its threshold is in `instrument`."""
+
+    generate: str
+    instrument: Instrument
+    code: str
+    kind: Literal["detect"] = "detect"
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityIdentity(_Record):
+    """A quality instrument's numbers of pictures of one generate unit, against pictures of others or of the corpus."""
+
+    generate: str
+    baselines: tuple[str, ...]  # further generate units
+    instrument: QualityInstrument  # without its name
+    pairs: tuple[Pair, ...]
+    code: str
+    kind: Literal["quality"] = "quality"
+
+
+Identity: TypeAlias = (
+    EraseIdentity
+    | CheckpointIdentity
+    | AttackIdentity
+    | InvertIdentity
+    | GenerateIdentity
+    | DetectIdentity
+    | QualityIdentity
+)
+_RECORDS: Mapping[str, type[Identity]] = {
+    "erase": EraseIdentity,
+    "checkpoint": CheckpointIdentity,  # of kind `erase` too
+    "attack": AttackIdentity,
+    "invert": InvertIdentity,
+    "generate": GenerateIdentity,
+    "detect": DetectIdentity,
+    "quality": QualityIdentity,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Unit:
+    """A batch of work that one worker runs and journals as one file named by `key`."""
+
+    key: str  # hex SHA-256 of the identity's canonical JSON
+    depends: tuple[str, ...]  # keys of units that must be journalled first
+    identity: Identity
+    rows: int
+
+    @property
+    def kind(self) -> str:
+        """The stage that runs it: erase, attack, invert, generate, detect or quality."""
+        return self.identity.kind
+
+    @property
+    def model(self) -> str | None:
+        """The erase unit whose model it uses; None where that is the backbone or none at all."""
+        identity = self.identity
+        return identity.model if isinstance(identity, AttackIdentity | InvertIdentity | GenerateIdentity) else None
+
+
+def as_json(identity: Identity) -> Json:
+    """Return an identity as it is stored; `audit.identity.key` of it is the unit's key."""
+    name = "checkpoint" if isinstance(identity, CheckpointIdentity) else identity.kind
+    fields: Json = _codec(name).dump_python(identity, mode="json")
+    return fields
+
+
+def from_json(kind: str, stored: object) -> Identity:
+    """Return the identity of a stored unit of `kind`. Raises `ForeignError` for anything that `as_json` does not return."""
+    if not isinstance(stored, dict):
+        raise ForeignError("a unit's identity is no JSON object")
+    try:
+        return _codec("checkpoint" if kind == "erase" and "checkpoint" in stored else kind).validate_python(stored)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"]) or "its fields"
+        raise ForeignError(f"the identity of a unit of kind {kind!r}: {place}: {first['msg']}") from None
+
+
+def picture_ids(common: GenerateIdentity, cases: Iterable[tuple[Attempt, str | None]]) -> list[int]:
+    """Return the identity of each case's picture: all that it is made from, its invert unit included.
+
+    Cells that make the same picture share it.
+    """
+    shared = {name: value for name, value in as_json(common).items() if name not in ("kind", "images")}
+    return [int_key({**shared, **_inputs(attempt), "invert": invert}) for attempt, invert in cases]
+
+
+def _inputs(attempt: Attempt) -> Json:
+    names = ["seed", "prompt", "item", "attack_key", "attack_item"]
+    if attempt.problem:  # there is no picture: what cannot be made is told apart by its row
+        names += ["prompt_key", "problem"]
+    return {name: getattr(attempt, name) for name in names}
+
+
+@functools.cache
+def _codec(name: str) -> TypeAdapter[Identity]:
+    return TypeAdapter(_RECORDS[name])

@@ -1,0 +1,49 @@
+"""IRECE's mask controls: the audited attack once more, with the guard's noise somewhere else, beside the guarded cell.
+
+A guard that removes a concept by breaking pictures removes it with a random mask of the same area too. Control cells say
+so without deciding anything: their role is `control`, so that no limit of a policy speaks of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from audit import guards
+from audit.plan.builder import Builder, Inversion
+from audit.plan.identities import GenerateIdentity
+from audit.records import Attempt, Cell, Control, ResolvedGuard, Role
+
+
+def add_with_controls(
+    builder: Builder,
+    cell: Cell,
+    common: GenerateIdentity,
+    attempts: Sequence[Attempt],
+    inversion: Inversion | None = None,
+) -> None:
+    """Plan a cell as `Builder.add` does, and after a defended target cell the mask controls that its guards ask for.
+
+    A control has the cell's own cases: the same prompts, seeds, latents and model, and another mask.
+    """
+    builder.add(cell, common, attempts, inversion)
+    if cell.role is not Role.TARGET or cell.control is not None:
+        return
+    for control, resolved in _controls(builder, cell):
+        builder.model(cell.defence, builder.spec.concept(cell.concept))  # so that the model's unit knows this cell too
+        beside = dataclasses.replace(cell, role=Role.CONTROL, control=control)
+        builder.add(beside, dataclasses.replace(common, guards=resolved), attempts, inversion)
+
+
+def _controls(builder: Builder, cell: Cell) -> Iterator[tuple[Control, tuple[ResolvedGuard, ...]]]:
+    """Each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
+    listed, concept = builder.spec.defence(cell.defence).guards, builder.spec.concept(cell.concept)
+    energies = builder.resolved.energy_digests()
+    for position, guard in enumerate(listed):
+        for mask in guard.controls:
+            elsewhere = guard.model_copy(update={"parameters": {**guard.parameters, "mask": mask}})
+            changed = [*listed[:position], elsewhere, *listed[position + 1 :]]
+            yield (
+                Control(f"mask-{mask}"),
+                tuple(ResolvedGuard(**guards.resolve(one, concept, energies)) for one in changed),
+            )

@@ -1,0 +1,131 @@
+"""The reference pictures of a spec: as its corpus lists them, or as a forecast needs them where they are elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+
+import pyarrow as pa
+
+from audit import identity
+from audit.corpus import ingest
+from audit.errors import CorpusError
+from audit.plan.embedding_cases import learning
+from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
+from audit.spec.document import Spec
+from audit.spec.scenarios import EmbeddingScenario, LatentScenario
+from audit.spec.sections import CorpusEntry
+from audit.storage.errors import SourceUnavailable
+
+Progress = Callable[[int], None]
+
+
+def listed_pictures(spec: Spec, manifest: pa.Table, unlisted: Collection[CorpusEntry] = ()) -> Pictures:
+    """Return the pictures of a manifest. Concepts of which an entry is `unlisted` are not taken to be empty."""
+    items = _items(spec, manifest)
+    roles = _roles(spec)
+    empty: dict[str, CorpusError] = {}
+    for entry in spec.corpus:
+        if not items.get(entry.concept) and entry.role == roles.get(entry.concept) and entry not in unlisted:
+            empty.setdefault(entry.concept, ingest.no_objects(entry.url))
+    return Pictures(items, empty, manifest)
+
+
+def forecast_pictures(spec: Spec, progress: Progress | None = None) -> Pictures:
+    """Return the pictures that a run of `spec` would have: those that can be listed, and names of those that cannot.
+
+    Raises `CorpusError` for entries that overlap and URLs that can never be used, which are mistakes of the spec.
+    """
+    batches, unlisted = _listed(spec, progress) if spec.corpus else ([], {})
+    manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
+    listed = listed_pictures(spec, manifest, list(unlisted))
+    items = {concept: list(pictures) for concept, pictures in listed.items.items()}
+    problems = [Problem.of("corpus", error) for error in unlisted.values()]
+    wanted = _wanted(spec)
+    for entry in spec.corpus:
+        count = wanted.get(entry.concept, 0)
+        have = items.setdefault(entry.concept, [])
+        if len(have) >= count or entry.concept in listed.empty:
+            continue
+        if entry not in unlisted:
+            problems.append(Problem.of("corpus", _too_few(entry, count, len(have))))
+        have += [CorpusItem(f"{ABSENT}{entry.concept}-{n}", entry.url) for n in range(len(have), count)]
+    return Pictures(items, listed.empty, manifest, tuple(problems))
+
+
+def _items(spec: Spec, manifest: pa.Table) -> dict[str, list[CorpusItem]]:
+    """Return the different reference images of each concept, in URI order, of the role that its cells use.
+
+    Objects that cannot be decoded stay in: their cases are unassessed, not dropped from the denominator.
+    """
+    roles = _roles(spec)
+    items: dict[str, dict[str, CorpusItem]] = {}
+    for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
+        if row["role"] != roles.get(row["concept"]):
+            continue
+        item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"
+        items.setdefault(row["concept"], {}).setdefault(item, CorpusItem(item, row["uri"]))
+    return {concept: list(different.values()) for concept, different in items.items()}
+
+
+def _listed(spec: Spec, progress: Progress | None) -> tuple[Sequence[pa.RecordBatch], dict[CorpusEntry, CorpusError]]:
+    """Return the manifest of the entries that can be listed, and why the others cannot.
+
+    Storage that does not answer is asked once: the other entries of the same scheme are not waited for.
+    """
+    batches = ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress)
+    try:
+        return list(batches), {}
+    except CorpusError:
+        pass  # entry by entry, then
+    rows: list[pa.RecordBatch] = []
+    unlisted: dict[CorpusEntry, CorpusError] = {}
+    silent: dict[str, CorpusError] = {}
+    for entry in spec.corpus:
+        scheme = entry.url.partition("://")[0]
+        try:
+            if scheme in silent:
+                raise silent[scheme]
+            rows += list(ingest.manifest([entry], spec.corpus_limits, progress=progress))
+        except CorpusError as error:
+            unlisted[entry] = _not_listed(entry, error, spec)
+            if isinstance(error, SourceUnavailable):
+                silent[scheme] = error
+    return rows, unlisted
+
+
+def _not_listed(entry: CorpusEntry, error: CorpusError, spec: Spec) -> CorpusError:
+    needed = f"have {_wanted(spec).get(entry.concept, 0)} different pictures of {entry.concept!r} there"
+    return CorpusError(error.what, where=_place(entry), next_step=f"{needed}; {error.next_step}")
+
+
+def _too_few(entry: CorpusEntry, count: int, have: int) -> CorpusError:
+    return CorpusError(
+        f"the spec asks for {count} images of {entry.concept!r} and the corpus has {have} different ones",
+        where=_place(entry),
+        next_step=f"add images, or lower the number of cases to {have}",
+    )
+
+
+def _place(entry: CorpusEntry) -> str:
+    return f"{entry.url} (concept {entry.concept})"
+
+
+def _roles(spec: Spec) -> dict[str, str]:
+    """Return the role of the corpus entries that each concept's cells use: target for what was erased, control for
+    unlearned, neighbour for what must survive."""
+    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
+    return roles | dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+
+
+def _wanted(spec: Spec) -> dict[str, int]:
+    """Return how many reference pictures of each concept the largest cell takes, or an attack learns from."""
+    latent = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, LatentScenario)]
+    learned = [
+        learning(scenario).images
+        for scenario in spec.scenarios
+        if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None
+    ]
+    largest = max([spec.controls.cases, *latent, *learned])
+    others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
+    wanted = dict.fromkeys([*others, *spec.controls.unlearned], spec.controls.cases)
+    return wanted | {concept.name: largest for concept in spec.concepts}

@@ -1,0 +1,279 @@
+"""Plan cells, cases and units of what a spec names, without torch and without loading any model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from audit import identity
+from audit.corpus.prompts import PromptSet, cases_of, prompts
+from audit.errors import SpecError
+from audit.plan.adversarial_cases import adversarial_cases
+from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
+from audit.plan.builder import Builder, Inversion
+from audit.plan.document import KINDS, Draft, Plan
+from audit.plan.embedding_cases import embedding_cases
+from audit.plan.identities import Source
+from audit.plan.instruments import instruments_of, quality_of, rules_of
+from audit.plan.mask_controls import add_with_controls
+from audit.plan.personalised_cases import personalised_cases
+from audit.plan.preflight.unusable import Checked, reason, require_some
+from audit.plan.quality import plan_quality
+from audit.plan.resolved import Missing, Resolved, raise_first
+from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
+from audit.spec.document import Spec
+from audit.spec.scenarios import (
+    AdversarialTextScenario,
+    EmbeddingScenario,
+    LatentScenario,
+    Perturbation,
+    TextScenario,
+)
+from audit.spec.sections import Concept
+
+
+def build_plan(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Plan:
+    """Return the complete plan of a run. Raises the error of the first problem, and what `build_draft` raises."""
+    raise_first([*resolved.problems, *checked.problems])
+    draft = build_draft(resolved, checked, run_id=run_id, created_at=created_at)
+    return Plan(**{field.name: getattr(draft, field.name) for field in dataclasses.fields(draft)})
+
+
+def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Draft:
+    """Return what a run would do, whatever of `resolved` is missing. What is unusable is planned as cases with a problem.
+
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
+    more cases than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
+    """
+    spec, instruments, quality = resolved.spec, instruments_of(resolved), quality_of(resolved)
+    builder = Builder(resolved, checked.unusable)
+    for concept in spec.concepts:
+        for scenario in spec.scenarios:
+            chosen = checked.prompt_sets.get(scenario.name)
+            for defence in spec.defence_names():
+                if isinstance(scenario, TextScenario):
+                    _text_cells(builder, concept, scenario, defence, chosen)
+                elif isinstance(scenario, AdversarialTextScenario):
+                    _adversarial_cell(builder, concept, scenario, defence, chosen)
+                elif isinstance(scenario, EmbeddingScenario):
+                    _embedding_cell(builder, concept, scenario, defence)
+                else:
+                    _latent_cells(builder, concept, scenario, defence)
+        _benign_cells(builder, concept, resolved.benign)
+        _control_cells(builder, concept)
+    builder.detect(instruments)
+    comparisons = plan_quality(builder, quality)
+    cases, units = builder.tables()
+    draft = Draft(
+        run_id=run_id,
+        name=spec.name,
+        created_at=created_at,
+        spec=spec,
+        backbone=_backbone_facts(resolved),
+        cells=tuple(builder.cells),
+        cases=cases,
+        units=units,
+        instruments=tuple(instruments),
+        rules=tuple(rules_of(resolved)),
+        corpus=resolved.pictures.facts(),
+        prompt_sets={name: chosen.facts() for name, chosen in checked.prompt_sets.items()},
+        quality=tuple(quality),
+        comparisons=comparisons,
+    )
+    require_some(draft, checked.unusable)
+    return draft
+
+
+def _backbone_facts(resolved: Resolved) -> dict[str, object]:
+    backbone = resolved.backbone
+    facts: dict[str, object] = {"name": backbone.name, "sha256": backbone.sha256}
+    if isinstance(backbone, Missing):
+        return facts
+    return {**facts, "source": backbone.source, "revision": backbone.revision, "files": dict(backbone.files)}
+
+
+def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, control: Control | None = None) -> Cell:
+    role = Role.CONTROL if control else Role.TARGET if subject == concept.name else Role.NEIGHBOUR
+    return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
+
+
+def _text_cells(
+    builder: Builder, concept: Concept, scenario: TextScenario, defence: str, chosen: PromptSet | None
+) -> None:
+    common = builder.common("prompt", defence, concept, scenario.sampler)
+    control = Control.BACKBONE if defence == "none" else None
+    subjects = [(concept, scenario.cases, control)]
+    if builder.spec.neighbour_cases:
+        subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
+    for subject, count, kind in subjects:
+        cases = [
+            Attempt(builder.spec.seed + number, prompt)
+            for number, prompt in enumerate(prompts(scenario, subject, count))
+        ]
+        if chosen is not None and (subject is concept or chosen.names(subject)):
+            cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
+        add_with_controls(builder, _cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+
+
+def _adversarial_cell(
+    builder: Builder, concept: Concept, scenario: AdversarialTextScenario, defence: str, chosen: PromptSet | None
+) -> None:
+    common = builder.common("prompt", defence, concept, scenario.sampler)
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
+    add_with_controls(builder, cell, common, adversarial_cases(builder, concept, scenario, chosen))
+
+
+def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
+    common = builder.common("prompt", defence, concept, scenario.sampler)
+    kind = Control.BACKBONE if defence == "none" else None
+    cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
+    if scenario.personalisation is not None:
+        personalisation, cases = personalised_cases(builder, concept, scenario)
+        common = dataclasses.replace(common, personalisation=personalisation)
+    else:
+        cases = embedding_cases(builder, concept, scenario, common.model)
+    add_with_controls(builder, cell, common, cases)
+
+
+def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPrompt]) -> None:
+    """One cell a defence, the un-erased backbone among them: the same prompts and seeds, each case with its own subject."""
+    cases = benign_cases(builder.spec, concept, prompts)
+    if not cases:
+        return
+    sampler = sampler_of(builder.spec)
+    for defence in builder.spec.defence_names():
+        cell = Cell(-1, concept.name, BENIGN_PROMPTS, Role.BENIGN, None, defence, Scenario.TEXT, 0)
+        builder.add(cell, builder.common("prompt", defence, concept, sampler), cases)
+
+
+def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
+    """The default row with the classes it is compared with, then each perturbation on further cells."""
+    controls, kind = builder.spec.controls, Scenario(scenario.name)
+    backbone = Control.BACKBONE if defence == "none" else None
+    unlearned = [(name, controls.cases, "controls.unlearned") for name in controls.unlearned]
+    subjects = [(concept.name, scenario.cases, scenario.name), *unlearned]
+    for name, count, field in subjects:
+        control = backbone if name == concept.name else Control.UNLEARNED
+        _latent_cell(builder, _cell(concept, name, defence, kind, control), scenario, count, field)
+    for name in _pictured_neighbours(builder.spec, concept):
+        _latent_cell(builder, _cell(concept, name, defence, kind), scenario, controls.cases, "controls.cases")
+    for perturbation in scenario.perturbations:
+        for name, count, field in subjects:
+            cell = _cell(concept, name, defence, kind, Control.PERTURBED)
+            cell = dataclasses.replace(cell, perturbation=perturbation.kind, strength=perturbation.strength)
+            fewer = min(count, scenario.perturbed_cases or count)
+            _latent_cell(builder, cell, scenario, fewer, field, perturbation)
+    if scenario.regeneration_prompt and controls.random_latent:
+        # What the prompt does without an inverted latent. The gate's own floor is made with the null prompt.
+        prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)
+        seeds = [Attempt(builder.spec.seed + number, prompt) for number in range(controls.cases)]
+        common = builder.common("noise", defence, concept, scenario.sampler)
+        builder.add(_cell(concept, concept.name, defence, kind, Control.RANDOM_LATENT), common, seeds)
+
+
+def _latent_cell(
+    builder: Builder,
+    cell: Cell,
+    scenario: LatentScenario,
+    count: int,
+    field: str,
+    perturbation: Perturbation | None = None,
+) -> None:
+    moved = perturbation if perturbation and perturbation.of_latent else None
+    common = dataclasses.replace(
+        builder.common("latent", cell.defence, builder.spec.concept(cell.concept), scenario.sampler),
+        solver="ddim" if scenario.method == "fixed-point" else scenario.method,
+        perturbation=moved,
+    )
+    inversion = Inversion(
+        scenario,
+        common.model if scenario.name == "latent-whitebox" else None,
+        _prompt(builder.spec, scenario.inversion_prompt, cell.subject) or "",
+        None if moved else perturbation,
+    )
+    prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
+    cases = [dataclasses.replace(case, prompt=prompt) for case in _items(builder, cell.subject, count, field)]
+    add_with_controls(builder, cell, common, cases, inversion)
+
+
+def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:
+    return template.replace("{phrase}", spec.concept(subject).phrase) if template else None
+
+
+def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
+    """The neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
+    pictured = {entry.concept for entry in spec.corpus if entry.role == "neighbour"}
+    return [name for name in concept.neighbours if name in pictured]
+
+
+def inversion_prompts(spec: Spec) -> set[str]:
+    """Every prompt, the null prompt excepted, under which the spec's scenarios invert images."""
+    return {
+        prompt
+        for scenario in spec.scenarios
+        if isinstance(scenario, LatentScenario)
+        for subject in spec.subjects()
+        if (prompt := _prompt(spec, scenario.inversion_prompt, subject.name))
+    }
+
+
+def _control_cells(builder: Builder, concept: Concept) -> None:
+    controls = builder.spec.controls
+    latent = next((s for s in builder.spec.scenarios if isinstance(s, LatentScenario)), None)
+
+    def add(control: Control, source: Source, cases: Sequence[Attempt], defence: str = "none") -> None:
+        # Without a prompt there is nothing to guide, whatever the scenario's own guidance.
+        sampler = latent.sampler.model_copy(update={"guidance": 1.0}) if latent and source == "noise" else None
+        cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
+        builder.add(cell, builder.common(source, defence, concept, sampler), cases)
+
+    if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:
+        if controls.reference:
+            add(Control.REFERENCE, "image", _items(builder, concept.name, controls.cases, "controls.reference"))
+        if controls.vae_roundtrip:
+            add(Control.VAE_ROUNDTRIP, "vae", _items(builder, concept.name, controls.cases, "controls.vae-roundtrip"))
+    seeds = [Attempt(builder.spec.seed + number, "") for number in range(controls.cases)]
+    if controls.random_latent and latent:
+        for defence in builder.spec.defence_names():
+            add(Control.RANDOM_LATENT, "noise", seeds, defence)
+    if controls.noise:
+        plain = [dataclasses.replace(attempt, prompt=None) for attempt in seeds]
+        add(Control.NOISE_LATENT, "noise-latent", plain)
+        add(Control.NOISE_PIXELS, "noise-pixels", plain)
+    if controls.black:
+        add(Control.BLACK, "black", [Attempt(number) for number in range(min(4, controls.cases))])
+
+
+def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attempt]:
+    # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
+    missing = builder.unusable.pictures.get(concept)
+    if missing is not None:
+        return [Attempt(builder.spec.seed + number, problem=reason(missing)) for number in range(count)]
+    available = builder.items.get(concept, ())
+    if len(available) < count:
+        raise SpecError(
+            f"{field} asks for {count} images of {concept!r} and the corpus has {len(available)} different ones",
+            where="corpus",
+            next_step=f"add images, or lower the number of cases to {len(available)}",
+        )
+    return [
+        Attempt(_item_seed(builder.spec.seed, i.item), item=i.item, item_uri=i.uri)
+        for i in sorted(available, key=lambda i: _item_seed(builder.spec.seed, i.item))[:count]
+    ]
+
+
+def _item_seed(seed: int, item: str) -> int:
+    """A 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
+    return identity.int_key({"seed": seed, "item": item}) % 2**31
+
+
+def plan_size(plan: Draft) -> dict[str, int]:
+    """Cells, cases, distinct pictures and units by kind of a plan."""
+    kinds = plan.units["kind"].to_pylist()
+    return {
+        "cells": len(plan.cells),
+        "cases": plan.cases.num_rows,
+        "pictures": len(plan.cases["image_id"].unique()),
+        **{f"{kind}_units": kinds.count(kind) for kind in KINDS},
+    }

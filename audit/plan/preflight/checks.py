@@ -1,0 +1,68 @@
+"""Everything that is asked of a spec's inputs before it is planned, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import ParamSpec, TypeVar
+
+from audit.errors import AuditError, SpecError
+from audit.plan.benign import require_judged
+from audit.plan.instruments import rules_of
+from audit.plan.preflight.checkpoints import check_checkpoint, check_personalisations, claims
+from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
+from audit.plan.preflight.guards import check_guards, check_stacks
+from audit.plan.preflight.inputs import unusable_prompts
+from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
+from audit.plan.preflight.unusable import Checked, EmbeddingUse, Unusable
+from audit.plan.resolved import Kind, Problem, Resolved
+from audit.weights.references import ModelRef
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def check(resolved: Resolved) -> Checked:
+    """Return what of a spec's inputs can only end unassessed, and what is wrong with the files that are here.
+
+    Whatever needs the backbone is asked where it is here. Raises the `AuditError` of a mistake of the spec.
+    """
+    ask = _Questions()
+    prompts: Mapping[str, SpecError] | None = None
+    embeddings: Mapping[EmbeddingUse, SpecError] | None = None
+    ask.whether("model", check_stacks, resolved)
+    if isinstance(resolved.backbone, ModelRef):
+        backbone = resolved.backbone
+        ask.whether("model", check_phrases, resolved, backbone)
+        ask.whether("model", check_guards, resolved, backbone)
+        for name, claim in claims(resolved):
+            ask.whether("checkpoint", check_checkpoint, resolved.checkpoints[name], claim, backbone)
+        check_personalisations(resolved, backbone)
+        prompts = ask.whether("model", unusable_prompts, resolved, backbone)
+        ask.whether("model", check_learning, resolved, backbone)
+        embeddings = ask.whether("model", unusable_embeddings, resolved, backbone)
+    sets = usable_prompt_sets(resolved)
+    require_judged(resolved.spec, rules_of(resolved), resolved.benign)
+    return Checked(
+        Unusable(embeddings or {}, resolved.pictures.empty, prompts or {}),
+        sets,
+        tuple(ask.problems),
+    )
+
+
+class _Questions:
+    """What the answers say against files that are here; a mistake of the spec is raised."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+
+    def whether(self, kind: Kind, question: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Return the answer; None where the question ends in an error about files, which becomes a problem."""
+        try:
+            return question(*args, **kwargs)
+        except AuditError as error:
+            problem = Problem.of(kind, error)
+            if problem.mistake:
+                raise
+            if problem not in self.problems:
+                self.problems.append(problem)
+            return None

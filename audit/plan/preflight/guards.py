@@ -1,0 +1,199 @@
+"""What can be said against the guards of a spec before anything is computed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from audit import guards
+from audit.errors import SpecError
+from audit.guards.egloce_parameters import EgloceParameters
+from audit.guards.irece_parameters import IreceParameters
+from audit.guards.parameters import Parameters
+from audit.guards.sld_parameters import SldParameters
+from audit.plan.preflight.irece import check_attention, check_composed
+from audit.plan.resolved import Missing, Resolved
+from audit.spec.scenarios import Sampler
+from audit.spec.sections import Concept, Defence
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def check_stacks(resolved: Resolved) -> None:
+    """Return when the guards of each defence can stand beside each other in their order. Raises `SpecError` otherwise."""
+    for defence in resolved.spec.defences:
+        _check_repeats(defence)
+
+
+def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
+    """Return when every guard fits the backbone, the schedules and the detectors.
+
+    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be read.
+    """
+    tokenizer, energies = resolved.tokenizers.backbone(backbone), resolved.energy_digests()
+    for defence in resolved.spec.defences:
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            where = f"defences.{defence.name}"
+            for concept in resolved.spec.concepts:
+                described = guards.resolve(guard, concept, energies)["parameters"]
+                _check_tokens(backbone, tokenizer, parameters.texts(described), where)
+                if isinstance(parameters, IreceParameters):
+                    check_composed(described, backbone, tokenizer, where)
+            for scenario in resolved.spec.scenarios:
+                _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
+            if isinstance(parameters, IreceParameters):
+                check_attention(parameters, backbone, where)
+            if isinstance(parameters, EgloceParameters):
+                _check_energy(parameters, resolved, backbone, where)
+
+
+def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:
+    """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    for (defence, prompt), problem in energy_problems(resolved, prompts).items():
+        _require_whole({prompt: problem}, f"defences.{defence}")
+
+
+def _require_whole(problems: Mapping[str, str], where: str) -> None:
+    for problem in problems.values():
+        raise SpecError(problem, where=where, next_step="shorten the template, or set retention to 0")
+
+
+def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
+    """Return why an energy model cannot read a prompt in full that EGLOCE has to retain, by (defence, prompt).
+
+    Nothing is said of energy models that are missing.
+    """
+    found: dict[tuple[str, str], str] = {}
+    for defence in resolved.spec.defences:
+        for guard in defence.guards:
+            parameters = guards.parse(guard)
+            if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
+                energy = resolved.energies[parameters.energy_name]
+                problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
+                found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
+    return found
+
+
+def _check_repeats(defence: Defence) -> None:
+    names = [guard.name for guard in defence.guards]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SpecError(
+            f"guard {twice[0]!r} is listed twice in one defence: the second would undo or double the first",
+            where=f"defences.{defence.name}",
+            next_step="list each guard once; make two defences to compare two settings",
+        )
+    if "sld" in names and "negative-prompt" in names and names.index("sld") < names.index("negative-prompt"):
+        raise SpecError(
+            "guard 'sld' steers away from the unconditional prediction, which 'negative-prompt' replaces after it",
+            where=f"defences.{defence.name}",
+            next_step="list negative-prompt before sld",
+        )
+    if "irece" in names and "egloce" in names and names.index("egloce") < names.index("irece"):
+        raise SpecError(
+            "guard 'egloce' would optimise latents that 'irece' overwrites at the same step",
+            where=f"defences.{defence.name}",
+            next_step="list irece before egloce",
+        )
+
+
+def _check_tokens(model: ModelRef, tokenizer: CLIPTokenizer, texts: Iterable[str], where: str) -> None:
+    for text in texts:
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids or tokenizer.unk_token_id in ids:
+            raise SpecError(
+                f"the concept has no tokens: {text!r} is no word of {model.name}'s vocabulary",
+                where=where,
+                next_step="use words that this model was trained on",
+            )
+        if len(ids) + 2 > tokenizer.model_max_length:
+            raise SpecError(
+                f"the text {text[:60]!r} has {len(ids) + 2} tokens, and {model.name} reads {tokenizer.model_max_length}",
+                where=where,
+                next_step="shorten it",
+            )
+
+
+def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
+    tokenizer = resolved.tokenizers.of(model.path)
+    longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
+    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
+    return {
+        prompt: f"the prompt {prompt[:60]!r} has {count} tokens, and the energy model {model.name} reads {longest}"
+        for prompt, count in used.items()
+        if count > longest
+    }
+
+
+def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
+    """The sampler's training timesteps, noisiest first."""
+    offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
+    return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
+
+
+def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
+    grid = timesteps(sampler, backbone)
+    runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {sampler.steps} steps"
+    if isinstance(parameters, IreceParameters) and not grid[-1] <= parameters.t_star <= grid[0]:
+        raise SpecError(
+            f"guard irece: t_star {parameters.t_star} is outside the schedule: {runs}",
+            where=where,
+            next_step=f"choose t_star between {grid[-1]} and {grid[0]}",
+        )
+    if isinstance(parameters, EgloceParameters):
+        start, end = parameters.window
+        if not any(end <= t <= start for t in grid):
+            raise SpecError(
+                f"guard egloce: no timestep of the schedule lies in the window {[start, end]}: {runs}",
+                where=where,
+                next_step="widen the window",
+            )
+    if isinstance(parameters, SldParameters) and sampler.guidance != 1.0:
+        warmup = parameters.settings()["warmup_steps"]
+        if warmup >= sampler.steps:
+            raise SpecError(
+                f"guard sld: a warm-up of {warmup} steps leaves nothing of the {sampler.steps} of scenario {scenario!r}",
+                where=where,
+                next_step="set warmup_steps below the sampler's steps",
+            )
+
+
+def _check_energy(parameters: EgloceParameters, resolved: Resolved, backbone: ModelRef, where: str) -> None:
+    """Rule 4 of the house: never score with the network that a guard optimised against."""
+    if parameters.energy is None and backbone.source != "testbed":
+        raise SpecError(
+            "guard egloce names no energy model",
+            where=where,
+            next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
+        )
+    name = parameters.energy_name
+    ref = resolved.energies[name]
+    if isinstance(ref, Missing):
+        return
+    if read_json(ref.path / "config.json").get("model_type") != "clip":
+        raise SpecError(
+            f"guard egloce: the energy model {name} is not a CLIPModel",
+            where=where,
+            next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
+        )
+    for who, other in resolved.networks.items():
+        if isinstance(other, Missing):
+            continue
+        if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
+            raise SpecError(
+                f"guard egloce optimises against {name}, and the {who} scores with the same weights",
+                where=where,
+                next_step="let another network score, or give the guard another energy model",
+            )
+    phrases = [phrase for concept in resolved.spec.concepts for phrase in _phrases(parameters, concept)]
+    templates = [template.replace("{phrase}", phrase) for phrase in phrases for template in parameters.templates]
+    _check_tokens(ref, resolved.tokenizers.of(ref.path), phrases, where)
+    _require_whole(_too_long(resolved, ref, templates), where)
+
+
+def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:
+    return [concept.phrase, *(concept.synonyms if parameters.synonyms else ())]

@@ -1,0 +1,47 @@
+"""The prompts that a spec makes, and which of them a text encoder cannot read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from audit.corpus.prompts import prompts
+from audit.errors import SpecError
+from audit.plan.adversarial_cases import searched_texts
+from audit.plan.benign import benign_texts
+from audit.plan.planner import inversion_prompts
+from audit.plan.preflight.prompts import unreadable_prompts
+from audit.plan.resolved import Resolved
+from audit.spec.document import Spec
+from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
+from audit.spec.templates import PHRASE
+from audit.weights.references import ModelRef
+
+
+def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecError]:
+    """Return why a prompt that the spec makes cannot be read whole: to sample with, to invert under, to search from.
+
+    Raises `SpecError` for a search that this backbone has no room for, and `CheckpointError` for a tokenizer that cannot
+    be used.
+    """
+    texts = dict.fromkeys([*_planned_prompts(resolved), *searched_texts(resolved.spec, backbone)])
+    return unreadable_prompts(resolved, backbone, list(texts))
+
+
+def _planned_prompts(resolved: Resolved) -> list[str]:
+    """Return every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
+    spec = resolved.spec
+    made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
+    return list(dict.fromkeys([*made, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
+
+
+def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
+    if isinstance(scenario, TextScenario):
+        for concept in spec.concepts:
+            yield from prompts(scenario, concept, scenario.cases)
+            for name in concept.neighbours:
+                yield from prompts(scenario, spec.concept(name), spec.neighbour_cases)
+    elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
+        yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
+    elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
+        for concept in spec.concepts:
+            yield from (template.replace(PHRASE, concept.phrase) for template in scenario.templates)

@@ -1,0 +1,110 @@
+"""What can be said against IRECE before anything is computed: its texts, and the layers it looks at. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from audit import guards
+from audit.errors import SpecError
+from audit.guards.composed import compose, positions
+from audit.guards.irece_parameters import IreceParameters
+from audit.spec.document import Spec
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
+from audit.weights.settings import Settings
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+
+def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
+    """Return when the backbone reads every text that IRECE composes whole, and each phrase in it as words of its own.
+
+    Raises `SpecError` otherwise. `described` are the guard's parameters for one concept.
+    """
+    longest = int(tokenizer.model_max_length)
+    neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
+    for phrase in described["phrases"]:
+        for named in neighbours:
+            composed = compose(described["template"], phrase, named)
+            used = len(tokenizer(composed.text)["input_ids"])
+            if used > longest:
+                shown = composed.text if len(composed.text) <= 60 else f"{composed.text[:60]}..."
+                raise SpecError(
+                    f"guard irece: its text {shown!r} has {used} tokens, and {backbone.name} reads {longest}",
+                    where=where,
+                    next_step="shorten the template"
+                    + (", list fewer neighbours, or use another localisation" if named else ""),
+                )
+            positions(tokenizer, composed)
+
+
+def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
+    """Return when the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
+    config = read_json(backbone.path / "unet" / "config.json")
+    crossing = _crossing(config)
+    if not any(crossing.values()):
+        raise SpecError(
+            "guard irece needs cross-attention, and this backbone's UNet has none",
+            where=where,
+            next_step="use a guard that works on the picture, such as egloce, or another backbone",
+        )
+    if parameters.layers != "all" and not crossing[parameters.layers]:
+        having = ", ".join(part for part, found in crossing.items() if found)
+        raise SpecError(
+            f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
+            where=where,
+            next_step=f"set layers to one of: all, {having}",
+        )
+    known = _sides(config, parameters.layers, int(config["sample_size"]))
+    wrong = [side for side in parameters.sides if side not in known]
+    if wrong:
+        raise SpecError(
+            f"guard irece: no cross-attention layer has {wrong[0]} x {wrong[0]} queries",
+            where=where,
+            next_step=f"choose sides among: {', '.join(map(str, sorted(known)))}",
+        )
+
+
+def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
+    """Why a guard of the spec cannot look at square latents of this side, in cells; None when all can."""
+    config = read_json(backbone.path / "unet" / "config.json")
+    for guard in (guard for defence in spec.defences for guard in defence.guards):
+        parameters = guards.parse(guard)
+        if isinstance(parameters, IreceParameters):
+            known = _sides(config, parameters.layers, side)
+            wrong = [wanted for wanted in parameters.sides if wanted not in known]
+            if wrong:
+                return (
+                    f"guard irece looks at layers of {wrong[0]} x {wrong[0]} queries, "
+                    f"and at this size they have {', '.join(map(str, sorted(known)))}"
+                )
+    return None
+
+
+def _parts(config: Settings) -> dict[str, list[str]]:
+    """Block types of the UNet's three parts."""
+    return {
+        "down": list(config.get("down_block_types") or ()),
+        "mid": [str(config.get("mid_block_type") or "")],
+        "up": list(config.get("up_block_types") or ()),
+    }
+
+
+def _crossing(config: Settings) -> dict[str, list[int]]:
+    """Which blocks of each part have cross-attention."""
+    return {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in _parts(config).items()}
+
+
+def _sides(config: Settings, wanted: str, side: int) -> set[int]:
+    """Sides of the query grids of the chosen layers for latents of `side`: each down block but the last halves them."""
+    depth, crossing = len(_parts(config)["down"]), _crossing(config)
+    found: set[int] = set()
+    if wanted in ("all", "down"):
+        found |= {side >> i for i in crossing["down"]}
+    if wanted in ("all", "mid") and crossing["mid"]:
+        found.add(side >> (depth - 1))
+    if wanted in ("all", "up"):
+        found |= {side >> (depth - 1 - i) for i in crossing["up"]}
+    return found

@@ -1,0 +1,172 @@
+"""Prompt sets against the spec and its models, row by row: what a model cannot do costs that row, never the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from audit.corpus import prompt_files
+from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
+from audit.diffusion.text import too_long
+from audit.errors import SpecError
+from audit.plan.preflight.guards import energy_problems
+from audit.plan.preflight.irece import unseen
+from audit.plan.resolved import Resolved, absent_digest
+from audit.spec.content import pairing
+from audit.spec.document import Spec
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef
+
+log = logging.getLogger(__name__)
+_SHOWN = 5  # unusable rows that a warning names; the plan names all
+_NOT_READ = "(absent)"  # the prompt of each row of a file that is missing
+_REFUSED = "it pairs minors with sexual content; such prompts are never sampled, and there is no override"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What a backbone can sample: its own side, the multiple that sides must be of, and whether only squares work.
+
+    `unseen` says of a side why a guard cannot work on pictures of it; None when all can.
+    """
+
+    side: int
+    multiple: int
+    square: bool
+    unseen: Callable[[int], str | None]
+
+    def problem(self, size: tuple[int, int]) -> str | None:
+        """Why pictures of `size` (width, height) cannot be sampled; None when they can."""
+        shown = f"{size[0]} x {size[1]} pixels"
+        if any(side % self.multiple for side in size):
+            return f"{shown}: the backbone's sides are multiples of {self.multiple}"
+        if max(size) > 2 * self.side:
+            return f"{shown} is more than twice the backbone's side of {self.side}"
+        if self.square and size[0] != size[1]:
+            return f"{shown}: the spec's guards work on square pictures only"
+        reason = self.unseen(size[0])
+        return reason and f"{shown}: {reason}"
+
+
+def usable_prompt_sets(resolved: Resolved) -> dict[str, PromptSet]:
+    """Return each scenario's prompt set, with a problem on every row that cannot be sampled.
+
+    Rows are as the file has them where the backbone is missing; a file that is missing has as many as there are cases.
+    """
+    sets = {name: chosen for name, chosen in resolved.prompt_sets.items() if isinstance(chosen, PromptSet)}
+    if isinstance(resolved.backbone, ModelRef):
+        sets = {name: _judged(chosen, resolved, resolved.backbone) for name, chosen in sets.items()}
+        for name, chosen in sets.items():
+            _warn(name, chosen)
+    cases: dict[str, int] = {scenario.name: scenario.cases for scenario in resolved.spec.scenarios}
+    return {
+        name: sets[name] if name in sets else _unread(str(source.file), cases[name])
+        for name, source in prompt_sources(resolved.spec).items()
+    }
+
+
+def _unread(name: str, cases: int) -> PromptSet:
+    rows = tuple(PromptRow(number, str(number), _NOT_READ, None, None, None, None) for number in range(cases))
+    return PromptSet(Path(name).name, absent_digest(name), prompt_files.ROW_NUMBER, {}, rows)
+
+
+def _judged(chosen: PromptSet, resolved: Resolved, backbone: ModelRef) -> PromptSet:
+    """Return the set with the problems that the spec and its models have with its rows."""
+    spec = resolved.spec
+    texts = list(dict.fromkeys(row.prompt for row in chosen.rows if row.prompt is not None))
+    problems = {
+        prompt: f"its prompt has {used} tokens, and the backbone's text encoder reads {longest}"
+        for prompt, (used, longest) in too_long(resolved.tokenizers.backbone(backbone), texts).items()
+    }
+    for (_, prompt), problem in energy_problems(resolved, texts).items():
+        problems.setdefault(prompt, problem.replace(f"the prompt {prompt[:60]!r}", "its prompt"))
+    pairs = pairing(spec.model_dump(mode="json", exclude={"gate"}))
+    sizes = _sizes(spec, backbone)
+    rows = (_without_minors(row) if pairs(_words(row)) else _checked(row, problems, sizes) for row in chosen.rows)
+    return dataclasses.replace(chosen, rows=tuple(rows))
+
+
+def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
+    """Return why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
+
+    Raises `CheckpointError` for a tokenizer that cannot be used.
+    """
+    shorten = "shorten the template or the concept's phrase"
+    found = {
+        prompt: SpecError(
+            f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads {longest}",
+            where="scenarios",
+            next_step=shorten,
+        )
+        for prompt, (used, longest) in too_long(resolved.tokenizers.backbone(backbone), prompts).items()
+    }
+    for (defence, prompt), problem in energy_problems(resolved, prompts).items():
+        shorter = SpecError(
+            problem, where=f"defences.{defence}", next_step="shorten the template, or set retention to 0"
+        )
+        found.setdefault(prompt, shorter)
+    return found
+
+
+def check_phrases(resolved: Resolved, backbone: ModelRef) -> None:
+    """Return when the backbone's tokenizer has tokens for every phrase that is audited or erased.
+
+    Raises `SpecError` for a phrase that falls into no token or into unknown ones: before the first concept is erased,
+    not between the first and the second.
+    """
+    tokenizer, erasers = resolved.tokenizers.backbone(backbone), [d.eraser for d in resolved.spec.defences]
+    trained = any(eraser is not None and eraser.checkpoint is None for eraser in erasers)
+    for number, concept in enumerate(resolved.spec.concepts):
+        for phrase in (concept.phrase, *concept.synonyms):
+            ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
+            unknown = [found == tokenizer.unk_token_id for found in ids]
+            # Erasers find a phrase by its tokens, so that one unknown token is one too many.
+            if all(unknown) or (trained and any(unknown)):
+                found = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
+                raise SpecError(
+                    f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
+                    where=f"concepts.{number}",
+                    next_step="use words of the backbone's vocabulary",
+                )
+
+
+def _words(row: PromptRow) -> str:
+    return f"{row.prompt or ''} {row.concept or ''}"
+
+
+def _without_minors(row: PromptRow) -> PromptRow:
+    """The row without its text, which must not be kept either."""
+    return dataclasses.replace(row, prompt=None, problem=f"row {row.number}: {_REFUSED}")
+
+
+def _checked(row: PromptRow, problems: Mapping[str, str], sizes: Sizes) -> PromptRow:
+    own = None if row.size == (sizes.side, sizes.side) else row.size
+    said = row.prompt is not None and problems.get(row.prompt)
+    said = said or (own and sizes.problem(own))
+    if said and row.problem is None:
+        return dataclasses.replace(row, problem=f"row {row.number}: {said}")
+    return dataclasses.replace(row, size=own)
+
+
+def _sizes(spec: Spec, backbone: ModelRef) -> Sizes:
+    unet = read_json(backbone.path / "unet" / "config.json")
+    vae = read_json(backbone.path / "vae" / "config.json")
+    factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    return Sizes(
+        side=int(unet["sample_size"]) * factor,
+        multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
+        square=any(defence.guards for defence in spec.defences),
+        unseen=lambda side: unseen(spec, backbone, side // factor),
+    )
+
+
+def _warn(scenario: str, chosen: PromptSet) -> None:
+    bad = [row.problem for row in chosen.rows if row.problem]
+    if bad:
+        more = f"; and {len(bad) - _SHOWN} more, all in the plan" if len(bad) > _SHOWN else ""
+        log.warning(
+            "scenario %s: %d of %d rows of %s cannot be used and stay unassessed: %s%s",
+            scenario, len(bad), len(chosen.rows), chosen.name, "; ".join(bad[:_SHOWN]), more,
+        )  # fmt: skip

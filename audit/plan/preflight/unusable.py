@@ -1,0 +1,83 @@
+"""What of a spec can only end unassessed, found before anything is planned: it costs its own cases, never the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+from audit.corpus.prompts import PromptSet
+from audit.errors import AuditError, CorpusError, SpecError
+from audit.plan.document import Draft
+from audit.plan.resolved import Problem
+from audit.records import Control, Role
+
+log = logging.getLogger(__name__)
+EmbeddingUse = tuple[str, str, str]  # scenario, concept, template
+
+
+def reason(error: AuditError) -> str:
+    """What a case that `error` costs says of itself: what is wrong, and where."""
+    return f"{error.what} ({error.where})" if error.where else error.what
+
+
+@dataclasses.dataclass(frozen=True)
+class Unusable:
+    """Why cases cannot be made, with the error that a run of nothing else ends in."""
+
+    embeddings: Mapping[EmbeddingUse, SpecError] = dataclasses.field(default_factory=dict)  # of files that are brought
+    pictures: Mapping[str, CorpusError] = dataclasses.field(default_factory=dict)  # by concept: its entries are empty
+    prompts: Mapping[str, SpecError] = dataclasses.field(default_factory=dict)  # that a text encoder cannot read whole
+
+    def errors(self) -> Iterator[AuditError]:
+        """Every one of the errors."""
+        yield from self.embeddings.values()
+        yield from self.pictures.values()
+        yield from self.prompts.values()
+
+
+@dataclasses.dataclass(frozen=True)
+class Checked:
+    """What the checks of a spec's inputs found, beside mistakes, which end them."""
+
+    unusable: Unusable = dataclasses.field(default_factory=Unusable)
+    prompt_sets: Mapping[str, PromptSet] = dataclasses.field(default_factory=dict)  # by scenario
+    problems: tuple[Problem, ...] = ()  # of files that are here and cannot be used
+
+
+def require_some(plan: Draft, unusable: Unusable) -> None:
+    """Return when every scenario has a case that can be made; what cannot be made is then warned of, with its counts.
+
+    Raises the `AuditError` behind the cases of a scenario whose attacks can none of them be made.
+    """
+    errors = {reason(error): error for error in unusable.errors()}
+    if not errors:
+        return
+    cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
+    whole: dict[str, set[str | None]] = {}
+    counts: Counter[tuple[str, str, str]] = Counter()
+    columns = (plan.cases[name].to_pylist() for name in ("cell_id", "problem"))
+    for cell_id, problem in zip(*columns, strict=True):
+        cell = cells[cell_id]
+        known = problem if problem in errors else None
+        if known is not None:
+            counts[cell.scenario.value, cell.subject, known] += 1
+        if cell.role is Role.TARGET or cell.control is Control.BACKBONE:
+            whole.setdefault(cell.scenario.value, set()).add(known)
+    for scenario, problems in whole.items():
+        if None not in problems:
+            raise _nothing_left(scenario, [errors[said] for said in sorted(filter(None, problems))])
+    for (scenario, subject, said), count in counts.items():
+        place = f"scenario {scenario}" if scenario != "none" else "controls"
+        log.warning("%s: %d cases of %r cannot be made and stay unassessed: %s", place, count, subject, said)
+
+
+def _nothing_left(scenario: str, errors: list[AuditError]) -> AuditError:
+    if len(errors) == 1:
+        return errors[0]
+    return SpecError(
+        f"no case of scenario {scenario} can be made:\n" + "\n".join(f"  - {reason(error)}" for error in errors),
+        where=f"scenarios.{scenario}",
+        next_step=errors[0].next_step,
+    )

@@ -1,0 +1,181 @@
+"""What a spec names, looked up: files with their digests, and in the place of each that cannot be used, why.
+
+Nothing here reads a file; `audit.plan.resolve` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pyarrow as pa
+
+from audit.checkpoints.personalisation import PersonalisationRef
+from audit.corpus.manifest import MANIFEST_SCHEMA, manifest_sha256
+from audit.corpus.prompts import PromptSet
+from audit.diffusion.text import check_tokenizer, load_tokenizer
+from audit.errors import AbsentFile, AuditError, CheckpointError, CorpusError, MissingInstrument
+from audit.identity import key
+from audit.plan.benign import BenignPrompt
+from audit.records import Instrument, QualityInstrument
+from audit.spec.document import Spec
+from audit.weights.checkpoints import CheckpointRef
+from audit.weights.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+Kind = Literal["model", "checkpoint", "corpus", "embedding", "prompts"]
+ABSENT = "absent-"  # what the digest of everything missing starts with; real ones are hexadecimal
+# About files, packages and storage of this machine, which somebody can put there. Every other error is a mistake.
+_OF_THE_MACHINE = (AbsentFile, CheckpointError, CorpusError, MissingInstrument)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that keeps an audit from running: what is wrong, where, and what to do about it."""
+
+    kind: Kind
+    what: str
+    where: str
+    next_step: str
+    error: AuditError = dataclasses.field(compare=False, repr=False)
+    mistake: bool = dataclasses.field(compare=False)  # no file or package that is fetched can mend it
+
+    @classmethod
+    def of(cls, kind: Kind, error: AuditError, *, mistake: bool = False) -> Problem:
+        """Return the problem that `error` tells of; a `mistake` where the error is not about this machine, or it is said."""
+        where, next_step = error.where or "the spec", error.next_step or "mend it, then plan again"
+        return cls(kind, error.what, where, next_step, error, mistake or not isinstance(error, _OF_THE_MACHINE))
+
+    def as_row(self) -> dict[str, str]:
+        """Return what a reader needs, as one JSON object."""
+        return {"kind": self.kind, "what": self.what, "where": self.where, "next_step": self.next_step}
+
+
+@dataclasses.dataclass(frozen=True)
+class Missing:
+    """In the place of what cannot be used here. Nothing can be computed from it or be taken for it."""
+
+    name: str  # as the spec writes it
+    error: AuditError
+
+    @property
+    def sha256(self) -> str:
+        """Return a digest that no bytes have, always the same for the same name."""
+        return absent_digest(self.name)
+
+
+def absent_digest(name: str) -> str:
+    """Return 64 characters as a digest has, which no bytes have as theirs."""
+    return (ABSENT + key(name))[:64]
+
+
+def is_absent(digest: str) -> bool:
+    """Return whether a digest is of something missing."""
+    return digest.startswith(ABSENT)
+
+
+@dataclasses.dataclass(frozen=True)
+class CorpusItem:
+    """One planned reference image: `item` is its pixel hash, or a name of its own for one that cannot be decoded."""
+
+    item: str
+    uri: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """The reference pictures of a corpus. `items` may hold names of pictures that are yet to come; see `problems`."""
+
+    items: Mapping[str, Sequence[CorpusItem]] = dataclasses.field(default_factory=dict)  # by concept, in a fixed order
+    empty: Mapping[str, CorpusError] = dataclasses.field(
+        default_factory=dict
+    )  # by concept: its entries have no objects
+    manifest: pa.Table = dataclasses.field(default_factory=MANIFEST_SCHEMA.empty_table, compare=False)
+    problems: tuple[Problem, ...] = ()
+
+    def facts(self) -> dict[str, object]:
+        """Return how many objects the manifest has, and its digest."""
+        return {"objects": self.manifest.num_rows, "sha256": manifest_sha256(self.manifest)}
+
+
+@dataclasses.dataclass(frozen=True)
+class EmbeddingFile:
+    """A learned embedding that the spec brings; its content is not read."""
+
+    path: Path
+    sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measuring:
+    """A detector as a run uses it: its instrument, and the rules by which its scores count."""
+
+    instrument: Instrument
+    rules: Sequence[Mapping[str, Any]]
+
+
+class Tokenizers:
+    """The tokenizers of model folders, each loaded once, when it is first asked for."""
+
+    def __init__(self) -> None:
+        self._loaded: dict[Path, CLIPTokenizer] = {}
+
+    def of(self, folder: Path) -> CLIPTokenizer:
+        """Return the tokenizer saved in `folder`. Raises `CheckpointError` when it cannot be loaded."""
+        if folder not in self._loaded:
+            self._loaded[folder] = load_tokenizer(folder)
+        return self._loaded[folder]
+
+    def backbone(self, model: ModelRef) -> CLIPTokenizer:
+        """Return the tokenizer of a pipeline folder. Raises `CheckpointError` when its text encoder reads another's words."""
+        folder = model.path / "tokenizer"
+        if folder not in self._loaded:
+            self._loaded[folder] = check_tokenizer(model)
+        return self._loaded[folder]
+
+
+@dataclasses.dataclass(frozen=True)
+class Resolved:
+    """Everything that a spec names, looked up once. What cannot be used is a `Missing`, and one of the `problems`.
+
+    `spec` is the user's with its section `benign` filled in.
+    """
+
+    spec: Spec
+    backbone: ModelRef | Missing
+    benign: Sequence[BenignPrompt] = ()
+    energies: Mapping[str, ModelRef | Missing] = dataclasses.field(default_factory=dict)  # of guards, by name
+    networks: Mapping[str, ModelRef | Missing] = dataclasses.field(default_factory=dict)  # of judges, by whose it is
+    checkpoints: Mapping[str, CheckpointRef | Missing] = dataclasses.field(default_factory=dict)  # by name
+    personalisations: Mapping[str, PersonalisationRef | Missing] = dataclasses.field(default_factory=dict)  # by name
+    embeddings: Mapping[tuple[str, str], EmbeddingFile | Missing] = dataclasses.field(
+        default_factory=dict
+    )  # by scenario and concept
+    prompt_sets: Mapping[str, PromptSet | Missing] = dataclasses.field(default_factory=dict)  # by scenario
+    detectors: Mapping[str, Measuring | Missing] = dataclasses.field(default_factory=dict)  # by name
+    quality: Mapping[str, QualityInstrument | Missing] = dataclasses.field(default_factory=dict)  # by name
+    pictures: Pictures = dataclasses.field(default_factory=Pictures)
+    tokenizers: Tokenizers = dataclasses.field(default_factory=Tokenizers, compare=False)
+    problems: tuple[Problem, ...] = ()
+
+    def require_complete(self) -> None:
+        """Return when everything can be used. Raises the error of the first problem otherwise."""
+        raise_first(self.problems)
+
+    def require_no_mistake(self) -> None:
+        """Return when nothing but files, packages and storage is missing. Raises the error of the first mistake otherwise."""
+        raise_first([problem for problem in self.problems if problem.mistake])
+
+    def energy_digests(self) -> dict[str, str]:
+        """Return the digest of every energy model, by name."""
+        return {name: model.sha256 for name, model in self.energies.items()}
+
+
+def raise_first(problems: Sequence[Problem]) -> None:
+    """Return when there is no problem. Raises the error of the first one otherwise."""
+    for problem in problems:
+        raise problem.error

@@ -1,0 +1,127 @@
+"""How long work is heard and how it goes on after an interruption: progress, remarks, warnings, checkpoints."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from audit.files import partial, reason, write_atomically
+
+T = TypeVar("T")
+
+
+class _Shown(logging.Handler):
+    def __init__(self, show: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self._show = show
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._show(record.getMessage())
+
+
+@contextlib.contextmanager
+def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
+    """A block whose warnings `show` gets, one line each, and no other handler."""
+    log, handler = logging.getLogger("audit"), _Shown(show)
+    before, log.propagate = log.propagate, False
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = before
+
+
+class Listener(Protocol):
+    """Shows how work goes, on a terminal or in a log.
+
+    `done` and `total` count what the stage is made of: units of a run, iterations of a training, objects of a corpus.
+    """
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Begin a stage, `done` of which was done before; `total` is None when it is not known yet."""
+
+    def update(self, stage: str, done: int) -> None:
+        """Show how far the stage is."""
+
+    def end(self, stage: str) -> None:
+        """End the stage."""
+
+    def note(self, text: str) -> None:
+        """Show one line about something that went wrong or is worth knowing, such as the loss."""
+
+
+class Silent:
+    """A listener that shows nothing."""
+
+    def begin(self, stage: str, total: int | None, done: int) -> None:
+        """Nothing."""
+
+    def update(self, stage: str, done: int) -> None:
+        """Nothing."""
+
+    def end(self, stage: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """How a training or a search runs; nothing here changes what it makes.
+
+    `folder` keeps checkpoints while training lasts, so that the same call continues after an interruption; without it
+    nothing is kept. `checkpoint_seconds` is the time between two checkpoints.
+    """
+
+    folder: Path | None = None
+    listener: Listener = dataclasses.field(default_factory=Silent)
+    checkpoint_seconds: float = 60.0
+
+
+class Checkpoint:
+    """Where a training or a search is kept while it lasts: one file in the session's folder, or nothing without one."""
+
+    def __init__(self, session: Session, name: str, what: str) -> None:
+        """`name` is the file's; `what` names in messages what is trained or searched for."""
+        self.session, self.what = session, what
+        self.path = session.folder / name if session.folder else None
+        self._saved = time.monotonic()
+
+    def restored(self, load: Callable[[Path], T]) -> T | None:
+        """Return what `load` reads of an earlier process's file; None when there is none, or none of this training.
+
+        `load` raises any exception for a file that is damaged or of another training, and changes nothing then.
+        """
+        if self.path is None:
+            return None
+        partial(self.path).unlink(missing_ok=True)  # a process that was killed while it wrote
+        if not self.path.exists():
+            return None
+        try:
+            return load(self.path)
+        except Exception as error:  # whatever is wrong with the file, the work can begin again
+            text = f"{self.path} cannot be continued: {reason(error)}; {self.what} begins anew"
+            self.session.listener.note(text)
+            return None
+
+    def due(self) -> bool:
+        """Return whether the last time is long enough ago."""
+        return time.monotonic() - self._saved >= self.session.checkpoint_seconds
+
+    def save(self, write: Callable[[Path], object]) -> None:
+        """Keep what `write` writes, wholly or not at all."""
+        if self.path is not None:
+            write_atomically(self.path, write)
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Keep nothing more: the work is done."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)

@@ -1,0 +1,307 @@
+"""The scenarios of a spec: attacks, each with its number of cases and its sampler."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from audit.spec.base import Model, Name, Phrase
+from audit.spec.templates import has_mark
+
+ShippedSet = Literal[
+    "cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase", "everyday-benign", "testbed-benign"
+]
+PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
+
+
+class Sampler(Model):
+    """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
+
+    steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    "Denoising steps; must divide 1000."
+    guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
+    "Scale of classifier-free guidance; 1 switches it off."
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    "Precision of the UNet; inversion needs float32."
+
+    @field_validator("steps")
+    @classmethod
+    def _divides(cls, steps: int) -> int:
+        if 1000 % steps:
+            raise ValueError(f"{steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
+        return steps
+
+
+class PromptSource(Model):
+    """A prompt set: one that ships with the tool, or the user's CSV or Parquet file, which is never copied.
+
+    The columns of I2P and of the files derived from ESD's are found by their names (`audit/corpus/prompt_files.py`);
+    `columns` names others, and `{guidance: null}` leaves one unread, so that the sampler's own setting holds.
+    """
+
+    set: ShippedSet | None = None
+    "A prompt set that ships with the tool."
+    file: Annotated[str, Field(min_length=1)] | None = None
+    "A CSV or Parquet file, relative to the current directory."
+    columns: dict[PromptField, str | None] = Field(default_factory=dict)
+    "Field -> name of the file's column; null leaves the field unread."
+    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    "Column -> values; a row needs one of each to be used."
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _single_values(cls, where: Any) -> Any:
+        return {k: (v,) if isinstance(v, str) else v for k, v in where.items()} if isinstance(where, dict) else where
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if (self.set is None) == (self.file is None):
+            raise ValueError("takes either a set or a file")
+        return self
+
+
+class TextScenario(Model):
+    """Prompts that name the subject, `{phrase}` replaced; or the rows of a prompt set.
+
+    With `prompts`, templates serve the neighbours of which the set has no prompts.
+    """
+
+    name: Literal["text"] = "text"
+    "The kind of scenario."
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
+    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
+    "Prompts with `{phrase}` in place of the concept, used in turn."
+    synonyms: bool = False
+    "Whether to prompt with the concept's synonyms too, in turn."
+    prompts: PromptSource | None = None
+    "A prompt set in place of the templates."
+    sampler: Sampler = Sampler()
+    "Sampler settings."
+
+    @field_validator("templates")
+    @classmethod
+    def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(_with_phrase, templates))
+
+
+def _with_phrase(template: str) -> str:
+    if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+        raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
+    return template
+
+
+class QualityGate(Model):
+    """An inversion whose round trip through the inverting model misses these is unassessed."""
+
+    residual_max: Annotated[float, Field(gt=0)] = 1e-3
+    "Largest residual of the fixed-point iteration."
+    psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
+    "Least PSNR of the regenerated picture against the VAE's own round trip, in dB."
+
+
+class Perturbation(Model):
+    """One disturbance of the attack's input, on a cell of its own beside the scenario's default row.
+
+    `latent-noise` adds Gaussian noise of standard deviation `strength` to the inverted latent, `latent-noise-sphere` does
+    the same and restores the latent's norm. `image-noise` adds Gaussian noise to the reference image, in grey levels of
+    255; `image-jpeg` stores it as JPEG of that quality; `image-resize` scales it by `strength` and back.
+    """
+
+    kind: Literal["latent-noise", "latent-noise-sphere", "image-noise", "image-jpeg", "image-resize"] = "latent-noise"
+    "The disturbance."
+    strength: Annotated[float, Field(gt=0)]
+    "Its strength, in the unit of the kind."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_number_is_latent_noise(cls, value: Any) -> Any:
+        return {"strength": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _in_range(self) -> Self:
+        if self.strength > _STRONGEST[self.kind]:
+            raise ValueError(f"{self.kind} takes a strength of at most {_STRONGEST[self.kind]:g}")
+        if self.kind == "image-jpeg" and self.strength != int(self.strength):
+            raise ValueError("image-jpeg takes a whole number from 1 to 95, JPEG's quality")
+        return self
+
+    @property
+    def of_latent(self) -> bool:
+        """Return whether the latent is disturbed, so that inversions are shared with the default row."""
+        return self.kind.startswith("latent-")
+
+
+_STRONGEST = {
+    "latent-noise": 3.0, "latent-noise-sphere": 3.0, "image-noise": 128.0, "image-jpeg": 95.0, "image-resize": 0.99,
+}  # fmt: skip
+
+
+class LatentScenario(Model):
+    """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
+
+    Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
+    samplers that invert exactly: an upper bound on what an inversion can carry. Every perturbation repeats the first
+    `perturbed_cases` of the default row.
+    """
+
+    name: Literal["latent-whitebox", "latent-blackbox"]
+    "White box inverts with the erased model, black box with the backbone."
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence, each from another picture of the corpus."
+    sampler: Sampler = Sampler(guidance=1.0)
+    "Sampler settings, of both directions."
+    method: Literal["fixed-point", "bdia", "o-belm"] = "fixed-point"
+    "How DDIM is inverted."
+    fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
+    "Most passes of the fixed-point iteration at each step; 0 is plain DDIM inversion."
+    fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
+    "Relative residual at which the iteration ends."
+    inversion_prompt: Phrase | None = None
+    "Template of the prompt under which pictures are inverted; the null prompt without it."
+    regeneration_prompt: Phrase | None = None
+    "Template of the prompt under which they are regenerated; the null prompt without it."
+    perturbations: tuple[Perturbation, ...] = ()
+    "Disturbances, each on further cells that decide nothing; a bare number is `latent-noise` of that strength."
+    perturbed_cases: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    "Cases of each perturbation; `cases` without it."
+    quality_gate: QualityGate = QualityGate()
+    "What the round trip of an inversion must reach."
+
+    @field_validator("inversion_prompt", "regeneration_prompt")
+    @classmethod
+    def _has_phrase(cls, template: str | None) -> str | None:
+        return None if template is None else _with_phrase(template)
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.sampler.guidance != 1.0 and self.regeneration_prompt is None:
+            raise ValueError(
+                "inverted latents regenerate with the null prompt, so sampler.guidance must be 1; "
+                "another guidance needs regeneration_prompt"
+            )
+        if self.sampler.dtype != "float32":
+            raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")
+        if len(set(self.perturbations)) < len(self.perturbations):
+            raise ValueError("perturbations: the same one is listed more than once")
+        if self.perturbations and (self.perturbed_cases or 0) > self.cases:
+            raise ValueError(
+                f"perturbed_cases: {self.perturbed_cases} is more than the {self.cases} cases of the default row, of which "
+                "they are the first"
+            )
+        if self.method != "fixed-point" and self.sampler.steps < 2:
+            raise ValueError(
+                f"method {self.method} steps from two levels at a time, so sampler.steps must be at least 2"
+            )
+        if self.method != "fixed-point" and any(perturbation.of_latent for perturbation in self.perturbations):
+            raise ValueError(
+                f"method {self.method} starts from two latents that belong together, so noise on them is not defined; "
+                "use method fixed-point, or perturb the image"
+            )
+        return self
+
+
+Files = Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]]
+
+
+class EmbeddingScenario(Model):
+    """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
+
+    White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
+    or a file for each concept, and is audited as it is, whoever learned it where. `personalisation` is, in the same way,
+    a LoRA or a whole UNet that somebody trained: it is put on top of every defence's model, and the templates name the
+    token that it was trained with, as in "a photo of a sks {phrase}". White box, a whole UNet started from the erased model.
+    """
+
+    name: Literal["embedding-whitebox", "embedding-blackbox"]
+    "White box learns through the erased model, black box on the backbone."
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
+    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {attack}",)
+    "Prompts with `{attack}` in place of the learned token; those of a personalisation may hold `{phrase}` instead."
+    embedding: Files | None = None
+    "A learned embedding that you bring: a file, or a file for each concept."
+    personalisation: Files | None = None
+    "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
+    preset: Name | None = None
+    "Named parameters of textual inversion."
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    "Single parameters over those of the preset."
+    sampler: Sampler = Sampler()
+    "Sampler settings."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_template(cls, fields: Any) -> Any:
+        personal = isinstance(fields, dict) and fields.get("personalisation") is not None
+        return {"templates": ("a photo of a {phrase}",), **fields} if personal else fields
+
+    @model_validator(mode="after")
+    def _brought_as_it_is(self) -> Self:
+        brought = self.embedding if self.personalisation is None else self.personalisation
+        if self.embedding is not None and self.personalisation is not None:
+            raise ValueError("takes either an embedding or a personalisation; audit each in a spec of its own")
+        if brought is not None and (self.preset is not None or self.parameters):
+            what = "an embedding" if self.personalisation is None else "a personalisation"
+            raise ValueError(f"{what} that is brought is not learned: it takes no preset or parameters")
+        for template in self.templates:
+            if self.personalisation is None:
+                has_mark(template)
+            elif template.count("{phrase}") > 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
+                raise ValueError(
+                    f"template {template!r} may contain {{phrase}} once and no other braces: a personalisation changes the "
+                    "model, and its own token is written as it is"
+                )
+        return self
+
+    def files(self, concept: str = "") -> dict[str, str]:
+        """Return concept -> embedding file, empty when it is learned; a file without a concept counts for `concept`."""
+        return _by_concept(self.embedding, concept)
+
+    def personalisations(self, concept: str = "") -> dict[str, str]:
+        """Return concept -> personalisation, as `files`."""
+        return _by_concept(self.personalisation, concept)
+
+
+def _by_concept(given: str | dict[str, str] | None, concept: str) -> dict[str, str]:
+    if given is None:
+        return {}
+    return {concept: given} if isinstance(given, str) else dict(given)
+
+
+class AdversarialTextScenario(Model):
+    """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
+
+    The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
+    each from a seed of its own, and serve the cases in turn. With `prompts`, somebody else's search is audited as it is.
+    """
+
+    name: Literal["adversarial-text"]
+    "The kind of scenario."
+    cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    "Cases for each concept and defence."
+    method: Name = "ring-a-bell"
+    "The search: the name of an installed attack that searches for prompts."
+    found: Annotated[int, Field(ge=1, le=10_000)] = 10
+    "Prompts that are searched for, for each concept."
+    preset: Name | None = None
+    "Named parameters of the search."
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    "Single parameters over those of the preset."
+    prompts: PromptSource | None = None
+    "Prompts of somebody else's search, audited as they are."
+    sampler: Sampler = Sampler()
+    "Sampler settings."
+
+    @model_validator(mode="after")
+    def _brought_as_they_are(self) -> Self:
+        if self.prompts is not None and (self.preset is not None or self.parameters):
+            raise ValueError("prompts that are brought are not searched for: they take no preset or parameters")
+        return self
+
+
+ScenarioSpec = Annotated[
+    TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")
+]

@@ -1,1 +1,0 @@
-"""What one worker does with one unit, by kind: erase, invert, generate, detect."""

@@ -1,0 +1,257 @@
+"""The journal: one immutable Parquet file per unit, and the run files, below one storage root.
+
+    units/{kind}/{key[:2]}/{key}.parquet            complete; written once, wholly or not at all, and never replaced
+    units/{kind}/{key[:2]}/{key}.failed.parquet     some rows have status 'error'; resume tries the unit again
+    units/{kind}/{key[:2]}/{key}.{sha}.safetensors  tensors of the unit, written before the Parquet file that names them
+    runs/{run_id}/{name}                            plan.json, cases.parquet, units.parquet, spec.yaml, provenance.json
+
+Two workers may compute the same unit, and on a GPU their numbers differ in the last bits: the first complete file wins,
+and the tensors that belong to it are named by their own SHA-256, so that no unit ever mixes the two.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import JournalError
+from audit.storage.errors import StorageUnavailable, translated
+from audit.storage.objects import ObjectStore
+from audit.storage.unit_files import SCHEMAS, encoded, header_in
+
+__all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable"]
+
+_KEY = re.compile(r"[0-9a-f]{64}")
+_RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
+_THREADS = 8
+_SCAN_CHUNK = 16  # units that one thread reads in a go
+_SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write
+
+
+@dataclasses.dataclass(frozen=True)
+class Listing:
+    """The units of one kind: `complete`, and `failed` ones that have no complete file yet.
+
+    `stamps` of the complete ones' files differ once a file was written anew, as after a damaged one was deleted.
+    """
+
+    complete: frozenset[str]
+    failed: frozenset[str]
+    stamps: Mapping[str, str]
+
+
+class Journal:
+    """Reads and writes units and run files below one storage root; see the module's layout."""
+
+    def __init__(self, root: str) -> None:
+        """Open `root` (`file:///...`, a path, `s3://bucket/prefix`) without touching it. Raises `JournalError`."""
+        self.store = ObjectStore(root)
+        self.root = self.store.root
+
+    def probe(self) -> None:
+        """Return when the root can be written, read and deleted from. Raises `JournalError` with the next step."""
+        self.store.probe()
+
+    def write(self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None) -> bool:
+        """Store one unit: `blob` first, then the Parquet file that commits it. Raises `JournalError`.
+
+        False when a complete unit is there already: it stays, and nothing is stored. Where the storage cannot write on
+        condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever used
+        its tensors then refuses the others (`Models`).
+        `table` has `SCHEMAS[kind]`. A row with status 'error' makes the unit failed: resume tries it again.
+        `header` is kept as JSON in the file: at least identity and runtime; kind, key and `blob_sha256` are added here.
+        """
+        name = self._name(kind, key, ".parquet")
+        size = self.store.size(name)
+        if _whole(size):
+            return False
+        table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
+        digest = hashlib.sha256(blob).hexdigest() if blob is not None else None
+        described = {**header, "kind": kind, "key": key, "blob_sha256": digest}
+        data = encoded(kind, table, described)
+        if blob is not None and digest is not None:
+            self.store.put(self._blob_name(kind, key, digest), blob)
+        if "error" in table.column("status").unique().to_pylist():
+            self.store.put(self._name(kind, key, ".failed.parquet"), data)
+            return True
+        if size is not None:  # a torn file of a crashed store: nobody counts it as a unit
+            self.store.delete(name)
+        stored = self.store.put_new(name, data)
+        if not stored and digest is not None and self.header(kind, key).get("blob_sha256") != digest:
+            self.store.delete(self._blob_name(kind, key, digest))
+        return stored
+
+    def listing(self, kind: str) -> Listing:
+        """Complete and failed units of `kind`, from one pass over the folders. Raises `JournalError`."""
+        complete: dict[str, str] = {}
+        failed: set[str] = set()
+        folder = f"units/{kind}"
+        shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for entries in pool.map(self.store.stamped, shards):
+                for name, size, stamp in entries:
+                    key, _, suffix = name.partition(".")
+                    if not _whole(size) or not _KEY.fullmatch(key):
+                        continue
+                    if suffix == "parquet":
+                        complete[key] = stamp
+                    elif suffix == "failed.parquet":
+                        failed.add(key)
+        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete)
+
+    def keys(self, kind: str) -> set[str]:
+        """Keys of the complete units of `kind`: what resume need not do again. Raises `JournalError`."""
+        return set(self.listing(kind).complete)
+
+    def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
+        with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
+            # Threads are for many files at a time, not for the columns of a small one.
+            table = parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+            for name in columns or ():
+                if name not in table.column_names or table.schema.field(name).type != SCHEMAS[kind].field(name).type:
+                    raise pa.ArrowInvalid(f"its column {name!r} is missing or of another type")
+            header_in(table.schema)  # says now, with the file's name, that it is no JSON
+            return table
+
+    def header(self, kind: str, key: str) -> dict[str, Any]:
+        """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
+        with self._open(kind, key, partial=True) as parquet:
+            header = header_in(parquet.schema_arrow)
+            if not header:
+                raise pa.ArrowInvalid("the file has no erasure_audit header")
+            return header
+
+    def blob(self, kind: str, key: str) -> bytes:
+        """The unit's safetensors bytes. Raises `JournalError` when the unit has none, or not those that it names."""
+        return self.blob_of(kind, key, self.header(kind, key))
+
+    def blob_of(self, kind: str, key: str, header: Mapping[str, Any]) -> bytes:
+        """The same for a header at hand (`header`, `header_of`): the tensors that belong to exactly those rows."""
+        digest = header.get("blob_sha256")
+        if not digest:
+            raise self._without_tensors(kind, key, "it names none")
+        name = self._blob_name(kind, key, digest)
+        try:
+            data = self.store.get(name)
+        except FileNotFoundError:
+            raise self._without_tensors(kind, key, f"{name} is not there") from None
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise self._without_tensors(kind, key, f"{name} is corrupt: its bytes are not those that the unit names")
+        return data
+
+    def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
+        """(key, rows) of many units, read by several threads, with a bounded number of units in memory at a time.
+
+        Raises `JournalError` that names the file when one is corrupt or has vanished.
+        """
+
+        def work(chunk: Sequence[str]) -> list[tuple[str, pa.Table]]:
+            return [(key, self.read(kind, key, columns)) for key in chunk]
+
+        source = iter(keys)
+        chunks = iter(lambda: tuple(itertools.islice(source, _SCAN_CHUNK)), ())
+        pool = ThreadPoolExecutor(_THREADS)
+        try:
+            waiting = collections.deque(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 2 * _THREADS))
+            while waiting:
+                yield from waiting.popleft().result()
+                waiting.extend(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def put_run(self, run_id: str, name: str, data: bytes) -> None:
+        """Store the run file `name`, wholly or not at all. Raises `JournalError`."""
+        self.store.put(_run_name(run_id, name), data)
+
+    def get_run(self, run_id: str, name: str) -> bytes:
+        """The bytes of the run file `name`. Raises `JournalError` when the run or the file is absent."""
+        path = _run_name(run_id, name)
+        try:
+            return self.store.get(path)
+        except FileNotFoundError:
+            raise JournalError(
+                f"the run {run_id!r} has no {name} in this journal",
+                where=self.store.url(path),
+                next_step="list the runs with: erasure-audit db runs; a new run is planned by: erasure-audit run SPEC",
+            ) from None
+
+    def runs(self) -> list[str]:
+        """Ids of all runs that have a plan, sorted. Raises `JournalError` when the root cannot be listed."""
+        names = [name for name, _ in self.store.entries("runs") if _RUN_ID.fullmatch(name)]
+        return sorted(name for name in names if self.store.exists(f"runs/{name}/plan.json"))
+
+    @contextlib.contextmanager
+    def _open(self, kind: str, key: str, partial: bool) -> Iterator[pq.ParquetFile]:
+        """The unit's Parquet file, its own errors turned into ones that name the file and what mends it."""
+        for suffix in (".parquet", ".failed.parquet"):
+            name = self._name(kind, key, suffix)
+            try:
+                source = self.store.open(name, partial=partial and kind == "generate")
+            except FileNotFoundError:
+                continue
+            with translated(self.store.url(name)):
+                try:
+                    with source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet:
+                        yield parquet
+                except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+                    # An OSError of Arrow's own has no number: a failed checksum. Others speak of disk or network.
+                    if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
+                        raise
+                    raise self._corrupt(name, error) from error
+            return
+        raise self._absent(self._name(kind, key, ".parquet"))
+
+    def _name(self, kind: str, key: str, suffix: str) -> str:
+        if kind not in SCHEMAS or not _KEY.fullmatch(key):
+            raise ValueError(f"no journal file for kind {kind!r} and key {key!r}")
+        return f"units/{kind}/{key[:2]}/{key}{suffix}"
+
+    def _blob_name(self, kind: str, key: str, digest: str) -> str:
+        return self._name(kind, key, f".{digest[:16]}.safetensors")
+
+    def _absent(self, name: str) -> JournalError:
+        return JournalError(
+            "the journal lacks a file that the run needs",
+            where=self.store.url(name),
+            next_step="compute it with: erasure-audit resume RUN_ID",
+        )
+
+    def _without_tensors(self, kind: str, key: str, why: str) -> JournalError:
+        """The unit's Parquet file is the one to delete: as long as it is there, the unit counts as complete."""
+        return JournalError(
+            f"a unit lacks its tensors: {why}",
+            where=self.store.url(self._name(kind, key, ".parquet")),
+            next_step="delete this file, then compute the unit again with: erasure-audit resume RUN_ID",
+        )
+
+    def _corrupt(self, name: str, error: Exception) -> JournalError:
+        return JournalError(
+            f"a journal file is corrupt: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=self.store.url(name),
+            next_step="delete this file, then compute it again with: erasure-audit resume RUN_ID",
+        )
+
+
+def _run_name(run_id: str, name: str) -> str:
+    if not _RUN_ID.fullmatch(run_id) or "/" in name or ".." in name:
+        raise JournalError(
+            f"{run_id!r} is not a run id",
+            next_step="list the runs with: erasure-audit db runs",
+        )
+    return f"runs/{run_id}/{name}"
+
+
+def _whole(size: int | None) -> bool:
+    """Whether a Parquet file of `size` bytes can be one at all."""
+    return size is not None and size >= _SMALLEST_PARQUET

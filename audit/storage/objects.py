@@ -1,0 +1,264 @@
+"""One door to storage: an fsspec root on disk or in an object store, and atomic writes.
+
+Credentials come from the environment or the usual AWS files; a root that carries them is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from audit import files, locations
+from audit.errors import JournalError
+from audit.locations import refuse_credentials
+from audit.storage.errors import NO_BUCKET, code, translated
+from audit.storage.s3 import read_whole, s3_filesystem
+
+_RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
+_NOT_IN_KEYS = "?#\\*[]\x00\r\n\t"  # versions, patterns and what servers and proxies cut off or rewrite
+_STALE_SECONDS = 24 * 3600.0
+_CLAIM_SECONDS = 10.0
+# What file systems without hard links answer (NFS, SMB, FAT, FUSE), or with a folder on another one mounted inside.
+_NO_LINKS = (
+    errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK,
+)  # fmt: skip
+_TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
+
+
+class ObjectStore:
+    """Objects below one root: `file:///path`, a plain path, or `s3://bucket/prefix`."""
+
+    def __init__(self, root: str) -> None:
+        """Open `root` without touching it. Raises `JournalError` for a malformed root or another protocol."""
+        self.protocol = _protocol(root)
+        self.root = root.rstrip("/") or "/"
+        self.local = self.protocol == "file"
+        if self.local:  # taken as it stands: fsspec's own parsing would cut the path at `::`
+            self.fs = LocalFileSystem()
+            self.base = locations.absolute(root).removeprefix("file://").rstrip("/")
+            return
+        self.fs = s3_filesystem()
+        self.base = locations.absolute(self.root).removeprefix("s3://").rstrip("/")
+
+    def path(self, name: str) -> str:
+        """The path of object `name` inside `self.fs`."""
+        return f"{self.base}/{name}"
+
+    def url(self, name: str) -> str:
+        """The object's address for messages."""
+        return f"{self.root}/{name}"
+
+    def put(self, name: str, data: bytes) -> None:
+        """Store `data` under `name`, wholly or not at all. Raises `JournalError`.
+
+        On disk: a temporary file on the same file system, fsync, rename. In an object store: one PUT (from 100 MB on a
+        multipart upload, which appears at once when it completes).
+        """
+        with translated(self.url(name)):
+            if self.local:
+                self._put_local(Path(self.path(name)), data)
+            else:
+                self.fs.pipe_file(self.path(name), data)
+
+    def put_new(self, name: str, data: bytes) -> bool:
+        """Store `data` under `name` unless something is there; whether it was stored. Raises `JournalError`.
+
+        On disk: a hard link, which fails when the name is taken, so of several writers exactly one wins. In an object
+        store: a conditional PUT. Some servers lack or ignore the condition: there the last of those who write within the
+        same moment wins, and only who asks first whether the name is taken keeps that moment short.
+        """
+        with translated(self.url(name)):
+            if self.local:
+                return self._put_local(Path(self.path(name)), data, replace=False)
+            try:
+                self.fs.pipe_file(self.path(name), data, mode="create")
+            except FileExistsError:
+                return False
+            except OSError as error:
+                reason = code(error)
+                if reason in _TAKEN:
+                    return False
+                if reason == "ConditionalRequestConflict" and self.fs.exists(self.path(name)):
+                    return False
+                if error.errno != errno.ENOSYS:
+                    raise
+                self.fs.pipe_file(self.path(name), data)
+            return True
+
+    def _put_local(self, target: Path, data: bytes, *, replace: bool = True) -> bool:
+        staging = Path(self.base) / ".tmp"
+        staging.mkdir(parents=True, exist_ok=True)
+        unfinished = staging / f"{target.name}.{uuid.uuid4().hex}"
+        finish = {} if replace else {"finish": link_new}
+        stored = files.place(target, lambda path: path.write_bytes(data), unfinished=unfinished, **finish)
+        _sync_folder(target.parent)
+        return stored
+
+    def get(self, name: str) -> bytes:
+        """The bytes of object `name`. Raises FileNotFoundError when it is absent, `JournalError` for other troubles."""
+        with translated(self.url(name), absent_is_error=False):
+            return bytes(self._whole(name))
+
+    def open(self, name: str, *, partial: bool) -> pa.NativeFile:
+        """The object, open for reading by position. Raises FileNotFoundError when it is absent, else `JournalError`.
+
+        From an object store it comes in one request; with `partial`, a large one comes in the ranges asked for.
+        """
+        with translated(self.url(name), absent_is_error=False):
+            if self.local:
+                return pa.OSFile(self.path(name), "rb")
+            if not partial:
+                return pa.BufferReader(self._whole(name))
+            stream = self.fs.open(self.path(name), "rb", cache_type="none")
+            return pa.PythonFile(stream) if stream.size > _RANGED_FROM else pa.BufferReader(stream.read())
+
+    def _whole(self, name: str) -> bytes:
+        if self.local:
+            return Path(self.path(name)).read_bytes()
+        return read_whole(self.fs, self.path(name))
+
+    def exists(self, name: str) -> bool:
+        """Whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""
+        with translated(self.url(name)):
+            return bool(self.fs.exists(self.path(name)))
+
+    def size(self, name: str) -> int | None:
+        """Bytes of object `name`, None when it is absent. Raises `JournalError` when the storage cannot be asked."""
+        with translated(self.url(name)):
+            try:
+                return int(self.fs.info(self.path(name))["size"] or 0)
+            except FileNotFoundError as error:
+                if NO_BUCKET.search(str(error)):
+                    raise
+                return None
+
+    def delete(self, name: str) -> None:
+        """Remove object `name`; nothing happens when it is absent."""
+        with translated(self.url(name)):
+            try:
+                self.fs.rm_file(self.path(name))
+            except FileNotFoundError:
+                return
+
+    def entries(self, name: str) -> list[tuple[str, int]]:
+        """(last part of the path, size in bytes) of everything directly below `name`; empty when it does not exist."""
+        return [(last, size) for last, size, _ in self.stamped(name)]
+
+    def stamped(self, name: str) -> list[tuple[str, int, str]]:
+        """The same with a stamp, which differs once an object was written anew: what one listing tells, nothing is read."""
+        with translated(self.url(name)):
+            try:
+                listing = self.fs.ls(self.path(name), detail=True)
+            except FileNotFoundError:
+                return []
+        # Some servers list the folder marker itself.
+        own = self.path(name).rstrip("/")
+        found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
+        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in found if path != own]
+
+    def probe(self) -> None:
+        """Return when an object can be written, read back and deleted. Raises `JournalError` with the next step."""
+        name, data = f".probe-{uuid.uuid4().hex}", os.urandom(64)
+        self.put(name, data)
+        try:
+            back = self.get(name)
+        except FileNotFoundError:
+            back = b""
+        self.delete(name)
+        if back != data:
+            raise JournalError(
+                "the storage did not return what was written to it",
+                where=self.root,
+                next_step="use a store with read-after-write consistency and check it with: erasure-audit doctor",
+            )
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """Remove temporary files that a killed process left behind."""
+        if not self.local:
+            return
+        for path in (Path(self.base) / ".tmp").glob("*"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                    path.unlink()
+
+
+def _protocol(root: str) -> str:
+    """`file` or `s3`. Raises `JournalError` for any other protocol and for a name that its storage cannot hold."""
+    refuse_credentials(root)
+    use = "use file:///folder or s3://bucket/prefix"
+    if problem := locations.scheme_problem(root):
+        raise JournalError(f"the storage protocol is not usable: {problem}", where=root, next_step=use)
+    protocol, rest = locations.scheme(root), root.partition("://")[2]
+    if protocol == "s3" and not rest.strip("/"):
+        raise JournalError("the storage root names no bucket", where=root, next_step="use s3://bucket/prefix")
+    unusable = "\x00" if protocol == "file" else _NOT_IN_KEYS
+    if character := next((c for c in root if c in unusable), None):
+        what = f"the storage root cannot be used: its name holds the character {character!r}"
+        raise JournalError(what, where=repr(root), next_step="choose a name without it")
+    return protocol
+
+
+def _stamp(entry: Mapping[str, Any]) -> str:
+    """Size and entity tag; where the storage gives no tag, size, time and file number."""
+    tag = next((entry[name] for name in ("ETag", "etag") if entry.get(name)), None)
+    times = [entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "ino") if entry.get(name)]
+    return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
+
+
+def link_new(temporary: Path, target: Path) -> bool:
+    """Give the finished file its name unless that is taken; whether it was given."""
+    try:
+        os.link(temporary, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        with _claimed(target):
+            if target.exists():
+                return False
+            os.replace(temporary, target)
+    return True
+
+
+@contextlib.contextmanager
+def _claimed(target: Path) -> Iterator[None]:
+    """A block that one writer at a time enters for `target`, on a file system without hard links: a file of its own says so.
+
+    A claim that a killed writer left is taken over after `_CLAIM_SECONDS`; asking and renaming take far less.
+    """
+    claim = target.with_name(f".{target.name}.claim")
+    deadline = time.monotonic() + _CLAIM_SECONDS
+    while True:
+        try:
+            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.02)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(claim)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; a file system without folder fsync is left to its own guarantees."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

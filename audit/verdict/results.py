@@ -1,0 +1,321 @@
+"""Frozen records of a finished run for gate and reports: rates, controls, checks, decisions, verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+from enum import StrEnum
+from typing import Any
+
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+
+
+class VerdictStatus(StrEnum):
+    """PASS opens the gate. FAIL and INCONCLUSIVE both keep it shut."""
+
+    PASS = "PASS"
+    FAIL = "FAIL"
+    INCONCLUSIVE = "INCONCLUSIVE"
+
+    @property
+    def exit_code(self) -> int:
+        """Exit code of a command that ends with this verdict."""
+        return {"PASS": EXIT_PASS, "FAIL": EXIT_FAIL}.get(self.value, EXIT_INCONCLUSIVE)
+
+
+@dataclasses.dataclass(frozen=True)
+class CrrRow:
+    """Concept reproduction rate of one cell by one instrument, never without its denominator."""
+
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    control: str | None
+    defence: str
+    scenario: str
+    detector: str
+    instrument_id: int
+    threshold: float
+    planned: int
+    assessed: int
+    unassessed: int
+    hits: int
+    rate: float | None  # hits / assessed; None when nothing was assessed
+    ci_low: float  # two-sided Clopper-Pearson of hits / assessed at the policy's confidence; (0, 1) when assessed == 0
+    ci_high: float
+    worst_case: float  # (hits + unassessed) / planned
+    perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
+    strength: float | None = None
+    strange_hits: int = 0  # hits on pictures like none of the un-erased model's; see `audit.verdict.damage.strange`
+    strange: int = 0  # such pictures of the cell, hits or not
+
+
+@dataclasses.dataclass(frozen=True)
+class UnassessedRow:
+    """Number of cases of a cell that were not assessed for one reason."""
+
+    cell_id: int
+    detector: str
+    reason: str  # missing | error | degenerate | round-trip | blocked | not-measured
+    cases: int
+    example: str | None  # one error message
+
+
+@dataclasses.dataclass(frozen=True)
+class RoundTripRow:
+    """Inversion quality of one cell: medians and extremes over its cases; decibels and relative residuals."""
+
+    cell_id: int
+    cases: int
+    residual_median: float
+    residual_max: float
+    psnr_median_db: float
+    psnr_min_db: float
+    latent_rms: float
+    failed_gate: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LatentRow:
+    """How Gaussian the inverted latents of one cell are: medians, and the middle 80 % of the negative log-likelihood
+    under N(0, I) in nats per dimension. Only latents whose round trip passed the cell's quality gate count."""
+
+    cell_id: int
+    latents: int
+    nll_low: float
+    nll_median: float
+    nll_high: float
+    rms_median: float
+    autocorr_median: float  # lag 1, mean of both axes
+
+
+@dataclasses.dataclass(frozen=True)
+class GuardRow:
+    """The acts of one guard in one cell. `measures` are means over the cell's cases, by name."""
+
+    cell_id: int
+    guard: str
+    cases: int  # pictures that carry a report of it
+    acted: int
+    steps_mean: float  # denoising steps at which it acted
+    unet_calls_mean: float  # evaluations beside the sampler's own
+    failed: int  # cases that it gave up, which are unassessed
+    reason: str | None  # why it did not act, of one case
+    measures: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class CountingRow:
+    """Count of one published rule over one cell's stored NudeNet boxes. Its cases are assessed or unassessed."""
+
+    cell_id: int
+    detector: str
+    preset: str
+    counts: str  # what its authors count: boxes | labels (each once per picture) | images
+    threshold: float
+    strict: bool  # scores equal to the threshold do not count
+    network: str  # which NudeNet the published numbers come from
+    planned: int
+    assessed: int
+    unassessed: int
+    hits: int  # assessed pictures with at least one counted box
+    boxes: int
+    labels: int
+    counted: int  # the number as the rule's authors count it
+
+
+@dataclasses.dataclass(frozen=True)
+class QualityRow:
+    """One quality metric of one cell against one baseline. Distances between sets have a value, the others a mean."""
+
+    cell_id: int
+    instrument_id: int
+    instrument: str
+    kind: str
+    weights_sha256: str
+    metric: str
+    baseline: str  # backbone | unguarded | reference | prompt
+    planned: int
+    assessed: int
+    unassessed: int
+    mean: float | None  # over finite values
+    median: float | None  # may be infinite: half of the pictures equal their baseline
+    infinite: int  # PSNR of pictures that equal their baseline
+    value: float | None
+    reason: str | None  # of one case, or why there is no distance
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionRow:
+    """One subject of a cell of what must survive, by one instrument, paired case by case with the un-erased model's
+    pictures."""
+
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    defence: str
+    detector: str
+    pairs: int  # planned, of subjects that the instrument has counting rules for
+    kept: int  # hits of both
+    lost: int  # hits of the backbone alone
+    gained: int  # hits of the defence alone
+    neither: int
+    hit_unassessed: int  # backbone first: it shows the subject, the defence's picture was not assessed
+    clear_unassessed: int
+    unassessed_hit: int
+    unassessed_clear: int
+    unassessed_unassessed: int
+    noise_share: float = 0.0  # of a noise control's pictures, those that the instrument takes for the subject
+
+
+@dataclasses.dataclass(frozen=True)
+class PictureCheckRow:
+    """A defence's benign pictures as a set against the un-erased model's; see `audit.verdict.damage`."""
+
+    cell_id: int
+    concept: str
+    defence: str
+    instrument: str
+    pictures: int  # pairs that were compared
+    planned: int
+    distance: float | None
+    reference: float | None  # between halves of the backbone's own pictures
+    p_value: float | None
+    reason: str | None  # why there is no value
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckResult:
+    """One data check. `error` means the check itself could not run, which is not the same as data that failed it."""
+
+    name: str
+    source: str  # great-expectations | sql
+    status: str  # passed | failed | error
+    detail: str
+    rows: int  # offending rows
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlFinding:
+    """What the policy asks of one control by one detector, and whether the run shows it; see `audit.verdict.controls`."""
+
+    control: str
+    concept: str
+    subject: str
+    defence: str
+    scenario: str
+    detector: str
+    cell_id: int | None  # None: the run has no such control
+    at_least: float | None  # share of the planned cases that must show the subject
+    at_most: float | None
+    holds: bool | None  # None: nothing of it was read
+    trouble: str | None  # what it does not show, as a clause of the gate's sentences
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """The decision on one cell by one judge: its bounds, and the number of cases that would decide it."""
+
+    cell_id: int
+    concept: str
+    defence: str
+    scenario: str
+    detector: str
+    limit: float
+    low: float  # one-sided lower bound on the CRR, every unassessed case counted as clear
+    high: float  # one-sided upper bound on the CRR, every unassessed case counted as a hit
+    status: VerdictStatus
+    reason: str
+    further_cases: int | None  # cases that would decide at the observed rate; None when decided or undecidable
+
+
+@dataclasses.dataclass(frozen=True)
+class RetentionDecision:
+    """The decision on all that must survive a defence, by one judge."""
+
+    concept: str
+    defence: str
+    detector: str
+    pairs: int
+    backbone_hits: int
+    defended_hits: int
+    unassessed: int  # pairs of which either picture was not assessed
+    minimum: float
+    low: float  # one-sided bounds on the defence's rate over the backbone's, unassessed pairs counted against the claim
+    high: float  # may exceed 1
+    status: VerdictStatus
+    reason: str
+    further_pairs: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class DamageDecision:
+    """The decision on a defence's benign pictures as pictures. Damage is INCONCLUSIVE, its absence PASS."""
+
+    concept: str
+    defence: str
+    instrument: str
+    pictures: int
+    distance: float | None
+    reference: float | None
+    p_value: float | None
+    level: float
+    damaged: bool
+    status: VerdictStatus
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The end of a run."""
+
+    status: VerdictStatus
+    reasons: tuple[str, ...]
+    decisions: tuple[Decision, ...]
+    checks: tuple[CheckResult, ...]
+    retention: tuple[RetentionDecision, ...] = ()
+    damage: tuple[DamageDecision, ...] = ()
+    waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
+    controls: tuple[ControlFinding, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """Address of one picture for a report: its journal unit and image_id, with its outcome."""
+
+    cell_id: int
+    case_no: int
+    image_id: int
+    unit_key: str
+    outcome: str
+    reason: str | None
+    score: float | None
+    sensitive: bool
+    strange: bool = False  # like none of the un-erased model's pictures; see `audit.verdict.damage.strange`
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """Everything a report needs, read from the index in one go."""
+
+    run_id: str
+    name: str
+    created_at: str  # ISO 8601, UTC
+    spec: dict[str, Any]
+    provenance: dict[str, Any]  # versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
+    instruments: tuple[dict[str, Any], ...]
+    crr: tuple[CrrRow, ...]
+    unassessed: tuple[UnassessedRow, ...]
+    round_trips: tuple[RoundTripRow, ...]
+    samples: tuple[Sample, ...]
+    verdict: Verdict
+    erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
+    guards: tuple[GuardRow, ...] = ()
+    latents: tuple[LatentRow, ...] = ()
+    attacks: tuple[dict[str, Any], ...] = ()  # rows of mart_attacks
+    counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors
+    quality: tuple[QualityRow, ...] = ()
+    quality_instruments: tuple[dict[str, Any], ...] = ()
+    retention: tuple[RetentionRow, ...] = ()
+    picture_checks: tuple[PictureCheckRow, ...] = ()

@@ -1,0 +1,1 @@
+"""Find the model files that a reference names, and hash them. Loads no model."""

@@ -1,0 +1,76 @@
+"""Pinned hub models in the local Hugging Face cache, and the download that only the user's environment can allow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from httpx2 import HTTPError
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+
+from audit.errors import CheckpointError
+
+DOWNLOAD_VARIABLE = "ERASURE_AUDIT_DOWNLOAD"
+# Not loaded by the audit: the safety checker, half-precision copies beside full ones, non-averaged weights.
+_IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*non_ema*"]
+
+
+def cached_snapshot(repo_id: str, revision: str) -> Path | None:
+    """Folder of one commit in the local cache, possibly incomplete; None when nothing of it is there. No network."""
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as partial:  # whoever fetched only what the audit loads has enough
+        return Path(partial.snapshot_path)
+    except LocalEntryNotFoundError:
+        return None
+
+
+def download_allowed() -> bool:
+    """Return whether the environment asks for downloads (`ERASURE_AUDIT_DOWNLOAD=1`) and does not forbid them."""
+    return os.environ.get(DOWNLOAD_VARIABLE, "") == "1" and not constants.HF_HUB_OFFLINE
+
+
+def download(repo_id: str, revision: str) -> Path:
+    """The snapshot folder after fetching what the audit loads: safetensors and configurations, no pickles.
+
+    Raises `CheckpointError` when the hub cannot be reached or refuses.
+    """
+    try:
+        folder = Path(
+            snapshot_download(
+                repo_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model"], ignore_patterns=_IGNORED
+            )
+        )
+        # Pipeline repositories also carry single-file copies of everything at their top level.
+        weights = "*/*.safetensors" if (folder / "model_index.json").is_file() else "*.safetensors"
+        snapshot_download(repo_id, revision=revision, allow_patterns=[weights], ignore_patterns=_IGNORED)
+    except (OSError, ValueError, HTTPError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise not_available(repo_id, revision, f"the download failed: {first}") from None
+    if not folder.is_dir():
+        raise not_available(repo_id, revision, "the download failed: the repository holds no model files")
+    return folder
+
+
+def download_artefact(repo_id: str, revision: str, inside: str) -> Path:
+    """The snapshot folder after fetching one file or folder of a repository (all of it for "").
+
+    Pickles are fetched too: they are only ever read as tensors. Raises `CheckpointError` when the hub refuses.
+    """
+    wanted = [inside, f"{inside.rstrip('/')}/*"] if inside else ["*"]
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=wanted))
+    except (OSError, ValueError, HTTPError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise not_available(repo_id, revision, f"the download failed: {first}") from None
+
+
+def not_available(repo_id: str, revision: str, missing: str) -> CheckpointError:
+    """The error that says what is missing, where it was looked for, and both ways to get it."""
+    return CheckpointError(
+        missing,
+        where=f"{repo_id}@{revision} in {constants.HF_HUB_CACHE}",
+        next_step=f"run 'hf download {repo_id} --revision {revision}' (or set {DOWNLOAD_VARIABLE}=1 with "
+        "HF_HUB_OFFLINE unset); without network, download on a machine with network, then pass the folder",
+    )

@@ -1,0 +1,275 @@
+"""Resolve the models that a spec names, a testbed name, a local folder or a pinned hub commit, to files and digests.
+
+Nothing here loads a model or imports torch, so that planning is quick and identities come from bytes alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from audit.errors import CheckpointError
+from audit.identity import key
+from audit.weights import settings
+from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies and merges
+# Parts of a pipeline folder that hold no weights, or weights that the audit never loads (safety checkers would hide
+# the very pictures that are to be judged), so they are not part of the model's identity.
+_WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor")
+_NOT_LOADED = settings.IGNORED_PARTS
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelRef:
+    """One model on disk. `sha256` changes when any weight or configuration file changes, and with nothing else."""
+
+    name: str  # as the spec writes it
+    source: Literal["testbed", "local", "hub"]
+    path: Path
+    revision: str | None  # hub commit
+    files: Mapping[str, str] = dataclasses.field(
+        hash=False
+    )  # weight file relative to `path`, '/'-separated -> hex SHA-256
+    sha256: str
+    variant: str | None = None  # "fp16" when only `*.fp16.safetensors` files exist
+
+
+def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
+    """Return the model that `ref` names, with every weight file checked and hashed.
+
+    `ref` is `testbed` (the pipeline, or `testbed_name`), `testbed/NAME`, an existing folder, or `org/name@commit`.
+    Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only.
+    """
+    ref = ref.strip()
+    if not ref:
+        raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
+    if ref == "testbed" or ref.startswith("testbed/"):
+        return _testbed(ref, testbed_name or "pipeline")
+    folder = Path(os.path.expanduser(ref))
+    if folder.is_dir():
+        return _from_folder(ref, "local", folder, None)
+    if folder.is_file():
+        raise CheckpointError(
+            "a model must be a folder in the diffusers or transformers layout, and this is a file",
+            where=ref,
+            next_step="pass the folder that holds model_index.json or config.json",
+        )
+    repo_id, _, revision = ref.partition("@")
+    if not _HUB_ID.fullmatch(repo_id):
+        raise CheckpointError(
+            "there is no such model folder",
+            where=str(folder.absolute()),
+            next_step="pass an existing folder, 'testbed', or a hub id as 'org/name@<40-hex commit>'",
+        )
+    if not _COMMIT.fullmatch(revision):
+        raise unpinned(
+            ref,
+            "folder",
+            revision,
+            f"write {repo_id}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
+            f"python -c \"import huggingface_hub as h; print(h.model_info('{repo_id}').sha)\"",
+        )
+    return _from_hub(ref, repo_id, revision)
+
+
+def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointError:
+    """The error for a reference that is no local `what` and, as a hub id, does not name a commit."""
+    moving = f" ({revision!r} can move)" if revision else ""
+    return CheckpointError(
+        f"there is no {what} {ref!r}, and as a hub id it is not pinned to a commit{moving}",
+        where=ref,
+        next_step=next_step,
+    )
+
+
+def component_files(ref: ModelRef, component: str) -> dict[str, str]:
+    """Weight files of one part of a pipeline (`unet`, `vae`, `text_encoder`): relative file -> hex SHA-256.
+
+    Raises `CheckpointError` when the model has no such part.
+    """
+    found = {name: digest for name, digest in ref.files.items() if PurePosixPath(name).parts[:-1] == (component,)}
+    if not found:
+        parts = sorted({PurePosixPath(name).parts[0] for name in ref.files if "/" in name})
+        raise CheckpointError(
+            f"the model has no part called {component!r}",
+            where=str(ref.path),
+            next_step=f"its parts are: {', '.join(parts) or 'none, it is a single model'}",
+        )
+    return found
+
+
+def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
+    """`sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
+
+    That is a 4-channel latent UNet with epsilon prediction, conditioned by one CLIPTextModel. Stable Diffusion 2.x,
+    SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is, and so do parts
+    of any other class and settings that the sampler would ignore.
+    """
+    if not (ref.path / "model_index.json").is_file():
+        raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
+    index = read_json(ref.path / "model_index.json")
+    if "transformer" in index or "unet" not in index:
+        raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')} without a UNet")
+    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        loader = index.get(part)
+        if not (isinstance(loader, list) and len(loader) == 2 and all(isinstance(name, str) for name in loader)):
+            raise _refuse(ref, f"has no {part} that model_index.json says how to load")
+    unet, vae = read_json(ref.path / "unet" / "config.json"), read_json(ref.path / "vae" / "config.json")
+    text = read_json(ref.path / "text_encoder" / "config.json")
+    scheduler = read_json(ref.path / "scheduler" / "scheduler_config.json")
+    prediction = scheduler.get("prediction_type", "epsilon")
+    width = unet.get("cross_attention_dim")
+    if index.get("text_encoder_2") or unet.get("addition_embed_type"):
+        raise _refuse(ref, "is an SDXL pipeline (second text encoder, added conditioning), which is not supported yet")
+    if width == 1024 or unet.get("use_linear_projection") or prediction == "v_prediction":
+        raise _refuse(ref, "is a Stable Diffusion 2.x pipeline (OpenCLIP or v-prediction), which is not supported yet")
+    if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
+        channels = f"{unet.get('in_channels')} in, {unet.get('out_channels')} out"
+        raise _refuse(
+            ref, f"has a UNet with {channels} channels (inpainting or image-conditioned); 4 in, 4 out is needed"
+        )
+    if index["text_encoder"][1] != "CLIPTextModel" or width != text.get("hidden_size"):
+        raise _refuse(ref, "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim")
+    if prediction != "epsilon":
+        raise _refuse(ref, f"predicts {prediction!r}; only epsilon prediction is supported")
+    problem = (
+        settings.class_problem(index)
+        or settings.unet_problem(unet)
+        or settings.vae_problem(vae)
+        or settings.text_problem(text)
+        or settings.scheduler_problem(scheduler, index["scheduler"][1])
+    )
+    if problem is not None:
+        raise _refuse(ref, problem)
+    return "sd1"
+
+
+def sampler_settings(ref: ModelRef) -> dict[str, Any]:
+    """Return the settings of a pipeline's scheduler, the defaults of its class among them.
+
+    The pipeline must be one that `pipeline_family` knows.
+    """
+    named = read_json(ref.path / "model_index.json")["scheduler"][1]
+    return settings.scheduler_settings(read_json(ref.path / "scheduler" / "scheduler_config.json"), named)
+
+
+def _refuse(ref: ModelRef, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"the backbone {why if len(why) <= 500 else f'{why[:500]}...'}",
+        where=str(ref.path),
+        next_step="use a Stable Diffusion 1.x folder (for example v1.4 or v1.5) or 'testbed'",
+    )
+
+
+def _testbed(ref: str, bare: str) -> ModelRef:
+    from audit.weights.testbed import NAMES, weights_path
+
+    name = ref.removeprefix("testbed").removeprefix("/") or bare
+    if name not in NAMES:
+        raise CheckpointError(
+            f"the testbed has no model called {name!r}",
+            where=ref,
+            next_step="use one of: " + ", ".join(f"testbed/{known}" for known in NAMES),
+        )
+    return _from_folder(ref, "testbed", weights_path(name), None)
+
+
+def _from_hub(ref: str, repo_id: str, revision: str) -> ModelRef:
+    from audit.weights import hub_cache
+
+    try:
+        cached = hub_cache.cached_snapshot(repo_id, revision)
+        if cached is not None:
+            return _from_folder(ref, "hub", cached, revision)
+        missing = "the model is not in the local Hugging Face cache"
+    except CheckpointError as error:
+        missing = f"the copy in the local Hugging Face cache cannot be used: {error.what} ({error.where})"
+    if not hub_cache.download_allowed():
+        raise hub_cache.not_available(repo_id, revision, missing)
+    return _from_folder(ref, "hub", hub_cache.download(repo_id, revision), revision)
+
+
+def _from_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
+    folder = folder.absolute()
+    try:
+        return _read_folder(name, source, folder, revision)
+    except OSError as error:
+        raise CheckpointError(
+            f"the model folder cannot be read: {error.strerror or error}",
+            where=str(error.filename or folder)[:300],
+            next_step="make the folder and everything in it readable for this user",
+        ) from None
+
+
+def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
+    if not any(folder.iterdir()):
+        raise CheckpointError(
+            "the model folder is empty", where=str(folder), next_step="download or copy the model into it"
+        )
+    parts = _parts(folder)
+    weights: dict[str, str] = {}
+    variants = set()
+    for part in (part for part, needs_weights in parts.items() if needs_weights):
+        files, variant = loaded_weights(folder / part)
+        variants.add(variant)
+        for path in files:
+            check_safetensors(path)
+            weights[path.relative_to(folder).as_posix()] = cached_sha256(path)
+    if len(variants) > 1:
+        raise CheckpointError(
+            "some parts of the pipeline have only fp16 weight files and others only full ones",
+            where=str(folder),
+            next_step="download one variant for all parts",
+        )
+    configs = {
+        path.relative_to(folder).as_posix(): cached_sha256(path)
+        for part in ["", *parts]
+        for path in sorted((folder / part).iterdir())
+        if path.is_file() and path.suffix in _CONFIG_SUFFIXES
+    }
+    digest = key({"weights": weights, "configs": configs})
+    return ModelRef(name, source, folder, revision, weights, digest, variants.pop())
+
+
+def _parts(folder: Path) -> dict[str, bool]:
+    """Sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
+    if not (folder / "model_index.json").is_file():
+        _need(folder, "config.json", "the folder is no model: it has neither model_index.json nor config.json")
+        return {"": True}
+    index = read_json(folder / "model_index.json")
+    parts = {}
+    for part, loader in index.items():
+        loads = isinstance(loader, list) and len(loader) == 2 and loader[1] is not None
+        if part.startswith("_") or part in _NOT_LOADED or not loads:
+            continue
+        if Path(part).name != part or part in ("", ".."):
+            raise CheckpointError(
+                f"model_index.json names a part outside the folder: {part!r}",
+                where=str(folder / "model_index.json"),
+                next_step="do not use this model unless you trust its source; download it again",
+            )
+        if not (folder / part).is_dir():
+            raise CheckpointError(
+                f"the pipeline folder lacks its part {part!r}",
+                where=str(folder / part),
+                next_step="download or copy the whole pipeline folder",
+            )
+        parts[part] = part not in _WEIGHTLESS
+        if parts[part]:
+            _need(folder / part, "config.json", f"the pipeline's {part} has no config.json")
+    if not any(parts.values()):
+        raise CheckpointError("model_index.json names no model", where=str(folder), next_step="download it again")
+    return parts
+
+
+def _need(folder: Path, name: str, message: str) -> None:
+    if not (folder / name).is_file():
+        raise CheckpointError(message, where=str(folder / name), next_step="download or copy the whole model folder")
+    read_json(folder / name)

@@ -1,0 +1,63 @@
+"""The six stages of computing: a Prefect task for one unit of each, and the stage that runs them."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prefect import task
+
+from audit.plan.identities import Unit
+from audit.progress import Listener
+from tasks.context import Run
+from tasks.progress import TrainingProgress
+from tasks.retrying import TASK
+from tasks.share import Share
+from tasks.slots import gpu_slot
+from tasks.units import StageReport, UnitTask, run_units
+
+if TYPE_CHECKING:
+    from audit.compute.worker import UnitReport
+
+
+def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) -> UnitTask:
+    """Return the Prefect task that computes one unit of `kind`; its rows are in the journal then."""
+
+    @task(name=kind, task_run_name=f"{kind}-{{unit.key:.8}}", **TASK)
+    def compute(run: Run, unit: Unit) -> UnitReport:
+        with gpu_slot(run.settings.gpu_slot):
+            return run.worker.run(unit, listen())
+
+    return compute
+
+
+_UNITS = {
+    "erase": _unit_task("erase", TrainingProgress),
+    "attack": _unit_task("attack", TrainingProgress),
+    **{kind: _unit_task(kind) for kind in ("invert", "generate", "detect", "quality")},
+}
+
+
+# A failing eraser ends the run: nothing audited without it would mean anything.
+erase = functools.partial(run_units, kind="erase", unit_task=_UNITS["erase"], essential=True)
+
+
+def attack(run: Run, share: Share | None = None) -> StageReport:
+    """Search the inputs of attacks: one unit is one attack on one model, or a batch of what it searches for."""
+    from audit.compute.training_folders import sweep  # loads torch
+
+    report = run_units(run, share, kind="attack", unit_task=_UNITS["attack"])
+    done = run.journal.keys("attack")
+    sweep(unit for unit in run.plan.units_of("attack") if unit.key in done)
+    return report
+
+
+# One unit inverts a batch of images.
+invert = functools.partial(run_units, kind="invert", unit_task=_UNITS["invert"])
+# One unit makes a batch of pictures through one defence, or those of a control.
+generate = functools.partial(run_units, kind="generate", unit_task=_UNITS["generate"])
+# One unit is one detector on the pictures of one generate unit.
+detect = functools.partial(run_units, kind="detect", unit_task=_UNITS["detect"])
+# One unit is one quality instrument on the pictures of one generate unit and their baselines.
+quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality"])

@@ -1,0 +1,99 @@
+"""Property tests of the gate: an error never improves a verdict."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from audit.spec.policy import Limit
+from audit.verdict.results import CheckResult, CrrRow
+from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, row, verdict_of
+
+
+def counts(most: int = 60) -> st.SearchStrategy[tuple[int, int, int]]:
+    return st.tuples(st.integers(0, most), st.integers(0, most), st.integers(0, most // 2))
+
+
+@st.composite
+def runs(draw: st.DrawFn) -> list[CrrRow]:
+    """Target cells of two scenarios and two judges with controls that are good, poor, empty or missing."""
+    rows, cell_id = [], 0
+    for scenario in draw(st.sets(st.sampled_from(["text", "latent-whitebox"]), min_size=1)):
+        shapes = [("target", None, "uce", scenario), ("control", "backbone", "none", scenario)]
+        if scenario != "text":
+            names = ("reference", "vae-roundtrip", "random-latent")
+            shapes += [("control", name, "none", "none") for name in names]
+        for role, name, defence, where in shapes:
+            if name and draw(st.integers(0, 9)) == 0:
+                continue
+            typical = {None: (0, 60, 0), "random-latent": (0, 20, 0)}.get(name, (20, 0, 0))
+            for detector in ("judge", "second"):
+                numbers = draw(st.one_of(st.just(typical), counts()))
+                fields = {"role": role, "control": name, "defence": defence, "scenario": where}
+                rows.append(row(*numbers, cell_id=cell_id, detector=detector, **fields))
+            cell_id += 1
+    return rows
+
+
+def with_error(reading: CrrRow, from_hit: bool) -> CrrRow:
+    """The same row after one of its assessed cases became an error."""
+    fields = {
+        name: getattr(reading, name) for name in ("role", "control", "defence", "scenario", "cell_id", "detector")
+    }
+    hits, clear = reading.hits - from_hit, reading.assessed - reading.hits - (not from_hit)
+    return row(hits, clear, reading.unassessed + 1, **fields)
+
+
+@settings(max_examples=200, deadline=None)
+@given(runs(), st.data())
+def test_an_error_never_improves_a_verdict(rows: list[CrrRow], data: st.DataObject) -> None:
+    policy = POLICY.model_copy(update={"judges": ("judge", "second"), "assessed_min": data.draw(st.floats(0, 1))})
+    before = verdict_of(*rows, policy=policy)
+    changed = list(rows)
+    for _ in range(data.draw(st.integers(1, 5))):
+        index = data.draw(st.integers(0, len(rows) - 1))
+        reading, from_hit = changed[index], data.draw(st.booleans())
+        if (reading.hits if from_hit else reading.assessed - reading.hits) > 0:
+            changed[index] = with_error(reading, from_hit)
+    after = verdict_of(*changed, policy=policy)
+    assert not (before.status is not PASS and after.status is PASS)
+    for old, new in zip(before.decisions, after.decisions, strict=True):
+        assert not (old.status is not PASS and new.status is PASS)
+        assert new.high >= old.high
+        assert new.low <= old.low
+
+
+@settings(max_examples=80, deadline=None)
+@given(runs(), st.data())
+def test_a_lost_cell_a_lost_control_or_a_broken_check_never_opens_the_gate(
+    rows: list[CrrRow], data: st.DataObject
+) -> None:
+    policy = POLICY.model_copy(update={"judges": ("judge", "second")})
+    before = verdict_of(*rows, policy=policy).status
+    lost = data.draw(st.integers(0, len(rows) - 1))
+    emptied = [
+        row(
+            0,
+            0,
+            r.planned,
+            **{n: getattr(r, n) for n in ("role", "control", "defence", "scenario", "cell_id", "detector")},
+        )
+        if i == lost
+        else r
+        for i, r in enumerate(rows)
+    ]
+    after = verdict_of(*emptied, policy=policy).status
+    assert after is not PASS or before is PASS
+    for status in ("failed", "error"):
+        broken = CheckResult("any", "sql", status, "x", 1)
+        assert verdict_of(*rows, policy=policy, checks=[GOOD_CHECK, broken]).status is INCONCLUSIVE
+
+
+@settings(max_examples=100, deadline=None)
+@given(counts(200), st.floats(0.01, 0.5))
+def test_a_decision_says_what_its_bounds_say(numbers: tuple[int, int, int], maximum: float) -> None:
+    policy = POLICY.model_copy(update={"limits": (Limit(crr_max=maximum),), "assessed_min": 0.0})
+    decision = verdict_of(row(*numbers), *good_controls(), policy=policy).decisions[0]
+    expected = PASS if decision.high <= maximum else FAIL if decision.low > maximum else INCONCLUSIVE
+    assert decision.status is expected
+    assert decision.low <= decision.high
