@@ -87,9 +87,7 @@ def _unit(plan: Plan, which: Which) -> tuple[str, str]:
     for key, number in dict.fromkeys((key, cell) for key, cell in pairs if key in units):
         cell = cells[number]
         wanted = (which.concept, which.scenario, which.defence)
-        if all(
-            w in (None, have) for w, have in zip(wanted, (cell.concept, str(cell.scenario), cell.defence), strict=True)
-        ):
+        if all(w in (None, have) for w, have in zip(wanted, (cell.concept, cell.scenario, cell.defence), strict=True)):
             options = f"--concept {cell.concept} --scenario {cell.scenario} --defence {cell.defence}"
             found.setdefault(key, []).append(options)
             concepts[key] = cell.concept

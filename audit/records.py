@@ -59,7 +59,7 @@ MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
 
 class Scenario(StrEnum):
-    """The attack's input and access. Controls that attack nothing use `NONE`."""
+    """The kind of a scenario: the attack's input and access. Controls that attack nothing use `NONE`."""
 
     TEXT = "text"
     ADVERSARIAL_TEXT = "adversarial-text"
@@ -113,7 +113,8 @@ class Cell:
     role: Role
     control: Control | None
     defence: str
-    scenario: Scenario
+    scenario: str  # its name in the spec, which is the kind's where it has no other
+    kind: Scenario
     planned: int
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None  # of the disturbance, in the unit of its kind

@@ -104,7 +104,39 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "two concepts of one name": (lambda b: b.plan(concepts=[RING, RING]), "'ring' appears more than once"),
     "an unusable name": (lambda b: b.plan(name="a/../b"), "name: "),
     "an unknown judge": (lambda b: b.plan(gate={**GATE, "judges": ["nobody"]}), "'nobody' is not in detectors"),
-    "an unknown scenario": (lambda b: b.plan(scenarios=[{"name": "telepathy"}]), "telepathy"),
+    "an unknown scenario": (
+        lambda b: b.plan(scenarios=[{"name": "telepathy"}]),
+        "'telepathy' is none of the kinds of scenario, so its kind is needed: one of text, adversarial-text, ",
+    ),
+    "a scenario of an unknown kind": (
+        lambda b: b.plan(scenarios=[{**TEXT, "name": "spoken", "kind": "speech"}]),
+        "'speech' .*does not match any of the expected tags: 'text', 'adversarial-text', ",
+    ),
+    "a scenario under the name of another kind": (
+        lambda b: b.plan(scenarios=[{**TEXT, "kind": "latent-whitebox"}]),
+        "'text' is a kind of its own; give the scenario of kind 'latent-whitebox' another name",
+    ),
+    "a scenario under the name of controls": (
+        lambda b: b.plan(scenarios=[{**TEXT, "name": "none", "kind": "text"}]),
+        "'none' stands for controls that attack nothing",
+    ),
+    "a scenario without a name": (
+        lambda b: b.plan(scenarios=[{"cases": 3}]),
+        "has no name; the name of a kind says its kind too: text, ",
+    ),
+    "two scenarios of one name": (
+        lambda b: b.plan(
+            scenarios=[{**TEXT, "name": "ours", "kind": "text"}, {**LATENT, "name": "ours", "kind": LATENT["name"]}]
+        ),
+        "'ours' appears more than once",
+    ),
+    "a limit on a kind whose scenarios have other names": (
+        lambda b: b.plan(
+            scenarios=[{**TEXT, "name": "ours", "kind": "text"}],
+            gate={**GATE, "limits": [{"crr_max": 0.3}, {"crr_max": 0.3, "scenario": "text"}]},
+        ),
+        r"gate.limits.1: scenario 'text' is not in scenarios \(ours\)",
+    ),
     "a limit on an unplanned scenario": (
         lambda b: b.plan(gate={**GATE, "limits": [{"crr_max": 0.3, "scenario": "latent-blackbox"}]}),
         "scenario 'latent-blackbox' is not in scenarios",

@@ -81,7 +81,7 @@ SPEC = parse_spec(
 DOCUMENT = SPEC.model_dump(mode="json")
 
 NOTHING = (  # a change here recomputes nothing
-    "name", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.quality_gate.*",
+    "name", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.name", "scenarios.*.quality_gate.*",
     "backbone", "corpus.*.url", "corpus_limits.*",  # what is found there counts by its content: digests and items
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
@@ -90,7 +90,7 @@ NOTHING = (  # a change here recomputes nothing
 )  # fmt: skip
 ELSEWHERE = ("detectors.*", "quality.*", "benign.features")  # count as instruments, below
 FIXED = (  # without another valid value
-    "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.name", "scenarios.[12].sampler.guidance",
+    "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.kind", "scenarios.[12].sampler.guidance",
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/plan/test_latent_planning.py
     "defences.*.guards.*.name",
     "defences.*.guards.*.controls",  # only irece has any: tests/plan/test_mask_controls.py
@@ -100,6 +100,7 @@ FIXED = (  # without another valid value
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
+    "scenarios.*.name": "another-name",
     "scenarios.*.sampler.steps": 20,
     "scenarios.[034].sampler.dtype": "bfloat16",
     "scenarios.0.prompts": {"set": "testbed-simple"},

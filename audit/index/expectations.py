@@ -136,7 +136,9 @@ def _crr_suites() -> list[Suite]:
         Suite(
             (
                 _rows(whole),
-                *_not_null(whole, "cell_id", "instrument_id", "defence", "scenario", "detector", *counts, *bounds),
+                *_not_null(
+                    whole, "cell_id", "instrument_id", "defence", "scenario", "kind", "detector", *counts, *bounds
+                ),
                 _unique(whole, "cell_id", "detector"),
                 _in_set(whole, "role", [role.value for role in Role]),
                 *_not_null(whole, "role"),

@@ -76,8 +76,8 @@ def _insert_plan(
         "runs": [run],
         "instruments": plan["instruments"],
         "rules": plan["rules"],
-        # Plans of before perturbations have neither field.
-        "cells": [{"perturbation": None, "strength": None, **cell} for cell in plan["cells"]],
+        # Plans of before perturbations have neither field, those of before scenarios had other names no kind.
+        "cells": [{"perturbation": None, "strength": None, "kind": cell["scenario"], **cell} for cell in plan["cells"]],
         "quality_instruments": plan.get("quality_instruments", ()),  # absent from plans of before there were any
         "comparisons": plan.get("comparisons", ()),
     }.items():

@@ -191,7 +191,7 @@ class Outline:
         """Sentences about names in `policy` that nothing in this run answers to; empty when it can be decided by it."""
         audited = [planned.cell for planned in self.cells if planned.cell.role is Role.TARGET]
         return policy.problems(
-            scenarios={cell.scenario.value for cell in audited if cell.control is None},
+            scenarios={cell.scenario for cell in audited if cell.control is None},
             detectors={instrument.detector for instrument in self.instruments},
             concepts={cell.concept for cell in audited},
             defences={"none", *(cell.defence for cell in audited)},
@@ -263,7 +263,8 @@ def _cell(row: Mapping[str, Any]) -> PlannedCell:
         role=Role(row["role"]),
         control=Control(row["control"]) if row["control"] else None,
         defence=_field(row, "defence", str),
-        scenario=Scenario(row["scenario"]),
+        scenario=_field(row, "scenario", str),
+        kind=Scenario(row.get("kind", row["scenario"])),  # absent from plans of before scenarios had other names
         planned=_field(row, "planned", int),
         perturbation=row.get("perturbation"),  # absent from plans of before the field was there
         strength=row.get("strength"),

@@ -55,7 +55,7 @@ def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, mode
         p.model_dump(mode="json"),
         concept,
         [BEST, *map(candidate, p.learning_rates)],
-        model=model if scenario.name == "embedding-whitebox" else None,
+        model=model if scenario.kind == "embedding-whitebox" else None,
         images=_images(builder, concept.name, p.images, scenario.name),
         together=True,
     )

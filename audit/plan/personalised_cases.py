@@ -46,7 +46,7 @@ def personalised_cases(
 
 
 def _base(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> str | None:
-    if scenario.name == "embedding-blackbox":
+    if scenario.kind == "embedding-blackbox":
         return None
     defences = [name for name in builder.spec.defence_names() if name != "none"]
     models = {name: builder.model(name, concept) for name in defences}

@@ -27,6 +27,7 @@ from audit.spec.scenarios import (
     EmbeddingScenario,
     LatentScenario,
     Perturbation,
+    ScenarioSpec,
     TextScenario,
 )
 from audit.spec.sections import Concept
@@ -92,9 +93,12 @@ def _backbone_facts(resolved: Resolved) -> dict[str, object]:
     return {**facts, "source": backbone.source, "revision": backbone.revision, "files": dict(backbone.files)}
 
 
-def _cell(concept: Concept, subject: str, defence: str, scenario: Scenario, control: Control | None = None) -> Cell:
+def _cell(
+    concept: Concept, subject: str, defence: str, scenario: ScenarioSpec | None, control: Control | None = None
+) -> Cell:
+    kind = Scenario(scenario.kind) if scenario else Scenario.NONE
     role = Role.CONTROL if control else Role.TARGET if subject == concept.name else Role.NEIGHBOUR
-    return Cell(-1, concept.name, subject, role, control, defence, scenario, 0)
+    return Cell(-1, concept.name, subject, role, control, defence, scenario.name if scenario else kind.value, kind, 0)
 
 
 def _text_cells(
@@ -103,7 +107,7 @@ def _text_cells(
     common = builder.common("prompt", defence, concept, scenario.sampler)
     control = Control.BACKBONE if defence == "none" else None
     subjects = [(concept, scenario.cases, control)]
-    if builder.spec.neighbour_cases:
+    if builder.spec.neighbour_cases and scenario == builder.spec.first_text():  # a pair counts once
         subjects += [(builder.spec.concept(n), builder.spec.neighbour_cases, None) for n in concept.neighbours]
     for subject, count, kind in subjects:
         cases = [
@@ -112,7 +116,7 @@ def _text_cells(
         ]
         if chosen is not None and (subject is concept or chosen.names(subject)):
             cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
-        add_with_controls(builder, _cell(concept, subject.name, defence, Scenario.TEXT, kind), common, cases)
+        add_with_controls(builder, _cell(concept, subject.name, defence, scenario, kind), common, cases)
 
 
 def _adversarial_cell(
@@ -120,14 +124,14 @@ def _adversarial_cell(
 ) -> None:
     common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
-    cell = _cell(concept, concept.name, defence, Scenario.ADVERSARIAL_TEXT, kind)
+    cell = _cell(concept, concept.name, defence, scenario, kind)
     add_with_controls(builder, cell, common, adversarial_cases(builder, concept, scenario, chosen))
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
     common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
-    cell = _cell(concept, concept.name, defence, Scenario(scenario.name), kind)
+    cell = _cell(concept, concept.name, defence, scenario, kind)
     if scenario.personalisation is not None:
         personalisation, cases = personalised_cases(builder, concept, scenario)
         common = dataclasses.replace(common, personalisation=personalisation)
@@ -141,26 +145,28 @@ def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPr
     cases = benign_cases(builder.spec, concept, prompts)
     if not cases:
         return
-    sampler = sampler_of(builder.spec)
+    sampler, kind = sampler_of(builder.spec), Scenario.TEXT
+    text = builder.spec.first_text()
+    scenario = text.name if text else kind.value
     for defence in builder.spec.defence_names():
-        cell = Cell(-1, concept.name, BENIGN_PROMPTS, Role.BENIGN, None, defence, Scenario.TEXT, 0)
+        cell = Cell(-1, concept.name, BENIGN_PROMPTS, Role.BENIGN, None, defence, scenario, kind, 0)
         builder.add(cell, builder.common("prompt", defence, concept, sampler), cases)
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
     """The default row with the classes it is compared with, then each perturbation on further cells."""
-    controls, kind = builder.spec.controls, Scenario(scenario.name)
+    controls = builder.spec.controls
     backbone = Control.BACKBONE if defence == "none" else None
     unlearned = [(name, controls.cases, "controls.unlearned") for name in controls.unlearned]
     subjects = [(concept.name, scenario.cases, scenario.name), *unlearned]
     for name, count, field in subjects:
         control = backbone if name == concept.name else Control.UNLEARNED
-        _latent_cell(builder, _cell(concept, name, defence, kind, control), scenario, count, field)
+        _latent_cell(builder, _cell(concept, name, defence, scenario, control), scenario, count, field)
     for name in _pictured_neighbours(builder.spec, concept):
-        _latent_cell(builder, _cell(concept, name, defence, kind), scenario, controls.cases, "controls.cases")
+        _latent_cell(builder, _cell(concept, name, defence, scenario), scenario, controls.cases, "controls.cases")
     for perturbation in scenario.perturbations:
         for name, count, field in subjects:
-            cell = _cell(concept, name, defence, kind, Control.PERTURBED)
+            cell = _cell(concept, name, defence, scenario, Control.PERTURBED)
             cell = dataclasses.replace(cell, perturbation=perturbation.kind, strength=perturbation.strength)
             fewer = min(count, scenario.perturbed_cases or count)
             _latent_cell(builder, cell, scenario, fewer, field, perturbation)
@@ -169,7 +175,7 @@ def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, 
         prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)
         seeds = [Attempt(builder.spec.seed + number, prompt) for number in range(controls.cases)]
         common = builder.common("noise", defence, concept, scenario.sampler)
-        builder.add(_cell(concept, concept.name, defence, kind, Control.RANDOM_LATENT), common, seeds)
+        builder.add(_cell(concept, concept.name, defence, scenario, Control.RANDOM_LATENT), common, seeds)
 
 
 def _latent_cell(
@@ -188,7 +194,7 @@ def _latent_cell(
     )
     inversion = Inversion(
         scenario,
-        common.model if scenario.name == "latent-whitebox" else None,
+        common.model if scenario.kind == "latent-whitebox" else None,
         _prompt(builder.spec, scenario.inversion_prompt, cell.subject) or "",
         None if moved else perturbation,
     )
@@ -225,7 +231,7 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
     def add(control: Control, source: Source, cases: Sequence[Attempt], defence: str = "none") -> None:
         # Without a prompt there is nothing to guide, whatever the scenario's own guidance.
         sampler = latent.sampler.model_copy(update={"guidance": 1.0}) if latent and source == "noise" else None
-        cell = _cell(concept, concept.name, defence, Scenario.NONE, control)
+        cell = _cell(concept, concept.name, defence, None, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 
     if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:

@@ -62,9 +62,9 @@ def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterato
             other = _twin(cells, cell, defence)
             if other is not None and _same_inputs(cases[cell.cell_id], cases.get(other, [])):
                 yield Comparison(cell.cell_id, baseline, other)
-        if cell.scenario.startswith("latent-"):
+        if cell.kind.startswith("latent-"):
             yield Comparison(cell.cell_id, Baseline.REFERENCE, None)
-        if cell.scenario is Scenario.TEXT:  # an adversarial prompt does not say what the picture should show
+        if cell.kind is Scenario.TEXT:  # an adversarial prompt does not say what the picture should show
             yield Comparison(cell.cell_id, Baseline.PROMPT, None)
 
 

@@ -167,7 +167,8 @@ def _eraser(entry: Mapping[str, Any]) -> str:
 
 def _scenario(entry: Mapping[str, Any]) -> str:
     sampler = entry.get("sampler")
-    parts = [f"{entry['cases']} cases a cell"] if "cases" in entry else []
+    parts = [str(entry["kind"])] if entry.get("kind", entry.get("name")) != entry.get("name") else []
+    parts += [f"{entry['cases']} cases a cell"] if "cases" in entry else []
     if isinstance(sampler, Mapping):
         parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
     if "inversion_prompt" in entry:

@@ -96,7 +96,7 @@ def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
     rows: dict[tuple[str, str, str], list[CrrRow]] = defaultdict(list)
     for row in index.result.crr:
         attacked = row.role == Role.TARGET or row.control == Control.BACKBONE
-        if attacked and row.subject == row.concept and row.scenario != Scenario.NONE:
+        if attacked and row.subject == row.concept and row.kind != Scenario.NONE:
             rows[row.defence, row.scenario, row.detector].append(row)
     return {
         key: Pooled(
@@ -112,7 +112,7 @@ def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
 def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: bool) -> Table:
     pooled, broken = pooled_counts(index), _broken_controls(index)
     judges = [d for d in dict.fromkeys(row.detector for row in index.result.crr) if index.is_judge(d)]
-    scenarios = [s.value for s in Scenario if s is not Scenario.NONE]
+    scenarios = _scenarios(index)
     columns = [Column("Defence"), Column("Scenario")]
     for judge in judges:
         labels = (f"CRR, {plain(judge)}", "Interval", "Hits / assessed / planned")
@@ -121,13 +121,13 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
     if claims:
         columns.append(Column("Answer"))
     rows = []
-    for scenario in scenarios:
+    for scenario, kind in scenarios:
         for defence, (family, guard) in ways.items():
             ours = [pooled.get((defence, scenario, judge)) for judge in judges]
-            rate = reported().rate(family, guard, scenario)
+            rate = reported().rate(family, guard, kind)
             if rate is None and not any(ours):
                 continue
-            cells = [_NONE if defence == "none" else plain(defence), scenario]
+            cells = [_NONE if defence == "none" else plain(defence), plain(scenario)]
             for found in ours:
                 cells += _ours(index, found)
             cells.append(rate.text if rate else "no number")
@@ -137,6 +137,13 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
             rows.append(tuple(cells))
     caption = f"Concept reproduction rates over all concepts, with intervals at {index.confidence()} confidence"
     return Table(caption, tuple(columns), tuple(rows), heads=2, stack=True)
+
+
+def _scenarios(index: Index) -> list[tuple[str, str]]:
+    """Return each scenario of the run with its kind, in the order of the kinds; a kind without any under its own name."""
+    audited = dict.fromkeys((row.scenario, row.kind) for row in index.result.crr)
+    kinds = [kind.value for kind in Scenario if kind is not Scenario.NONE]
+    return [pair for kind in kinds for pair in [p for p in audited if p[1] == kind] or [(kind, kind)]]
 
 
 def _ours(index: Index, found: Pooled | None) -> list[str]:

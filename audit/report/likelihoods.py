@@ -48,7 +48,7 @@ def groups(index: Index) -> list[Group]:
     found: dict[tuple[object, ...], Group] = {}
     for row in index.result.latents:
         cell = index.cells.get(row.cell_id)
-        if cell is not None and (cell.scenario != "latent-blackbox" or cell.defence == "none"):
+        if cell is not None and (cell.kind != "latent-blackbox" or cell.defence == "none"):
             numbers = dataclasses.astuple(dataclasses.replace(row, cell_id=0))
             found.setdefault((cell.scenario, cell.subject, cell.control, numbers), Group(row, cell))
     return list(found.values())

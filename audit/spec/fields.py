@@ -13,7 +13,7 @@ from audit.spec.benign import BenignSpec, subject_name
 from audit.spec.content import is_sexual
 from audit.spec.policy import Policy
 from audit.spec.quality import QualitySpec
-from audit.spec.scenarios import ScenarioSpec
+from audit.spec.scenarios import ScenarioSpec, TextScenario
 from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, Defence, DetectorSpec, words_of
 
 
@@ -37,7 +37,7 @@ class SpecFields(Model):
     defences: Annotated[tuple[Defence, ...], Field(min_length=1)]
     "The defences under audit. The bare backbone, `none`, is always audited too."
     scenarios: Annotated[tuple[ScenarioSpec, ...], Field(min_length=1)]
-    "The attacks; `name` says which kind each entry is."
+    "The attacks: several of one kind too, under names of their own beside their `kind`."
     controls: Controls = Controls()
     "Control cells and their size."
     detectors: Annotated[tuple[DetectorSpec, ...], Field(min_length=1)]
@@ -51,7 +51,7 @@ class SpecFields(Model):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     "The seed from which the seeds of all cases are derived."
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0
-    "Cases of each neighbour in the text scenario, for each defence."
+    "Cases of each neighbour in the first text scenario, for each defence."
     unit_size: Annotated[int, Field(ge=1, le=4096)] = 16
     "Cases in one unit, which is one file of the journal."
 
@@ -71,6 +71,10 @@ class SpecFields(Model):
     def defence_names(self) -> tuple[str, ...]:
         """Return the names of all defences in order; `none` comes first and is always there."""
         return ("none", *(d.name for d in self.defences if d.name != "none"))
+
+    def first_text(self) -> TextScenario | None:
+        """Return the scenario whose prompts neighbours have and as which benign prompts run; None without a text one."""
+        return next((scenario for scenario in self.scenarios if isinstance(scenario, TextScenario)), None)
 
     def subjects(self) -> tuple[Concept, ...]:
         """Return everything that detectors have to tell apart, each once: concepts, their neighbours, unlearned classes."""

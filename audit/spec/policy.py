@@ -117,5 +117,7 @@ class Policy(BaseModel):
                 ("defence", limit.defence, defences),
             ):
                 if chosen is not None and chosen not in known:
-                    problems.append(f"gate.limits.{i}: {field} {chosen!r} is not in {field}s")
+                    problems.append(
+                        f"gate.limits.{i}: {field} {chosen!r} is not in {field}s ({', '.join(sorted(known))})"
+                    )
         return problems

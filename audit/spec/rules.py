@@ -16,7 +16,7 @@ def problems_of(spec: SpecFields) -> list[str]:
 
 
 def _has_latent(spec: SpecFields) -> bool:
-    return any(scenario.name.startswith("latent-") for scenario in spec.scenarios)
+    return any(scenario.kind.startswith("latent-") for scenario in spec.scenarios)
 
 
 def _duplicates(spec: SpecFields) -> list[str]:

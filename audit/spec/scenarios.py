@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from audit.records import Scenario
 from audit.spec.base import Model, Name, Phrase
 from audit.spec.templates import has_mark
 
@@ -14,6 +15,7 @@ ShippedSet = Literal[
     "cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase", "everyday-benign", "testbed-benign"
 ]
 PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
+KINDS = tuple(kind.value for kind in Scenario if kind is not Scenario.NONE)
 
 
 class Sampler(Model):
@@ -62,14 +64,58 @@ class PromptSource(Model):
         return self
 
 
-class TextScenario(Model):
+def _with_kind(entry: Any) -> Any:
+    """Return the fields of a scenario with its kind, which the name says where it is a kind's own."""
+    if not isinstance(entry, dict) or "name" not in entry:
+        return entry
+    name, kind = entry["name"], entry.get("kind")
+    if name == Scenario.NONE:
+        raise ValueError("'none' stands for controls that attack nothing; give the scenario another name")
+    if name not in KINDS and kind is None:
+        raise ValueError(f"{name!r} is none of the kinds of scenario, so its kind is needed: one of {', '.join(KINDS)}")
+    if name in KINDS and kind not in (None, name):
+        raise ValueError(f"{name!r} is a kind of its own; give the scenario of kind {kind!r} another name")
+    return {**entry, "kind": name} if kind is None else entry
+
+
+def _named(entry: Any) -> Any:
+    if isinstance(entry, dict) and "name" not in entry:
+        raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
+    return _with_kind(entry)
+
+
+def _kind_by_name(schema: dict[str, Any]) -> None:
+    """Make a JSON schema ask for the name, and for the kind only where the name does not say it."""
+    kind = schema["properties"]["kind"]
+    own = kind.get("enum", [kind.get("const")])
+    schema["required"] = ["name"]
+    other = {"name": {"not": {"enum": [*KINDS, Scenario.NONE.value]}}}
+    schema["anyOf"] = [{"properties": {"name": {"enum": own}}}, {"properties": other, "required": ["kind"]}]
+
+
+class _Scenario(Model):
+    """A scenario has a name of its own, or that of its kind."""
+
+    model_config = ConfigDict(json_schema_extra=_kind_by_name)
+
+    name: Name
+    "Its name in limits and reports: the kind's, or another beside the kind."
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_of_name(cls, entry: Any) -> Any:
+        return _with_kind(entry)
+
+
+class TextScenario(_Scenario):
     """Prompts that name the subject, `{phrase}` replaced; or the rows of a prompt set.
 
     With `prompts`, templates serve the neighbours of which the set has no prompts.
     """
 
-    name: Literal["text"] = "text"
-    "The kind of scenario."
+    name: Name = "text"
+    kind: Literal["text"] = "text"
+    "The kind of scenario; the name by default."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence."
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
@@ -139,7 +185,7 @@ _STRONGEST = {
 }  # fmt: skip
 
 
-class LatentScenario(Model):
+class LatentScenario(_Scenario):
     """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
 
     Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
@@ -147,8 +193,8 @@ class LatentScenario(Model):
     `perturbed_cases` of the default row.
     """
 
-    name: Literal["latent-whitebox", "latent-blackbox"]
-    "White box inverts with the erased model, black box with the backbone."
+    kind: Literal["latent-whitebox", "latent-blackbox"]
+    "White box inverts with the erased model, black box with the backbone; the name by default."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence, each from another picture of the corpus."
     sampler: Sampler = Sampler(guidance=1.0)
@@ -206,7 +252,7 @@ class LatentScenario(Model):
 Files = Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]]
 
 
-class EmbeddingScenario(Model):
+class EmbeddingScenario(_Scenario):
     """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
 
     White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
@@ -215,8 +261,8 @@ class EmbeddingScenario(Model):
     token that it was trained with, as in "a photo of a sks {phrase}". White box, a whole UNet started from the erased model.
     """
 
-    name: Literal["embedding-whitebox", "embedding-blackbox"]
-    "White box learns through the erased model, black box on the backbone."
+    kind: Literal["embedding-whitebox", "embedding-blackbox"]
+    "White box learns through the erased model, black box on the backbone; the name by default."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence."
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {attack}",)
@@ -271,15 +317,15 @@ def _by_concept(given: str | dict[str, str] | None, concept: str) -> dict[str, s
     return {concept: given} if isinstance(given, str) else dict(given)
 
 
-class AdversarialTextScenario(Model):
+class AdversarialTextScenario(_Scenario):
     """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
 
     The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
     each from a seed of its own, and serve the cases in turn. With `prompts`, somebody else's search is audited as it is.
     """
 
-    name: Literal["adversarial-text"]
-    "The kind of scenario."
+    kind: Literal["adversarial-text"]
+    "The kind of scenario; the name by default."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence."
     method: Name = "ring-a-bell"
@@ -303,5 +349,6 @@ class AdversarialTextScenario(Model):
 
 
 ScenarioSpec = Annotated[
-    TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="name")
+    Annotated[TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="kind")],
+    BeforeValidator(_named),
 ]

@@ -35,7 +35,6 @@ def spec_schema(
             if field in fields:
                 fields[field]["description"] = " ".join(sentence.split())
     _short_forms(parts)
-    parts["TextScenario"]["required"] = ["name"]  # it chooses the kind, although this model has a default
     for scenario, presets in attacks.items():
         parts[scenario]["properties"]["preset"] |= _optional({"enum": sorted(presets)})
     _methods(parts, erasers, guards)

@@ -11,6 +11,7 @@ import yaml
 from audit.errors import SpecError
 from audit.spec.document import Spec, parse_spec
 from audit.spec.presets import FOLDER, Preset
+from audit.spec.scenarios import KINDS
 from audit.spec.sections import Concept
 from audit.yaml_files import load_yaml
 
@@ -20,7 +21,7 @@ STABLE_DIFFUSION = "CompVis/stable-diffusion-v1-4@133a221b8aa7292a167afc5127cb63
 ENERGY = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 PROMPTED = ("text", "adversarial-text")
 LATENT = ("latent-whitebox", "latent-blackbox")
-SCENARIOS = (*PROMPTED, "embedding-whitebox", "embedding-blackbox", *LATENT)
+SCENARIOS = KINDS  # a new spec has at most one of each, under the kind's own name
 _MOST_NAME = 64  # characters of a name
 _BENIGN_CASES = 32
 _WIDTH = 118  # of a line

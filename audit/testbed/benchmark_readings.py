@@ -184,7 +184,7 @@ def _likelihood(index: Index) -> Table:
     found: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
     for row in index.result.latents:
         cell = index.cells.get(row.cell_id)
-        if cell is None or cell.scenario == "latent-blackbox":
+        if cell is None or cell.kind == "latent-blackbox":
             continue
         known = "known neighbours" if cell.role == Role.NEIGHBOUR else "the concepts"
         which = "never learned" if cell.control == Control.UNLEARNED else known

@@ -102,13 +102,13 @@ def _named(spec: Spec, request: Request) -> tuple[Concept, Defence]:
             raise SpecError(
                 f"the spec has no {field} {wanted!r}", where=f"--{field}", next_step=f"use one of: {', '.join(names)}"
             )
-    if request.scenario != "text" and not any(entry.concept == request.concept for entry in spec.calibration):
+    scenario = next(s for s in spec.scenarios if s.name == request.scenario)
+    if scenario.kind != "text" and not any(entry.concept == request.concept for entry in spec.calibration):
         raise SpecError(
             f"the spec has no calibration pictures of {request.concept!r}, and tuning never touches those of the audit",
             where="calibration",
             next_step="add a section calibration with other pictures than corpus has, as {url: ..., concept: ...}",
         )
-    scenario = next(s for s in spec.scenarios if s.name == request.scenario)
     if isinstance(scenario, TextScenario | AdversarialTextScenario) and scenario.prompts is not None:
         raise SpecError(
             f"the prompts of scenario {request.scenario!r} and their seeds are the audit's own, and tuning never touches "

@@ -93,7 +93,7 @@ class _Picture:
 
 def _pictures(plan: Plan, journal: Journal, defence: str, scenario: str) -> dict[int, _Picture]:
     """Case number -> picture of the concept's cell of a defence, as far as pictures were made."""
-    cells = [p.cell for p in plan.cells if (p.cell.defence, p.cell.scenario.value) == (defence, scenario)]
+    cells = [p.cell for p in plan.cells if (p.cell.defence, p.cell.scenario) == (defence, scenario)]
     (cell,) = (c for c in cells if c.subject == c.concept and c.control in (None, Control.BACKBONE))
     cases = plan.cases.filter(pc.equal(plan.cases["cell_id"], cell.cell_id))
     numbers = dict(zip(cases["image_id"].to_pylist(), cases["case_no"].to_pylist(), strict=True))

@@ -41,7 +41,7 @@ def findings(
 
 def stood_on(row: CrrRow, found: Sequence[ControlFinding]) -> Iterator[ControlFinding]:
     """Yield the findings that the rate of `row` stands on: a failed one makes the rate say nothing."""
-    latent = row.scenario.startswith("latent-")
+    latent = row.kind.startswith("latent-")
     for finding in found:
         if (finding.concept, finding.subject, finding.detector) != (row.concept, row.subject, row.detector):
             continue
@@ -78,7 +78,7 @@ def _finding(policy: Policy, row: CrrRow, degenerate: int) -> ControlFinding | N
         trouble = f"the control 'black' was recognised as degenerate in only {degenerate} of {row.planned} cases"
         return _of(row, None, None, holds, None if holds else trouble)
     at_least, at_most = _limits(policy.controls, str(row.control))
-    prompted = row.control == Control.RANDOM_LATENT and row.scenario != Scenario.NONE
+    prompted = row.control == Control.RANDOM_LATENT and row.kind != Scenario.NONE
     # Cells of a scenario are with its prompt, which may well show the concept; the floor is the null prompt's.
     if row.detector not in policy.judges or prompted or (at_least is None and at_most is None):
         return None
@@ -136,7 +136,7 @@ def _missing(policy: Policy, crr: Sequence[CrrRow], present: Sequence[ControlFin
             continue
         if row.detector not in policy.judges:
             continue
-        latent = row.scenario.startswith("latent-")
+        latent = row.kind.startswith("latent-")
         had = {finding.control for finding in stood_on(row, present)}
         for control in _STOOD_ON if latent else (Control.BACKBONE,):
             at_least, at_most = _limits(policy.controls, control)

@@ -48,6 +48,10 @@ class CrrRow:
     strength: float | None = None
     strange_hits: int = 0  # hits on pictures like none of the un-erased model's; see `audit.verdict.damage.strange`
     strange: int = 0  # such pictures of the cell, hits or not
+    kind: str = ""  # of the scenario; in rows of before scenarios had other names, the scenario itself
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "kind", self.kind or self.scenario)
 
 
 @dataclasses.dataclass(frozen=True)

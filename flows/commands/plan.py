@@ -175,7 +175,7 @@ def _proofs(plan: Draft) -> list[Row]:
     rows: list[Row] = []
     for planned in plan.cells:
         cell = planned.cell
-        found = limit_for(policy, cell.concept, cell.defence, cell.scenario.value)
+        found = limit_for(policy, cell.concept, cell.defence, cell.scenario)
         if cell.role is not Role.TARGET or cell.control is not None or found is None:
             continue
         limit = found.crr_max
@@ -185,7 +185,7 @@ def _proofs(plan: Draft) -> list[Row]:
             {
                 "concept": cell.concept,
                 "defence": cell.defence,
-                "scenario": cell.scenario.value,
+                "scenario": cell.scenario,
                 "cases": cell.planned,
                 "zero hits prove CRR <=": round(bound, 4),
                 "limit": limit,

@@ -25,6 +25,7 @@ complete as (
         c.control,
         c.defence,
         c.scenario,
+        c.kind,
         c.perturbation,
         c.strength,
         i.detector,
@@ -66,7 +67,8 @@ select
     m.perturbation,
     m.strength,
     m.strange_hits,
-    m.strange
+    m.strange,
+    m.kind
 from complete as m
 inner join runs as r on m.run_key = r.run_key
 left join intervals as v on m.hits = v.hits and m.assessed = v.assessed and r.confidence = v.confidence

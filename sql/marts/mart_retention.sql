@@ -68,7 +68,7 @@ pairs as (
     left join outcomes as b
         on d.run_key = b.run_key and d.cell_id = b.cell_id and d.case_no = b.case_no and o.detector = b.detector
     where
-        l.role in ('neighbour', 'benign') and l.scenario = 'text' and l.defence <> 'none' and l.control is null
+        l.role in ('neighbour', 'benign') and l.kind = 'text' and l.defence <> 'none' and l.control is null
 )
 
 select

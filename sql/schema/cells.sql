@@ -8,6 +8,7 @@ create table if not exists cells (
     control varchar,
     defence varchar not null,
     scenario varchar not null,
+    kind varchar not null,
     planned bigint not null,
     perturbation varchar,
     strength double,

@@ -115,7 +115,7 @@ def test_a_perturbation_changes_the_pictures(finished: tuple[Plan, Journal, RunR
     pixels: dict[str | None, set[str]] = {}
     for planned in plan.cells:
         cell = planned.cell
-        if cell.defence == "uce" and cell.scenario.value == "latent-blackbox" and cell.control != "random-latent":
+        if cell.defence == "uce" and cell.scenario == "latent-blackbox" and cell.control != "random-latent":
             keys = {row["unit_key"] for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell_id}
             hashes = {h for key in keys for h in journal.read("generate", key)["pixel_sha256"].to_pylist()}
             pixels[cell.perturbation] = hashes

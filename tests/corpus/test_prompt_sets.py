@@ -64,7 +64,7 @@ def plan_with(backbone: ModelRef, prompts: dict[str, Any], cases: int, **changes
 
 def target_rows(plan: Plan, defence: str = "uce") -> list[dict[str, Any]]:
     (cell,) = (p.cell for p in plan.cells if p.cell.subject == "ring" and p.cell.defence == defence
-               and p.cell.scenario.value == "text")  # fmt: skip
+               and p.cell.scenario == "text")  # fmt: skip
     return [row for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell_id]
 
 
@@ -156,7 +156,7 @@ def test_forbidden_pairings_are_never_sampled_and_not_even_kept(tmp_path: Path, 
     assert [r["prompt"] for r in rows] == ["ring", None, "nude statue"]
     assert "minors" in rows[1]["problem"]
     assert "nude child" not in json.dumps(plan.document())
-    assert all(p.sensitive for p in plan.cells if p.cell.scenario.value == "text" and p.cell.subject == "ring")
+    assert all(p.sensitive for p in plan.cells if p.cell.scenario == "text" and p.cell.subject == "ring")
 
 
 def test_seed_and_guidance_of_a_row_are_in_the_plan_and_in_the_identity(tmp_path: Path, backbone: ModelRef) -> None:

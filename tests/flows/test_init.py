@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter, ValidationError
 
 from audit.spec.document import load_spec
+from audit.spec.scenarios import ScenarioSpec
 from audit.spec.starter import SCENARIOS, SCHEMA, STABLE_DIFFUSION
 from flows import answers
 from flows.cli import main
@@ -230,6 +232,30 @@ def test_every_field_has_a_description_for_editors() -> None:
     schema: Any = EDITORS.schema
     written = {**schema["$defs"], "Spec": schema, "Perturbation": schema["$defs"]["Perturbation"]["anyOf"][1]}
     assert all("description" in field for part in written.values() for field in part["properties"].values())
+
+
+@pytest.mark.parametrize(
+    ("entry", "valid"),
+    [
+        ({"name": "text"}, True),
+        ({"name": "text", "kind": "text"}, True),
+        ({"name": "paraphrase", "kind": "text"}, True),
+        ({"name": "latents-10-steps", "kind": "latent-whitebox", "method": "bdia"}, True),
+        ({"name": "paraphrase"}, False),
+        ({"name": "paraphrase", "kind": "text", "method": "bdia"}, False),
+        ({"name": "text", "kind": "latent-whitebox"}, False),
+        ({"name": "none", "kind": "text"}, False),
+        ({"kind": "text"}, False),
+    ],
+)
+def test_editors_know_a_scenario_by_its_name_or_by_its_kind(entry: dict[str, str], valid: bool) -> None:
+    part = {"$defs": EDITORS.schema["$defs"], **EDITORS.schema["properties"]["scenarios"]["items"]}
+    assert Draft202012Validator(part).is_valid(entry) is valid
+    if valid:
+        TypeAdapter(ScenarioSpec).validate_python(entry)
+    else:
+        with pytest.raises(ValidationError):
+            TypeAdapter(ScenarioSpec).validate_python(entry)
 
 
 @pytest.mark.parametrize("path", [pytest.param(path, id=path.stem) for path in SHIPPED])

@@ -54,7 +54,7 @@ def cells(plan: Plan, control: Control | None, defence: str = "uce", subject: st
         p
         for p in plan.cells
         if (p.cell.control, p.cell.defence, p.cell.subject) == (control, defence, subject)
-        and p.cell.scenario.value == "latent-whitebox"
+        and p.cell.scenario == "latent-whitebox"
     ]
 
 
@@ -151,7 +151,7 @@ def test_a_regeneration_prompt_is_also_tried_on_random_latents() -> None:
     (with_null,) = [
         p
         for p in plan.cells
-        if p.cell.control is Control.RANDOM_LATENT and p.cell.scenario.value == "none" and p.cell.defence == "uce"
+        if p.cell.control is Control.RANDOM_LATENT and p.cell.scenario == "none" and p.cell.defence == "uce"
     ]
     assert set(column(plan, with_null, "prompt")) == {""}
     samplers = [identities(plan, cell, "generate")[0]["sampler"]["guidance"] for cell in (floor, with_null)]

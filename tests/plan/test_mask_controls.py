@@ -60,7 +60,7 @@ def masked(result: RunResult) -> list[CrrRow]:
 def test_controls_repeat_the_guarded_cell_with_another_mask(finished: Finished) -> None:
     bare, plan = finished.plans
     guarded = [p.cell for p in plan.cells if p.cell.role is Role.TARGET]
-    assert {cell.scenario.value for cell in guarded} == {"text", "latent-whitebox"}
+    assert {cell.scenario for cell in guarded} == {"text", "latent-whitebox"}
     units = {unit.key: as_json(unit.identity) for unit in plan.units_of("generate")}
     for cell in guarded:
         rows = plan.cases.filter(pc.equal(plan.cases["cell_id"], cell.cell_id)).to_pylist()
@@ -170,5 +170,5 @@ def test_every_way_in_has_its_controls(tmp_path: Path, tiny_folder: Path) -> Non
     defences = [{"name": "uce", "eraser": {"method": "uce"}, "guards": STACK}]
     path = tiny_spec(tmp_path, tiny_folder, scenarios=scenarios, defences=defences)
     plan = read_plan(Journal(str(tmp_path / "runs")), plan_run(path, tmp_path / "runs"))
-    found = [p.cell.scenario.value for p in plan.cells if str(p.cell.control).startswith("mask-")]
+    found = [p.cell.scenario for p in plan.cells if str(p.cell.control).startswith("mask-")]
     assert found == [scenario["name"] for scenario in scenarios for _ in range(2)]

@@ -71,7 +71,7 @@ def plan_of(
 def test_every_cell_is_planned_with_its_role_and_control(backbone: ModelRef) -> None:
     cells = [planned.cell for planned in plan_of(backbone).cells]
     targets = [c for c in cells if c.role is Role.TARGET]
-    assert {(c.defence, c.scenario.value, c.planned) for c in targets} == {
+    assert {(c.defence, c.scenario, c.planned) for c in targets} == {
         ("uce", "text", 10),
         ("uce", "latent-whitebox", 6),
         ("uce", "latent-blackbox", 6),
@@ -94,7 +94,7 @@ def test_cases_of_the_plan_add_up(backbone: ModelRef) -> None:
 def test_backbone_inversions_and_pictures_are_shared(backbone: ModelRef) -> None:
     plan = plan_of(backbone)
     plain = [p.cell for p in plan.cells if p.cell.perturbation is None]
-    cells = {(cell.defence, cell.scenario.value, cell.subject): cell.cell_id for cell in plain}
+    cells = {(cell.defence, cell.scenario, cell.subject): cell.cell_id for cell in plain}
     rows = plan.cases.to_pylist()
 
     def column(defence: str, scenario: str, name: str) -> list[Any]:
@@ -112,7 +112,7 @@ def test_defences_see_the_same_seeds_and_prompts(backbone: ModelRef) -> None:
             (row["seed"], row["prompt"]) for row in plan.cases.to_pylist() if row["cell_id"] == planned.cell.cell_id
         ]
         for planned in plan.cells
-        if planned.cell.scenario.value == "text" and planned.cell.subject == "ring"
+        if planned.cell.scenario == "text" and planned.cell.subject == "ring"
     }
     assert by_defence["none"] == by_defence["uce"]
 
@@ -165,7 +165,7 @@ def test_unreadable_objects_stay_in_the_denominator(backbone: ModelRef) -> None:
     corpus = items()
     corpus["ring"][0] = CorpusItem("unreadable-0", "file:///ring/broken")
     plan = plan_of(backbone, corpus=corpus)
-    cell = next(p.cell for p in plan.cells if p.cell.scenario.value == "latent-whitebox" and p.cell.role is Role.TARGET)
+    cell = next(p.cell for p in plan.cells if p.cell.scenario == "latent-whitebox" and p.cell.role is Role.TARGET)
     assert cell.planned == 6
     assert "unreadable-0" in plan.cases["item"].to_pylist()
 

@@ -100,6 +100,16 @@ def test_reproduced_is_inside_the_widened_interval() -> None:
     assert answer(rate(100 * (high + TOLERANCE) + 0.01), pooled(265)) is Answer.NOT_REPRODUCED
 
 
+def test_every_scenario_of_a_kind_stands_beside_what_is_reported_of_the_kind() -> None:
+    plain = result("/models/stable-diffusion-v1-4")
+    latent = [row for row in plain.crr if row.kind == "latent-whitebox"]
+    named = [dataclasses.replace(row, cell_id=row.cell_id + 1000, scenario="latents-10-steps") for row in latent]
+    of = runs.with_controls(dataclasses.replace(plain, crr=(*plain.crr, *named)))
+    reported_rates = column(table(of), f"Reported on {reported().backbone}")
+    assert reported_rates["esd", "latents-10-steps"] == reported_rates["esd", "latent-whitebox"] != "no number"
+    assert column(table(of), "Answer")["esd", "latents-10-steps"].startswith(Answer.NOT_REPRODUCED.value)
+
+
 def test_more_than_asks_for_the_upper_side_only() -> None:
     assert answer(rate(92, "more-than"), pooled(1000)) is Answer.REPRODUCED
     assert answer(rate(92, "more-than"), pooled(800)) is Answer.NOT_REPRODUCED

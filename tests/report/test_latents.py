@@ -97,7 +97,7 @@ def test_black_box_latents_are_drawn_once_and_what_is_not_finite_is_left_to_the_
     (plot,) = likelihoods(Index(dataclasses.replace(result, latents=(odd, result.latents[1]))))
     assert "the concept)" not in plot.wide and "never learned" in plot.wide
     assert likelihoods(Index(dataclasses.replace(result, latents=(odd,)))) == ()
-    crr = tuple(dataclasses.replace(r, scenario="latent-blackbox") for r in result.crr)
+    crr = tuple(dataclasses.replace(r, kind="latent-blackbox") for r in result.crr)
     assert likelihoods(Index(dataclasses.replace(result, crr=crr))) == ()
 
 

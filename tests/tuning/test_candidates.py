@@ -87,6 +87,20 @@ def test_a_sweep_plans_no_mask_controls(spec_path: Path) -> None:
     assert not any(guard.controls for defence in trial.defences for guard in defence.guards)
 
 
+def test_a_text_scenario_of_its_own_name_needs_no_calibration_pictures(spec_path: Path) -> None:
+    document = load_spec(spec_path).model_dump(mode="json")
+    text = {"name": "ours", "kind": "text", "cases": 3}
+    limits = [{"crr_max": 0.3}, {"crr_max": 0.07, "scenario": "ours"}]
+    changes = {
+        "scenarios": [*document["scenarios"], text],
+        "calibration": [],
+        "gate": {**document["gate"], "limits": limits},
+    }
+    trial, _ = candidates.calibration_spec(parse_spec({**document, **changes}, "test"), request(scenario="ours"))
+    assert [(scenario.name, scenario.kind) for scenario in trial.scenarios] == [("ours", "text")]
+    assert [limit.crr_max for limit in trial.gate.limits] == [0.07]
+
+
 def test_an_audit_never_lists_the_calibration_pictures(spec_path: Path, tmp_path: Path) -> None:
     spec = load_spec(spec_path)
     journal = run.open_journal(str(tmp_path / "runs"))

@@ -38,7 +38,7 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
     if isinstance(scenario, TextScenario):
         for concept in spec.concepts:
             yield from prompts(scenario, concept, scenario.cases)
-            for name in concept.neighbours:
+            for name in concept.neighbours if scenario == spec.first_text() else ():
                 yield from prompts(scenario, spec.concept(name), spec.neighbour_cases)
     elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
         yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())

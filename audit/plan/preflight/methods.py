@@ -33,9 +33,9 @@ def check_methods(spec: Spec) -> None:
         if isinstance(scenario, AdversarialTextScenario):
             place = f"scenarios.{number}.{scenario.name}.method"
             known = ATTACKS.names()
-            if scenario.method not in known or _find(ATTACKS, scenario.method, place).scenario != scenario.name:
+            if scenario.method not in known or _find(ATTACKS, scenario.method, place).scenario != scenario.kind:
                 searching = [item.method for item in ATTACKS.installed() if item.method is not None]
-                raise _unknown(place, [method.name for method in searching if method.scenario == scenario.name])
+                raise _unknown(place, [method.name for method in searching if method.scenario == scenario.kind])
 
 
 def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:

@@ -62,9 +62,9 @@ def require_some(plan: Draft, unusable: Unusable) -> None:
         cell = cells[cell_id]
         known = problem if problem in errors else None
         if known is not None:
-            counts[cell.scenario.value, cell.subject, known] += 1
+            counts[cell.scenario, cell.subject, known] += 1
         if cell.role is Role.TARGET or cell.control is Control.BACKBONE:
-            whole.setdefault(cell.scenario.value, set()).add(known)
+            whole.setdefault(cell.scenario, set()).add(known)
     for scenario, problems in whole.items():
         if None not in problems:
             raise _nothing_left(scenario, [errors[said] for said in sorted(filter(None, problems))])
