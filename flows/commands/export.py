@@ -16,7 +16,7 @@ from flows.console import emit_json
 
 Out = Annotated[Path, typer.Option("--out", help="The .safetensors file to write; it must not exist.")]
 Concept = Annotated[str | None, typer.Option("--concept", help="The concept, where the run has several.")]
-Scenario = Annotated[str | None, typer.Option("--scenario", help="embedding-whitebox or embedding-blackbox.")]
+Scenario = Annotated[str | None, typer.Option("--scenario", help="The name of an embedding scenario of the run.")]
 Defence = Annotated[str | None, typer.Option("--defence", help="The defence whose model it was learned through.")]
 Item = Annotated[str, typer.Option("--item", help="best, or one learning rate's, such as lr-0.02.")]
 Token = Annotated[str | None, typer.Option("--token", help="The token's name in the file (default: <CONCEPT>).")]
