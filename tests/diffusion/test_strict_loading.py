@@ -145,7 +145,7 @@ def test_settings_that_make_no_network_are_one_message(tiny_copy: Path) -> None:
     ("part", "changes", "message"),
     [
         ("unet", {"norm_eps": "0.00001"}, "its configuration sets norm_eps to 0.00001, where 1e-05 would be usual"),
-        ("unet", {"freq_shift": 10**290}, "its configuration sets freq_shift to 1000"),
+        ("unet", {"norm_eps": 10**290}, "its configuration sets norm_eps to 1000"),
         ("vae", {"force_upcast": "no"}, "its configuration sets force_upcast to no, where True would be usual"),
         (
             "text_encoder",
