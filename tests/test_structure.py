@@ -34,8 +34,8 @@ UNUSED = {
     "erase": WITHOUT_GUARDS,
     "attack": WITHOUT_GUARDS,
     "invert": WITHOUT_GUARDS,
-    "generate": {"instruments.detectors"} | {f"instruments.detectors.{name}" for name in (
-        "answers", "base", "classifier", "clip_zero_shot", "grounding_dino", "known_face", "nudenet")},
+    "generate": {f"instruments.detectors.{name}" for name in (
+        "answers", "base", "classifier", "clip_zero_shot", "grounding_dino", "known_face", "method", "nudenet")},
     "detect": set(),
     "quality": set(),
 }  # fmt: skip

@@ -104,7 +104,8 @@ class Worker:
         `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
-        require_planned(unit.kind, as_json(unit.identity))
+        stored = as_json(unit.identity)
+        require_planned(unit.kind, stored)
         with training_session(unit, listener) as session:
             started = time.perf_counter()
             table, blob = self._stage(unit, session)()
@@ -121,7 +122,7 @@ class Worker:
                 seconds=seconds,
             )
             header = {
-                "identity": as_json(unit.identity),
+                "identity": stored,
                 "runtime": {**self._runtime(), **dataclasses.asdict(report)},
                 "erased_sha256": self.models.used(unit.model),
             }

@@ -56,7 +56,7 @@ def decide(
 ) -> Verdict:
     """Return the verdict on a run: one decision per defended target cell and judge, and the reasons in full sentences.
 
-    `crr` holds every row of the run, controls included: `reading.read_result(...).crr`. `checks` holds every data check
+    `crr` holds every row of the run, controls included: `queries.read_result(...).crr`. `checks` holds every data check
     that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE. `retention` and
     `picture_checks` are what is left of everything else: without them nothing passes, unless the policy waives both.
     `unassessed` says which black pictures were recognised.

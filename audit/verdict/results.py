@@ -170,7 +170,7 @@ class RetentionRow:
     unassessed_hit: int
     unassessed_clear: int
     unassessed_unassessed: int
-    noise_share: float = 0.0  # of a noise control's pictures, those that the instrument takes for the subject
+    noise_share: float = 0.0  # of a noise control's pictures, those taken for the subject or not measured
 
 
 @dataclasses.dataclass(frozen=True)

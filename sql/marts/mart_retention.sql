@@ -8,20 +8,35 @@ judged as (
     from rules
 ),
 
--- What a detector says of noise: of each noise control's pictures, the share that it takes for each subject.
-taken as (
+-- What a detector says of each noise picture, whatever the subject of its own cell. An error must not make a detector a
+-- better witness, so a picture that was not measured counts as taken for every subject.
+noise_pictures as (
     select
         o.run_key,
         o.detector,
         r.subject,
         l.control,
-        count(distinct case when s.score >= r.threshold then o.image_id end) / count(distinct o.image_id) as taken_share
+        o.case_no,
+        coalesce(bool_or(m.status = 'ok' and m.has_scores), false) as measured,
+        coalesce(bool_or(s.score >= r.threshold), false) as hit
     from cells as l
     inner join outcomes as o on l.run_key = o.run_key and l.cell_id = o.cell_id
     inner join rules as r on o.run_key = r.run_key and o.detector = r.detector
+    left join measurements as m on o.image_id = m.image_id and o.instrument_id = m.instrument_id
     left join scores as s on o.image_id = s.image_id and o.instrument_id = s.instrument_id and r.label = s.label
-    where l.control in ('noise-latent', 'noise-pixels') and o.outcome <> 'unassessed'
-    group by o.run_key, o.detector, r.subject, l.control
+    where l.control in ('noise-latent', 'noise-pixels')
+    group by o.run_key, o.detector, r.subject, l.control, o.cell_id, o.case_no
+),
+
+taken as (
+    select
+        run_key,
+        detector,
+        subject,
+        control,
+        count(*) filter (where hit or not measured) / count(*) as taken_share
+    from noise_pictures
+    group by run_key, detector, subject, control
 ),
 
 noise as (

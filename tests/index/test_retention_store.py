@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -79,23 +78,35 @@ def test_a_detector_without_a_rule_for_the_subject_says_nothing_of_it(tmp_path: 
     assert read(run, journal, tmp_path).retention == ()
 
 
+NOISE = (control(3, 8, "noise-latent"), control(4, 4, "noise-pixels"))
+
+
+def noisy_run(**fields: Any) -> Run:
+    """A paired run with noise controls. Odd cases of every cell score high for the label ring, which means the square."""
+    run = Run(cells=(*paired_run(**NEIGHBOUR).cells, *NOISE), **fields)
+    run.rules = [{"detector": "judge", "subject": "square", "label": "ring", "threshold": 0.5}]
+    return run
+
+
 def test_what_a_detector_says_of_noise_is_counted_for_each_subject(tmp_path: Path) -> None:
-    cells = (
-        cell(0, 4),
-        cell(1, 8, defence="none", **NEIGHBOUR),
-        cell(2, 8, **NEIGHBOUR),
-        control(3, 8, "noise-latent"),
-        control(4, 4, "noise-pixels"),
-    )
-    run, journal = Run(cells=cells), Journal(str(tmp_path / "root"))
-    run.rules += [{"detector": "judge", "subject": "square", "label": "ring", "threshold": 0.5}]
+    """The detector has no rule for the concept, whose cells the noise controls are."""
+    run, journal = noisy_run(), Journal(str(tmp_path / "root"))
     run.write(journal)
-    assert only(read(run, journal, tmp_path).retention).noise_share == 0.5  # odd cases score high
-    run.rules[-1]["label"] = "disc"
-    other = dataclasses.replace(run, run_id="run-2")
-    other.rules = run.rules
+    assert only(read(run, journal, tmp_path).retention).noise_share == 0.5
+    other = noisy_run(run_id="run-2")
+    other.rules[0]["label"] = "disc"
     other.write(journal)
     assert only(read(other, journal, tmp_path).retention).noise_share == 0.0
+
+
+def test_noise_that_was_not_measured_counts_as_taken_for_the_subject(tmp_path: Path) -> None:
+    """An error must not make a judge a better witness than what it would have said."""
+    run, journal = noisy_run(), Journal(str(tmp_path / "root"))
+    run.write(journal)
+    last = sum(unit["kind"] == "detect" for unit in run.units.values()) - 1  # of the four noise pixels
+    failed = {"status": "error", "error": "broke", "scores": None}
+    run.rewrite(journal, "detect", last, dict.fromkeys(range(4), failed))
+    assert only(read(run, journal, tmp_path).retention).noise_share == 1.0
 
 
 class Pictured(Run):
