@@ -102,7 +102,7 @@ def verify(
         _accept(journal, run_id, accept)
     record = integrity.on_record(journal, run_id)
     decisions = _check_decisions(journal, run_id, locations.database_path(place, database))
-    found = integrity.changes(journal, run_id, read_all=full)
+    found = [*integrity.changes(journal, run_id, read_all=full), *integrity.unplanned(journal)]
     bad = [change for change in found if not change.harmless]
     verified = not bad and record.sha256 is not None
     counts = {
