@@ -39,7 +39,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def result(done: Done) -> RunResult:
-    return results._conclude(done.run_id, str(done.root), None, None)
+    return results._conclude(done.run_id, str(done.root), None, None)[0]
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -99,8 +99,8 @@ def test_the_exit_code_is_the_verdict_in_every_format(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     decided = dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
-    monkeypatch.setattr(results, "_conclude", lambda *arguments: decided)
-    assert main(["gate", result.run_id, "--format", output]) == code
+    monkeypatch.setattr(results, "_conclude", lambda *arguments: (decided, Path()))
+    assert main(["gate", result.run_id, "--format", output, "--no-record"]) == code
     shown = capsys.readouterr().out
     if output == "json":
         json.loads(shown)
@@ -108,6 +108,35 @@ def test_the_exit_code_is_the_verdict_in_every_format(
         ElementTree.fromstring(shown)
     else:
         assert status.value in shown
+
+
+def test_run_and_gate_put_their_decisions_on_record(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = done.root / "runs" / done.run_id / "decisions"
+    before = len(list(folder.iterdir()))
+    main(["gate", done.run_id, "--root", str(done.root), "--no-record"])
+    assert len(list(folder.iterdir())) == before
+    main(["gate", done.run_id, "--root", str(done.root)])
+    acts = [json.loads(path.read_text())["record"] for path in sorted(folder.iterdir())]
+    assert len(acts) == before + 1
+    assert (acts[0]["command"], acts[-1]["command"]) == ("run", "gate")
+    capsys.readouterr()
+    assert main(["db", "verify", done.run_id, "--root", str(done.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verified"] and told["decisions"] == before + 1 and told["changes"] == []
+
+
+def test_a_changed_unit_is_named_by_gate_report_resume_and_verify(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(done.root, root)
+    unit = next((root / "units" / "detect").rglob("*.parquet"))
+    unit.write_bytes(unit.read_bytes()[:-1] + b"x")
+    for command in ("gate", "report", "resume"):
+        assert main([command, done.run_id, "--root", str(root)]) == 5
+        assert unit.name in capsys.readouterr().err
+    assert main(["db", "verify", done.run_id, "--root", str(root)]) == 5
+    assert f"changed: {root}/units/detect/{unit.parent.name}/{unit.name}" in capsys.readouterr().out
 
 
 def test_report_writes_all_files_and_says_where(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
