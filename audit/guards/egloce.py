@@ -24,23 +24,23 @@ from audit.diffusion.pipeline import Pipeline
 from audit.guards.building import Parts
 from audit.guards.egloce_parameters import METHOD
 from audit.guards.energy import Energy, draw_views, flip_test, load_energy, view_of
-from audit.guards.parameters import Values
+from audit.methods.parameters import Values
 
 NAME = METHOD.name
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def tweedie(latents: torch.Tensor, noise: torch.Tensor, abar: float) -> torch.Tensor:
-    """The clean estimate z0 of latents with predicted noise, all (B, C, H, W)."""
+    """Return the clean estimate z0 of latents with predicted noise, all (B, C, H, W)."""
     return (latents - (1 - abar) ** 0.5 * noise) / abar**0.5
 
 
 def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rho: float, trust: float) -> torch.Tensor:
-    """`latents` after one normalised step, drawn back into the trust region around `start`; all (B, C, H, W)."""
+    """Return `latents` after one normalised step, drawn back into the trust region around `start`; all (B, C, H, W)."""
     reach = start.flatten(1).norm(dim=1)[:, None, None, None]
     length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
-    made = latents - rho * reach * gradient / (length + 1e-8)
-    offset = made - start
+    stepped = latents - rho * reach * gradient / (length + 1e-8)
+    offset = stepped - start
     distance = offset.flatten(1).norm(dim=1)[:, None, None, None]
     return start + offset * (trust * reach / distance.clamp_min(1e-12)).clamp(max=1.0)
 
@@ -55,7 +55,7 @@ class Egloce(Guard):
         self._energy, self._decode, self._p = energy, decode, parameters
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
-        """Embed the prompts that are to be retained. Raises ValueError when views are drawn without the cases' seeds."""
+        """Embed the prompts that are to be retained. Raises ValueError when views are to be drawn without the cases' seeds."""
         super().begin(conditioning, timesteps)
         if self._p["views"] and len(conditioning.seeds) != len(conditioning.texts):
             raise ValueError("guard egloce draws augmented views, so it needs the cases' seeds")
@@ -65,7 +65,7 @@ class Egloce(Guard):
         self._highest: list[float | None] = [None] * len(conditioning.texts)
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Latents (B, C, h, w) that descended the energy inside the window; outside of it they come back as they are."""
+        """Return latents (B, C, h, w) that descended the energy, inside the window; outside it return them unchanged."""
         start, end = self._p["window"]
         if not end <= step.timestep <= start:
             return latents
@@ -178,7 +178,7 @@ class Egloce(Guard):
 
 
 def build(values: Values, parts: Parts) -> Egloce:
-    """A fresh EGLOCE around the guarded model."""
+    """Return a new EGLOCE around the guarded model."""
     if values["checkpointing"]:
         # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
         parts.guarded_unet().enable_gradient_checkpointing()
@@ -187,13 +187,13 @@ def build(values: Values, parts: Parts) -> Egloce:
 
 
 def energy_of(values: Values, parts: Parts) -> Energy:
-    """The energy network of EGLOCE's values, on the pipeline's device."""
+    """Load the energy network that EGLOCE's values name, on the pipeline's device."""
     texts = (tuple(values["templates"]), tuple(values["phrases"]))
     return load_energy(parts.model(values["energy_sha256"]), str(parts.standard.device), *texts)
 
 
 def decoder(pipeline: Pipeline) -> Decode:
-    """Clean latents (B, 4, h, w) -> pictures (B, 3, H, W) in [-1, 1], differentiable."""
+    """Return a differentiable decoder of clean latents (B, 4, h, w) into pictures (B, 3, H, W) in [-1, 1]."""
     scale = pipeline.vae.config["scaling_factor"]
 
     def decode(latents: torch.Tensor) -> torch.Tensor:

@@ -33,14 +33,14 @@ from audit.guards import localise
 from audit.guards.building import Parts
 from audit.guards.composed import compose, positions
 from audit.guards.irece_parameters import METHOD
-from audit.guards.parameters import Values
+from audit.methods.parameters import Values
 
 NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """Unnormalised maps (B, H, W) of where the concept is, the normalised ones, and the noise (B, C, H, W) predicted."""
+    """Unnormalised and normalised maps (B, H, W) of the concept, and the noise (B, C, H, W) that was predicted with them."""
 
     scores: torch.Tensor
     maps: torch.Tensor
@@ -61,9 +61,9 @@ class Localiser:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
     def locate(self, latents: torch.Tensor, timestep: int) -> Located:
-        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at.
+        """Return the maps of the concept in `latents`, averaged over its phrases.
 
-        Raises `SpecError` for a template that a phrase melts into.
+        Raises `CheckpointError` when no layer is of the kind asked for, and `SpecError` for a template that a phrase melts into.
         """
         found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
         scores = torch.stack([one.scores for one in found]).mean(0)
@@ -154,7 +154,7 @@ class Irece(Guard):
         self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Latents (B, C, h, w) whose masked region is perturbed at the step nearest to t*; unchanged at every other."""
+        """Perturb the masked region of latents (B, C, h, w) at the step nearest to t*; return them unchanged at all others."""
         if step.timestep != self._at:
             return latents
         located = self._localiser.locate(latents, step.timestep)
@@ -231,6 +231,6 @@ def _finite(*values: torch.Tensor) -> bool:
 
 
 def build(values: Values, parts: Parts) -> Irece:
-    """A fresh IRECE, which locates with the backbone."""
+    """Return a new IRECE, which locates the concept with the backbone."""
     unet, tokenizer = parts.standard_unet(), parts.standard.tokenizer
     return Irece(Localiser(unet, tokenizer, parts.encode_standard, values), values)

@@ -26,21 +26,21 @@ from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Tokens, encode
 from audit.guards.building import Parts
-from audit.guards.parameters import Values
 from audit.guards.safree_parameters import METHOD
+from audit.methods.parameters import Values
 
 NO_PROMPT = "the null prompt has no tokens that could be filtered"
 
 
 def projector(vectors: torch.Tensor) -> torch.Tensor:
-    """The projection (D, D) onto the span of the rows of `vectors` (n, D); computed in float64."""
+    """Return the projection (D, D) onto the span of the rows of `vectors` (n, D), computed in float64."""
     columns = vectors.double().T
     projection: torch.Tensor = columns @ torch.linalg.pinv(columns.T @ columns) @ columns.T
     return projection.to(vectors.dtype)
 
 
 def kept_tokens(masked: torch.Tensor, concept: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Which tokens stay (n,): those whose masking leaves the prompt no farther from the concept than the others' does.
+    """Return which tokens stay (n,): those whose masking leaves the prompt no farther from the concept than the others' does.
 
     `masked` (n, D) are pooled embeddings with one token masked each, `concept` (D, D) is P_C.
     """
@@ -54,13 +54,13 @@ def kept_tokens(masked: torch.Tensor, concept: torch.Tensor, alpha: float) -> to
 
 
 def projected(tokens: torch.Tensor, concept: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-    """(I - P_C) P_I t for every row t of `tokens` (L, D)."""
+    """Return (I - P_C) P_I t for every row t of `tokens` (L, D)."""
     inside = tokens @ prompt.T
     return inside - inside @ concept.T
 
 
 def edited_until(beta: float, up_t: float, slope: float, midpoint: float) -> int:
-    """The last step index at which the edited prompt is used; at least 0."""
+    """Return the last step index at which the edited prompt is used; at least 0."""
     return round(up_t / (1 + math.exp(-2 * slope * (10 * beta - midpoint))))
 
 
@@ -101,7 +101,7 @@ class Safree(Guard):
                 self.ledger.idle(row, "no token of the prompt is near the concept")
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
-        """The conditioning with the projected states of every edited prompt, as long as self-validation lets them act."""
+        """Return the conditioning with the projected states of every edited prompt, while self-validation lets them act."""
         states = conditioning.prompt
         for row, text in enumerate(self._texts):
             edit = self._edits[text]
@@ -167,5 +167,5 @@ class Safree(Guard):
 
 
 def build(values: Values, parts: Parts) -> Safree:
-    """A fresh SAFREE."""
+    """Return a new SAFREE."""
     return Safree(parts.guarded, values)

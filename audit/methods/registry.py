@@ -66,7 +66,7 @@ class Registry(Generic[M]):
 
     @property
     def group(self) -> str:
-        """The entry-point group."""
+        """The name of the entry-point group."""
         return f"erasure_audit.{self.family}"
 
     def names(self) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ def table(model: type[BaseModel], schema: Schema, known: Mapping[str, Schema] | 
     yield from (_row(titles), "|---" * len(titles) + "|")
     for name, field in schema["properties"].items():
         default = "required" if name in required else _default(field, known or {})
-        yield _row([f"`{name}`", type_of(field), default, told.get(name, "")][: len(titles)])
+        yield _row([f"`{name}`", type_of(field), default, " ".join(told.get(name, "").split())][: len(titles)])
 
 
 def _row(cells: list[str]) -> str:
