@@ -16,10 +16,10 @@ import torch
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import require_finite
 from audit.erasers.base import Made
-from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
 from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.errors import EraserError
+from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 
@@ -36,7 +36,7 @@ class Edit:
 
 
 def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -> torch.Tensor:
-    """The closed-form solution W' (out, D), computed in float64 and returned in the dtype of `weight`."""
+    """Return the closed-form solution W' (out, D), computed in float64, in the dtype of `weight`."""
     w = weight.double()
     left = parameters.regularisation * w
     right = parameters.regularisation * torch.eye(w.shape[1], dtype=torch.float64, device=w.device)
@@ -51,7 +51,7 @@ def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
-    """Edited attn2 to_k and to_v weights by their diffusers names.
+    """Return the edited attn2 to_k and to_v weights by their diffusers names.
 
     Raises `SpecError` when a phrase has no tokens the text encoder knows, and `EraserError` when the UNet has no
     cross-attention to edit or the edit is not finite.
@@ -85,7 +85,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
 def token_states(
     pipeline: Pipeline, concepts: Sequence[Concept], options: UceParameters
 ) -> tuple[tuple[str, ...], Edit]:
-    """The prompts that are erased, and the token states of the edit.
+    """Return the prompts that are erased, and the token states of the edit.
 
     A concept that is erased itself is never preserved as another one's neighbour.
     """
