@@ -40,16 +40,16 @@ class Embedding:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """The embedding of a safetensors file or of a pickle of tensors, told by content and read without running code.
+    """Read the embedding of a safetensors file or of a pickle of tensors, told apart by content; no code of the file is run.
 
     AUTOMATIC1111's layout, with `string_to_param` and `name`, is read too. Raises `SpecError` for what is neither, for
     more than one token, and for vectors that no training gives.
     """
-    found = _content(path)
-    if len(found) != 1:
-        names = ", ".join(name for name in list(found)[:5] if isinstance(name, str))
-        raise _unusable(path, f"holds {len(found)} tensors ({names[:_NAME]}), not one token's")
-    ((token, vectors),) = found.items()
+    content = _content(path)
+    if len(content) != 1:
+        names = ", ".join(name for name in list(content)[:5] if isinstance(name, str))
+        raise _unusable(path, f"holds {len(content)} tensors ({names[:_NAME]}), not one token's")
+    ((token, vectors),) = content.items()
     if not isinstance(token, str):
         raise _unusable(path, f"names its token by a {type(token).__name__}, not by text")
     if not token.strip() or len(token) > _NAME or not token.isprintable():
