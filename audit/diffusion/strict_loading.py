@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from audit.weights.files import safetensors_header
 if TYPE_CHECKING:
     from diffusers import ModelMixin
     from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    Loader: TypeAlias = type[PreTrainedModel] | type[_BaseAutoModelClass]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _COUNTS = ("I64", "I32", "U8", "BOOL")  # of batches seen, or of positions
@@ -76,7 +79,7 @@ def require_weights(tensors: Mapping[str, torch.Tensor]) -> None:
         raise Misfit(f"{len(broken)} of its tensors hold numbers that are not finite, first {broken[0]}")
 
 
-def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, Any]) -> ModelMixin:
+def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, object]) -> ModelMixin:
     """Return the network that `settings` describe, without weights: its tensors have shapes and hold nothing.
 
     Raises `Misfit` for a setting that the class does not know and for settings that make no network.
@@ -92,7 +95,7 @@ def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, Any]) -> M
 
 
 def diffusers_network(
-    loader: type[ModelMixin], settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    loader: type[ModelMixin], settings: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
 ) -> ModelMixin:
     """Return the network that `settings` describe with these weights in float32, in evaluation mode.
 
@@ -116,7 +119,7 @@ def require_shapes(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...
 
 
 def transformers_network(
-    loader: type[Any], settings: PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
+    loader: Loader, settings: PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
 ) -> PreTrainedModel:
     """Return the network that `settings` describe with these weights in float32, in evaluation mode.
 
@@ -158,7 +161,7 @@ def _require_size(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor])
         raise Misfit(f"its configuration describes a network of {size} numbers, and its weights are {held}")
 
 
-def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
+def _require_known(loader: type[ModelMixin], settings: Mapping[str, object]) -> None:
     """Return when the class takes every setting that says something; those it does not know it would ignore."""
     known = inspect.signature(loader.__init__).parameters
     for name, value in settings.items():
@@ -168,7 +171,7 @@ def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
             )
 
 
-def _require_kinds(loader: type[Any], settings: Mapping[str, Any]) -> None:
+def _require_kinds(loader: type[ModelMixin], settings: Mapping[str, object]) -> None:
     """Return when settings that are numbers or switches by default are of that kind: others fail at the first picture."""
     for name, parameter in inspect.signature(loader.__init__).parameters.items():
         default, value = parameter.default, settings.get(name, parameter.default)
@@ -182,8 +185,8 @@ def _require_kinds(loader: type[Any], settings: Mapping[str, Any]) -> None:
             raise Misfit(f"its configuration sets {name} to {str(value)[:80]}, where {default} would be usual")
 
 
-def _moderate(value: Any) -> bool:
-    return type(value) in (int, float) and -1e9 <= value <= 1e9
+def _moderate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 <= value <= 1e9
 
 
 def _require_none(kind: str, names: set[str]) -> None:

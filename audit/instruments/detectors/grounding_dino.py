@@ -15,7 +15,7 @@ the text threshold, is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -38,6 +38,8 @@ from audit.weights.references import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     import torch
+    from transformers import GroundingDinoForObjectDetection, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
 
 NAME = "grounding-dino"
 VERSION = "1"
@@ -49,19 +51,22 @@ _SPECIAL = (101, 102, 1012, 1029)
 
 
 class Parameters(BaseModel):
-    """What `parameters` of a spec entry may hold."""
+    """Parameters of GroundingDINO as a detector."""
 
     extra_classes: tuple[str, ...] = ()
+    "Phrases that become further labels."
     score_floor: float = SCORE_FLOOR
+    "Least score of a box that is stored, between 0 and 1."
     require_phrase: bool = False
+    "Drop boxes in which no word of the caption passes `text_threshold`."
     text_threshold: float = TEXT_THRESHOLD
+    "Probability that a word has to exceed, between 0 and 1; for `require_phrase` alone."
 
 
 class GroundingDino(BaseDetector):
     """Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
 
-    Labels are the concepts' and neighbours' names, and `parameters.extra_classes`; each is asked for by its own caption.
-    Other parameters: `score_floor`, `require_phrase`, and with it `text_threshold`.
+    Labels are the concepts' and neighbours' names, and `extra_classes`; each is asked for by its own caption.
     """
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
@@ -103,7 +108,7 @@ class GroundingDino(BaseDetector):
 
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
         """Pictures of one size go together: padding to the largest would reach the network and its scores."""
-        found: list[Scores] = [()] * len(images)
+        results: list[Scores] = [()] * len(images)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             sizes.setdefault(image.shape[:2], []).append(index)
@@ -111,8 +116,8 @@ class GroundingDino(BaseDetector):
             for start in range(0, len(places), FORWARD):
                 chosen = places[start : start + FORWARD]
                 for index, scores in zip(chosen, self._forward([images[i] for i in chosen]), strict=True):
-                    found[index] = scores
-        return found
+                    results[index] = scores
+        return results
 
     def _forward(self, images: Sequence[Pixels]) -> list[Scores]:
         """Boxes of pictures of equal size, one forward pass per caption."""
@@ -122,7 +127,7 @@ class GroundingDino(BaseDetector):
         network, processor, _ = _network(self._ref, self._device)
         inputs = processor([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
         captions = _tokens(self._ref, self._device, tuple(self._captions.values()))
-        found: list[list[LabelScore]] = [[] for _ in images]
+        scores: list[list[LabelScore]] = [[] for _ in images]
         for label, tokens in zip(self._captions, captions, strict=True):
             text = {name: values.expand(len(images), -1) for name, values in tokens.items()}
             with torch.inference_mode():
@@ -137,8 +142,8 @@ class GroundingDino(BaseDetector):
                     text_threshold=self._text if self._required else None,
                 )
                 height, width = image.shape[:2]
-                found[index] += [LabelScore(label, score, _pixels(box, width, height)) for score, box in boxes]
-        return [tuple(scores) for scores in found]
+                scores[index] += [LabelScore(label, score, _pixels(box, width, height)) for score, box in boxes]
+        return [tuple(own) for own in scores]
 
 
 def kept_boxes(
@@ -149,7 +154,7 @@ def kept_boxes(
     floor: float,
     text_threshold: float | None,
 ) -> list[tuple[float, tuple[float, ...]]]:
-    """(score, box) of the queries with a score of at least `floor`, best first.
+    """Return (score, box) of the queries with a score of at least `floor`, best first.
 
     `logits` (queries, text positions) are those of the network, minus infinity where the caption has no token; `boxes`
     (queries, 4) are centre x, centre y, width and height as shares of the picture; `words` (tokens,) says which tokens
@@ -221,7 +226,9 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
 
 
 @once_per_process
-def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
+def _network(
+    ref: ModelRef, device: str
+) -> tuple[GroundingDinoForObjectDetection, ImageProcessingMixin, PreTrainedTokenizerBase]:
     """The network, its image processor and its tokenizer."""
     from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 

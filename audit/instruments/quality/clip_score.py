@@ -41,7 +41,7 @@ class ClipScore:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One score per task, or the reason why its prompt cannot be read."""
+        """Return one score per task, or the reason why its prompt cannot be read."""
         network, _, tokenizer = load_clip(self._ref, self._device)
         prompts = [task.prompt or "" for task in tasks]
         problems = [unreadable(network, tokenizer, prompt) if prompt.strip() else "is empty" for prompt in prompts]

@@ -1,4 +1,4 @@
-"""How far one picture is from another: PSNR, SSIM and GMSD, over a whole picture or outside a region. Pure functions.
+"""Differences between two pictures: PSNR, SSIM and GMSD, over a whole picture or outside a region. Pure functions.
 
 Pictures are uint8 arrays (H, W, 3); `region` is a boolean array (H, W) of the pixels that count, None for all of them.
 At the border pictures are mirrored, and every pixel of the region counts, unless `border` says otherwise.
@@ -24,7 +24,7 @@ SSIM_FRAME = 5  # pixels that the window reaches over: 3.5 standard deviations o
 
 
 def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
-    """Peak signal-to-noise ratio in decibels over the region; infinity when equal, NaN when the region is empty."""
+    """Return the peak signal-to-noise ratio in decibels over the region; infinity when equal, NaN when the region is empty."""
     _check(first, second, region)
     if region is None:
         return images.psnr(first, second)
@@ -32,7 +32,7 @@ def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
 
 
 def ssim(first: Pixels, second: Pixels, region: Region = None, border: Literal["crop", "reflect"] = "reflect") -> float:
-    """Structural similarity in [-1, 1], averaged over the region and the channels; NaN when the region is empty.
+    """Return the structural similarity in [-1, 1], averaged over the region and the channels; NaN when the region is empty.
 
     Wang et al. 2004, IEEE TIP 13(4): Gaussian window with a standard deviation of 1.5 pixels cut at 3.5 of them, K1 0.01,
     K2 0.03, population covariances. `crop` leaves out the frame where the window hangs over the border, as the authors'
@@ -61,7 +61,7 @@ def _ssim_map(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDA
 
 
 def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["zero", "reflect"] = "reflect") -> float:
-    """Gradient magnitude similarity deviation: 0 for equal pictures, larger the more their structure differs.
+    """Return the gradient magnitude similarity deviation: 0 for equal pictures, larger the more their structure differs.
 
     Xue et al. 2014, IEEE TIP 23(2), arXiv 1308.3052: Prewitt gradients of the luminance averaged and halved in size, here a
     perceptual distance that needs no weights. NaN when the region is empty. At the border `zero` continues the luminance
