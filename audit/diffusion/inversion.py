@@ -38,7 +38,7 @@ class Inverted:
 def invert(
     model: NoiseModel, schedule: Schedule, clean: torch.Tensor, states: torch.Tensor, *, passes: int, tolerance: float
 ) -> Inverted:
-    """Latents whose deterministic denoising by `model` under `states` (B, L, D) gives `clean` (B, C, H, W).
+    """Return latents whose deterministic denoising by `model` under `states` (B, L, D) gives `clean` (B, C, H, W).
 
     `passes` is the most evaluations of the implicit equation per step; 0 is the plain explicit inversion that evaluates
     eps(x_{i-1}, t_i), and once more to know its residual. Each image keeps the iterate with its smallest residual.
@@ -112,7 +112,7 @@ def _mixing(gap: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class LatentStatistics:
-    """How Gaussian inverted latents are, per image (B,): under N(0, I) rms is 1, autocorrelation 0, nll 1.419 nats."""
+    """Gaussianity of inverted latents, per image (B,): under N(0, I) rms is 1, autocorrelation 0, nll 1.419 nats."""
 
     rms: torch.Tensor
     autocorrelation: torch.Tensor  # lag 1, mean of both axes
@@ -120,7 +120,7 @@ class LatentStatistics:
 
 
 def latent_statistics(latents: torch.Tensor) -> LatentStatistics:
-    """Gaussianity statistics of latents (B, C, H, W)."""
+    """Return how Gaussian latents (B, C, H, W) are."""
     flat = latents.flatten(1)
     square = flat.pow(2).mean(1)
     centred = latents - latents.mean((2, 3), keepdim=True)

@@ -43,32 +43,32 @@ def stored_shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     The constants that some files store beside their weights are left out. Raises `Misfit` for a name that two files
     hold and for a dtype that holds no weights, and `CheckpointError` for a file that is not whole.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
         for name, stored in safetensors_header(path).items():
             if name.endswith(_CONSTANT):
                 continue
-            if name in found:
+            if name in shapes:
                 raise Misfit(f"two of its files hold the tensor {name}")
             if stored.dtype not in (*_FLOATS, *_COUNTS):
                 raise Misfit(
                     f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used"
                 )
-            found[name] = stored.shape
-    return found
+            shapes[name] = stored.shape
+    return shapes
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
     """Return the tensors of safetensors files by name, those that `stored_shapes` lists. Raises as it does."""
     names = stored_shapes(paths)
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         try:
             with safe_open(str(path), framework="pt", device="cpu") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
+                tensors |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError) as error:
             raise Misfit(f"{path.name} is no valid safetensors file ({_first(error)})") from None
-    return found
+    return tensors
 
 
 def require_weights(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -132,7 +132,7 @@ def transformers_network(
                 auto = not hasattr(loader, "config_class")  # an Auto class, which only stands for others
                 laid_out = loader.from_config(settings, trust_remote_code=False) if auto else loader(settings)
             _require_size(laid_out, tensors)
-            network, found = type(laid_out).from_pretrained(
+            network, report = type(laid_out).from_pretrained(
                 None,
                 config=settings,
                 state_dict=dict(tensors),
@@ -146,10 +146,10 @@ def transformers_network(
     except Exception as error:  # the settings come from outside, and what they break is anybody's error
         raise Misfit(_first(error)) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = {entry if isinstance(entry, str) else str(entry[0]) for entry in found[kind]}
+        names = {entry if isinstance(entry, str) else str(entry[0]) for entry in report[kind]}
         _require_none(kind.replace("_", " "), {name for name in names if not name.endswith(_CONSTANT)})
-    if found.get("error_msgs"):
-        raise Misfit(str(found["error_msgs"][0])[:300])
+    if report.get("error_msgs"):
+        raise Misfit(str(report["error_msgs"][0])[:300])
     loaded: PreTrainedModel = network.eval().requires_grad_(False)
     return loaded
 
