@@ -79,9 +79,10 @@ class ClipZeroShot(BaseDetector):
         self._ref = folders.resolve(spec)
         self._device = device
         self._set = _prompt_set(spec, concepts)
-        self._scoring = spec.parameters.get("scoring", "softmax")
-        if self._scoring not in _SCORINGS:
-            raise _mistake(spec, "parameters.scoring", f"unknown scoring {self._scoring!r}", "use softmax or pairwise")
+        scoring = spec.parameters.get("scoring", "softmax")
+        if not isinstance(scoring, str) or scoring not in _SCORINGS:
+            raise _mistake(spec, "parameters.scoring", f"unknown scoring {scoring!r}", "use softmax or pairwise")
+        self._scoring = scoring
         if self._scoring == "pairwise" and not self._set.background:
             raise _mistake(
                 spec, "background", "pairwise scoring compares with the background, which has no prompts", "add some"
