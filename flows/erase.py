@@ -22,7 +22,7 @@ def erase(
     device: str | None = None,
     gpu_slot: str | None = None,
 ) -> str:
-    """The path of the artefact in `out`. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
+    """Erase into `out`; return the artefact's path. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
     request = make_request(
         backbone,
         method,

@@ -1,4 +1,4 @@
-"""Gives a flow a Prefect API where none is configured: a temporary server in a process of its own.
+"""A Prefect API for flows where none is configured: a temporary server in a process of its own.
 
 Prefect starts one itself on the first call, but imports its whole server into the calling process for that, which
 costs about as much as the server's own start, and waits idle. This one comes up while the caller imports what the flow
@@ -27,7 +27,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 @contextlib.contextmanager
 def prefect_api(meanwhile: Callable[[], object]) -> Iterator[None]:
-    """A block whose flows have a Prefect API: the configured one, or a temporary server that ends with the block.
+    """Give the flows inside the block a Prefect API: the configured one, or a temporary server that ends with the block.
 
     `meanwhile` is called while the temporary server comes up. Raises `EnvironmentProblem` when it does not.
     """
