@@ -209,7 +209,7 @@ def _several(text: str) -> tuple[str, ...]:
 
 
 def _weights(flags: Flags, text: str) -> Flags:
-    """A method's name, or else a checkpoint."""
+    """Return a method's name, or else a checkpoint."""
     known = (*erasers.ERASERS.names(), NO_ERASER)
     looks_like_a_name = re.fullmatch(r"[\w-]+", text) is not None and not Path(text).exists()
     if text in known or looks_like_a_name:

@@ -57,7 +57,7 @@ class _Server:
         self._address, self._errors = address, errors
 
     def api(self, seconds: float) -> str:
-        """The URL of its API, once it answers. Raises `EnvironmentProblem` when it ended or `seconds` have passed."""
+        """Return the URL of its API, once it answers. Raises `EnvironmentProblem` when it ended or `seconds` have passed."""
         import httpx
 
         url = f"{self._address}/api"
@@ -73,14 +73,14 @@ class _Server:
         return url
 
     def _reason(self) -> str:
-        """The last exception that the server printed, else its last line: a crash may print frames after the exception."""
+        """Return the last exception that the server printed, else its last line: a crash may print frames after the exception."""
         lines = self._errors.read_text(errors="replace").strip().splitlines()
         return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
 
 
 @contextlib.contextmanager
 def _running() -> Iterator[_Server]:
-    """A block with the server's process, which listens from the beginning and answers some seconds later."""
+    """Run the server's process inside the block; it listens from the beginning and answers some seconds later."""
     with _folder() as folder:
         errors = folder / "stderr"
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, errors.open("wb") as stream:
@@ -102,7 +102,7 @@ def _running() -> Iterator[_Server]:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A block with a temporary folder. Raises `EnvironmentProblem` where none can be made."""
+    """Give a temporary folder to the block. Raises `EnvironmentProblem` where none can be made."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="erasure-audit-server-", ignore_cleanup_errors=True)
     except OSError as error:

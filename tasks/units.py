@@ -121,7 +121,7 @@ class _Stage:
         self._asked = time.monotonic()
 
     def pending(self) -> Iterator[Unit]:
-        """Units without a complete file, looked up again from time to time while others work too.
+        """Yield units without a complete file, looked up again from time to time while others work too.
 
         One that another process of this machine trains comes last: by then that process may have finished it.
         """
@@ -145,7 +145,7 @@ class _Stage:
             yield unit
 
     def missing(self, unit: Unit) -> list[str]:
-        """What the unit depends on and the journal has in no form, as `kind key`."""
+        """Return the units that it depends on and that the journal has in no form, as `kind key`."""
         if not unit.depends:
             return []
         if self._available is None:

@@ -175,7 +175,7 @@ def learn(learners: Sequence[Learner], sessions: Sequence[Session]) -> None:
 
 
 def _fitting(learners: Sequence[Learner], iteration: int) -> None:
-    """One step of every embedding, in calls that fit into memory; nothing has moved when one did not."""
+    """Take one step of every embedding, in calls that fit into memory; nothing has moved when one did not."""
     while True:
         try:
             return _iterate(learners, iteration)
@@ -191,7 +191,7 @@ def _fitting(learners: Sequence[Learner], iteration: int) -> None:
 
 
 def _iterate(learners: Sequence[Learner], iteration: int) -> None:
-    """One step of every embedding of every learner."""
+    """Take one step of every embedding of every learner."""
     draws = [learner.draw(iteration) for learner in learners]
     for learner in learners:
         learner.optimiser.zero_grad()
@@ -209,7 +209,7 @@ def _iterate(learners: Sequence[Learner], iteration: int) -> None:
 
 
 def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
-    """Which embeddings meet which rows of their draws in one UNet call of at most `most` rows."""
+    """Yield which embeddings meet which rows of their draws in one UNet call of at most `most` rows."""
     together, size = max(1, most // draws), min(most, draws)
     for first in range(0, embeddings, together):
         for start in range(0, draws, size):
@@ -217,7 +217,7 @@ def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slic
 
 
 def _abar(pipeline: Pipeline) -> torch.Tensor:
-    """The signal's share alpha-bar at every training timestep."""
+    """Return the signal's share alpha-bar at every training timestep."""
     names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
     config = pipeline.scheduler_config
     return DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()

@@ -178,7 +178,7 @@ def _sorted(
 def _next(
     state: State, space: Space, settings: Settings, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Genes of the next generation and their fitness, NaN where it is not known yet."""
+    """Return the genes of the next generation and their fitness, NaN where it is not known yet."""
     # Half of the population as it was asked for, not of the last generation: its size varies, and would dwindle to one.
     count = min(max(1, settings.population // 2), len(state.genes))
     survivors, scores = state.genes[:count], state.fitness[:count]

@@ -62,7 +62,7 @@ def run(search: Search) -> Found:
 
 
 def _latents(search: Search) -> torch.Tensor:
-    """Clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
+    """Return clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
     pipeline, latents = search.models.pipeline, []
     for item in search.images:
         pixels = to_model_input(search.read_item(item), pipeline.resolution)
@@ -101,7 +101,7 @@ def result_of(learner: Learner) -> Found:
 
 
 def _best(rows: Sequence[Row], before: float, initial: str) -> Row:
-    """The attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
+    """Return the attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
     good = [row for row in rows if row.status is Status.OK and row.score is not None]
     if not good:
         return Row(BEST, Status.DEGENERATE, "no learning rate gave a finite embedding")

@@ -52,14 +52,17 @@ def coefficients(schedule: Schedule, method: str) -> Coefficients:
 
 
 def _bdia(alpha: list[float], sigma: list[float], i: int) -> tuple[float, float, float]:
-    """x_{i-1} = gamma x_{i+1} + D(i -> i-1) - gamma D(i -> i+1), where D is DDIM's move from x_i."""
+    """Return A, B, C of x_{i-1} = gamma x_{i+1} + D(i -> i-1) - gamma D(i -> i+1), where D is DDIM's move from x_i."""
     down, up = alpha[i - 1] / alpha[i], alpha[i + 1] / alpha[i]
     noise_down, noise_up = sigma[i - 1] - sigma[i] * down, sigma[i + 1] - sigma[i] * up
     return _GAMMA, down - _GAMMA * up, noise_down - _GAMMA * noise_up
 
 
 def _o_belm(alpha: list[float], sigma: list[float], i: int) -> tuple[float, float, float]:
-    """The variable-step formula with the smallest local error, in h_i = sigma_i / alpha_i - sigma_{i-1} / alpha_{i-1}."""
+    """Return A, B, C of the variable-step formula with the smallest local error.
+
+    Steps are h_i = sigma_i / alpha_i - sigma_{i-1} / alpha_{i-1}.
+    """
     h, above = (sigma[k] / alpha[k] - sigma[k - 1] / alpha[k - 1] for k in (i, i + 1))
     ratio = (h / above) ** 2
     return (

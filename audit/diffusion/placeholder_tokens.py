@@ -94,7 +94,7 @@ def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str], vocabulary: Vocabul
 
 
 def _spliced(tokenizer: CLIPTokenizer, text: str, vocabulary: Vocabulary) -> tuple[list[int], dict[int, torch.Tensor]]:
-    """Token ids with start and end, and the input embeddings by position of the learned ones."""
+    """Return token ids with start and end, and the input embeddings of the learned ones by position."""
     ids: list[int] = [tokenizer.bos_token_id]
     learned: dict[int, torch.Tensor] = {}
     words = [*_WORD.findall(text), None]

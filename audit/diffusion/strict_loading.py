@@ -195,7 +195,7 @@ def _require_none(kind: str, names: set[str]) -> None:
 
 
 def _renamed(name: str) -> str:
-    """The name that newer versions give to a tensor of a VAE or a text encoder."""
+    """Return the name that newer versions give to a tensor of a VAE or a text encoder."""
     head, _, kind = name.removeprefix("text_model.").rpartition(".")
     block, _, layer = head.rpartition(".")
     if layer in _OLD_ATTENTION and block.endswith("mid_block.attentions.0"):
@@ -209,7 +209,7 @@ def _first(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """No progress bars and load reports of transformers inside: what they would say is raised as an error."""
+    """Silence progress bars and load reports of transformers inside the block: what they would say is raised as an error."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

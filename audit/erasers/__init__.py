@@ -63,7 +63,7 @@ def oddity(method: str, preset: str | None) -> str | None:
 
 
 def _called() -> dict[str, str]:
-    """What people call a method -> its name."""
+    """Return name -> method for the names that people call methods by."""
     called = {}
     for name in ERASERS.names():
         try:

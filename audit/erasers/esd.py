@@ -54,7 +54,7 @@ def selects(method: str, module: str) -> bool:
 
 
 def selects_2023(method: str, name: str) -> bool:
-    """Return whether the code of 2023 trains the parameter `name`; it calls the methods xattn, noxattn and full."""
+    """Return whether `method` trains the parameter with this name in the code of 2023: there xattn, noxattn and full."""
     if method == "esd-u" and name.startswith(_KEPT_2023):
         return False
     return selects(method, name)
@@ -81,7 +81,7 @@ def trained_names(unet: nn.Module, method: str, selection: str = "2025") -> tupl
 
 
 def target(noisy: Noisy, eta: float, convention: str) -> torch.Tensor:
-    """Return the target (B, C, h, w) of the model in training: formula (1) for `old`, (2) for `new`."""
+    """Return the noise that the erased model shall predict, (B, C, h, w): formula (1) for `old`, (2) for `new`."""
     base = noisy.null if convention == "old" else noisy.prompt
     return base - eta * (noisy.concept - noisy.null)
 
@@ -150,7 +150,7 @@ def erase(
 
 
 def rounded(pipeline: Pipeline) -> Pipeline:
-    """Return the pipeline with copies of its UNet and text encoder in bfloat16; the pipeline itself stays as it is."""
+    """Return the pipeline with copies of its UNet and text encoder in bfloat16; the given ones stay as they are."""
     unet, text_encoder = (copy.deepcopy(part).to(torch.bfloat16) for part in (pipeline.unet, pipeline.text_encoder))
     return dataclasses.replace(pipeline, unet=unet, text_encoder=text_encoder)
 
@@ -169,7 +169,7 @@ def prepare(
 
 
 def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:
-    """The prompts that make the latents: the concept's own, or `erase_from` for all.
+    """Return the prompts that make the latents: the concept's own, or `erase_from` for all.
 
     Raises `SpecError` when the text encoder cannot read it.
     """

@@ -92,12 +92,12 @@ class EsdStrictParameters(EsdParameters):
 
 
 def _calls(values: Values, concept: Values) -> Calls:
-    """One forward and one backward pass for each row of each iteration."""
+    """Return the cost of one forward and one backward pass for each row of each iteration."""
     return training_calls(values, concept, 1 + BACKWARD)
 
 
 def _changes(method: str, name: str, selection: str) -> bool:
-    """Whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
+    """Return whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
     if method == "esd-x-strict":
         return ".attn2.to_k." in name or ".attn2.to_v." in name
     attention = ".attn2." in name

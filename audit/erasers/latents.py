@@ -145,7 +145,7 @@ class Latents:
 
     @torch.no_grad()
     def _fresh(self, which: int, generator: torch.Generator) -> Noisy:
-        """Latents that the model denoises for this iteration, from random noise down to a random step."""
+        """Denoise latents for this iteration, from random noise down to a random step."""
         steps = self.options.steps
         scheduler = make_scheduler(self.pipeline, self.options)
         stop = int(torch.randint(steps, (1,), generator=generator))
@@ -162,7 +162,7 @@ class Latents:
 
     @torch.no_grad()
     def _sample_pool(self, session: Session) -> list[Noisy]:
-        """All steps of `pool` guided trajectories of the frozen model, spread over the prompts."""
+        """Return all steps of `pool` guided trajectories of the frozen model, spread over the prompts."""
         each = -(-self.options.pool // len(self.concepts))
         stage, pools = "latents", []
         session.listener.begin(stage, each * len(self.concepts), 0)
@@ -189,7 +189,7 @@ class Latents:
         return batches
 
     def _step(self, scheduler: Scheduler, which: int, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        """One guided step of the model that samples."""
+        """Take one guided step of the model that samples."""
         batch = len(latents)
         states = torch.cat([self.null.expand(batch, -1, -1), self.sources[which].states.expand(batch, -1, -1)])
         at = torch.full((2 * batch,), timestep, device=latents.device)
@@ -198,7 +198,7 @@ class Latents:
         return scheduler.step(guided, timestep, latents).prev_sample
 
     def _evaluate(self, which: int, latents: torch.Tensor, timesteps: torch.Tensor) -> Noisy:
-        """What the frozen model predicts for null prompt, source and concept, in one batch."""
+        """Return the frozen model's predictions for null prompt, source and concept, made in one batch."""
         batch, source, concept = len(latents), self.sources[which], self.concepts[which]
         wanted = [self.null, source.states] + ([] if source is concept else [concept.states])
         states = torch.cat([s.expand(batch, -1, -1) for s in wanted])

@@ -145,7 +145,7 @@ def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Cha
 
 
 def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None]:
-    """Names of the tensors that differ or do something, and the relative norm of the difference."""
+    """Return the names of the tensors that differ or do something, and the relative norm of the difference."""
     if made.layout == "receler":
         return [name for name, tensor in made.tensors.items() if bool(tensor.any())], None
     state, changed = unet.state_dict(), []
@@ -161,7 +161,7 @@ def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None
 
 @torch.no_grad()
 def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, float]:
-    """||eps' - eps|| / ||eps|| by prompt, on a few seeded latents of at most 16 x 16 in the middle of the noise."""
+    """Return ||eps' - eps|| / ||eps|| by prompt, on a few seeded latents of at most 16 x 16 in the middle of the noise."""
     channels, side, _ = pipeline.latent_shape
     side = min(side, _PROBE_SIDE)
     noise = torch.randn((_PROBE_ROWS, channels, side, side), generator=torch.Generator().manual_seed(0))

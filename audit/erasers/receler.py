@@ -96,16 +96,16 @@ class _Step:
         self.attackers = [torch.optim.Adam([attack], lr=rate, weight_decay=decay) for attack in attacks]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser by name."""
+        """Return every optimiser by name."""
         return {"weights": self.weights, **{f"attack.{i}": a for i, a in enumerate(self.attackers)}}
 
     def frozen(self, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The backbone's prediction."""
+        """Return the backbone's prediction."""
         with switched_off(self.attached):
             return predict(self.unet, latents, timesteps, states, self.options.compute)
 
     def erased(self, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The prediction with the adapters."""
+        """Return the prediction with the adapters."""
         return predict(self.unet, latents, timesteps, states, self.options.compute)
 
     def __call__(self, which: int, noisy: Noisy) -> torch.Tensor:
@@ -163,7 +163,7 @@ def with_attack(states: torch.Tensor, attack: torch.Tensor, word: range) -> torc
 
 
 def _attacks(pipeline: Pipeline, concepts: Sequence[Prompt], options: RecelerParameters) -> list[nn.Parameter]:
-    """One adversarial embedding (1, n, D) for each prompt, uniform in [0, 1) as in the official code."""
+    """Return one adversarial embedding (1, n, D) for each prompt, uniform in [0, 1) as in the official code."""
     if not options.adversarial_tokens:
         return []
     for prompt in concepts:

@@ -76,7 +76,7 @@ ODDITIES: Mapping[str, str] = {
 
 
 def _calls(values: Values, concept: Values) -> Calls:
-    """A forward and a backward pass for every adversarial step, and another backward pass for the weights."""
+    """Return the cost of a forward and a backward pass for every adversarial step, and a backward pass for the weights."""
     attacks = values["adversarial_iterations"] if values.get("adversarial_tokens") else 0
     return training_calls(values, concept, attacks * (1 + BACKWARD) + BACKWARD if attacks else 1 + BACKWARD)
 

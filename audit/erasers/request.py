@@ -149,7 +149,7 @@ def _concept(phrase: str, synonyms: Sequence[str], neighbours: Sequence[str]) ->
 
 
 def _neighbour(phrase: str) -> str:
-    """The name of a neighbour, which is preserved under the very words that its name spells."""
+    """Return the name of a neighbour, which is preserved under the very words that its name spells."""
     _require_words(phrase, "--neighbour")
     name = name_of(phrase)
     spelled = words_of(name)

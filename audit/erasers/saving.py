@@ -76,7 +76,7 @@ def held(folder: Path) -> Held | None:
 
 
 def _request(path: Path) -> str:
-    """The key in the header of a file that an eraser of ours wrote; "" for any other file."""
+    """Return the key in the header of a file that an eraser of ours wrote; "" for any other file."""
     try:
         with safetensors.safe_open(path, "pt") as opened:
             return (opened.metadata() or {}).get("request", "")

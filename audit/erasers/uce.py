@@ -108,7 +108,7 @@ def token_states(
 
 
 def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.Tensor:
-    """The states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
+    """Return the states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
     text = erased.template.replace("{phrase}", options.guide) if options.wrap_guide else options.guide
     states = pipeline.encode_text([text])[0].cpu()
     if text.strip():
@@ -118,7 +118,7 @@ def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.
 
 
 def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str, Concept]:
-    """Neighbours of the concepts by name, each once, without those that are erased."""
+    """Return the neighbours of the concepts by name, each once, without those that are erased."""
     if not options.preserve_neighbours or options.preserve_scale == 0:
         return {}
     phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
@@ -127,6 +127,6 @@ def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str,
 
 
 def _states(prompt: Prompt, tokens: str) -> torch.Tensor:
-    """Text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
+    """Return text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
     last, states = prompt.word.stop - 1, prompt.states[0].cpu()
     return states[last : last + 1] if tokens == "last" else states[last:]

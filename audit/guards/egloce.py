@@ -86,7 +86,7 @@ class Egloce(Guard):
         return z
 
     def _active(self, repulsion: torch.Tensor) -> torch.Tensor:
-        """Which cases move (B,): those near the concept that have not failed."""
+        """Return which cases move (B,): those near the concept that have not failed."""
         near = [
             value > self._p["floor"] and not self.ledger.failed(row) for row, value in enumerate(repulsion.tolist())
         ]
@@ -110,7 +110,7 @@ class Egloce(Guard):
                 self.ledger.idle(row, f"the picture stays at or below the floor of {self._p['floor']:g}")
 
     def _gradient(self, z: torch.Tensor, step: Step, predict: Predict) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.
+        """Return dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.
 
         The energies of the cases are summed: each row's gradient is its own case's alone.
         """
@@ -132,7 +132,7 @@ class Egloce(Guard):
         return gradient.detach(), repulsion.detach(), prediction.calls
 
     def _features(self, images: torch.Tensor, step: Step) -> torch.Tensor:
-        """Unit features (B, V, D) of the pictures, or of their views."""
+        """Return unit features (B, V, D) of the pictures, or of their views."""
         count = self._p["views"]
         if not count:
             return self._energy.images(images)[:, None]
@@ -143,7 +143,7 @@ class Egloce(Guard):
         return self._energy.images(torch.cat(rows)).view(len(images), count, -1)
 
     def _anchor(self, features: torch.Tensor) -> None:
-        """Once per batch: cases without a prompt keep the picture that they are heading for now."""
+        """Let cases without a prompt keep the picture that they are heading for now, once per batch."""
         if not self._anchored:
             self._anchored = True
             for row, kept in enumerate(self._kept):
@@ -157,7 +157,7 @@ class Egloce(Guard):
         return self._energy.repulsion(features.reshape(batch * views, width)).view(batch, views).mean(1)
 
     def _retention(self, features: torch.Tensor) -> torch.Tensor:
-        """cos(f_I, f_r) (B,), averaged over views; 0 where nothing is left to be retained."""
+        """Return cos(f_I, f_r) (B,), averaged over views; 0 where nothing is left to be retained."""
         zero = torch.zeros_like(features[0, 0])
         kept = torch.stack([zero if direction is None else direction for direction in self._kept])
         return (features * kept[:, None]).sum(-1).mean(1)

@@ -51,14 +51,14 @@ def draw_views(count: int, generator: torch.Generator) -> Views:
 def view_of(image: torch.Tensor, views: Views) -> torch.Tensor:
     """Return the views (V, 3, H, W) of one picture (3, H, W) in [-1, 1], each resized to the picture's size."""
     side = image.shape[-1]
-    made = []
+    crops = []
     for top, left, share, gains in zip(views.tops, views.lefts, views.sides, views.gains, strict=True):
         size = max(1, round(share * side))
         y, x = min(round(top * side), side - size), min(round(left * side), side - size)
         crop = image[None, :, y : y + size, x : x + size]
         crop = F.interpolate(crop, size=(side, side), mode="bilinear", align_corners=False)
-        made.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
-    return torch.cat(made)
+        crops.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
+    return torch.cat(crops)
 
 
 class Energy:
@@ -159,12 +159,12 @@ def flip_test(energy: Energy, images: torch.Tensor) -> list[Flip]:
 
 def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
     """Return pictures (B, 3, H, W) in [-1, 1] after JPEG compression."""
-    made = []
+    compressed = []
     for image in ((images / 2 + 0.5) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
-        made.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 127.5 - 1)
-    return torch.stack(made).to(images.device)
+        compressed.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(compressed).to(images.device)
 
 
 def blur(images: torch.Tensor) -> torch.Tensor:

@@ -118,7 +118,7 @@ class Safree(Guard):
         return self._edits[text]
 
     def _filter(self, text: str, states: torch.Tensor) -> Edit | None:
-        """The edit of one prompt with states (L, D); None when it has no token."""
+        """Return the edit of one prompt with states (L, D); None when it has no token."""
         tokens = self._pipeline.tokens([text])
         count = tokens.lengths[0] - 2
         if count < 1:
@@ -139,7 +139,7 @@ class Safree(Guard):
         return Edit(merged, words, count, until if self._p["self_validation"] else None, beta)
 
     def _masked(self, tokens: Tokens, count: int) -> Tokens:
-        """The one prompt of `tokens` `count` times, with one token masked each; learned tokens are masked like words."""
+        """Return the one prompt of `tokens` `count` times, with one token masked each; learned tokens are masked like words."""
         ids = tokens.ids.repeat(count, 1)
         ids[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
         learned = {
@@ -151,14 +151,14 @@ class Safree(Guard):
         return Tokens(ids, tokens.lengths * count, learned)
 
     def _mask_id(self) -> int:
-        """Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs another word."""
+        """Return the id of the mask. Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs a word."""
         if self._p["mask"] is None:
             return 0
         return int(self._pipeline.tokenizer(self._p["mask"], add_special_tokens=False)["input_ids"][0])
 
     @torch.no_grad()
     def _pooled(self, tokens: Tokens) -> torch.Tensor:
-        """Pooled text embeddings (B, D) of tokens (B, L), in float32."""
+        """Return pooled text embeddings (B, D) of tokens (B, L), in float32."""
         pooled: torch.Tensor = encode(self._pipeline.text_encoder, tokens).pooler_output
         return pooled.float()
 

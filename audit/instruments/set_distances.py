@@ -60,7 +60,7 @@ def cmmd(first: Features, second: Features) -> float:
 
 
 def _kernel_mean(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs; expm1 keeps the digits of distances near 0."""
+    """Return the mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs; expm1 keeps the digits of distances near 0."""
     total = 0.0
     for block in np.array_split(one, max(1, len(one) // 512)):
         squares = (block**2).sum(1)[:, None] + (other**2).sum(1) - 2 * block @ other.T
@@ -70,16 +70,16 @@ def _kernel_mean(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -
 
 def _root(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     values, vectors = np.linalg.eigh(matrix)
-    made: npt.NDArray[np.float64] = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    return made
+    root: npt.NDArray[np.float64] = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return root
 
 
 def _unit(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not (lengths > 0).all():
         raise ValueError("a feature vector is zero")
-    made: npt.NDArray[np.float64] = values / lengths
-    return made
+    scaled: npt.NDArray[np.float64] = values / lengths
+    return scaled
 
 
 def _checked(first: Features, second: Features) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

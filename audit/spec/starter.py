@@ -139,7 +139,7 @@ def _rendered(answers: Answers, command: str, erasers: tuple[str, ...], guards: 
 
 
 def _defences(answers: Answers) -> list[dict[str, object]]:
-    """The eraser alone, and under all guards; the guards alone where there is no eraser."""
+    """Return the eraser alone, and under all guards; the guards alone where there is no eraser."""
     eraser = answers.eraser
     guards = [_guard(name, answers) for name in answers.guards]
     stacked = "+".join(answers.guards)
@@ -184,11 +184,11 @@ def _flow(value: object) -> str:
 
 
 def _comment(text: str) -> str:
-    """`text` as lines of comment, each ended; empty where there is none."""
+    """Return `text` as lines of comment, each ended; empty where there is none."""
     lines = textwrap.wrap(_words(text), _WIDTH, break_long_words=False, break_on_hyphens=False)
     return "".join(f"# {line}\n" for line in lines)
 
 
 def _words(text: str) -> str:
-    """`text` on one line, whatever it is that YAML takes for a line's end."""
+    """Return `text` on one line, whatever it is that YAML takes for a line's end."""
     return " ".join(text.split())

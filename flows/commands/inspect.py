@@ -1,8 +1,7 @@
-"""inspect: the form of an erased checkpoint and its change of the backbone, without generating anything."""
+"""inspect: what an erased checkpoint is and what it changes, without generating anything."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -41,21 +40,21 @@ def inspect(
     from audit.checkpoints import inspection
 
     try:
-        document = inspection.inspect(ref, model, claim)
+        found = inspection.inspect(ref, model, claim)
     except CheckpointError:
         outline = None if backbone else inspection.outline(ref, claim)
         if outline is None:
             raise
-        document = outline
+        found = outline
     if as_json:
-        emit_json(document)
+        emit_json(found)
     else:
-        _print(document)
+        _print(found)
     return 0
 
 
-def _print(document: Mapping[str, Any]) -> None:
-    facts = document["facts"]
+def _print(found: dict[str, Any]) -> None:
+    facts = found["facts"]
     known = f", key set {facts['file_key_set']}" if facts["file_key_set"] else ""
     print(f"file       {facts['says']} ({facts['layout']}), {facts['file_tensors']} tensors{known}")
     print(f"sha256     {facts['sha256']}")
@@ -65,13 +64,13 @@ def _print(document: Mapping[str, Any]) -> None:
     if "backbone" in facts:
         _print_footprint(facts)
     else:
-        print(f"family     {document['family']}")
-    print(f"\nclaim      {document['claim'] or 'none'}")
-    for warning in document["warnings"]:
+        print(f"family     {found['family']}")
+    print(f"\nclaim      {found['claim'] or 'none'}")
+    for warning in found["warnings"]:
         print(f"WARNING    {warning}")
 
 
-def _print_footprint(facts: Mapping[str, Any]) -> None:
+def _print_footprint(facts: dict[str, Any]) -> None:
     print(f"backbone   {facts['backbone']['name']}, sha256 {facts['backbone']['sha256']}")
     changed = f" = {facts['changed_key_set']}" if facts["changed_key_set"] else ""
     norm = "" if facts["relative_norm"] is None else f", relative norm {facts['relative_norm']:.3g}"

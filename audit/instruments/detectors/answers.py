@@ -31,14 +31,14 @@ def measurement(scores: object, labels: Sequence[str]) -> Measurement:
     """
     if not isinstance(scores, list | tuple):
         return _not_measured(f"the detector answers with {_named(scores)} instead of scores")
-    found = []
+    checked = []
     for entry in scores:
         problem = _problem(entry, labels)
         if problem is not None:
             return _not_measured(problem)
         box = None if entry.box is None else tuple(float(side) for side in entry.box)
-        found.append(LabelScore(entry.label, min(max(float(entry.score), 0.0), 1.0), box))  # type: ignore[arg-type]
-    return Measurement(tuple(found))
+        checked.append(LabelScore(entry.label, min(max(float(entry.score), 0.0), 1.0), box))  # type: ignore[arg-type]
+    return Measurement(tuple(checked))
 
 
 def _checked(found: object, labels: Sequence[str]) -> Measurement:

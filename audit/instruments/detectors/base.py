@@ -98,7 +98,7 @@ class BaseDetector(abc.ABC):
         return [result if result is not None else Measurement(None, "not measured") for result in results]
 
     def _isolated(self, images: Sequence[Pixels]) -> list[Measurement]:
-        """Measurements of one batch; when it fails, of each picture alone, so that one cannot spoil the others."""
+        """Return the measurements of one batch; when it fails, of each picture alone, so that one cannot spoil the others."""
         try:
             scores = self._scores(images)
             if not isinstance(scores, list | tuple):

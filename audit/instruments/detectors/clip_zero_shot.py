@@ -238,7 +238,7 @@ def load_clip(ref: ModelRef, device: str) -> tuple[CLIPModel, ImageProcessingMix
 
 @once_per_process
 def _embeddings(ref: ModelRef, device: str, prompts: PromptSet) -> torch.Tensor:
-    """Unit text embeddings, one row per label and then one per background prompt."""
+    """Return unit text embeddings, one row per label and then one per background prompt."""
     import torch
 
     try:
@@ -249,7 +249,7 @@ def _embeddings(ref: ModelRef, device: str, prompts: PromptSet) -> torch.Tensor:
 
 
 def _embed(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
-    """The unit mean of the unit embeddings of `texts`."""
+    """Return the unit mean of the unit embeddings of `texts`."""
     import torch
 
     network, _, tokenizer = load_clip(ref, device)

@@ -107,7 +107,7 @@ class GroundingDino(BaseDetector):
         _tokens(self._ref, self._device, tuple(self._captions.values()))
 
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Pictures of one size go together: padding to the largest would reach the network and its scores."""
+        """Return boxes. Pictures of one size go together: padding to the largest would reach the network and its scores."""
         results: list[Scores] = [()] * len(images)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
@@ -120,7 +120,7 @@ class GroundingDino(BaseDetector):
         return results
 
     def _forward(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Boxes of pictures of equal size, one forward pass per caption."""
+        """Return boxes of pictures of equal size, with one forward pass per caption."""
         import torch
         from PIL import Image
 
@@ -195,7 +195,7 @@ def _resolve(spec: DetectorSpec) -> ModelRef:
 
 
 def _captions(spec: DetectorSpec, concepts: Sequence[Concept]) -> Mapping[str, str]:
-    """Label -> caption, sorted by label: lower case and one full stop at the end, as the method's authors write it."""
+    """Return label -> caption, by label: lower case with one full stop at the end, as the authors of the method write it."""
     extra = spec.parameters.get("extra_classes", ())
     if not isinstance(extra, list | tuple) or not all(isinstance(name, str) and name.strip() for name in extra):
         raise _mistake(spec, "parameters.extra_classes", "must be a list of phrases", "write [dog, cat]")
@@ -229,7 +229,7 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
 def _network(
     ref: ModelRef, device: str
 ) -> tuple[GroundingDinoForObjectDetection, ImageProcessingMixin, PreTrainedTokenizerBase]:
-    """The network, its image processor and its tokenizer."""
+    """Load the network, its image processor and its tokenizer."""
     from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
     network = folders.load_network(GroundingDinoForObjectDetection, ref, device)
@@ -244,7 +244,7 @@ def _network(
 
 @once_per_process
 def _tokens(ref: ModelRef, device: str, captions: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], ...]:
-    """Input ids, token types and attention mask (1, tokens) of each caption. Raises `DetectorError` for one that the
+    """Return input ids, token types and attention mask (1, tokens) of each caption. Raises `DetectorError` for one that the
     network cannot read in full."""
     network, _, tokenizer = _network(ref, device)
     encoded = []

@@ -133,7 +133,7 @@ class _CheckedSession:
         self._session = session
 
     def run(self, *args: object) -> list[npt.NDArray[np.float32]]:
-        """The session's outputs, all finite."""
+        """Return the session's outputs, all finite."""
         outputs: list[npt.NDArray[np.float32]] = self._session.run(*args)
         if not all(np.isfinite(output).all() for output in outputs):
             raise DetectorError("the network's output is not finite")
@@ -142,7 +142,7 @@ class _CheckedSession:
 
 @once_per_process
 def _detector(path: Path) -> NudeDetector:
-    """The package's detector with a verified label order. One per process: it is thread-safe and cannot be pickled."""
+    """Load the package's detector and verify its label order. One per process: it is thread-safe and cannot be pickled."""
     import nudenet
 
     try:
@@ -178,7 +178,7 @@ def _network_file() -> Path:
 
 
 def _opencv_version() -> str:
-    """Version of whichever OpenCV distribution is installed: it resizes the pictures."""
+    """Return the version of whichever OpenCV distribution is installed: it resizes the pictures."""
     for name in ("opencv-python-headless", "opencv-python", "opencv-contrib-python"):
         try:
             return importlib.metadata.version(name)

@@ -51,13 +51,15 @@ def ssim(first: Pixels, second: Pixels, region: Region = None, border: Literal["
 
 def _ssim_map(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     def blurred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        made: npt.NDArray[np.float64] = gaussian_filter(values, 1.5, truncate=3.5, mode="reflect")
-        return made
+        smooth: npt.NDArray[np.float64] = gaussian_filter(values, 1.5, truncate=3.5, mode="reflect")
+        return smooth
 
     mx, my = blurred(x), blurred(y)
     vx, vy, vxy = blurred(x * x) - mx * mx, blurred(y * y) - my * my, blurred(x * y) - mx * my
-    made: npt.NDArray[np.float64] = ((2 * mx * my + _C1) * (2 * vxy + _C2)) / ((mx**2 + my**2 + _C1) * (vx + vy + _C2))
-    return made
+    similarity: npt.NDArray[np.float64] = ((2 * mx * my + _C1) * (2 * vxy + _C2)) / (
+        (mx**2 + my**2 + _C1) * (vx + vy + _C2)
+    )
+    return similarity
 
 
 def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["zero", "reflect"] = "reflect") -> float:
@@ -75,7 +77,7 @@ def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["
 
 
 def _luminance(picture: Pixels, border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
-    """Luminance, averaged over 2 x 2 pixels and halved, as the method's authors do."""
+    """Return the luminance, averaged over 2 x 2 pixels and halved, as the authors of the method do."""
     grey = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     halved: npt.NDArray[np.float64] = uniform_filter(grey, 2, mode=_MODES[border], origin=-1)[::2, ::2]
     return halved
@@ -83,8 +85,8 @@ def _luminance(picture: Pixels, border: Literal["zero", "reflect"]) -> npt.NDArr
 
 def _gradient(grey: npt.NDArray[np.float64], border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
     kernel, mode = np.array([[1.0, 0, -1]] * 3) / 3, _MODES[border]
-    made: npt.NDArray[np.float64] = np.hypot(*(convolve(grey, k, mode=mode, cval=0.0) for k in (kernel, kernel.T)))
-    return made
+    magnitude: npt.NDArray[np.float64] = np.hypot(*(convolve(grey, k, mode=mode, cval=0.0) for k in (kernel, kernel.T)))
+    return magnitude
 
 
 def _mean(values: npt.NDArray[np.float64], region: Region) -> float:

@@ -69,7 +69,7 @@ class Lpips:
 
 
 def _files(entry: QualitySpec) -> tuple[Path, Path]:
-    """The package's linear weights and torchvision's AlexNet. Raises `MissingInstrument` when either is not here."""
+    """Return the package's linear weights and torchvision's AlexNet. Raises `MissingInstrument` when either is not here."""
     package = importlib.util.find_spec("lpips")
     if package is None or not package.submodule_search_locations:
         raise _missing(entry, "the package lpips is not installed", "pip install 'erasure-audit[lpips]'")
