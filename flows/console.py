@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 class PlainReporter:
-    """One line when a stage begins, every few seconds while it lasts, and when it ends."""
+    """A reporter of plain lines: one when a stage begins, every few seconds while it lasts, and when it ends."""
 
     def __init__(self, counted: str = "units") -> None:
         self._counted = counted
@@ -140,7 +140,7 @@ class PlainReporter:
 
 
 class BarReporter:
-    """One progress bar a stage, on a terminal."""
+    """A reporter with one progress bar for each stage, on a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""Erasing, as a table of contents: what a GPU worker runs to make an erased model."""
+"""Erasing, as a table of contents: the flow of a GPU worker that makes an erased model."""
 
 from __future__ import annotations
 

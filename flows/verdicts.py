@@ -1,4 +1,4 @@
-"""Prints the result of a run in the asked format."""
+"""Print the result of a run in the format asked for."""
 
 from __future__ import annotations
 

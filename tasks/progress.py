@@ -17,7 +17,7 @@ TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how
 
 
 class LogReporter:
-    """Writes to the run's Prefect log; what workers use."""
+    """A reporter that writes to the run's Prefect log, for workers."""
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Log the size of the stage."""

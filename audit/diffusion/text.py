@@ -1,4 +1,4 @@
-"""Checking prompts and the backbone's tokenizer before anything is computed: a text that is cut asks another question."""
+"""Checks of prompts and of the backbone's tokenizer before anything is computed: a text that is cut asks another question."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ class _State(TypedDict):
 
 
 class Training:
-    """Runs iterations and keeps what a later process needs to go on.
+    """A training: its iterations, and the state from which a later process goes on.
 
     `tensors` are the trained leaves, changed in place; `key` identifies everything that determines the result, so a
     checkpoint of other parameters is never continued.

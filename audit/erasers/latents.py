@@ -86,7 +86,7 @@ def predict(
 
 
 class Latents:
-    """Draws training latents for the prompts of one eraser.
+    """A source of training latents for the prompts of one eraser.
 
     `trained` is the model in training (its sampling is used when the parameters say `latents_from: trained`);
     `frozen` predicts with the backbone. They are functions so that adapters can be switched on and off around them.

@@ -1,4 +1,4 @@
-"""One erased model to be made: what the command line and the flow ask for, checked before anything is loaded.
+"""The request for an erased model, as the command line and the flow make it, checked before anything is loaded.
 
 Importing this loads no torch.
 """

@@ -28,7 +28,7 @@ NAME = METHOD.name
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """Token states of one edit: `erase` (n, D) is mapped to what the matrix gave for `guide` (n, D)."""
+    """Token states of one edit: `erase` (n, D) is mapped to the old matrix's output for `guide` (n, D)."""
 
     erase: torch.Tensor
     guide: torch.Tensor

@@ -46,7 +46,10 @@ def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rh
 
 
 class Egloce(Guard):
-    """Optimises latents in a window of timesteps. `decode` maps clean latents to pictures in [-1, 1], differentiably."""
+    """The guard EGLOCE: optimise latents in a window of timesteps.
+
+    `decode` maps clean latents to pictures in [-1, 1], differentiably.
+    """
 
     name = METHOD.name
     version = METHOD.version

@@ -49,7 +49,7 @@ class Located:
 
 
 class Localiser:
-    """Locates a concept in noisy latents with the standard model. `encode` maps texts to its states (B, L, D)."""
+    """Localisation of a concept in noisy latents by the standard model. `encode` maps texts to its states (B, L, D)."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class Localiser:
 
 
 class Irece(Guard):
-    """Perturbs the latent where the concept is, once. `parameters` are those of `IreceParameters`, resolved."""
+    """The guard IRECE: perturb the latent once where the concept is. `parameters` are those of `IreceParameters`, resolved."""
 
     name = METHOD.name
     version = METHOD.version

@@ -23,7 +23,7 @@ NO_GUIDANCE = (
 
 
 class NegativePrompt(Guard):
-    """Replaces the null embedding by the embedding of `text`; `encode` maps texts to states (B, L, D)."""
+    """The guard negative-prompt: replace the null embedding by that of `text`; `encode` maps texts to states (B, L, D)."""
 
     name = METHOD.name
     version = METHOD.version

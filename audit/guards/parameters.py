@@ -58,7 +58,7 @@ class Parameters(BaseModel):
 
 @dataclasses.dataclass(frozen=True)
 class GuardMethod(Method):
-    """A guard. `run(values, parts)` returns a fresh `audit.diffusion.guard.Guard` for one batch.
+    """A guard. `run(values, parts)` returns a new `audit.diffusion.guard.Guard` for one batch.
 
     `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`.
     """

@@ -76,7 +76,7 @@ class Edit:
 
 
 class Safree(Guard):
-    """Replaces token embeddings of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
+    """The guard SAFREE: replace token states of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
 
     name = METHOD.name
     version = METHOD.version

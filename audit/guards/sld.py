@@ -51,7 +51,7 @@ def safety_guidance(
 
 
 class Sld(Guard):
-    """Evaluates a third branch at each step and subtracts its safety guidance. `encode` maps texts to states."""
+    """The guard SLD: subtract the safety guidance of a third branch at each step. `encode` maps texts to states."""
 
     name = METHOD.name
     version = METHOD.version

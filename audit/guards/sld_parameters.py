@@ -33,9 +33,9 @@ class SldParameters(Parameters):
     warmup_steps: int | None = Field(None, ge=0)
     "Steps of the sampler in use before the safety guidance is subtracted (delta); by default the preset's."
     scale: float | None = Field(None, gt=1)
-    "Scale of the safety guidance (s_S), more than 1, where diffusers switches SLD off; by default the preset's."
+    "Scale of the safety guidance (s_S), by default the preset's; at 1 and below diffusers switches SLD off."
     threshold: float | None = None
-    "Difference of the predictions from which on nothing is subtracted (lambda); by default the preset's."
+    "Difference e_p - e_S from which on nothing is subtracted (lambda); by default the preset's."
     momentum_scale: float | None = Field(None, ge=0, le=1)
     "Weight of the momentum in the safety guidance (s_m); by default the preset's."
     momentum_beta: float | None = Field(None, ge=0, lt=1)

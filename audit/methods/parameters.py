@@ -1,4 +1,4 @@
-"""Checking what a spec says about a method's parameters against the model that the method declares."""
+"""Check the parameters that a spec gives a method against the model that the method declares."""
 
 from __future__ import annotations
 

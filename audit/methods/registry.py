@@ -58,7 +58,7 @@ class Installed(Generic[M]):
 
 
 class Registry(Generic[M]):
-    """The methods of one family. `word` is what messages call one of them, `record` and `parameters` what it has to be."""
+    """The methods of one family. Messages call each a `word`; it is a `record` with parameters derived from `parameters`."""
 
     def __init__(self, family: str, word: str, record: type[M], parameters: type[BaseModel] = BaseModel) -> None:
         self.family, self.word, self._record, self._parameters = family, word, record, parameters

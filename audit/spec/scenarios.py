@@ -88,7 +88,7 @@ class TextScenario(_Scenario):
 
 
 class QualityGate(Model):
-    """An inversion whose round trip through the inverting model misses these is unassessed."""
+    """Limits on the round trip of an inversion through the inverting model; a case that misses one is unassessed."""
 
     residual_max: Annotated[float, Field(gt=0)] = 1e-3
     "Largest residual of the fixed-point iteration."

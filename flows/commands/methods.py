@@ -1,4 +1,4 @@
-"""methods: which erasers, guards, attacks, detectors and quality instruments are installed, and by which packages."""
+"""methods: the installed erasers, guards, attacks, detectors and quality instruments, and the packages that bring them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""plan: what a run would do, cost and be able to prove, without doing it."""
+"""plan: the work of a run, its cost and what it can prove, without running it."""
 
 from __future__ import annotations
 

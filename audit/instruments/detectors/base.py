@@ -56,7 +56,7 @@ class Detector(Protocol):
 
 
 class BaseDetector(abc.ABC):
-    """The part that all detectors share: input checks, batching, isolation of bad pictures, label rules."""
+    """The common base of detectors: input checks, batching, isolation of bad pictures, label rules."""
 
     def __init__(self, spec: DetectorSpec, instrument: Instrument) -> None:
         self._instrument = instrument

@@ -44,7 +44,10 @@ class Parameters(BaseModel):
 
 
 class Classifier(BaseDetector):
-    """Scores are probabilities in 0..1: independent per label for a multi-label network, else adding up to 1."""
+    """A classifier as a detector.
+
+    Scores are probabilities in 0..1: independent per label for a multi-label network, else adding up to 1.
+    """
 
     def __init__(self, spec: DetectorSpec, device: str = "cpu") -> None:
         check_parameters(spec, tuple(Parameters.model_fields), unused=("templates", "background"))

@@ -1,4 +1,4 @@
-"""CLIP zero-shot: how much better a picture fits the prompts of one concept than the other prompts it was offered.
+"""CLIP zero-shot: the fit of a picture to the prompts of one concept, compared with that to all other prompts on offer.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv:2103.00020),
 section 3.1.4: prompt templates are ensembled by averaging their normalised text embeddings. `openai/clip-vit-*` and the
@@ -72,7 +72,7 @@ class Parameters(BaseModel):
 
 
 class ClipZeroShot(BaseDetector):
-    """Scores are probabilities in 0..1 under the stated prompt set, one per label and one for the background."""
+    """A zero-shot detector. Scores are probabilities in 0..1 under the prompt set, one per label and one for the background."""
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
         check_parameters(spec, tuple(Parameters.model_fields))

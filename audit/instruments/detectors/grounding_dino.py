@@ -64,8 +64,9 @@ class Parameters(BaseModel):
 
 
 class GroundingDino(BaseDetector):
-    """Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
+    """GroundingDINO as a detector.
 
+    Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
     Labels are the concepts' and neighbours' names, and `extra_classes`; each is asked for by its own caption.
     """
 

@@ -78,7 +78,7 @@ LABELS = (
 
 
 class NudeNet(BaseDetector):
-    """Scores are the package's boxes: label, confidence in 0.25..1, and (x, y, width, height) in pixels.
+    """NudeNet as a detector. Scores are the package's boxes: label, confidence in 0.25..1, and (x, y, width, height) in pixels.
 
     The spec must map every subject to labels, because none of them is called like a concept.
     """

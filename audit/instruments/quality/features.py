@@ -33,7 +33,7 @@ _METRICS = {"clip": ("frechet", "cmmd"), "resnet": ("frechet",)}
 
 
 class Features:
-    """One vector per picture, float32."""
+    """A network as an instrument: one float32 vector (D,) per picture."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
         self._ref, self._device = resolve(entry, tuple(_LAYERS)), device

@@ -33,7 +33,7 @@ ALEXNET = "alexnet-owt-7be5be79.pth"  # the name that torchvision gives the file
 
 
 class Lpips:
-    """Numbers of at least 0; 0 for equal pictures."""
+    """LPIPS as an instrument: distances of at least 0, and 0 for equal pictures."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
         linear, backbone = _files(entry)

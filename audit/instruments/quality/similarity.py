@@ -35,7 +35,7 @@ class NoParameters(BaseModel):
 
 
 class Formula:
-    """One formula over two pictures of equal size."""
+    """A formula over two pictures of equal size as an instrument."""
 
     def __init__(self, entry: QualitySpec, device: str = "cpu") -> None:
         formula, constants = _FORMULAS[entry.kind]
