@@ -18,7 +18,7 @@ from tasks.retrying import TASK
 
 @task(name="conclude", **TASK)
 def conclude(run: Run, published: Path) -> RunResult:
-    """The run's result with its verdict, which is put on record."""
+    """Decide the run and put the decision on record; return the result with its verdict."""
     result = steps.conclude(run.journal, run.run_id, published)
     act = Act(run.command, operator(), dt.datetime.now(dt.UTC))
     steps.record_decision(run.journal, result, published, run.database, act)

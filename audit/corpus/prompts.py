@@ -14,7 +14,8 @@ from audit.errors import SpecError
 from audit.names import folded
 from audit.records import Attempt
 from audit.spec.document import Spec
-from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
+from audit.spec.prompts import PromptSource
+from audit.spec.scenarios import AdversarialTextScenario, TextScenario
 from audit.spec.sections import Concept
 
 T = TypeVar("T")

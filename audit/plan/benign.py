@@ -17,8 +17,10 @@ from audit.spec.benign import PICTURE_CHECK, subject_name
 from audit.spec.content import pairing
 from audit.spec.document import Spec
 from audit.spec.policy import Policy
+from audit.spec.prompts import PromptSource
 from audit.spec.quality import QualitySpec
-from audit.spec.scenarios import LatentScenario, PromptSource, Sampler, TextScenario
+from audit.spec.sampler import Sampler
+from audit.spec.scenarios import LatentScenario, TextScenario
 from audit.spec.sections import Concept, DetectorSpec
 from audit.statistics import ratio_lower_bound
 

@@ -28,7 +28,9 @@ from audit.plan.preflight.unusable import Unusable, reason
 from audit.plan.resolved import Resolved
 from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.scenarios import LatentScenario, Perturbation, Sampler
+from audit.spec.perturbation import Perturbation
+from audit.spec.sampler import Sampler
+from audit.spec.scenarios import LatentScenario
 from audit.spec.sections import Concept
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from audit.erasers import ERASERS
-from audit.erasers.parameters import Values
+from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
 

@@ -24,7 +24,8 @@ from pydantic import (
 from audit.files import ForeignError
 from audit.identity import int_key
 from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
-from audit.spec.scenarios import Perturbation, Sampler
+from audit.spec.perturbation import Perturbation
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept
 
 Json: TypeAlias = dict[str, JsonValue]

@@ -22,14 +22,8 @@ from audit.plan.quality import plan_quality
 from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
-from audit.spec.scenarios import (
-    AdversarialTextScenario,
-    EmbeddingScenario,
-    LatentScenario,
-    Perturbation,
-    ScenarioSpec,
-    TextScenario,
-)
+from audit.spec.perturbation import Perturbation
+from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.sections import Concept
 
 

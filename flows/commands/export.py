@@ -1,4 +1,4 @@
-"""export-embedding: what textual inversion learned in a run, as a file for diffusers."""
+"""export-embedding: the embedding that textual inversion learned in a run, as a file for diffusers."""
 
 from __future__ import annotations
 

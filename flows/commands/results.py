@@ -1,10 +1,10 @@
-"""report, gate: what reads a finished or half-finished run again. No model is loaded."""
+"""report, gate: commands that read a finished or half-finished run again. No model is loaded."""
 
 from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -91,9 +91,9 @@ def gate(
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
+    """Read the policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
     try:
-        document: Any = read_yaml(path)
+        document: object = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ForeignError) as error:
         raise SpecError(
             f"the policy cannot be read: {reason(error)}", where=str(path), next_step="name a YAML file with a policy"

@@ -13,7 +13,7 @@ from audit.guards.parameters import Parameters
 from audit.guards.sld_parameters import SldParameters
 from audit.plan.preflight.irece import check_attention, check_composed
 from audit.plan.resolved import Missing, Resolved
-from audit.spec.scenarios import Sampler
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept, Defence
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
