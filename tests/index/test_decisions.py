@@ -84,7 +84,7 @@ def test_a_decision_that_vanishes_from_the_journal_is_missed(place: tuple[Journa
     journal, database = place
     decide(journal, database, "run-1", folded(journal, database, "run-1"))
     journal.store.delete("runs/run-1/decisions/000001.json")
-    with Store(database) as store, pytest.raises(RecordChanged, match="decision 1 .* no longer in the journal"):
+    with Store(database) as store, pytest.raises(RecordChanged, match=r"decision 1 .* no longer in the journal"):
         store.consolidate(journal, "run-1")
 
 
