@@ -15,7 +15,7 @@ STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "
 FOLDING = (
     "files", "identity", "index.folding", "index.picture_folding", "index.plan_folding", "index.quality_folding",
     "index.sql_files", "index.writing", "instruments.set_distances", "plan.document", "plan.identities", "plan.tables",
-    "statistics", "storage.unit_files", "verdict.damage",
+    "statistics.binomial", "storage.unit_files", "verdict.damage",
 )  # fmt: skip
 
 
