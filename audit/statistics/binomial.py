@@ -106,14 +106,14 @@ def least_error(rejects: Callable[[float], bool]) -> float:
     """Return the least error at which a test rejects, of a test that rejects at every greater one: its p-value.
 
     In [1e-12, 1]: 1 where it never rejects, 1e-12 for all that is smaller. Found by bisection of the logarithm to a relative
-    1e-9, and rounded up.
+    1e-7, and rounded up.
     """
     if rejects(_LEAST_P):
         return _LEAST_P
     low, high = math.log(_LEAST_P), math.log1p(-_LEAST_P)
     if not rejects(math.exp(high)):
         return 1.0
-    while high - low > 1e-9:
+    while high - low > 1e-7:
         middle = (low + high) / 2.0
         low, high = (low, middle) if rejects(math.exp(middle)) else (middle, high)
     return math.exp(high)
@@ -150,23 +150,38 @@ def further_cases_to_decide(hits: int, unassessed: int, planned: int, limit: flo
     0 when it is decided already. None when no number of cases would: nothing is planned, the limit lies between the two
     rates (the unassessed cases must be mended first), or a rate equals the limit.
     """
+    return further_cases(
+        hits,
+        unassessed,
+        planned,
+        limit,
+        passes=lambda bad, n: upper_bound(bad, n, confidence) <= limit,
+        fails=lambda good, n: lower_bound(good, n, confidence) > limit,
+    )
+
+
+def further_cases(
+    hits: int,
+    unassessed: int,
+    planned: int,
+    limit: float,
+    *,
+    passes: Callable[[int, int], bool],
+    fails: Callable[[int, int], bool],
+) -> int | None:
+    """Return the number of further cases that would decide a cell by the rules `passes` and `fails` of (hits, cases).
+
+    The rest is as in `further_cases_to_decide`.
+    """
     if planned <= 0:
         return None
     worst, best = (hits + unassessed) / planned, hits / planned
-
-    def passes(n: int) -> bool:
-        return upper_bound(min(n, math.ceil(worst * n - 1e-9)), n, confidence) <= limit
-
-    def fails(n: int) -> bool:
-        return lower_bound(math.floor(best * n + 1e-9), n, confidence) > limit
-
     if worst < limit:
-        decided = passes
+        n = first_count(lambda n: passes(min(n, math.ceil(worst * n - 1e-9)), n), planned)
     elif best > limit:
-        decided = fails
+        n = first_count(lambda n: fails(math.floor(best * n + 1e-9), n), planned)
     else:
         return None
-    n = first_count(decided, planned)
     return None if n is None else n - planned
 
 

@@ -12,7 +12,8 @@ The two bounds that decide credit a judge with no error in favour of the claim: 
 false alarm, `lower_bound` takes no clear case for a miss. So a worse judge never makes a decision easier, and a judge
 without errors has the Clopper-Pearson bounds in the limit of many labels. `interval` credits both, for display.
 
-Expectations are Gauss-Legendre sums over quantiles, in pieces that are fine in both tails, and roots are Brent's.
+Expectations are Gauss-Legendre sums over quantiles, for decisions in pieces that are fine in both tails, and roots are
+Brent's.
 """
 
 from __future__ import annotations
@@ -39,12 +40,8 @@ def upper_bound(hits: int, n: int, found: int, positives: int, confidence: float
     _check((hits, n), (found, positives), confidence)
     if hits == n or found == 0:
         return 1.0
-    weights, sensitivity = _lower_quantiles(found, positives)
-
-    def excess(rate: float) -> float:
-        return float(weights @ betaincc(hits + 1, n - hits, np.minimum(rate * sensitivity, 1.0))) - (1.0 - confidence)
-
-    return _root(excess)
+    probability = _above(hits, n, found, positives)
+    return _root(lambda rate: probability(rate) - (1.0 - confidence))
 
 
 def lower_bound(hits: int, n: int, cleared: int, negatives: int, confidence: float) -> float:
@@ -58,6 +55,12 @@ def lower_bound(hits: int, n: int, cleared: int, negatives: int, confidence: flo
         return 0.0
     probability = _below(hits, n, cleared, negatives)
     return _root(lambda rate: (1.0 - confidence) - probability(rate))
+
+
+def p_below(hits: int, n: int, found: int, positives: int, limit: float) -> float:
+    """Return the p-value of "the true rate is above `limit`" that belongs to `upper_bound`: P(pi_U / Se_L > limit), in [0, 1]."""
+    _check((hits, n), (found, positives), 0.5)
+    return 1.0 if hits == n or found == 0 else min(1.0, _above(hits, n, found, positives)(limit))
 
 
 def p_above(hits: int, n: int, cleared: int, negatives: int, limit: float) -> float:
@@ -82,12 +85,12 @@ def interval(
     _check((hits, n), (cleared, negatives), confidence)
     error = (1.0 - confidence) / 2.0
     high = 1.0 if hits == n else _melded(
-        functools.partial(betaincc, hits + 1, n - hits), _lower_quantiles(found, positives),
+        functools.partial(betaincc, hits + 1, n - hits), _lower_quantiles(found, positives, True),
         _upper_quantiles(cleared, negatives), error,
     )  # fmt: skip
     low = 0.0 if hits == 0 else _melded(
         functools.partial(betaincc, hits, n - hits + 1), _upper_quantiles(found, positives),
-        _lower_quantiles(cleared, negatives), 1.0 - error,
+        _lower_quantiles(cleared, negatives, True), 1.0 - error,
     )  # fmt: skip
     return min(low, high), high
 
@@ -99,7 +102,13 @@ def _melded(
     (first, se), (second, sp) = sensitivity, specificity
     false = 1.0 - sp[None, :]
     room = np.maximum(se[:, None] - false, 0.0)
-    return _root(lambda rate: float(first @ survival(np.minimum(false + rate * room, 1.0)) @ second) - error)
+    return _root(lambda rate: float(first @ survival(np.minimum(false + rate * room, 1.0)) @ second) - error, 1e-6)
+
+
+def _above(hits: int, n: int, found: int, positives: int) -> Callable[[float], float]:
+    """Return rate -> P(pi_U / Se_L > rate)."""
+    weights, sensitivity = _lower_quantiles(found, positives)
+    return lambda rate: float(weights @ betaincc(hits + 1, n - hits, np.minimum(rate * sensitivity, 1.0)))
 
 
 def _below(hits: int, n: int, cleared: int, negatives: int) -> Callable[[float], float]:
@@ -108,27 +117,33 @@ def _below(hits: int, n: int, cleared: int, negatives: int) -> Callable[[float],
     return lambda rate: float(weights @ betainc(hits, n - hits + 1, 1.0 - specificity * (1.0 - rate)))
 
 
-def _root(falling: Callable[[float], float]) -> float:
+def _root(falling: Callable[[float], float], precision: float = _PRECISION) -> float:
     """Return where a falling function of a rate crosses zero; 0 or 1 where it does not."""
     if falling(0.0) <= 0.0:
         return 0.0
     if falling(1.0) >= 0.0:
         return 1.0
-    return float(brentq(falling, 0.0, 1.0, xtol=_PRECISION, rtol=1e-12))
+    return float(brentq(falling, 0.0, 1.0, xtol=precision, rtol=1e-10))
 
 
 @functools.lru_cache(maxsize=512)
-def _lower_quantiles(hits: int, n: int) -> tuple[Array, Array]:
+def _lower_quantiles(hits: int, n: int, coarse: bool = False) -> tuple[Array, Array]:
     """Return (weights, values) of Beta(hits, n - hits + 1); of the point 0 without hits."""
-    weights, at = _nodes()
+    weights, at = _coarse_nodes() if coarse else _nodes()
     return weights, betaincinv(hits, n - hits + 1, at) if hits else np.zeros_like(at)
 
 
 @functools.lru_cache(maxsize=512)
 def _upper_quantiles(hits: int, n: int) -> tuple[Array, Array]:
-    """Return (weights, values) of Beta(hits + 1, n - hits); of the point 1 when all are hits."""
-    weights, at = _nodes()
+    """Return (weights, values) of Beta(hits + 1, n - hits), for display; of the point 1 when all are hits."""
+    weights, at = _coarse_nodes()
     return weights, betaincinv(hits + 1, n - hits, at) if hits < n else np.ones_like(at)
+
+
+@functools.cache
+def _coarse_nodes() -> tuple[Array, Array]:
+    nodes, weights = np.polynomial.legendre.leggauss(24)
+    return weights / 2.0, (nodes + 1.0) / 2.0
 
 
 @functools.cache
