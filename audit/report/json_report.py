@@ -106,6 +106,8 @@ def _verdict(verdict: Mapping[str, Any]) -> Verdict:
         tuple(DamageDecision(**_decided(row)) for row in verdict.get("damage", ())),
         tuple(verdict.get("waivers", ())),
         tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
+        verdict.get("attempt", 1),
+        verdict.get("attempt_sentence", ""),
     )
 
 

@@ -40,13 +40,16 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
         Column("CRR at least", "number"),
         Column("CRR at most", "number"),
         Column("Limit", "number", minor=1),
-        Column("Further cases to decide", "number", minor=3),
+        Column("Bound", minor=5),
+        Column("p", "number", minor=4),
+        Column("p, corrected", "number", minor=2),
+        Column("Cases that would decide", "number", minor=3),
     )
     rows = tuple(_decision(index, decision) for decision in ordered)
     if not all(decision.reason in reasons for decision in ordered):
         columns = (*columns, Column("Why"))
         rows = tuple((*row, plain(_why(decision))) for row, decision in zip(rows, ordered, strict=True))
-    return Table(f"Decisions: one-sided bounds at {index.confidence()} confidence", columns, rows, stack=True)
+    return Table(f"Decisions: one-sided bounds at {index.bounds_confidence()} confidence", columns, rows, stack=True)
 
 
 def _why(decision: Decision) -> str:
@@ -58,7 +61,6 @@ def _why(decision: Decision) -> str:
 def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
     row = index.rows.get((decision.cell_id, decision.detector))
     cases = three_counts(row) if row else NOT_AVAILABLE
-    further = "none" if decision.status is not VerdictStatus.INCONCLUSIVE else "not known"
     return (
         status_text(decision.status.value),
         plain(decision.concept),
@@ -69,8 +71,27 @@ def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
         bound(decision.low, decision.limit),
         bound(decision.high, decision.limit),
         limit_text(decision.limit),
-        further if decision.further_cases is None else count(decision.further_cases),
+        plain(decision.bound),
+        p_value(decision.p_value),
+        p_value(decision.p_adjusted),
+        would_decide(decision.status, decision.needed_cases, decision.further_cases),
     )
+
+
+def would_decide(status: VerdictStatus, needed: int | None, further: int | None) -> str:
+    """Say how many cases of a new run would decide, or how many more where the policy lets cases be added."""
+    if needed is not None:
+        return f"{count(needed)} in a new run"
+    if further is not None:
+        return f"{count(further)} more"
+    return "not known" if status is VerdictStatus.INCONCLUSIVE else "none"
+
+
+def p_value(value: float | None) -> str:
+    """Write a p-value: three significant digits, never rounded to 0."""
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value:.3g}" if value >= 1e-4 else "<0.0001"
 
 
 def three_counts(row: CrrRow) -> str:

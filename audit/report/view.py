@@ -90,6 +90,11 @@ class Index:
         """The policy's confidence as `95 %`, or `the policy's`."""
         return "the policy's" if self.policy is None else limit_text(self.policy.confidence)
 
+    def bounds_confidence(self) -> str:
+        """The confidence of the bounds that decided, which is the policy's but for a further attempt."""
+        alphas = {decision.alpha for decision in self.result.verdict.decisions if decision.alpha is not None}
+        return limit_text(1.0 - min(alphas)) if alphas else self.confidence()
+
     def targets(self) -> list[CrrRow]:
         """Rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""
         return [r for r in self.result.crr if r.role == Role.TARGET or r.control == Control.BACKBONE]
