@@ -39,7 +39,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Done:
 
 @pytest.fixture(scope="module")
 def result(done: Done) -> RunResult:
-    return results._conclude(done.run_id, str(done.root), None, None)[0]
+    return results._conclude(done.run_id, str(done.root), None, None)
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -99,7 +99,7 @@ def test_the_exit_code_is_the_verdict_in_every_format(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     decided = dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
-    monkeypatch.setattr(results, "_conclude", lambda *arguments: (decided, Path()))
+    monkeypatch.setattr(results, "_conclude", lambda *arguments: decided)
     assert main(["gate", result.run_id, "--format", output, "--no-record"]) == code
     shown = capsys.readouterr().out
     if output == "json":

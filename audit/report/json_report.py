@@ -10,7 +10,9 @@ from enum import Enum
 from typing import Any
 
 from audit.errors import StoreError
+from audit.verdict.calibration import Calibration
 from audit.verdict.results import (
+    Basis,
     CheckResult,
     ControlFinding,
     CountingRow,
@@ -106,9 +108,14 @@ def _verdict(verdict: Mapping[str, Any]) -> Verdict:
         tuple(DamageDecision(**_decided(row)) for row in verdict.get("damage", ())),
         tuple(verdict.get("waivers", ())),
         tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
-        verdict.get("attempt", 1),
         verdict.get("attempt_sentence", ""),
+        _basis(verdict.get("basis", {})),
     )
+
+
+def _basis(stored: Mapping[str, Any]) -> Basis:
+    calibrations = tuple(Calibration(**row) for row in stored.get("calibrations", ()))
+    return Basis(stored.get("attempt", 1), calibrations, stored.get("decided_at"))
 
 
 def _decided(row: Mapping[str, Any]) -> dict[str, Any]:

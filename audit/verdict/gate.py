@@ -36,6 +36,7 @@ from audit.verdict.cells import Family, limit_for
 from audit.verdict.controls import findings
 from audit.verdict.drawing import decide_damage
 from audit.verdict.results import (
+    Basis,
     CheckResult,
     CrrRow,
     DamageDecision,
@@ -114,7 +115,7 @@ def decide(
     reasons = [d.reason for wanted in (FAIL, INCONCLUSIVE, PASS) for d in others if d.status is wanted]
     return Verdict(
         status, (*blocked, *named, *reasons), decisions, tuple(checks), survived, drawn, policy.waivers(), controls,
-        attempt, _attempts(policy, attempt),
+        _attempts(policy, attempt), Basis(attempt, tuple(calibrations), decided_at),
     )  # fmt: skip
 
 

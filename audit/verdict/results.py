@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from audit.verdict.calibration import Calibration
 
 
 class VerdictStatus(StrEnum):
@@ -284,6 +285,15 @@ class DamageDecision:
 
 
 @dataclasses.dataclass(frozen=True)
+class Basis:
+    """What a verdict rests on beside the run's numbers and the policy."""
+
+    attempt: int = 1  # at the same claim: runs of the same models under the same policy, this one included
+    calibrations: tuple[Calibration, ...] = ()
+    decided_at: str | None = None  # ISO 8601, UTC; labels are of no known age without it
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """The end of a run."""
 
@@ -295,8 +305,13 @@ class Verdict:
     damage: tuple[DamageDecision, ...] = ()
     waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
     controls: tuple[ControlFinding, ...] = ()
-    attempt: int = 1  # at the same claim: runs of the same models under the same policy, this one included
     attempt_sentence: str = ""  # what the number of attempts means for the error; empty for the first
+    basis: Basis = Basis()
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt at the same claim, from 1."""
+        return self.basis.attempt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from pathlib import Path
 
@@ -11,11 +10,12 @@ import pytest
 
 from audit.index.queries import attempt, recorded_decisions
 from audit.index.store import Store
-from audit.run import decide_published, record_decision
+from audit.provenance import operator
+from audit.run import conclude, record_decision
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged, read_records
-from audit.verdict.record import Act, policy_sha256
+from audit.verdict.record import policy_sha256
 from tests.synthetic import Run, cell, control, instrument
 
 POLICY = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
@@ -34,11 +34,8 @@ def folded(journal: Journal, database: Path, run_id: str, created_at: str | None
 
 
 def decide(journal: Journal, database: Path, run_id: str, published: Path, command: str = "gate") -> int:
-    import pyarrow as pa
-
-    result = decide_published(published, run_id, POLICY, pa.table({}), replaced=True)
-    act = Act(command, "tester@host", dt.datetime.now(dt.UTC))
-    return record_decision(journal, result, published, database, act).number
+    result = conclude(journal, run_id, published, POLICY)
+    return record_decision(journal, result, database, command).number
 
 
 @pytest.fixture
@@ -56,7 +53,7 @@ def test_a_decision_is_a_file_of_the_run_and_rows_of_the_index(place: tuple[Jour
     assert decide(journal, database, "run-1", published, "run") == 1
     assert decide(journal, database, "run-1", published) == 2
     first, second = read_records(journal, "run-1", "decisions")
-    assert (first.fields["command"], second.fields["command"], first.fields["by"]) == ("run", "gate", "tester@host")
+    assert (first.fields["command"], second.fields["command"], first.fields["by"]) == ("run", "gate", operator())
     assert first.fields["policy_sha256"] == policy_sha256(POLICY)
     assert second.fields["folded_sha256"] == read_records(journal, "run-1", "folded")[-1].sha256
     with duckdb.connect(str(newest(database)), read_only=True) as con:
