@@ -22,7 +22,9 @@ class Agreement:
     confidence: float
 
 
-def agreement(first: Sequence[str], second: Sequence[str], labels: Sequence[str], confidence: float = 0.95) -> Agreement:
+def agreement(
+    first: Sequence[str], second: Sequence[str], labels: Sequence[str], confidence: float = 0.95
+) -> Agreement:
     """Return how far two raters agree on the same pictures, in order.
 
     kappa = (p_o - p_e) / (1 - p_e) (J. Cohen, Educational and Psychological Measurement 20, 1960, eq. 1). The interval is

@@ -15,6 +15,7 @@ from audit.identity import canonical, key
 VERSION = 1
 DOMAINS = ("generated", "reference")
 Domain = Literal["generated", "reference"]
+Answer = Literal["hit", "clear", "unassessed"]  # as `records.Outcome`
 Sample = Literal["random", "hits", "clears"]  # only `random` calibrates; see the package
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 PictureId = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -112,7 +113,7 @@ class Judge(Part):
 
 
 class RecordedPicture(Part):
-    """What is kept from raters about one picture. `outcomes` are by detector: hit, clear or unassessed."""
+    """What is kept from raters about one picture."""
 
     id: PictureId
     concept: str
@@ -120,7 +121,7 @@ class RecordedPicture(Part):
     domain: Domain
     sample: Sample
     defended: bool  # of an audited cell, not of the un-erased model or the corpus
-    outcomes: dict[str, Literal["hit", "clear", "unassessed"]]
+    outcomes: dict[str, Answer]  # by detector
 
 
 class Record(Document):

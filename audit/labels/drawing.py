@@ -60,7 +60,9 @@ def draw(pool: Sequence[Seen], sizes: Sizes, seed: int) -> Drawing:
         for sample, pictures in drawn.items():
             known = group if sample == "random" else [seen for seen in group if seen.hit == (sample == "hits")]
             strata.append(
-                Stratum(concept=concept, domain=group[0].domain, sample=sample, pictures=len(known), drawn=len(pictures))
+                Stratum(
+                    concept=concept, domain=group[0].domain, sample=sample, pictures=len(known), drawn=len(pictures)
+                )
             )
             chosen += [(seen, sample) for seen in pictures]
     return Drawing(tuple(chosen), tuple(strata))

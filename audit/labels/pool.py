@@ -11,8 +11,8 @@ from audit.errors import JournalError
 from audit.files import ForeignError, parse_json
 from audit.index.queries import open_published, require_run
 from audit.index.store import explained
-from audit.labels.documents import Domain, Judge
-from audit.records import Control, Outcome, Role
+from audit.labels.documents import Answer, Domain, Judge
+from audit.records import Control, Role
 from audit.spec.policy import Policy
 from audit.spec.sections import words_of
 from audit.storage.journal import Journal
@@ -60,39 +60,44 @@ class Seen:
     sensitive: bool
     audited: bool  # what is sought is what was erased
     defended: bool  # made by a defended model in at least one case
-    outcomes: Mapping[str, str]  # detector -> hit, clear or unassessed
+    outcomes: dict[str, Answer]  # by detector
 
     @property
     def hit(self) -> bool:
         """Whether any judge found the concept."""
-        return Outcome.HIT in self.outcomes.values()
+        return "hit" in self.outcomes.values()
 
 
-def pictures(published: Path, run_id: str, sensitive: frozenset[str]) -> list[Seen]:
-    """Return the assessed pictures of a run by concept, domain and pixels; `sensitive` names what must be blurred.
+def pictures(published: Path, run_id: str) -> list[Seen]:
+    """Return the assessed pictures of a run by concept, domain and pixels.
 
-    Raises `StoreError` when the index cannot be read or does not know the run.
+    A picture is sensitive when a cell of it is marked so, or what it is asked for is a sensitive concept of the spec. Raises
+    `StoreError` when the index cannot be read or does not know the run.
     """
     with explained(published), open_published(published) as con:
         require_run(con, run_id, published)
+        ((spec,),) = con.execute("select spec from runs where run_id = ?", [run_id]).fetchall()
         asked = {"run_id": run_id, "roles": [str(r) for r in ROLES], "controls": [str(c) for c in CONTROLS]}
         cursor = con.execute(_SEEN, asked)
         names = [column[0] for column in cursor.description or ()]
         rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+    concepts = parse_json(spec).get("concepts") or ()
+    sensitive = frozenset(concept["name"] for concept in concepts if concept.get("sensitive"))
     merged: dict[tuple[str, Domain, str], Seen] = {}
     for row in rows:
         domain: Domain = "reference" if row["control"] == Control.REFERENCE else "generated"
         place = (row["subject"], domain, row["pixel_sha256"])
         merged[place] = _merged(merged.get(place), row, domain, sensitive)
-    assessed = (seen for seen in merged.values() if set(seen.outcomes.values()) - {Outcome.UNASSESSED})
+    assessed = (seen for seen in merged.values() if set(seen.outcomes.values()) - {"unassessed"})
     return sorted(assessed, key=lambda seen: (seen.concept, seen.domain, seen.pixel_sha256))
 
 
 def _merged(known: Seen | None, row: Mapping[str, Any], domain: Domain, sensitive: frozenset[str]) -> Seen:
     """Return a picture with one more row of it; where a judge read it in one case and not in another, its reading counts."""
-    before: Mapping[str, str] = known.outcomes if known else {}
-    detector, outcome = row["detector"], row["outcome"]
-    if outcome == Outcome.UNASSESSED:
+    before = known.outcomes if known else {}
+    detector: str = row["detector"]
+    outcome: Answer = row["outcome"]
+    if outcome == "unassessed":
         outcome = before.get(detector, outcome)
     return Seen(
         concept=row["subject"],
