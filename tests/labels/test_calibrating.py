@@ -36,7 +36,13 @@ def picture(number: int, labels: tuple[str, str], outcome: str = "hit", **fields
 def labels(pictures: list[LabelledPicture], run_id: str = "run-1", at: str = "2026-11-01T00:00:00Z") -> StoredLabels:
     raters = tuple(Rater(name=name, started_at=at, saved_at=at) for name in ("Ann", "Bo"))
     return StoredLabels.new(
-        run_id=run_id, task="0" * 64, exported_at=at, raters=raters, strata=(), judges=(JUDGE,), pictures=tuple(pictures)
+        run_id=run_id,
+        task="0" * 64,
+        exported_at=at,
+        raters=raters,
+        strata=(),
+        judges=(JUDGE,),
+        pictures=tuple(pictures),
     )
 
 

@@ -1,8 +1,9 @@
-"""What raters get: drawn by seed and never by what a judge said, hidden outcomes, pictures that are blurred where they must be."""
+"""What raters get: pictures drawn by seed and never by what a judge said, outcomes hidden, sensitive ones blurred."""
 
 from __future__ import annotations
 
 import collections
+import itertools
 import json
 import re
 from pathlib import Path
@@ -66,7 +67,7 @@ def test_the_order_tells_nothing(made: Labelled) -> None:
     """Within a concept hits are spread: neither sorted by cell nor by outcome."""
     task = Task.model_validate_json((made.folder / "task.json").read_bytes())
     rings = [p for p in record(made.root, task).record.pictures if p.concept == "ring"]
-    changes = sum(a.outcomes != b.outcomes for a, b in zip(rings, rings[1:], strict=False))
+    changes = sum(a.outcomes != b.outcomes for a, b in itertools.pairwise(rings))
     assert changes > len(rings) / 4
     assert len({p.domain for p in rings[: len(rings) // 2]}) == 2
 
@@ -89,14 +90,17 @@ def test_the_random_sample_does_not_depend_on_what_judges_said() -> None:
 
 def test_every_picture_is_equally_likely_to_calibrate() -> None:
     drawn = collections.Counter(
-        seen.image_id for seed in range(600) for seen, _ in draw(pool("h" * 5 + "c" * 25), Sizes(10, 0, 0), seed).pictures
+        seen.image_id
+        for seed in range(600)
+        for seen, _ in draw(pool("h" * 5 + "c" * 25), Sizes(10, 0, 0), seed).pictures
     )
     assert len(drawn) == 30
     assert max(abs(count - 200) for count in drawn.values()) < 60  # five standard deviations
 
 
 @pytest.mark.parametrize(
-    ("sizes", "hits", "clears"), [(Sizes(24, 20, 30), 20, 30), (Sizes(24, 0, 0), None, None), (Sizes(24, 500, 0), 40, None)]
+    ("sizes", "hits", "clears"),
+    [(Sizes(24, 20, 30), 20, 30), (Sizes(24, 0, 0), None, None), (Sizes(24, 500, 0), 40, None)],
 )
 def test_hits_and_clears_are_drawn_on_top(sizes: Sizes, hits: int | None, clears: int | None) -> None:
     drawn = draw(pool("h" * 40 + "c" * 60), sizes, 0)
@@ -139,7 +143,9 @@ def test_a_picture_that_cannot_be_blurred_is_withheld(tmp_path: Path, monkeypatc
 def test_the_page_asks_for_nothing_but_its_pictures(made: Labelled) -> None:
     page = (made.folder / "index.html").read_text()
     assert "default-src &#39;none&#39;; img-src &#39;self&#39; file:" in page
-    assert not re.search(r"https?:|(src|href)=|@import|url\(", re.sub(r"<script type=.*?</script>", "", page, flags=re.S))
+    assert not re.search(
+        r"https?:|(src|href)=|@import|url\(", re.sub(r"<script type=.*?</script>", "", page, flags=re.S)
+    )
 
 
 def test_hostile_phrases_stay_text(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +182,11 @@ MISTAKES: dict[str, tuple[Any, list[str], str]] = {
     "pictures that were purged": (purged, ["--random", "500"], "pixels of a picture are no longer in the journal"),
     "a folder in use": (lambda f: runs.written(f, small()), ["--to", "."], "folder is in use"),
     "a file in its place": (lambda f: runs.written(f, small()), ["--to", "file"], "folder is in use"),
-    "a folder that cannot be written": (lambda f: runs.written(f, small()), ["--to", "file/below"], "cannot be (read|written)"),
+    "a folder that cannot be written": (
+        lambda f: runs.written(f, small()),
+        ["--to", "file/below"],
+        "cannot be (read|written)",
+    ),
     "another run": (lambda f: runs.written(f, small("run-2")), [], "run-1"),
     "too small a sample": (lambda f: runs.written(f, small()), ["--random", "3"], "greater than or equal to 24"),
 }

@@ -37,6 +37,11 @@
     }
   };
 
+  const onScreen = (is) => {
+    seen = is;
+    part("frame").setAttribute("aria-busy", String(!is));
+  };
+
   const show = (id) => {
     for (const other of ["start", "work", "done"]) part(other).hidden = other !== id;
   };
@@ -49,7 +54,7 @@
   const draw = () => {
     const picture = task.pictures[at];
     const address = file(at);
-    seen = address === null;
+    onScreen(address === null);
     complain(storage);
     show("work");
     const count = Object.keys(state.labels).length;
@@ -133,13 +138,10 @@
     finish();
   });
   part("picture").addEventListener("error", () => {
-    seen = false;
     for (const button of answers) button.disabled = true;
     complain(`The file of picture ${at + 1} is missing or damaged: copy the whole folder again, then reload this page.`);
   });
-  part("picture").addEventListener("load", () => {
-    seen = true;
-  });
+  part("picture").addEventListener("load", () => onScreen(true));
   for (const button of answers) button.addEventListener("click", () => label(button.dataset.label));
   part("back").addEventListener("click", () => go(at - 1));
   part("again").addEventListener("click", () => go(at - 1));
