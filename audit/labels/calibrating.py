@@ -97,3 +97,18 @@ def counts(pictures: Iterable[LabelledPicture], detector: str) -> Counts:
             negatives += 1
             cleared += given == {Label.DOES_NOT} and outcomes[pixels] == "clear"
     return positives, found, negatives, cleared
+
+
+def outdated(journal: Journal, run_id: str, policy: Policy | None = None) -> list[Judge]:
+    """Return the judges of a run, as `policy` reads them, that the run's own labels do not speak of any more.
+
+    Somebody labelled pictures for the same detector and concept, at another threshold. Whoever decides by such a judge without
+    labels would lose what is known of its errors by moving its threshold.
+    """
+    own = [judge for _, labels in stored(journal) if labels.run_id == run_id for judge in labels.judges]
+    known = {(judge.detector, judge.concept) for judge in own}
+    return [
+        judge
+        for judge in judges_of(journal, run_id, policy)
+        if judge not in own and (judge.detector, judge.concept) in known
+    ]

@@ -89,6 +89,9 @@ def test_another_threshold_is_another_judge(journal: Journal) -> None:
     store(journal, labels(PAIR))
     assert calibrations(journal, "run-1", policy=policy(0.5))
     assert calibrations(journal, "run-1", policy=policy(0.6)) == []
+    assert calibrating.outdated(journal, "run-1") == calibrating.outdated(journal, "run-2", policy(0.6)) == []
+    (judge,) = calibrating.outdated(journal, "run-1", policy(0.6))
+    assert (judge.detector, judge.concept, judge.threshold) == ("judge", "ring", 0.6)
     rewrite(journal, "run-2", "rules", threshold=0.6)
     assert calibrations(journal, "run-2") == []
 

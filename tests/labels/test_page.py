@@ -153,7 +153,9 @@ def test_nothing_is_asked_of_anybody_and_nothing_else_may_run(page: Tab, small: 
     folder = small.folder.as_uri()
     assert len(page.requests) >= 3
     assert [url for url in page.requests if not url.startswith(f"{folder}/")] == []
-    page.value("window.blocked = [], window.onsecuritypolicyviolation = e => window.blocked.push(e.effectiveDirective), 0")
+    page.value(
+        "window.blocked = [], window.onsecuritypolicyviolation = e => window.blocked.push(e.effectiveDirective), 0"
+    )
     page.value("Object.assign(new Image(), {src: 'http://127.0.0.1:9/picture.png'}), 0")
     page.value("fetch('http://127.0.0.1:9/answer').catch(() => 0), 0")
     page.value("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = true'})), 0")
