@@ -75,5 +75,9 @@ class MissingInstrument(DetectorError):
     """The package or the weights that a detector or a quality instrument reads with are not on this machine."""
 
 
+class LabelsError(AuditError):
+    """Labels of pictures cannot be exported, read, or used for this run."""
+
+
 class EnvironmentProblem(AuditError):
     """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""

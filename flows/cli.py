@@ -25,6 +25,7 @@ from flows.commands import (
     export,
     init,
     inspect,
+    labels,
     methods,
     plan,
     results,
@@ -58,6 +59,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
+app.add_typer(labels.app, name="labels")
 
 
 @app.callback()

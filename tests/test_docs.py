@@ -70,6 +70,8 @@ ELSEWHERE = {
     "erasure-audit run deployments/specs/sd14.yaml": "needs Stable Diffusion's weights",
     "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/tuning",
     "erasure-audit export-embedding RUN_ID": "needs a run that learned one: tests/attacks",
+    "erasure-audit labels export RUN_ID": "needs a finished run: tests/labels/test_export.py",
+    "erasure-audit labels import RUN_ID": "needs two people's labels: tests/labels/test_import.py",
     "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",
     "erasure-audit resume RUN_ID": "needs an interrupted run: tests/flows/test_kill.py",
     "erasure-audit work RUN_ID": "needs a bucket: tests/flows/test_prefect.py, test_end_to_end.py",

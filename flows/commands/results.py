@@ -80,10 +80,7 @@ def gate(
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     if not no_record:
-        act = Act("gate", operator(), dt.datetime.now(dt.UTC))
-        steps.record_decision(
-            steps.open_journal(place), result, published, locations.database_path(place, database), act
-        )
+        steps.record_decision(steps.open_journal(place), result, locations.database_path(place, database), "gate")
     print_result(result, {}, Format.JSON if as_json else output, root)
     return result.verdict.status.exit_code
 
