@@ -10,12 +10,14 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from audit.errors import AuditError, EnvironmentProblem
 
+# A JSON or YAML object as it was parsed: who reads a value checks it.
+Document: TypeAlias = Mapping[str, Any]
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 
 

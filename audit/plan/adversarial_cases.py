@@ -1,4 +1,4 @@
-"""Cases that an adversarial prompt attacks with, and the units that search for it. Imports no torch."""
+"""Cases attacked with an adversarial prompt, and the units that search for the prompt. Imports no torch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ def adversarial_cases(
 
 
 def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
-    """The prompts that searches start from. Raises `SpecError` when the text encoder has no room for the tokens asked for."""
+    """Return the prompts that searches start from. Raises `SpecError` when more tokens are asked for than the text
+    encoder reads.
+    """
     length = int(read_json(backbone.path / "text_encoder" / "config.json")["max_position_embeddings"])
     texts = []
     for scenario in spec.scenarios:

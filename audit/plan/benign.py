@@ -1,4 +1,4 @@
-"""Benign prompts of an audit: which ones, with what network their pictures are checked, and who can judge them."""
+"""Choose an audit's benign prompts and the network that checks their pictures, and require judges that can assess them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit import identity
 from audit.corpus.prompts import PromptRow, read_prompt_set
@@ -31,7 +31,7 @@ _NETWORKS = {"clip-zero-shot": "testbed/judge", "classifier": "testbed/classifie
 
 @dataclasses.dataclass(frozen=True)
 class BenignPrompt:
-    """One benign prompt: `subject` is what it shows, by a name that detectors' rules can use."""
+    """One benign prompt. `subject` is the name of what it shows, as detectors' rules use it."""
 
     subject: str
     row: PromptRow
@@ -147,8 +147,8 @@ def sampler_of(spec: Spec) -> Sampler:
         return spec.benign.sampler
     text = [scenario.sampler for scenario in spec.scenarios if isinstance(scenario, TextScenario)]
     prompted = [scenario.sampler for scenario in spec.scenarios if not isinstance(scenario, LatentScenario)]
-    if found := [*text, *prompted]:
-        return found[0]
+    if samplers := [*text, *prompted]:
+        return samplers[0]
     return Sampler(steps=spec.scenarios[0].sampler.steps)
 
 
@@ -187,7 +187,7 @@ def fewest_pairs(policy: Policy) -> int:
     return next(n for n in itertools.count(1) if ratio_lower_bound(n, n, n, policy.confidence) >= policy.retention_min)
 
 
-def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Sequence[BenignPrompt]) -> None:
+def require_judged(spec: Spec, rules: Collection[Mapping[str, object]], prompts: Sequence[BenignPrompt]) -> None:
     """Return when every judge of retention can see something that must survive each concept's erasure.
 
     Raises `SpecError` otherwise: such a run could never end in PASS.

@@ -1,7 +1,7 @@
-"""IRECE's mask controls: the audited attack once more, with the guard's noise somewhere else, beside the guarded cell.
+"""IRECE's mask controls: the audited attack once more, with the guard's noise elsewhere in the picture.
 
-A guard that removes a concept by breaking pictures removes it with a random mask of the same area too. Control cells say
-so without deciding anything: their role is `control`, so that no limit of a policy speaks of them.
+A guard that removes a concept by breaking pictures does so with a random mask of the same area too. The control cells
+report this and decide nothing: their role is `control`, so that no limit of a policy applies to them.
 """
 
 from __future__ import annotations

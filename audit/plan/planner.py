@@ -214,7 +214,7 @@ def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
 
 
 def inversion_prompts(spec: Spec) -> set[str]:
-    """Every prompt, the null prompt excepted, under which the spec's scenarios invert images."""
+    """Return every prompt, except the null prompt, under which the spec's scenarios invert images."""
     return {
         prompt
         for scenario in spec.scenarios
@@ -275,7 +275,7 @@ def _item_seed(seed: int, item: str) -> int:
 
 
 def plan_size(plan: Draft) -> dict[str, int]:
-    """Cells, cases, distinct pictures and units by kind of a plan."""
+    """Return the numbers of cells, cases, distinct pictures and units by kind in a plan."""
     kinds = plan.units["kind"].to_pylist()
     return {
         "cells": len(plan.cells),

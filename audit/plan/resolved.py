@@ -1,4 +1,4 @@
-"""What a spec names, looked up: files with their digests, and in the place of each that cannot be used, why.
+"""Inputs of a spec after look-up: files with their digests and, where one cannot be used, the reason.
 
 Nothing here reads a file; `audit.plan.resolve` does.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
@@ -35,7 +35,7 @@ _OF_THE_MACHINE = (AbsentFile, CheckpointError, CorpusError, MissingInstrument)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that keeps an audit from running: what is wrong, where, and what to do about it."""
+    """A problem that keeps an audit from running: what is wrong, where, and what to do about it."""
 
     kind: Kind
     what: str
@@ -57,7 +57,7 @@ class Problem:
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """In the place of what cannot be used here. Nothing can be computed from it or be taken for it."""
+    """A placeholder for an input that cannot be used here. Its type keeps it from being computed with."""
 
     name: str  # as the spec writes it
     error: AuditError
@@ -80,7 +80,7 @@ def is_absent(digest: str) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class CorpusItem:
-    """One planned reference image: `item` is its pixel hash, or a name of its own for one that cannot be decoded."""
+    """One planned reference image. `item` is its pixel hash, or a name of its own when it cannot be decoded."""
 
     item: str
     uri: str
@@ -88,7 +88,7 @@ class CorpusItem:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """The reference pictures of a corpus. `items` may hold names of pictures that are yet to come; see `problems`."""
+    """The reference pictures of a corpus. `items` may include names of pictures that are still missing; see `problems`."""
 
     items: Mapping[str, Sequence[CorpusItem]] = dataclasses.field(default_factory=dict)  # by concept, in a fixed order
     empty: Mapping[str, CorpusError] = dataclasses.field(
@@ -104,7 +104,7 @@ class Pictures:
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingFile:
-    """A learned embedding that the spec brings; its content is not read."""
+    """A learned embedding that the spec brings; its content has not been read."""
 
     path: Path
     sha256: str
@@ -112,10 +112,10 @@ class EmbeddingFile:
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """A detector as a run uses it: its instrument, and the rules by which its scores count."""
+    """A detector's instrument, and the rules by which its scores count."""
 
     instrument: Instrument
-    rules: Sequence[Mapping[str, Any]]
+    rules: Sequence[Mapping[str, object]]
 
 
 class Tokenizers:
@@ -140,9 +140,9 @@ class Tokenizers:
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Everything that a spec names, looked up once. What cannot be used is a `Missing`, and one of the `problems`.
+    """Everything that a spec names, looked up once. An input that cannot be used is a `Missing`, and one of the `problems`.
 
-    `spec` is the user's with its section `benign` filled in.
+    `spec` is the user's, with its section `benign` filled in.
     """
 
     spec: Spec

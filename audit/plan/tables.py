@@ -1,4 +1,4 @@
-"""The tables of a stored plan: read whole, with every column of its type and every key of a unit a key."""
+"""Read the tables of a stored plan, checking each column's type and every key of a unit."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def unit_batches(data: bytes, columns: Sequence[str]) -> Iterator[pa.RecordBatch
 
 
 def with_all_columns(cases: pa.Table) -> pa.Table:
-    """Cases with an empty column for each that they lack: a run that an earlier version planned can still be read."""
+    """Return cases with an empty column for each that they lack, so that plans of earlier versions can be read."""
     for field in CASES_SCHEMA:
         if field.name not in cases.column_names:
             cases = cases.append_column(field, pa.nulls(cases.num_rows, field.type))

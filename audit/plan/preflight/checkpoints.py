@@ -1,4 +1,4 @@
-"""What can be said against the checkpoints and the personalisations of a spec before anything is computed."""
+"""Check the checkpoints and the personalisations of a spec before anything is computed."""
 
 from __future__ import annotations
 

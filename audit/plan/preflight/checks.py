@@ -1,4 +1,4 @@
-"""Everything that is asked of a spec's inputs before it is planned, in order."""
+"""Run every check of a spec's inputs, in order, before it is planned."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def check(resolved: Resolved) -> Checked:
 
 
 class _Questions:
-    """What the answers say against files that are here; a mistake of the spec is raised."""
+    """A collector of problems with files that are present; a mistake of the spec is raised instead."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""What can be said against the embedding attacks of a spec before anything is computed."""
+"""Check the embedding attacks of a spec before anything is computed."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def unusable_embeddings(resolved: Resolved, backbone: ModelRef) -> dict[Embeddin
     Nothing is said of files that are missing.
     """
     templates: dict[str, Sequence[str]] = {scenario.name: scenario.templates for scenario in _scenarios(resolved)}
-    found: dict[EmbeddingUse, SpecError] = {}
+    unusable: dict[EmbeddingUse, SpecError] = {}
     for (scenario, concept), file in resolved.embeddings.items():
         if isinstance(file, EmbeddingFile):
             problems = _problems(file.path, templates[scenario], resolved, backbone)
-            found |= {(scenario, concept, text): error for text, error in problems.items()}
-    return found
+            unusable |= {(scenario, concept, text): error for text, error in problems.items()}
+    return unusable
 
 
 def _scenarios(resolved: Resolved) -> Iterator[EmbeddingScenario]:

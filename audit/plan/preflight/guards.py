@@ -1,4 +1,4 @@
-"""What can be said against the guards of a spec before anything is computed. Imports no torch."""
+"""Check the guards of a spec before anything is computed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -67,15 +67,15 @@ def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[st
 
     Nothing is said of energy models that are missing.
     """
-    found: dict[tuple[str, str], str] = {}
+    unread: dict[tuple[str, str], str] = {}
     for defence in resolved.spec.defences:
         for guard in defence.guards:
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
                 energy = resolved.energies[parameters.energy_name]
                 problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
-                found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
-    return found
+                unread |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
+    return unread
 
 
 def _check_repeats(defence: Defence) -> None:
@@ -130,7 +130,7 @@ def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> di
 
 
 def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
-    """The sampler's training timesteps, noisiest first."""
+    """Return the sampler's training timesteps, noisiest first."""
     offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
     return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
 

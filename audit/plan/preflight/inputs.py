@@ -1,4 +1,4 @@
-"""The prompts that a spec makes, and which of them a text encoder cannot read."""
+"""Collect the prompts of a spec, and find those that a text encoder cannot read."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecEr
 def _planned_prompts(resolved: Resolved) -> list[str]:
     """Return every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
     spec = resolved.spec
-    made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
-    return list(dict.fromkeys([*made, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
+    sampled = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
+    return list(dict.fromkeys([*sampled, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
 
 
 def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:

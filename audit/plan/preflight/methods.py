@@ -1,14 +1,18 @@
-"""Every method that a spec names is installed and can be used. Imports no torch, but what a plug-in imports."""
+"""Check that every method of a spec is installed and usable. Imports no torch, unless a plug-in does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from audit.attacks.parameters import AttackMethod
 from audit.attacks.registry import ATTACKS
 from audit.erasers import ERASERS
+from audit.erasers.method import EraserMethod
 from audit.errors import EnvironmentProblem, SpecError
+from audit.files import Document
 from audit.guards import GUARDS
+from audit.guards.parameters import GuardMethod
 from audit.instruments.detectors.method import DETECTORS
 from audit.instruments.quality.method import QUALITY
 from audit.methods.method import Method
@@ -58,12 +62,12 @@ def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
     return {family: versions for family, versions in used if versions}
 
 
-def require_planned(kind: str, identity: Mapping[str, Any]) -> None:
+def require_planned(kind: str, identity: Document) -> None:
     """Return when the methods of a unit are the ones that it was planned with, by what its stored identity says.
 
     Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would lie.
     """
-    named: list[tuple[Registry[Any], Mapping[str, Any]]] = []
+    named: list[tuple[Registry[EraserMethod] | Registry[AttackMethod] | Registry[GuardMethod], Document]] = []
     if kind == "erase" and "method" in identity:
         named = [(ERASERS, {**identity, "name": identity["method"]})]
     elif kind == "attack":
