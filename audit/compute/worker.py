@@ -1,4 +1,4 @@
-"""One worker process: runs units of one plan and journals each as one file."""
+"""Run the units of one plan in one process, and journal each as one file."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class UnitReport:
-    """How one unit went. `errors` counts rows that resume will try again."""
+    """The outcome of one unit. `errors` counts the rows that a resumed run tries again."""
 
     kind: str
     key: str
@@ -66,7 +66,7 @@ class UnitReport:
 
 
 class Worker:
-    """Runs units of `plan`; models and detectors are loaded once, when the first unit needs them."""
+    """A process that runs units of `plan`. Models and detectors are loaded once, when the first unit needs them."""
 
     def __init__(
         self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None

@@ -1,8 +1,8 @@
-"""Read CSV so that every physical line is either read or reported: one quote left open never swallows the rows below it.
+"""Read CSV so that every physical line is either read or reported. A quote left open never swallows the rows below it.
 
-The `csv` module takes what follows an opening quote, however many lines that is, for one field. Here a record of several
-lines is believed only when they cannot be rows of their own; otherwise its first line is reported and reading goes on with
-the second one.
+The `csv` module reads everything after an opening quote as one field, over however many lines. Here a record of several
+lines is accepted only when they cannot be rows of their own; otherwise its first line is reported, and reading resumes
+at the second one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROFILED = 200  # one-line rows that say what the columns hold
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The fields of one record, or none and the reason; `first` and `last` are its physical lines, from 1."""
+    """The fields of one record, or none and the reason. `first` and `last` are its physical lines, from 1."""
 
     fields: tuple[str, ...]
     problem: str | None

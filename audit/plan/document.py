@@ -65,7 +65,7 @@ class Draft:
     units: pa.Table
     instruments: tuple[Instrument, ...]
     rules: tuple[Mapping[str, object], ...]
-    corpus: Mapping[str, object]
+    corpus: Document  # number of objects and digest of the manifest
     prompt_sets: Mapping[str, object] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
     quality: tuple[QualityInstrument, ...] = ()
     comparisons: tuple[Comparison, ...] = ()

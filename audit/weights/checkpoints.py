@@ -1,4 +1,4 @@
-"""Which files an erased checkpoint consists of: a file, a folder or a pinned hub commit, with their digests.
+"""List and hash the files of an erased checkpoint: a file, a folder or a pinned hub commit.
 
 Nothing here reads tensors or imports torch: plans and identities come from bytes alone. What the files are is decided
 from their content by `audit.checkpoints`.
@@ -46,7 +46,7 @@ class CheckpointRef:
     sha256: str
 
     def paths(self, part: str = "") -> list[Path]:
-        """The weight files below one part (`unet`, `text_encoder`), or all of them; configurations are not weights."""
+        """Return the weight files of one part (`unet`, `text_encoder`), or all of them. Configuration files are left out."""
         folder = self.path if self.path.is_dir() else self.path.parent
         names = [n for n in self.files if n.endswith(_SUFFIXES) or self.kind == "file"]
         return [folder / name for name in names if not part or PurePosixPath(name).parts[0] == part]
@@ -83,9 +83,9 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file's content is, or claims to be, safetensors: its name counts only where the content says nothing.
+    """Return whether a file's content is, or claims to be, safetensors. Its name counts only where the content tells nothing.
 
-    A Git LFS pointer counts, so that the check of safetensors can say what it is.
+    A Git LFS pointer counts, so that the check of safetensors can name the problem.
     """
     try:
         with path.open("rb") as stream:
@@ -142,7 +142,7 @@ def _beside(path: Path) -> list[Path]:
 
 
 def _folder(folder: Path) -> tuple[Kind, list[Path]]:
-    """How a folder is laid out, and its files that matter."""
+    """Return the kind of a checkpoint folder, and its files that matter."""
     loras = any(folder.rglob(_LORA))
     pipeline = (folder / "model_index.json").is_file()
     if (pipeline and (loras or (folder / "lora").is_dir())) or any(folder.glob(f"lora/*/{_LORA}")):

@@ -1,4 +1,4 @@
-"""Model files on disk: which weights would be loaded, proof that they are whole, digests computed only once."""
+"""Model files on disk: choose the weights that would be loaded, check that they are whole, and hash each file once only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """One tensor as a header describes it."""
+    """The dtype and shape of one tensor, as a file's header gives them."""
 
     dtype: str  # as safetensors writes it: F16, F32, F8_E4M3
     shape: tuple[int, ...]
@@ -76,7 +76,7 @@ def safetensors_header(path: Path) -> dict[str, Stored]:
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """The error for a weight file that the operating system does not let us read."""
+    """Return the error for a weight file that the operating system does not let us read."""
     return CheckpointError(
         f"the weight file cannot be read: {error.strerror or error}",
         where=str(error.filename or path),
@@ -209,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def cached_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, remembered in the user's cache folder as long as the file is untouched.
+    """Return the hex SHA-256 of a file, remembered in the user's cache folder as long as the file is untouched.
 
     The entry is keyed by resolved path, size, modification and change time, so that gigabytes are not read again for
     each plan. Without a writable cache folder the file is simply read. Raises `CheckpointError` when it is unreadable.

@@ -1,14 +1,16 @@
-"""The settings of a Stable Diffusion 1.x folder that the audit honours. Whatever it would ignore is a problem by name.
+"""The settings of a Stable Diffusion 1.x folder that the audit honours; those that it would ignore are reported by name.
 
-Nothing here imports torch: a plan says what a run would trip over.
+Nothing here imports torch, so that a plan already refuses a folder that a run could not use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
-Settings = Mapping[str, Any]
+from audit.files import Document
+
+Settings = Document
 
 # The only classes that a part may name. Parts are loaded by these, whatever model_index.json says.
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -238,7 +240,7 @@ def scheduler_problem(scheduler: Settings, named: str) -> str | None:
     return None
 
 
-def scheduler_settings(scheduler: Settings, named: str) -> dict[str, Any]:
+def scheduler_settings(scheduler: Settings, named: str) -> Settings:
     """Return a scheduler's settings, with the defaults of its class `named` for those that it leaves out."""
     return {**SCHEDULERS[named], **scheduler}
 

@@ -1,4 +1,4 @@
-"""Run one attack unit: what its method searched for, one row per item."""
+"""Run one attack unit, and store the results of its search, one row per item."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def run_attack(
     session: Session | None = None,
     companions: Companions = _no_companions,
 ) -> Made:
-    """Return one row per item of the unit, in plan order, and the tensors found as safetensors bytes, named by their items.
+    """Return one row per item of the unit, in plan order, and the resulting tensors as safetensors bytes, by item.
 
-    Every row's report says which method searched, in which model and for what. Raises ValueError when a method leaves
-    an item out or finds one that nobody asked for: the plan's rows are the denominator. `companions` are searches that the
-    method may bring forward in the same loop; they are run later, as any other.
+    Every row's report names the method, the model and the concept. Raises ValueError when a method's items are not those
+    of the unit: the plan's rows are the denominator. `companions` are searches that the method may bring forward in the
+    same loop; they are run later, as any other.
     """
     with companions() as later:
         others = [_search(one, models, read_item, batch_size, own) for one, own in later]
@@ -65,7 +65,7 @@ def run_attack(
 
 
 def _shown(row: Row, refused: Callable[[str], bool]) -> Row:
-    """The row, without a prompt that no audit may use, whoever's method found it."""
+    """Return the row, without a prompt that no audit may use, whoever's method found it."""
     if row.prompt is None or not refused(row.prompt):
         return row
     return Row(row.item, Status.DEGENERATE, "the prompt found pairs minors with sexual content", report=row.report)

@@ -13,7 +13,7 @@ from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
-from audit.compute.stages.inputs import given_by
+from audit.compute.stages.inputs import unit_result
 from audit.compute.stages.invert import SECOND, Pixels, ReadItem
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
@@ -129,18 +129,18 @@ class _Maker:
     def _from_inversions(self, cases: Sequence[Case]) -> Starts:
         """Start the cases whose inversion gave a latent from it; the others carry the inversion's status on."""
         keys = [case.invert_key or "" for case in cases]
-        inverted = {key: given_by(self.journal, "invert", key) for key in set(keys)}
+        inverted = {key: unit_result(self.journal, "invert", key) for key in set(keys)}
         rows: dict[int, Row] = {}
         ready, latents, second = [], [], []
         for case, key in zip(cases, keys, strict=True):
-            given, item = inverted[key], case.item or ""
-            if item in given.tensors:
+            latent_unit, item = inverted[key], case.item or ""
+            if item in latent_unit.tensors:
                 ready.append(case)
-                latents.append(given.tensors[item])
-                second += [given.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
+                latents.append(latent_unit.tensors[item])
+                second += [latent_unit.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
             else:
-                known = given.rows[item]
-                rows[case.image_id] = _row(case, Status(str(known["status"])), f"inversion: {known['error']}")
+                row = latent_unit.rows[item]
+                rows[case.image_id] = _row(case, Status(str(row["status"])), f"inversion: {row['error']}")
         moved = self.identity.perturbation
         if not ready:
             return rows, ready, None
@@ -218,7 +218,7 @@ def _noise_pixels(seed: int, side: int) -> Pixels:
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
-    """Whether all values of each latent or image of a batch are numbers, (B,)."""
+    """Return which latents or images of a batch are finite in all their values, (B,)."""
     return torch.isfinite(values).flatten(1).all(1)
 
 

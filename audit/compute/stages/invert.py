@@ -1,4 +1,4 @@
-"""Invert reference images into latents, with the round trip that says how far they can be trusted."""
+"""Invert reference images into latents, and measure by a round trip how far the latents can be trusted."""
 
 from __future__ import annotations
 
