@@ -1,4 +1,4 @@
-"""The report on a terminal: verdict, reasons, decisions, controls, rates and what was not assessed."""
+"""Print the report on a terminal: verdict, reasons, decisions, controls, rates and unassessed cases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def print_report(result: RunResult, console: Console | None = None, *, file: Tex
 
 
 def render(result: RunResult) -> str:
-    """The report as plain text, as it is printed into a file."""
+    """Return the report as plain text, as it is printed into a file."""
     buffer = io.StringIO()
     print_report(result, file=buffer)
     return buffer.getvalue()
