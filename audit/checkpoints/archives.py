@@ -1,7 +1,7 @@
-"""What is checked of a file of `torch.save` before PyTorch reads it: its archive's size, and the names that it asks for.
+"""Check a file of `torch.save` before PyTorch reads it: its archive's size, and the names that it asks for.
 
-PyTorch runs a regular expression over the message about a name that it refuses, which takes time with the square of the
-name's length: a name of 40 kilobytes takes half a minute, one of megabytes takes days.
+PyTorch runs a regular expression over its message about a refused name, whose time grows with the square of the name's
+length: a name of 40 kilobytes takes half a minute, one of megabytes takes days.
 """
 
 from __future__ import annotations
