@@ -40,7 +40,7 @@ def try_lock(handle: int) -> bool:
 
 
 def check_lockable(path: Path) -> None:
-    """Return when the file at `path` can be locked by some process. Raises `NoLocks`, or `OSError` when it cannot be opened."""
+    """Check that the file at `path` can be locked. Raises `NoLocks`, or `OSError` when it cannot be opened."""
     handle = os.open(path, os.O_RDWR)
     try:
         try_lock(handle)

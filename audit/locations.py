@@ -73,7 +73,7 @@ def database_path(root: str, given: str | None = None) -> Path:
 
 
 def unopenable(path: Path) -> str | None:
-    """Return the character for which DuckDB cannot open `path`: it splits names at `?` and takes a backslash for a slash."""
+    """Return the character in `path` that DuckDB cannot open; it splits names at `?` and reads a backslash as a slash."""
     return next((character for character in "?\\" if character in str(path)), None)
 
 
@@ -85,9 +85,9 @@ def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
 
 
 def require_writable(database: Path, reports: Path) -> None:
-    """Return when the index and the reports of a run can be written; the folders that hold them exist then.
+    """Check that the index and the reports of a run can be written, and create their folders.
 
-    Raises `EnvironmentProblem` otherwise, so that a mistyped path does not wait for hours of compute to be noticed.
+    Raises `EnvironmentProblem` otherwise, so that a mistyped path is noticed before hours of compute.
     """
     index, report = ("the DuckDB index", "--database"), ("the reports", "--reports")
     if character := unopenable(database):
@@ -144,7 +144,7 @@ def scheme(url: str) -> str:
 
 
 def scheme_problem(url: str, also: Container[str] = ()) -> str | None:
-    """Return why `url` is on no storage that is meant here, None for a path, `file://`, `s3://` and schemes in `also`.
+    """Return why `url` is on no supported storage; None for a path, `file://`, `s3://` and the schemes in `also`.
 
     fsspec would open many more: archives inside files, web pages, references, other people's servers.
     """

@@ -44,10 +44,10 @@ class Listener(Protocol):
     """
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Begin a stage, `done` of which was done before; `total` is None when it is not known yet."""
+        """Begin a stage of which `done` parts were done before. `total` is None when it is not known yet."""
 
     def update(self, stage: str, done: int) -> None:
-        """Show how far the stage is."""
+        """Show the progress of the stage."""
 
     def end(self, stage: str) -> None:
         """End the stage."""
@@ -95,7 +95,7 @@ class Checkpoint:
         self._saved = time.monotonic()
 
     def restored(self, load: Callable[[Path], T]) -> T | None:
-        """Return what `load` reads of an earlier process's file; None when there is none, or none of this training.
+        """Return the result of `load` for an earlier process's file; None when there is none, or none of this training.
 
         `load` raises any exception for a file that is damaged or of another training, and changes nothing then.
         """
@@ -112,16 +112,16 @@ class Checkpoint:
             return None
 
     def due(self) -> bool:
-        """Return whether the last time is long enough ago."""
+        """Return whether it is time for the next checkpoint."""
         return time.monotonic() - self._saved >= self.session.checkpoint_seconds
 
     def save(self, write: Callable[[Path], object]) -> None:
-        """Keep what `write` writes, wholly or not at all."""
+        """Write the checkpoint with `write`, whole or not at all."""
         if self.path is not None:
             write_atomically(self.path, write)
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Keep nothing more: the work is done."""
+        """Remove the checkpoint: the work is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)

@@ -40,9 +40,7 @@ class ErasedModel:
     transport: Transport | None = None  # SPM
 
     def noise_model(self, texts: Sequence[str] = ()) -> NoiseModel:
-        """Return the noise prediction. `texts` are the prompts of the batch; only SPM needs them, and raises ValueError
-        without.
-        """
+        """Return the noise prediction. `texts` are the prompts of the batch, without which SPM raises ValueError."""
         model = noise_model(self.unet)
         return model if self.transport is None else self.transport.bind(model, texts)
 

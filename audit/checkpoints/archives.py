@@ -19,9 +19,9 @@ class DamagedArchive(ValueError):
 
 
 def check_archive(stream: IO[bytes], size: int) -> None:
-    """Return when PyTorch can read the file of `size` bytes in bounded time and memory; the stream is rewound then.
+    """Check that PyTorch can read the file of `size` bytes in bounded time and memory, and rewind the stream.
 
-    Raises `DamagedArchive`, and whatever `zipfile` and `pickletools` raise on damaged bytes.
+    Raises `DamagedArchive`, and the exceptions of `zipfile` and `pickletools` on damaged bytes.
     """
     if zipfile.is_zipfile(stream):
         with zipfile.ZipFile(stream) as archive:

@@ -14,7 +14,7 @@ _NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.
 
 
 def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
-    """Return when every tensor exists in the backbone with this shape; raises `CheckpointError` otherwise."""
+    """Check that every tensor exists in the backbone with this shape. Raises `CheckpointError` otherwise."""
     check_not_quantised(tensors, where)
     check_family(tensors, backbone, where)
     unexpected = sorted(set(tensors) - set(backbone))

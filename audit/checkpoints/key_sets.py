@@ -73,8 +73,7 @@ def matching_set(names: Collection[str], unet_names: Collection[str]) -> str | N
 def some_layers(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int] | None:
     """Return the set of attn2 that the names form in some layers, the number of these layers, and of all.
 
-    None when they form no such part, or that of more than half of the layers: that is an incomplete file of all of
-    them.
+    None when they form no such set, or one of more than half of the layers: that is an incomplete file of all layers.
     """
     layers = {_attn2(name) for name in unet_names} - {None}
     chosen = {_attn2(name) for name in names}

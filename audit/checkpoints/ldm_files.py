@@ -11,9 +11,7 @@ from audit.errors import CheckpointError
 
 
 def ldm(tensors: LazyTensors, backbone: BackboneTensors, where: str, delta: bool) -> Artefact:
-    """Return the artefact of a UNet by latent-diffusion names: whole, or with `delta` the tensors that Concept Ablation
-    changed.
-    """
+    """Return the artefact of a UNet by latent-diffusion names: whole, or with `delta` Concept Ablation's changed tensors."""
     if "embed" in tensors:
         raise CheckpointError(
             "the delta holds new token embeddings ('embed'), which need Concept Ablation's modified tokenizer",

@@ -2,8 +2,6 @@
 
 They are recognised by names that their public code writes:
 
-They are told by names that their public code writes:
-
 - GLoCE (Hyun1A/GLoCE, src/models/gloce.py): `lora_gloce_<module>.lora_update.weight`, `.lora_degen.weight`, `.selector.*`,
   gated additions to a layer's output that no weights can express
 - UnHype (gmum/UnHype, piotrmwojcik/UnGuide, hyper_lora.py): a hypernetwork's `left_head.*` and `right_head.*` for each

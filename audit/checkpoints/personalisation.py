@@ -35,7 +35,7 @@ class PersonalisationRef:
 
     @property
     def sha256(self) -> str:
-        """Return the digest of its content, which depends on nothing else."""
+        """Return the digest of the personalisation's content."""
         return self.files.sha256
 
 

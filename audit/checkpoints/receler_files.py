@@ -39,8 +39,9 @@ def receler_artefact(flat: LazyTensors, config: Path | None, backbone: BackboneT
 
 
 def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
-    """Return the artefact of a whole UNet with adapters among its tensors. diffusers would drop the adapters unless
-    they are split off.
+    """Return the artefact of a whole UNet with adapters among its tensors.
+
+    They are split off here, because diffusers would drop them and load the backbone itself.
     """
     unet = {name: tensor for name, tensor in tensors.items() if ".adapter." not in name}
     check_names_and_shapes(unet, backbone.unet, where)

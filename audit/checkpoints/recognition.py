@@ -22,8 +22,7 @@ from audit.weights.checkpoints import CheckpointRef, is_safetensors
 def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
     """Return the artefact, with names and shapes checked against the backbone's. No tensor is read from a safetensors file.
 
-    Raises `CheckpointError` for a file that is no erased model, of another family, incomplete, unreadable or unsafe to
-    read.
+    Raises `CheckpointError` when the file is no erased model, of another family, incomplete, unreadable or unsafe.
     """
     where = str(ref.path)
     if ref.kind == "pipeline":

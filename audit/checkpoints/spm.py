@@ -36,9 +36,7 @@ class Transport:
             module.register_forward_hook(self._hook(*pair))
 
     def multiplier(self, text: str) -> float:
-        """Return gamma in [-1, 1]: the larger of the text states' cosine and the share of the concept's tokens in the
-        prompt.
-        """
+        """Return gamma in [-1, 1], the larger of the text states' cosine and the prompt's share of the concept's tokens."""
         if text not in self._known:
             states = self._pipeline.encode_text([text]).flatten(1)
             cosine = torch.cosine_similarity(states, self._concepts, dim=-1).max()

@@ -18,7 +18,9 @@ _PARTS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
 def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTensors, where: str) -> Artefact:
-    """The low-rank layers by the backbone's module paths. Raises `CheckpointError` for an ordinary LoRA."""
+    """Return the artefact of SPM's low-rank layers, by the backbone's module paths. Raises `CheckpointError` for an
+    ordinary LoRA.
+    """
     fields = metadata if isinstance(metadata, Mapping) else {}
     prompts = tuple(part.strip() for part in str(fields.get("prompts", "")).split(",") if part.strip())
     if not prompts:

@@ -41,15 +41,15 @@ class Stored(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the lengths of its dimensions."""
+        """Return the lengths of the tensor's dimensions."""
 
     @property
     def stored(self) -> str | None:
-        """Return dtype and, where it is no dense tensor with values, what it is instead."""
+        """Return the dtype and, where the tensor is not dense or has no values, its kind."""
 
 
 def described(tensor: torch.Tensor) -> str:
-    """Return how a tensor is stored: its dtype alone for a dense one with values, else what it is instead."""
+    """Return the storage of a tensor: its dtype alone for a dense one with values, else its kind."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return f"a {type(tensor).__name__} of {dtype}"
@@ -66,7 +66,7 @@ def described(tensor: torch.Tensor) -> str:
 
 
 def is_weights(kind: str) -> bool:
-    """Return whether tensors that are described so are read as weights."""
+    """Return whether tensors of this storage are read as weights."""
     return kind in _READ
 
 
@@ -76,7 +76,7 @@ def of_safetensors(dtype: str) -> str:
 
 
 def check_stored(tensors: Mapping[str, Stored], where: str, values: bool = True) -> None:
-    """Return when every tensor can be read as weights. Raises `CheckpointError` for the first that cannot.
+    """Check that every tensor can be read as weights. Raises `CheckpointError` for the first that cannot.
 
     A single integer is read too: trainers store a LoRA's alpha so. A quantised file is refused as such. Without
     `values`, only names and shapes are needed.
@@ -118,7 +118,7 @@ def _numbers(tensors: Iterable[Stored]) -> int:
 
 
 def kinds(tensors: Iterable[Stored]) -> dict[str, int]:
-    """Return how many tensors are stored in each way; those of this process are left out."""
+    """Return the number of tensors by storage; those of this process are left out."""
     counts: dict[str, int] = {}
     for tensor in tensors:
         if tensor.stored is not None:

@@ -72,9 +72,7 @@ class Models:
         return model.noise_model(texts) if isinstance(model, ErasedModel) else noise_model(model)
 
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
-        """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept, so that repeats
-        cost nothing.
-        """
+        """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
         owner = erase_key if erase_key in self._checkpoints() else None
         states = {}
         for text in dict.fromkeys(texts):

@@ -24,12 +24,12 @@ from audit.spec.scenarios import EmbeddingScenario
 
 
 def with_personalisation(models: Models, personalisation: Personalisation | None) -> Models:
-    """Return `models` with a personalisation on top, the last one kept; the models themselves for None."""
+    """Return `models` with a personalisation on top, or `models` itself for None. The latest one is kept."""
     return models if personalisation is None else personalised(models, personalisation)
 
 
 def personalised(models: Models, personalisation: Personalisation) -> Personalised:
-    """Return `models` with a personalisation on top; the last one is kept with them."""
+    """Return `models` with a personalisation on top. The latest one is kept with them."""
     if isinstance(models.variant, Personalised) and models.variant.personalisation == personalisation:
         return models.variant
     variant = Personalised(models, personalisation)

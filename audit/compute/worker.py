@@ -99,9 +99,9 @@ class Worker:
                 )
 
     def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
-        """Return the report of one unit, after its file is in the journal. What it depends on must be there already.
+        """Run one unit, journal it, and return its report. The units that it depends on must be in the journal already.
 
-        `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
+        `listener` shows the progress of an erase or attack unit's training. A training that was interrupted continues.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
         stored = as_json(unit.identity)

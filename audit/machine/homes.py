@@ -60,8 +60,8 @@ def prefect_home() -> Path:
 
 @functools.cache
 def temporary_folder() -> Path | None:
-    """Return a folder for temporary files that only this user can read, the same for all processes. None when there is
-    no place.
+    """Return a temporary folder that only this user can read, the same for all processes. None when there is no place
+    for it.
     """
     try:
         folder = Path(tempfile.gettempdir()) / f"erasure-audit-{os.getuid()}"

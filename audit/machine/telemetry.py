@@ -48,7 +48,7 @@ OFF = {name: value for reporter in REPORTERS for name, value in reporter.off.ite
 
 
 def settle() -> None:
-    """Switch off what the user has not decided about. Libraries read this when they are imported."""
+    """Switch telemetry off wherever the user has not decided. Libraries read these variables when they are imported."""
     for name, value in OFF.items():
         os.environ.setdefault(name, value)
 

@@ -70,7 +70,7 @@ def count() -> Setting:
 
 
 def waiting() -> Setting:
-    """Return how idle threads wait, and its origin."""
+    """Return the way in which idle threads wait, and its origin."""
     given = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
     if not given:
         return Setting("spinning", "the default, as cores were free when this process began")
@@ -86,7 +86,7 @@ def crowded() -> bool:
 
 
 def running_elsewhere(source: Path = Path("/proc/loadavg")) -> int:
-    """Return how many tasks of the machine, this one apart, run all the time: the fewest of several looks.
+    """Return the number of this machine's tasks, this one apart, that run all the time: the fewest of several looks.
 
     0 where the system does not say. The average load would not do: it still holds this user's last run a minute after
     its end.

@@ -84,7 +84,7 @@ def is_judged(spec: Spec) -> bool:
 
 
 def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
-    """Return the usable benign prompts of a spec, in the order of their set; raises `SpecError` as the caller says."""
+    """Return the usable benign prompts of a spec, in the order of their set. Raises `SpecError` as `planned_with_benign`."""
     source = spec.benign.prompts
     if source is None:
         testbed = spec.backbone.partition("/")[0] == "testbed"
@@ -121,9 +121,9 @@ def benign_texts(spec: Spec, prompts: Sequence[BenignPrompt]) -> list[str]:
 
 
 def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[Attempt]:
-    """Return the cases of one benign cell: the first prompts that are not about the concept, then again by other seeds.
+    """Return the cases of one benign cell: the first prompts that are not about the concept, then the same with other seeds.
 
-    The same for every defence, so that each case has its pair on the un-erased backbone.
+    They are the same for every defence, so that each case has its pair on the un-erased backbone.
     """
     words = {subject_name(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
     others = [prompt for prompt in prompts if prompt.subject not in words]
@@ -142,7 +142,9 @@ def _seed(own: int, run: int, turn: int) -> int:
 
 
 def sampler_of(spec: Spec) -> Sampler:
-    """Return the sampler of benign prompts: as stated, else of the first text scenario, else of the first with prompts."""
+    """Return the sampler of benign prompts: the spec's own, else that of the first text scenario, else of the first
+    with prompts.
+    """
     if spec.benign.sampler is not None:
         return spec.benign.sampler
     text = [scenario.sampler for scenario in spec.scenarios if isinstance(scenario, TextScenario)]
@@ -153,7 +155,7 @@ def sampler_of(spec: Spec) -> Sampler:
 
 
 def picture_check(spec: Spec) -> QualitySpec:
-    """Return the quality instrument that compares benign pictures as sets; a listed one where it has the same network.
+    """Return the quality instrument that compares benign pictures as sets, a listed one if it has the same network.
 
     Raises `SpecError` when neither the spec nor a detector names a network that can.
     """
@@ -183,12 +185,12 @@ def _network(spec: Spec) -> str | None:
 
 
 def fewest_pairs(policy: Policy) -> int:
-    """Return how many pairs prove the policy's retention when every one of them survives."""
+    """Return the smallest number of pairs that proves the policy's retention when every one of them survives."""
     return next(n for n in itertools.count(1) if ratio_lower_bound(n, n, n, policy.confidence) >= policy.retention_min)
 
 
 def require_judged(spec: Spec, rules: Collection[Mapping[str, object]], prompts: Sequence[BenignPrompt]) -> None:
-    """Return when every judge of retention can see something that must survive each concept's erasure.
+    """Check that every judge of retention can see something that must survive each concept's erasure.
 
     Raises `SpecError` otherwise: such a run could never end in PASS.
     """

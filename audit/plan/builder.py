@@ -44,7 +44,7 @@ class Inversion:
     perturbation: Perturbation | None = None
 
     def identity(self, backbone: str) -> InvertIdentity:
-        """Return what its invert units have in common, without any items."""
+        """Return the common part of its invert units' identities, without any items."""
         scenario = self.scenario
         iterated = scenario.method == "fixed-point"
         return InvertIdentity(
@@ -105,7 +105,7 @@ class Builder:
         return len(self.cells)
 
     def common(self, source: Source, defence: str, concept: Concept, sampler: Sampler | None) -> GenerateIdentity:
-        """Return what all pictures of a cell have in common."""
+        """Return the common part of the identities of a cell's pictures."""
         energies = self.resolved.energy_digests()
         listed = self.spec.defence(defence).guards
         resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
@@ -247,7 +247,7 @@ class Builder:
                 self.unit(DetectIdentity(key, plain, code), (key,), unit.rows, unit.cells)
 
     def unit(self, described: Identity, depends: Iterable[str], rows: int, cells: set[int]) -> str:
-        """Plan one unit that `cells` need, or let them share one that is planned already; return its key."""
+        """Plan one unit that `cells` need, or add them to the same unit planned before, and return its key."""
         key = identity.key(as_json(described))
         self.units.setdefault(key, PlannedUnit(described, tuple(depends), rows)).cells.update(cells)
         return key

@@ -192,9 +192,7 @@ class Outline:
         return sum(planned.cell.planned for planned in self.cells)
 
     def unknown_names(self, policy: Policy) -> list[str]:
-        """Return one sentence for each name in `policy` that nothing in this run has; empty when the policy can decide
-        the run.
-        """
+        """Return a sentence for each name in `policy` that is not in this run; empty when the policy can decide the run."""
         audited = [planned.cell for planned in self.cells if planned.cell.role is Role.TARGET]
         return policy.problems(
             scenarios={cell.scenario for cell in audited if cell.control is None},

@@ -41,10 +41,10 @@ def build_plan(resolved: Resolved, checked: Checked, *, run_id: str, created_at:
 
 
 def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Draft:
-    """Return what a run would do, whatever of `resolved` is missing. What is unusable is planned as cases with a problem.
+    """Plan a run, with or without all inputs of `resolved`. Unusable inputs become cases with a problem.
 
-    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
-    more cases than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for more cases
+    than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
     """
     spec, instruments, quality = resolved.spec, instruments_of(resolved), quality_of(resolved)
     builder = Builder(resolved, checked.unusable)

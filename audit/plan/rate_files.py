@@ -51,9 +51,7 @@ def stated(seconds_per_call: float) -> Rates:
 
 
 def read_rates(path: Path) -> Rates:
-    """Return the rates of a file, with its origin. Raises `SpecError` when the file cannot be read or is not a file of
-    rates.
-    """
+    """Return the rates of a file, with its origin. Raises `SpecError` when the file cannot be read or holds no rates."""
     try:
         document = read_yaml(path)
         if extreme := list(extreme_numbers(document)):

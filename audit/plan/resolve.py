@@ -44,7 +44,10 @@ T = TypeVar("T")
 
 
 def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
-    """Return what `spec` names, with its corpus's `pictures` where they were listed. Raises nothing that a user can cause."""
+    """Return everything that `spec` names, looked up, with its corpus's `pictures` if they were listed.
+
+    No mistake of a user raises an error.
+    """
     pictures = pictures or Pictures()
     look, tokenizers = _Lookups(pictures.problems), Tokenizers()
     look.up("model", "methods", partial(check_methods, spec), mistake=True)

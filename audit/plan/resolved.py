@@ -46,12 +46,12 @@ class Problem:
 
     @classmethod
     def of(cls, kind: Kind, error: AuditError, *, mistake: bool = False) -> Problem:
-        """Return the problem that `error` tells of; a `mistake` where the error is not about this machine, or it is said."""
+        """Return the problem of `error`. It is a mistake of the spec if `mistake`, or if the error is not about this machine."""
         where, next_step = error.where or "the spec", error.next_step or "mend it, then plan again"
         return cls(kind, error.what, where, next_step, error, mistake or not isinstance(error, _OF_THE_MACHINE))
 
     def as_row(self) -> dict[str, str]:
-        """Return what a reader needs, as one JSON object."""
+        """Return the problem as one JSON object for a reader."""
         return {"kind": self.kind, "what": self.what, "where": self.where, "next_step": self.next_step}
 
 
@@ -64,17 +64,17 @@ class Missing:
 
     @property
     def sha256(self) -> str:
-        """Return a digest that no bytes have, always the same for the same name."""
+        """Return a stand-in digest for the name, which is that of no bytes."""
         return absent_digest(self.name)
 
 
 def absent_digest(name: str) -> str:
-    """Return 64 characters as a digest has, which no bytes have as theirs."""
+    """Return 64 characters in the form of a digest, which is that of no bytes."""
     return (ABSENT + key(name))[:64]
 
 
 def is_absent(digest: str) -> bool:
-    """Return whether a digest is of something missing."""
+    """Return whether a digest stands for something missing."""
     return digest.startswith(ABSENT)
 
 
@@ -98,7 +98,7 @@ class Pictures:
     problems: tuple[Problem, ...] = ()
 
     def facts(self) -> dict[str, object]:
-        """Return how many objects the manifest has, and its digest."""
+        """Return the manifest's number of objects and its digest."""
         return {"objects": self.manifest.num_rows, "sha256": manifest_sha256(self.manifest)}
 
 
@@ -131,7 +131,7 @@ class Tokenizers:
         return self._loaded[folder]
 
     def backbone(self, model: ModelRef) -> CLIPTokenizer:
-        """Return the tokenizer of a pipeline folder. Raises `CheckpointError` when its text encoder reads another's words."""
+        """Return the tokenizer of a pipeline folder. Raises `CheckpointError` when it does not fit the text encoder."""
         folder = model.path / "tokenizer"
         if folder not in self._loaded:
             self._loaded[folder] = check_tokenizer(model)
@@ -163,11 +163,11 @@ class Resolved:
     problems: tuple[Problem, ...] = ()
 
     def require_complete(self) -> None:
-        """Return when everything can be used. Raises the error of the first problem otherwise."""
+        """Raise the error of the first problem, if there is one."""
         raise_first(self.problems)
 
     def require_no_mistake(self) -> None:
-        """Return when nothing but files, packages and storage is missing. Raises the error of the first mistake otherwise."""
+        """Raise the error of the first mistake of the spec, if there is one. Missing files, packages and storage are none."""
         raise_first([problem for problem in self.problems if problem.mistake])
 
     def energy_digests(self) -> dict[str, str]:
@@ -176,6 +176,6 @@ class Resolved:
 
 
 def raise_first(problems: Sequence[Problem]) -> None:
-    """Return when there is no problem. Raises the error of the first one otherwise."""
+    """Raise the error of the first problem, if there is one."""
     for problem in problems:
         raise problem.error

@@ -11,7 +11,7 @@ from audit.verdict.results import ControlFinding
 
 
 def required(finding: ControlFinding | None) -> str:
-    """Return what the policy asks of a control, in a few characters."""
+    """Return the policy's requirement of a control, in a few characters."""
     if finding is not None and finding.control == Control.BLACK:
         return "all degenerate"
     if finding is not None and finding.at_most is not None:

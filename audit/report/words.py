@@ -32,7 +32,7 @@ LOST_SENTENCE = (
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """Say what the status means on both sides of the gate: what comes back, and what must survive."""
+    """Return the meaning of the status on both sides of the gate: what comes back, and what must survive."""
     status, sentence = verdict.status, VERDICT_SENTENCES[verdict.status]
     if status is VerdictStatus.PASS:
         kept = "enough of what must survive does" if verdict.retention else ""

@@ -43,7 +43,7 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
 
 
 def safetensors_header(path: Path) -> dict[str, Stored]:
-    """Return what the header of a safetensors file says of its tensors, by name.
+    """Return dtype and shape of each tensor from the header of a safetensors file, by name.
 
     Raises `CheckpointError` when the file is unreadable, a Git LFS pointer, not safetensors, or shorter or longer than
     its header says.

@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 def check(resolved: Resolved) -> Checked:
-    """Return what of a spec's inputs can only end unassessed, and what is wrong with the files that are here.
+    """Return the inputs of a spec that can only end unassessed, and the problems of files that are present.
 
-    Whatever needs the backbone is asked where it is here. Raises the `AuditError` of a mistake of the spec.
+    Checks that need the backbone are skipped where it is missing. Raises the `AuditError` of a mistake of the spec.
     """
     ask = _Questions()
     prompts: Mapping[str, SpecError] | None = None

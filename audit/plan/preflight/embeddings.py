@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when every scenario that learns can begin, and its templates can be read with all the vectors in them.
+    """Check that every scenario that learns can begin, and that its templates can be read with all the vectors in them.
 
-    Raises `SpecError` otherwise: templates do not name the concept, so that it would cost every concept's cases.
+    Raises `SpecError` otherwise: templates do not name the concept, so that the mistake would cost every concept's
+    cases.
     """
     tokenizer = resolved.tokenizers.backbone(backbone)
     texts = []
@@ -40,9 +41,9 @@ def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
 
 
 def unusable_embeddings(resolved: Resolved, backbone: ModelRef) -> dict[EmbeddingUse, SpecError]:
-    """Return why the files that the spec brings cannot be used in its templates: bad files, and prompts that grow too long.
+    """Return why embedding files of the spec cannot be used in its templates: bad files, and prompts that become too long.
 
-    Nothing is said of files that are missing.
+    Missing files are skipped.
     """
     templates: dict[str, Sequence[str]] = {scenario.name: scenario.templates for scenario in _scenarios(resolved)}
     unusable: dict[EmbeddingUse, SpecError] = {}

@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 
 def check_stacks(resolved: Resolved) -> None:
-    """Return when the guards of each defence can stand beside each other in their order. Raises `SpecError` otherwise."""
+    """Check that the guards of each defence work together in their order. Raises `SpecError` otherwise."""
     for defence in resolved.spec.defences:
         _check_repeats(defence)
 
 
 def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when every guard fits the backbone, the schedules and the detectors.
+    """Check that every guard fits the backbone, the schedules and the detectors.
 
-    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be read.
+    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be
+    read.
     """
     tokenizer, energies = resolved.tokenizers.backbone(backbone), resolved.energy_digests()
     for defence in resolved.spec.defences:
@@ -52,7 +53,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
 
 
 def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:
-    """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    """Check that the energy models of all guards read in full the prompts that EGLOCE has to retain."""
     for (defence, prompt), problem in energy_problems(resolved, prompts).items():
         _require_whole({prompt: problem}, f"defences.{defence}")
 
@@ -63,9 +64,9 @@ def _require_whole(problems: Mapping[str, str], where: str) -> None:
 
 
 def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Return why an energy model cannot read a prompt in full that EGLOCE has to retain, by (defence, prompt).
+    """Return why an energy model cannot read in full a prompt that EGLOCE has to retain, by (defence, prompt).
 
-    Nothing is said of energy models that are missing.
+    Missing energy models are skipped.
     """
     unread: dict[tuple[str, str], str] = {}
     for defence in resolved.spec.defences:

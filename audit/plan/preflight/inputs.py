@@ -18,10 +18,10 @@ from audit.weights.references import ModelRef
 
 
 def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecError]:
-    """Return why a prompt that the spec makes cannot be read whole: to sample with, to invert under, to search from.
+    """Return why prompts of the spec cannot be read in full: to sample with, to invert under, or to search from.
 
-    Raises `SpecError` for a search that this backbone has no room for, and `CheckpointError` for a tokenizer that cannot
-    be used.
+    Raises `SpecError` for a search with more tokens than this backbone reads, and `CheckpointError` for a tokenizer
+    that cannot be used.
     """
     texts = dict.fromkeys([*_planned_prompts(resolved), *searched_texts(resolved.spec, backbone)])
     return unreadable_prompts(resolved, backbone, list(texts))

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
-    """Return when the backbone reads every text that IRECE composes whole, and each phrase in it as words of its own.
+    """Check that the backbone reads every text that IRECE composes in full, and each phrase in it as words of its own.
 
-    Raises `SpecError` otherwise. `described` are the guard's parameters for one concept.
+    Raises `SpecError` otherwise. `described` holds the guard's parameters for one concept.
     """
     longest = int(tokenizer.model_max_length)
     neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
@@ -41,7 +41,7 @@ def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPToken
 
 
 def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
-    """Return when the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
+    """Check that the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
     config = read_json(backbone.path / "unet" / "config.json")
     crossing = _crossing(config)
     if not any(crossing.values()):

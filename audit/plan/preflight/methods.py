@@ -24,10 +24,10 @@ M = TypeVar("M", bound=Method)
 
 
 def check_methods(spec: Spec) -> None:
-    """Return when the spec's detectors, quality instruments and attacks are installed and can be used.
+    """Check that the spec's detectors, quality instruments and attacks are installed and can be used.
 
-    Raises `SpecError` with the field for an unknown one, and `MethodError` for a plug-in that is broken. Erasers and guards
-    are looked up with their parameters.
+    Raises `SpecError` with the field for an unknown one, and `MethodError` for a plug-in that is broken. Erasers and
+    guards are looked up with their parameters.
     """
     for number, detector in enumerate(spec.detectors):
         _find(DETECTORS, detector.kind, f"detectors.{number}.kind")
@@ -43,7 +43,7 @@ def check_methods(spec: Spec) -> None:
 
 
 def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
-    """Return family -> name -> version and distribution of every method of the spec: what reports say was used.
+    """Return family -> name -> version and distribution of every method of the spec, for reports.
 
     A checkpoint's method is a claim and no method that runs. Raises as `check_methods`.
     """
@@ -63,9 +63,9 @@ def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
 
 
 def require_planned(kind: str, identity: Document) -> None:
-    """Return when the methods of a unit are the ones that it was planned with, by what its stored identity says.
+    """Check that the methods of a unit are those that its stored identity was planned with.
 
-    Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would lie.
+    Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would be wrong.
     """
     named: list[tuple[Registry[EraserMethod] | Registry[AttackMethod] | Registry[GuardMethod], Document]] = []
     if kind == "erase" and "method" in identity:

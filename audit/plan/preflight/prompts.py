@@ -54,7 +54,8 @@ class Sizes:
 def usable_prompt_sets(resolved: Resolved) -> dict[str, PromptSet]:
     """Return each scenario's prompt set, with a problem on every row that cannot be sampled.
 
-    Rows are as the file has them where the backbone is missing; a file that is missing has as many as there are cases.
+    Where the backbone is missing, rows are returned as the file has them. The set of a missing file has as many rows as
+    there are cases.
     """
     sets = {name: chosen for name, chosen in resolved.prompt_sets.items() if isinstance(chosen, PromptSet)}
     if isinstance(resolved.backbone, ModelRef):
@@ -90,7 +91,7 @@ def _judged(chosen: PromptSet, resolved: Resolved, backbone: ModelRef) -> Prompt
 
 
 def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
-    """Return why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
+    """Return the error of each prompt that is not read in full by the backbone's text encoder or by a guard's energy model.
 
     Raises `CheckpointError` for a tokenizer that cannot be used.
     """
@@ -112,10 +113,10 @@ def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence
 
 
 def check_phrases(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when the backbone's tokenizer has tokens for every phrase that is audited or erased.
+    """Check that the backbone's tokenizer has tokens for every phrase that is audited or erased.
 
-    Raises `SpecError` for a phrase that falls into no token or into unknown ones: before the first concept is erased,
-    not between the first and the second.
+    Raises `SpecError` for a phrase that has no token or unknown ones: before the first concept is erased, not between
+    the first and the second.
     """
     tokenizer, erasers = resolved.tokenizers.backbone(backbone), [d.eraser for d in resolved.spec.defences]
     trained = any(eraser is not None and eraser.checkpoint is None for eraser in erasers)

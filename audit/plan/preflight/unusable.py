@@ -47,9 +47,9 @@ class Checked:
 
 
 def require_some(plan: Draft, unusable: Unusable) -> None:
-    """Return when every scenario has a case that can be made; what cannot be made is then warned of, with its counts.
+    """Check that every scenario has a case that can be made, and log how many cannot be made and why.
 
-    Raises the `AuditError` behind the cases of a scenario whose attacks can none of them be made.
+    Raises the `AuditError` behind the cases of a scenario when none of its attacks can be made.
     """
     errors = {reason(error): error for error in unusable.errors()}
     if not errors:
