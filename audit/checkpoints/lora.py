@@ -93,7 +93,7 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
 
 
 def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, str]:
-    """(unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
+    """Return (unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
     prefix, _, rest = name.partition(".")
     if prefix.startswith(("lora_unet_", "lora_te_")):
         part = "unet" if prefix.startswith("lora_unet_") else "text_encoder"
@@ -115,7 +115,7 @@ def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, 
 
 
 def _diffusers(module: str, part: str) -> str:
-    """The backbone's path of a module as diffusers' older and newer training scripts call it."""
+    """Return the backbone's path of a module as diffusers' older and newer training scripts call it."""
     module = module.replace(".processor.", ".")
     if part == "unet":
         return f"{module}.0" if module.endswith(".to_out") else module
@@ -125,7 +125,7 @@ def _diffusers(module: str, part: str) -> str:
 
 
 def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
-    """Module paths by kohya's names, with underscores for dots."""
+    """Return the module paths by kohya's names, with underscores for dots."""
 
     def names(tensors: LazyTensors, prefix: str = "") -> dict[str, str]:
         paths = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]

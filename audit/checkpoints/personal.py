@@ -110,7 +110,7 @@ def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
 
 
 def _differing(new: LazyTensors, base: LazyTensors, where: str) -> dict[str, Delta]:
-    """The tensors that differ from the base's at the coarser of their precisions, two in memory at a time."""
+    """Return the tensors that differ from the base's at the coarser of their precisions, two in memory at a time."""
     return {
         name: functools.partial(_difference, tensor, base[name])
         for name, tensor in new.items()

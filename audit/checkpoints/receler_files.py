@@ -59,7 +59,7 @@ def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) 
 
 
 def _check(flat: LazyTensors, backbone: BackboneTensors, where: str) -> int:
-    """The adapters' rank; raises unless there is one whole adapter of the right width for every attn2."""
+    """Return the adapters' rank. Raises `CheckpointError` unless every attn2 has one whole adapter of the right width."""
     check_not_quantised(flat, where)
     check_stored(flat, where, values=False)
     check_family(flat, backbone.unet, where)

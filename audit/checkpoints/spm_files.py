@@ -57,7 +57,7 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
 
 
 def _linear_modules(backbone: BackboneTensors) -> list[str]:
-    """Paths of the linear and convolution layers inside the UNet's transformers."""
+    """Return the paths of the linear and convolution layers inside the UNet's transformers."""
     return [
         name.removesuffix(".weight")
         for name, tensor in backbone.unet.items()

@@ -175,13 +175,13 @@ class Models:
         return None
 
     def _checkpoints(self) -> dict[str, str]:
-        """Erase unit -> the checkpoint as the spec names it."""
+        """Return erase unit -> the checkpoint as the spec names it."""
         if self._declared is None:
             self._declared = _declared(self.plan) if self.plan is not None else {}
         return self._declared
 
     def _encoder(self, owner: str | None) -> Pipeline:
-        """The pipeline with the text encoder of a model."""
+        """Return the pipeline with the text encoder of a model."""
         model = self._model(owner, "float32") if owner is not None else None
         encoder = model.text_encoder if isinstance(model, ErasedModel) else None
         return self.pipeline if encoder is None else dataclasses.replace(self.pipeline, text_encoder=encoder)

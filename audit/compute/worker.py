@@ -160,7 +160,7 @@ class Worker:
 
     @functools.cached_property
     def _corpus(self) -> dict[str, str]:
-        """Corpus item -> URI, of the manifest that was stored with the run."""
+        """Return corpus item -> URI, of the manifest that was stored with the run."""
         manifest = read_stored_manifest(self.journal, self.plan.run_id, self.plan.corpus.get("sha256", ""))
         return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
 

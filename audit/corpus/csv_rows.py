@@ -99,7 +99,7 @@ def _records(lines: Sequence[str], start: int, rows: _Rows) -> Iterator[Record]:
 
 
 def _alone(line: str, number: int) -> Record:
-    """The record of one line that is not strictly CSV: quotes inside a quoted field are taken as they stand."""
+    """Return the record of one line that is not strictly CSV: quotes inside a quoted field are taken as they stand."""
     try:
         fields, complete = _lenient(line)
     except csv.Error as error:
@@ -123,7 +123,7 @@ def _swallowed(lines: Sequence[str], rows: _Rows) -> bool:
 
 
 def _strict(lines: Sequence[str], start: int, stop: int) -> tuple[list[str] | None, int]:
-    """The record that begins at line `start`, None when it is not strictly CSV, and the lines that it took."""
+    """Return the record that begins at line `start`, None when it is not strictly CSV, and the lines that it took."""
     reader = csv.reader(itertools.islice(lines, start, stop), strict=True)
     try:
         return next(reader), reader.line_num
@@ -132,7 +132,7 @@ def _strict(lines: Sequence[str], start: int, stop: int) -> tuple[list[str] | No
 
 
 def _lenient(line: str) -> tuple[list[str], bool]:
-    """The fields of one line on its own, and whether it ends outside of quotes."""
+    """Return the fields of one line on its own, and whether it ends outside of quotes."""
     reader = csv.reader([line, "\n"])
     return next(reader, []), reader.line_num == 1
 

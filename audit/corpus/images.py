@@ -120,7 +120,7 @@ def _decoded(kind: str, data: bytes, max_pixels: int) -> Pixels:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """A PNG file without its colour profile and texts; unchanged when it has none, cut short where it is damaged."""
+    """Return a PNG file without its colour profile and texts; unchanged when it has none, cut short where it is damaged."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])  # length, type, content, checksum

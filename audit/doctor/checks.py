@@ -63,7 +63,7 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
 
 
 def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; a check that cannot run is a finding too."""
+    """Yield the findings of a check; a check that cannot run is a finding too."""
     name = getattr(check, "__name__", "check").removeprefix("check_").strip("_<>")
     try:
         yield from check()

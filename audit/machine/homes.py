@@ -76,7 +76,7 @@ def temporary_folder() -> Path | None:
 
 
 def _home() -> Path | None:
-    """The home folder by HOME, else by the list of users; None when neither knows one."""
+    """Return the home folder by HOME, else by the list of users; None when neither knows one."""
     given = os.environ.get("HOME")
     if not given:
         try:

@@ -114,7 +114,7 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("
 
 
 def _groups(line: str, mount: Path) -> Iterator[Path]:
-    """Folders that may limit what `line` says this process belongs to: its group and all above it."""
+    """Yield the folders that may limit what `line` says this process belongs to: its group and all above it."""
     parts = line.split(":", 2)
     if len(parts) != 3:
         return

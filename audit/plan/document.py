@@ -239,7 +239,7 @@ def _instruments(document: Document) -> tuple[Instrument, ...]:
 
 
 def _quality(document: Document) -> tuple[tuple[QualityInstrument, ...], tuple[Comparison, ...]]:
-    """Both are absent from plans of before they could be asked for."""
+    """Return quality instruments and comparisons, of which plans of earlier versions have none."""
     instruments = [
         QualityInstrument(**{**row, "metrics": tuple(row["metrics"])})
         for row in document.get("quality_instruments", ())

@@ -141,7 +141,10 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
 
 
 def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPrompt]) -> None:
-    """One cell a defence, the un-erased backbone among them: the same prompts and seeds, each case with its own subject."""
+    """Plan one cell for each defence, the un-erased backbone included, with the same prompts and seeds.
+
+    Each case has its own subject.
+    """
     cases = benign_cases(builder.spec, concept, prompts)
     if not cases:
         return
@@ -154,7 +157,7 @@ def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPr
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
-    """The default row with the classes it is compared with, then each perturbation on further cells."""
+    """Plan the default row with the classes it is compared with, then each perturbation in further cells."""
     controls = builder.spec.controls
     backbone = Control.BACKBONE if defence == "none" else None
     unlearned = [(name, controls.cases, "controls.unlearned") for name in controls.unlearned]
@@ -208,7 +211,7 @@ def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:
 
 
 def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
-    """The neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
+    """Return the neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
     pictured = {entry.concept for entry in spec.corpus if entry.role == "neighbour"}
     return [name for name in concept.neighbours if name in pictured]
 
@@ -270,7 +273,7 @@ def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attem
 
 
 def _item_seed(seed: int, item: str) -> int:
-    """A 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
+    """Return a 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
     return identity.int_key({"seed": seed, "item": item}) % 2**31
 
 

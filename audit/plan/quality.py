@@ -69,7 +69,7 @@ def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterato
 
 
 def _unguarded(spec: Spec, name: str) -> str | None:
-    """The defence with the same eraser and no guards; None where that is the backbone, or not in the spec."""
+    """Return the defence with the same eraser and no guards; None where that is the backbone, or not in the spec."""
     defence = spec.defence(name)
     if not defence.guards or defence.eraser is None:
         return None
@@ -77,7 +77,7 @@ def _unguarded(spec: Spec, name: str) -> str | None:
 
 
 def _twin(cells: Sequence[Cell], cell: Cell, defence: str | None) -> int | None:
-    """The cell of the same attack under another defence: on the backbone it is a control by name only."""
+    """Return the cell of the same attack under another defence: on the backbone it is a control by name only."""
 
     def attack(other: Cell) -> tuple[object, ...]:
         control = None if other.control is Control.BACKBONE else other.control

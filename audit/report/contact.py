@@ -89,7 +89,7 @@ def choose(samples: list[Sample], room: int) -> list[Sample]:
 
 
 def _sheet(index: Index, cell_id: int, chosen: list[Sample], read: Pictures, names: frozenset[str] | None) -> Sheet:
-    """One cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
+    """Return one cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
     hidden = [names is not None and is_sensitive(index, sample, names) for sample in chosen]
     thumbnails = tuple(_thumbnail(sample, read, hide) for sample, hide in zip(chosen, hidden, strict=True))
     counts = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
@@ -117,7 +117,7 @@ def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:
 
 
 def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, str | None]:
-    """A data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
+    """Return a data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
     try:
         data = read(sample)
     except Exception:  # journal, object store and Parquet reader: one picture is not worth the report

@@ -26,7 +26,7 @@ _PERCENT = re.compile(r"(?<=\d) %")
 
 
 def _unbroken(value: object) -> object:
-    """Text in which no line ends between a number and its percent sign; anything else unchanged."""
+    """Return text in which no line ends between a number and its percent sign; anything else unchanged."""
     return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
 
 

@@ -77,7 +77,7 @@ def _table(index: Index, rows: tuple[QualityRow, ...]) -> Table:
 
 
 def _shown(row: QualityRow) -> str:
-    """The number, with how many pictures equal their baseline where that makes a value infinite."""
+    """Return the number, with how many pictures equal their baseline where that makes a value infinite."""
     value = row.value if row.kind == "features" else row.mean
     text = number(value, 3) if value is not None else NOT_AVAILABLE
     return f"{text} ({count(row.infinite)} equal)" if row.infinite else text

@@ -60,7 +60,7 @@ def _verdict(index: Index) -> Section:
 
 
 def _listed(index: Index) -> tuple[str, ...]:
-    """The reasons that open the report: all of the run and of damage, and as many of other decisions as can be read."""
+    """Return the reasons that open the report: all of the run and of damage, and as many of other decisions as can be read."""
     verdict = index.result.verdict
     decided = {decision.reason for decision in verdict.decisions}
     decided |= {decision.reason for decision in verdict.retention}
@@ -83,7 +83,7 @@ def _rates(index: Index) -> Section:
 
 
 def _comparisons(index: Index) -> tuple[str, ...]:
-    """For each latent cell that has one: its rate beside that of a class the model has never seen."""
+    """Return, for each latent cell that has one, its rate beside that of a class the model has never seen."""
     lines = []
     for row in index.targets():
         for twin in index.twin(row, control=Control.UNLEARNED):

@@ -50,7 +50,7 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
 
 
 def _why(decision: Decision) -> str:
-    """The reason without what the other columns of its row say already; all of it where nothing else is left."""
+    """Return the reason without what the other columns of its row say already; all of it where nothing else is left."""
     rest = decision.reason.partition(f"by detector {decision.detector}")[2].strip(" .:,")
     return f"{rest[0].upper()}{rest[1:]}." if rest else decision.reason
 

@@ -135,7 +135,7 @@ def _made(name: str, kind: Kind, path: Path, revision: str | None, files: list[P
 
 
 def _beside(path: Path) -> list[Path]:
-    """A weight file, with the configuration that Receler's official code or PEFT saves next to it."""
+    """Return a weight file, with the configuration that Receler's official code or PEFT saves next to it."""
     configs = dict.fromkeys(_RECELER, "eraser_config.json") | dict.fromkeys(PEFT_FILES, PEFT_CONFIG)
     config = path.parent / configs.get(path.name, "")
     return [path, config] if config.is_file() else [path]

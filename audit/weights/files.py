@@ -150,7 +150,7 @@ def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
 
 
 def _weight_names(variant: str | None) -> list[str]:
-    """Names under which diffusers and transformers write one file or the index of several."""
+    """Return the names under which diffusers and transformers write one file or the index of several."""
     tag = f".{variant}" if variant else ""
     names = []
     for stem in ("diffusion_pytorch_model", "model"):

@@ -239,7 +239,7 @@ def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: 
 
 
 def _parts(folder: Path) -> dict[str, bool]:
-    """Sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
+    """Return the sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
     if not (folder / "model_index.json").is_file():
         _need(folder, "config.json", "the folder is no model: it has neither model_index.json nor config.json")
         return {"": True}

@@ -207,12 +207,12 @@ class _Maker:
 
 
 def _refused(reports: Sequence[Report]) -> str | None:
-    """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
+    """Return why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
 
 
 def _noise_pixels(seed: int, side: int) -> Pixels:
-    """Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
+    """Return Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
     return _uint8(noise.clamp(-1, 1))[0]
 
@@ -223,6 +223,6 @@ def _finite(values: torch.Tensor) -> torch.Tensor:
 
 
 def _uint8(images: torch.Tensor) -> Pixels:
-    """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
+    """Return the pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
     scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
     return (scaled.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -45,7 +45,7 @@ def run_invert(inverted: InvertIdentity, models: Models, read_item: ReadItem, ba
 
 
 def _read(items: Sequence[str], read_item: ReadItem) -> tuple[dict[str, Pixels], list[Row]]:
-    """Readable items, and rows for the others: undecodable objects, which no retry mends, and vanished or changed ones."""
+    """Return readable items, and rows for the others: undecodable objects, which no retry mends, and vanished or changed ones."""
     readable: dict[str, Pixels] = {}
     rows: list[Row] = []
     for item in items:
@@ -122,7 +122,7 @@ class _Inversion:
         return rows
 
     def _input(self, item: str, array: Pixels) -> npt.NDArray[np.float32]:
-        """The reference image as the model sees it, disturbed where the unit says so."""
+        """Return the reference image as the model sees it, disturbed where the unit says so."""
         pixels, moved = to_model_input(array, self.models.pipeline.resolution), self.identity.perturbation
         return pixels if moved is None else perturb_image(pixels, moved.kind, moved.strength, item)
 
@@ -150,11 +150,11 @@ class _Inversion:
 
 
 def _distance(latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Relative L2 distance of latents from the clean ones, per image (B,)."""
+    """Return the relative L2 distance of latents from the clean ones, per image (B,)."""
     return (latents - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
 
 
 def _psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB per image (B,), for images in [-1, 1]; 120 dB stands for equality."""
+    """Return the peak signal-to-noise ratio in dB per image (B,), for images in [-1, 1]; 120 dB stands for equality."""
     pairs = zip(first.cpu().numpy(), second.cpu().numpy(), strict=True)
     return torch.tensor([min(psnr(*pair, peak=2.0), 120.0) for pair in pairs])

@@ -139,7 +139,7 @@ class _Maker:
         return decode_stored(self._pictures[image]["image"]["bytes"])
 
     def _reference(self, item: str, side: int) -> Pixels:
-        """The corpus image as the model sees it, so that a resize is no loss of quality."""
+        """Return the corpus image as the model sees it, so that a resize is no loss of quality."""
         scaled = to_model_input(self._read_item(item), side)
         return ((scaled / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 
