@@ -137,9 +137,9 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _require_regular(found: os.stat_result) -> None:
+def _require_regular(status: os.stat_result) -> None:
     for matches, name in _KINDS:
-        if matches(found.st_mode):
+        if matches(status.st_mode):
             raise ForeignError(f"it is {name}, not a file")
 
 

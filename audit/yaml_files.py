@@ -119,8 +119,8 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def _check_scalar(node: yaml.ScalarNode) -> None:
-    if found := _NO_TEXT.search(node.value):
-        raise _refused(f"a text holds the character {found[0]!r}, which none may", node)
+    if match := _NO_TEXT.search(node.value):
+        raise _refused(f"a text holds the character {match[0]!r}, which none may", node)
     if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > _DIGITS:
         raise _refused(f"a number of {len(node.value)} digits", node)
 

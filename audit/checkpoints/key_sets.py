@@ -86,8 +86,8 @@ def some_layers(names: Collection[str], unet_names: Collection[str]) -> tuple[st
 
 
 def _attn2(name: str) -> str | None:
-    layer, found, _ = name.partition(".attn2.")
-    return layer if found else None
+    layer, mark, _ = name.partition(".attn2.")
+    return layer if mark else None
 
 
 def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int]:

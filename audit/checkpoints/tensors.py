@@ -118,8 +118,8 @@ def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
     try:
         file = safe_open(str(path), framework="pt", device="cpu")
         slices = {name: file.get_slice(name) for name in names}
-        shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
-        kinds = {name: stored.of_safetensors(str(found.get_dtype())) for name, found in slices.items()}
+        shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+        kinds = {name: stored.of_safetensors(str(piece.get_dtype())) for name, piece in slices.items()}
         metadata = dict(file.metadata() or {})
     except Exception as error:  # Rust's errors, and Python's for a dtype that torch lacks
         raise _broken(path, f"it is no valid safetensors file ({_first(error)})") from None

@@ -77,18 +77,18 @@ def temporary_folder() -> Path | None:
 
 def _home() -> Path | None:
     """Return the home folder by HOME, else by the list of users; None when neither knows one."""
-    given = os.environ.get("HOME")
-    if not given:
+    home = os.environ.get("HOME")
+    if not home:
         try:
-            given = pwd.getpwuid(os.getuid()).pw_dir
+            home = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:
             return None
-    return Path(given).absolute()
+    return Path(home).absolute()
 
 
 def _usual_cache() -> Path:
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return given if given.is_absolute() else Path.home() / ".cache"
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return folder if folder.is_absolute() else Path.home() / ".cache"
 
 
 def _move_prefect() -> list[str]:

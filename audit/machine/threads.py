@@ -61,22 +61,22 @@ def threads_for(quota: float) -> int:
 
 def count() -> Setting:
     """Return the number of threads that computing will use, and its origin."""
-    given = os.environ.get(COUNT)
-    if given and COUNT not in _settled:
-        return Setting(given, f"{COUNT} is set")
-    if given:
-        return Setting(given, f"the control group's quota, {cpu_quota():g} cores")
+    value = os.environ.get(COUNT)
+    if value and COUNT not in _settled:
+        return Setting(value, f"{COUNT} is set")
+    if value:
+        return Setting(value, f"the control group's quota, {cpu_quota():g} cores")
     return Setting(str(affinity()), "the cores that this process may use")
 
 
 def waiting() -> Setting:
     """Return the way in which idle threads wait, and its origin."""
-    given = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
-    if not given:
+    settings = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
+    if not settings:
         return Setting("spinning", "the default, as cores were free when this process began")
     if WAITING in _settled:
-        return Setting(given[0], "cores were taken when this process began")
-    return Setting(", ".join(given), "set in the environment")
+        return Setting(settings[0], "cores were taken when this process began")
+    return Setting(", ".join(settings), "set in the environment")
 
 
 def crowded() -> bool:

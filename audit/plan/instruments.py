@@ -28,8 +28,8 @@ def quality_of(resolved: Resolved) -> list[QualityInstrument]:
     """Return every quality instrument. The picture check's own one gives a test's result and no metrics."""
     entries = {entry.name: entry for entry in resolved.spec.quality_entries()}
     instruments = []
-    for name, known in resolved.quality.items():
-        instrument = _absent_quality(entries[name]) if isinstance(known, Missing) else known
+    for name, entry in resolved.quality.items():
+        instrument = _absent_quality(entries[name]) if isinstance(entry, Missing) else entry
         instruments.append(dataclasses.replace(instrument, metrics=()) if name == PICTURE_CHECK else instrument)
     return instruments
 

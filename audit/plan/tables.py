@@ -93,24 +93,24 @@ def _cases_file(data: bytes) -> pq.ParquetFile:
     return file
 
 
-def _check_columns(found: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
+def _check_columns(actual: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
     for name in needed:
-        if name not in found.names:
+        if name not in actual.names:
             raise pa.ArrowInvalid(f"it lacks the column {name!r}")
-    if len(set(found.names)) < len(found.names):
+    if len(set(actual.names)) < len(actual.names):
         raise pa.ArrowInvalid("two of its columns have the same name")
-    for field in found:
+    for field in actual:
         if field.name in expected.names and not _is_like(field.type, expected.field(field.name).type):
             raise pa.ArrowInvalid(
                 f"its column {field.name!r} holds {field.type}, not {expected.field(field.name).type}"
             )
 
 
-def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
+def _is_like(actual: pa.DataType, expected: pa.DataType) -> bool:
     """Say if the types are the same but for the name that Parquet gives the elements of a list."""
-    if pa.types.is_list(found) and pa.types.is_list(expected):
-        return bool(found.value_type == expected.value_type)
-    return bool(found == expected)
+    if pa.types.is_list(actual) and pa.types.is_list(expected):
+        return bool(actual.value_type == expected.value_type)
+    return bool(actual == expected)
 
 
 def _check_units(batch: pa.RecordBatch) -> None:

@@ -35,7 +35,7 @@ def section(index: Index) -> Section:
             "A number from the testbed is a number about the testbed.",
         )
     loaded = [row["facts"] for row in result.erasures if "claim" in row["facts"]]
-    bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {said}") for f in loaded for said in f["warnings"])
+    bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {warning}") for f in loaded for warning in f["warnings"])
     erased = [row for row in result.erasures if "record" in row["facts"]]
     tables = (*((_erased(erased),) if erased else ()), *((_checkpoints(loaded),) if loaded else ()))
     tables += (attacks(result.attacks),) if result.attacks else ()
@@ -119,8 +119,8 @@ def _checkpoints(loaded: Sequence[Document]) -> Table:
 
 def _checkpoint(row: Document) -> tuple[str, ...]:
     facts = row["facts"]
-    known = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
-    texts = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{known}")
+    key_set = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
+    texts = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{key_set}")
     return (
         *map(plain, texts),
         f"{facts['parameter_share']:.2%}",

@@ -129,8 +129,8 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
             if rate is None and not any(ours):
                 continue
             cells = [_NONE if defence == "none" else plain(defence), plain(scenario)]
-            for found in ours:
-                cells += _ours(index, found)
+            for counts in ours:
+                cells += _ours(index, counts)
             cells.append(rate.text if rate else "no number")
             if claims:
                 failed = [broken.get((defence, scenario, judge)) for judge in judges]
@@ -175,7 +175,7 @@ def _answer(
     if rate is None:
         return NOT_AVAILABLE
     least, concepts = _assessed_min(index), reported().concepts
-    answers = [compare(rate, found, _confidence(index), least, concepts) for found in ours or [None]]
+    answers = [compare(rate, counts, _confidence(index), least, concepts) for counts in ours or [None]]
     for number, control in enumerate(failed):
         if control and answers[number][0] is not Answer.NOT_RUN:
             what = "failed" if control.cell_id is not None else "is missing"

@@ -170,12 +170,12 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
         return "unet", loaded_weights(folder)[0]
     if (folder / "config.json").is_file() and any(folder.glob("model.safetensors*")):
         return "text-encoder", loaded_weights(folder)[0]
-    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
-    if len(found) == 1:
-        return "file", found
-    listed = f"{len(found)} weight files: {', '.join(f.name for f in found[:4])}" if found else "no weight file"
+    weights = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
+    if len(weights) == 1:
+        return "file", weights
+    listed = f"{len(weights)} weight files: {', '.join(f.name for f in weights[:4])}" if weights else "no weight file"
     raise CheckpointError(
         f"the folder holds {listed}, so it is not clear what the checkpoint is",
         where=str(folder),
-        next_step="name the weight file itself" if found else "name the checkpoint's file, or copy the whole folder",
+        next_step="name the weight file itself" if weights else "name the checkpoint's file, or copy the whole folder",
     )

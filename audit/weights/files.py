@@ -125,16 +125,16 @@ def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
     pickles, several that could be meant, or an index that names files elsewhere.
     """
     for variant in (None, "fp16"):
-        found = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
-        if len(found) > 1:
+        files = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
+        if len(files) > 1:
             raise CheckpointError(
-                f"the folder holds its weights more than once ({', '.join(path.name for path in found)}), and libraries "
+                f"the folder holds its weights more than once ({', '.join(path.name for path in files)}), and libraries "
                 "differ in which they load",
                 where=str(folder),
                 next_step="keep the one that is meant, and move the others away, with the files that an index names",
             )
-        if found:
-            return (found if found[0].suffix == ".safetensors" else _shards(found[0])), variant
+        if files:
+            return (files if files[0].suffix == ".safetensors" else _shards(files[0])), variant
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if pickles:
         raise CheckpointError(

@@ -47,19 +47,19 @@ def run_attack(
     with companions() as later:
         others = [_search(one, models, read_item, batch_size, own) for one, own in later]
         search = _search(attack, models, read_item, batch_size, session or Session(), others)
-        found = registry.runner(attack.method)(search)
-    if not isinstance(found, Found):
-        raise ValueError(f"attack {attack.method} returned a value of type {type(found).__name__}, not Found")
-    if sorted(row.item for row in found.rows) != sorted(attack.items) or not set(found.tensors) <= set(attack.items):
+        result = registry.runner(attack.method)(search)
+    if not isinstance(result, Found):
+        raise ValueError(f"attack {attack.method} returned a value of type {type(result).__name__}, not Found")
+    if sorted(row.item for row in result.rows) != sorted(attack.items) or not set(result.tensors) <= set(attack.items):
         raise ValueError(f"attack {attack.method} did not answer for exactly its items")
     who = {"method": attack.method, "version": attack.version, "model": attack.model, "concept": attack.concept.name}
     pairs_minors = pairing(attack.concept.model_dump(mode="json"))
-    by_item = {row.item: _shown(row, pairs_minors) for row in found.rows}
+    by_item = {row.item: _shown(row, pairs_minors) for row in result.rows}
     rows = [
         {**vars(row), "status": row.status.value, "report": json.dumps({**who, **row.report}, sort_keys=True)}
         for row in (by_item[item] for item in attack.items)
     ]
-    tensors = {item: tensor.detach().cpu().contiguous() for item, tensor in found.tensors.items()}
+    tensors = {item: tensor.detach().cpu().contiguous() for item, tensor in result.tensors.items()}
     blob = safetensors.torch.save(tensors) if tensors else None
     return pa.Table.from_pylist(rows, schema=SCHEMAS["attack"]), blob
 

@@ -40,8 +40,8 @@ def run_generate(
     """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
     maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
     possible = [case for case in cases if not case.problem]
-    made = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
-    rows = {row["image_id"]: row for row in made}
+    computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
+    rows = {row["image_id"]: row for row in computed}
     rows |= {case.image_id: _row(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
     return pa.Table.from_pylist([rows[case.image_id] for case in cases], schema=SCHEMAS["generate"]), None
 
@@ -154,7 +154,7 @@ class _Maker:
     def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
         """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
-        finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
+        finite, drawn, pixels = _finite(result.latents), _finite(images), _uint8(images)
         rows = []
         for i, case in enumerate(cases):
             reports = result.reports[i]
@@ -162,7 +162,7 @@ class _Maker:
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
-            elif finite[i] and shown[i]:
+            elif finite[i] and drawn[i]:
                 rows.append(_picture(case, pixels[i], calls, told))
             else:
                 reason = _NOT_FINITE if finite[i] else "the latent is not finite"

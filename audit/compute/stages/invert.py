@@ -134,15 +134,15 @@ class _Inversion:
         texts = (prompt,) * len(clean)
         schedule = self.models.pipeline.schedule(self.identity.steps)
         states = self.models.states(texts, erased).to(self.models.device)
-        given = Conditioning(states, states, 1.0, texts)
+        conditioning = Conditioning(states, states, 1.0, texts)
         method, passes, tolerance = self.identity.method, self.identity.passes, self.identity.tolerance
         if passes is not None and tolerance is not None:  # the fixed-point method
             up = invert(model, schedule, clean, states, passes=passes, tolerance=tolerance)
-            down = sample(model, schedule, up.latents, given)
+            down = sample(model, schedule, up.latents, conditioning)
             residuals = (up.residual_max, up.residual_mean)
             return _Trip(up.latents, None, down.latents, *residuals, up.calls, down.unet_calls)
         pair = invert_exactly(model, schedule, clean, states, method)
-        down = sample_exactly(model, schedule, pair, given, method)
+        down = sample_exactly(model, schedule, pair, conditioning, method)
         # No implicit equation is solved, so what is left over is the trip's own error.
         error = _distance(down.latents, clean)
         calls = torch.full((len(clean),), schedule.steps, dtype=torch.int32)
