@@ -1,4 +1,4 @@
-"""Errors that name the next step. Everything a user can cause is an `AuditError`; anything else is a defect."""
+"""Errors that name the next step. Every mistake that a user can cause is an `AuditError`; any other exception is a defect."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments or "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     if argv is None:
         _settle_process(debug)
-        for line in environment.take_said():
+        for line in environment.take_notices():
             say(line)
     try:
         answer = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)

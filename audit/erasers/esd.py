@@ -94,7 +94,7 @@ def erase(
     *,
     method: str = "esd-x",
 ) -> Made:
-    """The trained parameters by diffusers name; with several concepts, each iteration erases one drawn at random.
+    """Return the trained parameters by diffusers name. With several concepts, each iteration erases one drawn at random.
 
     Raises `SpecError` for a phrase the text encoder cannot read, `EraserError` when nothing is selected or training
     diverges.
@@ -126,18 +126,8 @@ def erase(
     )
     latents.fill_pool(key, session)
 
-    def iterate(generator: torch.Generator) -> torch.Tensor:
-        which, noisy = latents.draw(generator)
-        states = latents.sources[which].states.expand(len(noisy.latents), -1, -1)
-        predicted = predict(unet, noisy.latents, noisy.timesteps, states, options.compute)
-        wanted = target(noisy, options.negative_guidance, options.convention)
-        loss = nn.functional.mse_loss(predicted, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return loss
-
-    training.run(iterate)
+    step = _Step(unet, optimiser, sources, options)
+    training.run(lambda generator: step(*latents.draw(generator)))
     source = slug(concepts) if options.erase_from is None else file_part(options.erase_from)
     return Made(
         layout="unet-partial",
@@ -147,6 +137,27 @@ def erase(
         curve=training.curve,
         seconds=training.seconds,
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One iteration: the trained parameters take a step towards the target of one concept."""
+
+    unet: UNet2DConditionModel
+    optimiser: torch.optim.Optimizer
+    sources: Sequence[Prompt]  # by concept: the prompt of the latents
+    options: EsdParameters
+
+    def __call__(self, concept: int, noisy: Noisy) -> torch.Tensor:
+        """Return the loss before the step. `concept` is the index of the concept that `noisy` belongs to."""
+        states = self.sources[concept].states.expand(len(noisy.latents), -1, -1)
+        predicted = predict(self.unet, noisy.latents, noisy.timesteps, states, self.options.compute)
+        wanted = target(noisy, self.options.negative_guidance, self.options.convention)
+        loss = nn.functional.mse_loss(predicted, wanted)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return loss
 
 
 def rounded(pipeline: Pipeline) -> Pipeline:

@@ -1,4 +1,4 @@
-"""The report as one static HTML page: no script, no request to anywhere, everything a reader needs inside."""
+"""Write the report as one static HTML page: no script, no request to anywhere, everything a reader needs inside."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _PERCENT = re.compile(r"(?<=\d) %")
 
 
 def _unbroken(value: object) -> object:
-    """Text in which no line ends between a number and its percent sign; anything else unchanged."""
+    """Return text in which no line ends between a number and its percent sign; anything else unchanged."""
     return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
 
 
 def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL) -> str:
-    """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records."""
+    """Return the whole page. `show_sensitive` shows sensitive pictures unblurred, which the page states and the log records."""
     if show_sensitive:
         LOG.warning("report of run %s shows sensitive pictures unblurred, as asked", plain(result.run_id))
     environment = Environment(

@@ -1,4 +1,4 @@
-"""The report as JUnit XML, for release pipelines: the verdict, every decision and every data check as a test case."""
+"""Write the report as JUnit XML, for release pipelines: the verdict, every decision and every data check as a test case."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from audit.verdict.results import CheckResult, DamageDecision, Decision, Retenti
 
 
 def render(result: RunResult) -> str:
-    """XML text. FAIL and failed checks are failures; INCONCLUSIVE and checks that could not run are errors; what the policy
-    waives is skipped.
+    """Return XML text in which FAIL and failed checks are failures, and INCONCLUSIVE and checks that could not run are errors.
 
-    The verdict is a case of its own, so that a run without decisions cannot look green.
+    Test cases that the policy waives are skipped. The verdict is a case of its own, so that a run without decisions
+    cannot look green.
     """
     name = plain(result.name)
     root = ElementTree.Element("testsuites", {"name": f"erasure-audit {name}"})

@@ -54,7 +54,7 @@ def _with_reasons(
 
 
 def _retention(index: Index, reasons: Collection[str]) -> Table:
-    """One row per concept, defence and judge, failures first."""
+    """Return one row per concept, defence and judge, failures first."""
     ordered = sorted(index.result.verdict.retention, key=lambda d: STATUS_ORDER[d.status])
     columns = (
         Column("Decision", "status"),
@@ -98,7 +98,7 @@ def _share(value: float, minimum: float) -> str:
 
 
 def _damage(decisions: Sequence[DamageDecision], reasons: Collection[str]) -> Table:
-    """One row per concept and defence, damaged models first."""
+    """Return one row per concept and defence, damaged models first."""
     ordered = sorted(decisions, key=lambda d: (not d.damaged, STATUS_ORDER[d.status]))
     columns = (
         Column("Decision", "status"),
@@ -136,7 +136,7 @@ def _figure(value: float | None) -> str:
 
 
 def _pairs(index: Index) -> Table:
-    """One row per cell and detector, over its subjects: what became of each pair of pictures."""
+    """Return one row per cell and detector, over its subjects: the outcome of each pair of pictures."""
     columns = (
         Column("Subject"),
         Column("Erased", minor=3),
