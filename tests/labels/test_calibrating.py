@@ -95,7 +95,7 @@ def test_another_threshold_is_another_judge(journal: Journal) -> None:
     (judge,) = calibrating.outdated(journal, "run-1", policy(0.6))
     assert (judge.detector, judge.concept, judge.threshold) == ("judge", "ring", 0.6)
     (moved,) = calibrating.known_of_judges(journal, "run-1", policy(0.6))
-    chosen, trouble = labels_for(policy(0.6), row(detector="judge", instrument_id=11), [moved], None)
+    chosen, trouble = labels_for(policy(0.6), row(1, 1), [moved], None)
     assert chosen is None and trouble and "of another version of detector judge" in trouble
     rewrite(journal, "run-2", "rules", threshold=0.6)
     assert calibrations(journal, "run-2") == []
