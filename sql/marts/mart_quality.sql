@@ -18,7 +18,7 @@ asked as (
         on
             m.run_key = i.run_key
             and (m.baseline = 'prompt') = (i.kind = 'clip-score')
-            and (m.regions or json_extract_string(i.parameters, '$.where') is null)
+            and (m.regions or json_extract_string(i.parameters, '$.where') is distinct from 'outside-region')
     inner join cells as l on m.run_key = l.run_key and m.cell_id = l.cell_id
 ),
 
