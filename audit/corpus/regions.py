@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from audit import locations
 from audit.corpus import images
 from audit.corpus.images import ImageError, Pixels
-from audit.corpus.sources import is_litter, open_source
+from audit.corpus.sources import Found, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.spec.sections import CorpusEntry, CorpusLimits
 
@@ -47,14 +47,14 @@ def read_regions(entry: CorpusEntry, pictures: Sequence[Pictured], limits: Corpu
     """
     assert entry.regions is not None
     source = open_source(entry.regions)
-    masks: dict[str, list[str]] = {}
+    masks: dict[str, list[Found]] = {}
     for found in source.objects():
         if not is_litter(found.uri, source.uri):
-            masks.setdefault(_name(found.uri, source.uri), []).append(found.uri)
+            masks.setdefault(_name(found.uri, source.uri), []).append(found)
     below = locations.absolute(entry.url)
     lists = [masks.get(_name(picture.uri, below), []) for picture in pictures]
     for wrong, what in ((0, "no region mask"), (2, "more than one region mask")):
-        without = [picture.uri for picture, uris in zip(pictures, lists, strict=True) if min(len(uris), 2) == wrong]
+        without = [picture.uri for picture, found in zip(pictures, lists, strict=True) if min(len(found), 2) == wrong]
         if without:
             raise CorpusError(
                 f"{len(without)} of {len(pictures)} pictures of {entry.concept!r} have {what}, first {without[0]}",
@@ -62,8 +62,8 @@ def read_regions(entry: CorpusEntry, pictures: Sequence[Pictured], limits: Corpu
                 next_step="put one mask with the picture's file name there for each picture",
             )
     return [
-        Region(uri, _digest(source.read(uri), uri, picture, limits))
-        for picture, (uri,) in zip(pictures, lists, strict=True)
+        Region(mask.uri, _digest(source, mask, picture, limits))
+        for picture, (mask,) in zip(pictures, lists, strict=True)
     ]
 
 
@@ -71,17 +71,22 @@ def _name(uri: str, below: str) -> str:
     return str(PurePosixPath(uri.removeprefix(below).strip("/")).with_suffix(""))
 
 
-def _digest(data: bytes, uri: str, picture: Pictured, limits: CorpusLimits) -> str:
+def _digest(source: Source, found: Found, picture: Pictured, limits: CorpusLimits) -> str:
+    if found.problem is not None or found.size > limits.max_bytes:
+        raise _unusable(found.problem or f"too many bytes: {found.size}, the limit is {limits.max_bytes}", found.uri)
     try:
-        mask = images.decode(data, max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        mask = images.decode(source.read(found.uri), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     except ImageError as error:
-        raise _unusable(error.reason, uri) from None
+        raise _unusable(error.reason, found.uri) from None
+    except OSError as error:
+        raise _unusable(error.strerror or type(error).__name__, found.uri) from None
     height, width, _ = mask.shape
     if (width, height) != (picture.width, picture.height):
-        raise _unusable(f"it has {width} x {height} pixels and its picture {picture.width} x {picture.height}", uri)
+        sizes = f"it has {width} x {height} pixels and its picture {picture.width} x {picture.height}"
+        raise _unusable(sizes, found.uri)
     shown = white(mask)
     if shown.all() or not shown.any():
-        raise _unusable(f"it is all {'white' if shown.any() else 'black'}", uri)
+        raise _unusable(f"it is all {'white' if shown.any() else 'black'}", found.uri)
     return images.pixel_sha256(mask)
 
 

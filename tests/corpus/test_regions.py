@@ -58,6 +58,11 @@ def damaged(masks: Path) -> None:
     (masks / "ring-00001.png").write_bytes(b"no picture")
 
 
+def broken_link(masks: Path) -> None:
+    gone(masks)
+    (masks / "ring-00000.png").symlink_to(masks / "nowhere.png")
+
+
 def filled(level: int, side: int = 64) -> Callable[[Path], None]:
     return lambda masks: Image.new("L", (side, side), level).save(masks / "ring-00001.png")
 
@@ -68,6 +73,7 @@ def filled(level: int, side: int = 64) -> Callable[[Path], None]:
         (gone, "1 of 2 pictures of 'ring' have no region mask, first file://.*ring-00000.png", "masks"),
         (twice, "1 of 2 pictures of 'ring' have more than one region mask", "masks"),
         (damaged, "a region mask cannot be used: not an image", "ring-00001.png"),
+        (broken_link, "a region mask cannot be used: broken link", "ring-00000.png"),
         (filled(0), "a region mask cannot be used: it is all black", "ring-00001.png"),
         (filled(255), "a region mask cannot be used: it is all white", "ring-00001.png"),
         (filled(255, 32), "it has 32 x 32 pixels and its picture 64 x 64", "ring-00001.png"),
