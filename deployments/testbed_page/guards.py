@@ -109,7 +109,7 @@ class Run:
         """Return in how many cases each guard acted, in the defence's order."""
         cells = {row.cell_id for row in rows}
         acts = [[g for g in self.result.guards if g.cell_id in cells and g.guard == name] for name in way.names()]
-        return ", ".join(f"{sum(g.acted for g in one)}/{sum(g.cases for g in one)}" for one in acts) or "-"
+        return ", ".join(f"{sum(g.acted for g in one)}/{sum(g.cases for g in one)}" for one in acts) or "no guard"
 
     def calls(self, rows: Sequence[CrrRow]) -> float:
         """Return the guards' own UNet evaluations, of a picture."""
@@ -193,7 +193,7 @@ def _table(found: Run) -> Table:
 def goals(found: Run) -> Iterator[str]:
     """Yield what IRECE reaches on white-box latents, and EGLOCE on text, for each defence and judge that was measured."""
     for way in found.ways:
-        masked = any("mask" in guard["parameters"] for guard in way.guards)  # a control of IRECE, or SAFREE's option
+        masked = any("mask" in guard["parameters"] for guard in way.guards)  # a control that is no defence
         if way.names() == ["irece"] and not masked and (bare := found.bare(way)):
             yield from (_irece(found, way, bare, judge) for judge in found.judges)
         if way.names()[-1:] == ["egloce"] and (below := found.below(way)):
