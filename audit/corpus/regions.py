@@ -9,7 +9,7 @@ from pathlib import PurePosixPath
 from audit import locations
 from audit.corpus import images
 from audit.corpus.images import ImageError, Pixels
-from audit.corpus.sources import Found, Source, is_litter, open_source
+from audit.corpus.sources import ListedObject, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.spec.sections import CorpusEntry, CorpusLimits
 
@@ -47,7 +47,7 @@ def read_regions(entry: CorpusEntry, pictures: Sequence[Pictured], limits: Corpu
     """
     assert entry.regions is not None
     source = open_source(entry.regions)
-    masks: dict[str, list[Found]] = {}
+    masks: dict[str, list[ListedObject]] = {}
     for found in source.objects():
         if not is_litter(found.uri, source.uri):
             masks.setdefault(_name(found.uri, source.uri), []).append(found)
@@ -71,7 +71,7 @@ def _name(uri: str, below: str) -> str:
     return str(PurePosixPath(uri.removeprefix(below).strip("/")).with_suffix(""))
 
 
-def _digest(source: Source, found: Found, picture: Pictured, limits: CorpusLimits) -> str:
+def _digest(source: Source, found: ListedObject, picture: Pictured, limits: CorpusLimits) -> str:
     if found.problem is not None or found.size > limits.max_bytes:
         raise _unusable(found.problem or f"too many bytes: {found.size}, the limit is {limits.max_bytes}", found.uri)
     try:
