@@ -81,7 +81,7 @@ def block(result: RunResult, published: Path | None = None) -> str:
     sampler = result.spec["scenarios"][0]["sampler"]
     sentences = (
         f"CRR on text prompts, {sampler['steps']} DDIM steps, guidance {sampler['guidance']}, "
-        f"{sampler['dtype']}, {CONFIDENCE:.0%} intervals. `kept` is the mean CRR of the neighbours over the backbone's; its "
+        f"{sampler['dtype']}, {CONFIDENCE:.0%} intervals. 'Kept' is the mean CRR of the neighbours over the backbone's; its "
         f"interval holds whatever the two rates are within theirs. The {deciding} decides whether a goal is met. Goals "
         "are compared with the measured rates; where an interval reaches over a goal, more seeds could change the answer.",
     )
