@@ -145,9 +145,20 @@ def test_a_journal_that_changed_is_noticed_by_the_file(sealed_once: Bundle, tmp_
 def test_a_decision_that_does_not_follow_is_noticed(bundle: Bundle) -> None:
     """The whole way: a signer who is trusted writes another verdict over the same rows."""
     lie = resealed(bundle, with_json(bundle, "verdict.json", lambda v: {**v, "status": "FAIL"}), status="FAIL")
-    line = only_wrong(list(checked(lie).lines))
-    assert (line.number, line.where) == (6, "data/verdict.json")
-    assert "status is 'FAIL' in the bundle, and 'PASS' by the rows" in line.detail
+    found = wrong(checked(lie))
+    assert [(line.number, line.where) for line in found] == [(6, "data/verdict.json"), (6, VERDICT)]
+    assert "status is 'FAIL' in the bundle, and 'PASS' by the rows" in found[0].detail
+
+
+def test_the_chain_of_decisions_holds_without_the_journal(bundle: Bundle, tmp_path: Path) -> None:
+    def changed(documents: Any) -> Any:
+        documents[0]["record"]["verdict"]["reasons"] = ["All is well."]
+        return documents
+
+    line = only_wrong(lines(resealed(bundle, with_json(bundle, "decisions.json", changed)), 7, tmp_path, NOW))
+    assert line.where == "data/decisions.json" and "decision 1 does not have the digest" in line.detail
+    none = resealed(bundle, with_json(bundle, "decisions.json", lambda documents: []))
+    assert "decision 1 is not the one that was signed" in only_wrong(lines(none, 7, tmp_path, NOW)).detail
 
 
 def test_a_score_that_was_edited_does_not_fit_its_outcome(bundle: Bundle, tmp_path: Path) -> None:
@@ -176,7 +187,7 @@ def test_another_policy_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
         ({"sealed_at": "2026-11-21T00:00:00Z"}, "a clock ran backwards: decided_at .* is after sealed_at"),
         ({"first_unit_at": "2025-11-21T00:00:00Z"}, "planned_at .* is after first_unit_at"),
         ({"first_unit_at": "2026-11-22T12:00:00Z"}, "first_unit_at .* is after decided_at"),
-        ({"decided_at": "2026-11-22T12:00:00Z"}, "the signed 'decided_at' is"),
+        ({"planned_at": "2025-11-22T12:00:00Z"}, "it says 2025-11-22T00:00:00.*, and planned_at .* was signed"),
         ({"sealed_at": "soon"}, "'sealed_at' is no time"),
     ],
 )  # fmt: skip
@@ -205,7 +216,7 @@ def test_units_that_were_not_planned_are_noticed(bundle: Bundle, tmp_path: Path)
     text = (bundle.folder / "data/units.jsonl").read_bytes()
     fewer = resealed(bundle, {"units.jsonl": text.split(b"\n", 1)[1]})
     assert "not those that were planned" in only_wrong(lines(fewer, 10, tmp_path, None)).detail
-    edited = resealed(fewer, {"units.jsonl": text.replace(b'"failed": false', b'"failed": true', 1)})
+    edited = resealed(fewer, {"units.jsonl": text.replace(b'"complete": true', b'"complete": false', 1)})
     assert "not the one that was signed" in only_wrong(lines(edited, 10, tmp_path, None)).detail
 
 
