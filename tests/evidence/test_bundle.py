@@ -192,6 +192,7 @@ def test_sha256sum_checks_both_manifests(sealed_once: Bundle) -> None:
         assert done.returncode == 0 and "FAILED" not in done.stdout
 
 
+@pytest.mark.slow
 def test_verification_needs_the_bundle_and_the_key_alone(sealed_once: Bundle, tmp_path: Path) -> None:
     """No home folder, no network, no journal, no model's library, and a folder that cannot be written."""
     assert sealed_once.officer is not None
