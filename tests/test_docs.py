@@ -74,6 +74,8 @@ ELSEWHERE = {
     "erasure-audit evidence seal RUN_ID": "needs a decided run: tests/evidence/test_commands.py",
     "erasure-audit evidence sign bundle": "needs a bundle: tests/evidence/test_commands.py",
     "erasure-audit evidence verify bundle": "needs a bundle: tests/evidence/test_commands.py",
+    "erasure-audit labels export RUN_ID": "needs a finished run: tests/labels/test_export.py",
+    "erasure-audit labels import RUN_ID": "needs two people's labels: tests/labels/test_import.py",
     "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",
     "erasure-audit resume RUN_ID": "needs an interrupted run: tests/flows/test_kill.py",
     "erasure-audit work RUN_ID": "needs a bucket: tests/flows/test_prefect.py, test_end_to_end.py",
