@@ -81,3 +81,17 @@ class LabelsError(AuditError):
 
 class EnvironmentProblem(AuditError):
     """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""
+
+
+class KeyProblem(AuditError):
+    """A key file cannot be read, written or used."""
+
+
+class EvidenceError(AuditError):
+    """A run cannot be sealed, or a folder is no bundle that can be signed."""
+
+
+class NotVerified(AuditError):
+    """Evidence does not show what it says: a signature, a digest or a derivation does not hold."""
+
+    exit_code = EXIT_NOT_VERIFIED

@@ -22,6 +22,7 @@ from flows.commands import (
     db,
     doctor,
     erase,
+    evidence,
     export,
     init,
     inspect,
@@ -39,7 +40,7 @@ from flows.console import runnable, say
 app = typer.Typer(
     name="erasure-audit",
     help="Does an erased concept come back? Audits diffusion models and ends in PASS, FAIL or INCONCLUSIVE.",
-    epilog="Exit codes: 0 PASS, 3 FAIL, 4 INCONCLUSIVE, 1 crash, 2 usage, 130 interrupted.",
+    epilog="Exit codes: 0 PASS, 3 FAIL, 4 INCONCLUSIVE, 1 crash, 2 usage, 5 not verified, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -59,6 +60,7 @@ app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
+app.add_typer(evidence.app, name="evidence")
 app.add_typer(labels.app, name="labels")
 
 

@@ -1,0 +1,256 @@
+"""Seal a run: everything that its verdict stands on, in one signed folder, without pixels."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import importlib.metadata
+import importlib.resources
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit import identity
+from audit.corpus.manifest import read_stored_manifest
+from audit.errors import EnvironmentProblem, EvidenceError
+from audit.evidence import dsse
+from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
+from audit.evidence.calibration import label_rows
+from audit.evidence.decisions import basis_of
+from audit.evidence.derive import derive, differences
+from audit.evidence.documents import documents
+from audit.evidence.keys import PrivateKey, moment, stamp
+from audit.evidence.redaction import Redaction, redaction_of
+from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
+from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
+from audit.index.integrity import on_record, require_intact
+from audit.index.queries import open_published, require_run
+from audit.plan.document import read_outline
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
+from audit.storage.run_records import DECISIONS, Record, read_records
+from audit.verdict.record import policy_sha256, verdict_fields
+from audit.verdict.results import CheckResult, RunResult, Verdict
+
+FORMAT = 1  # of a bundle; raised when a field is renamed, removed or changes its meaning
+VERDICT = f"{ATTESTATIONS}/verdict.dsse.json"
+PREDICATE = "verdict/v1"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sealed:
+    """A bundle that was written."""
+
+    folder: Path
+    status: str  # the verdict
+    tag_manifest_sha256: str
+    units: int
+    bytes: int
+
+
+def seal(
+    journal: Journal,
+    run_id: str,
+    published: Path,
+    key: PrivateKey,
+    folder: Path,
+    now: dt.datetime,
+    number: int | None = None,
+) -> Sealed:
+    """Write the bundle of a run to a new folder, from its journal and a published index that holds it.
+
+    It is about the newest decision on record, or about decision `number`, and holds the others too. Raises `EvidenceError`
+    when nothing is decided, the folder is there already, a clock runs backwards, or the rows do not give the decision any
+    more; `RecordChanged` for a journal that is not what its record says; `KeyProblem` for an expired key. Nothing is left
+    of an unfinished bundle.
+    """
+    key.require_valid(now)
+    outline = read_outline(journal, run_id)
+    records = read_records(journal, run_id, DECISIONS)
+    record = _chosen(run_id, records, number)
+    planned_at = moment(outline.created_at)
+    _require_order(planned_at, moment(record.fields["at"]), now)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
+    require_intact(journal, run_id)
+    manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
+    policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
+    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
+        index = Path(name) / "rows.duckdb"
+        redaction, rows = _rows(published, run_id, index)
+        # Great Expectations has said what it says of these rows; a verifier asks it again.
+        frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
+        planned = is_planned(outline.policy, policy)
+        result = derive(index, run_id, manifest, policy, basis, planned=planned, frames=frames)
+    if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
+        raise EvidenceError(
+            f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
+            next_step=f"decide it anew from what is stored now: erasure-audit gate {run_id}",
+        )
+    on_file = on_record(journal, run_id)
+    units = sealed_units(journal, run_id, on_file.units, planned_at)
+    payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
+    payload |= documents(journal, run_id, records, record, result, redaction)
+    payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
+    if basis.calibrations:
+        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))
+    facts = _facts(outline.created_at, record, result, units) | {
+        "policy_sha256": policy_sha256(policy),
+        "sealed_at": stamp(now),
+        "run_files": dict(sorted(on_file.files.items())),
+        "subjects": _models(journal, result, units),
+    }
+    return _write(folder, run_id, payload, facts, key, now)
+
+
+def is_planned(stored: object, policy: Policy) -> bool:
+    """Return whether a policy is the one that a run was planned under."""
+    try:
+        return Policy.model_validate(stored) == policy
+    except ValueError:
+        return False
+
+
+def as_recorded(verdict: Verdict) -> Any:
+    """Return a verdict as a record of decisions holds it."""
+    return json.loads(json.dumps(verdict_fields(verdict)))
+
+
+def _chosen(run_id: str, records: Sequence[Record], number: int | None) -> Record:
+    if not records:
+        raise EvidenceError(
+            "no decision on this run is on record",
+            where=f"run {run_id}",
+            next_step=f"decide it first: erasure-audit gate {run_id}",
+        )
+    if number is None:
+        return records[-1]
+    if not 1 <= number <= len(records):
+        raise EvidenceError(f"there is no decision {number}: {len(records)} are on record", where=f"run {run_id}")
+    return records[number - 1]
+
+
+def _require_order(planned_at: dt.datetime, decided_at: dt.datetime, now: dt.datetime) -> None:
+    for earlier, what, later, then in (
+        (planned_at, "the run was planned", decided_at, "it was decided"),
+        (decided_at, "it was decided", now, "now"),
+    ):
+        if earlier.replace(microsecond=0) > later:
+            raise EvidenceError(
+                f"a clock runs backwards: {what} at {stamp(earlier)}, and {then} is {stamp(later)}",
+                next_step="set this machine's clock, then run the command again",
+            )
+
+
+def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[str, pa.Table]]:
+    """Return what must not be said, and the rows without it, from which `index` is made."""
+    con = open_published(published)
+    try:
+        require_run(con, run_id, published)
+        run_key = identity.int_key(run_id)
+        redaction = redaction_of(con, run_key)
+        rows = read_rows(con, run_key, redaction)
+    finally:
+        con.close()
+    build_index(rows, index)
+    outcomes, difference = outcomes_from_scores(index, run_key)
+    if difference:
+        raise EvidenceError(
+            f"the index does not say what its own scores do: {difference}",
+            where=str(published),
+            next_step="make it anew with: erasure-audit db rebuild",
+        )
+    return redaction, {**rows, "outcomes": outcomes}
+
+
+def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
+    """What the signer says beside the digests."""
+    decided_at = moment(record.fields["at"])
+    # A copied journal's files have the time of the copy, which says nothing about the run.
+    first = units.first_at if units.first_at and units.first_at <= decided_at else None
+    return {
+        "format": FORMAT,
+        "tool": f"erasure-audit {_version()}",
+        "run_id": result.run_id,
+        "status": result.verdict.status.value,
+        "policy": record.fields["policy"]["version"],
+        "decision": record.number,
+        "decision_sha256": record.sha256,
+        "planned_at": stamp(moment(created_at)),
+        "first_unit_at": stamp(first) if first else None,
+        "decided_at": stamp(decided_at),
+        "units": {
+            "planned": len(units.files),
+            "computed": sum(file.sha256 is not None for file in units.files),
+            "older_than_the_plan": units.older,
+            "merkle_root": units_root(encode_units(units.files)),
+        },
+    }
+
+
+def _models(journal: Journal, result: RunResult, units: RunUnits) -> dict[str, str]:
+    """Name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
+    backbone = result.provenance.get("backbone") or {}
+    files = {f"backbone/{name}": str(digest) for name, digest in sorted((backbone.get("files") or {}).items())}
+    if not files and backbone.get("sha256"):
+        files = {"backbone": str(backbone["sha256"])}
+    for file in units.files:
+        if file.kind == "erase" and file.sha256:
+            header = journal.header("erase", file.key)
+            digest = file.blob_sha256 or header.get("identity", {}).get("checkpoint")
+            files |= {f"erased/{file.key}": str(digest)} if digest else {}
+    return files
+
+
+def _write(
+    folder: Path, run_id: str, payload: Mapping[str, bytes], facts: Mapping[str, Any], key: PrivateKey, now: dt.datetime
+) -> Sealed:
+    unfinished = folder.with_name(f".{folder.name}.partial")
+    info = {
+        "Bagging-Date": f"{now.astimezone(dt.UTC):%Y-%m-%d}",
+        "External-Identifier": run_id,
+        "Model": str(next(iter(facts["subjects"].items()), ("none", ""))[1]),
+        "Policy": f"{facts['policy']} {facts['policy_sha256']}",
+        "Verdict": facts["status"],
+        "Bag-Software-Agent": facts["tool"],
+        "Erasure-Audit-Bundle-Format": str(FORMAT),
+    }
+    notice = importlib.resources.files("audit.evidence").joinpath("VERIFY.txt").read_bytes()
+    try:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        digest = write_bag(unfinished, payload, info, {"VERIFY.txt": notice})
+        predicate = {name: value for name, value in facts.items() if name != "subjects"}
+        statement = dsse.statement({TAG_MANIFEST: digest, **facts["subjects"]}, PREDICATE, predicate)
+        envelope = dsse.encode_envelope(dsse.sign_payload(dsse.STATEMENT_PAYLOAD, statement, key))
+        (unfinished / VERDICT).parent.mkdir()
+        (unfinished / VERDICT).write_bytes(envelope)
+        unfinished.rename(folder)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise EnvironmentProblem(
+            f"the bundle cannot be written: {error.strerror or error}",
+            where=str(folder),
+            next_step="make room or name a folder that can be written, then run the same command again",
+        ) from None
+    return Sealed(folder, facts["status"], digest, facts["units"]["planned"], sum(map(len, payload.values())))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("erasure-audit")
+    except importlib.metadata.PackageNotFoundError:
+        return "of unknown version"
+
+
+def _parquet(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
