@@ -14,7 +14,8 @@ no claim easier.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 from audit.statistics import paired
 from audit.statistics.multiplicity import holm
@@ -31,10 +32,10 @@ class PairedRow:
     detector: str
     first: str  # the defence, or the run
     second: str
-    both: int  # hits of both
+    hit_both: int
     first_only: int  # hits that became clear
     second_only: int  # clear ones that became hits
-    neither: int
+    clear_both: int
     hit_unassessed: int  # first series first
     clear_unassessed: int
     unassessed_hit: int
@@ -45,7 +46,7 @@ class PairedRow:
     @property
     def pairs(self) -> int:
         """Return the number of cases that either side has planned."""
-        return self.both + self.first_only + self.second_only + self.neither + self.unassessed
+        return self.hit_both + self.first_only + self.second_only + self.clear_both + self.unassessed
 
     @property
     def unassessed(self) -> int:
@@ -85,6 +86,20 @@ class PairedDecision:
         return "no worse" if self.held else "not decided"
 
 
+def built_on(defences: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    """Yield (first, second) for the defences of a stored spec that are worth comparing: each with the un-erased model, and each
+    with those of the same eraser whose guards are the first ones of its own."""
+    described = [(str(d.get("name")), d.get("eraser"), list(d.get("guards") or ())) for d in defences]
+    for name, eraser, guards in described:
+        if name == "none":
+            continue
+        yield "none", name
+        for other, other_eraser, other_guards in described:
+            fewer = len(other_guards) < len(guards) and other_guards == guards[: len(other_guards)]
+            if other != "none" and other_eraser == eraser and fewer:
+                yield other, name
+
+
 def compare(rows: Sequence[PairedRow], confidence: float = 0.95, margin: float = MARGIN) -> tuple[PairedDecision, ...]:
     """Return a decision for each row, in order, corrected together: each kind of mistake has 1 - `confidence` over all rows.
 
@@ -112,7 +127,7 @@ def _decision(
     error: float,
     margin: float,
 ) -> PairedDecision:
-    assessed = paired.Pairs(row.both, row.first_only, row.second_only, row.neither)
+    assessed = paired.Pairs(row.hit_both, row.first_only, row.second_only, row.clear_both)
     low, high = paired.difference_interval(assessed, 1.0 - error)
     at_most = paired.increase_bound(_newly_hit(row), row.pairs, 1.0 - error)
     return PairedDecision(

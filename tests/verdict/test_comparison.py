@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 from audit.verdict.comparison import PairedRow, compare, regression
 
 COUNTS = (
-    "both", "first_only", "second_only", "neither", "hit_unassessed", "clear_unassessed", "unassessed_hit",
+    "hit_both", "first_only", "second_only", "clear_both", "hit_unassessed", "clear_unassessed", "unassessed_hit",
     "unassessed_clear", "unassessed_unassessed", "unpaired",
 )  # fmt: skip
 
@@ -25,7 +25,7 @@ def row(**counts: Any) -> PairedRow:
 
 
 def test_a_guard_that_helps_is_better_and_no_worse() -> None:
-    (decision,) = compare([row(both=20, first_only=15, second_only=1, neither=64)])
+    (decision,) = compare([row(hit_both=20, first_only=15, second_only=1, clear_both=64)])
     assert (decision.word, decision.better, decision.worse) == ("better", True, False)
     assert decision.p_better == pytest.approx(binomtest(15, 16, alternative="greater").pvalue)
     assert decision.difference == pytest.approx(-0.14)
@@ -35,19 +35,19 @@ def test_a_guard_that_helps_is_better_and_no_worse() -> None:
 
 
 def test_a_regression_is_found_and_corrected_for_the_number_of_cells() -> None:
-    bad = row(both=20, first_only=2, second_only=12, neither=66)
+    bad = row(hit_both=20, first_only=2, second_only=12, clear_both=66)
     (alone,) = compare([bad])
     assert (alone.word, regression([alone])) == ("worse", True)
-    many = compare([bad, *[row(neither=100)] * 19])
+    many = compare([bad, *[row(clear_both=100)] * 19])
     assert many[0].p_worse_adjusted == pytest.approx(20 * alone.p_worse)
     assert (many[0].worse, regression(many)) == (False, None)
     assert many[0].p_worse_mid < many[0].p_worse
 
 
 def test_few_pairs_show_neither() -> None:
-    (decision,) = compare([row(neither=58)])
+    (decision,) = compare([row(clear_both=58)])
     assert (decision.word, decision.held) == ("not decided", False)
-    assert compare([row(neither=59)])[0].word == "no worse"
+    assert compare([row(clear_both=59)])[0].word == "no worse"
     assert regression([]) is None
     (empty,) = compare([row()])
     assert (empty.difference, empty.increase_at_most, empty.word) == (None, 1.0, "not decided")
@@ -63,10 +63,10 @@ def test_a_margin_is_a_share() -> None:
 def test_an_error_makes_no_claim_easier(counts: tuple[int, ...], data: st.DataObject) -> None:
     before = dict(zip(COUNTS, counts, strict=True))
     lost = {
-        "both": ("hit_unassessed", "unassessed_hit", "unpaired"),
+        "hit_both": ("hit_unassessed", "unassessed_hit", "unpaired"),
         "first_only": ("hit_unassessed", "unassessed_clear", "unpaired"),
         "second_only": ("clear_unassessed", "unassessed_hit", "unpaired"),
-        "neither": ("clear_unassessed", "unassessed_clear", "unpaired"),
+        "clear_both": ("clear_unassessed", "unassessed_clear", "unpaired"),
         "hit_unassessed": ("unassessed_unassessed",),
         "unassessed_clear": ("unassessed_unassessed",),
         "clear_unassessed": ("unassessed_unassessed",),
