@@ -15,6 +15,8 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from audit.plan.document import read_plan
+from audit.storage.journal import Journal
 from audit.verdict.results import RunResult, Verdict, VerdictStatus
 from flows.cli import main
 from flows.commands import results
@@ -91,6 +93,24 @@ def test_plan_says_how_likely_a_model_passes_all_of_its_cells(done: Done, capsys
         "The chance to pass is that of a cell whose true CRR is 0.002. A model with that rate in every cell" in printed
     )
     assert "with a chance of 0 %" in printed and "cases a cell it would be 90 %" in printed
+
+
+def test_no_command_enlarges_the_plan_of_a_run(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bounds for a fixed number of cases hold because of this: a spec with more cases can only be a new run."""
+    spec = yaml.safe_load(done.spec.read_text())
+    spec["scenarios"][0]["cases"] = 2 * spec["scenarios"][0]["cases"]
+    larger = tmp_path / "larger.yaml"
+    larger.write_text(yaml.safe_dump(spec))
+    before = read_plan(Journal(str(done.root)), done.run_id)
+    for command in (["resume", done.run_id, str(larger)], ["resume", done.run_id, "--cases", "40"]):
+        assert main([*command, "--root", str(done.root)]) == 2
+    assert main(["gate", done.run_id, "--policy", str(larger), "--root", str(done.root)]) in (0, 3, 4)
+    assert main(["resume", done.run_id, "--root", str(done.root), "--exit-zero"]) == 0
+    capsys.readouterr()
+    after = read_plan(Journal(str(done.root)), done.run_id)
+    assert after.cases.equals(before.cases) and [c.cell.planned for c in after.cells] == [
+        c.cell.planned for c in before.cells
+    ]
 
 
 def test_plan_measures_when_asked(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from audit.errors import StoreError
+from audit.index.defence_pairs import read_defence_pairs
 from audit.index.folding import fill_intervals, fill_rates
 from audit.index.sql_files import relations
 from audit.index.store import explained
@@ -187,6 +188,7 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
                 con, "select * exclude run_id from mart_picture_checks where run_id = $run_id order by cell_id", run_id
             )
         ),
+        defence_pairs=read_defence_pairs(con, run_id, json.loads(spec)),
     )
 
 

@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from audit.errors import StoreError
 from audit.files import Document
 from audit.verdict.calibration import Calibration
+from audit.verdict.comparison import PairedRow
 from audit.verdict.results import (
     Basis,
     CheckResult,
@@ -99,6 +100,7 @@ def _result(document: Document) -> RunResult:
         quality_instruments=tuple(document.get("quality_instruments", ())),
         retention=tuple(RetentionRow(**row) for row in document.get("retention", ())),
         picture_checks=tuple(PictureCheckRow(**row) for row in document.get("picture_checks", ())),
+        defence_pairs=tuple(PairedRow(**row) for row in document.get("defence_pairs", ())),
     )
 
 

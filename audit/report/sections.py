@@ -6,7 +6,19 @@ import json
 from collections.abc import Mapping
 
 from audit.records import Control
-from audit.report import audited, benchmark, controls, counting, decided, guarding, latents, quality, survival, tables
+from audit.report import (
+    against,
+    audited,
+    benchmark,
+    controls,
+    counting,
+    decided,
+    guarding,
+    latents,
+    quality,
+    survival,
+    tables,
+)
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, percent, plain, plain_lines, verdict_sentence
 from audit.verdict.results import RunResult
@@ -26,6 +38,7 @@ def build(result: RunResult) -> tuple[Section, ...]:
         benchmark.section(index),
         quality.section(index),
         counting.section(index),
+        against.section(index),
         _neighbours(index),
         guarding.section(index),
         _round_trips(index),

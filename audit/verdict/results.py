@@ -8,6 +8,7 @@ from typing import Any
 
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
 from audit.verdict.calibration import Calibration
+from audit.verdict.comparison import PairedRow
 
 
 class VerdictStatus(StrEnum):
@@ -353,3 +354,4 @@ class RunResult:
     quality_instruments: tuple[dict[str, Any], ...] = ()
     retention: tuple[RetentionRow, ...] = ()
     picture_checks: tuple[PictureCheckRow, ...] = ()
+    defence_pairs: tuple[PairedRow, ...] = ()  # outcomes of two defences on the same cases

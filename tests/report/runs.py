@@ -12,6 +12,7 @@ from scipy.stats import beta
 
 from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.spec.policy import Policy
+from audit.verdict.comparison import PairedRow
 from audit.verdict.controls import findings
 from audit.verdict.gate import decide
 from audit.verdict.results import (
@@ -136,6 +137,7 @@ class Builder:
             erasures=ERASURES,
             retention=tuple(self.retention),
             picture_checks=checked,
+            defence_pairs=tuple(_against_the_backbone(detector) for detector, _, _ in DETECTORS),
         )
 
 
@@ -185,6 +187,15 @@ INSTRUMENTS = tuple(
     }
     for name, number, threshold in DETECTORS
 )
+
+
+def _against_the_backbone(detector: str) -> PairedRow:
+    return PairedRow(
+        "ring", "text", detector, "none", "uce-ring", hit_both=1, first_only=94, second_only=0, clear_both=1,
+        hit_unassessed=0, clear_unassessed=0, unassessed_hit=0, unassessed_clear=0, unassessed_unassessed=0,
+    )  # fmt: skip
+
+
 CHECKS = (
     CheckResult("cases are planned once", "sql", "passed", "", 0),
     CheckResult("scores lie in 0..1", "great-expectations", "passed", "", 0),
@@ -349,6 +360,7 @@ def hostile() -> RunResult:
         samples=tuple(dataclasses.replace(sample, reason=name) for sample in run.samples),
         retention=tuple(dataclasses.replace(row, **poison(row)) for row in run.retention),
         picture_checks=tuple(dataclasses.replace(row, **poison(row), reason=name) for row in run.picture_checks),
+        defence_pairs=tuple(dataclasses.replace(row, **poison(row)) for row in run.defence_pairs),
         erasures=tuple(poisoned(row, name) for row in run.erasures),
         verdict=verdict,
     )

@@ -103,8 +103,8 @@ def test_page_says_every_decision_reason_and_check(run: Callable[[], RunResult])
 def test_sections_come_in_the_order_of_their_weight() -> None:
     page = rendered(runs.failing())
     assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == [
-        "verdict", "survival", "audited", "controls", "crr", "neighbours", "round-trips", "pictures", "unassessed", "checks",
-        "reading", "provenance",
+        "verdict", "survival", "audited", "controls", "crr", "against", "neighbours", "round-trips", "pictures", "unassessed",
+        "checks", "reading", "provenance",
     ]  # fmt: skip
     assert "A number from the testbed is a number about the testbed." in page.words()
 

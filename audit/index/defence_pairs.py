@@ -1,0 +1,24 @@
+"""Read the paired outcomes of a run's defences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import duckdb
+
+from audit.verdict.comparison import PairedRow, built_on
+
+
+def read_defence_pairs(con: duckdb.DuckDBPyConnection, run_id: str, spec: Mapping[str, Any]) -> tuple[PairedRow, ...]:
+    """Return the paired outcomes of each defence and the un-erased model, and of each and the ones that it builds on.
+
+    One row per cell and detector; `spec` is the stored one, which says what the defences are.
+    """
+    sql = "select * exclude run_id from mart_defence_pairs where run_id = ? order by all"
+    cursor = con.execute(sql, [run_id])
+    names = [column[0] for column in cursor.description or ()]
+    rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    chosen = set(built_on(spec.get("defences") or ()))
+    pairs = (PairedRow(first=row.pop("first_defence"), second=row.pop("second_defence"), **row) for row in rows)
+    return tuple(row for row in pairs if (row.first, row.second) in chosen)
