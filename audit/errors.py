@@ -7,6 +7,7 @@ EXIT_CRASH = 1
 EXIT_USAGE = 2
 EXIT_FAIL = 3
 EXIT_INCONCLUSIVE = 4
+EXIT_NOT_VERIFIED = 5
 EXIT_INTERRUPTED = 130
 
 
@@ -76,3 +77,13 @@ class MissingInstrument(DetectorError):
 
 class EnvironmentProblem(AuditError):
     """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""
+
+
+class KeyProblem(AuditError):
+    """A key file cannot be read, written or used."""
+
+
+class NotVerified(AuditError):
+    """Evidence does not show what it says: a signature, a digest or a derivation does not hold."""
+
+    exit_code = EXIT_NOT_VERIFIED
