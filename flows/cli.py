@@ -22,11 +22,13 @@ from flows.commands import (
     db,
     doctor,
     erase,
+    evidence_group,
     export,
     init,
     inspect,
     methods,
     plan,
+    policy,
     results,
     run,
     schema,
@@ -58,6 +60,8 @@ app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
+app.add_typer(policy.app, name="policy")
+app.add_typer(evidence_group.app, name="evidence")
 
 
 @app.callback()

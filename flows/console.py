@@ -27,7 +27,8 @@ from rich.progress import (
 
 PROGRAM = "erasure-audit"
 COMMANDS = (
-    "corpus", "db", "doctor", "erase", "export-embedding", "gate", "init", "inspect", "methods", "plan", "report", "resume",
+    "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "methods", "plan", "policy",
+    "report", "resume",
     "run", "schema", "testbed", "tune", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
