@@ -34,6 +34,7 @@ from flows.commands import (
     schema,
     testbed,
     tune,
+    waiver,
 )
 from flows.console import runnable, say
 
@@ -61,6 +62,7 @@ app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
 app.add_typer(policy.app, name="policy")
+app.add_typer(waiver.app, name="waiver")
 app.add_typer(evidence_group.app, name="evidence")
 
 
