@@ -22,7 +22,7 @@ from flows.commands import (
     db,
     doctor,
     erase,
-    evidence_group,
+    evidence_more,
     export,
     init,
     inspect,
@@ -63,7 +63,7 @@ app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
-app.add_typer(evidence_group.app, name="evidence")
+app.add_typer(evidence_more.app, name="evidence")
 
 
 @app.callback()
