@@ -83,6 +83,10 @@ class KeyProblem(AuditError):
     """A key file cannot be read, written or used."""
 
 
+class EvidenceError(AuditError):
+    """A run cannot be sealed, or a folder is no bundle that can be signed."""
+
+
 class NotVerified(AuditError):
     """Evidence does not show what it says: a signature, a digest or a derivation does not hold."""
 

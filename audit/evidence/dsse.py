@@ -82,6 +82,11 @@ def require_envelope(envelope: object, where: str) -> None:
         raise NotVerified("this is no DSSE envelope: a field is missing or malformed", where=where)
 
 
+def payload_of(envelope: Mapping[str, Any]) -> bytes:
+    """Return the payload of an envelope, whoever signed it."""
+    return base64.b64decode(envelope["payload"])
+
+
 def verify_envelope(
     envelope: Mapping[str, Any],
     trusted: Iterable[PublicKey],
@@ -98,7 +103,7 @@ def verify_envelope(
     require_envelope(envelope, where)
     if envelope["payloadType"] != payload_type:
         raise NotVerified(f"the envelope holds a payload of type {str(envelope['payloadType'])[:80]!r}", where=where)
-    payload = base64.b64decode(envelope["payload"])
+    payload = payload_of(envelope)
     signatures: Sequence[Mapping[str, str]] = envelope["signatures"]
     known = {key.keyid: key for key in trusted}
     signers = tuple(_signer(one, pae(payload_type, payload), known, where, now) for one in signatures)

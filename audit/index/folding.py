@@ -94,7 +94,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
         return
     for (run_key,) in stale:
         with transaction(con):
-            _decide_cases(con, run_key)
+            decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
             fill_picture_checks(con, journal, run_key)
             con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
@@ -113,7 +113,8 @@ def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
     insert(con, "insert into intervals by name select * from incoming", table)
 
 
-def _decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
+def decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
+    """Fill the outcomes of one run anew from its readings, inversions and counting rules."""
     con.execute("delete from outcomes where run_key = ?", [run_key])
     for name in STAGING[:-1]:
         sql = relations("staging")[name]

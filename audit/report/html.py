@@ -30,8 +30,13 @@ def _unbroken(value: object) -> object:
     return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
 
 
-def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL) -> str:
-    """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records."""
+def render(
+    result: RunResult, pictures: Pictures | None, *, show_sensitive: bool = False, per_cell: int = PER_CELL
+) -> str:
+    """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records.
+
+    Without `pictures` it holds none, and no word about single ones.
+    """
     if show_sensitive:
         LOG.warning("report of run %s shows sensitive pictures unblurred, as asked", plain(result.run_id))
     environment = Environment(
@@ -43,7 +48,7 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         lstrip_blocks=True,
     )
     index = Index(result)
-    sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell)
+    sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell) if pictures else ()
     return environment.get_template("report.html.j2").render(
         name=plain(result.name),
         run_id=plain(result.run_id),
@@ -56,6 +61,7 @@ def render(result: RunResult, pictures: Pictures, *, show_sensitive: bool = Fals
         likelihoods=_drawn(likelihoods(index)),
         confidence=index.confidence(),
         sheets=sheets,
+        pictured=pictures is not None,
         judge=index.policy.judges[0] if index.policy else None,
         any_blurred=any(sheet.blurred for sheet in sheets),
         show_sensitive=show_sensitive,

@@ -37,7 +37,7 @@ SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its mea
 
 def render(result: RunResult) -> str:
     """ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
-    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **_plain(result)}
+    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain(result)}
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -55,15 +55,16 @@ def parse(text: str) -> RunResult:
         ) from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a record as values of JSON: NaN becomes null, infinities the strings "Infinity" and "-Infinity"."""
     if isinstance(value, Enum):
         return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     if value is None or isinstance(value, bool | int | float | str):

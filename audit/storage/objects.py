@@ -6,6 +6,7 @@ Credentials come from the environment or the usual AWS files; a root that carrie
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import errno
 import os
 import time
@@ -164,6 +165,20 @@ class ObjectStore:
         own = self.path(name).rstrip("/")
         found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
         return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in found if path != own]
+
+    def written(self, name: str) -> dict[str, dt.datetime]:
+        """Return when everything directly below `name` was written, as the storage says: last part of the path -> UTC."""
+        with translated(self.url(name)):
+            try:
+                listing = self.fs.ls(self.path(name), detail=True)
+            except FileNotFoundError:
+                return {}
+        times = {str(e["name"]).rstrip("/").rsplit("/", 1)[-1]: e.get("mtime") or e.get("LastModified") for e in listing}
+        return {
+            last: time if isinstance(time, dt.datetime) else dt.datetime.fromtimestamp(time, dt.UTC)
+            for last, time in times.items()
+            if time
+        }
 
     def probe(self) -> None:
         """Return when an object can be written, read back and deleted. Raises `JournalError` with the next step."""

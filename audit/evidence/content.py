@@ -1,0 +1,266 @@
+"""Checks 4 to 11 of a bundle: whether what was signed holds together, and follows from its own rows.
+
+These run only where checks 1 to 3 hold, so no file is parsed that a trusted key did not sign.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import io
+import itertools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from audit import identity
+from audit.corpus.manifest import manifest_sha256
+from audit.errors import AuditError, NotVerified
+from audit.evidence.bag import DECLARATION, Bag
+from audit.evidence.derive import derive, differences
+from audit.evidence.keys import moment, stamp
+from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
+from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
+from audit.evidence.seal import FORMAT, policy_sha256
+from audit.evidence.units import changed, decode_units, units_root
+from audit.files import ForeignError, parse_json
+from audit.report import json_report
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
+from audit.verdict.results import RunResult
+
+SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
+_MOST_SHOWN = 20
+_COUNTS = """
+select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'unassessed')),
+    (select count(*) from cases as c where c.cell_id = l.cell_id)
+from cells as l
+cross join instruments as i
+left join outcomes as o on l.cell_id = o.cell_id and i.detector = o.detector
+group by l.cell_id, i.detector, l.planned
+order by l.cell_id, i.detector
+"""
+
+
+class Content:
+    """A bundle whose files are those that were signed."""
+
+    def __init__(self, bag: Bag, facts: Mapping[str, Any], workplace: Path) -> None:
+        """`facts` is what the signer says, `workplace` a folder for an index."""
+        self.bag, self.facts, self.index = bag, facts, workplace / "rows.duckdb"
+        self.run_id = str(facts.get("run_id"))
+
+    def json(self, name: str) -> Any:
+        """Return the value in a JSON file of the payload. Raises `NotVerified`."""
+        try:
+            return parse_json(self.bag.read(f"data/{name}"))
+        except ForeignError as error:
+            raise NotVerified(f"the file cannot be read: {error}", where=f"data/{name}") from None
+
+    def fact(self, name: str) -> Any:
+        """Return what the signer says of one thing. Raises `NotVerified`."""
+        if name not in self.facts:
+            raise NotVerified(f"the signed statement does not say {name!r}")
+        return self.facts[name]
+
+    def time(self, name: str) -> dt.datetime:
+        """Return a time that the signer states. Raises `NotVerified`."""
+        try:
+            return moment(self.fact(name))
+        except (TypeError, ValueError):
+            raise NotVerified(f"the signed statement's {name!r} is no time") from None
+
+    def policy(self) -> Policy:
+        """Return the policy in the bundle. Raises `NotVerified`."""
+        try:
+            return Policy.model_validate(self.json("policy.json"))
+        except ValidationError as error:
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise NotVerified(
+                f"the policy is none of this version: {reason}",
+                where="data/policy.json",
+                next_step="verify it with the version of erasure-audit that sealed it (bag-info.txt names it)",
+            ) from None
+
+
+def check_versions(content: Content) -> Iterator[Line]:
+    """4. Everything in the bundle is of a form that this version knows; the rows are then in the index."""
+    number = content.fact("format")
+    if not isinstance(number, int) or number > FORMAT:
+        raise NotVerified(
+            f"the bundle is of the newer format {number}, and this version knows {FORMAT}",
+            where="bag-info.txt",
+            next_step="install the version of erasure-audit that bag-info.txt names",
+        )
+    if content.bag.read("bagit.txt") != DECLARATION:
+        raise NotVerified("the bag is of another version than BagIt 1.0", where="bagit.txt")
+    names = {table: f"data/rows/{table}.parquet" for table in TABLES}
+    missing = [name for name in names.values() if name not in content.bag.digests]
+    if missing:
+        raise NotVerified("the bundle was sealed without this table", where=missing[0])
+    build_index({table: decode_rows(content.bag.read(name), name) for table, name in names.items()}, content.index)
+    content.policy()
+    yield ok(4, f"bundle format {number}, sealed by {content.fact('tool')}")
+
+
+def check_counts(content: Content) -> Iterator[Line]:
+    """5. In each cell and by each judge: planned = hit + clear + unassessed, and as many cases as the plan has."""
+    planned = {cell["cell_id"]: cell["planned"] for cell in content.json("plan.json")["cells"]}
+    with duckdb.connect(str(content.index), read_only=True) as con:
+        rows = con.execute(_COUNTS).fetchall()
+        runs = con.execute("select run_id from runs").fetchall()
+    if runs != [(content.run_id,)]:
+        yield wrong(5, f"the rows are not those of run {content.run_id}", "data/rows/runs.parquet")
+    if {cell for cell, *_ in rows} != planned.keys():
+        yield wrong(5, "the cells are not those of the plan", "data/rows/cells.parquet")
+    uneven = [
+        f"cell {cell} by {detector}: {planned.get(cell)} planned, {cases} cases, {outcomes} outcomes of the three kinds"
+        for cell, detector, count, every, outcomes, cases in rows
+        if not planned.get(cell) == count == every == outcomes == cases
+    ]
+    yield from (wrong(5, text, "data/rows/outcomes.parquet") for text in uneven[:_MOST_SHOWN])
+    if not uneven:
+        yield ok(5, f"planned = hit + clear + unassessed in each of {len(planned)} cells by each judge")
+
+
+def check_decisions(content: Content) -> Iterator[Line]:
+    """6. Outcomes follow from the raw scores, and every decision, check and number of the report from the rows."""
+    plan, policy = content.json("plan.json"), content.policy()
+    _, difference = outcomes_from_scores(content.index, identity.int_key(content.run_id))
+    if difference:
+        yield wrong(6, difference, "data/rows/outcomes.parquet")
+        return
+    manifest = pq.read_table(io.BytesIO(content.bag.read("data/manifest.parquet")))
+    if manifest.num_rows and manifest_sha256(manifest) != plan["corpus"]["sha256"]:
+        yield wrong(6, "the corpus manifest is not the one that was planned from", "data/manifest.parquet")
+    same = policy.model_dump(mode="json") == Policy.model_validate(plan["policy"]).model_dump(mode="json")
+    result = derive(content.index, content.run_id, manifest, policy, planned=same)
+    problems = list(_compared(content, result))
+    yield from (wrong(6, what, name) for name, what in problems[:_MOST_SHOWN])
+    if not problems:
+        decided = len(result.verdict.decisions) + len(result.verdict.retention) + len(result.verdict.damage)
+        yield ok(6, f"{result.verdict.status.value} and its {decided} decisions follow from the rows and the policy")
+    yield unchecked(
+        6, "the rows themselves: pixels and feature vectors are not in a bundle (replay regenerates pictures)"
+    )
+
+
+def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
+    derived = json_report.plain(result)
+    verdict = derived["verdict"]
+    stored = content.json("verdict.json")
+    for name, value, other in (
+        ("verdict.json", {key: stored.get(key) for key in ("status", "reasons", "waivers")}, verdict),
+        ("verdict.json", {key: stored.get(key) for key in ("run_id", "name")}, derived),
+        ("decisions.json", content.json("decisions.json"), verdict),
+        ("checks.json", content.json("checks.json"), verdict["checks"]),
+        ("report.json", {k: v for k, v in content.json("report.json").items() if k in derived}, derived),
+    ):
+        for what in differences(value, other):
+            yield f"data/{name}", what
+    if content.fact("status") != stored.get("status"):
+        yield "data/verdict.json", f"its status is {stored.get('status')}, and {content.fact('status')} was signed"
+
+
+def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
+    """7. The policy is the one that was signed, and policy, plan, units, decision and seal came in this order."""
+    digest, verdict = policy_sha256(content.policy()), content.json("verdict.json")
+    if not digest == content.fact("policy_sha256") == verdict.get("policy_sha256"):
+        yield wrong(7, "the policy is not the one that was signed", "data/policy.json")
+    for name, stated in (
+        ("planned_at", content.json("plan.json")["created_at"]),
+        ("decided_at", verdict["decided_at"]),
+    ):
+        if content.time(name) != moment(stated).replace(microsecond=0):
+            yield wrong(7, f"the signed {name!r} is {content.fact(name)}, and the files say {stated}")
+    order = ["planned_at", "first_unit_at", "decided_at", "sealed_at"]
+    times = [(name, content.time(name)) for name in order if content.fact(name) is not None]
+    backwards = [(a, b) for (a, first), (b, then) in itertools.pairwise(times) if first > then]
+    for earlier, later in backwards:
+        yield wrong(
+            7, f"a clock ran backwards: {earlier} {content.fact(earlier)} is after {later} {content.fact(later)}"
+        )
+    if times[-1][1] > now + SKEW:
+        yield wrong(7, f"the clock here says {stamp(now)}, before the bundle was sealed ({content.fact('sealed_at')})")
+    elif not backwards:
+        yield ok(
+            7, "policy as signed; " + ", ".join(f"{name.removesuffix('_at')} {stamp(time)}" for name, time in times)
+        )
+    if content.fact("first_unit_at") is None:
+        yield unchecked(7, "when the first unit was computed: storage does not say, or the journal was copied")
+    older = content.fact("units")["older_than_the_plan"]
+    if older:
+        yield unchecked(7, f"{older} units are older than the plan: equal units of earlier runs are not computed again")
+    yield unchecked(7, "when the policy was fixed: no registration stands in the bundle")
+
+
+def check_waivers(content: Content) -> Iterator[Line]:
+    """8. Waivers are signed, in scope and unexpired."""
+    waivers = content.json("waivers.json")
+    if waivers:
+        yield wrong(8, f"{len(waivers)} waivers are of a form that this version does not know", "data/waivers.json")
+    else:
+        yield ok(8, "there are no waivers")
+
+
+def check_calibration(content: Content) -> Iterator[Line]:
+    """9. Counts of calibration follow from the labels."""
+    if any(name.startswith("data/calibration/") for name in content.bag.digests):
+        yield wrong(9, "labels of a form that this version does not know", "data/calibration")
+    else:
+        yield unchecked(9, "the judges' own errors: no labels stand in the bundle")
+
+
+def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
+    """10. The units are those of the plan, under the signed root; with a journal, each file is the one that was sealed."""
+    where = "data/units.jsonl"
+    files, facts = decode_units(content.bag.read(where), where), content.fact("units")
+    with duckdb.connect(str(content.index), read_only=True) as con:
+        planned = con.execute("select kind, unit_key from planned_units order by all").fetchall()
+    if [(file.kind, file.key) for file in files] != planned:
+        yield wrong(10, "the units are not those that were planned", where)
+    elif units_root(files) != facts["merkle_root"]:
+        yield wrong(10, "the root of the units' hash tree is not the one that was signed", where)
+    else:
+        yield ok(10, f"{len(files)} units under the signed root {facts['merkle_root'][:16]}...")
+    if journal is None:
+        yield unchecked(10, "the journal's files (name it with --journal)")
+        return
+    problems = list(changed(journal, files))
+    yield from (wrong(10, what, name) for name, what in problems[:_MOST_SHOWN])
+    if len(problems) > _MOST_SHOWN:
+        yield wrong(10, f"and {len(problems) - _MOST_SHOWN} more files of the journal")
+    if not problems:
+        yield ok(10, f"the journal's files are those that were sealed ({journal.root})")
+    purged = sum(file.purged_at is not None for file in files)
+    if purged:
+        yield unchecked(10, f"{purged} files that were purged")
+
+
+def check_age(content: Content, now: dt.datetime, most_days: int | None) -> Iterator[Line]:
+    """11. How old the evidence is."""
+    days = max((now - content.time("sealed_at")).days, 0)
+    text = f"sealed {content.fact('sealed_at')}, {days} days ago"
+    if most_days is None:
+        yield ok(11, text)
+    elif days > most_days:
+        yield wrong(11, f"{text}; at most {most_days} are asked for")
+    else:
+        yield ok(11, f"{text}; at most {most_days} are asked for")
+
+
+def guarded(number: int, lines: Iterator[Line]) -> Iterator[Line]:
+    """Yield the lines of a check; what it raises becomes one that says so."""
+    try:
+        yield from lines
+    except NotVerified as error:
+        yield of_error(number, error)
+    except AuditError as error:
+        yield wrong(number, error.what, error.where)
+    except (LookupError, TypeError, ValueError, AttributeError, OSError, duckdb.Error) as error:
+        yield wrong(
+            number, f"a signed file is not of the form that this version writes: {type(error).__name__}: {error}"
+        )

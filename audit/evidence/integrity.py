@@ -1,0 +1,102 @@
+"""Checks 1 to 3 of a bundle: who signed, what was signed, and whether every file is still the one that was sealed."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from audit.errors import NotVerified
+from audit.evidence import dsse
+from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences
+from audit.evidence.keys import PublicKey
+from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
+from audit.evidence.seal import PREDICATE, VERDICT
+from audit.evidence.sign import REVIEW
+
+_OFFICER = re.compile(rf"{ATTESTATIONS}/officer(-[0-9]+)?\.dsse\.json")
+_TIME_STAMP = re.compile(rf"{ATTESTATIONS}/[A-Za-z0-9.-]+\.tsr")
+
+
+@dataclasses.dataclass
+class Signatures:
+    """What the signatures of a bundle say, filled by `check_signatures`."""
+
+    facts: dict[str, Any] | None = None  # of the verdict's statement
+    subject: str | None = None  # the digest of the tag manifest that was signed
+    used: set[str] = dataclasses.field(default_factory=set)  # ids of keys that signed something
+
+
+def check_keys(folder: Path, keys: Sequence[PublicKey]) -> Iterator[Line]:
+    """Yield a line for each key that proves nothing because it came with the bundle."""
+    for key in keys:
+        if key.path.resolve().is_relative_to(folder.resolve()):
+            yield Line(
+                1,
+                Answer.WRONG,
+                "the key lies in the bundle: one that comes with what it signs proves nothing",
+                key.path.name,
+                "get the signer's public key from the signer",
+            )
+
+
+def check_signatures(bag: Bag, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Iterator[Line]:
+    """Yield a line for each file of `attestations/`, and for each trusted key that signed nothing."""
+    if VERDICT not in bag.digests:
+        yield wrong(1, "the file is missing", VERDICT)
+    for name in bag.attestations:
+        try:
+            if name == VERDICT or _OFFICER.fullmatch(name):
+                yield _signature(bag, name, keys, now, signatures)
+            elif _TIME_STAMP.fullmatch(name):
+                yield unchecked(1, f"{name}: time stamps are not read")
+            else:
+                yield wrong(1, "the file is no signature of a bundle", name)
+        except NotVerified as error:
+            yield of_error(1, error)
+    for key in keys:
+        if key.keyid not in signatures.used and signatures.facts is not None:
+            yield Line(
+                1,
+                Answer.WRONG,
+                f"the key {key.path.name} signed nothing here: its signature was removed, or it is of another bundle",
+                ATTESTATIONS,
+                "leave the key out if you do not expect its signature",
+            )
+
+
+def check_tag_manifest(bag: Bag, signatures: Signatures) -> Iterator[Line]:
+    """Yield whether the list of lists is the one that was signed."""
+    if signatures.subject is None:
+        yield unchecked(2, "no signature says which list was signed")
+    elif TAG_MANIFEST not in bag.digests:
+        yield wrong(2, "the file is missing", TAG_MANIFEST)
+    elif bag.digests[TAG_MANIFEST] != signatures.subject:
+        yield wrong(2, f"the file is not the one that {VERDICT} was signed over", TAG_MANIFEST)
+    else:
+        yield ok(2, f"{TAG_MANIFEST} is the one that was signed")
+
+
+def check_files(bag: Bag) -> Iterator[Line]:
+    """Yield a line for each file that is missing, added or changed."""
+    problems = differences(bag)
+    yield from (wrong(3, what, name) for name, what in problems)
+    if not problems:
+        yield ok(3, f"{len(bag.digests)} files, none changed, missing or added")
+
+
+def _signature(bag: Bag, name: str, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Line:
+    signed = dsse.verify_envelope(dsse.decode_envelope(bag.read(name), name), keys, where=name, now=now)
+    subjects, facts = dsse.read_statement(signed.payload, PREDICATE if name == VERDICT else REVIEW, name)
+    signatures.used |= {key.keyid for key in signed.signers}
+    (signer,) = signed.signers[:1]
+    by = f"{name} is signed by {signer.path.name} ({signer.keyid[:16]}...)"
+    if name == VERDICT:
+        signatures.facts, signatures.subject = facts, subjects.get(TAG_MANIFEST, "")
+        return ok(1, by)
+    if subjects.get(TAG_MANIFEST) != bag.digests.get(TAG_MANIFEST) or subjects.get(VERDICT) != bag.digests.get(VERDICT):
+        raise NotVerified("it was signed over another bundle, or another state of this one", where=name)
+    return ok(1, f"{by}: {facts.get('name')}, {facts.get('role')}: {facts.get('statement')}")

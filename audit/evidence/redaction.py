@@ -1,0 +1,152 @@
+"""Keep prompts of sensitive concepts out of evidence: their SHA-256 stands in their place, everywhere alike.
+
+Equal prompts keep equal digests, so whatever compares prompts gives the same answer. Errors of a run with a sensitive
+concept are kept as their class and a digest: their text may quote anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from audit.spec.sections import words_of
+
+_SENSITIVE_PROMPTS = """
+select distinct c.prompt
+from cases as c
+inner join cells as l on c.run_key = l.run_key and c.cell_id = l.cell_id
+where c.run_key = $run_key and l.sensitive and c.prompt <> ''
+"""
+_SENSITIVE_NAMES = """
+select concept from cells where run_key = $run_key and sensitive
+union
+select subject from cells where run_key = $run_key and sensitive
+"""
+_FOUND_PROMPTS = """
+select distinct a.prompt
+from attacks as a
+inner join planned_units as u on a.unit_id = u.unit_id and u.kind = 'attack'
+where u.run_key = $run_key and a.prompt <> ''
+"""
+_CLASS = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*): ")
+# Columns by what they hold; any other column holds names, numbers and digests.
+PROMPTS = ("prompt",)
+ERRORS = ("error", "problem")
+TEXTS = ("facts", "report", "guard_report", "reason", "spec", "provenance", "parameters")
+
+
+def digest(text: str) -> str:
+    """Return what stands in the place of a text."""
+    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Redaction:
+    """What one run's evidence must not say; it changes nothing in a run without a sensitive concept."""
+
+    secrets: frozenset[str]  # prompts, phrases and synonyms
+    names: frozenset[str]  # sensitive concepts and subjects, which cells are called by
+
+    @property
+    def acts(self) -> bool:
+        """Whether the run has a sensitive concept."""
+        return bool(self.names)
+
+    def table(self, table: pa.Table) -> pa.Table:
+        """Return a table of the index without what it must not say."""
+        if not self.acts:
+            return table
+        for name in table.column_names:
+            if name in PROMPTS:
+                table = _replaced(table, name, self._prompt)
+            elif name in ERRORS:
+                table = _replaced(table, name, _error)
+            elif name in TEXTS:
+                table = self._without_secrets(table, name)
+        return table
+
+    def value(self, value: Any) -> Any:
+        """Return a JSON value with every text in it, keys included, by its digest where it must not be said."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, Mapping):
+            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.value(item) for item in value]
+        return value
+
+    def text(self, text: str) -> str:
+        """Return a text with each secret in it by its digest."""
+        return self._pattern.sub(lambda match: digest(self._spoken[match[0]]), text) if self.secrets else text
+
+    def _prompt(self, prompt: str) -> str:
+        return digest(prompt) if prompt else prompt
+
+    def _without_secrets(self, table: pa.Table, name: str) -> pa.Table:
+        """Look at once for what occurs at all: reports of guards are many, and prompts seldom occur in them."""
+        haystack = "\0".join(filter(None, table[name].unique().to_pylist()))
+        present = frozenset(self._spoken[form] for form in self._spoken if form in haystack)
+        narrowed = dataclasses.replace(self, secrets=present)
+        return _replaced(table, name, narrowed.text) if present else table
+
+    @functools.cached_property
+    def _spoken(self) -> dict[str, str]:
+        """Each form in which a secret can stand, as it is or escaped in JSON, -> the secret."""
+        forms = {json.dumps(secret)[1:-1]: secret for secret in self.secrets}
+        return {
+            **forms,
+            **{json.dumps(s, ensure_ascii=False)[1:-1]: s for s in self.secrets},
+            **{s: s for s in self.secrets},
+        }
+
+    @functools.cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        longest = sorted(self._spoken, key=lambda form: (-len(form), form))  # a prompt before the phrase in it
+        return re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, longest))})(?!\w)")
+
+
+def redaction_of(con: duckdb.DuckDBPyConnection, run_key: int) -> Redaction:
+    """Return what the evidence of a run in an index must not say."""
+
+    def texts(sql: str) -> list[str]:
+        return [str(row[0]) for row in con.execute(sql, {"run_key": run_key}).fetchall()]
+
+    names = frozenset(texts(_SENSITIVE_NAMES))
+    ((spec,),) = con.execute("select spec from runs where run_key = ?", [run_key]).fetchall()
+    concepts = json.loads(spec).get("concepts") or ()
+    names |= {concept["name"] for concept in concepts if concept.get("sensitive")}
+    if not names:
+        return Redaction(frozenset(), frozenset())
+    spoken = {*texts(_SENSITIVE_PROMPTS), *texts(_FOUND_PROMPTS), *_phrases(concepts, names)}
+    # Cells are called by the names, so the names are no secret.
+    return Redaction(frozenset(spoken - names - {words_of(name) for name in names} - {""}), names)
+
+
+def _phrases(concepts: Iterable[Mapping[str, Any]], names: frozenset[str]) -> Iterable[str]:
+    for concept in concepts:
+        if concept["name"] in names:
+            yield from (concept.get("phrase") or "", *(concept.get("synonyms") or ()))
+        yield from (phrase for name, phrase in (concept.get("neighbour_phrases") or {}).items() if name in names)
+
+
+def _error(text: str) -> str:
+    match = _CLASS.match(text)
+    return f"{match[1] + ': ' if match else ''}text withheld, {digest(text)}"
+
+
+def _replaced(table: pa.Table, name: str, change: Any) -> pa.Table:
+    """Return the table with `change` done to each text of a column; each distinct text is changed once."""
+    encoded = pc.dictionary_encode(table[name].combine_chunks())
+    if isinstance(encoded, pa.ChunkedArray):
+        encoded = encoded.combine_chunks()
+    changed = pa.array([None if text is None else change(text) for text in encoded.dictionary.to_pylist()], pa.string())
+    return table.set_column(table.schema.get_field_index(name), name, changed.take(encoded.indices))

@@ -1,0 +1,129 @@
+"""The units of a run as lines of text: which journal files its rows come from, and the digest of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import json
+from collections.abc import Container, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from audit.errors import NotVerified
+from audit.evidence.merkle import root
+from audit.files import ForeignError, parse_json
+from audit.plan.document import planned_keys
+from audit.storage.journal import Journal
+from audit.storage.unit_files import header_in
+
+_THREADS = 8
+_SUFFIXES = (".parquet", ".failed.parquet")  # a complete file counts, and a failed one where there is none
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitFile:
+    """One file of a planned unit; a unit that was never computed has none."""
+
+    kind: str
+    key: str
+    sha256: str | None
+    bytes: int
+    failed: bool
+    has_pixels: bool
+    blob_sha256: str | None = None  # of its tensors
+    purged_at: str | None = None  # when the file was deleted and its rows and digests kept
+
+    def line(self) -> bytes:
+        """Return it as one line of JSON, without the end of the line."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+
+    @property
+    def name(self) -> str:
+        """Its path below a storage root."""
+        return f"units/{self.kind}/{self.key[:2]}/{self.key}{_SUFFIXES[self.failed]}"
+
+
+@dataclasses.dataclass(frozen=True)
+class RunUnits:
+    """The units of a run, and when their files were written, as the storage says."""
+
+    files: tuple[UnitFile, ...]
+    first_at: dt.datetime | None  # of those written after the plan
+    older: int  # files that were there before the plan: equal units of earlier runs are not computed again
+
+
+def unit_files(journal: Journal, run_id: str, planned_at: dt.datetime) -> RunUnits:
+    """Return every planned unit of a run, by kind and key. Raises `JournalError`."""
+    planned = sorted(planned_keys(journal, run_id))
+    shards = sorted({f"units/{kind}/{key[:2]}" for kind, key in planned})
+    with ThreadPoolExecutor(_THREADS) as pool:
+        listings = zip(shards, pool.map(journal.store.written, shards), strict=True)
+        written = {f"{shard}/{last}": moment for shard, listing in listings for last, moment in listing.items()}
+        files = tuple(pool.map(lambda unit: _unit_file(journal, *unit, written), planned))
+    times = [written[file.name] for file in files if file.sha256]
+    # Storage may keep whole seconds only.
+    own = [moment for moment in times if moment >= planned_at.replace(microsecond=0)]
+    return RunUnits(files, min(own, default=None), len(times) - len(own))
+
+
+def encode_units(files: Sequence[UnitFile]) -> bytes:
+    """Return the text of `units.jsonl`."""
+    return b"".join(file.line() + b"\n" for file in files)
+
+
+def decode_units(data: bytes, where: str) -> list[UnitFile]:
+    """Return the units in the text of `units.jsonl`. Raises `NotVerified`."""
+    files = []
+    for number, line in enumerate(data.splitlines(), start=1):
+        try:
+            file = UnitFile(**parse_json(line))
+            if file.line() != line:
+                raise ForeignError("it is not in the form in which it was written")
+        except (ForeignError, TypeError, ValueError) as error:
+            raise NotVerified(f"line {number} is no unit: {error}", where=where) from None
+        files.append(file)
+    return files
+
+
+def units_root(files: Sequence[UnitFile]) -> str:
+    """Return the root of the hash tree over the lines of the units."""
+    return root([file.line() for file in files])
+
+
+def changed(journal: Journal, files: Sequence[UnitFile]) -> Iterator[tuple[str, str]]:
+    """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out."""
+    kept = [file for file in files if file.sha256 is not None and file.purged_at is None]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for file, data in zip(kept, pool.map(lambda file: _get(journal, file.name), kept), strict=True):
+            if data is None:
+                yield file.name, "the file is missing"
+            elif hashlib.sha256(data).hexdigest() != file.sha256:
+                yield file.name, "the file is not the one that was sealed"
+
+
+def _unit_file(journal: Journal, kind: str, key: str, written: Container[str]) -> UnitFile:
+    for failed in (False, True):
+        file = UnitFile(kind, key, None, 0, failed, kind == "generate")
+        data = _get(journal, file.name) if file.name in written else None
+        if data:
+            digest = hashlib.sha256(data).hexdigest()
+            return dataclasses.replace(file, sha256=digest, bytes=len(data), blob_sha256=_tensors(data))
+    return UnitFile(kind, key, None, 0, False, False)
+
+
+def _get(journal: Journal, name: str) -> bytes | None:
+    try:
+        return journal.store.get(name)
+    except FileNotFoundError:
+        return None
+
+
+def _tensors(data: bytes) -> str | None:
+    try:
+        digest = header_in(pq.read_schema(pa.BufferReader(data))).get("blob_sha256")
+    except (pa.ArrowException, OSError, ValueError):  # a damaged file; its digest says so to whoever reads it
+        return None
+    return str(digest) if digest else None
