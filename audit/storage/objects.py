@@ -173,7 +173,9 @@ class ObjectStore:
                 listing = self.fs.ls(self.path(name), detail=True)
             except FileNotFoundError:
                 return {}
-        times = {str(e["name"]).rstrip("/").rsplit("/", 1)[-1]: e.get("mtime") or e.get("LastModified") for e in listing}
+        times = {
+            str(e["name"]).rstrip("/").rsplit("/", 1)[-1]: e.get("mtime") or e.get("LastModified") for e in listing
+        }
         return {
             last: time if isinstance(time, dt.datetime) else dt.datetime.fromtimestamp(time, dt.UTC)
             for last, time in times.items()
