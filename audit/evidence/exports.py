@@ -20,8 +20,10 @@ from audit.evidence.bag import TAG_MANIFEST, scan
 from audit.evidence.keys import moment, stamp
 from audit.evidence.seal import PREDICATE, VERDICT, policy_sha256
 from audit.files import ForeignError, parse_json
+from audit.plan.document import planned_keys
 from audit.report import json_report
 from audit.spec.policy import Policy
+from audit.storage.journal import Journal
 from audit.verdict.results import RunResult, VerdictStatus
 from audit.verdict.waivers import AnyDecision, name_of
 
@@ -84,6 +86,21 @@ def of_bundle(folder: Path) -> Evidence:
         )
     except (ForeignError, LookupError, ValueError, TypeError) as error:
         raise NotVerified(f"the bundle cannot be read: {error}", where=str(folder)) from None
+
+
+def of_run(journal: Journal, result: RunResult, policy: Policy, decided_at: dt.datetime) -> Evidence:
+    """Return what a run in a journal says, decided at `decided_at`. Raises `JournalError` when an erased model is not there."""
+    backbone = result.provenance.get("backbone") or {}
+    files = backbone.get("files") or {}
+    subjects = {f"backbone/{name}": str(digest) for name, digest in sorted(files.items())}
+    if not subjects and backbone.get("sha256"):
+        subjects = {"backbone": str(backbone["sha256"])}
+    for kind, key in planned_keys(journal, result.run_id):
+        if kind == "erase":
+            header = journal.header(kind, key)
+            digest = header.get("blob_sha256") or header.get("identity", {}).get("checkpoint")
+            subjects |= {f"erased/{key}": str(digest)} if digest else {}
+    return Evidence(result, policy, decided_at, subjects)
 
 
 def test_result(evidence: Evidence) -> dict[str, Any]:

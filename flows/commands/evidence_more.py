@@ -1,9 +1,14 @@
-"""evidence replay: what of a run's evidence can be made or taken away again."""
+"""evidence replay and export: what else can be asked of a run's evidence."""
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 from collections import Counter
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,14 +16,134 @@ from audit import locations
 from audit.errors import EXIT_NOT_VERIFIED
 from flows.commands import options
 from flows.commands.evidence_group import app
+from flows.commands.keys import Trusted, signing_key, trusted_keys
 from flows.console import emit_json, progress_bars, say, table
 
 if TYPE_CHECKING:
+    from audit.evidence.exports import Evidence
     from audit.evidence.replay import Hit, Replayed
     from audit.plan.document import Plan
     from audit.storage.journal import Journal
 
 RunOrBundle = Annotated[str, typer.Argument(help="Run id, or the folder of a bundle.")]
+
+
+class ExportFormat(StrEnum):
+    """The formats of other tools."""
+
+    TEST_RESULT = "in-toto-test-result"
+    SVR = "svr"
+    OSCAL = "oscal"
+    CYCLONEDX = "cyclonedx"
+
+
+@app.command("export")
+def export(
+    source: RunOrBundle,
+    output: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    to: Annotated[Path, typer.Option("--to", help="The file to write; it must not exist.")],
+    keys: Trusted = None,
+    sign: Annotated[
+        Path | None, typer.Option("--sign", help="Private key: an in-toto statement is written as a DSSE envelope.")
+    ] = None,
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> int:
+    """Write the verdict of a run or a bundle in a format of other tools.
+
+    A bundle is verified first, by the keys that you trust. An SVR states what holds, and is made of PASS alone.
+    """
+    from audit.errors import SpecError
+    from audit.evidence.exports import encode
+
+    to = Path(os.path.expanduser(to))
+    if sign is not None and output not in (ExportFormat.TEST_RESULT, ExportFormat.SVR):
+        raise SpecError(
+            f"{output.value} has no signature of its own", where="--sign", next_step="sign a bundle: evidence seal"
+        )
+    signer = signing_key(sign) if sign else None
+    evidence = _evidence(source, keys, root, database)
+    document = _writers()[output](evidence)
+    data = encode(document)
+    if signer is not None:
+        from audit.evidence import dsse
+
+        data = dsse.encode_envelope(dsse.sign_payload(dsse.STATEMENT_PAYLOAD, data, signer))
+    _write_new(to, data)
+    facts = {"file": str(to), "run": evidence.result.run_id, "verdict": evidence.status.value, "format": output.value}
+    if as_json:
+        emit_json(facts)
+    else:
+        print(f"{to}: {output.value} of run {evidence.result.run_id}, verdict {evidence.status.value}")
+    return 0
+
+
+def _writers() -> Mapping[ExportFormat, Callable[[Evidence], dict[str, Any]]]:
+    from audit.evidence.exports import test_result, verification_result
+    from audit.evidence.exports_cyclonedx import bill_of_materials
+    from audit.evidence.exports_oscal import assessment_results
+
+    return {
+        ExportFormat.TEST_RESULT: test_result,
+        ExportFormat.SVR: verification_result,
+        ExportFormat.OSCAL: assessment_results,
+        ExportFormat.CYCLONEDX: bill_of_materials,
+    }
+
+
+def _evidence(source: str, keys: Sequence[Path] | None, root: str | None, database: str | None) -> Evidence:
+    """Return what a bundle says, once it is verified, or else what a run says. Raises `NotVerified` for a bundle that fails."""
+    from audit.evidence.exports import of_bundle, of_run
+
+    folder = Path(os.path.expanduser(source))
+    if folder.is_dir():
+        _require_verified(folder, keys)
+        return of_bundle(folder)
+    from audit import run as steps
+    from audit.plan.document import read_outline
+    from audit.storage.journal import Journal
+    from flows.commands.results import stored_policy
+
+    place = locations.storage_root(root)
+    journal = Journal(place)
+    policy = stored_policy(read_outline(journal, source))
+    published = steps.consolidate(journal, source, locations.database_path(place, database))
+    result = steps.conclude(journal, source, published)
+    return of_run(journal, result, policy, dt.datetime.now(dt.UTC))
+
+
+def _require_verified(folder: Path, keys: Sequence[Path] | None) -> None:
+    from audit.errors import NotVerified, SpecError
+    from audit.evidence.lines import Answer
+    from audit.evidence.verify import verify
+
+    if not keys:
+        raise SpecError(
+            "a bundle is exported when it is verified, and no key is trusted",
+            where=str(folder),
+            next_step="name the signer's public key with --key PUBLIC_KEY",
+        )
+    found = verify(folder, trusted_keys(keys), now=dt.datetime.now(dt.UTC))
+    wrong = [line for line in found.lines if line.answer is Answer.WRONG]
+    if wrong:
+        raise NotVerified(
+            f"the bundle does not verify: {wrong[0].detail}",
+            where=wrong[0].where or str(folder),
+            next_step="see all that is wrong: erasure-audit evidence verify BUNDLE --key PUBLIC_KEY",
+        )
+
+
+def _write_new(file: Path, data: bytes) -> None:
+    from audit.errors import EnvironmentProblem
+
+    try:
+        with file.open("xb") as stream:
+            stream.write(data)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the file cannot be written: {error.strerror}", where=str(file), next_step="name a new file with --to"
+        ) from None
 
 
 @app.command("replay")
