@@ -1,8 +1,10 @@
-"""Describe the making of a run: versions, machine, code revision. No environment variables, no user names."""
+"""Describe the making of a run: versions, machine, code revision, and who decides. No environment variables."""
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -16,13 +18,27 @@ _PACKAGES = (
 
 def provenance() -> dict[str, Any]:
     """Package versions, platform, host name and the revision of the code, as a JSON object."""
+    return {"platform": platform.platform(), "host": platform.node(), **versions()}
+
+
+def versions() -> dict[str, Any]:
+    """Return package versions, Python's version and the revision of the code, as a JSON object."""
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
         "python": platform.python_version(),
-        "platform": platform.platform(),
-        "host": platform.node(),
         "code": _revision(),
     }
+
+
+def operator() -> str:
+    """Return who runs this process, for records of decisions: ERASURE_AUDIT_USER, else the login name and host name."""
+    if named := os.environ.get("ERASURE_AUDIT_USER", "").strip():
+        return named[:200]
+    try:
+        login = getpass.getuser()
+    except (OSError, KeyError):  # a container's user id without a name
+        login = f"uid {os.getuid()}"
+    return f"{login}@{platform.node()}"
 
 
 def _version(package: str) -> str | None:

@@ -22,6 +22,7 @@ from audit.corpus.manifest import read_stored_manifest
 from audit.errors import CorpusError, SpecError
 from audit.index import checks, expectations, queries
 from audit.index.corpus_checks import require_disjoint, require_sound
+from audit.index.integrity import on_record, record_plan, withdraw_missing
 from audit.index.store import Replaceable, Store, set_aside
 from audit.plan import forecast
 from audit.plan.document import Draft, Outline, Plan, read_outline
@@ -32,12 +33,14 @@ from audit.plan.preflight.checks import check
 from audit.plan.preflight.methods import methods_of
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Problem, Resolved
-from audit.provenance import provenance
+from audit.provenance import operator, provenance
 from audit.report import write_reports
 from audit.spec.document import Spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.storage.run_records import Record
 from audit.verdict.gate import decide
+from audit.verdict.record import Act, policy_sha256, record_verdict
 from audit.verdict.results import RunResult, Sample
 from audit.verdict.retention import recounted
 from audit.weights.references import ModelRef
@@ -95,6 +98,7 @@ def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: p
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
     made.write(journal)
+    record_plan(journal, run_id, dt.datetime.fromisoformat(created_at))
     return made
 
 
@@ -160,17 +164,52 @@ def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | No
     Raises `SpecError` when the stored policy is of a form that this version does not know and none is given.
     """
     outline = read_outline(journal, run_id)
-    used = policy or _stored_policy(outline)
-    result = queries.read_result(published, run_id, policy)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
+    return decide_published(published, run_id, policy or _stored_policy(outline), manifest, replaced=policy is not None)
+
+
+def decide_published(
+    published: Path, run_id: str, policy: Policy, manifest: pa.Table, *, replaced: bool = False
+) -> RunResult:
+    """The result of a run with its verdict, from a published index and the corpus manifest alone.
+
+    `replaced` says that `policy` is not the one that the run was planned with, so that its scores are counted anew.
+    """
+    result = queries.read_result(published, run_id, policy if replaced else None)
     found = checks.run_checks(published, run_id)
     if manifest.num_rows:
         found += expectations.check_manifest(manifest.to_pandas())
     rates, readings = queries.result_frames(published, run_id)
-    found += expectations.check_results(queries.rates_frame(result) if policy else rates, readings)
-    spec = {**result.spec, "gate": used.model_dump(mode="json")}
-    verdict = decide(used, result.crr, found, result.retention, result.picture_checks, result.unassessed)
-    return dataclasses.replace(recounted(result, used, verdict), spec=spec, verdict=verdict)
+    found += expectations.check_results(queries.rates_frame(result) if replaced else rates, readings)
+    spec = {**result.spec, "gate": policy.model_dump(mode="json")}
+    verdict = decide(policy, result.crr, found, result.retention, result.picture_checks, result.unassessed)
+    return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)
+
+
+def record_decision(journal: Journal, result: RunResult, published: Path, database: Path, act: Act) -> Record:
+    """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
+
+    Raises `RecordChanged` when an earlier record was changed, `StoreError` when the index cannot be written.
+    """
+    policy = Policy.model_validate(result.spec["gate"])
+    record = record_verdict(
+        journal, result.run_id, act, policy, result.verdict,
+        attempt=queries.attempt(published, result.run_id, policy_sha256(policy)),
+        folded_sha256=on_record(journal, result.run_id).sha256,
+    )  # fmt: skip
+    consolidate(journal, result.run_id, database)
+    return record
+
+
+def require_intact_run(journal: Journal, run_id: str, now: dt.datetime) -> None:
+    """Return when the files of a stored run are what is on record; units that are gone are taken off it, to be computed again.
+
+    Raises `RecordChanged` for files that were changed, swapped or added.
+    """
+    for unit in withdraw_missing(journal, run_id, now, operator()):
+        log.warning(
+            "%s unit %s was there when the run was folded and is gone; it is computed again", unit.kind, unit.key[:12]
+        )
 
 
 def _stored_policy(outline: Outline) -> Policy:

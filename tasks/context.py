@@ -46,6 +46,7 @@ class Run:
     run_id: str
     root: str
     settings: Settings
+    command: str = "run"  # run | resume: what its decision on record names
 
     @property
     def journal(self) -> Journal:

@@ -30,9 +30,14 @@ def open_run(
     if settings.gpu_slot:
         require_slot(settings.gpu_slot)
     journal = run.open_journal(root)
-    opened = Run(run_id or run.new_run_id(parsed.name if parsed else "", dt.datetime.now(dt.UTC)), root, settings)
+    now = dt.datetime.now(dt.UTC)
+    opened = Run(
+        run_id or run.new_run_id(parsed.name if parsed else "", now), root, settings, "run" if parsed else "resume"
+    )
     if parsed is None:
         context.stored_spec(journal, opened.run_id)
+        if concludes:
+            run.require_intact_run(journal, opened.run_id, now)
     if concludes:
         locations.require_writable(opened.database, opened.report_folder)
     if parsed is not None:

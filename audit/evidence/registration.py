@@ -19,6 +19,7 @@ from audit.files import ForeignError, parse_json
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.objects import ObjectStore
+from audit.verdict.record import policy_sha256
 
 PREDICATE = "policy-registration/v1"
 RUN_FILE = "ledger.json"  # of a run: how far the ledger was when it was planned
@@ -37,11 +38,6 @@ class Criteria:
     def model_sha256(self) -> str:
         """Digest of the model: the same backbone and defences are the same model, whatever the spec calls them."""
         return identity.key(self.model)
-
-
-def policy_sha256(policy: Policy) -> str:
-    """Return the digest of a policy, by which registration, decision and waiver name it."""
-    return identity.key(policy.model_dump(mode="json"))
 
 
 def register(

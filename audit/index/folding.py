@@ -9,6 +9,7 @@ what a killed one left.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -17,13 +18,16 @@ import numpy as np
 import pyarrow as pa
 
 from audit import identity, statistics
+from audit.index import integrity
+from audit.index.decision_folding import load_decisions
+from audit.index.integrity import UnitEntry
 from audit.index.picture_folding import fill_picture_checks
 from audit.index.plan_folding import load_plan
 from audit.index.quality_folding import fill_set_distances
 from audit.index.sql_files import STAGING, relations
 from audit.index.writing import insert, insert_records, transaction
 from audit.plan.document import KINDS
-from audit.storage.journal import SCHEMAS, Journal
+from audit.storage.journal import SCHEMAS, Journal, UnitFile
 from audit.storage.unit_files import runtime
 
 _TABLES = {
@@ -73,22 +77,39 @@ class Folded:
 def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
     """Load one run, its plan and then the rows of its units that the index does not hold yet, and return their counts."""
     run_key = identity.int_key(run_id)
+    record = integrity.on_record(journal, run_id)
     load_plan(con, journal, run_id, run_key)
     units = rows = 0
     for kind in KINDS:
         complete, failed, gone = _pending(con, journal, run_key, kind)
+        integrity.require_present(journal, record.units, kind, gone)
         for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
             stamps = {key: complete[key] for key in chunk}
-            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, stamps, [])
+            units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, stamps, [])
         for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
-            units, rows = units + len(chunk), rows + _load_units(con, journal, kind, {}, chunk)
+            units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, {}, chunk)
         if gone:
-            _load_units(con, journal, kind, {}, [], gone)
+            _load_units(con, journal, record.units, kind, {}, [], gone)
+    _put_on_record(con, journal, run_id, run_key)
+    load_decisions(con, journal, run_id, run_key)
     return Folded(1, units, rows)
 
 
+def _put_on_record(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
+    """Put the digests of the run's plan and of all its loaded units on record, those that are not there yet."""
+    now = dt.datetime.now(dt.UTC)
+    integrity.record_plan(journal, run_id, now)
+    loaded = con.execute(
+        "select p.kind, p.unit_key, l.file_complete, l.sha256, l.bytes, l.blob_sha256, l.stamp"
+        " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
+        [run_key],
+    ).fetchall()
+    entries = [integrity.UnitEntry(*row[:-1], stamp=integrity.tag(journal, row[-1])) for row in loaded]
+    integrity.record_units(journal, run_id, now, entries)
+
+
 def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
-    """Decide every case of the runs whose units changed, and renew the intervals and set distances of the marts."""
+    """Decide every case of the runs whose units changed, and renew their rates, intervals and set distances."""
     stale = con.execute("select run_key from runs where not outcomes_current order by run_key").fetchall()
     if not stale:
         return
@@ -97,8 +118,17 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
             decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
             fill_picture_checks(con, journal, run_key)
-            con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
     fill_intervals(con)
+    for (run_key,) in stale:
+        with transaction(con):
+            fill_rates(con, run_key)
+            con.execute("update runs set outcomes_current = true where run_key = ?", [run_key])
+
+
+def fill_rates(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
+    """Compute the rates of one run anew from its outcomes and the intervals."""
+    con.execute("delete from crr where run_key = ?", [run_key])
+    con.execute(f"insert into crr by name {relations('staging')['stg_crr']}", {"run_key": run_key})
 
 
 def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
@@ -152,15 +182,20 @@ def _pending(
 def _load_units(
     con: duckdb.DuckDBPyConnection,
     journal: Journal,
+    on_record: Mapping[tuple[str, str], UnitEntry],
     kind: str,
     complete: Mapping[str, str],
     failed: Collection[str],
     gone: Collection[str] = (),
 ) -> int:
-    """The number of rows that replaced whatever the index held of these units; one transaction. `complete` has stamps."""
+    """Replace whatever the index holds of these units in one transaction, and return the number of their rows.
+
+    `complete` has stamps. Raises `RecordChanged` for a complete unit that is not the one `on_record`.
+    """
     unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
     counts = dict.fromkeys((*complete, *failed), 0)
     runtimes: dict[str, Mapping[str, Any]] = {}
+    files: dict[str, UnitFile] = {}
     changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
     with transaction(con):
         con.register("changed", changed)
@@ -174,13 +209,15 @@ def _load_units(
         )
         con.unregister("changed")
         waiting: list[tuple[int, pa.Table]] = []
-        for key, table in journal.scan(kind, counts, _COLUMNS[kind]):
-            counts[key], runtimes[key] = table.num_rows, runtime(table)
+        for file, table in journal.scan(kind, counts, _COLUMNS[kind]):
+            key = file.key
+            counts[key], runtimes[key], files[key] = table.num_rows, runtime(table), file
             waiting.append((unit_ids[key], table))
             if len(waiting) == _BATCH_UNITS:
                 _insert_rows(con, kind, waiting)
                 waiting = []
         _insert_rows(con, kind, waiting)
+        integrity.require_unchanged(journal, on_record, (UnitEntry.of(kind, file) for file in files.values()))
         insert_records(
             con,
             "loaded_units",
@@ -191,6 +228,8 @@ def _load_units(
                     "complete": key in complete,
                     "stamp": complete.get(key),
                     "loaded_rows": rows,
+                    "file_complete": files[key].complete,
+                    **{name: getattr(files[key], name) for name in ("sha256", "bytes", "blob_sha256")},
                     **{name: runtimes[key].get(name) for name in ("host", "device", "seconds")},
                 }
                 for key, rows in counts.items()

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from audit.errors import JournalError
 from audit.files import ForeignError, parse_json
+from audit.identity import key
 from audit.index.writing import insert, insert_records, transaction
 from audit.plan.tables import case_batches, unit_batches, with_all_columns
 from audit.storage.journal import Journal
@@ -20,7 +21,7 @@ from audit.storage.journal import Journal
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
     "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances", "picture_checks", "strange_pictures",
+    "set_distances", "picture_checks", "strange_pictures", "crr", "verdicts", "decisions", "check_results", "control_findings",
 )  # fmt: skip
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.
@@ -68,6 +69,7 @@ def _insert_plan(
         "confidence": float(policy["confidence"]),
         "first_judge": policy["judges"][0],
         "plan_sha256": digest,
+        "audited_sha256": _audited(plan),
         "spec": json.dumps(plan["spec"], sort_keys=True),
         "provenance": provenance,
         "outcomes_current": False,
@@ -82,6 +84,15 @@ def _insert_plan(
         "comparisons": plan.get("comparisons", ()),
     }.items():
         insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
+
+
+def _audited(plan: Mapping[str, Any]) -> str:
+    """Return the digest of what the run audits, whatever the pictures and seeds: backbone, concepts and defences.
+
+    Another run with the same digest is another attempt at the same claim.
+    """
+    spec = plan["spec"]
+    return key({"backbone": plan.get("backbone"), "concepts": spec.get("concepts"), "defences": spec.get("defences")})
 
 
 def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import duckdb
 
 from audit.errors import StoreError
-from audit.index.folding import fill_intervals
+from audit.index.folding import fill_intervals, fill_rates
 from audit.index.sql_files import relations
 from audit.index.store import explained
 from audit.spec.policy import Policy
@@ -97,6 +97,34 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
             if policy is not None:
                 con = _under_policy(con, Path(path), run_id, policy)
             return _read(con, run_id, samples_per_cell)
+    finally:
+        con.close()
+
+
+def recorded_decisions(path: str | Path, run_id: str) -> dict[int, str]:
+    """Return number -> digest of the decisions of a run that a published index holds; empty for a run that it does not know."""
+    con = open_published(path)
+    try:
+        sql = "select decision_no, sha256 from mart_verdicts where run_id = ?"
+        with explained(Path(path)):
+            return {int(number): str(sha256) for number, sha256 in con.execute(sql, [run_id]).fetchall()}
+    finally:
+        con.close()
+
+
+def attempt(path: str | Path, run_id: str, policy_sha256: str) -> int:
+    """Return which attempt at the same claim a run is: earlier runs of the same backbone, concepts and defences with a decision
+    under the same policy, plus one. Only runs of this index count."""
+    con = open_published(path)
+    try:
+        with explained(Path(path)):
+            require_run(con, run_id, path)
+            sql = (
+                "select count(distinct o.run_key) from runs as r inner join runs as o on r.audited_sha256 = o.audited_sha256"
+                " inner join verdicts as v on o.run_key = v.run_key and v.policy_sha256 = ?"
+                " where r.run_id = ? and (o.created_at, o.run_id) < (r.created_at, r.run_id)"
+            )
+            return 1 + int(con.execute(sql, [policy_sha256, run_id]).fetchall()[0][0])
     finally:
         con.close()
 
@@ -240,7 +268,7 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
     quoted = str(path).replace("'", "''")
     con.execute(f"attach '{quoted}' as published (read_only)")
     for table in relations("schema"):
-        if table not in ("runs", "outcomes", "intervals"):
+        if table not in ("runs", "outcomes", "intervals", "crr"):
             con.execute(f"create view {table} as from published.{table}")
     con.execute(
         "create table runs as select * replace (?::double as confidence, ? as first_judge)"
@@ -255,8 +283,11 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
         [list(policy.thresholds), list(policy.thresholds.values())],
     )
     con.execute(_OUTCOMES_UNDER_POLICY)
-    con.execute(relations("schema")["intervals"])
+    for table in ("intervals", "crr"):
+        con.execute(relations("schema")[table])
     fill_intervals(con)
+    for (run_key,) in con.execute("select run_key from runs").fetchall():
+        fill_rates(con, run_key)
     for name, sql in relations("marts").items():
         con.execute(f"create view {name} as {sql}")
     return con

@@ -11,11 +11,9 @@ and the tensors that belong to it are named by their own SHA-256, so that no uni
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 import hashlib
-import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,15 +25,31 @@ import pyarrow.parquet as pq
 from audit.errors import JournalError
 from audit.storage.errors import StorageUnavailable, translated
 from audit.storage.objects import ObjectStore
+from audit.storage.threads import THREADS, in_threads
 from audit.storage.unit_files import SCHEMAS, encoded, header_in
 
-__all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable"]
+__all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable", "UnitFile"]
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
-_THREADS = 8
-_SCAN_CHUNK = 16  # units that one thread reads in a go
+_SUFFIXES = (".parquet", ".failed.parquet")
 _SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitFile:
+    """What the storage holds of one unit: the digest and size in bytes of its file, and the digest of its tensors."""
+
+    key: str
+    complete: bool
+    sha256: str
+    bytes: int
+    blob_sha256: str | None
+
+    @property
+    def suffix(self) -> str:
+        """The end of the file's name."""
+        return _SUFFIXES[not self.complete]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +111,7 @@ class Journal:
         failed: set[str] = set()
         folder = f"units/{kind}"
         shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
-        with ThreadPoolExecutor(_THREADS) as pool:
+        with ThreadPoolExecutor(THREADS) as pool:
             for entries in pool.map(self.store.stamped, shards):
                 for name, size, stamp in entries:
                     key, _, suffix = name.partition(".")
@@ -116,13 +130,7 @@ class Journal:
     def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
         """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
-            # Threads are for many files at a time, not for the columns of a small one.
-            table = parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
-            for name in columns or ():
-                if name not in table.column_names or table.schema.field(name).type != SCHEMAS[kind].field(name).type:
-                    raise pa.ArrowInvalid(f"its column {name!r} is missing or of another type")
-            header_in(table.schema)  # says now, with the file's name, that it is no JSON
-            return table
+            return _columns(parquet, kind, columns)
 
     def header(self, kind: str, key: str) -> dict[str, Any]:
         """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
@@ -150,25 +158,44 @@ class Journal:
             raise self._without_tensors(kind, key, f"{name} is corrupt: its bytes are not those that the unit names")
         return data
 
-    def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[str, pa.Table]]:
-        """(key, rows) of many units, read by several threads, with a bounded number of units in memory at a time.
+    def scan(self, kind: str, keys: Iterable[str], columns: Sequence[str]) -> Iterator[tuple[UnitFile, pa.Table]]:
+        """Yield the file and the rows of many units, read whole by several threads, a bounded number of them in memory at a time.
 
         Raises `JournalError` that names the file when one is corrupt or has vanished.
         """
 
-        def work(chunk: Sequence[str]) -> list[tuple[str, pa.Table]]:
-            return [(key, self.read(kind, key, columns)) for key in chunk]
+        def read(key: str) -> tuple[UnitFile, pa.Table]:
+            file, data = self._whole_file(kind, key)
+            with self._parsed(self._name(kind, key, file.suffix), pa.BufferReader(data)) as parquet:
+                return file, _columns(parquet, kind, columns)
 
-        source = iter(keys)
-        chunks = iter(lambda: tuple(itertools.islice(source, _SCAN_CHUNK)), ())
-        pool = ThreadPoolExecutor(_THREADS)
-        try:
-            waiting = collections.deque(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 2 * _THREADS))
-            while waiting:
-                yield from waiting.popleft().result()
-                waiting.extend(pool.submit(work, chunk) for chunk in itertools.islice(chunks, 1))
-        finally:
-            pool.shutdown(cancel_futures=True)
+        return in_threads(read, keys)
+
+    def file(self, kind: str, key: str) -> UnitFile:
+        """Return what the storage holds of one unit, its tensors included; all of it is read.
+
+        Raises `JournalError` when the unit is absent or corrupt.
+        """
+        file, _ = self._whole_file(kind, key)
+        if file.blob_sha256:
+            self.blob_of(kind, key, {"blob_sha256": file.blob_sha256})
+        return file
+
+    def unit_url(self, kind: str, key: str, *, complete: bool = True) -> str:
+        """Return the address of a unit's file, for messages."""
+        return self.store.url(self._name(kind, key, _SUFFIXES[not complete]))
+
+    def _whole_file(self, kind: str, key: str) -> tuple[UnitFile, bytes]:
+        for suffix in _SUFFIXES:
+            name = self._name(kind, key, suffix)
+            try:
+                data = self.store.get(name)
+            except FileNotFoundError:
+                continue
+            with self._parsed(name, pa.BufferReader(data)) as parquet:
+                blob = header_in(parquet.schema_arrow).get("blob_sha256")
+            return UnitFile(key, suffix == _SUFFIXES[0], hashlib.sha256(data).hexdigest(), len(data), blob), data
+        raise self._absent(self._name(kind, key, _SUFFIXES[0]))
 
     def put_run(self, run_id: str, name: str, data: bytes) -> None:
         """Store the run file `name`, wholly or not at all. Raises `JournalError`."""
@@ -194,23 +221,28 @@ class Journal:
     @contextlib.contextmanager
     def _open(self, kind: str, key: str, partial: bool) -> Iterator[pq.ParquetFile]:
         """The unit's Parquet file, its own errors turned into ones that name the file and what mends it."""
-        for suffix in (".parquet", ".failed.parquet"):
+        for suffix in _SUFFIXES:
             name = self._name(kind, key, suffix)
             try:
                 source = self.store.open(name, partial=partial and kind == "generate")
             except FileNotFoundError:
                 continue
-            with translated(self.store.url(name)):
-                try:
-                    with source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet:
-                        yield parquet
-                except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
-                    # An OSError of Arrow's own has no number: a failed checksum. Others speak of disk or network.
-                    if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
-                        raise
-                    raise self._corrupt(name, error) from error
+            with self._parsed(name, source) as parquet:
+                yield parquet
             return
         raise self._absent(self._name(kind, key, ".parquet"))
+
+    @contextlib.contextmanager
+    def _parsed(self, name: str, source: pa.NativeFile) -> Iterator[pq.ParquetFile]:
+        with translated(self.store.url(name)):
+            try:
+                with source, pq.ParquetFile(source, page_checksum_verification=True, pre_buffer=True) as parquet:
+                    yield parquet
+            except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
+                # An OSError of Arrow's own has no number: a failed checksum. Others speak of disk or network.
+                if isinstance(error, OSError) and not (type(error) is OSError and error.errno is None):
+                    raise
+                raise self._corrupt(name, error) from error
 
     def _name(self, kind: str, key: str, suffix: str) -> str:
         if kind not in SCHEMAS or not _KEY.fullmatch(key):
@@ -241,6 +273,16 @@ class Journal:
             where=self.store.url(name),
             next_step="delete this file, then compute it again with: erasure-audit resume RUN_ID",
         )
+
+
+def _columns(parquet: pq.ParquetFile, kind: str, columns: Sequence[str] | None) -> pa.Table:
+    # Threads are for many files at a time, not for the columns of a small one.
+    table = parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+    for name in columns or ():
+        if name not in table.column_names or table.schema.field(name).type != SCHEMAS[kind].field(name).type:
+            raise pa.ArrowInvalid(f"its column {name!r} is missing or of another type")
+    header_in(table.schema)  # says now, with the file's name, that it is no JSON
+    return table
 
 
 def _run_name(run_id: str, name: str) -> str:

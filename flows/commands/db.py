@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit import locations
-from audit.errors import StoreError
+from audit.errors import EXIT_NOT_VERIFIED, StoreError
 from flows.commands import options
 from flows.console import emit_json, say, table
 
@@ -71,6 +71,87 @@ def consolidate(
     _require_whole(folded, path)
     counts = {"runs": folded.runs, "units": folded.units, "rows": folded.rows}
     _tell({"index": str(path), "published": str(published), **counts}, as_json)
+
+
+Full = Annotated[
+    bool, typer.Option("--full", help="Read every file, whatever tag of it the object store is known to keep.")
+]
+Accept = Annotated[
+    str | None, typer.Option("--accept", help="Put changed files on record as they are now, for this reason.")
+]
+
+
+@app.command("verify")
+def verify(
+    run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    root: options.Root = None,
+    database: options.Database = None,
+    full: Full = False,
+    accept: Accept = None,
+    as_json: options.Json = False,
+) -> int:
+    """Name the files of RUN_ID that differ from what is on record; the exit code is 5 if there are any."""
+    from audit.index import integrity
+    from audit.plan.document import read_outline
+    from audit.storage.journal import Journal
+
+    place = locations.storage_root(root)
+    journal = Journal(place)
+    read_outline(journal, run_id)
+    if accept is not None:
+        _accept(journal, run_id, accept)
+    record = integrity.on_record(journal, run_id)
+    decisions = _check_decisions(journal, run_id, locations.database_path(place, database))
+    found = integrity.changes(journal, run_id, read_all=full)
+    bad = [change for change in found if not change.harmless]
+    verified = not bad and record.sha256 is not None
+    counts = {
+        "files": len(record.files),
+        "units": len(record.units),
+        "recomputed": record.withdrawn,
+        "decisions": decisions,
+    }
+    if as_json:
+        rows = [{"what": change.what, "file": change.url, "detail": change.detail} for change in found]
+        emit_json({"run_id": run_id, "verified": verified, **counts, "changes": rows})
+    else:
+        for change in found:
+            print(f"{change.what}: {change.url} ({change.detail})")
+        if record.sha256 is None:
+            say(f"nothing of this run is on record yet; put it there with: erasure-audit db consolidate {run_id}")
+        on_record = ", ".join(f"{count} {name}" for name, count in counts.items())
+        print(f"on record: {on_record}; {len(bad)} of these files have changed")
+    return 0 if verified else EXIT_NOT_VERIFIED
+
+
+def _check_decisions(journal: Journal, run_id: str, database: Path) -> int:
+    """Return how many decisions of a run are on record, all that the newest published index holds among them."""
+    from audit.index.decision_folding import require_recorded
+    from audit.index.queries import recorded_decisions
+    from audit.index.store import published
+    from audit.storage.run_records import DECISIONS, read_records
+
+    records = {record.number: record for record in read_records(journal, run_id, DECISIONS)}
+    for newest in published(database.parent / "published")[-1:]:
+        require_recorded(journal, run_id, records, recorded_decisions(newest, run_id))
+    return len(records)
+
+
+def _accept(journal: Journal, run_id: str, reason: str) -> None:
+    import datetime as dt
+
+    from audit.errors import JournalError
+    from audit.index import integrity
+    from audit.provenance import operator
+
+    if len(reason.strip()) < 8:
+        raise JournalError(
+            "the reason is too short for a reader two years from now",
+            where="--accept",
+            next_step="say in a sentence why the files have changed",
+        )
+    for change in integrity.accept_changes(journal, run_id, dt.datetime.now(dt.UTC), reason.strip(), operator()):
+        say(f"on record as it is now: {change.url}")
 
 
 @app.command("publish")

@@ -30,6 +30,13 @@ HonourWaivers = Annotated[
     bool, typer.Option("--honour-waivers", help="Exit 0 when waivers cover every decision that is not PASS.")
 ]
 Waivers = Annotated[list[Path] | None, typer.Option("--waiver", help="Waiver file; may be given several times.")]
+NoRecord = Annotated[
+    bool,
+    typer.Option(
+        "--no-record",
+        help="Do not put this decision on record.",
+    ),
+]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")]
 
 
@@ -53,7 +60,7 @@ def report(
     from audit.storage.disclosure import record_disclosure
 
     place = locations.storage_root(root)
-    result = _conclude(run_id, place, database, None)
+    result, _ = _conclude(run_id, place, database, None)
     folder = locations.report_folder(place, run_id, reports)
     journal = steps.open_journal(place)
     if show_sensitive:
@@ -68,22 +75,31 @@ def gate(
     root: options.Root = None,
     database: options.Database = None,
     policy: PolicyFile = None,
+    no_record: NoRecord = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
     honour_waivers: HonourWaivers = False,
     waivers: Waivers = None,
     keys: Trusted = None,
 ) -> int:
-    """Decide RUN_ID again from its stored numbers, under its own policy or another one.
+    """Decide RUN_ID again from its stored numbers, under its own policy or another one, and put the decision on record.
 
     Waivers change no status; with --honour-waivers the exit code is 0 when they cover every decision that is not PASS.
     """
+    from audit import run as steps
+    from audit.provenance import operator
+    from audit.verdict.record import Act
     from flows.commands import waiving
 
     waiving.require_complete(honour_waivers, waivers, keys)
     trusted = trusted_keys(keys or ())
     place = locations.storage_root(root)
-    result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
+    result, published = _conclude(run_id, place, database, load_policy(policy) if policy else None)
+    if not no_record:
+        act = Act("gate", operator(), dt.datetime.now(dt.UTC))
+        steps.record_decision(
+            steps.open_journal(place), result, published, locations.database_path(place, database), act
+        )
     print_result(result, {}, Format.JSON if as_json else output, root)
     if waivers:
         honoured = waiving.honour(result, waivers, trusted, place)
@@ -132,17 +148,19 @@ def stored_policy(outline: Outline) -> Policy:
         ) from None
 
 
-def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
-    """The result of a run from a fresh copy of the index, which takes in what was journalled since."""
+def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> tuple[RunResult, Path]:
+    """Return the result of a run and the fresh copy of the index that it is from, which holds what was journalled since."""
     from audit import run as steps
+    from audit.index.integrity import require_intact
     from audit.plan.document import read_outline
 
     journal = steps.open_journal(root)
     stored = read_outline(journal, run_id)
     if policy is not None:
         _check_policy(policy, stored)
+    require_intact(journal, run_id)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
-    return steps.conclude(journal, run_id, published, policy)
+    return steps.conclude(journal, run_id, published, policy), published
 
 
 def _check_policy(policy: Policy, plan: Outline) -> None:

@@ -63,10 +63,10 @@ def create(
     as_json: options.Json = False,
 ) -> None:
     """Write a waiver to FILE, for decisions of one run under one policy. It changes no status and no number."""
-    from audit.evidence.registration import policy_sha256
     from audit.evidence.waivers import create, parse_selection
     from audit.plan.document import read_outline
     from audit.storage.journal import Journal
+    from audit.verdict.record import policy_sha256
     from audit.verdict.waivers import Waiver
 
     file = Path(os.path.expanduser(file))

@@ -34,10 +34,10 @@ def honour(result: RunResult, files: Sequence[Path], trusted: Sequence[PublicKey
     """Return what waiver files do for a result; one whose signature does not hold is as if it were absent."""
     import dataclasses
 
-    from audit.evidence.registration import policy_sha256
     from audit.evidence.waivers import read_waiver
     from audit.spec.policy import Policy
     from audit.storage.journal import Journal
+    from audit.verdict.record import policy_sha256
     from audit.verdict.waivers import honoured
 
     now = dt.datetime.now(dt.UTC)

@@ -6,6 +6,11 @@ create table if not exists loaded_units (
     -- Of the file that the rows came from, null for a failed unit: another one means that the file was written anew.
     stamp varchar,
     loaded_rows bigint not null,
+    -- Of the very file that was read: a unit listed as failed may have become complete by then.
+    file_complete boolean not null,
+    sha256 varchar not null,
+    bytes bigint not null,
+    blob_sha256 varchar,
     host varchar,
     device varchar,
     seconds double

@@ -7,6 +7,8 @@ create table if not exists runs (
     confidence double not null,
     first_judge varchar not null,
     plan_sha256 varchar not null,
+    -- Of backbone, concepts and defences: runs that share it are attempts at the same claim.
+    audited_sha256 varchar not null,
     spec varchar not null,
     provenance varchar not null,
     outcomes_current boolean not null

@@ -19,6 +19,7 @@ from audit.evidence.registration import Criteria, check_head, check_signatures, 
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.objects import ObjectStore
+from audit.verdict.record import policy_sha256
 from tests import servers
 
 NOON = dt.datetime(2026, 11, 2, 12, 0, tzinfo=dt.UTC)
@@ -76,7 +77,7 @@ def test_entries_follow_each_other_and_count_attempts(
     assert [entry.predicate["attempt"] for entry in entries] == [1, 2, 1]
     said = entries[0].predicate
     assert (said["alpha"], said["limits"], said["policy_sha256"]) == (
-        0.05, [POLICY.limits[0].model_dump(mode="json")], registration.policy_sha256(POLICY)
+        0.05, [POLICY.limits[0].model_dump(mode="json")], policy_sha256(POLICY)
     )  # fmt: skip
     assert said["registered_by"] == {"name": "Ada", "keyid": pair[1].keyid}
     assert check_signatures(entries, [pair[1]]) == ([], [])
@@ -176,7 +177,7 @@ def test_signatures_of_other_keys_and_of_nobody_are_named(
 
 
 def test_a_registration_counts_when_it_came_before_the_plan(three: ObjectStore) -> None:
-    entries, digest = read_entries(three), registration.policy_sha256(POLICY)
+    entries, digest = read_entries(three), policy_sha256(POLICY)
     second = entries[1].time
     assert ledger.registered(entries, digest, second) == entries[0]
     assert ledger.registered(entries, digest, second + dt.timedelta(seconds=1)) == entries[1]

@@ -46,7 +46,7 @@ class Desk:
 
     def gate(self, *words: str) -> int:
         """The exit code of `gate`."""
-        return main(["gate", self.result.run_id, "--root", str(self.folder / "runs"), *words])
+        return main(["gate", self.result.run_id, "--no-record", "--root", str(self.folder / "runs"), *words])
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     }  # fmt: skip
     Journal(str(tmp_path / "runs")).put_run(result.run_id, "plan.json", json.dumps(document).encode())
     keys.generate(tmp_path / "bob.pem")
-    monkeypatch.setattr(results, "_conclude", lambda *arguments: result)
+    monkeypatch.setattr(results, "_conclude", lambda *arguments: (result, tmp_path / "none.duckdb"))
     return Desk(tmp_path, result)
 
 

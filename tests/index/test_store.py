@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import duckdb
 import pytest
 
 from audit.errors import JournalError, StoreError
+from audit.index.integrity import accept_changes, withdraw_missing
 from audit.index.queries import read_result, result_frames
 from audit.index.sql_files import relations
 from audit.index.store import Store, latest, published, set_aside
@@ -46,6 +48,12 @@ def contents(path: Path) -> dict[str, list[Any]]:
         con.execute("create temp view only_rows as select * exclude (stamp) from loaded_units")
         sources = {name: "only_rows" if name == "loaded_units" else name for name in names}
         return {name: con.execute(f"from {source} order by all").fetchall() for name, source in sources.items()}
+
+
+def withdraw(journal: Journal, *run_ids: str) -> None:
+    """Do what a resume does about units that are gone."""
+    for run_id in run_ids or ("run-1",):
+        assert withdraw_missing(journal, run_id, dt.datetime.now(dt.UTC), "tester")
 
 
 def filled(path: Path, journal: Journal) -> dict[str, list[Any]]:
@@ -120,6 +128,7 @@ def test_a_failed_unit_counts_until_its_complete_file_replaces_it(tmp_path: Path
     run.write(journal)
     complete = filled(tmp_path / "complete.duckdb", journal)
     run.rewrite(journal, "generate", 0, {0: {"status": "error", "error": "out of memory"}})
+    withdraw(journal)
     failed = filled(path, journal)
     assert ("run-1", 0, "judge", "error", 1, "out of memory") in failed["mart_unassessed"]
     assert [row[-2:] for row in failed["mart_runs"]] == [(complete["mart_runs"][0][-2] - 1, 1)]
@@ -135,6 +144,7 @@ def test_a_unit_that_was_computed_again_replaces_its_rows(tmp_path: Path, journa
     before = filled(path, journal)
     scores = [{"label": label, "score": 0.05 + 2**-40} for label in ("ring", "disc", "star")]
     run.rewrite(journal, "detect", 0, {0: {"scores": scores}})
+    assert accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "computed again", "tester")
     with Store(path) as store:
         folded = store.consolidate(journal)
     assert (folded.units, folded.rows) == (1, 4)
@@ -149,6 +159,7 @@ def test_units_that_leave_the_journal_leave_the_index(tmp_path: Path, journal: J
     run.write(journal)
     filled(path, journal)
     discard(journal, "detect", run.key("detect", 0))
+    withdraw(journal)
     changed = filled(path, journal)
     assert changed == filled(tmp_path / "new.duckdb", journal)
     assert ("run-1", 0, "judge", "missing", 4, None) in changed["mart_unassessed"]
@@ -163,6 +174,7 @@ def test_runs_that_share_units_change_together(tmp_path: Path, journal: Journal)
     path = tmp_path / "index.duckdb"
     filled(path, journal)
     first.rewrite(journal, "detect", 0, {0: {"status": "error", "error": "boom", "scores": None}})
+    withdraw(journal, "run-1", "run-2")
     with Store(path) as store:
         store.consolidate(journal, "run-1")
     changed = contents(path)

@@ -172,9 +172,10 @@ def test_scan_reads_many_units_and_says_which(journal: Journal) -> None:
     for key in failed:
         journal.write("detect", key, detect_table("error"), {})
     rows: dict[str, int] = {}
-    for key, table in journal.scan("detect", complete | failed, ["image_id", "scores"]):
+    for file, table in journal.scan("detect", complete | failed, ["image_id", "scores"]):
         assert table.column_names == ["image_id", "scores"]
-        rows[key] = rows.get(key, 0) + table.num_rows
+        assert file.complete == (file.key in complete) and file == journal.file("detect", file.key)
+        rows[file.key] = rows.get(file.key, 0) + table.num_rows
     assert rows == dict.fromkeys(complete | failed, 3)
     assert list(journal.scan("detect", [], ["image_id"])) == []
 

@@ -1,0 +1,289 @@
+"""Keep and check the digests of a run's files: what was folded into the index is what lies in the journal today.
+
+Record series `folded` of a run (`audit.storage.run_records`): its plan files, and each unit file when its rows were first
+folded. Later records replace earlier entries of the same file, and say why.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from audit.errors import JournalError
+from audit.storage.journal import Journal, StorageUnavailable, UnitFile
+from audit.storage.run_records import DECISIONS, FOLDED, Record, RecordChanged, append, read_records
+from audit.storage.threads import in_threads
+
+_PLAN_FILES = (
+    "cases.parquet", "ledger.json", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet",
+)  # fmt: skip
+_SERIES_FOLDERS = (FOLDED, DECISIONS)
+_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class UnitEntry:
+    """A unit file on record. `stamp` is an object store's own tag of it, None on disk."""
+
+    kind: str
+    key: str
+    complete: bool
+    sha256: str
+    bytes: int
+    blob_sha256: str | None
+    stamp: str | None = None
+
+    @classmethod
+    def of(cls, kind: str, file: UnitFile, stamp: str | None = None) -> UnitEntry:
+        """Return the entry of a file that was read just now."""
+        return cls(kind, file.key, file.complete, file.sha256, file.bytes, file.blob_sha256, stamp)
+
+
+@dataclasses.dataclass(frozen=True)
+class OnRecord:
+    """The newest entry of each file of a run, and the newest record's digest (None without a record)."""
+
+    files: Mapping[str, str]  # run file -> SHA-256
+    units: Mapping[tuple[str, str], UnitEntry]
+    withdrawn: int
+    sha256: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+    """A file that differs from what is on record."""
+
+    what: str  # changed | missing | added | retried
+    url: str
+    detail: str
+    unit: UnitEntry | None = None  # what is on record of it
+    file: str | None = None
+
+    @property
+    def harmless(self) -> bool:
+        """Return whether the change is a failed unit that was tried again, which the next consolidation takes in."""
+        return self.what == "retried"
+
+
+def on_record(journal: Journal, run_id: str) -> OnRecord:
+    """Return what is on record of a run's files. Raises `RecordChanged` when the record itself was changed."""
+    return _newest(read_records(journal, run_id, FOLDED))
+
+
+def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:
+    """Put the digests of a run's plan files on record, unless they are."""
+
+    def content(earlier: list[Record]) -> dict[str, Any] | None:
+        if _newest(earlier).files:
+            return None
+        names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}
+        return {
+            "files": [{"name": name, "sha256": _digest(journal, run_id, name)} for name in _PLAN_FILES if name in names]
+        }
+
+    append(journal, run_id, FOLDED, now, content)
+
+
+def record_units(
+    journal: Journal, run_id: str, now: dt.datetime, entries: Sequence[UnitEntry], **reason: str
+) -> Record | None:
+    """Put unit files on record, those that differ from what is there; `reason` fields say why one is replaced.
+
+    Without a reason only new units and failed ones may differ: raises `RecordChanged` for a complete unit that has changed.
+    """
+
+    def content(earlier: list[Record]) -> dict[str, Any] | None:
+        known = _newest(earlier).units
+        new = [e for e in entries if not _same(known.get((e.kind, e.key)), e)]
+        if not reason:
+            require_unchanged(journal, known, new)
+        return {"units": [dataclasses.asdict(entry) for entry in new], **reason} if new else None
+
+    return append(journal, run_id, FOLDED, now, content)
+
+
+def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: str) -> list[UnitEntry]:
+    """Take units off the record whose files are gone, so that they can be computed again, and return them.
+
+    The record keeps that they were there. Raises `RecordChanged` for every other change.
+    """
+    found = changes(journal, run_id)
+    _refuse([change for change in found if not change.harmless and not (change.what == "missing" and change.unit)])
+    gone = [change.unit for change in found if change.what == "missing" and change.unit]
+    if gone:
+        fields = {
+            "withdrawn": [{"kind": unit.kind, "key": unit.key, "sha256": unit.sha256} for unit in gone],
+            "reason": "missing when the run was resumed; computed again",
+            "by": operator,
+        }
+        append(journal, run_id, FOLDED, now, lambda earlier: fields)
+    return gone
+
+
+def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str, operator: str) -> list[Change]:
+    """Put changed files on record as they are now, with the reason, and return what was accepted.
+
+    Raises `RecordChanged` for missing and added files: the former are computed again by a resume, the latter are removed.
+    """
+    found = [change for change in changes(journal, run_id, read_all=True) if not change.harmless]
+    _refuse([change for change in found if change.what != "changed"])
+    if found:
+        units = [
+            UnitEntry.of(change.unit.kind, journal.file(change.unit.kind, change.unit.key), None)
+            for change in found
+            if change.unit
+        ]
+        fields = {
+            "files": [{"name": c.file, "sha256": _digest(journal, run_id, c.file)} for c in found if c.file],
+            "units": [dataclasses.asdict(unit) for unit in units],
+            "reason": reason,
+            "by": operator,
+        }
+        append(journal, run_id, FOLDED, now, lambda earlier: fields)
+    return found
+
+
+def require_intact(journal: Journal, run_id: str) -> None:
+    """Return when no file of the run differs from what is on record. Raises `RecordChanged` that names those that do."""
+    _refuse([change for change in changes(journal, run_id) if not change.harmless])
+
+
+def changes(journal: Journal, run_id: str, *, read_all: bool = False) -> list[Change]:
+    """Return the files of a run that differ from what is on record of them.
+
+    Every file on disk is read. An object store's files are read where its tag of them has changed, or with `read_all`.
+    A run without a record has no changes. Raises `RecordChanged` when the record itself was changed.
+    """
+    record = on_record(journal, run_id)
+    if record.sha256 is None:
+        return []
+    found = [*_file_changes(journal, run_id, record.files)]
+    for kind in sorted({kind for kind, _ in record.units}):
+        entries = {key: entry for (other, key), entry in record.units.items() if other == kind}
+        found += _unit_changes(journal, kind, entries, read_all)
+    return found
+
+
+def require_unchanged(
+    journal: Journal, known: Mapping[tuple[str, str], UnitEntry], entries: Iterable[UnitEntry]
+) -> None:
+    """Return when no complete unit on record has another digest now. Raises `RecordChanged` that names those that do."""
+    changed = [
+        _changed(journal, before)
+        for entry in entries
+        if (before := known.get((entry.kind, entry.key))) and before.complete and not _same(before, entry)
+    ]
+    _refuse(changed)
+
+
+def require_present(
+    journal: Journal, known: Mapping[tuple[str, str], UnitEntry], kind: str, gone: Iterable[str]
+) -> None:
+    """Return when none of the units that are gone is on record as complete. Raises `RecordChanged` that names those that are."""
+    lost = [entry for key in gone if (entry := known.get((kind, key))) and entry.complete]
+    _refuse([_missing(journal, entry) for entry in lost])
+
+
+def tag(journal: Journal, stamp: str | None) -> str | None:
+    """Return an object store's tag of a file for the record; None on disk, where a stamp proves nothing."""
+    return None if journal.store.local else stamp
+
+
+def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> Iterator[Change]:
+    folder = f"runs/{run_id}"
+    present = {name for name, _ in journal.store.entries(folder)}
+    for name, sha256 in files.items():
+        url = journal.store.url(f"{folder}/{name}")
+        if name not in present:
+            yield Change("missing", url, "it was there when the run was planned", file=name)
+        elif _digest(journal, run_id, name) != sha256:
+            yield Change("changed", url, "its bytes are not those of the record", file=name)
+    for name in sorted(present - files.keys()):
+        if name not in _SERIES_FOLDERS and not (name.startswith("shown-") and name.endswith(".json")):
+            yield Change("added", journal.store.url(f"{folder}/{name}"), "no step of this run wrote it")
+
+
+def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry], read_all: bool) -> Iterator[Change]:
+    listing = journal.listing(kind)
+    to_read = []
+    for key, entry in sorted(entries.items()):
+        if entry.complete and key not in listing.complete:
+            yield _missing(journal, entry)
+        elif not entry.complete and key not in listing.failed:
+            continue  # complete by now, or gone and to be tried again
+        elif read_all or entry.stamp is None or entry.stamp != listing.stamps.get(key):
+            to_read.append(key)
+    for key, file in zip(to_read, _readable(journal, kind, to_read), strict=True):
+        entry = entries[key]
+        if file is not None and _same(entry, UnitEntry.of(kind, file)):
+            continue
+        if entry.complete:
+            yield _changed(journal, entry)
+        else:
+            yield Change("retried", journal.unit_url(kind, key, complete=False), "a failed unit was tried again", entry)
+
+
+def _readable(journal: Journal, kind: str, keys: Sequence[str]) -> Iterator[UnitFile | None]:
+    """Yield each unit's file; None for one that cannot be read any more."""
+
+    def read(key: str) -> UnitFile | None:
+        try:
+            return journal.file(kind, key)
+        except StorageUnavailable:
+            raise
+        except JournalError:
+            return None
+
+    return in_threads(read, keys)
+
+
+def _same(before: UnitEntry | None, after: UnitEntry) -> bool:
+    return before is not None and (before.complete, before.sha256, before.blob_sha256) == (
+        after.complete,
+        after.sha256,
+        after.blob_sha256,
+    )
+
+
+def _newest(records: Iterable[Record]) -> OnRecord:
+    files: dict[str, str] = {}
+    units: dict[tuple[str, str], UnitEntry] = {}
+    withdrawn, last = 0, None
+    for record in records:
+        for file in record.fields.get("files", ()):
+            files[file["name"]] = file["sha256"]
+        for unit in record.fields.get("withdrawn", ()):
+            withdrawn += units.pop((unit["kind"], unit["key"]), None) is not None
+        for row in record.fields.get("units", ()):
+            entry = UnitEntry(**row)
+            units[entry.kind, entry.key] = entry
+        last = record.sha256
+    return OnRecord(files, units, withdrawn, last)
+
+
+def _digest(journal: Journal, run_id: str, name: str) -> str:
+    return hashlib.sha256(journal.get_run(run_id, name)).hexdigest()
+
+
+def _changed(journal: Journal, entry: UnitEntry) -> Change:
+    return Change("changed", journal.unit_url(entry.kind, entry.key), "its bytes are not those of the record", entry)
+
+
+def _missing(journal: Journal, entry: UnitEntry) -> Change:
+    return Change("missing", journal.unit_url(entry.kind, entry.key), "it was there when the run was folded", entry)
+
+
+def _refuse(found: Sequence[Change]) -> None:
+    if not found:
+        return
+    lines = [f"  - {change.what}: {change.url} ({change.detail})" for change in found[:_SHOWN]]
+    if len(found) > _SHOWN:
+        lines.append(f"  - and {len(found) - _SHOWN} more")
+    raise RecordChanged(
+        "the journal is not what the run's record says:\n" + "\n".join(lines),
+        next_step="restore these files from a copy; or delete a changed unit and compute it again, on record: "
+        "erasure-audit resume RUN_ID; look at all of them with: erasure-audit db verify RUN_ID",
+    )

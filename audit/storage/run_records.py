@@ -1,0 +1,158 @@
+"""Append-only records of a run: numbered JSON files, each of which carries its own digest and that of the one before.
+
+    runs/{run_id}/{series}/000001.json    {"record": {...}, "sha256": of the canonical text of `record`}
+
+A record is written once and never replaced. `record` has the fields `version`, `run_id`, `number`, `previous` (the `sha256` of
+the record before, null in the first), `at` (UTC) and whatever the series adds. A changed, swapped, renamed or missing record
+breaks the chain; a missing last one is noticed by whoever holds its digest, as the index does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from audit.errors import EXIT_NOT_VERIFIED, JournalError
+from audit.files import ForeignError, parse_json
+from audit.identity import canonical
+from audit.storage.journal import Journal
+
+VERSION = 1
+DECISIONS = "decisions"
+FOLDED = "folded"
+_NAME = re.compile(r"(\d{6,})\.json")
+_MOST_TRIES = 100
+_SKEW = dt.timedelta(minutes=5)  # between the clocks of two machines that write to one run
+
+
+class RecordChanged(JournalError):
+    """A record that is not what was written, or a file that is no longer what a record says."""
+
+    exit_code = EXIT_NOT_VERIFIED
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One record of a series: its number from 1, its digest, and its fields."""
+
+    number: int
+    sha256: str
+    fields: Mapping[str, Any]
+
+
+def read_records(journal: Journal, run_id: str, series: str) -> list[Record]:
+    """Return all records of a series, oldest first; empty when there is none.
+
+    Raises `RecordChanged` that names the file for one that was changed, swapped or renamed, that is missing, or that a newer
+    version wrote; `JournalError` when the storage cannot be read.
+    """
+    folder = f"runs/{run_id}/{series}"
+    names = sorted(name for name, _ in journal.store.entries(folder))
+    records: list[Record] = []
+    for name in names:
+        match = _NAME.fullmatch(name)
+        if match is None:
+            raise _changed(journal, f"{folder}/{name}", "a file that is no record was added")
+        expected = len(records) + 1
+        if int(match[1]) != expected or name != _file(expected):
+            raise _changed(journal, f"{folder}/{_file(expected)}", "a record is missing")
+        records.append(_read(journal, run_id, f"{folder}/{name}", records[-1] if records else None))
+    return records
+
+
+def append(
+    journal: Journal,
+    run_id: str,
+    series: str,
+    now: dt.datetime,
+    content: Callable[[list[Record]], Mapping[str, Any] | None],
+) -> Record | None:
+    """Write the next record of a series and return it.
+
+    `content` gets the records that are there and returns the new one's own fields, or None for no record; it is asked again
+    when another process was faster. Raises `RecordChanged` for a broken series, and for a clock that runs backwards.
+    """
+    for _ in range(_MOST_TRIES):
+        earlier = read_records(journal, run_id, series)
+        fields = content(earlier)
+        if fields is None:
+            return None
+        last = earlier[-1] if earlier else None
+        at = now.astimezone(dt.UTC)
+        name = f"runs/{run_id}/{series}/{_file(len(earlier) + 1)}"
+        if last:
+            before = dt.datetime.fromisoformat(last.fields["at"])
+            if at < before - _SKEW:
+                raise RecordChanged(
+                    f"the clock runs backwards: the last record is of {last.fields['at']}, and it is {at.isoformat()} now",
+                    where=journal.store.url(name),
+                    next_step="set this machine's clock, then run the command again",
+                )
+            at = max(at, before)
+        record = {
+            "version": VERSION,
+            "run_id": run_id,
+            "number": len(earlier) + 1,
+            "previous": last.sha256 if last else None,
+            "at": at.isoformat(timespec="seconds"),
+            **fields,
+        }
+        if journal.store.put_new(name, _encoded(record)):
+            return Record(len(earlier) + 1, _digest(record), record)
+    raise JournalError(
+        "other processes write to this record without a pause",
+        where=journal.store.url(f"runs/{run_id}/{series}"),
+        next_step="run the command again when they are done",
+    )
+
+
+def _read(journal: Journal, run_id: str, name: str, before: Record | None) -> Record:
+    try:
+        data = journal.store.get(name)
+        document = parse_json(data)
+        record, stated = document["record"], document["sha256"]
+        number, version = record["number"], record["version"]
+        whole = data == _encoded(record) and stated == _digest(record) and isinstance(record["at"], str)
+    except FileNotFoundError:
+        raise _changed(journal, name, "a record is missing") from None
+    except (ForeignError, TypeError, KeyError, ValueError):
+        raise _changed(journal, name, "a record was changed: it cannot be read") from None
+    if not whole:
+        raise _changed(journal, name, "a record was changed: it does not have the digest that it states")
+    if version != VERSION:
+        raise RecordChanged(
+            f"this record has version {version}, and this version of erasure-audit reads {VERSION}",
+            where=journal.store.url(name),
+            next_step="use the version of erasure-audit that wrote it",
+        )
+    if number != (before.number + 1 if before else 1) or record["run_id"] != run_id:
+        raise _changed(journal, name, f"this is record {number} of run {record['run_id']}: it was moved or renamed")
+    if record["previous"] != (before.sha256 if before else None):
+        raise _changed(
+            journal, name, "this record follows another one than the record before it: one of them was replaced"
+        )
+    return Record(number, stated, record)
+
+
+def _file(number: int) -> str:
+    return f"{number:06d}.json"
+
+
+def _digest(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(record).encode()).hexdigest()
+
+
+def _encoded(record: Mapping[str, Any]) -> bytes:
+    return canonical({"record": record, "sha256": _digest(record)}).encode() + b"\n"
+
+
+def _changed(journal: Journal, name: str, what: str) -> RecordChanged:
+    return RecordChanged(
+        what,
+        where=journal.store.url(name),
+        next_step="restore the file from a copy of the journal; records are never written by hand",
+    )

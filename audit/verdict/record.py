@@ -1,0 +1,84 @@
+"""Put verdicts on record: who decided what, when, by which policy and on which numbers.
+
+Record series `decisions` of a run (`audit.storage.run_records`), written by `run`, `resume` and `gate` alike and never
+replaced. A decision is derived again from the same rows and policy, so that a record can be checked by anybody.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from audit import identity
+from audit.provenance import versions
+from audit.spec.policy import Policy
+from audit.storage.journal import Journal
+from audit.storage.run_records import DECISIONS, Record, append
+from audit.verdict.results import Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Act:
+    """One act of deciding: the command, who gave it, and when (UTC)."""
+
+    command: str  # run | resume | gate
+    operator: str
+    at: dt.datetime
+
+
+def policy_sha256(policy: Policy) -> str:
+    """Return the hex SHA-256 of a policy's canonical text."""
+    return identity.key(policy.model_dump(mode="json"))
+
+
+def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+    """Return a verdict as JSON values: status, reasons, decisions, retention, damage, controls, checks, waivers.
+
+    A bound that is infinite is null.
+    """
+    fields: dict[str, Any] = _finite(dataclasses.asdict(verdict))
+    return fields
+
+
+def record_verdict(
+    journal: Journal,
+    run_id: str,
+    act: Act,
+    policy: Policy,
+    verdict: Verdict,
+    *,
+    attempt: int,
+    folded_sha256: str | None,
+) -> Record:
+    """Write the next decision of a run and return it.
+
+    `attempt` counts the runs that tried the same claim under this policy, this one included. `folded_sha256` is the digest of
+    the run's newest record of folded files: what the decision rests on. Raises `RecordChanged` when an earlier record was
+    changed, `JournalError` when the storage cannot be written.
+    """
+    fields = {
+        "command": act.command,
+        "by": act.operator,
+        "versions": versions(),
+        "policy": policy.model_dump(mode="json"),
+        "policy_sha256": policy_sha256(policy),
+        "attempt": attempt,
+        "folded_sha256": folded_sha256,
+        "verdict": verdict_fields(verdict),
+    }
+    record = append(journal, run_id, DECISIONS, act.at, lambda earlier: fields)
+    assert record is not None
+    return record
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

@@ -1,0 +1,28 @@
+-- grain: one row per run, cell and detector; filled from stg_crr when a run is consolidated
+create table if not exists crr (
+    run_key bigint not null,
+    cell_id integer not null,
+    concept varchar not null,
+    subject varchar not null,
+    role varchar not null,
+    control varchar,
+    defence varchar not null,
+    scenario varchar not null,
+    detector varchar not null,
+    instrument_id bigint not null,
+    threshold double not null,
+    planned bigint not null,
+    assessed bigint not null,
+    unassessed bigint not null,
+    hits bigint not null,
+    rate double,
+    ci_low double not null,
+    ci_high double not null,
+    worst_case double not null,
+    confidence double not null,
+    perturbation varchar,
+    strength double,
+    strange_hits bigint not null,
+    strange bigint not null,
+    kind varchar not null
+);

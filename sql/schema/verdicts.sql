@@ -1,0 +1,17 @@
+-- grain: one row per run and decision on record
+create table if not exists verdicts (
+    run_key bigint not null,
+    decision_no integer not null,
+    sha256 varchar not null,
+    decided_at varchar not null,
+    decided_by varchar not null,
+    command varchar not null,
+    policy_version varchar not null,
+    policy_sha256 varchar not null,
+    attempt integer not null,
+    folded_sha256 varchar,
+    status varchar not null,
+    -- JSON lists of sentences.
+    reasons varchar not null,
+    waivers varchar not null
+);
