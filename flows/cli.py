@@ -41,7 +41,7 @@ from flows.console import runnable, say
 app = typer.Typer(
     name="erasure-audit",
     help="Does an erased concept come back? Audits diffusion models and ends in PASS, FAIL or INCONCLUSIVE.",
-    epilog="Exit codes: 0 PASS, 3 FAIL, 4 INCONCLUSIVE, 1 crash, 2 usage, 130 interrupted.",
+    epilog="Exit codes: 0 PASS, 3 FAIL, 4 INCONCLUSIVE, 1 crash, 2 usage, 5 not verified, 130 interrupted.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -28,8 +28,7 @@ from rich.progress import (
 PROGRAM = "erasure-audit"
 COMMANDS = (
     "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "methods", "plan", "policy",
-    "report", "resume",
-    "run", "schema", "testbed", "tune", "waiver", "work",
+    "report", "resume", "run", "schema", "testbed", "tune", "waiver", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often

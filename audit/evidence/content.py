@@ -217,12 +217,13 @@ def check_calibration(content: Content) -> Iterator[Line]:
 def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
     """10. The units are those of the plan, under the signed root; with a journal, each file is the one that was sealed."""
     where = "data/units.jsonl"
-    files, facts = decode_units(content.bag.read(where), where), content.fact("units")
+    text, facts = content.bag.read(where), content.fact("units")
+    files = decode_units(text, where)
     with duckdb.connect(str(content.index), read_only=True) as con:
         planned = con.execute("select kind, unit_key from planned_units order by all").fetchall()
     if [(file.kind, file.key) for file in files] != planned:
         yield wrong(10, "the units are not those that were planned", where)
-    elif units_root(files) != facts["merkle_root"]:
+    elif units_root(text) != facts["merkle_root"]:
         yield wrong(10, "the root of the units' hash tree is not the one that was signed", where)
     else:
         yield ok(10, f"{len(files)} units under the signed root {facts['merkle_root'][:16]}...")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +13,38 @@ import pyarrow as pa
 from audit.index import checks, expectations, queries
 from audit.spec.policy import Policy
 from audit.verdict.gate import decide
-from audit.verdict.results import RunResult
+from audit.verdict.results import CheckResult, RunResult
 from audit.verdict.retention import recounted
 
 _CLOSE = 1e-9  # of numbers that another version of a library may compute anew
 
 
-def derive(index: Path, run_id: str, manifest: pa.Table, policy: Policy, *, planned: bool) -> RunResult:
+def derive(
+    index: Path,
+    run_id: str,
+    manifest: pa.Table,
+    policy: Policy,
+    *,
+    planned: bool,
+    frames: Sequence[CheckResult] | None = None,
+) -> RunResult:
     """Return the run's result with its verdict under `policy`; `planned` says that it is the policy of the plan.
 
-    `index` is a file that `rows.build_index` made, `manifest` the corpus manifest. Reads nothing else.
+    `index` is a file that `rows.build_index` made, `manifest` the corpus manifest. Reads nothing else. `frames` are the
+    results of the expectations about data frames where these have just been asked.
     """
     result = queries.read_result(index, run_id, None if planned else policy)
     found = checks.run_checks(index, run_id)
-    if manifest.num_rows:
-        found += expectations.check_manifest(manifest.to_pandas())
-    rates, readings = queries.result_frames(index, run_id)
-    found += expectations.check_results(rates if planned else queries.rates_frame(result), readings)
+    found += _expectations(index, result, manifest, planned) if frames is None else frames
     verdict = decide(policy, result.crr, found, result.retention, result.picture_checks, result.unassessed)
     spec = {**result.spec, "gate": policy.model_dump(mode="json")}
     return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)
+
+
+def _expectations(index: Path, result: RunResult, manifest: pa.Table, planned: bool) -> list[CheckResult]:
+    about_corpus = expectations.check_manifest(manifest.to_pandas()) if manifest.num_rows else []
+    rates, readings = queries.result_frames(index, result.run_id)
+    return about_corpus + expectations.check_results(rates if planned else queries.rates_frame(result), readings)
 
 
 def differences(stored: Any, derived: Any, path: str = "") -> Iterator[str]:

@@ -92,11 +92,16 @@ def _signature(bag: Bag, name: str, keys: Sequence[PublicKey], now: dt.datetime,
     signed = dsse.verify_envelope(dsse.decode_envelope(bag.read(name), name), keys, where=name, now=now)
     subjects, facts = dsse.read_statement(signed.payload, PREDICATE if name == VERDICT else REVIEW, name)
     signatures.used |= {key.keyid for key in signed.signers}
-    (signer,) = signed.signers[:1]
+    signer = signed.signers[0]
     by = f"{name} is signed by {signer.path.name} ({signer.keyid[:16]}...)"
     if name == VERDICT:
         signatures.facts, signatures.subject = facts, subjects.get(TAG_MANIFEST, "")
         return ok(1, by)
-    if subjects.get(TAG_MANIFEST) != bag.digests.get(TAG_MANIFEST) or subjects.get(VERDICT) != bag.digests.get(VERDICT):
-        raise NotVerified("it was signed over another bundle, or another state of this one", where=name)
+    if facts.get("file") != name:
+        raise NotVerified(f"it was signed as {facts.get('file')}", where=name)
+    if not {TAG_MANIFEST, VERDICT} <= subjects.keys():
+        raise NotVerified("it does not say what was signed", where=name)
+    for other, digest in subjects.items():
+        if bag.digests.get(other) != digest:
+            raise NotVerified(f"it was signed beside another {other} than the one that lies here", where=name)
     return ok(1, f"{by}: {facts.get('name')}, {facts.get('role')}: {facts.get('statement')}")

@@ -39,7 +39,7 @@ def read_rows(con: duckdb.DuckDBPyConnection, run_key: int, redaction: Redaction
     tables = {}
     for name in TABLES:
         sql = f"select * from {name} {of_run if name in BY_RUN else of_units} order by all"
-        tables[name] = redaction.table(con.execute(sql, {"run_key": run_key}).to_arrow_table())
+        tables[name] = redaction.table(con.sql(sql, params={"run_key": run_key}).to_arrow_table())
     return tables
 
 
@@ -89,7 +89,7 @@ def outcomes_from_scores(path: Path, run_key: int) -> tuple[pa.Table, str | None
     with duckdb.connect(str(path)) as con:
         con.execute("create temp table stored as from outcomes")
         decide_cases(con, run_key)
-        derived = con.execute("select * from outcomes order by all").to_arrow_table()
+        derived = con.sql("select * from outcomes order by all").to_arrow_table()
         different = con.execute(
             f"with gone as (select {_OUTCOME} from stored except all select {_OUTCOME} from outcomes),"
             f" come as (select {_OUTCOME} from outcomes except all select {_OUTCOME} from stored)"

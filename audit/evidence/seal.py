@@ -11,6 +11,7 @@ import io
 import json
 import platform
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -84,13 +85,17 @@ def seal(
     with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
         index = Path(name) / "rows.duckdb"
         redaction, rows = _rows(published, run_id, index)
-        result = derive(index, run_id, manifest, decision.policy, planned=_is_planned(outline.policy, decision.policy))
+        planned = _is_planned(outline.policy, decision.policy)
+        # Great Expectations has just said what it says of these rows; a verifier asks it again.
+        frames = [check for check in decision.verdict.checks if check.source != "sql"]
+        result = derive(index, run_id, manifest, decision.policy, planned=planned, frames=frames)
     _require_same(decision.verdict, result.verdict)
     units = unit_files(journal, run_id, planned_at)
+    lines = encode_units(units.files)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
     payload |= _documents(journal, run_id, decision, result, redaction)
-    payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
-    facts = _facts(outline.created_at, decision, result, units, now) | {
+    payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": lines}
+    facts = _facts(outline.created_at, decision, result, units, units_root(lines), now) | {
         f"{name}_sha256": hashlib.sha256(journal.get_run(run_id, file)).hexdigest()
         for name, file in (("plan", "plan.json"), ("cases", "cases.parquet"), ("spec", "spec.yaml"))
         if name != "spec" or _has(journal, run_id, file)
@@ -178,7 +183,9 @@ def _documents(
     return {**encoded, "report.html": page, "report.json": json_report.render(result).encode()}
 
 
-def _facts(created_at: str, decision: Decision, result: RunResult, units: RunUnits, now: dt.datetime) -> dict[str, Any]:
+def _facts(
+    created_at: str, decision: Decision, result: RunResult, units: RunUnits, root: str, now: dt.datetime
+) -> dict[str, Any]:
     """What the signer says beside the digests."""
     computed = [file for file in units.files if file.sha256]
     # A copied journal's files have the time of the copy, which says nothing about the run.
@@ -198,7 +205,7 @@ def _facts(created_at: str, decision: Decision, result: RunResult, units: RunUni
             "planned": len(units.files),
             "computed": len(computed),
             "older_than_the_plan": units.older,
-            "merkle_root": units_root(units.files),
+            "merkle_root": root,
         },
         "subjects": _models(result, units),
     }
@@ -254,7 +261,9 @@ def _has(journal: Journal, run_id: str, name: str) -> bool:
 
 def _environment() -> dict[str, Any]:
     """What is installed where the bundle was sealed; where units were computed is in the rows and the provenance."""
-    installed = {d.metadata["Name"]: d.version for d in importlib.metadata.distributions()}
+    # Names of folders, because reading every package's metadata takes longer than sealing.
+    folders = {found.stem for place in sys.path for found in Path(place or ".").glob("*.dist-info")}
+    installed = dict(folder.rsplit("-", 1) for folder in folders if "-" in folder)
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

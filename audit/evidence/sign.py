@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from audit.errors import EnvironmentProblem, EvidenceError
@@ -32,8 +32,8 @@ def sign(
 ) -> Path:
     """Add a signature to a bundle and return its file; what was sealed stays as it is, and earlier signatures too.
 
-    Raises `EvidenceError` when a file of the bundle is not the one that was sealed, `reviewed` names none of its files, or
-    the person already signed with this key; `KeyProblem` for an expired key.
+    Raises `EvidenceError` when a file of the bundle is not the one that was sealed, or `reviewed` names none of its
+    files; `KeyProblem` for an expired key.
     """
     for what, text in (("name", name), ("role", role), ("statement", statement)):
         if not text.strip() or len(text) > _LONGEST or not text.isprintable():
@@ -54,8 +54,11 @@ def sign(
         if path not in bag.digests:
             raise EvidenceError(f"the bundle has no file {path!r} that could be reviewed", where=str(folder))
     _require_sealed(folder, bag.digests[TAG_MANIFEST])
-    subjects = {TAG_MANIFEST: bag.digests[TAG_MANIFEST], VERDICT: bag.digests[VERDICT]}
+    target = next(name for name in officer_files() if name not in bag.digests)
+    # Earlier signatures are named too, so that none of them can be taken away later.
+    subjects = {name: bag.digests[name] for name in (TAG_MANIFEST, *bag.attestations)}
     predicate = {
+        "file": target,
         "name": name.strip(),
         "role": role.strip(),
         "statement": statement.strip(),
@@ -64,12 +67,11 @@ def sign(
     }
     payload = dsse.statement(subjects, REVIEW, predicate)
     data = dsse.encode_envelope(dsse.sign_payload(dsse.STATEMENT_PAYLOAD, payload, key))
-    target = _free(folder)
     try:
-        place(target, lambda path: path.write_bytes(data))
+        place(folder / target, lambda path: path.write_bytes(data))
     except OSError as error:
-        raise EnvironmentProblem(f"the signature cannot be written: {error.strerror}", where=str(target)) from None
-    return target
+        raise EnvironmentProblem(f"the signature cannot be written: {error.strerror}", where=target) from None
+    return folder / target
 
 
 def _require_sealed(folder: Path, tag_manifest: str) -> None:
@@ -80,7 +82,7 @@ def _require_sealed(folder: Path, tag_manifest: str) -> None:
         raise EvidenceError(f"{VERDICT} was signed over other files", where=str(folder))
 
 
-def _free(folder: Path) -> Path:
-    """The first name that no signature has."""
-    names = (f"{ATTESTATIONS}/officer{f'-{n}' if n > 1 else ''}.dsse.json" for n in itertools.count(1))
-    return next(folder / name for name in names if not (folder / name).exists())
+def officer_files() -> Iterator[str]:
+    """Yield the names of second signatures, in the order in which they are given."""
+    for number in itertools.count(1):
+        yield f"{ATTESTATIONS}/officer{f'-{number}' if number > 1 else ''}.dsse.json"

@@ -20,6 +20,7 @@ from audit.storage.journal import Journal
 from audit.storage.unit_files import header_in
 
 _THREADS = 8
+_WITH_TENSORS = ("erase", "attack", "invert", "quality")
 _SUFFIXES = (".parquet", ".failed.parquet")  # a complete file counts, and a failed one where there is none
 
 
@@ -38,7 +39,7 @@ class UnitFile:
 
     def line(self) -> bytes:
         """Return it as one line of JSON, without the end of the line."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True).encode()
+        return json.dumps(self.__dict__, sort_keys=True).encode()
 
     @property
     def name(self) -> str:
@@ -79,18 +80,15 @@ def decode_units(data: bytes, where: str) -> list[UnitFile]:
     files = []
     for number, line in enumerate(data.splitlines(), start=1):
         try:
-            file = UnitFile(**parse_json(line))
-            if file.line() != line:
-                raise ForeignError("it is not in the form in which it was written")
-        except (ForeignError, TypeError, ValueError) as error:
+            files.append(UnitFile(**parse_json(line)))
+        except (ForeignError, TypeError) as error:
             raise NotVerified(f"line {number} is no unit: {error}", where=where) from None
-        files.append(file)
     return files
 
 
-def units_root(files: Sequence[UnitFile]) -> str:
-    """Return the root of the hash tree over the lines of the units."""
-    return root([file.line() for file in files])
+def units_root(text: bytes) -> str:
+    """Return the root of the hash tree over the lines of `units.jsonl`."""
+    return root(text.splitlines())
 
 
 def changed(journal: Journal, files: Sequence[UnitFile]) -> Iterator[tuple[str, str]]:
@@ -110,7 +108,8 @@ def _unit_file(journal: Journal, kind: str, key: str, written: Container[str]) -
         data = _get(journal, file.name) if file.name in written else None
         if data:
             digest = hashlib.sha256(data).hexdigest()
-            return dataclasses.replace(file, sha256=digest, bytes=len(data), blob_sha256=_tensors(data))
+            tensors = _tensors(data) if kind in _WITH_TENSORS else None
+            return dataclasses.replace(file, sha256=digest, bytes=len(data), blob_sha256=tensors)
     return UnitFile(kind, key, None, 0, False, False)
 
 

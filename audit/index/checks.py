@@ -38,7 +38,8 @@ def failing_condition(sql: str) -> str:
 
 
 def _run_check(con: duckdb.DuckDBPyConnection, name: str, sql: str, run_id: str) -> CheckResult:
-    query = f"select *, count(*) over () as offending_rows from ({sql}) as offending where run_id = ? limit {_EXAMPLES}"
+    offending = f"select *, count(*) over () as offending_rows from ({sql}) as offending where run_id = ?"
+    query = f"{offending} order by all limit {_EXAMPLES}"  # the same examples from the same rows, wherever they lie
     try:
         condition = failing_condition(sql)
         cursor = con.execute(query, [run_id])

@@ -15,7 +15,7 @@ import typer
 from audit import locations
 from audit.errors import EXIT_NOT_VERIFIED
 from flows.commands import options
-from flows.commands.evidence_group import app
+from flows.commands.evidence import app
 from flows.commands.keys import Trusted, signing_key, trusted_keys
 from flows.console import emit_json, progress_bars, say, table
 

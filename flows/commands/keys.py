@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.console import say
+
 if TYPE_CHECKING:
     from audit.evidence.keys import PrivateKey, PublicKey
 
@@ -19,10 +21,16 @@ Trusted = Annotated[
 
 
 def signing_key(path: Path) -> PrivateKey:
-    """Return the private key in a file; a person at a terminal is asked for its passphrase. Raises `KeyProblem`."""
-    from audit.evidence.keys import load_private_key
+    """Return the private key in a file; a person at a terminal is asked for its passphrase. Raises `KeyProblem`.
 
-    return load_private_key(path, _passphrase if sys.stdin.isatty() else None)
+    A key that lies in a git repository is warned of.
+    """
+    from audit.evidence.keys import load_private_key, repository_of
+
+    key = load_private_key(path, _passphrase if sys.stdin.isatty() else None)
+    if repository := repository_of(path):
+        say(f"warning: the private key {path} lies in the git repository {repository}; one that is pushed is public")
+    return key
 
 
 def trusted_keys(paths: Sequence[Path]) -> list[PublicKey]:

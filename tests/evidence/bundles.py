@@ -7,6 +7,8 @@ import datetime as dt
 import functools
 import io
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,19 @@ from PIL import Image
 
 from audit import run as steps
 from audit.corpus.ingest import MANIFEST_SCHEMA, manifest_sha256
-from audit.evidence import keys
-from audit.evidence.seal import Decision, Sealed, seal
+from audit.evidence import dsse, keys
+from audit.evidence.bag import TAG_MANIFEST, write_bag
+from audit.evidence.derive import derive
+from audit.evidence.seal import PREDICATE, VERDICT, Decision, Sealed, seal
 from audit.index.store import Store
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.verdict.results import CheckResult
 from tests.flows.audits import WAIVED
-from tests.synthetic import Run, cell, control, generate_row
+from tests.synthetic import Run, cell, control, detect_row, generate_row, invert_row
 
 PLANNED = dt.datetime(2025, 11, 22, tzinfo=dt.UTC)
+COMPUTED = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
 DECIDED = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
 SEALED = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
 NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
@@ -68,37 +74,41 @@ class Audit(Run):
     unit_size: int = 8
     hits: int = 0
     policy: Mapping[str, Any] = dataclasses.field(default_factory=lambda: POLICY)
+    spec: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.of_unit: dict[str, list[dict[str, Any]]] = {}
         for case in self.cases:
             if case["prompt"]:
                 case["prompt"] = f"{PROMPT} {case['case_no']}"
+            keys_of = [case["unit_key"], case["invert_key"], self.detect_key(case["unit_key"], 11)]
+            for key in filter(None, keys_of):
+                self.of_unit.setdefault(key, []).append(case)
 
     def rows(self, key: str) -> list[dict[str, Any]]:
-        kind = self.units[key]["kind"]
-        dark = {case["image_id"] for case in self.cases if case["cell_id"] == BLACK}
-        if kind == "detect":
-            found = {case["image_id"]: case for case in self.cases}
-            rows = [row for row in super().rows(key) if row["image_id"] not in dark]
-            return [{**row, "scores": self._scores(found[row["image_id"]], row["scores"])} for row in rows]
+        kind, cases = self.units[key]["kind"], self.of_unit[key]
+        if kind == "invert":
+            return [invert_row(case["item"]) for case in cases]
         if kind == "generate":
-            return [self._picture(case, dark) for case in self.cases if case["unit_key"] == key]
-        return super().rows(key)
+            return [self._picture(case) for case in cases]
+        return [self._reading(case) for case in cases if case["cell_id"] != BLACK]
 
-    def _scores(self, case: Mapping[str, Any], scores: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _reading(self, case: Mapping[str, Any]) -> dict[str, Any]:
         shown = case["cell_id"] in SHOWN or (case["cell_id"] not in (6, BLACK) and case["case_no"] < self.hits)
-        ring = 0.8 + case["case_no"] / 1000 if shown else 0.1 + case["case_no"] / 1000
-        return [{**score, "score": ring if score["label"] == "ring" else 0.05} for score in scores]
+        row = detect_row(case["image_id"], 11, hit=shown)
+        scores = [{**one, "score": one["score"] + case["case_no"] % 100 / 1000} for one in row["scores"]]
+        return {**row, "scores": scores}
 
     @staticmethod
-    def _picture(case: Mapping[str, Any], dark: set[int]) -> dict[str, Any]:
+    def _picture(case: Mapping[str, Any]) -> dict[str, Any]:
         data = png(case["image_id"] % 7, ("PNG", "JPEG", "WEBP")[case["image_id"] % 3])
         row = {**generate_row(case), "image": {"bytes": data, "path": None}}
-        return {**row, "status": "degenerate", "error": f"black: {PROMPT}"} if case["image_id"] in dark else row
+        black = {"status": "degenerate", "error": f"black: {PROMPT}"}
+        return {**row, **black} if case["cell_id"] == BLACK else row
 
     def plan(self) -> dict[str, Any]:
-        spec = {
+        spec = self.spec or {
             "name": "synthetic",
             "concepts": [{"name": "ring", "phrase": PHRASE, "synonyms": [SYNONYM], "sensitive": True}],
             "gate": self.policy,
@@ -132,7 +142,33 @@ class Bundle:
     public: keys.PublicKey
     private: keys.PrivateKey
     journal: Journal
+    index: Path
+    decision: Decision
     sealed: Sealed
+    officer: keys.PublicKey | None = None
+
+    @property
+    def keys(self) -> list[keys.PublicKey]:
+        """Everybody who signed it."""
+        return [self.public, *([self.officer] if self.officer else [])]
+
+
+def resealed(bundle: Bundle, changes: Mapping[str, bytes] | None = None, **facts: Any) -> Bundle:
+    """The bundle as a signer who lies would write it: other files below data/, other facts, and the digests that fit them."""
+    payload = {
+        p.relative_to(bundle.folder / "data").as_posix(): p.read_bytes() for p in bundle.folder.rglob("data/**/*.*")
+    }
+    envelope = dsse.decode_envelope((bundle.folder / VERDICT).read_bytes(), VERDICT)
+    _, stated = dsse.read_statement(dsse.payload_of(envelope), PREDICATE, VERDICT)
+    tags = {"VERIFY.txt": (bundle.folder / "VERIFY.txt").read_bytes()}
+    shutil.rmtree(bundle.folder)
+    bundle.folder.mkdir()
+    digest = write_bag(bundle.folder, {**payload, **(changes or {})}, {"External-Identifier": "run-1"}, tags)
+    payload_of = dsse.statement({TAG_MANIFEST: digest}, PREDICATE, {**stated, **facts})
+    (bundle.folder / VERDICT).parent.mkdir()
+    signed = dsse.sign_payload(dsse.STATEMENT_PAYLOAD, payload_of, bundle.private)
+    (bundle.folder / VERDICT).write_bytes(dsse.encode_envelope(signed))
+    return dataclasses.replace(bundle, officer=None)
 
 
 def published(audit: Run, journal: Journal, folder: Path) -> Path:
@@ -142,10 +178,14 @@ def published(audit: Run, journal: Journal, folder: Path) -> Path:
         return store.publish(folder / "published")
 
 
-def decide(audit: Run, journal: Journal, index: Path, policy: Policy | None = None) -> Decision:
-    """The decision on a run by all of its checks and the gate."""
-    result = steps.conclude(journal, audit.run_id, index, policy)
-    return Decision(policy or Policy.model_validate(result.spec["gate"]), result.verdict, DECIDED)
+def decide(audit: Audit, journal: Journal, index: Path, frames: Sequence[CheckResult] | None = None) -> Decision:
+    """The decision on a run by its checks and the gate; with `frames`, Great Expectations is not asked."""
+    if frames is None:
+        return Decision(
+            Policy.model_validate(audit.policy), steps.conclude(journal, audit.run_id, index).verdict, DECIDED
+        )
+    policy, empty = Policy.model_validate(audit.policy), pa.Table.from_batches([], schema=MANIFEST_SCHEMA)
+    return Decision(policy, derive(index, audit.run_id, empty, policy, planned=True, frames=frames).verdict, DECIDED)
 
 
 def key_pair(folder: Path, name: str = "seal") -> tuple[keys.PrivateKey, keys.PublicKey]:
@@ -154,13 +194,20 @@ def key_pair(folder: Path, name: str = "seal") -> tuple[keys.PrivateKey, keys.Pu
     return keys.load_private_key(folder / f"{name}.pem"), public
 
 
-def sealed(folder: Path, audit: Run | None = None, policy: Policy | None = None) -> Bundle:
-    """A run that is journalled, consolidated, decided and sealed below `folder`."""
+def sealed(
+    folder: Path,
+    audit: Audit | None = None,
+    frames: Sequence[CheckResult] | None = None,
+    pair: tuple[keys.PrivateKey, keys.PublicKey] | None = None,
+) -> Bundle:
+    """A run that is journalled, consolidated, decided and sealed below `folder`, with a key of its own without `pair`."""
     audit = audit or Audit()
     journal = Journal(str(folder / "journal"))
     audit.write(journal)
+    for path in (folder / "journal" / "units").rglob("*.parquet"):
+        os.utime(path, (COMPUTED.timestamp(), COMPUTED.timestamp()))
     index = published(audit, journal, folder)
-    private, public = key_pair(folder)
-    decision = decide(audit, journal, index, policy)
+    private, public = pair or key_pair(folder)
+    decision = decide(audit, journal, index, frames)
     written = seal(journal, audit.run_id, index, decision, private, folder / "evidence", SEALED)
-    return Bundle(written.folder, public, private, journal, written)
+    return Bundle(written.folder, public, private, journal, index, decision, written)

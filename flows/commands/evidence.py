@@ -1,0 +1,214 @@
+"""evidence: seal a run into a signed folder, sign it again, verify it on any machine. No model is loaded."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import getpass
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from audit import locations
+from audit.errors import EXIT_NOT_VERIFIED, AuditError, KeyProblem
+from flows.commands import options
+from flows.console import emit_json, say
+
+app = typer.Typer(help="Seal runs as evidence, and verify it without a GPU, a network, the journal or pictures.")
+
+Key = Annotated[Path, typer.Option("--key", help="Private key in a PEM file, as keygen writes it.")]
+BundleFolder = Annotated[Path, typer.Argument(help="Folder that `evidence seal` wrote.")]
+
+
+@app.command("keygen")
+def keygen(
+    file: Annotated[Path, typer.Argument(help="File of the private key; the public one lies beside it as .pub.")],
+    not_after: Annotated[
+        str | None, typer.Option("--not-after", help="Last day on which it signs, such as 2027-12-31.")
+    ] = None,
+    passphrase: Annotated[
+        bool, typer.Option("--passphrase", help="Protect the private key with a passphrase.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Make a pair of Ed25519 keys. The private one is readable by you alone; nothing is overwritten."""
+    from audit.evidence import keys
+
+    words = _new_passphrase() if passphrase else None
+    if repository := keys.repository_of(file):
+        say(f"warning: {file} lies in the git repository {repository}; a private key that is pushed is public")
+    public = keys.generate(file, passphrase=words, not_after=_moment(not_after, "--not-after"))
+    if as_json:
+        emit_json({"private": str(file), "public": str(public.path), "keyid": public.keyid})
+        return
+    print(f"private  {file} (keep it; whoever has it signs as you)")
+    print(f"public   {public.path} (give it to whoever verifies)")
+    print(f"key id   {public.keyid}")
+
+
+@app.command("seal")
+def seal(
+    run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    key: Key,
+    to: Annotated[Path | None, typer.Option("--to", help="New folder (default: evidence-RUN_ID).")] = None,
+    policy: Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")] = None,
+    root: options.Root = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """Write what the verdict of RUN_ID stands on into one signed folder: rows, plan, policy, decisions, report; no pictures.
+
+    Prompts of sensitive concepts are named by their SHA-256. The verdict is derived again from the folder's own rows.
+    """
+    from audit import run as steps
+    from audit.evidence.keys import load_private_key
+    from audit.evidence.seal import Decision
+    from audit.evidence.seal import seal as write
+    from audit.spec.policy import Policy
+    from flows.commands.results import load_policy
+
+    private = load_private_key(key, _ask(key))
+    _warn_of_repository(key)
+    place = locations.storage_root(root)
+    journal = steps.open_journal(place)
+    chosen = load_policy(policy) if policy else None
+    published = steps.consolidate(journal, run_id, locations.database_path(place, database))
+    result = steps.conclude(journal, run_id, published, chosen)
+    now = dt.datetime.now(dt.UTC)
+    decision = Decision(chosen or Policy.model_validate(result.spec["gate"]), result.verdict, now)
+    sealed = write(journal, run_id, published, decision, private, to or Path(f"evidence-{run_id}"), now)
+    if as_json:
+        emit_json({**dataclasses.asdict(sealed), "status": result.verdict.status.value, "keyid": private.keyid})
+        return
+    print(f"bundle   {sealed.folder}")
+    print(f"verdict  {result.verdict.status.value}")
+    print(f"sealed   {sealed.units} units, {sealed.bytes:,} bytes, key {private.keyid[:16]}...")
+    print(f"verify   erasure-audit evidence verify {sealed.folder} --key {_public(key)}")
+
+
+@app.command("sign")
+def sign(
+    bundle: BundleFolder,
+    name: Annotated[str, typer.Option("--as", help="Your name.")],
+    role: Annotated[str, typer.Option("--role", help="Your role, such as 'compliance officer'.")],
+    key: Key,
+    statement: Annotated[str | None, typer.Option("--statement", help="What you state, in one line.")] = None,
+    reviewed: Annotated[
+        list[str] | None, typer.Option("--reviewed", help="A file of the bundle that you reviewed; repeatable.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Add the signature of a person who reviewed BUNDLE. What was sealed stays as it is."""
+    from audit.evidence import sign as signing
+    from audit.evidence.keys import load_private_key
+
+    private = load_private_key(key, _ask(key))
+    _warn_of_repository(key)
+    path = signing.sign(
+        bundle,
+        private,
+        name,
+        role,
+        dt.datetime.now(dt.UTC),
+        statement=statement or signing.STATEMENT,
+        reviewed=reviewed or signing.REVIEWED,
+    )
+    if as_json:
+        emit_json({"signature": str(path), "keyid": private.keyid})
+        return
+    print(f"signature  {path}")
+    print(f"key id     {private.keyid}")
+
+
+@app.command("verify")
+def verify(
+    bundle: BundleFolder,
+    key: Annotated[
+        list[Path], typer.Option("--key", help="Public key of somebody who signed; repeat it for each of them.")
+    ],
+    journal: Annotated[
+        str | None, typer.Option("--journal", help="Storage root whose files must be those that were sealed.")
+    ] = None,
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Day by which you had the bundle, for keys that have expired since.")
+    ] = None,
+    most_days: Annotated[int | None, typer.Option("--max-age", min=0, help="Most days since it was sealed.")] = None,
+    as_json: options.Json = False,
+) -> int:
+    """Check BUNDLE, one line a check, and derive its decisions again from its rows. Exit 0 verified, 5 not verified.
+
+    A verdict FAIL that verifies ends with 0: this command says whether the evidence holds.
+    """
+    from audit.evidence.keys import load_public_key
+    from audit.evidence.lines import Answer
+    from audit.evidence.verify import CHECKS
+    from audit.evidence.verify import verify as check
+    from audit.storage.journal import Journal
+
+    found = check(
+        bundle,
+        [load_public_key(path) for path in key],
+        now=dt.datetime.now(dt.UTC),
+        as_of=_moment(as_of, "--as-of"),
+        journal=Journal(journal) if journal else None,
+        most_days=most_days,
+    )
+    if as_json:
+        lines = [{**dataclasses.asdict(line), "check": CHECKS[line.number]} for line in found.lines]
+        emit_json({"verified": found.holds, "run_id": found.run_id, "status": found.status, "checks": lines})
+        return 0 if found.holds else EXIT_NOT_VERIFIED
+    for line in found.lines:
+        where = f"{line.where}: " if line.where else ""
+        print(f"{line.number:>2}  {CHECKS[line.number]:<16}  {line.answer.value:<12}  {where}{line.detail}")
+        if line.next_step:
+            print(f"{'':34}  next: {line.next_step}")
+    wrong = sum(line.answer is Answer.WRONG for line in found.lines)
+    if found.holds:
+        print(f"verified: run {found.run_id}, verdict {found.status}")
+        return 0
+    print(f"NOT verified: {wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
+    return EXIT_NOT_VERIFIED
+
+
+def _ask(key: Path) -> Callable[[], str] | None:
+    """A question for the passphrase; None where nobody can answer."""
+    return (lambda: getpass.getpass(f"passphrase of {key}: ")) if sys.stdin.isatty() else None
+
+
+def _new_passphrase() -> str:
+    from audit.evidence.keys import PASSPHRASE
+
+    if given := os.environ.get(PASSPHRASE):
+        return given
+    if not sys.stdin.isatty():
+        raise KeyProblem("there is no passphrase", next_step=f"set {PASSPHRASE}, or run in a terminal")
+    first = getpass.getpass("passphrase: ")
+    if not first or first != getpass.getpass("the same again: "):
+        raise KeyProblem("the passphrases differ, or are empty", next_step="run the command again")
+    return first
+
+
+def _moment(text: str | None, option: str) -> dt.datetime | None:
+    from audit.evidence.keys import moment
+
+    try:
+        return moment(text) if text else None
+    except ValueError:
+        raise AuditError(f"{option} {text!r} is no date", next_step="write it as 2027-12-31") from None
+
+
+def _warn_of_repository(key: Path) -> None:
+    from audit.evidence.keys import repository_of
+
+    if repository := repository_of(key):
+        say(f"warning: the private key {key} lies in the git repository {repository}; one that is pushed is public")
+
+
+def _public(private: Path) -> Path:
+    from audit.evidence.keys import public_path
+
+    return public_path(private)
