@@ -23,6 +23,7 @@ from audit.evidence.bag import DECLARATION, Bag
 from audit.evidence.derive import derive, differences
 from audit.evidence.keys import moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
+from audit.evidence.purge import replaced_files
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
 from audit.evidence.seal import FORMAT, policy_sha256
 from audit.evidence.units import changed, decode_units, units_root
@@ -230,15 +231,17 @@ def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
     if journal is None:
         yield unchecked(10, "the journal's files (name it with --journal)")
         return
-    problems = list(changed(journal, files))
+    replaced = replaced_files(journal, content.run_id)
+    problems = list(changed(journal, files, replaced))
     yield from (wrong(10, what, name) for name, what in problems[:_MOST_SHOWN])
     if len(problems) > _MOST_SHOWN:
         yield wrong(10, f"and {len(problems) - _MOST_SHOWN} more files of the journal")
     if not problems:
         yield ok(10, f"the journal's files are those that were sealed ({journal.root})")
-    purged = sum(file.purged_at is not None for file in files)
+    sealed = {file.sha256 for file in files}
+    purged = sum(before in sealed for before in replaced.values())
     if purged:
-        yield unchecked(10, f"{purged} files that were purged")
+        yield unchecked(10, f"the pictures of {purged} units: they were purged since, on record")
 
 
 def check_age(content: Content, now: dt.datetime, most_days: int | None) -> Iterator[Line]:

@@ -6,8 +6,9 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,14 +92,19 @@ def units_root(text: bytes) -> str:
     return root(text.splitlines())
 
 
-def changed(journal: Journal, files: Sequence[UnitFile]) -> Iterator[tuple[str, str]]:
-    """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out."""
+def changed(
+    journal: Journal, files: Sequence[UnitFile], replaced: Mapping[str, str] | None = None
+) -> Iterator[tuple[str, str]]:
+    """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out.
+
+    `replaced` names, for the digest of a file without its pictures, that of the file which was there before.
+    """
     kept = [file for file in files if file.sha256 is not None and file.purged_at is None]
     with ThreadPoolExecutor(_THREADS) as pool:
         for file, data in zip(kept, pool.map(lambda file: _get(journal, file.name), kept), strict=True):
             if data is None:
                 yield file.name, "the file is missing"
-            elif hashlib.sha256(data).hexdigest() != file.sha256:
+            elif file.sha256 not in (digest := hashlib.sha256(data).hexdigest(), (replaced or {}).get(digest)):
                 yield file.name, "the file is not the one that was sealed"
 
 
@@ -108,8 +114,11 @@ def _unit_file(journal: Journal, kind: str, key: str, written: Container[str]) -
         data = _get(journal, file.name) if file.name in written else None
         if data:
             digest = hashlib.sha256(data).hexdigest()
-            tensors = _tensors(data) if kind in _WITH_TENSORS else None
-            return dataclasses.replace(file, sha256=digest, bytes=len(data), blob_sha256=tensors)
+            header = _header(data) if kind in (*_WITH_TENSORS, "generate") else {}
+            blob, pixels = header.get("blob_sha256"), kind == "generate" and "purged" not in header
+            return dataclasses.replace(
+                file, sha256=digest, bytes=len(data), has_pixels=pixels, blob_sha256=str(blob) if blob else None
+            )
     return UnitFile(kind, key, None, 0, False, False)
 
 
@@ -120,9 +129,9 @@ def _get(journal: Journal, name: str) -> bytes | None:
         return None
 
 
-def _tensors(data: bytes) -> str | None:
+def _header(data: bytes) -> Mapping[str, Any]:
+    """Return a unit file's header; an empty one of a damaged file, whose digest says so to whoever reads it."""
     try:
-        digest = header_in(pq.read_schema(pa.BufferReader(data))).get("blob_sha256")
-    except (pa.ArrowException, OSError, ValueError):  # a damaged file; its digest says so to whoever reads it
-        return None
-    return str(digest) if digest else None
+        return header_in(pq.read_schema(pa.BufferReader(data)))
+    except (pa.ArrowException, OSError, ValueError):
+        return {}

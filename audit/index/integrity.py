@@ -14,13 +14,13 @@ from typing import Any
 
 from audit.errors import JournalError
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
-from audit.storage.run_records import DECISIONS, FOLDED, Record, RecordChanged, append, read_records
+from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
 
 _PLAN_FILES = (
     "cases.parquet", "ledger.json", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet",
 )  # fmt: skip
-_SERIES_FOLDERS = (FOLDED, DECISIONS)
+_SERIES_FOLDERS = (FOLDED, DECISIONS, PURGED)
 _SHOWN = 10
 
 

@@ -1,4 +1,4 @@
-"""evidence replay and export: what else can be asked of a run's evidence."""
+"""evidence export, purge and replay: what else can be done with a run's evidence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from audit.errors import EXIT_NOT_VERIFIED
 from flows.commands import options
 from flows.commands.evidence import app
 from flows.commands.keys import Trusted, signing_key, trusted_keys
-from flows.console import emit_json, progress_bars, say, table
+from flows.console import amount, emit_json, progress_bars, say, table
 
 if TYPE_CHECKING:
     from audit.evidence.exports import Evidence
@@ -132,6 +132,69 @@ def _require_verified(folder: Path, keys: Sequence[Path] | None) -> None:
             where=wrong[0].where or str(folder),
             next_step="see all that is wrong: erasure-audit evidence verify BUNDLE --key PUBLIC_KEY",
         )
+
+
+class Keep(StrEnum):
+    """What a purge leaves."""
+
+    DIGESTS = "digests"
+
+
+@app.command("purge")
+def purge(
+    run: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    keep: Annotated[Keep, typer.Option("--keep", help="digests: rows, scores and digests stay, pixels go.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why; it stands in the ledger.")],
+    key: Annotated[Path | None, typer.Option("--key", help="Private key that signs the ledger's entry.")] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove them; without it, the command says what would go.")
+    ] = False,
+    root: options.Root = None,
+    as_json: options.Json = False,
+) -> int:
+    """Remove the pixels of RUN from the journal, for ever; what was measured stays, and bundles still verify.
+
+    Units that other runs planned too are left, and named.
+    """
+    from audit.errors import EXIT_USAGE
+    from audit.evidence.purge import Act, candidates
+    from audit.evidence.purge import purge as remove
+    from audit.provenance import operator
+    from audit.storage.journal import Journal
+
+    def clock() -> dt.datetime:
+        return dt.datetime.now(dt.UTC)
+
+    journal = Journal(locations.storage_root(root))
+    chosen = candidates(journal, run, clock())
+    counts: dict[str, object] = {
+        "run": run,
+        "keep": keep.value,
+        "units": len(chosen.units),
+        "pictures": chosen.pictures,
+        "shared": {unit: list(runs) for unit, runs in chosen.shared.items()},
+    }
+    if not yes:
+        if as_json:
+            emit_json({**counts, "purged": False})
+        say(
+            f"{chosen.pictures} pictures in {len(chosen.units)} units would go, and nothing brings them back; "
+            f"{len(chosen.shared)} units are other runs' too and would stay. Remove them with --yes"
+        )
+        return EXIT_USAGE
+    signer = signing_key(key) if key else None
+    done = remove(journal, chosen, Act(operator(), reason), clock, signer)
+    if as_json:
+        emit_json(
+            {**counts, "purged": True, "freed": done.freed, "record": done.record_sha256, "entry": done.entry.sha256}
+        )
+        return 0
+    print(f"purged   {chosen.pictures} pictures of {len(chosen.units)} units, {amount(done.freed)}")
+    print(f"record   {done.record_sha256}")
+    print(f"ledger   entry {done.entry.number}, {done.entry.sha256}")
+    for unit, runs in chosen.shared.items():
+        print(f"left     generate unit {unit}: also of {', '.join(runs)}")
+    return 0
 
 
 def _write_new(file: Path, data: bytes) -> None:
