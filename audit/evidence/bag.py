@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 from audit.errors import NotVerified
@@ -19,6 +19,7 @@ from audit.files import ForeignError, open_regular
 
 MANIFEST, TAG_MANIFEST = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 ATTESTATIONS = "attestations"
+TAGS = ("bagit.txt", "bag-info.txt", MANIFEST, "VERIFY.txt")  # what the tag manifest lists
 DECLARATION = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 _LINE = re.compile(r"([0-9a-f]{64})  ([A-Za-z0-9_][A-Za-z0-9_./-]*)")
 _LARGEST_LIST = 16_000_000  # bytes of a manifest
@@ -132,17 +133,30 @@ def differences(bag: Bag) -> list[tuple[str, str]]:
         misplaced = [path for path in entries if path.startswith("data/") != (name == MANIFEST)]
         problems += [(name, f"it lists {path}, which is not its part") for path in misplaced]
         listed.update(entries)
-    complete = not any(name in (TAG_MANIFEST, MANIFEST) for name, _ in problems)
+    unreadable = {name for name, _ in problems if name in (TAG_MANIFEST, MANIFEST)}
+    displaced = {digest: path for path, digest in bag.digests.items() if listed.get(path) != digest}
     for name in sorted({*listed, *bag.digests}):
-        if name not in bag.digests:
+        if name in listed and bag.digests.get(name) != listed[name]:
+            what = "the file is not the one that was sealed" if name in bag.digests else "the file is missing"
             if name not in bag.strange:
-                problems.append((name, "the file is missing"))
-        elif name not in listed:
-            if name != TAG_MANIFEST and not name.startswith(f"{ATTESTATIONS}/") and complete:
-                problems.append((name, "the file belongs to no manifest"))
-        elif bag.digests[name] != listed[name]:
-            problems.append((name, "the file is not the one that was sealed"))
+                problems.append((name, what + lies_at(displaced.get(listed[name]))))
+        elif name not in listed and not _may_be_listed(name, unreadable):
+            problems.append((name, "the file belongs to no manifest"))
     return list(dict.fromkeys(problems))
+
+
+def lies_at(path: str | None) -> str:
+    """Return where the content of a file lies instead, as the end of a sentence; empty for None."""
+    return f"; what was sealed lies at {path}" if path else ""
+
+
+def _may_be_listed(name: str, unreadable: Container[str]) -> bool:
+    """Whether a file may stand in a manifest that cannot be read, or needs to stand in none."""
+    if name == TAG_MANIFEST or name.startswith(f"{ATTESTATIONS}/"):
+        return True
+    if name.startswith("data/"):
+        return MANIFEST in unreadable
+    return TAG_MANIFEST in unreadable and name in TAGS
 
 
 def _name(folder: Path, path: Path) -> str:

@@ -20,17 +20,20 @@ from audit import identity
 from audit.corpus.manifest import manifest_sha256
 from audit.errors import AuditError, NotVerified
 from audit.evidence.bag import DECLARATION, Bag
+from audit.evidence.decisions import WHERE, decode_records
 from audit.evidence.derive import derive, differences
 from audit.evidence.keys import moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.purge import replaced_files
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
-from audit.evidence.seal import FORMAT, policy_sha256
+from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
 from audit.evidence.units import changed, decode_units, units_root
 from audit.files import ForeignError, parse_json
 from audit.report import json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.storage.run_records import Record
+from audit.verdict.record import policy_sha256
 from audit.verdict.results import RunResult
 
 SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
@@ -73,6 +76,15 @@ class Content:
             return moment(self.fact(name))
         except (TypeError, ValueError):
             raise NotVerified(f"the signed statement's {name!r} is no time") from None
+
+    def record(self) -> Record:
+        """Return the decision on record that was signed. Raises `NotVerified` where the chain of records is broken."""
+        records = decode_records(self.json("decisions.json"), self.run_id)
+        number, sha256 = self.fact("decision"), self.fact("decision_sha256")
+        for record in records:
+            if record.number == number and record.sha256 == sha256:
+                return record
+        raise NotVerified(f"decision {number} is not the one that was signed", where=WHERE)
 
     def policy(self) -> Policy:
         """Return the policy in the bundle. Raises `NotVerified`."""
@@ -137,8 +149,8 @@ def check_decisions(content: Content) -> Iterator[Line]:
     manifest = pq.read_table(io.BytesIO(content.bag.read("data/manifest.parquet")))
     if manifest.num_rows and manifest_sha256(manifest) != plan["corpus"]["sha256"]:
         yield wrong(6, "the corpus manifest is not the one that was planned from", "data/manifest.parquet")
-    same = policy.model_dump(mode="json") == Policy.model_validate(plan["policy"]).model_dump(mode="json")
-    result = derive(content.index, content.run_id, manifest, policy, planned=same)
+    planned = is_planned(plan["policy"], policy)
+    result = derive(content.index, content.run_id, manifest, policy, planned=planned)
     problems = list(_compared(content, result))
     yield from (wrong(6, what, name) for name, what in problems[:_MOST_SHOWN])
     if not problems:
@@ -150,33 +162,37 @@ def check_decisions(content: Content) -> Iterator[Line]:
 
 
 def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
-    derived = json_report.plain(result)
-    verdict = derived["verdict"]
-    stored = content.json("verdict.json")
-    for name, value, other in (
-        ("verdict.json", {key: stored.get(key) for key in ("status", "reasons", "waivers")}, verdict),
-        ("verdict.json", {key: stored.get(key) for key in ("run_id", "name")}, derived),
-        ("decisions.json", content.json("decisions.json"), verdict),
+    report, verdict = json_report.plain(result), as_recorded(result.verdict)
+    summary, record = content.json("verdict.json"), content.record()
+    own = {name: summary.get(name) for name in ("status", "reasons", "waivers")}
+    for name, stored, derived in (
+        ("decisions.json", record.fields["verdict"], verdict),
+        ("verdict.json", own, verdict),
+        ("verdict.json", {name: summary.get(name) for name in ("run_id", "name")}, report),
         ("checks.json", content.json("checks.json"), verdict["checks"]),
-        ("report.json", {k: v for k, v in content.json("report.json").items() if k in derived}, derived),
+        ("report.json", {k: v for k, v in content.json("report.json").items() if k in report}, report),
     ):
-        for what in differences(value, other):
+        for what in differences(stored, derived):
             yield f"data/{name}", what
-    if content.fact("status") != stored.get("status"):
-        yield "data/verdict.json", f"its status is {stored.get('status')}, and {content.fact('status')} was signed"
+    if content.fact("status") != verdict["status"]:
+        yield VERDICT, f"{content.fact('status')} was signed, and {verdict['status']} follows from the rows"
 
 
 def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
-    """7. The policy is the one that was signed, and policy, plan, units, decision and seal came in this order."""
-    digest, verdict = policy_sha256(content.policy()), content.json("verdict.json")
-    if not digest == content.fact("policy_sha256") == verdict.get("policy_sha256"):
-        yield wrong(7, "the policy is not the one that was signed", "data/policy.json")
-    for name, stated in (
-        ("planned_at", content.json("plan.json")["created_at"]),
-        ("decided_at", verdict["decided_at"]),
+    """7. The policy is the one that was decided by and signed; policy, plan, units, decision and seal came in this order."""
+    record, verdict = content.record(), content.json("verdict.json")
+    fields, digest = record.fields, policy_sha256(content.policy())
+    if not digest == content.fact("policy_sha256") == fields["policy_sha256"] == verdict.get("policy_sha256"):
+        yield wrong(7, "the policy is not the one that was decided by", "data/policy.json")
+    if (record.number, record.sha256) != (verdict.get("decision"), verdict.get("decision_sha256")):
+        yield wrong(7, "the verdict is not that of the signed decision", "data/verdict.json")
+    for name, stated, where in (
+        ("planned_at", content.json("plan.json")["created_at"], "data/plan.json"),
+        ("decided_at", fields["at"], WHERE),
+        ("decided_at", verdict["decided_at"], "data/verdict.json"),
     ):
         if content.time(name) != moment(stated).replace(microsecond=0):
-            yield wrong(7, f"the signed {name!r} is {content.fact(name)}, and the files say {stated}")
+            yield wrong(7, f"it says {stated}, and {name} {content.fact(name)} was signed", where)
     order = ["planned_at", "first_unit_at", "decided_at", "sealed_at"]
     times = [(name, content.time(name)) for name in order if content.fact(name) is not None]
     backwards = [(a, b) for (a, first), (b, then) in itertools.pairwise(times) if first > then]
@@ -190,6 +206,9 @@ def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
         yield ok(
             7, "policy as signed; " + ", ".join(f"{name.removesuffix('_at')} {stamp(time)}" for name, time in times)
         )
+    yield ok(
+        7, f"decision {record.number}, attempt {fields['attempt']} at this claim under this policy, by {fields['by']}"
+    )
     if content.fact("first_unit_at") is None:
         yield unchecked(7, "when the first unit was computed: storage does not say, or the journal was copied")
     older = content.fact("units")["older_than_the_plan"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from audit.errors import NotVerified
 from audit.evidence import dsse
-from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences
+from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences, lies_at
 from audit.evidence.keys import PublicKey
 from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
 from audit.evidence.seal import PREDICATE, VERDICT
@@ -73,9 +73,10 @@ def check_tag_manifest(bag: Bag, signatures: Signatures) -> Iterator[Line]:
     if signatures.subject is None:
         yield unchecked(2, "no signature says which list was signed")
     elif TAG_MANIFEST not in bag.digests:
-        yield wrong(2, "the file is missing", TAG_MANIFEST)
+        yield wrong(2, "the file is missing" + lies_at(_place(bag, signatures.subject)), TAG_MANIFEST)
     elif bag.digests[TAG_MANIFEST] != signatures.subject:
-        yield wrong(2, f"the file is not the one that {VERDICT} was signed over", TAG_MANIFEST)
+        elsewhere = lies_at(_place(bag, signatures.subject))
+        yield wrong(2, f"the file is not the one that {VERDICT} was signed over{elsewhere}", TAG_MANIFEST)
     else:
         yield ok(2, f"{TAG_MANIFEST} is the one that was signed")
 
@@ -86,6 +87,10 @@ def check_files(bag: Bag) -> Iterator[Line]:
     yield from (wrong(3, what, name) for name, what in problems)
     if not problems:
         yield ok(3, f"{len(bag.digests)} files, none changed, missing or added")
+
+
+def _place(bag: Bag, digest: str) -> str | None:
+    return next((name for name, other in bag.digests.items() if other == digest), None)
 
 
 def _signature(bag: Bag, name: str, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Line:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from audit.errors import NotVerified
 from audit.evidence.redaction import Redaction
 from audit.files import reason
-from audit.index.folding import decide_cases, fill_intervals
+from audit.index.folding import decide_cases, fill_intervals, fill_rates
 from audit.index.sql_files import relations
 from audit.index.writing import insert
 
@@ -25,8 +25,8 @@ BY_UNIT = (
     "erasures", "attacks", "inversions", "images", "measurements", "scores", "qualities", "loaded_units",
 )  # fmt: skip
 TABLES = (*BY_RUN, *BY_UNIT)
-# Recomputed, and about the index itself; every other relation of the schema is exported.
-LEFT_OUT = ("intervals", "index_version")
+# Computed again; about the index itself; and what the records in `decisions.json` say. Every other relation is exported.
+LEFT_OUT = ("intervals", "crr", "index_version", "verdicts", "decisions", "check_results", "control_findings")
 _OUTCOME = (
     "cell_id, case_no, image_id, unit_id, instrument_id, detector, threshold, outcome, reason, score, labels_complete"
 )
@@ -75,7 +75,7 @@ def build_index(tables: Mapping[str, pa.Table], path: Path) -> None:
                     where=f"data/rows/{name}.parquet",
                     next_step="verify it with the version of erasure-audit that sealed it (bag-info.txt names it)",
                 ) from None
-        fill_intervals(con)
+        _fill(con)
         for name, sql in relations("marts").items():
             con.execute(f"create view {name} as {sql}")
 
@@ -96,7 +96,7 @@ def outcomes_from_scores(path: Path, run_key: int) -> tuple[pa.Table, str | None
             " select cell_id, case_no, detector, g.outcome, c.outcome, g.score, c.score"
             " from gone as g full join come as c using (cell_id, case_no, detector) order by all limit 1"
         ).fetchall()
-        fill_intervals(con)
+        _fill(con)
     if not different:
         return derived, None
     cell, case, detector, was, now, was_score, now_score = different[0]
@@ -104,3 +104,10 @@ def outcomes_from_scores(path: Path, run_key: int) -> tuple[pa.Table, str | None
         f"case {case} of cell {cell} by {detector} is {was or 'absent'} (score {was_score}) in the rows, "
         f"and {now or 'absent'} (score {now_score}) by its raw scores"
     )
+
+
+def _fill(con: duckdb.DuckDBPyConnection) -> None:
+    """Compute what follows from the outcomes."""
+    fill_intervals(con)
+    for (run_key,) in con.execute("select run_key from runs").fetchall():
+        fill_rates(con, run_key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import importlib.metadata
 import importlib.resources
 import io
@@ -13,7 +12,7 @@ import platform
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +24,22 @@ from audit.corpus.manifest import read_stored_manifest
 from audit.errors import EnvironmentProblem, EvidenceError
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
+from audit.evidence.decisions import encode_records
 from audit.evidence.derive import derive, differences
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
-from audit.evidence.units import RunUnits, encode_units, unit_files, units_root
+from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
 from audit.files import parse_json
+from audit.index.integrity import on_record, require_intact
 from audit.index.queries import open_published, require_run
 from audit.plan.document import read_outline
 from audit.report import html, json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
-from audit.verdict.results import RunResult, Verdict
+from audit.storage.run_records import DECISIONS, Record, read_records
+from audit.verdict.record import policy_sha256, verdict_fields
+from audit.verdict.results import CheckResult, RunResult, Verdict
 
 FORMAT = 1  # of a bundle; raised when a field is renamed, removed or changes its meaning
 VERDICT = f"{ATTESTATIONS}/verdict.dsse.json"
@@ -44,63 +47,94 @@ PREDICATE = "verdict/v1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """The decision that is sealed."""
-
-    policy: Policy
-    verdict: Verdict
-    decided_at: dt.datetime
-
-
-@dataclasses.dataclass(frozen=True)
 class Sealed:
     """A bundle that was written."""
 
     folder: Path
+    status: str  # the verdict
     tag_manifest_sha256: str
     units: int
     bytes: int
 
 
-def policy_sha256(policy: Policy) -> str:
-    """Return the digest by which a policy is known: over its fields, however they are written."""
-    return identity.key(policy.model_dump(mode="json"))
-
-
 def seal(
-    journal: Journal, run_id: str, published: Path, decision: Decision, key: PrivateKey, folder: Path, now: dt.datetime
+    journal: Journal,
+    run_id: str,
+    published: Path,
+    key: PrivateKey,
+    folder: Path,
+    now: dt.datetime,
+    number: int | None = None,
 ) -> Sealed:
     """Write the bundle of a run to a new folder, from its journal and a published index that holds it.
 
-    Raises `EvidenceError` when the folder is there already, a clock runs backwards, or the rows do not give the decision
-    that is to be sealed; `KeyProblem` for an expired key. Nothing is left of an unfinished bundle.
+    It is about the newest decision on record, or about decision `number`, and holds the others too. Raises `EvidenceError`
+    when nothing is decided, the folder is there already, a clock runs backwards, or the rows do not give the decision any
+    more; `RecordChanged` for a journal that is not what its record says; `KeyProblem` for an expired key. Nothing is left
+    of an unfinished bundle.
     """
     key.require_valid(now)
     outline = read_outline(journal, run_id)
+    records = read_records(journal, run_id, DECISIONS)
+    record = _chosen(run_id, records, number)
     planned_at = moment(outline.created_at)
-    _require_order(planned_at, decision.decided_at, now)
+    _require_order(planned_at, moment(record.fields["at"]), now)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
+    require_intact(journal, run_id)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
+    policy = Policy.model_validate(record.fields["policy"])
     with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
         index = Path(name) / "rows.duckdb"
         redaction, rows = _rows(published, run_id, index)
-        planned = _is_planned(outline.policy, decision.policy)
-        # Great Expectations has just said what it says of these rows; a verifier asks it again.
-        frames = [check for check in decision.verdict.checks if check.source != "sql"]
-        result = derive(index, run_id, manifest, decision.policy, planned=planned, frames=frames)
-    _require_same(decision.verdict, result.verdict)
-    units = unit_files(journal, run_id, planned_at)
-    lines = encode_units(units.files)
+        # Great Expectations has said what it says of these rows; a verifier asks it again.
+        frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
+        planned = is_planned(outline.policy, policy)
+        result = derive(index, run_id, manifest, policy, planned=planned, frames=frames)
+    if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
+        raise EvidenceError(
+            f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
+            next_step=f"decide it anew from what is stored now: erasure-audit gate {run_id}",
+        )
+    on_file = on_record(journal, run_id)
+    units = sealed_units(journal, run_id, on_file.units, planned_at)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
-    payload |= _documents(journal, run_id, decision, result, redaction)
-    payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": lines}
-    facts = _facts(outline.created_at, decision, result, units, units_root(lines), now) | {
-        f"{name}_sha256": hashlib.sha256(journal.get_run(run_id, file)).hexdigest()
-        for name, file in (("plan", "plan.json"), ("cases", "cases.parquet"), ("spec", "spec.yaml"))
-        if name != "spec" or _has(journal, run_id, file)
+    payload |= _documents(journal, run_id, records, record, result, redaction)
+    payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
+    facts = _facts(outline.created_at, record, result, units) | {
+        "policy_sha256": policy_sha256(policy),
+        "sealed_at": stamp(now),
+        "run_files": dict(sorted(on_file.files.items())),
+        "subjects": _models(journal, result, units),
     }
     return _write(folder, run_id, payload, facts, key, now)
+
+
+def is_planned(stored: object, policy: Policy) -> bool:
+    """Return whether a policy is the one that a run was planned under."""
+    try:
+        return Policy.model_validate(stored) == policy
+    except ValueError:
+        return False
+
+
+def as_recorded(verdict: Verdict) -> Any:
+    """Return a verdict as a record of decisions holds it."""
+    return json.loads(json.dumps(verdict_fields(verdict)))
+
+
+def _chosen(run_id: str, records: Sequence[Record], number: int | None) -> Record:
+    if not records:
+        raise EvidenceError(
+            "no decision on this run is on record",
+            where=f"run {run_id}",
+            next_step=f"decide it first: erasure-audit gate {run_id}",
+        )
+    if number is None:
+        return records[-1]
+    if not 1 <= number <= len(records):
+        raise EvidenceError(f"there is no decision {number}: {len(records)} are on record", where=f"run {run_id}")
+    return records[number - 1]
 
 
 def _require_order(planned_at: dt.datetime, decided_at: dt.datetime, now: dt.datetime) -> None:
@@ -108,7 +142,7 @@ def _require_order(planned_at: dt.datetime, decided_at: dt.datetime, now: dt.dat
         (planned_at, "the run was planned", decided_at, "it was decided"),
         (decided_at, "it was decided", now, "now"),
     ):
-        if earlier > later:
+        if earlier.replace(microsecond=0) > later:
             raise EvidenceError(
                 f"a clock runs backwards: {what} at {stamp(earlier)}, and {then} is {stamp(later)}",
                 next_step="set this machine's clock, then run the command again",
@@ -136,45 +170,30 @@ def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[st
     return redaction, {**rows, "outcomes": outcomes}
 
 
-def _is_planned(stored: object, policy: Policy) -> bool:
-    """Whether a policy is the one that a run was planned under."""
-    try:
-        return Policy.model_validate(stored) == policy
-    except ValueError:
-        return False
-
-
-def _require_same(decided: Verdict, derived: Verdict) -> None:
-    stored = json_report.plain(dataclasses.replace(decided, checks=()))
-    found = next(differences(stored, json_report.plain(dataclasses.replace(derived, checks=()))), None)
-    if found:
-        raise EvidenceError(
-            f"the rows do not give the decision that is to be sealed: {found.replace('in the bundle', 'on record')}",
-            next_step="decide it anew from what is stored now: erasure-audit gate RUN_ID",
-        )
-
-
 def _documents(
-    journal: Journal, run_id: str, decision: Decision, result: RunResult, redaction: Redaction
+    journal: Journal, run_id: str, records: Sequence[Record], record: Record, result: RunResult, redaction: Redaction
 ) -> dict[str, bytes]:
-    verdict = json_report.plain(result.verdict)
-    summary = {name: verdict[name] for name in ("status", "reasons", "waivers")}
-    described = {
-        "run_id": run_id,
-        "name": result.name,
-        "policy": decision.policy.version,
-        "policy_sha256": policy_sha256(decision.policy),
-        "decided_at": stamp(decision.decided_at),
-        **summary,
-    }
+    plan = parse_json(journal.get_run(run_id, "plan.json"))
+    fields = record.fields
     documents: dict[str, Any] = {
-        "policy.json": decision.policy.model_dump(mode="json"),
-        "plan.json": redaction.value(parse_json(journal.get_run(run_id, "plan.json"))),
-        "spec.json": redaction.value(parse_json(journal.get_run(run_id, "plan.json"))["spec"]),
+        "policy.json": fields["policy"],
+        "plan.json": redaction.value(plan),
+        "spec.json": redaction.value(plan["spec"]),
         "provenance.json": redaction.value(parse_json(journal.get_run(run_id, "provenance.json"))),
-        "verdict.json": described,
-        "decisions.json": {name: verdict[name] for name in ("decisions", "retention", "damage", "controls")},
-        "checks.json": verdict["checks"],
+        "verdict.json": {
+            "run_id": run_id,
+            "name": result.name,
+            "decision": record.number,
+            "decision_sha256": record.sha256,
+            "decided_at": fields["at"],
+            "decided_by": fields["by"],
+            "attempt": fields["attempt"],
+            "policy": fields["policy"]["version"],
+            "policy_sha256": fields["policy_sha256"],
+            **{name: fields["verdict"][name] for name in ("status", "reasons", "waivers")},
+        },
+        "decisions.json": _unspoken(encode_records(records), redaction),
+        "checks.json": fields["verdict"]["checks"],
         "waivers.json": [],
         "environment.json": _environment(),
     }
@@ -183,42 +202,53 @@ def _documents(
     return {**encoded, "report.html": page, "report.json": json_report.render(result).encode()}
 
 
-def _facts(
-    created_at: str, decision: Decision, result: RunResult, units: RunUnits, root: str, now: dt.datetime
-) -> dict[str, Any]:
+def _unspoken(documents: list[dict[str, Any]], redaction: Redaction) -> list[dict[str, Any]]:
+    """Return records as they are: redacting one breaks their chain. Raises `EvidenceError` where one would have to be."""
+    if redaction.value(documents) != documents:
+        raise EvidenceError(
+            "a decision on record quotes a prompt of a sensitive concept, and a bundle must not hold one",
+            next_step="name the concept in the spec by what may be said, then run the audit again",
+        )
+    return documents
+
+
+def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
     """What the signer says beside the digests."""
-    computed = [file for file in units.files if file.sha256]
+    decided_at = moment(record.fields["at"])
     # A copied journal's files have the time of the copy, which says nothing about the run.
-    first = units.first_at if units.first_at and units.first_at <= decision.decided_at else None
+    first = units.first_at if units.first_at and units.first_at <= decided_at else None
     return {
         "format": FORMAT,
         "tool": f"erasure-audit {_version()}",
         "run_id": result.run_id,
         "status": result.verdict.status.value,
-        "policy": decision.policy.version,
-        "policy_sha256": policy_sha256(decision.policy),
+        "policy": record.fields["policy"]["version"],
+        "decision": record.number,
+        "decision_sha256": record.sha256,
         "planned_at": stamp(moment(created_at)),
         "first_unit_at": stamp(first) if first else None,
-        "decided_at": stamp(decision.decided_at),
-        "sealed_at": stamp(now),
+        "decided_at": stamp(decided_at),
         "units": {
             "planned": len(units.files),
-            "computed": len(computed),
+            "computed": sum(file.sha256 is not None for file in units.files),
             "older_than_the_plan": units.older,
-            "merkle_root": root,
+            "merkle_root": units_root(encode_units(units.files)),
         },
-        "subjects": _models(result, units),
     }
 
 
-def _models(result: RunResult, units: RunUnits) -> dict[str, str]:
+def _models(journal: Journal, result: RunResult, units: RunUnits) -> dict[str, str]:
     """Name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
     backbone = result.provenance.get("backbone") or {}
-    files = {f"backbone/{name}": digest for name, digest in sorted((backbone.get("files") or {}).items())}
+    files = {f"backbone/{name}": str(digest) for name, digest in sorted((backbone.get("files") or {}).items())}
     if not files and backbone.get("sha256"):
-        files = {"backbone": backbone["sha256"]}
-    erased = {f"erased/{f.key}": f.blob_sha256 for f in units.files if f.kind == "erase" and f.blob_sha256}
-    return {**files, **erased}
+        files = {"backbone": str(backbone["sha256"])}
+    for file in units.files:
+        if file.kind == "erase" and file.sha256:
+            header = journal.header("erase", file.key)
+            digest = file.blob_sha256 or header.get("identity", {}).get("checkpoint")
+            files |= {f"erased/{file.key}": str(digest)} if digest else {}
+    return files
 
 
 def _write(
@@ -252,11 +282,7 @@ def _write(
             where=str(folder),
             next_step="make room or name a folder that can be written, then run the same command again",
         ) from None
-    return Sealed(folder, digest, facts["units"]["planned"], sum(map(len, payload.values())))
-
-
-def _has(journal: Journal, run_id: str, name: str) -> bool:
-    return journal.store.exists(f"runs/{run_id}/{name}")
+    return Sealed(folder, facts["status"], digest, facts["units"]["planned"], sum(map(len, payload.values())))
 
 
 def _environment() -> dict[str, Any]:

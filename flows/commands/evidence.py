@@ -55,37 +55,33 @@ def seal(
     run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
     key: Key,
     to: Annotated[Path | None, typer.Option("--to", help="New folder (default: evidence-RUN_ID).")] = None,
-    policy: Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")] = None,
+    decision: Annotated[
+        int | None, typer.Option("--decision", min=1, help="Number of a decision on record (default: the newest).")
+    ] = None,
     root: options.Root = None,
     database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:
-    """Write what the verdict of RUN_ID stands on into one signed folder: rows, plan, policy, decisions, report; no pictures.
+    """Write what a decision on RUN_ID stands on into one signed folder: rows, plan, policy, decisions, report; no pictures.
 
     Prompts of sensitive concepts are named by their SHA-256. The verdict is derived again from the folder's own rows.
     """
     from audit import run as steps
     from audit.evidence.keys import load_private_key
-    from audit.evidence.seal import Decision
     from audit.evidence.seal import seal as write
-    from audit.spec.policy import Policy
-    from flows.commands.results import load_policy
 
     private = load_private_key(key, _ask(key))
     _warn_of_repository(key)
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
-    chosen = load_policy(policy) if policy else None
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
-    result = steps.conclude(journal, run_id, published, chosen)
-    now = dt.datetime.now(dt.UTC)
-    decision = Decision(chosen or Policy.model_validate(result.spec["gate"]), result.verdict, now)
-    sealed = write(journal, run_id, published, decision, private, to or Path(f"evidence-{run_id}"), now)
+    folder, now = to or Path(f"evidence-{run_id}"), dt.datetime.now(dt.UTC)
+    sealed = write(journal, run_id, published, private, folder, now, decision)
     if as_json:
-        emit_json({**dataclasses.asdict(sealed), "status": result.verdict.status.value, "keyid": private.keyid})
+        emit_json({**dataclasses.asdict(sealed), "keyid": private.keyid})
         return
     print(f"bundle   {sealed.folder}")
-    print(f"verdict  {result.verdict.status.value}")
+    print(f"verdict  {sealed.status}")
     print(f"sealed   {sealed.units} units, {sealed.bytes:,} bytes, key {private.keyid[:16]}...")
     print(f"verify   erasure-audit evidence verify {sealed.folder} --key {_public(key)}")
 

@@ -23,10 +23,11 @@ from audit.corpus.ingest import MANIFEST_SCHEMA, manifest_sha256
 from audit.evidence import dsse, keys
 from audit.evidence.bag import TAG_MANIFEST, write_bag
 from audit.evidence.derive import derive
-from audit.evidence.seal import PREDICATE, VERDICT, Decision, Sealed, seal
-from audit.index.store import Store
+from audit.evidence.seal import PREDICATE, VERDICT, Sealed, seal
+from audit.index.store import Store, latest
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.verdict.record import Act
 from audit.verdict.results import CheckResult
 from tests.flows.audits import WAIVED
 from tests.synthetic import Run, cell, control, detect_row, generate_row, invert_row
@@ -143,7 +144,6 @@ class Bundle:
     private: keys.PrivateKey
     journal: Journal
     index: Path
-    decision: Decision
     sealed: Sealed
     officer: keys.PublicKey | None = None
 
@@ -178,14 +178,19 @@ def published(audit: Run, journal: Journal, folder: Path) -> Path:
         return store.publish(folder / "published")
 
 
-def decide(audit: Audit, journal: Journal, index: Path, frames: Sequence[CheckResult] | None = None) -> Decision:
-    """The decision on a run by its checks and the gate; with `frames`, Great Expectations is not asked."""
-    if frames is None:
-        return Decision(
-            Policy.model_validate(audit.policy), steps.conclude(journal, audit.run_id, index).verdict, DECIDED
-        )
+def decide(
+    audit: Audit, journal: Journal, index: Path, folder: Path, frames: Sequence[CheckResult] | None = None
+) -> Path:
+    """Decide a run by its checks and the gate, on record, and return the new index; with `frames`, Great Expectations is not
+    asked."""
     policy, empty = Policy.model_validate(audit.policy), pa.Table.from_batches([], schema=MANIFEST_SCHEMA)
-    return Decision(policy, derive(index, audit.run_id, empty, policy, planned=True, frames=frames).verdict, DECIDED)
+    result = (
+        steps.conclude(journal, audit.run_id, index)
+        if frames is None
+        else derive(index, audit.run_id, empty, policy, planned=True, frames=frames)
+    )
+    steps.record_decision(journal, result, index, folder / "index.duckdb", Act("run", "tester@lab", DECIDED))
+    return latest(folder / "published")
 
 
 def key_pair(folder: Path, name: str = "seal") -> tuple[keys.PrivateKey, keys.PublicKey]:
@@ -206,8 +211,7 @@ def sealed(
     audit.write(journal)
     for path in (folder / "journal" / "units").rglob("*.parquet"):
         os.utime(path, (COMPUTED.timestamp(), COMPUTED.timestamp()))
-    index = published(audit, journal, folder)
     private, public = pair or key_pair(folder)
-    decision = decide(audit, journal, index, frames)
-    written = seal(journal, audit.run_id, index, decision, private, folder / "evidence", SEALED)
-    return Bundle(written.folder, public, private, journal, index, decision, written)
+    index = decide(audit, journal, published(audit, journal, folder), folder, frames)
+    written = seal(journal, audit.run_id, index, private, folder / "evidence", SEALED)
+    return Bundle(written.folder, public, private, journal, index, written)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,12 +22,13 @@ from audit.evidence.merkle import root
 from audit.evidence.rows import BY_RUN, BY_UNIT, LEFT_OUT, encode_rows
 from audit.evidence.seal import seal
 from audit.index.sql_files import relations
+from audit.storage.journal import Journal
+from audit.storage.run_records import RecordChanged
 from tests.evidence.bundles import (
     COMPUTED,
     DECIDED,
     NOW,
     PHRASE,
-    PLANNED,
     PROMPT,
     SEALED,
     SYNONYM,
@@ -120,31 +121,37 @@ def test_a_run_without_a_sensitive_concept_keeps_its_prompts(tmp_path: Path) -> 
 
 
 def test_sealing_twice_gives_the_same_payload(sealed_once: Bundle, tmp_path: Path) -> None:
-    journal, index, later = (
-        sealed_once.journal,
-        published(Audit(), sealed_once.journal, tmp_path),
-        SEALED.replace(hour=5),
-    )
-    again = seal(journal, "run-1", index, sealed_once.decision, sealed_once.private, tmp_path / "again", later)
+    journal, later = sealed_once.journal, SEALED.replace(hour=5)
+    index = published(Audit(), journal, tmp_path)  # made anew
+    again = seal(journal, "run-1", index, sealed_once.private, tmp_path / "again", later)
     first, second = (folder / "manifest-sha256.txt" for folder in (sealed_once.folder, again.folder))
     assert first.read_text() == second.read_text()
     assert again.tag_manifest_sha256 == sealed_once.sealed.tag_manifest_sha256
     with pytest.raises(EvidenceError, match="new folder"):
-        seal(journal, "run-1", index, sealed_once.decision, sealed_once.private, again.folder, later)
+        seal(journal, "run-1", index, sealed_once.private, again.folder, later)
 
 
 def test_what_cannot_be_sealed_leaves_nothing(sealed_once: Bundle, tmp_path: Path) -> None:
-    key, decision = sealed_once.private, sealed_once.decision
-    early = dataclasses.replace(decision, decided_at=PLANNED.replace(year=2020))
-    lie = dataclasses.replace(decision, verdict=dataclasses.replace(decision.verdict, reasons=("All is well.",)))
-    for wanted, chosen, signer, now in (
-        ("clock runs backwards: it was decided", decision, key, COMPUTED),
-        ("clock runs backwards: the run was planned", early, key, NOW),
-        ("key expired", decision, PrivateKey(key.key, key.path, DECIDED), NOW),
-        (r"do not give the decision.*reasons", lie, key, NOW),
+    key, journal, folder = sealed_once.private, sealed_once.journal, tmp_path / "evidence"
+    for wanted, signer, now, number in (
+        ("clock runs backwards: it was decided", key, COMPUTED, None),
+        ("key expired", PrivateKey(key.key, key.path, DECIDED), NOW, None),
+        ("no decision 2: 1 are on record", key, NOW, 2),
     ):
         with pytest.raises((EvidenceError, KeyProblem), match=wanted):
-            seal(sealed_once.journal, "run-1", sealed_once.index, chosen, signer, tmp_path / "evidence", now)
+            seal(journal, "run-1", sealed_once.index, signer, folder, now, number)
+    root = Path(shutil.copytree(journal.store.base, tmp_path / "journal"))
+    other = Audit(hits=20)  # the same run, by other scores: an index that does not fit the decision
+    other.write(Journal(str(tmp_path / "other")))
+    index = published(other, Journal(str(tmp_path / "other")), tmp_path)
+    with pytest.raises(EvidenceError, match=r"do not give decision 1 any more: .* on record"):
+        seal(Journal(str(root)), "run-1", index, key, folder, NOW)
+    next((root / "units").rglob("*.parquet")).write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(RecordChanged, match="not what the run's record says"):
+        seal(Journal(str(root)), "run-1", sealed_once.index, key, folder, NOW)
+    shutil.rmtree(root / "runs/run-1/decisions")
+    with pytest.raises(EvidenceError, match="no decision on this run is on record"):
+        seal(Journal(str(root)), "run-1", sealed_once.index, key, folder, NOW)
     assert not list(tmp_path.glob("*evidence*"))
 
 

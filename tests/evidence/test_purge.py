@@ -20,7 +20,7 @@ from audit.evidence.ledger import read_entries
 from audit.evidence.lines import Answer
 from audit.evidence.purge import Act, candidates, purge, replaced_files
 from audit.evidence.registration import check_signatures
-from audit.evidence.units import unit_files
+from audit.evidence.units import sealed_units
 from audit.evidence.verify import verify
 from audit.index import integrity
 from audit.index.store import Store
@@ -117,7 +117,12 @@ def test_a_bundle_that_was_sealed_before_still_verifies_and_says_what_it_cannot_
     assert [line for line in found.lines if line.answer is Answer.WRONG] == []
     unchecked = [line.detail for line in found.lines if line.answer is Answer.UNCHECKED and line.number == 10]
     assert any("they were purged since, on record" in detail for detail in unchecked)
-    assert not any(file.has_pixels for file in unit_files(bundle.journal, "run-1", PLANNED).files)
+    assert not any(
+        file.has_pixels
+        for file in sealed_units(
+            bundle.journal, "run-1", integrity.on_record(bundle.journal, "run-1").units, PLANNED
+        ).files
+    )
     key = Audit().key("generate", 1)
     path = Path(bundle.journal.store.path(f"units/generate/{key[:2]}/{key}.parquet"))
     path.write_bytes(path.read_bytes()[:-1] + b"x")

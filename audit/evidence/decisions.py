@@ -1,0 +1,38 @@
+"""The decisions on record of a run inside a bundle: read without the journal, and in one unbroken chain."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from audit.errors import NotVerified
+from audit.identity import canonical
+from audit.storage.run_records import Record
+
+WHERE = "data/decisions.json"
+
+
+def encode_records(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Return records as the journal holds them."""
+    return [{"record": dict(record.fields), "sha256": record.sha256} for record in records]
+
+
+def decode_records(documents: Any, run_id: str) -> list[Record]:
+    """Return the records of a run, oldest first.
+
+    Raises `NotVerified` where one is not what its digest says, does not follow the one before it, or is of another run.
+    """
+    records: list[Record] = []
+    try:
+        for number, document in enumerate(documents, start=1):
+            fields, stated = document["record"], document["sha256"]
+            before = records[-1].sha256 if records else None
+            if hashlib.sha256(canonical(fields).encode()).hexdigest() != stated:
+                raise NotVerified(f"decision {number} does not have the digest that it states", where=WHERE)
+            if (fields["number"], fields["previous"], fields["run_id"]) != (number, before, run_id):
+                raise NotVerified(f"decision {number} does not follow the one before it", where=WHERE)
+            records.append(Record(number, stated, fields))
+    except (LookupError, TypeError, ValueError) as error:
+        raise NotVerified(f"the decisions on record cannot be read: {error}", where=WHERE) from None
+    return records
