@@ -18,12 +18,13 @@ from audit.errors import EvidenceError, NotVerified
 from audit.evidence import dsse
 from audit.evidence.bag import TAG_MANIFEST, scan
 from audit.evidence.keys import moment, stamp
-from audit.evidence.seal import PREDICATE, VERDICT, policy_sha256
+from audit.evidence.seal import PREDICATE, VERDICT
 from audit.files import ForeignError, parse_json
 from audit.plan.document import planned_keys
 from audit.report import json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.verdict.record import policy_sha256
 from audit.verdict.results import RunResult, VerdictStatus
 from audit.verdict.waivers import AnyDecision, name_of
 

@@ -77,8 +77,8 @@ def _metric(evidence: Evidence, decision: AnyDecision) -> dict[str, Any]:
     """Return one decision as a metric: what was counted, in which slice, and the bounds that decided."""
     where = f"{name_of(decision)}: {decision.status.value}"
     if isinstance(decision, DamageDecision):
-        value = {} if decision.p_value is None else {"value": repr(decision.p_value)}
-        return {"type": _DAMAGE, "slice": where, **value}
+        told = {} if decision.p_value is None else {"value": repr(decision.p_value)}
+        return {"type": _DAMAGE, "slice": where, **told}
     bounds = {"lowerBound": repr(decision.low), "upperBound": repr(decision.high)}
     if isinstance(decision, RetentionDecision):
         value = f"{decision.defended_hits}/{decision.backbone_hits} of {decision.pairs} pairs"

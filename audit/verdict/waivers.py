@@ -118,7 +118,8 @@ def honoured(
         problem = _not_counting(waiver, now, run_id, policy_sha256)
         ignored += [f"{waiver.name} does not count: {problem}"] if problem else []
         counting += [] if problem else [waiver]
-    failing = [d for d in (*verdict.decisions, *verdict.retention, *verdict.damage) if d.status != VerdictStatus.PASS]
+    decided: tuple[AnyDecision, ...] = (*verdict.decisions, *verdict.retention, *verdict.damage)
+    failing = [decision for decision in decided if decision.status is not VerdictStatus.PASS]
     waived: list[Waived] = []
     uncovered = list(_cannot_be_waived_at_all(verdict))
     for decision in failing:

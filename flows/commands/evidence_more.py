@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from audit.plan.document import Plan
     from audit.storage.journal import Journal
 
+__all__ = ["app"]
+
 RunOrBundle = Annotated[str, typer.Argument(help="Run id, or the folder of a bundle.")]
 
 

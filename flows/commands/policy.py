@@ -126,6 +126,8 @@ def _criteria(path: Path) -> Criteria:
     import pyarrow as pa
 
     from audit.corpus import ingest
+    from audit.corpus.manifest import manifest_sha256
+    from audit.evidence.ledger import Json
     from audit.evidence.registration import Criteria
     from audit.plan.pictures import listed_pictures
     from audit.plan.resolve import resolve
@@ -149,5 +151,7 @@ def _criteria(path: Path) -> Criteria:
         if eraser and eraser.get("checkpoint"):
             eraser["checkpoint"] = checkpoints[eraser["checkpoint"]]
     concepts = [concept.model_dump(mode="json", exclude={"sensitive"}) for concept in resolved.spec.concepts]
-    model = {"backbone": resolved.backbone.sha256, "defences": defences, "concepts": concepts}
-    return Criteria(resolved.spec.name, resolved.spec.gate, resolved.pictures.facts(), model)
+    model: Json = {"backbone": resolved.backbone.sha256, "defences": [*defences], "concepts": [*concepts]}
+    manifest = resolved.pictures.manifest
+    corpus: Json = {"objects": manifest.num_rows, "sha256": manifest_sha256(manifest)}
+    return Criteria(resolved.spec.name, resolved.spec.gate, corpus, model)
