@@ -76,27 +76,34 @@ class Redaction:
 
     def value(self, value: Any) -> Any:
         """Return a JSON value with every text in it, keys included, by its digest where it must not be said."""
+        if not self.acts:
+            return value
+        narrowed = self._occurring(json.dumps(value, ensure_ascii=False))
+        return narrowed._walk(value) if narrowed.secrets else value
+
+    def _walk(self, value: Any) -> Any:
         if isinstance(value, str):
-            return self.text(value)
+            return self._text(value)
         if isinstance(value, Mapping):
-            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+            return {self._text(str(key)): self._walk(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.value(item) for item in value]
+            return [self._walk(item) for item in value]
         return value
 
-    def text(self, text: str) -> str:
-        """Return a text with each secret in it by its digest."""
-        return self._pattern.sub(lambda match: digest(self._spoken[match[0]]), text) if self.secrets else text
+    def _text(self, text: str) -> str:
+        return self._pattern.sub(lambda match: digest(self._spoken[match[0]]), text)
 
     def _prompt(self, prompt: str) -> str:
         return digest(prompt) if prompt else prompt
 
     def _without_secrets(self, table: pa.Table, name: str) -> pa.Table:
-        """Look at once for what occurs at all: reports of guards are many, and prompts seldom occur in them."""
-        haystack = "\0".join(filter(None, table[name].unique().to_pylist()))
-        present = frozenset(self._spoken[form] for form in self._spoken if form in haystack)
-        narrowed = dataclasses.replace(self, secrets=present)
-        return _replaced(table, name, narrowed.text) if present else table
+        narrowed = self._occurring("\0".join(filter(None, table[name].unique().to_pylist())))
+        return _replaced(table, name, narrowed._text) if narrowed.secrets else table
+
+    def _occurring(self, text: str) -> Redaction:
+        """Narrow the secrets to those that occur: prompts are many, and seldom stand anywhere but in their own column."""
+        present = frozenset(secret for form, secret in self._spoken.items() if form in text)
+        return dataclasses.replace(self, secrets=present)
 
     @functools.cached_property
     def _spoken(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from tests.bench import (
     bench_audit,
     bench_checkpoints,
     bench_erasers,
+    bench_evidence,
     bench_guards,
     bench_memory,
     bench_overhead,
@@ -27,7 +28,8 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     parts = (
-        bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_store, bench_checkpoints,
+        bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_store, bench_evidence,
+        bench_checkpoints,
     )  # fmt: skip
     conclude(figure for part in parts for figure in part.figures())
 
