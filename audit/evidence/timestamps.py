@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import httpx
 from cryptography import x509
 
 from audit import locations
@@ -45,6 +44,7 @@ def request_stamp(url: str, data: bytes) -> bytes:
     `EnvironmentProblem` without the library. Only the digest is sent.
     """
     require_client()
+    import httpx
     from rfc3161_client import HashAlgorithm, TimestampRequestBuilder
 
     if locations.scheme(url) not in ("http", "https") or locations.has_credentials(url):

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cryptography import x509
+
 from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence.bag import scan
@@ -54,11 +56,13 @@ def verify(
     as_of: dt.datetime | None = None,
     journal: Journal | None = None,
     most_days: int | None = None,
+    roots: Sequence[x509.Certificate] | None = None,
 ) -> Verification:
     """Return one line or more for each of `CHECKS`.
 
     Only `keys` are trusted, each of which must have signed something. `as_of` is the day by which the verifier had the
-    bundle, for keys that have expired since. With `journal`, the files of its units are compared too. Raises
+    bundle, for keys that have expired since. With `journal`, the files of its units are compared too; with
+    `roots`, the seal must have a time stamp by an authority under one of them. Raises
     `EvidenceError` when there is no folder.
     """
     if not folder.is_dir():
@@ -66,7 +70,7 @@ def verify(
     bag, signatures = scan(folder), Signatures()
     lines = list(check_keys(folder, keys))
     if not lines:
-        lines += check_signatures(bag, keys, as_of or now, signatures)
+        lines += check_signatures(bag, keys, as_of or now, signatures, roots)
     lines += check_tag_manifest(bag, signatures)
     lines += check_files(bag)
     facts = signatures.facts
