@@ -19,8 +19,10 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from audit.corpus.images import decode_stored, psnr
+from audit.corpus.images import Pixels, decode_stored, pixel_sha256, psnr
 from audit.errors import AuditError, JournalError
+from audit.evidence.bag import scan
+from audit.evidence.rows import TABLES, build_index, decode_rows
 from audit.index.queries import open_published
 from audit.index.store import Store, explained
 from audit.plan.document import Plan
@@ -117,6 +119,19 @@ def hits_on_record(published: Path, plan: Plan, judges: Collection[str]) -> list
     return [hit for _, hit in sorted(found.items()) if "hit" in hit.outcomes.values()]
 
 
+def sealed_hits(folder: Path, plan: Plan, judges: Collection[str]) -> list[Hit]:
+    """Return the same from the rows of a bundle, as they were sealed. Whoever calls has verified it.
+
+    Raises `NotVerified` when its rows cannot be read.
+    """
+    bag = scan(folder)
+    names = {table: f"data/rows/{table}.parquet" for table in TABLES}
+    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as workplace:
+        index = Path(workplace) / "rows.duckdb"
+        build_index({table: decode_rows(bag.read(name), name) for table, name in names.items()}, index)
+        return hits_on_record(index, plan, judges)
+
+
 def sampled(hits: Sequence[Hit], count: int, seed: int) -> list[Hit]:
     """Return `count` different hits, drawn by `seed`; all of them where there are fewer. The same seed draws the same ones."""
     if count >= len(hits):
@@ -180,16 +195,15 @@ class _Scratch:
         except AuditError as error:
             self.problems[key] = f"{error.what} ({error.where})" if error.where else error.what
 
-    def original(self, key: str, image: int) -> bytes | None:
-        """Return the picture on record as PNG; None where it was purged or cannot be read."""
+    def original(self, hit: Hit) -> Pixels | None:
+        """Return the picture on record; None where it was purged, cannot be read, or is not the one with the hit's digest."""
         try:
-            table = self._run.read("generate", key, ["image_id", "image"])
-        except JournalError:
+            table = self._run.read("generate", hit.unit_key, ["image_id", "image"])
+            stored = {row["image_id"]: row["image"] for row in table.to_pylist()}.get(hit.image_id)
+            pixels = decode_stored(stored["bytes"]) if stored else None
+        except (JournalError, ValueError):
             return None
-        pictures = {row["image_id"]: row["image"] for row in table.to_pylist()}
-        stored = pictures.get(image)
-        data: bytes | None = stored["bytes"] if stored else None
-        return data
+        return pixels if pixels is not None and pixel_sha256(pixels) == hit.pixel_sha256 else None
 
     def outcomes(self) -> dict[tuple[int, int], dict[str, str]]:
         """Return what each judge says of the new pictures by cell and case, counted as a run's are."""
@@ -244,15 +258,13 @@ def _compared(hit: Hit, scratch: _Scratch, outcomes: Mapping[str, str], near_db:
         return Replayed(hit, Result.DIFFERS, f"there is no picture now: {row['error'] or row['status']}")
     if row["pixel_sha256"] == hit.pixel_sha256:
         return Replayed(hit, Result.EXACT, "the same pixels", math.inf, outcomes)
-    original = scratch.original(hit.unit_key, hit.image_id)
+    first = scratch.original(hit)
     changed = [judge for judge, before in hit.outcomes.items() if outcomes.get(judge) != before]
     said = f"judged otherwise by {', '.join(changed)}" if changed else "every judge says the same"
-    if original is None:
-        return Replayed(
-            hit, Result.DIFFERS, f"other pixels; those on record were purged, so how near cannot be told; {said}",
-            outcomes=outcomes,
-        )  # fmt: skip
-    first, second = decode_stored(original), decode_stored(row["image"]["bytes"])
+    if first is None:
+        why = "those on record are not here (purged, or another file), so how near cannot be told"
+        return Replayed(hit, Result.DIFFERS, f"other pixels; {why}; {said}", outcomes=outcomes)
+    second = decode_stored(row["image"]["bytes"])
     if first.shape != second.shape:
         return Replayed(hit, Result.DIFFERS, "a picture of another size", outcomes=outcomes)
     decibels = psnr(first, second)

@@ -219,6 +219,7 @@ def replay(
     near_db: Annotated[
         float, typer.Option("--psnr-min", help="PSNR in dB from which on a picture is near the one on record.")
     ] = 35.0,
+    keys: Trusted = None,
     root: options.Root = None,
     database: options.Database = None,
     device: options.Device = None,
@@ -227,19 +228,16 @@ def replay(
 ) -> int:
     """Draw sampled hits of RUN once more on this machine: exact, near, differs or not replayable, each with the reason.
 
-    Exit 5 unless every one is exact or near. Weights, embeddings, found prompts and latents are taken as journalled.
+    Exit 5 unless every one is exact or near. Weights, embeddings, found prompts and latents are taken as journalled. The hits
+    of a bundle, which is verified first, are compared as they were sealed.
     """
-    from audit import run as steps
-    from audit.evidence.replay import Result, hits_on_record, sampled
-    from audit.plan.document import read_plan
+    from audit.evidence.replay import Result, sampled
     from audit.storage.journal import Journal
 
     place = locations.storage_root(root)
     journal = Journal(place)
-    plan = read_plan(journal, run)
-    judges = plan.spec.gate.judges
-    published = steps.consolidate(journal, plan.run_id, locations.database_path(place, database))
-    chosen = sampled(hits_on_record(published, plan, judges), hits, seed)
+    plan, on_record = _on_record(run, keys, journal, locations.database_path(place, database))
+    chosen = sampled(on_record, hits, seed)
     replayed = _replayed(plan, journal, chosen, device, batch_size, near_db)
     if as_json:
         counts = Counter(one.result.value for one in replayed)
@@ -251,6 +249,24 @@ def replay(
         say("no hit is on record, so there is none to draw again")
     good = (Result.EXACT, Result.NEAR)
     return 0 if all(one.result in good for one in replayed) else EXIT_NOT_VERIFIED
+
+
+def _on_record(source: str, keys: Sequence[Path] | None, journal: Journal, database: Path) -> tuple[Plan, list[Hit]]:
+    """Return the plan of a run, and its hits as they are in the index, or in a bundle that verifies."""
+    from audit import run as steps
+    from audit.evidence.exports import of_bundle
+    from audit.evidence.replay import hits_on_record, sealed_hits
+    from audit.plan.document import read_plan
+
+    folder = Path(os.path.expanduser(source))
+    if folder.is_dir():
+        _require_verified(folder, keys)
+        sealed = of_bundle(folder)
+        plan = read_plan(journal, sealed.result.run_id)
+        return plan, sealed_hits(folder, plan, sealed.policy.judges)
+    plan = read_plan(journal, source)
+    published = steps.consolidate(journal, plan.run_id, database)
+    return plan, hits_on_record(published, plan, plan.spec.gate.judges)
 
 
 def _replayed(

@@ -13,6 +13,7 @@ import pytest
 
 from audit import identity, run
 from audit.corpus.images import decode_stored, encode_png, pixel_sha256
+from audit.evidence import keys
 from audit.evidence.replay import Hit, hits_on_record, sampled
 from audit.locations import database_path
 from audit.plan.document import read_plan
@@ -72,6 +73,12 @@ def test_hits_on_the_same_machine_are_exact_and_nothing_is_written(
     assert files(root) == before
 
 
+def forget(root: Path, run_id: str) -> None:
+    """Remove the index and what is on record of the files, as if another machine had written them."""
+    shutil.rmtree(root / "db", ignore_errors=True)
+    shutil.rmtree(root / "runs" / run_id / "folded", ignore_errors=True)
+
+
 def changed_pictures(root: Path, run_id: str, by: int) -> int:
     """Move the pixels of every journalled picture by some grey levels, as if they came from another machine; how many."""
     journal, count = Journal(str(root)), 0
@@ -95,11 +102,28 @@ def test_other_pixels_are_near_or_differ(
     by: int, result: str, root: Path, finished: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert changed_pictures(root, finished[1], by)
-    shutil.rmtree(root / "db")
+    forget(root, finished[1])
     code, document = replayed(root, finished[1], capsys, "--hits", "2")
     assert document["counts"] == {result: 2}
     assert code == (0 if result == "near" else 5)
     assert all("every judge says the same" in row["detail"] for row in document["hits"])
+
+
+@pytest.mark.slow
+def test_hits_of_a_bundle_are_compared_as_they_were_sealed(
+    root: Path, finished: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures that were moved after sealing are not those that the bundle knows, and the replayed ones are."""
+    keys.generate(tmp_path / "seal.pem")
+    where = ["--root", str(root)]
+    assert main(["gate", finished[1], *where]) in (3, 4)
+    bundle = str(tmp_path / "bundle")
+    assert main(["evidence", "seal", finished[1], "--key", str(tmp_path / "seal.pem"), "--to", bundle, *where]) == 0
+    changed_pictures(root, finished[1], 90)
+    assert main(["evidence", "replay", bundle, "--hits", "2", *where]) == 2
+    assert "no key is trusted" in capsys.readouterr().err
+    code, document = replayed(root, bundle, capsys, "--hits", "2", "--key", str(tmp_path / "seal.pub"))
+    assert (code, document["counts"], document["run"]) == (0, {"exact": 2}, finished[1])
 
 
 @pytest.mark.slow
@@ -122,6 +146,7 @@ def test_other_code_and_a_changed_backbone_make_hits_not_replayable(
     journal = Journal(str(root))
     erased = next(read_plan(journal, finished[1]).units_of("erase"))
     discard(journal, "erase", erased.key)
+    forget(root, finished[1])
     code, document = replayed(root, finished[1], capsys, "--hits", "1")
     assert code == 5 and document["counts"] == {"not replayable": 1}
     assert "the journal lacks a file" in document["hits"][0]["detail"]
