@@ -1,6 +1,6 @@
-"""The domain: what an audit is, without orchestration. Nothing here imports Prefect.
+"""The domain of erasure-audit, without orchestration: nothing here imports Prefect.
 
-Importing this settles the environment first, for every entry point.
+Importing this package settles the process environment first, for every entry point.
 """
 
 from audit.machine import environment

@@ -1,16 +1,17 @@
-"""Learned embeddings out of a run's journal, as the file that diffusers' `load_textual_inversion` reads."""
+"""Export learned embeddings from a run's journal, as the file that diffusers' `load_textual_inversion` reads."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
+import torch
 
 from audit.attacks.embedding_files import write_embedding
 from audit.errors import JournalError, SpecError
+from audit.files import Document
 from audit.plan.document import Plan
 from audit.plan.identities import AttackIdentity
 from audit.storage.journal import Journal
@@ -22,7 +23,7 @@ _TAKEN = ("<|startoftext|>", "<|endoftext|>")
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-    """One embedding file: its token, how many vectors of which width it holds, and the attack unit it is from."""
+    """One embedding file: its path and token, the number and width of its vectors, and the attack unit that it comes from."""
 
     file: str
     token: str
@@ -34,8 +35,8 @@ class Exported:
 
 
 @dataclasses.dataclass(frozen=True)
-class Which:
-    """Choice of one of a run's embeddings; None leaves a field open."""
+class EmbeddingChoice:
+    """The choice of one of a run's embeddings. None leaves a field open."""
 
     concept: str | None = None
     scenario: str | None = None
@@ -43,7 +44,7 @@ class Which:
 
 
 def export_embedding(
-    journal: Journal, plan: Plan, which: Which, out: Path, *, token: str | None = None, item: str = "best"
+    journal: Journal, plan: Plan, which: EmbeddingChoice, out: Path, *, token: str | None = None, item: str = "best"
 ) -> Exported:
     """Write one embedding of a run to `out`, a new `.safetensors` file; `token` is `<concept>` where it is None.
 
@@ -76,12 +77,12 @@ def export_embedding(
     return Exported(str(out), name, rows, width, key, concept, header["identity"]["model"])
 
 
-def _unit(plan: Plan, which: Which) -> tuple[str, str]:
-    """(key, concept) of the one attack unit that is meant."""
+def _unit(plan: Plan, which: EmbeddingChoice) -> tuple[str, str]:
+    """Return (key, concept) of the one attack unit that is meant."""
     attacks = plan.units_of("attack")
     units = {u.key for u in attacks if isinstance(u.identity, AttackIdentity) and u.identity.method in METHODS}
     cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
-    found: dict[str, list[str]] = {}
+    chosen: dict[str, list[str]] = {}
     concepts: dict[str, str] = {}
     pairs = zip(plan.cases["attack_key"].to_pylist(), plan.cases["cell_id"].to_pylist(), strict=True)
     for key, number in dict.fromkeys((key, cell) for key, cell in pairs if key in units):
@@ -89,25 +90,25 @@ def _unit(plan: Plan, which: Which) -> tuple[str, str]:
         wanted = (which.concept, which.scenario, which.defence)
         if all(w in (None, have) for w, have in zip(wanted, (cell.concept, cell.scenario, cell.defence), strict=True)):
             options = f"--concept {cell.concept} --scenario {cell.scenario} --defence {cell.defence}"
-            found.setdefault(key, []).append(options)
+            chosen.setdefault(key, []).append(options)
             concepts[key] = cell.concept
-    if len(found) == 1:
-        (key,) = found
+    if len(chosen) == 1:
+        (key,) = chosen
         return key, concepts[key]
-    if not found:
+    if not chosen:
         raise SpecError(
             "no embedding of this run is meant",
             where=f"run {plan.run_id}",
             next_step="leave --concept, --scenario and --defence out to see which it has",
         )
     raise SpecError(
-        f"{len(found)} embeddings of this run are meant:\n" + "\n".join(f"  {names[0]}" for names in found.values()),
+        f"{len(chosen)} embeddings of this run are meant:\n" + "\n".join(f"  {names[0]}" for names in chosen.values()),
         where=f"run {plan.run_id}",
         next_step="add the options of one of these lines",
     )
 
 
-def _tensors(journal: Journal, key: str, header: dict[str, Any], item: str) -> Any:
+def _tensors(journal: Journal, key: str, header: Document, item: str) -> torch.Tensor:
     rows = {row["item"]: row for row in journal.read("attack", key, ["item", "status", "error"]).to_pylist()}
     if item not in rows:
         raise SpecError(

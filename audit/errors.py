@@ -1,4 +1,4 @@
-"""Errors that name the next step. Everything a user can cause is an `AuditError`; anything else is a defect."""
+"""Errors that name the next step. Every mistake that a user can cause is an `AuditError`; any other exception is a defect."""
 
 from __future__ import annotations
 
@@ -73,6 +73,10 @@ class DetectorError(AuditError):
 
 class MissingInstrument(DetectorError):
     """The package or the weights that a detector or a quality instrument reads with are not on this machine."""
+
+
+class LabelsError(AuditError):
+    """Labels of pictures cannot be exported, read, or used for this run."""
 
 
 class EnvironmentProblem(AuditError):

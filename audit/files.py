@@ -1,4 +1,4 @@
-"""Files: read from strangers within bounds, written whole or not at all, and locked for one process."""
+"""Read files from outside within bounds, write files whole or not at all, and lock a file for one process."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeAlias
 
 from audit.errors import AuditError, EnvironmentProblem
 
+# A JSON or YAML object, or a mapping out of a pickle, as it was read: its values are checked where they are used.
+Document: TypeAlias = Mapping[str, Any]
 _HELD = (errno.EAGAIN, errno.EACCES, errno.EWOULDBLOCK)
 
 
@@ -38,7 +40,7 @@ def try_lock(handle: int) -> bool:
 
 
 def check_lockable(path: Path) -> None:
-    """Return when the file at `path` can be locked by some process. Raises `NoLocks`, or `OSError` when it cannot be opened."""
+    """Check that the file at `path` can be locked. Raises `NoLocks`, or `OSError` when it cannot be opened."""
     handle = os.open(path, os.O_RDWR)
     try:
         try_lock(handle)
@@ -126,7 +128,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def reason(error: BaseException) -> str:
-    """Return in one line what a parser of foreign files raised; an interruption and our own errors are raised again.
+    """Return the message of a foreign file's parser in one line. An interruption and our own errors are raised again.
 
     A panic of a library in Rust is no `Exception`, and its class can only be told by its name.
     """
@@ -135,9 +137,9 @@ def reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _require_regular(found: os.stat_result) -> None:
+def _require_regular(status: os.stat_result) -> None:
     for matches, name in _KINDS:
-        if matches(found.st_mode):
+        if matches(status.st_mode):
             raise ForeignError(f"it is {name}, not a file")
 
 
@@ -160,19 +162,19 @@ def _integer(digits: str) -> int:
 
 
 def _umask() -> int:
-    """What the process keeps from new files' permissions; it can only be read by setting it."""
+    """Return the process's umask, which can only be read by setting it."""
     mask = os.umask(0o077)
     os.umask(mask)
     return mask
 
 
 def partial(path: Path) -> Path:
-    """Return where a file is written before it gets its name; for one that only this process writes."""
+    """Return the path that a file is written to before it gets its name; for one that only this process writes."""
     return path.with_name(f".{path.name}.partial")
 
 
 def shared(path: Path) -> Path:
-    """Return where this process writes a file that others may write at the same time."""
+    """Return the path that this process writes a file to that others may write at the same time."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}")
 
 
@@ -207,7 +209,7 @@ def place(
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Do as `place`. Raises `EnvironmentProblem` when the file cannot be written."""
+    """Write a file as `place` does. Raises `EnvironmentProblem` when it cannot be written."""
     try:
         place(path, write)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError

@@ -1,4 +1,4 @@
-"""Content keys: the same inputs give the same key on every machine, any changed field gives another one."""
+"""Compute content keys: the same inputs give the same key on every machine, and any changed field gives another one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
 
 # Packages and modules whose text decides what a unit computes. What plans, stores, folds, judges or reports is not here:
 # changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
@@ -41,15 +40,15 @@ _CODE: Mapping[str, tuple[str, ...]] = {
 _LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
-def canonical(value: Any) -> str:
-    """JSON text that is equal exactly when the values are equal: sorted keys, no spaces, shortest float form.
+def canonical(value: object) -> str:
+    """Return JSON text that is equal exactly when the values are equal: sorted keys, no spaces, shortest float form.
 
     Raises TypeError for a type without a stable text and ValueError for NaN or infinity.
     """
     return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     if isinstance(value, Enum):
         return _plain(value.value)
     if isinstance(value, float):
@@ -69,18 +68,18 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be part of an identity")
 
 
-def key(value: Any) -> str:
-    """Hex SHA-256 of `canonical(value)`."""
+def key(value: object) -> str:
+    """Return the hex SHA-256 of `canonical(value)`."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
-def int_key(value: Any) -> int:
-    """63-bit integer from `key(value)`: fits DuckDB's BIGINT; the plan checks for collisions."""
+def int_key(value: object) -> int:
+    """Return a 63-bit integer from `key(value)`. It fits DuckDB's BIGINT; the plan checks for collisions."""
     return int(key(value)[:16], 16) >> 1
 
 
 def file_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file's bytes, read in 1 MiB blocks."""
+    """Return the hex SHA-256 of a file's bytes, read in 1 MiB blocks."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
@@ -89,7 +88,7 @@ def file_sha256(path: Path) -> str:
 
 
 def source_digests(names: Sequence[str]) -> dict[str, str]:
-    """Path below this package -> hex SHA-256 of every source file of the modules and packages `names`."""
+    """Return path below this package -> hex SHA-256, for every source file of the modules and packages `names`."""
     root = Path(__file__).parent
     files: list[Path] = []
     for name in names:
@@ -100,6 +99,6 @@ def source_digests(names: Sequence[str]) -> dict[str, str]:
 
 @functools.cache
 def code_digest(kind: str) -> str:
-    """Hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
+    """Return the hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
     libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
     return key({"sources": source_digests(_CODE[kind]), "libraries": libraries})

@@ -19,7 +19,7 @@ DEFAULT_ROOT = "./runs"
 
 
 def storage_root(given: str | None = None) -> str:
-    """The storage root: `given`, else ERASURE_AUDIT_ROOT, else `./runs`.
+    """Return the storage root: `given`, else ERASURE_AUDIT_ROOT, else `./runs`.
 
     Raises `JournalError` when it carries credentials: it is printed, and a flow's parameters are stored by Prefect.
     """
@@ -39,9 +39,9 @@ def refuse_credentials(root: str) -> None:
 
 
 def cache_folder() -> Path:
-    """This machine's folder for what can be made again: `erasure-audit` below `$XDG_CACHE_HOME` or `~/.cache`.
+    """Return this machine's folder for files that can be made again: `erasure-audit` below `$XDG_CACHE_HOME` or `~/.cache`.
 
-    It lies below a private temporary folder where neither can be written.
+    It is below a private temporary folder where neither can be written.
     """
     return homes.cache_folder() / "erasure-audit"
 
@@ -52,14 +52,14 @@ def trainings_folder() -> Path:
 
 
 def local_folder(root: str) -> Path | None:
-    """The folder behind a local root; None for an object store."""
+    """Return the folder of a local root; None for an object store."""
     if scheme(root) != "file":
         return None
     return Path(absolute(root).removeprefix("file://"))
 
 
 def database_path(root: str, given: str | None = None) -> Path:
-    """The DuckDB index of a root: `given`, else `<root>/db/audit.duckdb`, else a file in the user's cache folder.
+    """Return the DuckDB index of a root: `given`, else `<root>/db/audit.duckdb`, else a file in the user's cache folder.
 
     The index can be deleted and rebuilt at any time, which is what a cache folder is for. It also takes the index of a
     local root whose name DuckDB cannot open (`unopenable`).
@@ -73,7 +73,7 @@ def database_path(root: str, given: str | None = None) -> Path:
 
 
 def unopenable(path: Path) -> str | None:
-    """Return the character for which DuckDB cannot open `path`: it splits names at `?` and takes a backslash for a slash."""
+    """Return the character in `path` that DuckDB cannot open; it splits names at `?` and reads a backslash as a slash."""
     return next((character for character in "?\\" if character in str(path)), None)
 
 
@@ -85,9 +85,9 @@ def report_folder(root: str, run_id: str, given: str | None = None) -> Path:
 
 
 def require_writable(database: Path, reports: Path) -> None:
-    """Return when the index and the reports of a run can be written; the folders that hold them exist then.
+    """Check that the index and the reports of a run can be written, and create their folders.
 
-    Raises `EnvironmentProblem` otherwise, so that a mistyped path does not wait for hours of compute to be noticed.
+    Raises `EnvironmentProblem` otherwise, so that a mistyped path is noticed before hours of compute.
     """
     index, report = ("the DuckDB index", "--database"), ("the reports", "--reports")
     if character := unopenable(database):
@@ -136,7 +136,7 @@ _SECRET_VARIABLES = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_K
 
 
 def scheme(url: str) -> str:
-    """The protocol of `url` in lower case; `file` for a plain path."""
+    """Return the protocol of `url` in lower case; `file` for a plain path."""
     head, separator, _ = url.partition("://")
     if separator:
         return {"s3a": "s3", "local": "file"}.get(head.lower(), head.lower())
@@ -144,7 +144,7 @@ def scheme(url: str) -> str:
 
 
 def scheme_problem(url: str, also: Container[str] = ()) -> str | None:
-    """Return why `url` is on no storage that is meant here, None for a path, `file://`, `s3://` and schemes in `also`.
+    """Return why `url` is on no supported storage; None for a path, `file://`, `s3://` and the schemes in `also`.
 
     fsspec would open many more: archives inside files, web pages, references, other people's servers.
     """
@@ -162,7 +162,7 @@ def has_credentials(url: str) -> bool:
 
 
 def redact(text: str) -> str:
-    """`text` with user information and signatures in URLs, and the values of AWS key variables, replaced by `***`."""
+    """Return `text` with `***` for user information and signatures in URLs and for the values of AWS key variables."""
     text = _USERINFO.sub("***@", _S3_USERINFO.sub(r"\1***@", text))
     text = _SIGNED.sub(r"\1***", text)
     for name in _SECRET_VARIABLES:
@@ -179,7 +179,7 @@ def readable(text: str) -> str:
 
 
 def absolute(url: str) -> str:
-    """`url` as it is recorded: `file:///absolute/path` (relative paths start at the current directory), `s3://b/key`.
+    """Return `url` as it is recorded: `file:///absolute/path` (relative paths start at the current directory), `s3://b/key`.
 
     The rest is taken literally: names are not percent-decoded, because object keys and files may hold any character.
     """

@@ -1,4 +1,4 @@
-"""Names as they are compared: however a file or a keyboard spelled them."""
+"""Compare names, however a file or a keyboard spelled them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long work is heard and how it goes on after an interruption: progress, remarks, warnings, checkpoints."""
+"""Progress, notes, warnings and checkpoints of long work, which can continue after an interruption."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Shown(logging.Handler):
 
 @contextlib.contextmanager
 def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
-    """A block whose warnings `show` gets, one line each, and no other handler."""
+    """Open a block whose warnings go to `show`, one line each, and to no other handler."""
     log, handler = logging.getLogger("audit"), _Shown(show)
     before, log.propagate = log.propagate, False
     log.addHandler(handler)
@@ -38,16 +38,16 @@ def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
 
 
 class Listener(Protocol):
-    """Shows how work goes, on a terminal or in a log.
+    """An observer that shows the progress of work, on a terminal or in a log.
 
-    `done` and `total` count what the stage is made of: units of a run, iterations of a training, objects of a corpus.
+    `done` and `total` count the parts of the stage: units of a run, iterations of a training, objects of a corpus.
     """
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Begin a stage, `done` of which was done before; `total` is None when it is not known yet."""
+        """Begin a stage of which `done` parts were done before. `total` is None when it is not known yet."""
 
     def update(self, stage: str, done: int) -> None:
-        """Show how far the stage is."""
+        """Show the progress of the stage."""
 
     def end(self, stage: str) -> None:
         """End the stage."""
@@ -60,21 +60,21 @@ class Silent:
     """A listener that shows nothing."""
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def update(self, stage: str, done: int) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def end(self, stage: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing."""
+        """Do nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """How a training or a search runs; nothing here changes what it makes.
+    """The settings of a training or a search that do not change its result.
 
     `folder` keeps checkpoints while training lasts, so that the same call continues after an interruption; without it
     nothing is kept. `checkpoint_seconds` is the time between two checkpoints.
@@ -86,16 +86,16 @@ class Session:
 
 
 class Checkpoint:
-    """Where a training or a search is kept while it lasts: one file in the session's folder, or nothing without one."""
+    """The checkpoint of a training or a search while it lasts: one file in the session's folder, or nothing without one."""
 
     def __init__(self, session: Session, name: str, what: str) -> None:
-        """`name` is the file's; `what` names in messages what is trained or searched for."""
+        """Name the file `name`; messages call the training or search `what`."""
         self.session, self.what = session, what
         self.path = session.folder / name if session.folder else None
         self._saved = time.monotonic()
 
     def restored(self, load: Callable[[Path], T]) -> T | None:
-        """Return what `load` reads of an earlier process's file; None when there is none, or none of this training.
+        """Return the result of `load` for an earlier process's file; None when there is none, or none of this training.
 
         `load` raises any exception for a file that is damaged or of another training, and changes nothing then.
         """
@@ -112,16 +112,16 @@ class Checkpoint:
             return None
 
     def due(self) -> bool:
-        """Return whether the last time is long enough ago."""
+        """Return whether it is time for the next checkpoint."""
         return time.monotonic() - self._saved >= self.session.checkpoint_seconds
 
     def save(self, write: Callable[[Path], object]) -> None:
-        """Keep what `write` writes, wholly or not at all."""
+        """Write the checkpoint with `write`, whole or not at all."""
         if self.path is not None:
             write_atomically(self.path, write)
         self._saved = time.monotonic()
 
     def remove(self) -> None:
-        """Keep nothing more: the work is done."""
+        """Remove the checkpoint: the work is done."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)

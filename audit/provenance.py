@@ -8,7 +8,6 @@ import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
 
 _PACKAGES = (
     "erasure-audit", "torch", "diffusers", "transformers", "safetensors", "numpy", "pillow", "onnxruntime", "nudenet",
@@ -16,12 +15,12 @@ _PACKAGES = (
 )  # fmt: skip
 
 
-def provenance() -> dict[str, Any]:
-    """Package versions, platform, host name and the revision of the code, as a JSON object."""
+def provenance() -> dict[str, object]:
+    """Return package versions, platform, host name and the revision of the code, as a JSON object."""
     return {"platform": platform.platform(), "host": platform.node(), **versions()}
 
 
-def versions() -> dict[str, Any]:
+def versions() -> dict[str, object]:
     """Return package versions, Python's version and the revision of the code, as a JSON object."""
     return {
         "packages": {name: _version(name) for name in _PACKAGES},
@@ -48,8 +47,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _revision() -> dict[str, Any] | None:
-    """Commit and whether the tree differs from it; None outside a checkout, such as an installed wheel."""
+def _revision() -> dict[str, object] | None:
+    """Return the commit and whether the tree differs from it; None outside a checkout, such as an installed wheel."""
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None

@@ -122,7 +122,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one case of a cell is made from, as far as its source needs it."""
+    """The inputs of one case of a cell, as far as its source needs them."""
 
     seed: int
     prompt: str | None = None
@@ -139,7 +139,7 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """One planned attempt. `image_id` identifies the picture's whole provenance, so cells can share pictures."""
+    """One planned attempt. `image_id` identifies everything that the picture is made from, so that cells can share pictures."""
 
     cell_id: int
     case_no: int

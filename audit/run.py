@@ -24,6 +24,7 @@ from audit.index import checks, expectations, queries
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.integrity import on_record, record_plan, withdraw_missing
 from audit.index.store import Replaceable, Store, set_aside
+from audit.labels.calibrating import calibrations
 from audit.plan import forecast
 from audit.plan.document import Draft, Outline, Plan, read_outline
 from audit.plan.forecast import Shape
@@ -41,8 +42,8 @@ from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import Record
 from audit.verdict.gate import decide
-from audit.verdict.record import Act, policy_sha256, record_verdict
-from audit.verdict.results import RunResult, Sample
+from audit.verdict.record import policy_sha256, record_verdict
+from audit.verdict.results import Basis, RunResult, Sample
 from audit.verdict.retention import recounted
 from audit.weights.references import ModelRef
 
@@ -158,19 +159,28 @@ def _fold(journal: Journal, run_id: str, database: Path) -> Path:
         return store.publish(database.parent / "published")
 
 
-def conclude(journal: Journal, run_id: str, published: Path, policy: Policy | None = None) -> RunResult:
+def conclude(
+    journal: Journal, run_id: str, published: Path, policy: Policy | None = None, now: dt.datetime | None = None
+) -> RunResult:
     """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one.
 
-    The stored spec is not validated: what was measured can be shown when the spec's format has changed since.
-    Raises `SpecError` when the stored policy is of a form that this version does not know and none is given.
+    `now` (UTC) is the moment of the decision, by default this one. The stored spec is not validated: what was measured can be
+    shown when the spec's format has changed since. Raises `SpecError` when the stored policy is of a form that this version
+    does not know and none is given.
     """
     outline = read_outline(journal, run_id)
+    used = policy or _stored_policy(outline)
+    basis = Basis(
+        queries.attempt(published, run_id, policy_sha256(used)),
+        tuple(calibrations(journal, run_id, policy=policy)),
+        (now or dt.datetime.now(dt.UTC)).isoformat(timespec="seconds"),
+    )
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
-    return decide_published(published, run_id, policy or _stored_policy(outline), manifest, replaced=policy is not None)
+    return decide_published(published, run_id, used, basis, manifest, replaced=policy is not None)
 
 
 def decide_published(
-    published: Path, run_id: str, policy: Policy, manifest: pa.Table, *, replaced: bool = False
+    published: Path, run_id: str, policy: Policy, basis: Basis, manifest: pa.Table, *, replaced: bool = False
 ) -> RunResult:
     """The result of a run with its verdict, from a published index and the corpus manifest alone.
 
@@ -183,21 +193,22 @@ def decide_published(
     rates, readings = queries.result_frames(published, run_id)
     found += expectations.check_results(queries.rates_frame(result) if replaced else rates, readings)
     spec = {**result.spec, "gate": policy.model_dump(mode="json")}
-    verdict = decide(policy, result.crr, found, result.retention, result.picture_checks, result.unassessed)
+    verdict = decide(
+        policy, result.crr, found, result.retention, result.picture_checks, result.unassessed,
+        calibrations=basis.calibrations, attempt=basis.attempt, decided_at=basis.decided_at,
+    )  # fmt: skip
     return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)
 
 
-def record_decision(journal: Journal, result: RunResult, published: Path, database: Path, act: Act) -> Record:
+def record_decision(journal: Journal, result: RunResult, database: Path, command: str) -> Record:
     """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
 
-    Raises `RecordChanged` when an earlier record was changed, `StoreError` when the index cannot be written.
+    `command` is run, resume or gate. Raises `RecordChanged` when an earlier record was changed, `StoreError` when the index
+    cannot be written.
     """
     policy = Policy.model_validate(result.spec["gate"])
-    record = record_verdict(
-        journal, result.run_id, act, policy, result.verdict,
-        attempt=queries.attempt(published, result.run_id, policy_sha256(policy)),
-        folded_sha256=on_record(journal, result.run_id).sha256,
-    )  # fmt: skip
+    folded = on_record(journal, result.run_id).sha256
+    record = record_verdict(journal, result.run_id, command, operator(), policy, result.verdict, folded)
     consolidate(journal, result.run_id, database)
     return record
 

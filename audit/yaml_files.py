@@ -1,9 +1,10 @@
-"""YAML as people write it, within bounds, and without its one silent trap: of a key given twice, the last would win."""
+"""Read YAML within bounds, and refuse a key given twice, of which the parser would silently keep the last."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ class _Loader(yaml.SafeLoader):
         super().__init__(stream)
         self._depth = 0
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         self._depth += 1
         if self._depth > _DEEPEST:
             mark = self.peek_event().start_mark
@@ -34,7 +35,7 @@ class _Loader(yaml.SafeLoader):
         self._depth -= 1
         return node
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
         seen: set[object] = set()
         for key_node, _ in node.value:
             if key_node.tag == "tag:yaml.org,2002:merge":  # `<<` takes in another mapping, and is no key
@@ -118,8 +119,8 @@ def _check_size(node: yaml.Node, sizes: dict[int, int | None]) -> int:
 
 
 def _check_scalar(node: yaml.ScalarNode) -> None:
-    if found := _NO_TEXT.search(node.value):
-        raise _refused(f"a text holds the character {found[0]!r}, which none may", node)
+    if match := _NO_TEXT.search(node.value):
+        raise _refused(f"a text holds the character {match[0]!r}, which none may", node)
     if node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float") and len(node.value) > _DIGITS:
         raise _refused(f"a number of {len(node.value)} digits", node)
 

@@ -44,25 +44,12 @@ def parameters() -> Iterator[str]:
     for family, methods in families.items():
         yield from ("", f"## {family}")
         for name, model in methods.items():
-            yield from ("", f"### {name}", "", *_documented(inspect.cleandoc(model.__doc__ or "")), "")
+            yield from ("", f"### {name}", "", *inspect.cleandoc(model.__doc__ or "").splitlines(), "")
             yield from reference.table(model, model.model_json_schema())
 
 
 def _methods(registry: Registry[M]) -> list[M]:
     return [item.method for item in registry.installed() if item.method is not None]
-
-
-def _documented(text: str) -> Iterator[str]:
-    """Yield a docstring's lines; the aligned list of fields that some end with is kept as it stands."""
-    aligned = False
-    for line in text.splitlines():
-        starts = not aligned and "  " in line.strip()
-        if starts:
-            yield from ("```text",)
-            aligned = True
-        yield line
-    if aligned:
-        yield "```"
 
 
 def pages() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What a new spec should say: the flags of `init`, and questions on the terminal about what they leave open."""
+"""The answers of a new spec's writer: the flags of `init`, and questions on the terminal about what they leave open."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from audit import erasers, guards
 from audit.errors import AuditError, SpecError
@@ -41,12 +40,12 @@ class Flags:
 
     @property
     def model(self) -> str:
-        """The backbone, or the one that is meant when none is named."""
+        """The backbone; the default one when none is named."""
         return starter.STABLE_DIFFUSION if self.backbone is None else self.backbone
 
     @property
     def kind(self) -> str:
-        """The preset, or the one that fits the concept when none is named."""
+        """The preset; the one that fits the concept when none is named."""
         return self.preset or ("nudity" if self.concept is not None and is_sexual(self.concept) else "object")
 
     def loaded(self) -> Preset:
@@ -112,8 +111,8 @@ def resolved(flags: Flags) -> starter.Answers:
     return answers
 
 
-def _eraser(flags: Flags) -> dict[str, Any] | None:
-    """The eraser as a spec has it; None for guards alone."""
+def _eraser(flags: Flags) -> dict[str, object] | None:
+    """Return the eraser as a spec has it; None for guards alone."""
     method = flags.erased_with
     if flags.checkpoint is not None:
         if method == NO_ERASER:
@@ -210,7 +209,7 @@ def _several(text: str) -> tuple[str, ...]:
 
 
 def _weights(flags: Flags, text: str) -> Flags:
-    """A method's name, or else a checkpoint."""
+    """Return a method's name, or else a checkpoint."""
     known = (*erasers.ERASERS.names(), NO_ERASER)
     looks_like_a_name = re.fullmatch(r"[\w-]+", text) is not None and not Path(text).exists()
     if text in known or looks_like_a_name:

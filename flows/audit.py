@@ -33,10 +33,10 @@ class Finished:
 def audit(
     spec: str | None = None, root: str | None = None, run_id: str | None = None, settings: Settings | None = None
 ) -> State[Finished]:
-    """The finished run of `spec`, or of the stored run `run_id`, of which only what is missing is computed.
+    """Audit `spec`, or what the stored run `run_id` still lacks; return the finished run.
 
     The flow run ends in a completed state that is named after the verdict, so that automations and the list of runs
-    tell PASS from FAIL. Who calls the flow gets the state's data, which is `Finished`.
+    tell PASS from FAIL. The caller of the flow gets the state's data, which is `Finished`.
     """
     run = open_run(spec, root, run_id, settings)
     if not run.planned:

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,6 +26,7 @@ from flows.commands import (
     export,
     init,
     inspect,
+    labels,
     methods,
     plan,
     policy,
@@ -64,6 +65,7 @@ app.add_typer(tune.app, name="tune")
 app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(evidence_more.app, name="evidence")
+app.add_typer(labels.app, name="labels")
 
 
 @app.callback()
@@ -74,7 +76,7 @@ def _options(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of one command; without `argv` it takes the process's and settles its streams, logging and signals.
+    """Run one command; return its exit code. Without `argv` it takes the process's and settles its streams, logging and signals.
 
     A command whose reader has gone (`| head -1`) ends with the code it would have had. Output that was lost for another
     reason, such as a full disk, is an error.
@@ -85,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     as_json = "--json" in arguments or "--format=json" in arguments or ("--format", "json") in pairwise(arguments)
     if argv is None:
         _settle_process(debug)
-        for line in environment.take_said():
+        for line in environment.take_notices():
             say(line)
     try:
         answer = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
@@ -125,13 +127,13 @@ def _fail(text: str, code: int, as_json: bool, debug: bool) -> int:
 
 
 def _command_words(arguments: Sequence[str]) -> list[str]:
-    """The command that was meant, as far as it exists, with a space to follow."""
+    """Return the command that was meant, as far as it exists, with a space to follow."""
     known: dict[str, set[str]] = {"": {c.name or "" for c in app.registered_commands}}
     groups = {group.name: group.typer_instance for group in app.registered_groups}
     words = [a for a in arguments if not a.startswith("-")]
     if words and words[0] in known[""]:
         return [words[0], ""]
-    group: Any = groups.get(words[0]) if words else None
+    group = groups.get(words[0]) if words else None
     if group is None:
         return [""]
     names = {c.name for c in group.registered_commands}

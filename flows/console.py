@@ -1,4 +1,4 @@
-"""What the command line shows: progress on stderr, results on stdout, and nothing else on stdout."""
+"""The output of the command line: progress on stderr, results on stdout, and nothing else on stdout."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ from rich.progress import (
 
 PROGRAM = "erasure-audit"
 COMMANDS = (
-    "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "methods", "plan", "policy",
-    "report", "resume", "run", "schema", "testbed", "tune", "waiver", "work",
+    "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "labels", "methods", "plan",
+    "policy", "report", "resume", "run", "schema", "testbed", "tune", "waiver", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often
 
 
 class Format(StrEnum):
-    """How a result is printed; exit codes are the same for all."""
+    """The form in which a result is printed; exit codes are the same for all."""
 
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
@@ -44,7 +44,7 @@ class Format(StrEnum):
 
 
 def runnable(text: str) -> str:
-    """`text` with its commands as this shell can run them: by the script's path where the name alone is not found."""
+    """Return `text` with its commands as this shell can run them: by the script's path where the name alone is not found."""
     script = sys.argv[0]
     if Path(script).name != PROGRAM or shutil.which(PROGRAM):
         return text
@@ -86,7 +86,7 @@ def _cell(value: object) -> str:
 
 
 def amount(size: float) -> str:
-    """Bytes for a person."""
+    """Return a number of bytes as a person reads it."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}"
@@ -95,7 +95,7 @@ def amount(size: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person."""
+    """Return seconds as a person reads them."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 5400:
@@ -104,7 +104,7 @@ def duration(seconds: float) -> str:
 
 
 class PlainReporter:
-    """One line when a stage begins, every few seconds while it lasts, and when it ends."""
+    """A reporter of plain lines: one when a stage begins, every few seconds while it lasts, and when it ends."""
 
     def __init__(self, counted: str = "units") -> None:
         self._counted = counted
@@ -140,7 +140,7 @@ class PlainReporter:
 
 
 class BarReporter:
-    """One progress bar a stage, on a terminal."""
+    """A reporter with one progress bar for each stage, on a terminal."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -167,7 +167,7 @@ class BarReporter:
 
 @contextlib.contextmanager
 def progress_bars(counted: str = "units") -> Iterator[BarReporter | PlainReporter]:
-    """The reporter that fits stderr: bars on a terminal, plain lines elsewhere. `counted` names what a total counts."""
+    """Give the reporter that fits stderr: bars on a terminal, plain lines elsewhere. `counted` names what a total counts."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield PlainReporter(counted)

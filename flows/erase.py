@@ -1,4 +1,4 @@
-"""Erasing, as a table of contents: what a GPU worker runs to make an erased model."""
+"""Erasing, as a table of contents: the flow of a GPU worker that makes an erased model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def erase(
     device: str | None = None,
     gpu_slot: str | None = None,
 ) -> str:
-    """The path of the artefact in `out`. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
+    """Erase into `out`; return the artefact's path. `settings` are `key=value`, as `erasure-audit erase --set` takes them."""
     request = make_request(
         backbone,
         method,

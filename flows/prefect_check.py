@@ -1,4 +1,4 @@
-"""Which Prefect API this machine would use, and whether it answers: for doctor, and before a flow starts."""
+"""The Prefect API that this machine would use, and whether it answers: for doctor, and before a flow starts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audit.machine import homes
 
 
 def check_prefect() -> Iterator[Finding]:
-    """One finding about the Prefect API; a missing server is fine as long as the temporary one can start."""
+    """Yield one finding about the Prefect API; a missing server is fine as long as the temporary one can start."""
     import httpx
     from prefect.settings import get_current_settings
 
@@ -26,8 +26,8 @@ def check_prefect() -> Iterator[Finding]:
                 f"set {homes.PREFECT} to a folder that this user can write to, or unset it",
             )
         elif settings.server.ephemeral.enabled:
-            found = "no server configured: each run starts a temporary one (which may lose task records)"
-            yield Finding("prefect", "ok", found)
+            text = "no server configured: each run starts a temporary one (which may lose task records)"
+            yield Finding("prefect", "ok", text)
         else:
             yield Finding(
                 "prefect",

@@ -13,6 +13,8 @@ import select
 import sys
 from typing import Any, TextIO
 
+from typing_extensions import Buffer
+
 
 class Lasting(io.RawIOBase):
     """The file behind a standard stream; `lost` is the first error that writing to it has met."""
@@ -22,20 +24,20 @@ class Lasting(io.RawIOBase):
         self.lost: OSError | None = None
 
     def writable(self) -> bool:
-        """True."""
+        """Return True."""
         return True
 
     def fileno(self) -> int:
-        """The number of the file."""
+        """Return the number of the file."""
         return self._file.fileno()
 
     def isatty(self) -> bool:
-        """True on a terminal."""
+        """Return True on a terminal."""
         return self._file.isatty()
 
-    def write(self, data: Any) -> int:
+    def write(self, data: Buffer) -> int:
         """Write all of `data`, or drop what is left of it once the stream is lost."""
-        rest = memoryview(data)
+        rest = whole = memoryview(data)
         while len(rest) and self.lost is None:
             try:
                 written = self._file.write(rest)
@@ -45,7 +47,7 @@ class Lasting(io.RawIOBase):
                 if written is None:  # somebody has made the pipe or terminal a non-blocking one
                     select.select([], [self._file], [])
                 rest = rest[written or 0 :]
-        return len(data)
+        return len(whole)
 
 
 _standard: dict[str, Lasting] = {}
@@ -63,7 +65,7 @@ def settle() -> None:
 
 
 def lost_output() -> str | None:
-    """The reason why standard output took no more, if somebody should hear of it: a reader that has gone knows."""
+    """Return the reason why standard output took no more, if somebody should hear of it: a reader that has gone knows."""
     sys.stdout.flush()
     error = _standard["<stdout>"].lost if "<stdout>" in _standard else None
     return None if error is None or error.errno == errno.EPIPE else error.strerror or str(error)
@@ -75,8 +77,14 @@ def _lasting(stream: TextIO | None, name: str) -> TextIO:
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     # What the terminal's encoding lacks is shown escaped; it is never worth an error.
-    settings: Any = {"encoding": stream.encoding, "errors": "backslashreplace", "line_buffering": stream.line_buffering}
+    encoding, lines = stream.encoding, stream.line_buffering
     buffer: Any = stream.detach()
     buffered = isinstance(buffer, io.BufferedWriter)  # not under python -u
     raw = _standard[name] = Lasting(buffer.detach() if buffered else buffer, name)
-    return io.TextIOWrapper(io.BufferedWriter(raw) if buffered else raw, **settings, write_through=not buffered)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw) if buffered else raw,
+        encoding=encoding,
+        errors="backslashreplace",
+        line_buffering=lines,
+        write_through=not buffered,
+    )

@@ -1,4 +1,4 @@
-"""Gives a flow a Prefect API where none is configured: a temporary server in a process of its own.
+"""A Prefect API for flows where none is configured: a temporary server in a process of its own.
 
 Prefect starts one itself on the first call, but imports its whole server into the calling process for that, which
 costs about as much as the server's own start, and waits idle. This one comes up while the caller imports what the flow
@@ -27,7 +27,7 @@ _EXCEPTION = re.compile(r"[A-Za-z_][\w.]*(Error|Exception|Exit|Interrupt)\b")
 
 @contextlib.contextmanager
 def prefect_api(meanwhile: Callable[[], object]) -> Iterator[None]:
-    """A block whose flows have a Prefect API: the configured one, or a temporary server that ends with the block.
+    """Give the flows inside the block a Prefect API: the configured one, or a temporary server that ends with the block.
 
     `meanwhile` is called while the temporary server comes up. Raises `EnvironmentProblem` when it does not.
     """
@@ -57,7 +57,7 @@ class _Server:
         self._address, self._errors = address, errors
 
     def api(self, seconds: float) -> str:
-        """The URL of its API, once it answers. Raises `EnvironmentProblem` when it ended or `seconds` have passed."""
+        """Return the URL of its API, once it answers. Raises `EnvironmentProblem` when it ended or `seconds` have passed."""
         import httpx
 
         url = f"{self._address}/api"
@@ -73,14 +73,14 @@ class _Server:
         return url
 
     def _reason(self) -> str:
-        """The last exception that the server printed, else its last line: a crash may print frames after the exception."""
+        """Return the last exception that the server printed, else its last line: a crash may print frames after the exception."""
         lines = self._errors.read_text(errors="replace").strip().splitlines()
         return next((line for line in reversed(lines) if _EXCEPTION.match(line)), lines[-1] if lines else "")
 
 
 @contextlib.contextmanager
 def _running() -> Iterator[_Server]:
-    """A block with the server's process, which listens from the beginning and answers some seconds later."""
+    """Run the server's process inside the block; it listens from the beginning and answers some seconds later."""
     with _folder() as folder:
         errors = folder / "stderr"
         with socket.create_server(("127.0.0.1", 0), backlog=128) as listening, errors.open("wb") as stream:
@@ -102,7 +102,7 @@ def _running() -> Iterator[_Server]:
 
 @contextlib.contextmanager
 def _folder() -> Iterator[Path]:
-    """A block with a temporary folder. Raises `EnvironmentProblem` where none can be made."""
+    """Give a temporary folder to the block. Raises `EnvironmentProblem` where none can be made."""
     try:
         folder = tempfile.TemporaryDirectory(prefix="erasure-audit-server-", ignore_cleanup_errors=True)
     except OSError as error:

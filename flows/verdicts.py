@@ -1,4 +1,4 @@
-"""Prints the result of a run in the asked format."""
+"""Print the result of a run in the format asked for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def print_result(result: RunResult, reports: dict[str, Path], output: Format, ro
 
 
 def _next_command(result: RunResult, reports: dict[str, Path]) -> str:
-    """A command that can be typed as it stands: what completes the run, shows its pictures, or passes the result on."""
+    """Return a command that can be typed as it stands: it completes the run, shows its pictures, or passes the result on."""
     if result.unassessed and any(row.reason in ("missing", "error") for row in result.unassessed):
         return f"resume {result.run_id}"
     return f"report {result.run_id}" if not reports else f"report {result.run_id} --format markdown"

@@ -1,4 +1,4 @@
-"""Help with the units of an existing run: what further GPU workers do."""
+"""Help with the units of an existing run: the flow of further GPU workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.units import StageReport
 def work(
     run_id: str, root: str | None = None, shard: str | None = None, settings: Settings | None = None
 ) -> tuple[StageReport, ...]:
-    """What this process did for the run `run_id`. `shard` is `i/n`, from 1: begin with that slice of each stage.
+    """Help with the run `run_id`; return the reports of the stages. `shard` is `i/n`, from 1: begin with that slice of each.
 
     Nobody waits for anybody: a helper that has finished its own slice goes on with whatever is still missing.
     """

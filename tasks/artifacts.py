@@ -21,7 +21,7 @@ def store_artifacts(result: RunResult) -> None:
 
 
 def verdict_markdown(result: RunResult) -> str:
-    """Status, reasons and failed checks of a run as Markdown."""
+    """Return status, reasons and failed checks of a run as Markdown."""
     lines = [f"# {result.verdict.status}: {result.name}", "", f"Run `{result.run_id}`", ""]
     lines += [f"- {reason}" for reason in result.verdict.reasons]
     lines += [f"- check **{c.name}** {c.status}: {c.detail}" for c in result.verdict.checks if c.status != "passed"]
@@ -29,7 +29,7 @@ def verdict_markdown(result: RunResult) -> str:
 
 
 def rate_row(row: CrrRow) -> dict[str, object]:
-    """One rate with its denominator, interval, worst case and instrument."""
+    """Return one rate with its denominator, interval, worst case and instrument."""
     return {
         "concept": row.concept,
         "sought": row.subject,

@@ -14,7 +14,7 @@ from tasks.retrying import TASK
 
 @task(name="collect", **TASK)
 def collect(run: Run) -> pa.Table:
-    """The manifest, one row per corpus object; it is stored with the run."""
+    """Build and store the manifest of the run; return it, one row per corpus object."""
     reporter().begin("collect", None, 0)
     try:
         with warnings_to(reporter().note):

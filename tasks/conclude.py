@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from pathlib import Path
 
 from prefect import task
 
 from audit import run as steps
-from audit.provenance import operator
-from audit.verdict.record import Act
 from audit.verdict.results import RunResult
 from tasks.artifacts import store_artifacts
 from tasks.context import Run
@@ -18,9 +15,8 @@ from tasks.retrying import TASK
 
 @task(name="conclude", **TASK)
 def conclude(run: Run, published: Path) -> RunResult:
-    """The run's result with its verdict, which is put on record."""
+    """Decide the run and put the decision on record; return the result with its verdict."""
     result = steps.conclude(run.journal, run.run_id, published)
-    act = Act(run.command, operator(), dt.datetime.now(dt.UTC))
-    steps.record_decision(run.journal, result, published, run.database, act)
+    steps.record_decision(run.journal, result, run.database, run.command)
     store_artifacts(result)
     return result

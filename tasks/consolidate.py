@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
@@ -16,8 +15,8 @@ from tasks.progress import reporter
 from tasks.retrying import TASK, failure, passing
 
 
-def may_succeed_later(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether the storage did not answer, or another audit is writing the index just now (one process at a time can)."""
+def may_succeed_later(task: Task[..., object], task_run: TaskRun, state: State[object]) -> bool:
+    """Return whether the storage did not answer, or another audit is writing the index just now (one process at a time can)."""
     error = failure(state)
     if isinstance(error, StoreError) and "is open in" in error.what:
         reporter().note(f"{error.what}; trying again")
@@ -27,5 +26,5 @@ def may_succeed_later(task: Task[Any, Any], task_run: TaskRun, state: State[Any]
 
 @task(name="consolidate", **{**TASK, "retries": 4, "retry_condition_fn": may_succeed_later})
 def consolidate(run: Run) -> Path:
-    """The path of the published copy that holds this run."""
+    """Fold the run into the index; return the path of the published copy that holds it."""
     return steps.consolidate(run.journal, run.run_id, run.database)

@@ -1,4 +1,4 @@
-"""What every task of one run shares: its address, its settings, and the objects this process keeps for it."""
+"""The context of every task of one run: its address, its settings, and the objects that this process keeps for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """How this process runs the audit; nothing here changes a picture or a number."""
+    """The way this process runs the audit; nothing here changes a picture or a number."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def report_folder(self) -> Path:
-        """Where the reports go."""
+        """The folder of the reports."""
         return locations.report_folder(self.root, self.run_id, self.settings.reports)
 
 
@@ -94,7 +94,7 @@ def store_spec(journal: Journal, run_id: str, spec: Spec) -> None:
 
 
 def stored_spec(journal: Journal, run_id: str) -> Spec:
-    """The spec that was stored with the run; `JournalError` for an unknown run and for a spec that is damaged."""
+    """Return the spec that was stored with the run. Raises `JournalError` for an unknown run and for a damaged spec."""
     try:
         document: object = load_yaml(journal.get_run(run_id, "spec.yaml").decode())
     except (UnicodeDecodeError, yaml.YAMLError) as error:

@@ -15,7 +15,7 @@ from tasks.slots import require_slot
 def open_run(
     spec: str | None, root: str | None, run_id: str | None, settings: Settings | None, *, concludes: bool = True
 ) -> Run:
-    """The run to work on: a new one for `spec`, or the stored one called `run_id`.
+    """Open the run to work on: a new one for `spec`, or the stored one called `run_id`.
 
     Raises an `AuditError` for a bad spec, an unusable root, an unknown run, a missing GPU slot or, where the flow
     `concludes` the run, for an index or reports that could not be written at its end.

@@ -14,7 +14,7 @@ from tasks.slots import gpu_slot
 
 @task(name="produce", task_run_name="produce-{request.method}", **TASK)
 def produce(request: Request, out: str, device: str | None = None, slot: str | None = None) -> str:
-    """The artefact's path; a retried or restarted task goes on from the last checkpoint in `out`."""
+    """Make the artefact; return its path. A retried or restarted task goes on from the last checkpoint in `out`."""
     with gpu_slot(slot):
         path, _ = fulfil(request, Path(out), device=device, listener=loss_reporter())
     return str(path)

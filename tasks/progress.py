@@ -1,4 +1,4 @@
-"""How a run tells where it is: to the terminal or the log through a reporter, and to Prefect as a progress artifact."""
+"""Progress of a run: to the terminal or the log through a reporter, and to Prefect as a progress artifact."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how
 
 
 class LogReporter:
-    """Writes to the run's Prefect log; what workers use."""
+    """A reporter that writes to the run's Prefect log, for workers."""
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Log the size of the stage."""
@@ -57,7 +57,7 @@ def loss_reporter() -> Listener:
 
 @contextlib.contextmanager
 def reporting_to(new: Listener) -> Iterator[None]:
-    """A block whose runs report to `new`."""
+    """Report runs to `new` inside the block."""
     global _reporter
     before, _reporter = _reporter, new
     try:
@@ -67,7 +67,7 @@ def reporting_to(new: Listener) -> Iterator[None]:
 
 
 class TrainingProgress:
-    """How the training of one erased model goes, as lines below the stage's own progress: its bar counts units."""
+    """Progress of the training of one erased model, as lines below the stage's own progress: its bar counts units."""
 
     def __init__(self) -> None:
         self._total: int | None = None
@@ -84,7 +84,7 @@ class TrainingProgress:
             self.note(f"{stage}: {done}/{self._total} iterations")
 
     def end(self, stage: str) -> None:
-        """Nothing: the last loss has been said."""
+        """Do nothing: the last loss has been said."""
 
     def note(self, text: str) -> None:
         """Show one line, such as the loss."""

@@ -16,7 +16,7 @@ from tasks.retrying import TASK
 
 @task(name="report", **TASK)
 def report(run: Run, result: RunResult) -> dict[str, Path]:
-    """The written files by format. Showing sensitive pictures is recorded with the run first."""
+    """Write the reports; return their files by format. Showing sensitive pictures is recorded with the run first."""
     shown = run.settings.show_sensitive
     if shown:
         record_disclosure(run.journal, run.run_id, str(run.report_folder), dt.datetime.now(dt.UTC))

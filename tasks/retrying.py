@@ -1,4 +1,4 @@
-"""When a task is tried again: storage that did not answer, and nothing else."""
+"""The retries of tasks: after storage that did not answer, and after nothing else."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ _PASSING = {
 
 
 def passing(error: object) -> bool:
-    """Whether the same call may succeed later."""
+    """Return whether the same call may succeed later."""
     if isinstance(error, StorageUnavailable | SourceUnavailable | ConnectionError | TimeoutError):
         return True
     return isinstance(error, OSError) and error.errno in _PASSING
 
 
-def io_failed(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
-    """Prefect's `retry_condition_fn`: whether the failed state carries a passing error."""
+def io_failed(task: Task[..., object], task_run: TaskRun, state: State[object]) -> bool:
+    """Return whether the failed state carries a passing error: Prefect's `retry_condition_fn`."""
     return passing(failure(state))
 
 
 def failure(state: State[Any]) -> BaseException:
-    """The exception of a state that did not complete."""
-    found = state.result(raise_on_failure=False)
-    return found if isinstance(found, BaseException) else RuntimeError(state.message or state.name or "failed")
+    """Return the exception of a state that did not complete."""
+    error = state.result(raise_on_failure=False)
+    return error if isinstance(error, BaseException) else RuntimeError(state.message or state.name or "failed")
 
 
 # NO_CACHE: what is done is read from the journal; Prefect's policies do not see changes below a thin task.

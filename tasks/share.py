@@ -1,4 +1,4 @@
-"""Which units a helping process begins with. Importing this loads no Prefect."""
+"""The units that a helping process begins with. Importing this loads no Prefect."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from audit.errors import AuditError
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """Which units a helper begins with: slice `index` of `count`, from 0; `count` 0 means from the end backwards."""
+    """The units that a helper begins with: slice `index` of `count`, from 0; `count` 0 means from the end backwards."""
 
     index: int = 0
     count: int = 0
 
     @classmethod
     def parse(cls, text: str | None) -> Share:
-        """The share that `i/n` (from 1) means; None is a helper without a slice of its own."""
+        """Return the share that `i/n` (from 1) means; None is a helper without a slice of its own."""
         if text is None:
             return cls()
         index, _, count = text.partition("/")
@@ -26,7 +26,7 @@ class Share:
         return cls(int(index) - 1, int(count))
 
     def order(self, rows: Sequence[int]) -> list[int]:
-        """All rows, the helper's own first: it never waits for others, and helps them when its own are done."""
+        """Return all rows, the helper's own first: it never waits for others, and helps them when its own are done."""
         if not self.count:
             return list(reversed(rows))
         start = len(rows) * self.index // self.count

@@ -15,7 +15,7 @@ LEASE_SECONDS = 120
 
 
 def gpu_slot(name: str | None) -> contextlib.AbstractContextManager[None]:
-    """A block that holds one slot of the limit called `name`; without a name, a block that holds nothing."""
+    """Hold one slot of the limit called `name` inside the block; without a name, hold nothing."""
     if name is None:
         return contextlib.nullcontext()
     return concurrency(name, occupy=1, strict=True, lease_duration=LEASE_SECONDS, raise_on_lease_renewal_failure=False)

@@ -1,4 +1,4 @@
-"""Runs the units of one stage, one at a time: models are not thread-safe and fill the device by themselves."""
+"""Run the units of one stage, one at a time: models are not thread-safe and fill the device by themselves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow.compute as pc
 
@@ -18,7 +18,12 @@ from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
 from tasks.share import Share
 
-UnitTask = Callable[..., Any]
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+    from audit.compute.worker import UnitReport
+
+UnitTask: TypeAlias = "Callable[..., State[UnitReport]]"
 REFRESH_SECONDS = 15.0  # how often the journal is asked what other workers have finished
 
 
@@ -33,7 +38,7 @@ class Failure:
 
 @dataclasses.dataclass(frozen=True)
 class StageReport:
-    """What happened to the units of one kind in this process; `before` were complete already, `elsewhere` meanwhile."""
+    """The units of one kind as this process left them; `before` were complete already, `elsewhere` meanwhile."""
 
     kind: str
     units: int
@@ -49,7 +54,7 @@ class StageReport:
 def run_units(
     run: Run, share: Share | None = None, *, kind: str, unit_task: UnitTask, essential: bool = False
 ) -> StageReport:
-    """The stage's report, after every unit of `kind` was tried once.
+    """Try every unit of `kind` once; return the report of the stage.
 
     A unit that raises is recorded and the others go on, unless the stage is essential or the storage itself is gone.
     """
@@ -116,7 +121,7 @@ class _Stage:
         self._asked = time.monotonic()
 
     def pending(self) -> Iterator[Unit]:
-        """Units without a complete file, looked up again from time to time while others work too.
+        """Yield units without a complete file, looked up again from time to time while others work too.
 
         One that another process of this machine trains comes last: by then that process may have finished it.
         """
@@ -140,7 +145,7 @@ class _Stage:
             yield unit
 
     def missing(self, unit: Unit) -> list[str]:
-        """What the unit depends on and the journal has in no form, as `kind key`."""
+        """Return the units that it depends on and that the journal has in no form, as `kind key`."""
         if not unit.depends:
             return []
         if self._available is None:

@@ -9,11 +9,14 @@ from audit.records import BENIGN_PROMPTS
 from audit.spec.policy import Limit, Policy
 from audit.statistics import clopper_pearson
 from audit.verdict import gate
+from audit.verdict.calibration import Calibration
 from audit.verdict.results import CheckResult, CrrRow, PictureCheckRow, RetentionRow, Verdict, VerdictStatus
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 GOOD_CHECK = CheckResult("all_good", "sql", "passed", "no offending rows", 0)
 POLICY = Policy(version="1", limits=(Limit(crr_max=0.1),), judges=("judge",), assessed_min=0.8)
+
+DECIDED = "2026-11-28T12:00:00+00:00"
 
 
 def row(
@@ -103,6 +106,16 @@ def second_side(rows: Sequence[CrrRow]) -> tuple[list[RetentionRow], list[Pictur
     return kept, [picture_check(concept=c, defence=d) for c, d in cells]
 
 
-def verdict_of(*rows: CrrRow, policy: Policy = POLICY, checks: Sequence[CheckResult] = (GOOD_CHECK,)) -> Verdict:
-    """The verdict on `rows` where everything that must survive does."""
-    return gate.decide(policy, rows, checks, *second_side(rows))
+def labels(found: int = 48, positives: int = 50, cleared: int = 50, negatives: int = 50, **fields: Any) -> Calibration:
+    """What people's labels of generated pictures say of the judge of `row`."""
+    names = {"detector": "judge", "instrument_id": 1, "concept": "ring", "domain": "generated"}
+    known = {"labelled_at": "2026-11-01T12:00:00+00:00", "sha256": "ab" * 32}
+    counts = {"found": found, "positives": positives, "cleared": cleared, "negatives": negatives}
+    return Calibration(**{**names, **known, **counts, **fields})
+
+
+def verdict_of(
+    *rows: CrrRow, policy: Policy = POLICY, checks: Sequence[CheckResult] = (GOOD_CHECK,), **known: Any
+) -> Verdict:
+    """The verdict on `rows` where everything that must survive does; `known` are labels and attempts."""
+    return gate.decide(policy, rows, checks, *second_side(rows), decided_at=DECIDED, **known)

@@ -100,7 +100,7 @@ def test_the_exit_code_is_the_verdict_in_every_format(
 ) -> None:
     decided = dataclasses.replace(result, verdict=Verdict(status, ("a reason",), (), ()))
     monkeypatch.setattr(results, "_conclude", lambda *arguments: decided)
-    assert main(["gate", result.run_id, "--format", output]) == code
+    assert main(["gate", result.run_id, "--format", output, "--no-record"]) == code
     shown = capsys.readouterr().out
     if output == "json":
         json.loads(shown)
@@ -108,6 +108,34 @@ def test_the_exit_code_is_the_verdict_in_every_format(
         ElementTree.fromstring(shown)
     else:
         assert status.value in shown
+
+
+def test_gate_puts_its_decision_on_record(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = done.root / "runs" / done.run_id / "decisions"
+    before = len(list(folder.glob("*.json")))
+    main(["gate", done.run_id, "--root", str(done.root), "--no-record"])
+    assert len(list(folder.glob("*.json"))) == before
+    main(["gate", done.run_id, "--root", str(done.root)])
+    acts = [json.loads(path.read_text())["record"] for path in sorted(folder.iterdir())]
+    assert len(acts) == before + 1 and acts[-1]["command"] == "gate"
+    capsys.readouterr()
+    assert main(["db", "verify", done.run_id, "--root", str(done.root), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["verified"] and told["decisions"] == before + 1 and told["changes"] == []
+
+
+def test_a_changed_unit_is_named_by_gate_report_resume_and_verify(
+    done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "copy"
+    shutil.copytree(done.root, root)
+    unit = next((root / "units" / "detect").rglob("*.parquet"))
+    unit.write_bytes(unit.read_bytes()[:-1] + b"x")
+    for command in ("gate", "report", "resume"):
+        assert main([command, done.run_id, "--root", str(root)]) == 5
+        assert unit.name in capsys.readouterr().err
+    assert main(["db", "verify", done.run_id, "--root", str(root)]) == 5
+    assert f"changed: {root}/units/detect/{unit.parent.name}/{unit.name}" in capsys.readouterr().out
 
 
 def test_report_writes_all_files_and_says_where(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,9 +219,11 @@ def test_results_can_be_shown_after_the_format_of_specs_has_changed(
     plan = json.loads(path.read_text())
     plan["spec"] = {"backbones": [plan["spec"].pop("backbone")], **plan["spec"], "scenarios": {"text": 3}}
     path.write_text(json.dumps(plan))
+    shutil.rmtree(path.with_name("folded"))  # an earlier version kept no record
     assert main(["report", done.run_id, "--root", str(root)]) in (3, 4)
     assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec), "--json"]) in (3, 4)
     path.write_text(json.dumps({**plan, "policy": {**plan["policy"], "colour": "red"}}))
+    shutil.rmtree(path.with_name("folded"))
     capsys.readouterr()
     assert main(["gate", done.run_id, "--root", str(root)]) == 2
     assert "not one of this version" in capsys.readouterr().err

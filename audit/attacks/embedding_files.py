@@ -40,16 +40,16 @@ class Embedding:
 
 
 def read_embedding(path: Path) -> Embedding:
-    """The embedding of a safetensors file or of a pickle of tensors, told by content and read without running code.
+    """Read the embedding of a safetensors file or of a pickle of tensors, told apart by content; no code of the file is run.
 
     AUTOMATIC1111's layout, with `string_to_param` and `name`, is read too. Raises `SpecError` for what is neither, for
     more than one token, and for vectors that no training gives.
     """
-    found = _content(path)
-    if len(found) != 1:
-        names = ", ".join(name for name in list(found)[:5] if isinstance(name, str))
-        raise _unusable(path, f"holds {len(found)} tensors ({names[:_NAME]}), not one token's")
-    ((token, vectors),) = found.items()
+    content = _content(path)
+    if len(content) != 1:
+        names = ", ".join(name for name in list(content)[:5] if isinstance(name, str))
+        raise _unusable(path, f"holds {len(content)} tensors ({names[:_NAME]}), not one token's")
+    ((token, vectors),) = content.items()
     if not isinstance(token, str):
         raise _unusable(path, f"names its token by a {type(token).__name__}, not by text")
     if not token.strip() or len(token) > _NAME or not token.isprintable():
@@ -101,7 +101,7 @@ def check_embedding(path: Path, backbone: ModelRef, tokenizer: CLIPTokenizer | N
 
 
 def _known(token: str, tokenizer: CLIPTokenizer) -> bool:
-    """Whether a tokenizer has a token by its own name or reads it as one; CLIP keeps the word `drop` as `drop</w>`."""
+    """Return whether a tokenizer has a token by its name or reads it as one; CLIP keeps the word `drop` as `drop</w>`."""
     if token in tokenizer.get_vocab():
         return True
     ids = tokenizer(token, add_special_tokens=False)["input_ids"]
@@ -122,20 +122,20 @@ def _content(path: Path) -> Mapping[object, object]:
         raise _unusable(path, f"cannot be read: {error.strerror or error}", "name an existing file") from None
     if data.startswith(_LFS):
         raise _unusable(path, "is a Git LFS pointer, not the embedding", "run 'git lfs pull' in that folder")
-    found = _safetensors(path, data) if data[8:9] == b"{" else _pickle(path, data)
-    if not isinstance(found, Mapping):
-        raise _unusable(path, f"holds a {type(found).__name__}, not a token with its vectors")
-    params = found.get("string_to_param")
+    content = _safetensors(path, data) if data[8:9] == b"{" else _pickle(path, data)
+    if not isinstance(content, Mapping):
+        raise _unusable(path, f"holds a {type(content).__name__}, not a token with its vectors")
+    params = content.get("string_to_param")
     if isinstance(params, torch.nn.ParameterDict):
         params = vars(params).get("_parameters")
     if isinstance(params, Mapping):
-        name = found.get("name")
+        name = content.get("name")
         if name is not None and not isinstance(name, str):
             raise _unusable(path, f"names its token by a {type(name).__name__}, not by text")
         if len(params) != 1:
             raise _unusable(path, f"holds {len(params)} tensors, not one token's")
         return {name or "<embedding>": next(iter(params.values()))}
-    return found
+    return content
 
 
 def _safetensors(path: Path, data: bytes) -> Mapping[str, torch.Tensor]:

@@ -30,7 +30,7 @@ _KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a c
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What one iteration learns on: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
+    """The random draw of one iteration: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
 
     noisy: torch.Tensor
     noise: torch.Tensor
@@ -41,12 +41,12 @@ class Draw:
         return len(self.timesteps)
 
     def part(self, rows: slice) -> Draw:
-        """Some of its rows."""
+        """Return some of the rows."""
         return Draw(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.templates[rows])
 
 
 class Learner:
-    """One concept's embeddings, one per learning rate, and what is known of them.
+    """The embeddings of one concept, one per learning rate, with their optimiser and losses.
 
     `latents` (N, 2, C, h, w) are clean ones, plain and mirrored. UNet calls have at most `batch_size` rows; where one
     rate's draw has more, it is split and its gradient accumulated.
@@ -70,7 +70,7 @@ class Learner:
         self.losses: list[list[float]] = []  # of each iteration made, one per rate
 
     def draw(self, iteration: int) -> Draw:
-        """The draws of one iteration, from a generator of its own: a resumed search sees what it would have seen.
+        """Return the draw of one iteration, from a generator of its own, so that a resumed search sees the same draws.
 
         Timesteps and templates are the same for every concept with these parameters and this seed.
         """
@@ -85,7 +85,7 @@ class Learner:
 
     @torch.no_grad()
     def held_out(self, vectors: Sequence[torch.Tensor]) -> list[float]:
-        """The mean loss of each embedding over the same held-out draws, timesteps spread evenly."""
+        """Return the mean loss of each embedding over the same held-out draws, timesteps spread evenly."""
         p, generator = self.p, self._generator("held-out", 0)
         totals = torch.zeros(len(vectors))
         for start in range(0, p.held_out, p.batch_size):
@@ -100,7 +100,7 @@ class Learner:
         return (totals / p.held_out).tolist()
 
     def loss(self, vectors: Sequence[torch.Tensor], draws: Sequence[Draw]) -> torch.Tensor:
-        """The mean squared error (R,) of each embedding (n, D) on its draw; the draws share timesteps and templates."""
+        """Return the mean squared error (R,) of each embedding (n, D) on its draw; draws share timesteps and templates."""
         first, count = draws[0], len(vectors)
         states = self.prompts.states(torch.stack(list(vectors)), first.templates)
         noise = self.predict(torch.cat([draw.noisy for draw in draws]), first.timesteps.repeat(count), states)
@@ -108,7 +108,7 @@ class Learner:
         return error.unflatten(0, (count, -1)).mean(1)
 
     def state(self) -> bytes:
-        """A checkpoint, as safetensors."""
+        """Return a checkpoint, as safetensors."""
         tensors = {"losses": torch.tensor(self.losses, dtype=torch.float64)}
         for number, vector in enumerate(self.vectors):
             kept = {**self.optimiser.state[vector], "vector": vector.detach()}
@@ -116,11 +116,11 @@ class Learner:
         return safetensors.torch.save(tensors)
 
     def restore(self, data: bytes) -> None:
-        """Go on from a checkpoint; from the beginning where it is not one of such a learner, as ValueError says."""
+        """Go on from a checkpoint. Raises ValueError, and changes nothing, when it is not one of such a learner."""
         try:
-            found = safetensors.torch.load(data)
-            losses = found["losses"].tolist()
-            kept = [{name: found[f"{n}.{name}"] for name in _KEPT} for n in range(len(self.vectors))]
+            tensors = safetensors.torch.load(data)
+            losses = tensors["losses"].tolist()
+            kept = [{name: tensors[f"{n}.{name}"] for name in _KEPT} for n in range(len(self.vectors))]
         except (safetensors.SafetensorError, KeyError) as error:
             raise ValueError(f"it is damaged: {error}") from error
         if any(one["vector"].shape != v.shape for one, v in zip(kept, self.vectors, strict=True)):
@@ -175,7 +175,7 @@ def learn(learners: Sequence[Learner], sessions: Sequence[Session]) -> None:
 
 
 def _fitting(learners: Sequence[Learner], iteration: int) -> None:
-    """One step of every embedding, in calls that fit into memory; nothing has moved when one did not."""
+    """Take one step of every embedding, in calls that fit into memory; nothing has moved when one did not."""
     while True:
         try:
             return _iterate(learners, iteration)
@@ -191,7 +191,7 @@ def _fitting(learners: Sequence[Learner], iteration: int) -> None:
 
 
 def _iterate(learners: Sequence[Learner], iteration: int) -> None:
-    """One step of every embedding of every learner."""
+    """Take one step of every embedding of every learner."""
     draws = [learner.draw(iteration) for learner in learners]
     for learner in learners:
         learner.optimiser.zero_grad()
@@ -203,13 +203,13 @@ def _iterate(learners: Sequence[Learner], iteration: int) -> None:
         loss = first.loss(vectors[chosen], parts) * (len(parts[0]) / size)
         loss.sum().backward()
         losses[chosen] += loss.detach().cpu()
-    for learner, made in zip(learners, losses.split(len(first.vectors)), strict=True):
+    for learner, own_losses in zip(learners, losses.split(len(first.vectors)), strict=True):
         learner.optimiser.step()
-        learner.losses.append(made.tolist())
+        learner.losses.append(own_losses.tolist())
 
 
 def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slice]]:
-    """Which embeddings meet which rows of their draws in one UNet call of at most `most` rows."""
+    """Yield which embeddings meet which rows of their draws in one UNet call of at most `most` rows."""
     together, size = max(1, most // draws), min(most, draws)
     for first in range(0, embeddings, together):
         for start in range(0, draws, size):
@@ -217,7 +217,7 @@ def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slic
 
 
 def _abar(pipeline: Pipeline) -> torch.Tensor:
-    """The signal's share alpha-bar at every training timestep."""
+    """Return the signal's share alpha-bar at every training timestep."""
     names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
     config = pipeline.scheduler_config
     return DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()

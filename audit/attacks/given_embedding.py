@@ -1,4 +1,4 @@
-"""A learned embedding that the spec brings as a file: nothing is searched for, it is stored as a learned one is."""
+"""A learned embedding that the spec brings as a file: it is read, not searched for, and stored as a learned one is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ VERSION = "1"
 
 
 def run(search: Search) -> Found:
-    """The file's vectors (n, D), under every item of the unit.
+    """Return the file's vectors (n, D) under every item of the unit.
 
     Raises `CheckpointError` when the file is no longer the planned one, `SpecError` when it cannot be used.
     """

@@ -1,4 +1,4 @@
-"""A personalisation that the spec brings: nothing is searched for. It is read, compared with its base, and described.
+"""A personalisation that the spec brings: it is read, compared with its base and described, not searched for.
 
 Its weights stay in their files; the journal holds their digest and what they change. Pictures are made by
 `audit/compute/personalised.py`.
@@ -14,7 +14,7 @@ VERSION = "1"
 
 
 def run(search: Search) -> Found:
-    """One row per item that says what the personalisation is and how much it changes.
+    """Return a row for each item, with the facts about the personalisation and the size of its change.
 
     Raises `CheckpointError` when the files are no longer the planned ones, cannot be used, or add nothing to their base.
     """

@@ -1,4 +1,4 @@
-"""What an attack method is given, and what it gives back."""
+"""The search that an attack method is given, and the result that it returns."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ReadItem = Callable[[str], npt.NDArray[np.uint8]]
 
 
 class AttackModels(Protocol):
-    """What an attack may ask of a worker's models. An erased model is named by its erase unit's key, the backbone by None."""
+    """The models of a worker, as attacks use them. An erased model is named by its erase unit's key, the backbone by None."""
 
     ref: ModelRef
 
@@ -37,10 +37,10 @@ class AttackModels(Protocol):
         """The backbone."""
 
     def reader(self, erase_key: str | None) -> Pipeline:
-        """The pipeline with the text encoder of one model: what reads prompts for it."""
+        """Return the pipeline with the text encoder of one model, which reads prompts for it."""
 
     def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
-        """The noise prediction of one model; `texts` are the prompts of the batch."""
+        """Return the noise prediction of one model; `texts` are the prompts of the batch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What became of one item. A row that is not ok makes its cases unassessed, with `error` as the reason.
+    """The result for one item. A row that is not ok makes its cases unassessed, with `error` as the reason.
 
     `prompt` is what was found where it is text; `score` is the method's own objective, after `evaluations` of it.
     `report` is a JSON object of facts; its `summary`, one line, is shown in reports.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit.attacks.parameters import AttackMethod, Parameters
 from audit.errors import SpecError
-from audit.methods.parameters import parse_parameters
+from audit.methods.parameters import Values, parse_parameters
 from audit.methods.registry import Registry
 
 if TYPE_CHECKING:
@@ -19,8 +19,8 @@ ATTACKS = Registry("attacks", "attack", AttackMethod, Parameters)
 MOST_TOGETHER = 4
 
 
-def parse(name: str, given: Mapping[str, Any], preset: str | None = None, where: str = "scenarios") -> Parameters:
-    """The checked parameters of a method. Raises `SpecError` for an unknown preset or the first bad parameter."""
+def parse(name: str, given: Mapping[str, object], preset: str | None = None, where: str = "scenarios") -> Parameters:
+    """Return the checked parameters of a method. Raises `SpecError` for an unknown preset or the first bad parameter."""
     method = ATTACKS.find(name, where)
     if preset is not None and preset not in method.presets:
         known = ", ".join(method.presets) or "none"
@@ -32,28 +32,28 @@ def parse(name: str, given: Mapping[str, Any], preset: str | None = None, where:
 
 
 def runner(name: str) -> Run:
-    """The code of a method. Raises KeyError for an unknown one."""
+    """Return a method's code. Raises KeyError for an unknown method."""
     run: Run = ATTACKS.find(name, "scenarios").function()  # type: ignore[assignment]  # the stage checks its answer
     return run
 
 
-def unet_calls(described: Mapping[str, Any]) -> float:
-    """UNet evaluations of one attack unit, by its identity."""
+def unet_calls(described: Values) -> float:
+    """Return the UNet evaluations of one attack unit, by its identity."""
     parameters = _parameters(described)
     return parameters.unet_calls(len(described["items"]))
 
 
-def room_for_more(described: Mapping[str, Any], batch_size: int) -> int:
-    """How many further units fit into one UNet call of `batch_size` rows beside this one; 0 where none may."""
+def room_for_more(described: Values, batch_size: int) -> int:
+    """Return how many further units fit beside this one into one UNet call of `batch_size` rows; 0 where none may."""
     rows = _parameters(described).rows_together()
     return max(0, min(batch_size // rows, MOST_TOGETHER) - 1) if rows else 0
 
 
-def text_calls(described: Mapping[str, Any]) -> float:
-    """Texts that one attack unit, by its identity, puts through the text encoder alone."""
+def text_calls(described: Values) -> float:
+    """Return the texts that one attack unit, by its identity, puts through the text encoder alone."""
     parameters = _parameters(described)
     return parameters.text_calls(len(described["items"]))
 
 
-def _parameters(described: Mapping[str, Any]) -> Parameters:
+def _parameters(described: Values) -> Parameters:
     return ATTACKS.find(described["method"], "scenarios").parameters.model_validate(described["parameters"])

@@ -51,7 +51,7 @@ class Settings(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Space:
-    """Where the search looks: `tokens` ids out of `allowed` (V,) between start and end, padded to `length`."""
+    """The inputs of the search: `tokens` ids out of `allowed` (V,) between start and end, padded to `length`."""
 
     allowed: torch.Tensor
     start: int
@@ -67,11 +67,11 @@ class Space:
             raise ValueError("special tokens cannot be searched for")
 
     def random(self, count: int, generator: torch.Generator) -> torch.Tensor:
-        """Genes (count, tokens), uniform over the allowed ids."""
+        """Draw genes (count, tokens), uniform over the allowed ids."""
         return self.allowed[torch.randint(len(self.allowed), (count, self.tokens), generator=generator)]
 
     def ids(self, genes: torch.Tensor) -> torch.Tensor:
-        """Whole inputs (B, length) of the text encoder for genes (B, tokens)."""
+        """Return whole inputs (B, length) of the text encoder for genes (B, tokens)."""
         whole = torch.full((len(genes), self.length), self.pad, dtype=torch.long)
         whole[:, 0], whole[:, 1 : 1 + self.tokens], whole[:, 1 + self.tokens] = self.start, genes, self.end
         return whole
@@ -91,7 +91,7 @@ class State:
     randomness: torch.Tensor
 
     def dump(self) -> bytes:
-        """The state as safetensors bytes."""
+        """Return the state as safetensors bytes."""
         return safetensors.torch.save(
             {
                 "genes": self.genes.contiguous(),
@@ -104,27 +104,27 @@ class State:
 
     @staticmethod
     def load(data: bytes) -> State:
-        """The state that `dump` wrote. Raises KeyError or safetensors' own error for anything else."""
+        """Read a state that `dump` wrote. Raises KeyError or safetensors' own error for anything else."""
         parts = safetensors.torch.load(data)
         evaluations, history = int(parts["evaluations"]), tuple(parts["history"].tolist())
         return State(parts["genes"], parts["fitness"], evaluations, history, parts["randomness"])
 
 
 def concept_vector(with_concept: torch.Tensor, without: torch.Tensor) -> torch.Tensor:
-    """v (L, D) from the states (N, L, D) of N pairs of prompts."""
+    """Return v (L, D), the concept's vector, from the states (N, L, D) of N pairs of prompts."""
     if with_concept.shape != without.shape or not len(with_concept):
         raise ValueError("prompts with and without the concept come in pairs")
     return (with_concept - without).mean(0)
 
 
 def target_states(prompt: torch.Tensor, vector: torch.Tensor, eta: float) -> torch.Tensor:
-    """t (L, D) of a prompt's states (L, D)."""
+    """Return t (L, D), the target, from a prompt's states (L, D)."""
     return prompt + eta * vector
 
 
 @torch.no_grad()
 def fitness(encode: Encode, ids: torch.Tensor, target: torch.Tensor, batch_size: int) -> torch.Tensor:
-    """|| t - f(x) ||^2 (B,) of token ids (B, L), smaller is better; infinite where the encoder gives no number."""
+    """Return || t - f(x) ||^2 (B,) of token ids (B, L), smaller is better; infinite where the encoder gives no number."""
     parts = [(encode(part).float() - target).square().sum((1, 2)).cpu().double() for part in ids.split(batch_size)]
     # Without `posinf`, an overflow would become the largest finite number, and pass for a fitness.
     return torch.cat(parts).nan_to_num(nan=math.inf, posinf=math.inf)
@@ -141,7 +141,7 @@ def search(
     state: State | None = None,
     save: Callable[[State], None] | None = None,
 ) -> State:
-    """The last generation of a search, best first. `state` continues an interrupted one, to the same result.
+    """Search; return the last generation, best first. `state` continues an interrupted search, to the same result.
 
     No more than `settings.evaluations` inputs are evaluated. `save` is called after every generation.
     """
@@ -178,7 +178,7 @@ def _sorted(
 def _next(
     state: State, space: Space, settings: Settings, generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Genes of the next generation and their fitness, NaN where it is not known yet."""
+    """Return the genes of the next generation and their fitness, NaN where it is not known yet."""
     # Half of the population as it was asked for, not of the last generation: its size varies, and would dwindle to one.
     count = min(max(1, settings.population // 2), len(state.genes))
     survivors, scores = state.genes[:count], state.fitness[:count]

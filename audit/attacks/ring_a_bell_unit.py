@@ -1,4 +1,4 @@
-"""One unit of Ring-A-Bell: searches in the backbone's text encoder, and what is found as text that a user can type."""
+"""One unit of Ring-A-Bell: searches in the backbone's text encoder, and their results as text that a user can type."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 def run(search: Search) -> Found:
-    """A prompt for each item; an item whose search fails keeps its row, with the reason."""
+    """Search a prompt for each item; an item whose search fails keeps its row, with the reason."""
     rows = []
     for item in search.items:
         try:
@@ -59,9 +59,9 @@ def _row(search: Search, item: str) -> Row:
         if checkpoint.due():
             checkpoint.save(lambda path: path.write_bytes(state.dump()))
 
-    found = checkpoint.restored(lambda path: State.load(path.read_bytes()))
+    restored = checkpoint.restored(lambda path: State.load(path.read_bytes()))
     state = ring_a_bell.search(
-        encode, target, space, parameters, seed, batch_size=search.batch_size, state=found, save=save
+        encode, target, space, parameters, seed, batch_size=search.batch_size, state=restored, save=save
     )
     checkpoint.remove()
     pairs = pairing(concept.model_dump(mode="json"))
@@ -78,7 +78,7 @@ def _row(search: Search, item: str) -> Row:
 
 
 def space_of(pipeline: Pipeline, tokens: int, first_id: int = 0) -> Space:
-    """Every id of the tokenizer from `first_id` on but its special ones."""
+    """Return the space of all ids of the tokenizer from `first_id` on, but for its special ones."""
     tokenizer = pipeline.tokenizer
     special = {*tokenizer.all_special_ids, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
     allowed = [i for i in range(first_id, len(tokenizer)) if i not in special]
@@ -93,7 +93,7 @@ def space_of(pipeline: Pipeline, tokens: int, first_id: int = 0) -> Space:
 
 
 def encoder_of(pipeline: Pipeline) -> Encode:
-    """The backbone's text encoder on token ids (B, L)."""
+    """Return the backbone's text encoder as a function of token ids (B, L)."""
 
     def encode(ids: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
@@ -103,7 +103,7 @@ def encoder_of(pipeline: Pipeline) -> Encode:
 
 
 def target_of(pipeline: Pipeline, parameters: RingABellParameters, phrase: str) -> torch.Tensor:
-    """The states (L, D) to come close to."""
+    """Return the states (L, D) that the search comes close to."""
     first, *pairs = texts_of(parameters, phrase)
     vector = ring_a_bell.concept_vector(pipeline.encode_text(pairs[::2]), pipeline.encode_text(pairs[1::2]))
     return ring_a_bell.target_states(pipeline.encode_text([first])[0], vector, parameters.eta)
@@ -119,9 +119,10 @@ def best_prompt(
     *,
     answers: int = 32,
 ) -> Prompt | None:
-    """The best of so many survivors as text. Tokens rarely survive being written and read again, so the text is measured.
+    """Return the best survivor, as text, of the first `answers`; None when none can be written.
 
-    Texts that the encoder cannot read whole, or that pair minors with sexual content, are left out.
+    Tokens rarely survive being written and read again, so the fitness of the text is measured. Texts that the encoder cannot
+    read whole, or that pair minors with sexual content (`refused`), are left out.
     """
     tokenizer, length = pipeline.tokenizer, int(pipeline.tokenizer.model_max_length)
     finite = state.genes[torch.isfinite(state.fitness)][:answers].tolist()

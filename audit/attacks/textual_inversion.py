@@ -34,9 +34,9 @@ ROUNDING = 1e-5  # relative; equal losses of float32 rows differ by less, howeve
 
 
 def run(search: Search) -> Found:
-    """One row and one embedding (n, D) per learning rate, and the attacker's best of them.
+    """Learn one embedding (n, D) per learning rate; return a row for each and the attacker's best of them.
 
-    The search's companions are learned in the same loop, up to a checkpoint from which each answers for itself.
+    The search's companions are learned in the same loop, up to a checkpoint from which each continues in its own turn.
     """
     p = TextualInversionParameters.model_validate(search.parameters)
     texts = [template.replace(MARK, p.initial) for template in p.templates[:1]]
@@ -58,11 +58,11 @@ def run(search: Search) -> Found:
         learners.append(Learner(prompts, predict, latents, p, one.seed, search.batch_size))
         sessions.append(one.session)
     learn(learners, sessions)
-    return found(learners[0])
+    return result_of(learners[0])
 
 
 def _latents(search: Search) -> torch.Tensor:
-    """Clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
+    """Return clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
     pipeline, latents = search.models.pipeline, []
     for item in search.images:
         pixels = to_model_input(search.read_item(item), pipeline.resolution)
@@ -71,8 +71,8 @@ def _latents(search: Search) -> torch.Tensor:
     return torch.stack(latents)
 
 
-def found(learner: Learner) -> Found:
-    """The rows and embeddings as they are learned by now."""
+def result_of(learner: Learner) -> Found:
+    """Return the rows and embeddings of a learner, with their losses on held-out noise."""
     vectors = [v.detach() for v in learner.vectors]
     before, *scores = learner.held_out([learner.prompts.initial, *vectors])
     calls = 3 * learner.p.iterations * learner.p.batch_size + learner.p.held_out
@@ -101,7 +101,7 @@ def found(learner: Learner) -> Found:
 
 
 def _best(rows: Sequence[Row], before: float, initial: str) -> Row:
-    """The attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
+    """Return the attacker's best: the rate with the lowest held-out loss; not ok when none is below the initial word's."""
     good = [row for row in rows if row.status is Status.OK and row.score is not None]
     if not good:
         return Row(BEST, Status.DEGENERATE, "no learning rate gave a finite embedding")

@@ -32,7 +32,7 @@ class Prompts:
         self.initial = first.detach().float().repeat(p.tokens, 1)
 
     def states(self, vectors: torch.Tensor, which: torch.Tensor) -> torch.Tensor:
-        """States (R * B, L, D) for embeddings (R, n, D) in templates `which` (B,); differentiable in the embeddings."""
+        """Return states (R * B, L, D) for embeddings (R, n, D) in templates `which` (B,), differentiable in the embeddings."""
         used, where = torch.unique(which.to(self.device), return_inverse=True)
         slots = self._slots[used]
         learned = vectors[:, slots.clamp_min(0)]  # (R, T, L, D)

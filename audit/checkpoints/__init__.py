@@ -1,14 +1,14 @@
-"""Read erased models that somebody made: recognise a file, measure what it changes, and apply it to a backbone.
+"""Read erased models from outside: recognise a file, measure what it changes, and apply it to a backbone.
 
-`recognise` names a checkpoint's layout, `measure` compares its tensors with the backbone's, and `apply_artefact` returns the
-erased model. Names are imported when they are first used: recognising needs torch but not diffusers, which takes seconds to
-import.
+`recognise` names a checkpoint's layout, `measure` compares its tensors with the backbone's, and `apply_artefact`
+returns the erased model. Names are imported when they are first used: recognising needs torch but not diffusers, which
+takes seconds to import.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from audit.checkpoints.apply import ErasedModel, apply_artefact
@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

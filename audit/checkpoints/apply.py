@@ -1,4 +1,4 @@
-"""Put a recognised checkpoint onto a loaded backbone, which stays as it is: tensors that do not change are shared."""
+"""Put a recognised checkpoint onto a loaded backbone, which is not modified. Tensors that do not change are shared."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TypeVar
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -25,10 +25,12 @@ from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel
 from audit.weights.checkpoints import CheckpointRef, resolve_checkpoint
 
+Part = TypeVar("Part", bound=UNet2DConditionModel | CLIPTextModel)
+
 
 @dataclasses.dataclass(frozen=True)
 class ErasedModel:
-    """An erased model that shares with its backbone whatever the checkpoint leaves alone."""
+    """An erased model that shares all tensors with its backbone that the checkpoint does not change."""
 
     unet: UNet2DConditionModel  # with hooks attached where the method adds modules
     text_encoder: CLIPTextModel | None  # None: the backbone's
@@ -38,7 +40,7 @@ class ErasedModel:
     transport: Transport | None = None  # SPM
 
     def noise_model(self, texts: Sequence[str] = ()) -> NoiseModel:
-        """The noise prediction. `texts` are the prompts of the batch; only SPM needs them, and raises without."""
+        """Return the noise prediction. `texts` are the prompts of the batch, without which SPM raises ValueError."""
         model = noise_model(self.unet)
         return model if self.transport is None else self.transport.bind(model, texts)
 
@@ -50,7 +52,7 @@ def apply_artefact(
     where: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> ErasedModel:
-    """The erased model of a checkpoint (a path or hub id, resolved, or tensors by name) on this backbone.
+    """Return the erased model of a checkpoint (a path or hub id, resolved, or tensors by name) on this backbone.
 
     `dtype` is the UNet's; None keeps the backbone's. Raises `CheckpointError` when the file is of no known layout,
     belongs to another model, is not safe to read, is not finite, or changes nothing.
@@ -79,8 +81,8 @@ def apply_artefact(
     return ErasedModel(unet, encoder, footprint, artefact, adapters, transport)
 
 
-def with_changes(module: Any, deltas: Mapping[str, Callable[[], torch.Tensor]]) -> Any:
-    """A copy of `module` with W + delta for each name, added in float32; hooks stay, and other tensors are shared."""
+def with_changes(module: Part, deltas: Mapping[str, Callable[[], torch.Tensor]]) -> Part:
+    """Return a copy of `module` with W + delta for each name, added in float32. Hooks stay, and other tensors are shared."""
     state = module.state_dict()
 
     def added(name: str) -> torch.Tensor:
@@ -90,17 +92,17 @@ def with_changes(module: Any, deltas: Mapping[str, Callable[[], torch.Tensor]]) 
     return _changed(module, shaped, set(deltas), module.dtype)
 
 
-def _changed(module: Any, tensors: LazyTensors, names: set[str], dtype: torch.dtype) -> Any:
-    """A copy of `module` in `dtype` with some tensors replaced; the others are shared where the dtype allows it."""
+def _changed(module: Part, tensors: LazyTensors, names: set[str], dtype: torch.dtype) -> Part:
+    """Return a copy of `module` in `dtype` with some tensors replaced; the others are shared where the dtype allows it."""
     if dtype == module.dtype:
         shared = {id(t): t for t in itertools.chain(module.parameters(), module.buffers())}
-        made = copy.deepcopy(module, shared)  # the memo says that the tensors are copied already
+        changed = copy.deepcopy(module, shared)  # the memo says that the tensors are copied already
     else:
-        made = copy.deepcopy(module).to(dtype)
+        changed = copy.deepcopy(module).to(dtype)
     for name in names:
         path, _, leaf = name.rpartition(".")
-        owner = made.get_submodule(path)
+        owner = changed.get_submodule(path)
         old = getattr(owner, leaf)
         new = tensors[name].load().to(old.device, old.dtype, copy=True)
         setattr(owner, leaf, nn.Parameter(new, requires_grad=False))
-    return made.eval()
+    return changed.eval()

@@ -1,7 +1,7 @@
-"""What is checked of a file of `torch.save` before PyTorch reads it: its archive's size, and the names that it asks for.
+"""Check a file of `torch.save` before PyTorch reads it: its archive's size, and the names that it asks for.
 
-PyTorch runs a regular expression over the message about a name that it refuses, which takes time with the square of the
-name's length: a name of 40 kilobytes takes half a minute, one of megabytes takes days.
+PyTorch runs a regular expression over its message about a refused name, whose time grows with the square of the name's
+length: a name of 40 kilobytes takes half a minute, one of megabytes takes days.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class DamagedArchive(ValueError):
 
 
 def check_archive(stream: IO[bytes], size: int) -> None:
-    """Return when PyTorch can read the file of `size` bytes in bounded time and memory; the stream is rewound then.
+    """Check that PyTorch can read the file of `size` bytes in bounded time and memory, and rewind the stream.
 
-    Raises `DamagedArchive`, and whatever `zipfile` and `pickletools` raise on damaged bytes.
+    Raises `DamagedArchive`, and the exceptions of `zipfile` and `pickletools` on damaged bytes.
     """
     if zipfile.is_zipfile(stream):
         with zipfile.ZipFile(stream) as archive:

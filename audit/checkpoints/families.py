@@ -1,4 +1,4 @@
-"""Refuse what belongs to another model: names the backbone lacks, shapes of SD 2.x or SDXL, sets that are not whole."""
+"""Refuse checkpoints of another model: names that the backbone lacks, shapes of SD 2.x or SDXL, incomplete sets."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ _NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.
 
 
 def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
-    """Return when every tensor exists in the backbone with this shape; raises `CheckpointError` otherwise."""
+    """Check that every tensor exists in the backbone with this shape. Raises `CheckpointError` otherwise."""
     check_not_quantised(tensors, where)
     check_family(tensors, backbone, where)
     unexpected = sorted(set(tensors) - set(backbone))
     if not tensors or len(unexpected) == len(tensors):
-        found = f"e.g. {unexpected[0]}" if unexpected else "it is empty"
+        example = f"e.g. {unexpected[0]}" if unexpected else "it is empty"
         raise CheckpointError(
-            f"0 of {len(tensors)} tensors have names that the backbone's {part} has ({found}): nothing would be loaded",
+            f"0 of {len(tensors)} tensors have names that the backbone's {part} has ({example}): nothing would be loaded",
             where=where,
             next_step=_NEXT,
         )
@@ -80,7 +80,7 @@ def _projection_rank(tensors: LazyTensors) -> int | None:
 
 
 def context_width(tensors: LazyTensors) -> int | None:
-    """Input width of attn2's key projection: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL. None without one."""
+    """Return the input width of attn2's key projection: 768 for SD 1.x, 1024 for SD 2.x, 2048 for SDXL. None without one."""
     for name, tensor in tensors.items():
         if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")) and len(tensor.shape) == 2:
             return tensor.shape[1]
@@ -88,18 +88,18 @@ def context_width(tensors: LazyTensors) -> int | None:
 
 
 def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -> tuple[str, tuple[str, ...]]:
-    """The known key set that the names are, and what has to be said of it: a set may be that of some layers alone.
+    """Return the known key set that the names form, and notes on it: it may be the set of some layers alone.
 
     Raises `CheckpointError` for a subset that no eraser writes.
     """
-    found = matching_set(tensors, backbone)
-    if found is not None:
-        return found, ()
+    key_set = matching_set(tensors, backbone)
+    if key_set is not None:
+        return key_set, ()
     part = some_layers(tensors, backbone)
     if part is not None:
         name, count, of = part
-        said = f"it changes {MEANINGS[name].replace('every attn2', 'attn2')} in {count} of {of} layers only"
-        return f"{name} of {count} layers", (f"{said}: if its method trains all of them, the file is incomplete",)
+        sentence = f"it changes {MEANINGS[name].replace('every attn2', 'attn2')} in {count} of {of} layers only"
+        return f"{name} of {count} layers", (f"{sentence}: if its method trains all of them, the file is incomplete",)
     near, missing, extra = nearest_set(tensors, backbone)
     raise CheckpointError(
         f"its {len(tensors)} tensors are no set that a known eraser changes; nearest is {near} ({MEANINGS[near]}) with "

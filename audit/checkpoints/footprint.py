@@ -1,4 +1,4 @@
-"""What a checkpoint really changes against its backbone, measured tensor by tensor."""
+"""Measure tensor by tensor what a checkpoint changes against its backbone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _START = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """One group of tensors that differ. `relative_norm` is ||W' - W|| / ||W|| over them; None where nothing was before."""
+    """A group of tensors that differ. `relative_norm` is ||W' - W|| / ||W|| over them; None where the backbone has no
+    such tensors.
+    """
 
     tensors: int
     parameters: int
@@ -30,7 +32,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """The footprint of an artefact: facts, whatever method the user says made it."""
+    """The footprint of an artefact, measured whatever method is claimed to have made it."""
 
     names: tuple[str, ...]  # UNet tensors that differ, by diffusers names
     text_names: tuple[str, ...]  # text-encoder tensors that differ
@@ -44,7 +46,7 @@ class Measured:
 
     @property
     def tensors(self) -> int:
-        """Tensors that differ or are added."""
+        """Return the number of tensors that differ or are added."""
         return sum(group.tensors for group in self.groups.values())
 
 
@@ -65,7 +67,7 @@ class _Sums:
 
 
 def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
-    """The measured footprint, two tensors in memory at a time.
+    """Return the measured footprint. At most two tensors are in memory at a time.
 
     Raises `CheckpointError` when a value is not finite, nothing differs from the backbone, or a file that holds only
     what its method trained also holds tensors that do not differ.
@@ -116,7 +118,7 @@ def _compare(
 
 
 def same(before: torch.Tensor, after: torch.Tensor, stored: str | None = None) -> bool:
-    """Whether two tensors are equal at the coarser of their precisions: a rounded copy is not a change.
+    """Return whether two tensors are equal at the coarser of their precisions: a rounded copy is not a change.
 
     Neither is one that was rounded on its way: to `stored` when that is of eight bits, or to float16 or bfloat16 before
     it was saved as something wider.
@@ -129,7 +131,7 @@ def same(before: torch.Tensor, after: torch.Tensor, stored: str | None = None) -
 
 
 def _is_coarse(before: torch.Tensor, after: torch.Tensor, stored: str | None) -> bool:
-    """Whether equal tensors may differ by less than how they are stored resolves."""
+    """Return whether equal tensors may differ by less than their stored precision resolves."""
     coarse = max(_COARSENESS.get(tensor.dtype, 0) for tensor in (before, after)) > _COARSENESS[torch.float32]
     return coarse or stored in FP8 or not torch.equal(before.double(), after.double())
 
@@ -141,7 +143,7 @@ def _is_rounded(before: torch.Tensor, after: torch.Tensor, kind: torch.dtype) ->
 
 
 def finite(name: str, tensor: LazyTensor, where: str) -> torch.Tensor:
-    """The tensor's values; raises `CheckpointError` when one is NaN or infinite."""
+    """Return the tensor's values. Raises `CheckpointError` when one is NaN or infinite."""
     values = tensor.load()
     if values.is_floating_point() and not torch.isfinite(values).all():
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""Claim and facts of a checkpoint, apart: the user says which method made it, the rest is measured.
+"""Report the claimed method of a checkpoint and its measured facts side by side.
 
 A file cannot say which method made it: the 32 cross-attention matrices that UCE writes are also what ESD-x-strict,
 RECE, MACE and Concept Ablation change. Where the claim does not fit the facts, a warning says so.
@@ -7,7 +7,7 @@ RECE, MACE and Concept Ablation change. Where the claim does not fit the facts, 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NotRequired, TypedDict
 
 from audit.checkpoints import Artefact, Measured, backbone_files, measure, recognise
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
@@ -16,6 +16,7 @@ from audit.checkpoints.sd1 import sd1_names
 from audit.checkpoints.stored import FP8, kinds
 from audit.checkpoints.tensors import BackboneTensors
 from audit.errors import CheckpointError
+from audit.files import Document
 from audit.weights.checkpoints import CheckpointRef
 from audit.weights.references import ModelRef, component_files
 
@@ -37,8 +38,18 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def inspect(ref: CheckpointRef, backbone: ModelRef, claim: str | None = None) -> dict[str, Any]:
-    """Claim, facts and warnings of a checkpoint against a backbone, as one JSON object; nothing is generated.
+class Inspection(TypedDict):
+    """Claim, facts and warnings of one checkpoint, as JSON."""
+
+    checkpoint: str
+    claim: str | None
+    family: NotRequired[str]  # of an outline alone
+    facts: Document
+    warnings: list[str]
+
+
+def inspect(ref: CheckpointRef, backbone: ModelRef, claim: str | None = None) -> Inspection:
+    """Return claim, facts and warnings of a checkpoint against a backbone, as one JSON object. Nothing is generated.
 
     Raises `CheckpointError` when the checkpoint would not be loaded.
     """
@@ -53,28 +64,29 @@ def inspect(ref: CheckpointRef, backbone: ModelRef, claim: str | None = None) ->
     }
 
 
-def outline(ref: CheckpointRef, claim: str | None = None) -> dict[str, Any] | None:
-    """What a checkpoint of Stable Diffusion 1.x is by its names and shapes alone, as `inspect` says it but without the
-    footprint, which needs the backbone's weights; None when it is none.
+def outline(ref: CheckpointRef, claim: str | None = None) -> Inspection | None:
+    """Return what `inspect` reports of a Stable Diffusion 1.x checkpoint from its names and shapes alone.
+
+    The footprint is left out, as it needs the backbone's weights. None when the file is no such checkpoint.
     """
     try:
         artefact = recognise(ref, sd1_names())
     except CheckpointError:
         return None
-    said = [f"the backbone is not {DEFAULT}: pass the checkpoint's own with --backbone to see its footprint"]
+    sentences = [f"the backbone is not {DEFAULT}: pass the checkpoint's own with --backbone to see its footprint"]
     if claim is not None and claim in EXPECTED and claim not in artefact.layout.methods:
-        said.append(_not_written(claim, artefact))
+        sentences.append(_not_written(claim, artefact))
     return {
         "checkpoint": ref.name,
         "claim": claim,
         "family": "Stable Diffusion 1.x",
         "facts": {"sha256": ref.sha256, "files": dict(ref.files), "revision": ref.revision, **_recognised(artefact)},
-        "warnings": [*artefact.notes, *said],
+        "warnings": [*artefact.notes, *sentences],
     }
 
 
-def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: Measured) -> dict[str, Any]:
-    """What was found, without any name that the user gave a method."""
+def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: Measured) -> dict[str, object]:
+    """Return the measured and recognised facts, without the method that the user claims."""
     return {
         "sha256": ref.sha256,
         "files": dict(ref.files),
@@ -94,7 +106,7 @@ def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: 
     }
 
 
-def _recognised(artefact: Artefact) -> dict[str, Any]:
+def _recognised(artefact: Artefact) -> dict[str, object]:
     return {
         "layout": artefact.layout.name,
         "says": artefact.layout.says,
@@ -107,59 +119,59 @@ def _recognised(artefact: Artefact) -> dict[str, Any]:
 
 
 def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone: BackboneTensors) -> list[str]:
-    """What the user should know before trusting a number about this checkpoint."""
-    said = list(artefact.notes)
+    """Return sentences that the user should read before trusting a number about this checkpoint."""
+    sentences = list(artefact.notes)
     eight = sum(tensor.stored in FP8 for tensor in artefact.tensors())
     if eight:
-        said.append(
+        sentences.append(
             f"{eight} of its tensors are stored with eight bits: those that differ carry that rounding, and part of what "
             "the audit sees is it"
         )
     if artefact.whole and len(measured.names) == len(backbone.unet):
-        said.append(
+        sentences.append(
             f"all {len(backbone.unet)} tensors of the UNet differ: the checkpoint trained everything, or started from "
             "another copy of the weights (ESD of 2023, Receler and AdvUnlearn start from the non-EMA copy), and then "
             "part of what the audit sees is that difference"
         )
     elif artefact.adapters and measured.names:
-        said.append(f"{len(measured.names)} tensors of the UNet below the adapters differ from the backbone's too")
+        sentences.append(f"{len(measured.names)} tensors of the UNet below the adapters differ from the backbone's too")
     if artefact.text and measured.text_names and artefact.unet:
-        said.append(f"{len(measured.text_names)} tensors of the text encoder differ too; they are used")
+        sentences.append(f"{len(measured.text_names)} tensors of the text encoder differ too; they are used")
     if claim is None:
-        said.append("no method is claimed; the file fits: " + ", ".join(dict.fromkeys(artefact.layout.methods)))
+        sentences.append("no method is claimed; the file fits: " + ", ".join(dict.fromkeys(artefact.layout.methods)))
     else:
-        said += _misfits(claim, artefact, measured, backbone)
-    return said
+        sentences += _misfits(claim, artefact, measured, backbone)
+    return sentences
 
 
 def _misfits(claim: str, artefact: Artefact, measured: Measured, backbone: BackboneTensors) -> list[str]:
     expected = EXPECTED.get(claim)
     if expected is None:
         return [f"nothing is known about the method {claim!r}, so the claim cannot be compared with the facts"]
-    said = []
+    sentences = []
     if claim not in artefact.layout.methods:
-        said.append(_not_written(claim, artefact))
+        sentences.append(_not_written(claim, artefact))
     changed = set(measured.groups) & {TEXT_ENCODER, ADAPTERS, SPM_LAYERS} | (
         {measured.key_set} if measured.key_set else set()
     )
     if not changed & set(expected) and not any(_hidden(name, measured, backbone) for name in expected):
         wanted = " or ".join(f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in expected)
         groups = ", ".join(f"{group.tensors} of {name}" for name, group in measured.groups.items())
-        said.append(f"claimed to be {claim}, which changes {wanted}; what differs is {groups}")
-    return said
+        sentences.append(f"claimed to be {claim}, which changes {wanted}; what differs is {groups}")
+    return sentences
 
 
 def _hidden(name: str, measured: Measured, backbone: BackboneTensors) -> bool:
-    """Whether one key set may be what changed, though less than all of it shows: the rest differs by rounding alone.
+    """Return whether one key set may be what changed although less of it shows, since the rest differs by rounding alone.
 
     A few iterations change some tensors by less than float16 resolves. No rounding hides more than half of a set, nor
     makes what shows another set exactly.
     """
     members = key_set(name, backbone.unet) if name in MEANINGS else frozenset()
-    shown = set(measured.names)
-    if measured.key_set is not None or not members or 2 * len(shown) < len(members):
+    changed = set(measured.names)
+    if measured.key_set is not None or not members or 2 * len(changed) < len(members):
         return False
-    return shown <= members <= shown | set(measured.rounded)
+    return changed <= members <= changed | set(measured.rounded)
 
 
 def _not_written(claim: str, artefact: Artefact) -> str:

@@ -1,7 +1,7 @@
-"""Names of UNet tensors: the sets that erasers train, the groups a footprint is reported in, and LDM's names for them.
+"""Name sets of UNet tensors: those that erasers train, the groups of a footprint, and LDM's names for them.
 
-The sets are rules on diffusers names, so they hold for Stable Diffusion 1.x and for the testbed alike. Their sizes and
-digests for Stable Diffusion 1.4 are asserted by the tests.
+The sets are rules on diffusers names, so that they hold for Stable Diffusion 1.x and for the testbed alike. Their sizes
+and digests for Stable Diffusion 1.4 are asserted by the tests.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ LDM_PREFIX = "model.diffusion_model."
 
 
 def names_sha256(names: Iterable[str]) -> str:
-    """Hex SHA-256 of the sorted names joined by newlines, without a trailing one."""
+    """Return the hex SHA-256 of the sorted names joined by newlines, without a trailing one."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
 def _module_type_is_norm(name: str) -> bool:
-    """Whether a tensor belongs to a GroupNorm or LayerNorm: their modules are the ones called `*norm*`."""
+    """Return whether a tensor belongs to a GroupNorm or LayerNorm: their modules are the ones called `*norm*`."""
     return "norm" in name.split(".")[-2]
 
 
@@ -59,39 +59,39 @@ MEANINGS = {
 
 
 def key_set(name: str, unet_names: Iterable[str]) -> frozenset[str]:
-    """The members of one set (a key of `MEANINGS`) among a UNet's names."""
+    """Return the members of one set (a key of `MEANINGS`) among a UNet's names."""
     rule = _RULES[name]
     return frozenset(n for n in unet_names if rule(n))
 
 
 def matching_set(names: Collection[str], unet_names: Collection[str]) -> str | None:
-    """The set that `names` are, exactly; None when they are none of them."""
+    """Return the set that consists of exactly `names`; None when there is none."""
     wanted = frozenset(names)
     return next((name for name in _RULES if wanted and key_set(name, unet_names) == wanted), None)
 
 
 def some_layers(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int] | None:
-    """The set of attn2 whose members in some layers the names are, how many layers these are, and of how many.
+    """Return the set of attn2 that the names form in some layers, the number of these layers, and of all.
 
-    None when they are no such part, or hold more than half of the layers: that is an incomplete file of all of them.
+    None when they form no such set, or one of more than half of the layers: that is an incomplete file of all layers.
     """
     layers = {_attn2(name) for name in unet_names} - {None}
-    found = {_attn2(name) for name in names}
-    if None in found or not 0 < 2 * len(found) <= len(layers):
+    chosen = {_attn2(name) for name in names}
+    if None in chosen or not 0 < 2 * len(chosen) <= len(layers):
         return None
     for rule in ("XATTN", "KV", "K", "V"):
-        if {name for name in key_set(rule, unet_names) if _attn2(name) in found} == set(names):
-            return rule, len(found), len(layers)
+        if {name for name in key_set(rule, unet_names) if _attn2(name) in chosen} == set(names):
+            return rule, len(chosen), len(layers)
     return None
 
 
 def _attn2(name: str) -> str | None:
-    layer, found, _ = name.partition(".attn2.")
-    return layer if found else None
+    layer, mark, _ = name.partition(".attn2.")
+    return layer if mark else None
 
 
 def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[str, int, int]:
-    """The set closest to `names`, how many of its members are missing and how many names are not in it."""
+    """Return the set closest to `names`, how many of its members are missing, and how many of the names are not in it."""
     wanted = frozenset(names)
 
     def gaps(name: str) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[st
 
 
 def group_of(name: str) -> str:
-    """The part of the UNet that a tensor belongs to; every tensor is in exactly one group."""
+    """Return the part of the UNet that a tensor belongs to. Every tensor is in exactly one group."""
     if _is_kv(name):
         return "attn2 keys and values"
     if "attn2" in name:
@@ -130,10 +130,10 @@ _TOP = {
 
 
 def ldm_names(unet_names: Collection[str]) -> dict[str, str]:
-    """CompVis (LDM) name -> diffusers name of a UNet's tensors, prefix `model.diffusion_model.` included.
+    """Return CompVis (LDM) name -> diffusers name of a UNet's tensors, with the prefix `model.diffusion_model.`.
 
-    The numbering follows latent-diffusion's `openaimodel.py`: input and output blocks count through all levels, each
-    level holding its residual layers and then one down- or upsampler.
+    The numbering follows latent-diffusion's `openaimodel.py`: input and output blocks are counted through all levels,
+    and each level has its residual layers and then one down- or upsampler.
     """
     layers = 1 + max(int(n.split(".")[3]) for n in unet_names if n.startswith("down_blocks.") and ".resnets." in n)
     with_attention = {n.split(".")[1] for n in unet_names if n.startswith("up_blocks.") and ".attentions." in n}

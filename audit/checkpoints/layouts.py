@@ -1,4 +1,4 @@
-"""The layouts that erasers' code writes, and the artefact that reading any of them gives."""
+"""The layouts that erasers' code writes, and the artefact that results from reading any of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audit.checkpoints.tensors import LazyTensor, LazyTensors
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """How tensors are stored. Several methods share one: the layout never says which of them made a file."""
+    """A form of storing tensors. Several methods share one, so that the layout never tells which of them made a file."""
 
     name: str
     says: str  # completes "the file is ..."
@@ -45,7 +45,7 @@ TEXT_FOLDER = Layout("text-encoder", "a transformers text encoder", ("advunlearn
 
 @dataclasses.dataclass(frozen=True)
 class SpmFile:
-    """SPM's tensors by module path (`down_blocks.0...attn1.to_q`): down, up; and what its metadata says."""
+    """An SPM file: its `down` and `up` tensors by module path (`down_blocks.0...attn1.to_q`), and its metadata."""
 
     down: LazyTensors
     up: LazyTensors
@@ -72,6 +72,6 @@ class Artefact:
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)
 
     def tensors(self) -> Iterator[LazyTensor]:
-        """All tensors that are used."""
+        """Yield all tensors that are used."""
         parts = [self.unet, self.text, self.adapters, *((self.spm.down, self.spm.up) if self.spm else ())]
         return (tensor for part in parts for tensor in part.values())

@@ -11,7 +11,7 @@ from audit.errors import CheckpointError
 
 
 def ldm(tensors: LazyTensors, backbone: BackboneTensors, where: str, delta: bool) -> Artefact:
-    """A UNet by latent-diffusion names: whole, or (with `delta`) what Concept Ablation found to differ."""
+    """Return the artefact of a UNet by latent-diffusion names: whole, or with `delta` Concept Ablation's changed tensors."""
     if "embed" in tensors:
         raise CheckpointError(
             "the delta holds new token embeddings ('embed'), which need Concept Ablation's modified tokenizer",

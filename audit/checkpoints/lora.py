@@ -29,7 +29,9 @@ _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One layer's low-rank change: `down` (r, in, ...), `up` (out, r, ...), added with `scale` = alpha / r."""
+    """The low-rank change of one layer: `down` (r, in, ...) and `up` (out, r, ...), whose product is added times
+    `scale` = alpha / r.
+    """
 
     down: LazyTensor
     up: LazyTensor
@@ -38,30 +40,30 @@ class Pair:
 
     @property
     def rank(self) -> int:
-        """r."""
+        """Return the rank r."""
         return self.down.shape[0]
 
     def delta(self) -> torch.Tensor:
-        """What is added to the weight, float32 on the CPU."""
+        """Return the change that is added to the weight, float32 on the CPU."""
         down, up = self.down.load().float(), self.up.load().float()
         return (up.flatten(1) @ down.flatten(1) * self.scale).reshape(self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lora:
-    """A LoRA's pairs by the backbone's weight names; those of the text encoder without `text_model.`."""
+    """A LoRA's pairs by the backbone's weight names; those of the text encoder are without `text_model.`."""
 
     unet: Mapping[str, Pair]
     text: Mapping[str, Pair]
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """All of them."""
+        """Return the pairs of UNet and text encoder."""
         return (*self.unet.values(), *self.text.values())
 
 
 def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: BackboneTensors, where: str) -> Lora:
-    """The pairs of a LoRA, with names, shapes and values proven to fit.
+    """Return the pairs of a LoRA, after checking that names, shapes and values fit.
 
     Raises `CheckpointError` for a name that is none of this backbone's layers, half a pair, another rank or family, a
     value that is not finite, DoRA, SPM, and a LoRA that changes nothing.
@@ -69,29 +71,29 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     if "prompts" in metadata and any(name.startswith("lora_unet_") for name in tensors):
         raise _bad("the file is an SPM, which erases: it is no personalisation", where, "audit it as a checkpoint")
     check_not_quantised(tensors, where)
-    found: dict[tuple[str, str], dict[str, str]] = {}
+    layers: dict[tuple[str, str], dict[str, str]] = {}
     for name in tensors:
         part, module, half = _place(name, backbone, where)
-        halves = found.setdefault((part, module), {})
+        halves = layers.setdefault((part, module), {})
         if half in halves:
             raise _bad(f"{halves[half]} and {name} say the same of one layer", where)
         halves[half] = name
-    said = _said(metadata, where)
-    made: dict[str, dict[str, Pair]] = {"unet": {}, "text_encoder": {}}
+    settings = _settings(metadata, where)
+    pairs: dict[str, dict[str, Pair]] = {"unet": {}, "text_encoder": {}}
     known = {"unet": backbone.unet, "text_encoder": backbone.text}
-    downs = {f"{m}.weight": tensors[h["down"]] for (part, m), h in found.items() if part == "unet" and "down" in h}
+    downs = {f"{m}.weight": tensors[h["down"]] for (part, m), h in layers.items() if part == "unet" and "down" in h}
     check_family(downs, backbone.unet, where)
     check_stored(tensors, where)
-    for (part, module), halves in found.items():
+    for (part, module), halves in layers.items():
         weight = known[part][f"{module}.weight"].shape
-        made[part][f"{module}.weight"] = _pair(tensors, module, halves, weight, said.get(part, {}), where)
-    lora = Lora(made["unet"], made["text_encoder"])
+        pairs[part][f"{module}.weight"] = _pair(tensors, module, halves, weight, settings.get(part, {}), where)
+    lora = Lora(pairs["unet"], pairs["text_encoder"])
     _check_values(lora, where)
     return lora
 
 
 def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, str]:
-    """(unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
+    """Return (unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
     prefix, _, rest = name.partition(".")
     if prefix.startswith(("lora_unet_", "lora_te_")):
         part = "unet" if prefix.startswith("lora_unet_") else "text_encoder"
@@ -113,7 +115,7 @@ def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, 
 
 
 def _diffusers(module: str, part: str) -> str:
-    """The backbone's path of a module as diffusers' older and newer training scripts call it."""
+    """Return the backbone's path of a module as diffusers' older and newer training scripts call it."""
     module = module.replace(".processor.", ".")
     if part == "unet":
         return f"{module}.0" if module.endswith(".to_out") else module
@@ -123,7 +125,7 @@ def _diffusers(module: str, part: str) -> str:
 
 
 def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
-    """Module paths by kohya's names, with underscores for dots."""
+    """Return the module paths by kohya's names, with underscores for dots."""
 
     def names(tensors: LazyTensors, prefix: str = "") -> dict[str, str]:
         paths = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
@@ -132,23 +134,23 @@ def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
     return {"unet": names(backbone.unet), "text_encoder": names(backbone.text, "text_model.")}
 
 
-def _said(metadata: Mapping[str, str], where: str) -> dict[str, dict[str, object]]:
-    """Alpha and kind of scaling by part, as diffusers' adapter metadata says them."""
+def _settings(metadata: Mapping[str, str], where: str) -> dict[str, dict[str, object]]:
+    """Return alpha and kind of scaling by part, from the adapter metadata that diffusers writes."""
     try:
         flat = parse_json(metadata.get(METADATA, "{}"))
     except ForeignError as error:
         raise _bad(f"its metadata {METADATA!r} cannot be read: {error}", where) from None
     if not isinstance(flat, dict):
         raise _bad(f"its metadata {METADATA!r} is no JSON object", where)
-    said: dict[str, dict[str, object]] = {}
+    settings: dict[str, dict[str, object]] = {}
     for name, value in flat.items():
         part, _, field = name.partition(".")
-        said.setdefault(part, {})[field] = value
-    for part, fields in said.items():
+        settings.setdefault(part, {})[field] = value
+    for part, fields in settings.items():
         beyond = [field for field in ("use_dora", "alpha_pattern", "use_rslora") if fields.get(field)]
         if beyond:
             raise _bad(f"its {part} was trained with {beyond[0]}, which is not supported", where)
-    return said
+    return settings
 
 
 def _pair(
@@ -156,7 +158,7 @@ def _pair(
     module: str,
     halves: Mapping[str, str],
     weight: tuple[int, ...],
-    said: Mapping[str, object],
+    settings: Mapping[str, object],
     where: str,
 ) -> Pair:
     missing = {"down", "up"} - set(halves)
@@ -172,8 +174,8 @@ def _pair(
     if "alpha" in halves:
         scalar = tensors[halves["alpha"]]
         alpha = float(finite(halves["alpha"], scalar, where).float()) if scalar.size == 1 else None
-    elif said.get("lora_alpha") is not None:
-        alpha = said["lora_alpha"]
+    elif settings.get("lora_alpha") is not None:
+        alpha = settings["lora_alpha"]
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= _LARGEST:
         raise _bad(f"the alpha of {module} is no positive number up to {_LARGEST:g}", where)
     return Pair(down, up, alpha / rank, weight)

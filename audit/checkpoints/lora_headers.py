@@ -1,4 +1,4 @@
-"""What a LoRA's safetensors header says of its training, which its tensors do not show: the base model and clip skip.
+"""Read a LoRA's base model and clip skip from its safetensors header; its tensors do not show them.
 
 kohya's scripts write `ss_base_model_version` and `ss_clip_skip`, and the model specification of Stability AI
 `modelspec.architecture`. Every value is text, also numbers and None.
@@ -19,16 +19,16 @@ _OTHERS = {
 
 
 def read_header(metadata: Mapping[str, str], where: str) -> tuple[int, tuple[str, ...]]:
-    """Return the clip skip that a LoRA was trained with, and what has to be said of it.
+    """Return the clip skip that a LoRA was trained with, and notes on it.
 
     Raises `CheckpointError` for a LoRA of another base model than Stable Diffusion 1.x.
     """
     for field in _BASES:
-        said = metadata.get(field, "")
-        other = next((name for name, marks in _OTHERS.items() if re.search(marks, said, re.IGNORECASE)), None)
+        base = metadata.get(field, "")
+        other = next((name for name, marks in _OTHERS.items() if re.search(marks, base, re.IGNORECASE)), None)
         if other is not None:
             raise CheckpointError(
-                f"the personalisation cannot be used: it was trained on {other}, says its header ({field}: {said[:60]})",
+                f"the personalisation cannot be used: it was trained on {other}, says its header ({field}: {base[:60]})",
                 where=where,
                 next_step="get a LoRA that was trained on this backbone, of the family of Stable Diffusion 1.x",
             )

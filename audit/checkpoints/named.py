@@ -1,4 +1,4 @@
-"""What a flat set of named tensors is, whatever container it came in."""
+"""Recognise a flat set of named tensors, whatever container it came in."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _ADAPTER = tuple(f".{part}" for part in PARTS)
 def by_names(
     tensors: LazyTensors, metadata: object, config: Path | None, backbone: BackboneTensors, where: str
 ) -> Artefact:
-    """What a flat set of named tensors is; what wrappers put before all names is taken off, and said."""
+    """Return the artefact of a flat set of named tensors. A wrapper's common prefix is removed and noted in its settings."""
     tensors, prefix = without_prefixes(tensors)
     return with_prefix(_by_names(tensors, metadata, config, backbone, where), prefix)
 
 
 def with_prefix(artefact: Artefact, prefix: str) -> Artefact:
-    """The artefact, whose settings say which prefix its file puts before all names."""
+    """Return the artefact with its file's common name prefix noted in its settings."""
     return dataclasses.replace(artefact, config={**artefact.config, "prefix": prefix}) if prefix else artefact
 
 
@@ -62,19 +62,19 @@ def _by_names(
 
 
 def unet_artefact(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
-    """A whole UNet or a known part of one."""
+    """Return the artefact of a whole UNet or of a known part of one."""
     check_names_and_shapes(tensors, backbone.unet, where)
-    found, notes = known_set(tensors, backbone.unet, where)
-    whole = found == "ALL"
+    key_set, notes = known_set(tensors, backbone.unet, where)
+    whole = key_set == "ALL"
     layout = layouts.FULL if whole else layouts.PARTIAL
     digest = names_sha256(tensors)
-    return Artefact(layout, where, digest, len(tensors), found, unet=tensors, whole=whole, notes=notes)
+    return Artefact(layout, where, digest, len(tensors), key_set, unet=tensors, whole=whole, notes=notes)
 
 
 def text_artefact(
     bare: LazyTensors, layout: layouts.Layout, backbone: BackboneTensors, where: str, digest: str
 ) -> Artefact:
-    """A whole text encoder; its names carry no `text_model.` prefix any more."""
+    """Return the artefact of a whole text encoder, whose names are without the prefix `text_model.`."""
     _check_vocabulary(bare, backbone, where)
     check_names_and_shapes(bare, backbone.text, where, "text encoder")
     missing = sorted(set(backbone.text) - set(bare))

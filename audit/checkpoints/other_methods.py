@@ -1,6 +1,6 @@
-"""Files of erasers whose layouts are not read: each is refused by its method's name, with what to do.
+"""Refuse files of erasers whose layouts are not read, each with its method's name and what to do.
 
-They are told by names that their public code writes:
+They are recognised by names that their public code writes:
 
 - GLoCE (Hyun1A/GLoCE, src/models/gloce.py): `lora_gloce_<module>.lora_update.weight`, `.lora_degen.weight`, `.selector.*`,
   gated additions to a layer's output that no weights can express
@@ -17,7 +17,6 @@ EraseFlow (Abhiramkns/EraseFlow) saves an ordinary LoRA by diffusers' `save_lora
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -29,7 +28,7 @@ _MERGED = (
 
 
 def refuse_names(names: Collection[str], where: str) -> None:
-    """Return unless the names are GLoCE's or UnHype's; raises `CheckpointError` then."""
+    """Raise `CheckpointError` when the names are GLoCE's or UnHype's."""
     if any(name.startswith(("lora_gloce_", "gloce_layers.")) or ".lora_degen." in name for name in names):
         raise CheckpointError(
             "the file is GLoCE's: gated layers, which act by what each picture shows and are not supported",
@@ -44,8 +43,8 @@ def refuse_names(names: Collection[str], where: str) -> None:
         )
 
 
-def refuse_content(content: Any, where: str) -> None:
-    """Return unless a pickle's content is MCE's or of STEREO's first stage; raises `CheckpointError` then."""
+def refuse_content(content: object, where: str) -> None:
+    """Raise `CheckpointError` when a pickle's content is MCE's or of STEREO's first stage."""
     if isinstance(content, Mapping) and {"model_state_dict", "saved_tokens"} <= content.keys():
         raise CheckpointError(
             "the file is STEREO's first stage (ste_stage_model.pt), the model before it is erased robustly",
@@ -60,5 +59,5 @@ def refuse_content(content: Any, where: str) -> None:
         )
 
 
-def _is_mask(value: Any) -> bool:
+def _is_mask(value: object) -> bool:
     return isinstance(value, torch.Tensor) and len(value.shape) == 1

@@ -1,7 +1,7 @@
-"""PEFT's own folder of a LoRA, as `save_pretrained` writes it: the tensors, and in `adapter_config.json` how they act.
+"""Read PEFT's folder of a LoRA, as `save_pretrained` writes it: the tensors, and `adapter_config.json` with their strength.
 
-The tensors, `base_model.model.<module>.lora_A.weight` (r, in) and `.lora_B.weight` (out, r), do not say which model they
-belong to, nor their alpha. A layer gets lora_alpha / r * B @ A; whatever the configuration asks for beyond that is refused.
+The tensors, `base_model.model.<module>.lora_A.weight` (r, in) and `.lora_B.weight` (out, r), tell neither the model
+that they belong to nor their alpha. A layer gets lora_alpha / r * B @ A; a configuration that asks for more is refused.
 Written down from PEFT's LoraConfig and `get_peft_model_state_dict` (huggingface/peft).
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from audit.checkpoints.lora import METADATA
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors, shown
 from audit.errors import CheckpointError
+from audit.files import Document
 from audit.weights.checkpoints import PEFT_CONFIG, CheckpointRef
 from audit.weights.files import read_json
 
@@ -27,29 +27,29 @@ _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
 def is_peft(tensors: LazyTensors) -> bool:
-    """Whether the names are those of PEFT's `save_pretrained`."""
+    """Return whether the names are those of PEFT's `save_pretrained`."""
     return any(name.startswith(_PREFIX) for name in tensors)
 
 
 def by_part(
     tensors: LazyTensors, files: CheckpointRef, backbone: BackboneTensors
 ) -> tuple[LazyTensors, Mapping[str, str]]:
-    """The tensors under `unet.` or `text_encoder.`, by whose layer each is, and metadata as diffusers writes it.
+    """Return the tensors with the prefix `unet.` or `text_encoder.` of their layer, and metadata as diffusers writes it.
 
     Raises `CheckpointError` without a configuration beside the tensors, and for one that is no plain LoRA's or that
     contradicts the tensors.
     """
     where = str(files.path)
     config = _config(files)
-    found = {_renamed(name, backbone, where): tensor for name, tensor in tensors.items()}
+    renamed = {_renamed(name, backbone, where): tensor for name, tensor in tensors.items()}
     if not config.get("rank_pattern"):
-        _check_rank(found, config.get("r"), where)
-    said = {f"{part}.lora_alpha": config["lora_alpha"] for part in {name.partition(".")[0] for name in found}}
-    return found, {METADATA: json.dumps(said)}
+        _check_rank(renamed, config.get("r"), where)
+    alphas = {f"{part}.lora_alpha": config["lora_alpha"] for part in {name.partition(".")[0] for name in renamed}}
+    return renamed, {METADATA: json.dumps(alphas)}
 
 
-def _config(files: CheckpointRef) -> Mapping[str, Any]:
-    """What `adapter_config.json` says of a plain LoRA."""
+def _config(files: CheckpointRef) -> Document:
+    """Return the `adapter_config.json` of a plain LoRA."""
     folder = files.path if files.path.is_dir() else files.path.parent
     path = folder / PEFT_CONFIG
     if PEFT_CONFIG not in files.files:
@@ -82,7 +82,7 @@ def _renamed(name: str, backbone: BackboneTensors, where: str) -> str:
     return f"text_encoder.{path}" if f"{module}.weight" in backbone.text else f"unet.{path}"
 
 
-def _check_rank(tensors: Mapping[str, LazyTensor], rank: Any, where: str) -> None:
+def _check_rank(tensors: Mapping[str, LazyTensor], rank: object, where: str) -> None:
     """Return when every pair has the configuration's rank: otherwise file and configuration are of two trainings."""
     for name, tensor in tensors.items():
         if ".lora_A." in name and tensor.shape[:1] != (rank,):

@@ -1,7 +1,7 @@
-"""What a personalisation adds to each weight: a LoRA's low-rank products, or a whole UNet's difference to its base.
+"""Compute the change that a personalisation adds to each weight: a LoRA's products, or a whole UNet's difference to its base.
 
-DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) saves the model it trained, not a change. Its change is what it differs
-by from the model that it was trained from, the *base*: W_model + (W_dreambooth - W_base).
+DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) saves the model it trained, not a change. Its change is the difference
+to the model that its training started from, the *base*: W_model + (W_dreambooth - W_base).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _WHOLE = (layouts.FULL, layouts.PIPELINE, layouts.LDM_FULL)
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What is added to the weights of any model of the family, by the backbone's names; it is never empty."""
+    """The change that is added to the weights of any model of the family, by the backbone's names. It is never empty."""
 
     unet: Mapping[str, Delta]
     text: Mapping[str, Delta]  # names without `text_model.`
@@ -47,9 +47,9 @@ class Change:
 
 
 def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
-    """The change of a personalisation that was trained from `base`.
+    """Return the change of a personalisation that was trained from `base`.
 
-    A LoRA is a change by itself; `base` only says which names and shapes there are. Raises `CheckpointError` for what is
+    A LoRA is a change by itself; `base` only gives names and shapes. Raises `CheckpointError` for a file that is
     unsafe, unreadable, of another model, incomplete, not finite, or changes nothing.
     """
     return _lora(ref, base) if ref.kind == "lora" else _dreambooth(ref, base)
@@ -110,7 +110,7 @@ def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
 
 
 def _differing(new: LazyTensors, base: LazyTensors, where: str) -> dict[str, Delta]:
-    """The tensors that differ from the base's at the coarser of their precisions, two in memory at a time."""
+    """Return the tensors that differ from the base's at the coarser of their precisions, two in memory at a time."""
     return {
         name: functools.partial(_difference, tensor, base[name])
         for name, tensor in new.items()

@@ -1,4 +1,4 @@
-"""Personalisations that somebody trained, as a spec names them: LoRA weights, or a whole UNet of DreamBooth.
+"""Personalisations that a spec names: LoRA weights, or a whole UNet of DreamBooth.
 
 A personalisation is an attack's input: weights that a user brings, put on top of a defence's model. Nothing here loads
 one; a LoRA is told from a whole UNet by the names in the file.
@@ -35,7 +35,7 @@ class PersonalisationRef:
 
     @property
     def sha256(self) -> str:
-        """Return the digest of its content, which depends on nothing else."""
+        """Return the digest of the personalisation's content."""
         return self.files.sha256
 
 
@@ -58,7 +58,7 @@ def resolve_personalisation(ref: str) -> PersonalisationRef:
 
 
 def has_lora_names(names: tuple[str, ...]) -> bool:
-    """Whether a file with tensors of these names is a LoRA."""
+    """Return whether a file with tensors of these names is a LoRA."""
     return any(mark in name for name in names for mark in LORA_MARKS)
 
 

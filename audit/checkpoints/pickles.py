@@ -1,4 +1,4 @@
-"""What a loaded pickle is, from its top-level keys: the layouts of ESD, Receler, Concept Ablation, AdvUnlearn, RECE, UCE."""
+"""Recognise a loaded pickle by its top-level keys: the layouts of ESD, Receler, Concept Ablation, AdvUnlearn, RECE, UCE."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,13 +21,14 @@ from audit.checkpoints.receler_adapter import PARTS
 from audit.checkpoints.receler_files import receler_artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names, from_outside
 from audit.errors import CheckpointError
+from audit.files import Document
 
 _ADV = "text_encoder."
 _MACE = re.compile(r"\d+_for_mat[12]")
 
 
-def recognise(content: Any, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
-    """The artefact that a pickle holds. Raises `CheckpointError` for what is no erased model."""
+def recognise(content: object, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
+    """Return the artefact of a pickle's content. Raises `CheckpointError` when it is no erased model."""
     refuse_content(content, where)
     if not isinstance(content, Mapping) or not content or not all(isinstance(key, str) for key in content):
         raise _unknown(where, f"it holds a {type(content).__name__}, not named tensors")
@@ -37,7 +37,7 @@ def recognise(content: Any, config: Path | None, backbone: BackboneTensors, wher
     return with_prefix(_recognised(bare, config, backbone, where), prefix)
 
 
-def _recognised(content: Mapping[str, Any], config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
+def _recognised(content: Document, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
     keys = list(content)
     if any(key.startswith(LDM_PREFIX) for key in keys):
         return ldm(_tensors(content, where), backbone, where, delta=False)
@@ -59,8 +59,10 @@ def _recognised(content: Mapping[str, Any], config: Path | None, backbone: Backb
     return by_names(_tensors(content, where), {}, config, backbone, where)
 
 
-def _state_dict(content: Mapping[str, Any], config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
-    """What Lightning or Concept Ablation wrapped: a UNet by latent-diffusion names, or any flat set of names."""
+def _state_dict(content: Document, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
+    """Recognise a state dict that Lightning or Concept Ablation wrapped: a UNet by latent-diffusion names, or any flat
+    set of names.
+    """
     if not content or not all(isinstance(name, str) for name in content):
         raise _unknown(where, "its 'state_dict' holds no named tensors")
     tensors, prefix = without_prefixes(_tensors(content, where))
@@ -69,11 +71,11 @@ def _state_dict(content: Mapping[str, Any], config: Path | None, backbone: Backb
     return with_prefix(by_names(tensors, {}, config, backbone, where), prefix)
 
 
-def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str) -> Artefact:
+def _ca_delta(content: Document, backbone: BackboneTensors, where: str) -> Artefact:
     unet = _tensors(content["unet"], where)
     notes: tuple[str, ...] = ()
-    found = content.get("text_encoder")
-    text = bare_text_names(_tensors(found, where)) if isinstance(found, Mapping) else {}
+    encoder = content.get("text_encoder")
+    text = bare_text_names(_tensors(encoder, where)) if isinstance(encoder, Mapping) else {}
     if unet:
         check_names_and_shapes(unet, backbone.unet, where)
     if text or not unet:
@@ -93,27 +95,27 @@ def _ca_delta(content: Mapping[str, Any], backbone: BackboneTensors, where: str)
 
 def _nested_esd(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
     check_names_and_shapes(tensors, backbone.unet, where)
-    found, notes = known_set(tensors, backbone.unet, where)
+    key_set, notes = known_set(tensors, backbone.unet, where)
     return Artefact(
-        layouts.ESD_NESTED, where, names_sha256(tensors), len(tensors), found,
-        unet=tensors, whole=found == "ALL", notes=notes,
+        layouts.ESD_NESTED, where, names_sha256(tensors), len(tensors), key_set,
+        unet=tensors, whole=key_set == "ALL", notes=notes,
     )  # fmt: skip
 
 
 def _advunlearn(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
-    """The wrapper's state dict names every tensor twice; only `text_encoder.*` is taken.
+    """Recognise AdvUnlearn's wrapper. Its state dict names every tensor twice; only `text_encoder.*` is taken.
 
     Under transformers 4 these are `text_encoder.text_model.*`, under transformers 5 there is no `text_model`.
     """
     bare = bare_text_names({n.removeprefix(_ADV): tensor for n, tensor in tensors.items() if n.startswith(_ADV)})
     digest = names_sha256(name for name in tensors if name.startswith(_ADV) and not name.endswith("position_ids"))
-    found = text_artefact(bare, layouts.TEXT_STATE, backbone, where, digest)
+    artefact = text_artefact(bare, layouts.TEXT_STATE, backbone, where, digest)
     aliases = len(tensors) - len(bare)
     notes = (f"{aliases} aliases and buffers of the same tensors are not used",) if aliases else ()
-    return dataclasses.replace(found, notes=notes)
+    return dataclasses.replace(artefact, notes=notes)
 
 
-def _refuse_others(content: Mapping[str, Any], where: str) -> None:
+def _refuse_others(content: Document, where: str) -> None:
     keys = list(content)
     if any(_MACE.fullmatch(key) for key in keys):
         raise CheckpointError(
@@ -131,8 +133,8 @@ def _refuse_others(content: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _tensors(content: Mapping[str, Any], where: str) -> LazyTensors:
-    """The mapping's tensors; anything else in it is refused by name."""
+def _tensors(content: Document, where: str) -> LazyTensors:
+    """Return the mapping's tensors; anything else in it is refused by name."""
     for name, value in content.items():
         if not isinstance(name, str):
             raise _unknown(where, f"it names an entry by a {type(name).__name__}, not by text")

@@ -13,9 +13,9 @@ _COMPILED = "._orig_mod."  # torch.compile of a part puts its name in the middle
 
 
 def without_prefixes(tensors: Mapping[str, Value]) -> tuple[Mapping[str, Value], str]:
-    """Return the tensors by their names without what wrappers put before all of them, and what that was.
+    """Return the tensors by their names without the common prefix of wrappers, and that prefix.
 
-    Names of latent-diffusion checkpoints stay, which begin with `model.` by themselves.
+    Names of latent-diffusion checkpoints, which themselves begin with `model.`, stay.
     """
     removed = ""
     while tensors and not any(name.startswith(LDM_PREFIX) for name in tensors):

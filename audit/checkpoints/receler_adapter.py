@@ -13,8 +13,8 @@ Three forms of one artefact:
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -42,7 +42,7 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """The correction of hidden states (..., W)."""
+        """Return the correction of hidden states (..., W)."""
         return self.up(self.act(self.down(hidden)))
 
 
@@ -55,13 +55,13 @@ class Adapters(nn.Module):
         self._modules_by_name = nn.ModuleList(entries.values())  # ModuleDict refuses names with dots
 
     def items(self) -> Iterator[tuple[str, Adapter]]:
-        """Entry names with their adapters."""
+        """Yield entry names with their adapters."""
         for name, module in zip(self.names, self._modules_by_name, strict=True):
             assert isinstance(module, Adapter)
             yield name, module
 
     def flat(self) -> dict[str, torch.Tensor]:
-        """The weights as `{entry}.{down|up}.{weight|bias}`, contiguous copies on the CPU."""
+        """Return the weights as `{entry}.{down|up}.{weight|bias}`, contiguous copies on the CPU."""
         return {
             f"{name}.{part}": tensor.detach().cpu().contiguous().clone()
             for name, adapter in self.items()
@@ -69,7 +69,7 @@ class Adapters(nn.Module):
         }
 
     def nested(self) -> dict[str, OrderedDict[str, torch.Tensor]]:
-        """The weights in the official file's layout."""
+        """Return the weights in the official file's layout."""
         return nested(self.flat())
 
 
@@ -84,8 +84,8 @@ class Attached:
         self.outputs: dict[str, torch.Tensor] = {}
         self._handles = [blocks[name].register_forward_hook(self._hook(name, a)) for name, a in adapters.items()]
 
-    def _hook(self, name: str, adapter: Adapter) -> Any:
-        def correct(module: nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor | None:
+    def _hook(self, name: str, adapter: Adapter) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor | None]:
+        def correct(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor | None:
             if not self.enabled:
                 return None
             correction = adapter(output)
@@ -104,32 +104,32 @@ class Attached:
 
 
 def entry_name(path: str) -> str:
-    """Receler's name of the block that holds the attn2 module at `path`."""
+    """Return Receler's name of the block that holds the attn2 module at `path`."""
     parts = path.split(".")
     return ".".join(parts[:3] if parts[0] == "mid_block" else parts[:4])
 
 
 def cross_attentions(unet: nn.Module) -> dict[str, nn.Module]:
-    """Every attn2 of a UNet by Receler's entry name, in `named_modules` order (mid block last).
+    """Return every attn2 of a UNet by Receler's entry name, in `named_modules` order (mid block last).
 
     Raises `CheckpointError` when two share a name: then a block has several transformer layers, as in SDXL.
     """
-    found: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     for path, module in unet.named_modules():
         if not path.endswith(".attn2"):
             continue
         name = entry_name(path)
-        if name in found:
+        if name in modules:
             raise CheckpointError(
                 f"the UNet has several transformer layers in {name}; Receler's layout knows one",
                 next_step="use a Stable Diffusion 1.x backbone",
             )
-        found[name] = module
-    return found
+        modules[name] = module
+    return modules
 
 
 def new_adapters(unet: UNet2DConditionModel, rank: int = RANK, seed: int = 0) -> Adapters:
-    """Untrained adapters for every attn2, on the UNet's device in float32; `down` is seeded, `up` is zero."""
+    """Return untrained adapters for every attn2, on the UNet's device in float32. `down` is seeded, `up` is zero."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         entries = {name: Adapter(_width(module), rank) for name, module in cross_attentions(unet).items()}
@@ -137,7 +137,7 @@ def new_adapters(unet: UNet2DConditionModel, rank: int = RANK, seed: int = 0) ->
 
 
 def check_adapters(shapes: Mapping[str, tuple[int, ...]], widths: Mapping[str, int], where: str) -> int:
-    """The rank of adapters whose flat names have these shapes, for attn2 layers with these widths by entry name.
+    """Return the rank of adapters with these shapes by flat name, for attn2 layers with these widths by entry name.
 
     Raises `CheckpointError` unless there is one whole adapter for every entry, all of one rank and the entry's width.
     """
@@ -167,21 +167,21 @@ def check_adapters(shapes: Mapping[str, tuple[int, ...]], widths: Mapping[str, i
 
 
 def load_adapters(unet: UNet2DConditionModel, flat: Mapping[str, torch.Tensor], where: str) -> Adapters:
-    """Adapters with the given flat weights, for this UNet: one per attn2, on the UNet's device, in float32.
+    """Return adapters with the given flat weights: one per attn2 of this UNet, on its device, in float32.
 
     Raises `CheckpointError` when entries are missing or unknown, or a width or rank does not fit.
     """
     widths = {name: _width(block) for name, block in cross_attentions(unet).items()}
     rank = check_adapters({name: tuple(tensor.shape) for name, tensor in flat.items()}, widths, where)
-    entries, made = nested(flat), {}
+    entries, adapters = nested(flat), {}
     for name, width in widths.items():
-        made[name] = Adapter(width, rank)
-        made[name].load_state_dict({part: tensor.float() for part, tensor in entries[name].items()}, strict=True)
-    return Adapters(made).to(unet.device)
+        adapters[name] = Adapter(width, rank)
+        adapters[name].load_state_dict({part: tensor.float() for part, tensor in entries[name].items()}, strict=True)
+    return Adapters(adapters).to(unet.device)
 
 
 def attach(unet: UNet2DConditionModel, adapters: Adapters) -> Attached:
-    """Hooks that add each adapter's output after its attn2; `detach()` restores the backbone bit for bit.
+    """Attach hooks that add each adapter's output after its attn2; `detach()` restores the backbone bit for bit.
 
     The adapters must be in the UNet's dtype and on its device. Raises `CheckpointError` when they are another UNet's.
     """
@@ -192,7 +192,7 @@ def attach(unet: UNet2DConditionModel, adapters: Adapters) -> Attached:
 
 
 def nested(flat: Mapping[str, torch.Tensor]) -> dict[str, OrderedDict[str, torch.Tensor]]:
-    """The official nested layout of flat weights."""
+    """Return flat weights in the official nested layout."""
     entries: dict[str, OrderedDict[str, torch.Tensor]] = {}
     for name, tensor in flat.items():
         entry, _, part = name.rpartition(".")
@@ -202,6 +202,5 @@ def nested(flat: Mapping[str, torch.Tensor]) -> dict[str, OrderedDict[str, torch
 
 
 def _width(attention: nn.Module) -> int:
-    """Width of what an attn2 returns: the rows of its output projection."""
-    out: Any = attention.to_out
-    return int(out[0].weight.shape[0])
+    """Return the output width of an attn2: the rows of its output projection."""
+    return int(attention.get_parameter("to_out.0.weight").shape[0])

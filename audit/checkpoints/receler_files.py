@@ -1,4 +1,4 @@
-"""Receler's two layouts: adapters on their own (official code), or among a UNet's tensors (a re-implementation)."""
+"""Read Receler's two layouts: adapters on their own (official code), or among a UNet's tensors (a re-implementation)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ _BLOCK = ".transformer_blocks.0.adapter."
 
 
 def receler_artefact(flat: LazyTensors, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
-    """Adapters by flat names (`{entry}.{down|up}.{weight|bias}`); the configuration's rank must be theirs."""
+    """Return the artefact of adapters by flat names (`{entry}.{down|up}.{weight|bias}`).
+
+    Raises `CheckpointError` when they do not fit the backbone, or when the configuration gives another rank.
+    """
     rank = _check(flat, backbone, where)
     described = read_json(config) if config is not None else {}
     notes: tuple[str, ...] = ()
@@ -36,7 +39,10 @@ def receler_artefact(flat: LazyTensors, config: Path | None, backbone: BackboneT
 
 
 def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> Artefact:
-    """A whole UNet plus adapters: without the split, diffusers drops the adapters and gives the backbone itself."""
+    """Return the artefact of a whole UNet with adapters among its tensors.
+
+    They are split off here, because diffusers would drop them and load the backbone itself.
+    """
     unet = {name: tensor for name, tensor in tensors.items() if ".adapter." not in name}
     check_names_and_shapes(unet, backbone.unet, where)
     missing = sorted(set(backbone.unet) - set(unet))
@@ -53,7 +59,7 @@ def merged_receler(tensors: LazyTensors, backbone: BackboneTensors, where: str) 
 
 
 def _check(flat: LazyTensors, backbone: BackboneTensors, where: str) -> int:
-    """The adapters' rank; raises unless there is one whole adapter of the right width for every attn2."""
+    """Return the adapters' rank. Raises `CheckpointError` unless every attn2 has one whole adapter of the right width."""
     check_not_quantised(flat, where)
     check_stored(flat, where, values=False)
     check_family(flat, backbone.unet, where)

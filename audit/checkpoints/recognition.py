@@ -1,6 +1,6 @@
-"""Say what a checkpoint is, from its content alone; file names and suffixes decide nothing.
+"""Recognise a checkpoint from its content alone; file names and suffixes decide nothing.
 
-The order is: folders by what they hold; safetensors by their header; pickles by their top-level keys.
+Folders are recognised by their files, safetensors by their header, and pickles by their top-level keys.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from audit.weights.checkpoints import CheckpointRef, is_safetensors
 
 
 def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
-    """The artefact, with names and shapes proven to be the backbone's; no tensor is read from a safetensors file.
+    """Return the artefact, with names and shapes checked against the backbone's. No tensor is read from a safetensors file.
 
-    Raises `CheckpointError` for what is no erased model, another family's, incomplete, unreadable or unsafe to read.
+    Raises `CheckpointError` when the file is no erased model, of another family, incomplete, unreadable or unsafe.
     """
     where = str(ref.path)
     if ref.kind == "pipeline":
@@ -31,9 +31,9 @@ def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
         return by_names(from_shards(ref.paths()), {}, None, backbone, where)
     path = ref.paths()[0]
     config = path.parent / "eraser_config.json"
-    found = _from_file(path, config if config.is_file() else None, backbone)
-    check_stored({**found.unet, **found.text, **found.adapters}, where)
-    return dataclasses.replace(found, where=where)
+    artefact = _from_file(path, config if config.is_file() else None, backbone)
+    check_stored({**artefact.unet, **artefact.text, **artefact.adapters}, where)
+    return dataclasses.replace(artefact, where=where)
 
 
 def _from_file(path: Path, config: Path | None, backbone: BackboneTensors) -> Artefact:
@@ -49,8 +49,8 @@ def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Arte
         raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
     if any(".adapter." in name for name in unet):
         return merged_receler(unet, backbone, where)
-    found = unet_artefact(unet, backbone, where)
+    artefact = unet_artefact(unet, backbone, where)
     text = bare_text_names(from_shards(ref.paths("text_encoder")))
     if text:
         check_names_and_shapes(text, backbone.text, where, "text encoder")
-    return dataclasses.replace(found, layout=layouts.PIPELINE, text=text, whole=True)
+    return dataclasses.replace(artefact, layout=layouts.PIPELINE, text=text, whole=True)

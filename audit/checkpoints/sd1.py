@@ -1,4 +1,4 @@
-"""Names and shapes of Stable Diffusion 1.x, from its architecture alone: enough to say what a file is, without weights."""
+"""Give the names and shapes of Stable Diffusion 1.x from its architecture alone, to recognise a file without the weights."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audit.checkpoints.tensors import BackboneTensors, bare_text_names, in_memor
 
 
 def sd1_names() -> BackboneTensors:
-    """Every tensor of SD 1.4's and 1.5's UNet (686) and text encoder (196), on the meta device: no value can be read."""
+    """Return every tensor of SD 1.4's and 1.5's UNet (686) and text encoder (196), on the meta device: none has values."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(
             sample_size=64,

@@ -1,13 +1,12 @@
-"""SPM's facilitated transport (Lyu et al. 2024, arXiv 2312.16145): low-rank layers that act by how close a prompt is.
+"""SPM's facilitated transport (Lyu et al. 2024, arXiv 2312.16145): low-rank layers whose strength depends on the prompt.
 
-As the official script does it, every tensor of the SPM is multiplied by gamma, so that a layer adds
-gamma^2 * alpha / rank * up(down(x)), in both branches of classifier-free guidance.
+As in the official script, every tensor of the SPM is multiplied by gamma, the closeness of the prompt to the concept. A
+layer adds gamma^2 * alpha / rank * up(down(x)), in both branches of classifier-free guidance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -17,9 +16,11 @@ from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import without_learned
 from audit.diffusion.sampling import NoiseModel
 
+Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]
+
 
 class Transport:
-    """SPM's layers hooked onto a UNet; `bind` sets how strongly they act on each case of a batch."""
+    """SPM's layers hooked onto a UNet; `bind` sets their strength for each case of a batch."""
 
     def __init__(self, unet: nn.Module, spm: SpmFile, pipeline: Pipeline) -> None:
         self.prompts = spm.prompts
@@ -35,7 +36,7 @@ class Transport:
             module.register_forward_hook(self._hook(*pair))
 
     def multiplier(self, text: str) -> float:
-        """gamma in [-1, 1]: the larger of the cosine of the text states and the share of the concept's tokens used."""
+        """Return gamma in [-1, 1], the larger of the text states' cosine and the prompt's share of the concept's tokens."""
         if text not in self._known:
             states = self._pipeline.encode_text([text]).flatten(1)
             cosine = torch.cosine_similarity(states, self._concepts, dim=-1).max()
@@ -45,10 +46,10 @@ class Transport:
         return self._known[text]
 
     def bind(self, model: NoiseModel, texts: Sequence[str]) -> NoiseModel:
-        """`model` with each case's own multiplier. Batches hold the cases in order, once for each guidance branch.
+        """Return `model` with each case's own multiplier. Batches hold the cases in order, once for each guidance branch.
 
-        Differentiate a prediction before the next one is made: recomputed blocks act as the latest prediction's did.
-        Raises ValueError without texts, and when a batch is no multiple of them.
+        Differentiate a prediction before the next one is computed: blocks recomputed for the backward pass use the
+        multipliers of the latest prediction. Raises ValueError without texts, and when a batch is no multiple of them.
         """
         if not texts:
             raise ValueError("SPM acts by prompt, so its noise model needs the prompts of the batch")
@@ -74,7 +75,7 @@ class Transport:
         tokenizer = self._pipeline.tokenizer
         return set(tokenizer(without_learned(text))["input_ids"]) - set(tokenizer.all_special_ids)
 
-    def _hook(self, down: torch.Tensor, up: torch.Tensor) -> Any:
+    def _hook(self, down: torch.Tensor, up: torch.Tensor) -> Hook:
         def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
             if self._gamma is None:
                 raise ValueError("the UNet of an SPM is run through `Transport.bind` only")

@@ -1,4 +1,4 @@
-"""SPM's files: kohya-style names, and metadata that says rank, alpha and the erased prompts."""
+"""Read SPM's files: kohya-style names, and metadata with rank, alpha and the erased prompts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ _PARTS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
 def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTensors, where: str) -> Artefact:
-    """The low-rank layers by the backbone's module paths. Raises `CheckpointError` for an ordinary LoRA."""
-    said = metadata if isinstance(metadata, Mapping) else {}
-    prompts = tuple(part.strip() for part in str(said.get("prompts", "")).split(",") if part.strip())
+    """Return the artefact of SPM's low-rank layers, by the backbone's module paths. Raises `CheckpointError` for an
+    ordinary LoRA.
+    """
+    fields = metadata if isinstance(metadata, Mapping) else {}
+    prompts = tuple(part.strip() for part in str(fields.get("prompts", "")).split(",") if part.strip())
     if not prompts:
         raise CheckpointError(
             "the file is a LoRA without SPM's metadata 'prompts': it does not say when it should act",
@@ -28,7 +30,7 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
             next_step=_NEXT,
         )
     modules = {_PREFIX + path.replace(".", "_"): path for path in _linear_modules(backbone)}
-    found: dict[str, dict[str, str]] = {}
+    layers: dict[str, dict[str, str]] = {}
     for name in tensors:
         module, _, part = name.partition(".")
         if module not in modules or part not in _PARTS:
@@ -38,16 +40,16 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
                 where=where,
                 next_step="pass the checkpoint's own backbone with --backbone",
             )
-        found.setdefault(modules[module], {})[part] = name
-    incomplete = sorted(path for path, parts in found.items() if not {*_PARTS[:2]} <= set(parts))
+        layers.setdefault(modules[module], {})[part] = name
+    incomplete = sorted(path for path, parts in layers.items() if not {*_PARTS[:2]} <= set(parts))
     if incomplete:
         raise CheckpointError(f"the layer {incomplete[0]} lacks a half of its pair", where=where, next_step=_NEXT)
-    down = {path: tensors[parts[_PARTS[0]]] for path, parts in found.items()}
-    up = {path: tensors[parts[_PARTS[1]]] for path, parts in found.items()}
+    down = {path: tensors[parts[_PARTS[0]]] for path, parts in layers.items()}
+    up = {path: tensors[parts[_PARTS[1]]] for path, parts in layers.items()}
     check_stored({**down, **up}, where, values=False)
-    rank, alpha = _numbers(said, down, where)
+    rank, alpha = _numbers(fields, down, where)
     _check_shapes(down, up, rank, backbone, where)
-    missing = len(modules) - len(found)
+    missing = len(modules) - len(layers)
     notes = (f"{missing} of the backbone's {len(modules)} layers have no SPM pair",) if missing else ()
     spm = SpmFile(down, up, rank, alpha, prompts)
     return Artefact(layouts.SPM, where, names_sha256(tensors), len(tensors), spm=spm, notes=notes,
@@ -55,7 +57,7 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
 
 
 def _linear_modules(backbone: BackboneTensors) -> list[str]:
-    """Paths of the linear and convolution layers inside the UNet's transformers."""
+    """Return the paths of the linear and convolution layers inside the UNet's transformers."""
     return [
         name.removesuffix(".weight")
         for name, tensor in backbone.unet.items()
@@ -69,16 +71,16 @@ def _as_context(tensors: LazyTensors) -> LazyTensors:
     return {"attn2.to_k.weight": reading[0]} if reading else {}
 
 
-def _numbers(said: Mapping[str, object], down: LazyTensors, where: str) -> tuple[int, float]:
+def _numbers(fields: Mapping[str, object], down: LazyTensors, where: str) -> tuple[int, float]:
     first = next(iter(down.values())).shape
     own = first[0] if first else 0
     try:
-        rank, alpha = int(float(str(said.get("rank", own)))), float(str(said.get("alpha", 1.0)))
+        rank, alpha = int(float(str(fields.get("rank", own)))), float(str(fields.get("alpha", 1.0)))
     except (ValueError, OverflowError):
         rank, alpha = 0, 0.0
     if rank != own or not 0 < alpha < float("inf"):
         raise CheckpointError(
-            f"its metadata says rank {shown(said.get('rank'))} and alpha {shown(said.get('alpha'))}, "
+            f"its metadata says rank {shown(fields.get('rank'))} and alpha {shown(fields.get('alpha'))}, "
             f"its tensors have rank {own}",
             where=where,
             next_step=_NEXT,

@@ -1,4 +1,4 @@
-"""How tensors from outside are stored: which are read as weights, and which are refused by name.
+"""Decide by their storage which tensors from outside are read as weights, and refuse the others by name.
 
 Weights are dense floating-point tensors. Those of eight bits are read as float32, exactly; without scales beside them
 they are plain numbers. Integers, booleans, complex numbers, quantised, sparse and nested tensors, and tensors without
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 
@@ -37,19 +37,19 @@ NEXT = "save it as float32, float16 or bfloat16, dense, with the code that wrote
 
 
 class Stored(Protocol):
-    """A tensor that knows how it is stored; None when it never was in a file."""
+    """A tensor with a description of its storage; None when it was never in a file."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Return the lengths of its dimensions."""
+        """Return the lengths of the tensor's dimensions."""
 
     @property
     def stored(self) -> str | None:
-        """Return dtype and, where it is no dense tensor with values, what it is instead."""
+        """Return the dtype and, where the tensor is not dense or has no values, its kind."""
 
 
 def described(tensor: torch.Tensor) -> str:
-    """Return how a tensor is stored: its dtype alone for a dense one with values, else what it is instead."""
+    """Return the storage of a tensor: its dtype alone for a dense one with values, else its kind."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         return f"a {type(tensor).__name__} of {dtype}"
@@ -66,7 +66,7 @@ def described(tensor: torch.Tensor) -> str:
 
 
 def is_weights(kind: str) -> bool:
-    """Return whether tensors that are described so are read as weights."""
+    """Return whether tensors of this storage are read as weights."""
     return kind in _READ
 
 
@@ -76,10 +76,10 @@ def of_safetensors(dtype: str) -> str:
 
 
 def check_stored(tensors: Mapping[str, Stored], where: str, values: bool = True) -> None:
-    """Return when every tensor can be read as weights; raises `CheckpointError` for the first that cannot.
+    """Check that every tensor can be read as weights. Raises `CheckpointError` for the first that cannot.
 
-    A single integer is read too: trainers store a LoRA's alpha so. Of a quantised file it says that it is one.
-    Without `values`, names and shapes are all that is asked for.
+    A single integer is read too: trainers store a LoRA's alpha so. A quantised file is refused as such. Without
+    `values`, only names and shapes are needed.
     """
     bad = [name for name, tensor in tensors.items() if not _is_read(tensor, values)]
     if not bad:
@@ -99,7 +99,7 @@ def _is_read(tensor: Stored, values: bool) -> bool:
 
 
 def check_not_quantised(tensors: Mapping[str, Stored], where: str) -> None:
-    """Return unless names or dtypes say that the weights are known only together with what quantised them."""
+    """Raise `CheckpointError` when names or dtypes show weights that are meaningless without the code that quantised them."""
     scales = [name for name in tensors if _SCALES.search(name)]
     small = [name for name, tensor in tensors.items() if (tensor.stored or "").startswith((*_EIGHT_BITS, "quantised"))]
     if not scales and 2 * _numbers(tensors[name] for name in small) < max(_numbers(tensors.values()), 1):
@@ -118,15 +118,15 @@ def _numbers(tensors: Iterable[Stored]) -> int:
 
 
 def kinds(tensors: Iterable[Stored]) -> dict[str, int]:
-    """Return how many tensors are stored in each way; those of this process are left out."""
-    found: dict[str, int] = {}
+    """Return the number of tensors by storage; those of this process are left out."""
+    counts: dict[str, int] = {}
     for tensor in tensors:
         if tensor.stored is not None:
-            found[tensor.stored] = found.get(tensor.stored, 0) + 1
-    return dict(sorted(found.items()))
+            counts[tensor.stored] = counts.get(tensor.stored, 0) + 1
+    return dict(sorted(counts.items()))
 
 
-def dense(tensor: Any) -> torch.Tensor:
-    """Return the values of a readable tensor, without gradient and without what a pickle hung onto it."""
+def dense(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the values of a readable tensor, without gradient and without attributes that a pickle attached to it."""
     values = torch.Tensor.detach(tensor)
     return values.to(torch.float32) if str(values.dtype).removeprefix("torch.") in FP8 else values

@@ -1,6 +1,6 @@
 """Tensors that are read when they are needed: from safetensors, from pickles that hold only tensors, from live modules.
 
-A 3 GB checkpoint is recognised from its header and compared tensor by tensor, so it is never in memory as a whole.
+A 3 GB checkpoint is recognised from its header and compared tensor by tensor, so that it is never in memory as a whole.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from safetensors import safe_open
@@ -23,12 +23,13 @@ from audit.errors import CheckpointError
 from audit.weights.files import LONGEST_NAME, check_safetensors, unreadable
 from audit.weights.references import ModelRef
 
+T = TypeVar("T")
 _AGAIN = "download or copy this file again"
 
 
 @dataclasses.dataclass(frozen=True)
 class LazyTensor:
-    """A tensor's shape, the call that reads it (CPU), and how a file stores it (None: it is this process's own)."""
+    """The shape of a tensor, the function that reads it (onto the CPU), and its form in the file (None: it is in no file)."""
 
     shape: tuple[int, ...]
     load: Callable[[], torch.Tensor]
@@ -36,7 +37,7 @@ class LazyTensor:
 
     @property
     def size(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return int(torch.Size(self.shape).numel())
 
 
@@ -45,30 +46,30 @@ LazyTensors = Mapping[str, LazyTensor]
 
 @dataclasses.dataclass(frozen=True)
 class BackboneTensors:
-    """What a checkpoint is compared with. Text-encoder names carry no `text_model.` prefix, whatever transformers says."""
+    """A backbone's tensors. Text-encoder names are without the prefix `text_model.`, which depends on transformers' version."""
 
     unet: LazyTensors
     text: LazyTensors
 
 
 def in_memory(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
-    """Tensors that are there already; read without gradient and on the CPU."""
+    """Return tensors of this process, to be read without gradient and on the CPU."""
     return {name: LazyTensor(tuple(t.shape), functools.partial(_on_cpu, t)) for name, t in tensors.items()}
 
 
 def from_outside(tensors: Mapping[str, torch.Tensor], where: str) -> LazyTensors:
-    """Tensors of a file that is loaded already. One that holds no weights is refused when it is read."""
+    """Return the tensors of a file that is already loaded. One that holds no weights is refused when it is read."""
     return {name: _foreign(name, tensor, where) for name, tensor in tensors.items()}
 
 
 def _foreign(name: str, tensor: torch.Tensor, where: str) -> LazyTensor:
-    said = stored.described(tensor)
-    shape = () if said.startswith("nested") else tuple(tensor.shape)  # nested tensors have none
-    return _checked(name, LazyTensor(shape, lambda: tensor, said), where)
+    form = stored.described(tensor)
+    shape = () if form.startswith("nested") else tuple(tensor.shape)  # nested tensors have none
+    return _checked(name, LazyTensor(shape, lambda: tensor, form), where)
 
 
 def _checked(name: str, raw: LazyTensor, where: str) -> LazyTensor:
-    """The tensor, refused by name when it is read and is stored as no weights are."""
+    """Return the tensor, refused by name when it is read and its form is not that of weights."""
 
     def load() -> torch.Tensor:
         stored.check_stored({name: raw}, where)
@@ -81,8 +82,8 @@ def _on_cpu(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().cpu()
 
 
-def bare_text_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
-    """A text encoder's tensors by names that transformers 4 and 5 share; the `position_ids` buffer is no weight."""
+def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return a text encoder's entries by names that transformers 4 and 5 share. The `position_ids` buffer is no weight."""
     return {
         name.removeprefix("text_model."): tensor
         for name, tensor in tensors.items()
@@ -91,7 +92,7 @@ def bare_text_names(tensors: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def backbone_files(ref: ModelRef) -> BackboneTensors:
-    """The backbone's tensors, read from its files without building a model."""
+    """Return the backbone's tensors, read from its files without building a model."""
     return BackboneTensors(
         unet=from_shards([ref.path / name for name in ref.files if name.startswith("unet/")]),
         text=bare_text_names(from_shards([ref.path / n for n in ref.files if n.startswith("text_encoder/")])),
@@ -99,26 +100,26 @@ def backbone_files(ref: ModelRef) -> BackboneTensors:
 
 
 def backbone_modules(unet: torch.nn.Module, text_encoder: torch.nn.Module) -> BackboneTensors:
-    """The tensors of a loaded backbone."""
+    """Return the tensors of a loaded backbone."""
     return BackboneTensors(in_memory(unet.state_dict()), bare_text_names(in_memory(text_encoder.state_dict())))
 
 
 def from_shards(paths: Sequence[Path]) -> LazyTensors:
-    """All tensors of one or several safetensors files."""
-    found: dict[str, LazyTensor] = {}
+    """Return all tensors of one or several safetensors files."""
+    tensors: dict[str, LazyTensor] = {}
     for path in paths:
-        found.update(from_safetensors(path)[0])
-    return found
+        tensors.update(from_safetensors(path)[0])
+    return tensors
 
 
 def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
-    """The file's tensors and its metadata. Raises `CheckpointError` when it is unreadable, truncated or malformed."""
+    """Return the file's tensors and its metadata. Raises `CheckpointError` when it is unreadable, truncated or malformed."""
     names = check_safetensors(path)
     try:
         file = safe_open(str(path), framework="pt", device="cpu")
         slices = {name: file.get_slice(name) for name in names}
-        shapes = {name: tuple(found.get_shape()) for name, found in slices.items()}
-        kinds = {name: stored.of_safetensors(str(found.get_dtype())) for name, found in slices.items()}
+        shapes = {name: tuple(piece.get_shape()) for name, piece in slices.items()}
+        kinds = {name: stored.of_safetensors(str(piece.get_dtype())) for name, piece in slices.items()}
         metadata = dict(file.metadata() or {})
     except Exception as error:  # Rust's errors, and Python's for a dtype that torch lacks
         raise _broken(path, f"it is no valid safetensors file ({_first(error)})") from None
@@ -130,16 +131,16 @@ def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
     }, metadata
 
 
-def _tensor(file: Any, name: str, path: Path) -> torch.Tensor:
+def _tensor(file: safe_open, name: str, path: Path) -> torch.Tensor:
     try:
-        found: torch.Tensor = file.get_tensor(name)
+        tensor: torch.Tensor = file.get_tensor(name)
     except Exception as error:  # as above
         raise _broken(path, f"its tensor {name} cannot be read ({_first(error)})") from None
-    return found
+    return tensor
 
 
-def from_pickle(path: Path) -> Any:
-    """What a pickle holds, loaded with `weights_only=True` and mapped into memory where the format allows it.
+def from_pickle(path: Path) -> object:
+    """Return the content of a pickle, loaded with `weights_only=True` and mapped into memory where the format allows it.
 
     Raises `CheckpointError` for a pickle that needs more than tensors and plain containers; none of its code is run.
     """
@@ -149,7 +150,7 @@ def from_pickle(path: Path) -> Any:
     return content
 
 
-def _loaded(path: Path) -> Any:
+def _loaded(path: Path) -> object:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about old formats and rare kinds of tensors, which are judged by us
@@ -170,7 +171,7 @@ def _loaded(path: Path) -> Any:
         raise _broken(path, f"it is no whole PyTorch file ({_first(error)})") from None
 
 
-def _check_names(path: Path, content: Any, depth: int = 3) -> None:
+def _check_names(path: Path, content: object, depth: int = 3) -> None:
     """Return when no tensor that a layout could hold has a name longer than names are."""
     if depth == 0 or not isinstance(content, Mapping):
         return
@@ -197,7 +198,7 @@ def _check_archive(path: Path) -> None:
 
 
 def shown(value: object) -> str:
-    """A value from a file as a message shows it, at most 40 characters long."""
+    """Return a value from a file as a message shows it, at most 40 characters long."""
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:40]}..."
 
@@ -207,15 +208,15 @@ def _first(error: Exception) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
-    """Whether the file begins as PyTorch's zip archives or as a pickle of protocol 2 and later does."""
+    """Return whether the file begins as PyTorch's zip archives or as a pickle of protocol 2 and later does."""
     with path.open("rb") as stream:
         start = stream.read(2)
     return start == b"PK" or start[:1] == b"\x80"
 
 
 def _needs_code(path: Path, message: str) -> CheckpointError:
-    found = re.search(r"GLOBAL ([\w.]+)", message)
-    what = f"it asks for {found[1]}" if found else "it holds more than tensors and plain containers"
+    match = re.search(r"GLOBAL ([\w.]+)", message)
+    what = f"it asks for {match[1]}" if match else "it holds more than tensors and plain containers"
     return CheckpointError(
         f"the file {path.name} is a pickle that could run code when it is loaded ({what}), so it is refused; "
         "nothing of it was run",

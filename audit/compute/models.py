@@ -1,4 +1,4 @@
-"""The models of one worker process: the backbone and a few erased UNets, loaded when first needed."""
+"""Load the models of one worker process when they are first needed: the backbone and a few erased UNets."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _TEXTS_KEPT = 512  # encoded texts: 0.24 MB each for Stable Diffusion, and promp
 
 
 class Models:
-    """Backbone, erased models and guards of one process on one device.
+    """The backbone, erased models and guards of one process on one device.
 
-    An erased model is named by its erase unit's key; None is the backbone. `plan` says which units are checkpoints.
+    An erased model is named by its erase unit's key; None is the backbone. `plan` tells which units are checkpoints.
     """
 
     # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory.
@@ -51,47 +51,47 @@ class Models:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The backbone, loaded on first use."""
+        """Return the backbone, loaded on first use."""
         if self._pipeline is None:
             self._pipeline = load_pipeline(self.ref, self.device)
         return self._pipeline
 
     @property
     def standard(self) -> Models:
-        """Where guards find the un-erased backbone."""
+        """Return the models in which guards find the un-erased backbone."""
         return self
 
     @property
     def spec(self) -> Spec | None:
-        """The spec of the run, which names the files that it brings."""
+        """Return the spec of the run, which names the files that it brings."""
         return self.plan.spec if self.plan is not None else None
 
     def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
-        """The noise prediction of one model; `texts` are the prompts of the batch, which SPM acts by."""
+        """Return the noise prediction of one model. `texts` are the prompts of the batch, which SPM's layers depend on."""
         model = self._model(erase_key, dtype)
         return model.noise_model(texts) if isinstance(model, ErasedModel) else noise_model(model)
 
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
-        """Text-encoder states (B, L, D) of one model; the texts used last are kept, so that repeated ones cost nothing."""
+        """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
         owner = erase_key if erase_key in self._checkpoints() else None
-        found = {}
+        states = {}
         for text in dict.fromkeys(texts):
             if (owner, text) not in self._states:
                 self._states[owner, text] = self._encoder(owner).encode_text([text])[0]
             self._states.move_to_end((owner, text))
-            found[text] = self._states[owner, text]
+            states[text] = self._states[owner, text]
         while len(self._states) > _TEXTS_KEPT:
             self._states.popitem(last=False)
-        return torch.stack([found[text] for text in texts])
+        return torch.stack([states[text] for text in texts])
 
     def reader(self, erase_key: str | None) -> Pipeline:
-        """The pipeline with the text encoder of one model: what reads prompts for it."""
+        """Return the pipeline with the text encoder that reads prompts for one model."""
         return self._encoder(erase_key if erase_key in self._checkpoints() else None)
 
     def guards(
         self, resolved: Sequence[ResolvedGuard], erase_key: str | None = None, dtype: str = "float32"
     ) -> list[Guard]:
-        """Fresh guards for one batch, in the spec's order, around the model that they protect."""
+        """Return fresh guards for one batch, in the spec's order, around the model that they protect."""
         if not resolved:
             return []
         owner = erase_key if erase_key in self._checkpoints() else None
@@ -111,7 +111,9 @@ class Models:
         return model.unet if isinstance(model, ErasedModel) else model
 
     def _guard_model(self, sha256: str) -> ModelRef:
-        """The model with a digest that a guard asks; raises `CheckpointError` when the spec's has changed since the plan."""
+        """Return the model with this digest that a guard asks. Raises `CheckpointError` when its files have changed
+        since the plan.
+        """
         defences = self.plan.spec.defences if self.plan is not None else ()
         asked = [parse(guard) for defence in defences for guard in defence.guards]
         roles = {name: role for parameters in asked for role, name in parameters.models().items()}
@@ -127,7 +129,7 @@ class Models:
         )
 
     def checkpoint(self, erase_key: str, sha256: str) -> CheckpointRef:
-        """The declared checkpoint of an erase unit; raises `CheckpointError` when its files are not the planned ones."""
+        """Return the declared checkpoint of an erase unit. Raises `CheckpointError` when its files are not the planned ones."""
         declared = self._checkpoints()[erase_key]
         ref = resolve_checkpoint(declared)
         if ref.sha256 != sha256:
@@ -139,7 +141,7 @@ class Models:
         return ref
 
     def used(self, erase_key: str | None) -> str | None:
-        """Hex SHA-256 of the erased weights this process has loaded for an erase unit; None when it has loaded none."""
+        """Return the hex SHA-256 of the erased weights loaded for an erase unit. None when this process has loaded none."""
         return self._used.get(erase_key) if erase_key is not None else None
 
     def _require_same(self, erase_key: str, digest: str) -> None:
@@ -156,7 +158,9 @@ class Models:
         self._used[erase_key] = digest
 
     def _recorded(self, erase_key: str) -> str | None:
-        """What the first complete unit that depends on an erase unit says it used; all the others were held to it."""
+        """Return the digest that the first complete unit depending on an erase unit recorded; all the others were held
+        to it.
+        """
         if self.plan is None:
             return None
         units = self.plan.units
@@ -171,13 +175,13 @@ class Models:
         return None
 
     def _checkpoints(self) -> dict[str, str]:
-        """Erase unit -> the checkpoint as the spec names it."""
+        """Return erase unit -> the checkpoint as the spec names it."""
         if self._declared is None:
             self._declared = _declared(self.plan) if self.plan is not None else {}
         return self._declared
 
     def _encoder(self, owner: str | None) -> Pipeline:
-        """The pipeline with the text encoder of a model."""
+        """Return the pipeline with the text encoder of a model."""
         model = self._model(owner, "float32") if owner is not None else None
         encoder = model.text_encoder if isinstance(model, ErasedModel) else None
         return self.pipeline if encoder is None else dataclasses.replace(self.pipeline, text_encoder=encoder)

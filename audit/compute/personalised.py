@@ -1,8 +1,8 @@
-"""The models of a worker with a personalisation on top: its change is added to the weights of whatever model is asked for.
+"""Models of a worker with a personalisation on top: its change is added to the weights of each model that is asked for.
 
-What the defence adds besides weights goes on acting: Receler's adapters and SPM's layers, which are hooks, and guards.
-A guard's own standard model stays the backbone as it is; text is read by the personalised text encoder, as diffusers
-does after `load_lora_weights`. SPM's transport goes on deciding by the text encoder that it was built with.
+Hooks and guards of the defence stay active: Receler's adapters, SPM's layers, and guards. A guard's own standard model
+is the backbone without the personalisation. Prompts are read by the personalised text encoder, as diffusers does after
+`load_lora_weights`. SPM's transport keeps the text encoder that it was built with.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from audit.spec.scenarios import EmbeddingScenario
 
 
 def with_personalisation(models: Models, personalisation: Personalisation | None) -> Models:
-    """Return `models` with a personalisation on top, the last one kept; the models themselves for None."""
+    """Return `models` with a personalisation on top, or `models` itself for None. The latest one is kept."""
     return models if personalisation is None else personalised(models, personalisation)
 
 
 def personalised(models: Models, personalisation: Personalisation) -> Personalised:
-    """Return `models` with a personalisation on top; the last one is kept with them."""
+    """Return `models` with a personalisation on top. The latest one is kept with them."""
     if isinstance(models.variant, Personalised) and models.variant.personalisation == personalisation:
         return models.variant
     variant = Personalised(models, personalisation)
@@ -38,7 +38,7 @@ def personalised(models: Models, personalisation: Personalisation) -> Personalis
 
 
 class Personalised(Models):
-    """`below` with a personalisation on top of each model."""
+    """The models of `below`, each with a personalisation on top."""
 
     kept = 1  # the models below are held too
 
@@ -49,21 +49,21 @@ class Personalised(Models):
 
     @property
     def pipeline(self) -> Pipeline:
-        """The backbone, without the personalisation."""
+        """Return the backbone, without the personalisation."""
         return self.below.pipeline
 
     @property
     def standard(self) -> Models:
-        """Where guards find the un-erased backbone."""
+        """Return the models in which guards find the un-erased backbone."""
         return self.below
 
     def used(self, erase_key: str | None) -> str | None:
-        """As the models below."""
+        """Return the digest that the models below loaded for an erase unit."""
         return self.below.used(erase_key)
 
     @functools.cached_property
     def change(self) -> Change:
-        """What is added. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
+        """Return the change to add. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
         base = self.personalisation.base
         unet, reader = self.below._unet(base, "float32"), self.below.reader(base)
         return read_change(self._find(), backbone_modules(unet, reader.text_encoder))

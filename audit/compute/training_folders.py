@@ -1,4 +1,4 @@
-"""Where a training inside a run keeps its checkpoints: a local folder for each unit, gone when the unit is journalled."""
+"""Keep the checkpoints of trainings inside a run: a local folder for each unit, removed when the unit is journalled."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ _LENGTHS = {"iterations", "generations"}  # parameters of what takes long and ca
 
 @contextlib.contextmanager
 def training_session(unit: Unit, listener: Listener | None = None, *, ends: bool = True) -> Iterator[Session]:
-    """A block that computes and journals a unit; where it trains, a later process goes on where it broke off.
+    """Open a block that computes and journals a unit. A unit that trains continues where an earlier process was interrupted.
 
-    The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another process
-    of this machine trains the same unit, or where the cache folder cannot be written, nothing is kept and a note says so.
+    The checkpoints are removed when the block ends without an error, unless the unit `ends` later. While another
+    process of this machine trains the same unit, or where the cache folder cannot be written, nothing is kept and a
+    note says so.
     """
-    heard = listener or Silent()
+    listener = listener or Silent()
     described = unit.identity
     trains = isinstance(described, EraseIdentity | AttackIdentity) and not _LENGTHS.isdisjoint(described.parameters)
     if not trains:  # a checkpoint, a closed form, or no training at all: nothing to go on with
-        yield Session(listener=heard)
+        yield Session(listener=listener)
         return
     folder = locations.trainings_folder() / unit.key
-    with _held(folder, heard) as held:
-        yield Session(folder if held else None, heard)
+    with _held(folder, listener) as held:
+        yield Session(folder if held else None, listener)
         if held and ends:
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def trained_elsewhere(unit: Unit) -> bool:
-    """Whether another process of this machine is at the unit's training now."""
+    """Return whether another process of this machine is training the unit now."""
     folder = locations.trainings_folder() / unit.key
     with _locked(folder) as lock:
         return lock is _Lock.ELSEWHERE
 
 
 def sweep(units: Iterable[Unit]) -> None:
-    """Remove what is left of the trainings of complete units: another process may have been the one to finish them."""
+    """Remove the checkpoint folders of complete units, which another process may have finished."""
     for unit in units:
         folder = locations.trainings_folder() / unit.key
         with _locked(folder) as lock:
@@ -61,7 +62,9 @@ class _Lock(enum.Enum):
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[_Lock]:
-    """A block in which no other process trains in `folder`, which need not be there, when the lock is `OURS`."""
+    """Open a block with the state of the lock on `folder`, which need not exist. No other process trains there when it
+    is `OURS`.
+    """
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError as error:
@@ -69,17 +72,17 @@ def _locked(folder: Path) -> Iterator[_Lock]:
         return
     try:
         try:
-            found = _Lock.OURS if try_lock(handle) else _Lock.ELSEWHERE
+            lock = _Lock.OURS if try_lock(handle) else _Lock.ELSEWHERE
         except NoLocks:
-            found = _Lock.UNKNOWN
-        yield found
+            lock = _Lock.UNKNOWN
+        yield lock
     finally:
         os.close(handle)
 
 
 @contextlib.contextmanager
 def _held(folder: Path, listener: Listener) -> Iterator[bool]:
-    """A block in which this process alone writes into `folder`; False when it may not."""
+    """Open a block in which this process alone writes into `folder`; False when it may not."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         os.listdir(folder)

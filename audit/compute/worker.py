@@ -1,4 +1,4 @@
-"""One worker process: runs units of one plan and journals each as one file."""
+"""Run the units of one plan in one process, and journal each as one file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class UnitReport:
-    """How one unit went. `errors` counts rows that resume will try again."""
+    """The outcome of one unit. `errors` counts the rows that a resumed run tries again."""
 
     kind: str
     key: str
@@ -67,7 +67,7 @@ class UnitReport:
 
 
 class Worker:
-    """Runs units of `plan`; models and detectors are loaded once, when the first unit needs them."""
+    """A process that runs units of `plan`. Models and detectors are loaded once, when the first unit needs them."""
 
     def __init__(
         self,
@@ -108,9 +108,9 @@ class Worker:
                 )
 
     def run(self, unit: Unit, listener: Listener | None = None) -> UnitReport:
-        """Return the report of one unit, after its file is in the journal. What it depends on must be there already.
+        """Run one unit, journal it, and return its report. The units that it depends on must be in the journal already.
 
-        `listener` hears how the training of an erase or attack unit goes. A unit that was interrupted while it trained goes on.
+        `listener` shows the progress of an erase or attack unit's training. A training that was interrupted continues.
         When another process has completed the unit meanwhile, its file stays and this one's rows are dropped.
         """
         stored = as_json(unit.identity)
@@ -185,7 +185,7 @@ class Worker:
 
     @functools.cached_property
     def _corpus(self) -> dict[str, str]:
-        """Corpus item -> URI, of the manifest that was stored with the run."""
+        """Return corpus item -> URI, of the manifest that was stored with the run."""
         manifest = read_stored_manifest(self.journal, self.plan.run_id, self.plan.corpus.get("sha256", ""))
         return dict(zip(manifest["pixel_sha256"].to_pylist(), manifest["uri"].to_pylist(), strict=True))
 

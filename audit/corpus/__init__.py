@@ -1,1 +1,1 @@
-"""Pictures and prompts from outside: list, decode and hash them, and keep what cannot be used with its reason."""
+"""Pictures and prompts from outside: list, decode and hash them, and keep each that cannot be used with the reason."""

@@ -1,8 +1,8 @@
-"""Read CSV so that every physical line is either read or reported: one quote left open never swallows the rows below it.
+"""Read CSV so that every physical line is either read or reported. A quote left open never swallows the rows below it.
 
-The `csv` module takes what follows an opening quote, however many lines that is, for one field. Here a record of several
-lines is believed only when they cannot be rows of their own; otherwise its first line is reported and reading goes on with
-the second one.
+The `csv` module reads everything after an opening quote as one field, over however many lines. Here a record of several
+lines is accepted only when they cannot be rows of their own; otherwise its first line is reported, and reading resumes
+at the second one.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PROFILED = 200  # one-line rows that say what the columns hold
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """The fields of one record, or none and the reason; `first` and `last` are its physical lines, from 1."""
+    """The fields of one record, or none and the reason. `first` and `last` are its physical lines, from 1."""
 
     fields: tuple[str, ...]
     problem: str | None
@@ -99,7 +99,7 @@ def _records(lines: Sequence[str], start: int, rows: _Rows) -> Iterator[Record]:
 
 
 def _alone(line: str, number: int) -> Record:
-    """The record of one line that is not strictly CSV: quotes inside a quoted field are taken as they stand."""
+    """Return the record of one line that is not strictly CSV: quotes inside a quoted field are taken as they stand."""
     try:
         fields, complete = _lenient(line)
     except csv.Error as error:
@@ -123,7 +123,7 @@ def _swallowed(lines: Sequence[str], rows: _Rows) -> bool:
 
 
 def _strict(lines: Sequence[str], start: int, stop: int) -> tuple[list[str] | None, int]:
-    """The record that begins at line `start`, None when it is not strictly CSV, and the lines that it took."""
+    """Return the record that begins at line `start`, None when it is not strictly CSV, and the lines that it took."""
     reader = csv.reader(itertools.islice(lines, start, stop), strict=True)
     try:
         return next(reader), reader.line_num
@@ -132,7 +132,7 @@ def _strict(lines: Sequence[str], start: int, stop: int) -> tuple[list[str] | No
 
 
 def _lenient(line: str) -> tuple[list[str], bool]:
-    """The fields of one line on its own, and whether it ends outside of quotes."""
+    """Return the fields of one line on its own, and whether it ends outside of quotes."""
     reader = csv.reader([line, "\n"])
     return next(reader, []), reader.line_num == 1
 

@@ -10,7 +10,6 @@ import hashlib
 import importlib
 import io
 import math
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -121,7 +120,7 @@ def _decoded(kind: str, data: bytes, max_pixels: int) -> Pixels:
 
 
 def _without_texts(data: bytes) -> bytes:
-    """A PNG file without its colour profile and texts; unchanged when it has none, cut short where it is damaged."""
+    """Return a PNG file without its colour profile and texts; unchanged when it has none, cut short where it is damaged."""
     kept, at = [data[:8]], 8
     while at + 12 <= len(data):
         end = at + 12 + int.from_bytes(data[at : at + 4])  # length, type, content, checksum
@@ -163,7 +162,7 @@ def _rgb(image: ImageFile.ImageFile, kind: str) -> Pixels:
 
 
 def _orientation(image: ImageFile.ImageFile) -> int:
-    """EXIF orientation 1..8; 1 when there is none or the EXIF block is corrupt (the pixels may still be good)."""
+    """Return the EXIF orientation, 1..8; 1 when there is none or the EXIF block is corrupt (the pixels may still be good)."""
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # corrupt EXIF raises many things, and warnings where they are errors
@@ -171,11 +170,10 @@ def _orientation(image: ImageFile.ImageFile) -> int:
 
 
 def _grey_bits(image: ImageFile.ImageFile, kind: str) -> int:
-    """Bits a grey sample really uses: TIFF stores 12-bit samples in the same mode as 16-bit ones."""
+    """Return the bits that a grey sample really uses: TIFF stores 12-bit samples in the same mode as 16-bit ones."""
     if kind != "TIFF":
         return 16
-    tags: Any = getattr(image, "tag_v2", {})
-    bits = tags.get(_BITS_PER_SAMPLE_TAG, (16,))
+    bits = getattr(image, "tag_v2", {}).get(_BITS_PER_SAMPLE_TAG, (16,))
     return int(bits[0] if isinstance(bits, tuple) else bits)
 
 
@@ -238,7 +236,7 @@ def to_model_input(array: Pixels, size: int) -> npt.NDArray[np.float32]:
     return (square.astype(np.float32) / np.float32(127.5)) - np.float32(1.0)
 
 
-def degenerate(array: npt.NDArray[Any]) -> str | None:
+def degenerate(array: npt.NDArray[np.generic]) -> str | None:
     """Return why a picture shows nothing ('empty', 'not finite', 'black', 'constant'), or None when it shows something.
 
     Integers are levels in 0..255; floats are model output in [-1, 1]. Black: no value above `BLACK_LEVEL`. Constant: no
@@ -258,7 +256,7 @@ def degenerate(array: npt.NDArray[Any]) -> str | None:
     return "constant" if spread < CONSTANT_STD else None
 
 
-def psnr(first: npt.NDArray[Any], second: npt.NDArray[Any], *, peak: float = 255.0) -> float:
+def psnr(first: npt.NDArray[np.generic], second: npt.NDArray[np.generic], *, peak: float = 255.0) -> float:
     """Return the peak signal-to-noise ratio in decibels, 10 log10(peak^2 / mean squared error); infinity when they are equal.
 
     `peak` is the width of the value range: 255 for uint8, 2 for floats in [-1, 1]. NaN when either is not finite.

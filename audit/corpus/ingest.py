@@ -20,7 +20,7 @@ from audit import locations
 from audit.corpus import images
 from audit.corpus.images import ImageError, Pixels
 from audit.corpus.manifest import MANIFEST_SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
-from audit.corpus.sources import Found, Source, is_litter, open_source
+from audit.corpus.sources import ListedObject, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.records import Item
 from audit.spec.sections import CorpusEntry, CorpusLimits
@@ -123,11 +123,11 @@ def _read_ahead(
     """Yield items in listing order, at most `WINDOW` of them being read at a time."""
     window: deque[Future[Item]] = deque()
     try:
-        for found in source.objects():
-            if is_litter(found.uri, source.uri):
-                skipped.append(found.uri)
+        for listed in source.objects():
+            if is_litter(listed.uri, source.uri):
+                skipped.append(listed.uri)
                 continue
-            window.append(pool.submit(_examine, source, found, entry, limits))
+            window.append(pool.submit(_examine, source, listed, entry, limits))
             if len(window) >= WINDOW:
                 yield window.popleft().result()
         while window:
@@ -137,15 +137,15 @@ def _read_ahead(
             future.cancel()
 
 
-def _examine(source: Source, found: Found, entry: CorpusEntry, limits: CorpusLimits) -> Item:
+def _examine(source: Source, listed: ListedObject, entry: CorpusEntry, limits: CorpusLimits) -> Item:
     """Return the row of one object; only failures that concern every object are raised."""
-    item = Item(found.uri, entry.role, entry.concept, found.size, None, None, None, None, None, found.problem)
-    if found.problem is not None:
+    item = Item(listed.uri, entry.role, entry.concept, listed.size, None, None, None, None, None, listed.problem)
+    if listed.problem is not None:
         return item
-    if found.size > limits.max_bytes:
-        return dataclasses.replace(item, error=f"too many bytes: {found.size}, the limit is {limits.max_bytes}")
+    if listed.size > limits.max_bytes:
+        return dataclasses.replace(item, error=f"too many bytes: {listed.size}, the limit is {limits.max_bytes}")
     try:
-        data = source.read(found.uri)
+        data = source.read(listed.uri)
     except FileNotFoundError:
         return dataclasses.replace(item, error="vanished while the manifest was made")
     except PermissionError:

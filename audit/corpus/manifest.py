@@ -8,7 +8,6 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -149,7 +148,7 @@ def items(table: pa.Table, *, usable: bool = False) -> Iterator[Item]:
                 yield Item(**{name: row[name] for name in _ITEM_FIELDS})
 
 
-def _system(url: str, target: str) -> tuple[Any, str]:
+def _system(url: str, target: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if locations.scheme(url) == "s3":
         return s3_filesystem(), target
     if locations.scheme(url) == "file":

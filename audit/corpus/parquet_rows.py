@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,7 +26,7 @@ def column_names(data: bytes) -> list[str]:
         return list(file.schema_arrow.names)
 
 
-def rows(data: bytes, columns: Collection[str]) -> Iterator[dict[str, Any]]:
+def rows(data: bytes, columns: Collection[str]) -> Iterator[dict[str, object]]:
     """Yield each row's values of `columns`. Raises as `column_names`, and `ForeignError` beyond `MOST_ROWS` or `MOST_BYTES`."""
     wanted = sorted(columns)
     texts = [field.name for field in _schema(data) if field.name in columns and _is_text(field.type)]
@@ -69,17 +68,17 @@ def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind))
 
 
-def _cells(column: pa.Array) -> tuple[list[Any], int]:
-    """The values of one column of a batch, and the bytes that they take; rows of equal text share it."""
+def _cells(column: pa.Array) -> tuple[list[object], int]:
+    """Return the values of one column of a batch, and the bytes that they take; rows of equal text share it."""
     if not pa.types.is_dictionary(column.type):
         return [_scalar(value) for value in column], column.nbytes
     indices = column.indices.to_pylist()
     words = {i: _scalar(column.dictionary[i]) for i in {*indices} - {None}}
-    size = sum(len(word) for word in words.values() if word is not None)
+    size = sum(len(word) for word in words.values() if isinstance(word, str | bytes))
     return [None if i is None else words[i] for i in indices], size + column.indices.nbytes
 
 
-def _scalar(value: Any) -> Any:
+def _scalar(value: pa.Scalar) -> object:
     try:
         return value.as_py()
     except UnicodeDecodeError:

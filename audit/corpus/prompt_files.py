@@ -1,7 +1,7 @@
 """Read prompt files, CSV or Parquet, under the column names of I2P, of MMA-Diffusion and of the files derived from ESD's.
 
-One bad row never costs another: it keeps its place, without what could not be read and with the reason. Only a file that
-cannot be read at all, or has no prompt column, is refused.
+A bad row costs no other: it keeps its place, with the reason and without the values that could not be read. Only a file
+that cannot be read at all, or has no prompt column, is refused.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ ROW_NUMBER = "row"  # the join key of a file without a column for it: the data r
 
 @dataclasses.dataclass(frozen=True)
 class RawRow:
-    """One row as the file has it: values by the file's own column names, or the reason why there are none."""
+    """One row of the file: values by the file's own column names, or the reason why there are none."""
 
-    values: Mapping[str, Any]
+    values: Mapping[str, object]
     problem: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A prompt file: its bytes' SHA-256, its column names, which of them holds which field, and all its rows."""
+    """A prompt file: the SHA-256 of its bytes, its column names, the column of each field, and all its rows."""
 
     where: str
     sha256: str
@@ -58,7 +58,7 @@ class Table:
     columns: Mapping[str, str]  # field of ALIASES -> column name
     rows: tuple[RawRow, ...]
 
-    def value(self, row: RawRow, field: str) -> Any:
+    def value(self, row: RawRow, field: str) -> object:
         """Return the value of a row under a field; None when the file has no such column or the row could not be read."""
         column = self.columns.get(field)
         return row.values.get(column) if column is not None else None
@@ -95,8 +95,8 @@ def read_table(path: Path, chosen: Mapping[str, str | None], filtered: Collectio
     except MemoryError:
         raise _refused("the prompt file needs more memory than there is", where, "name a smaller one") from None
     except (OSError, csv.Error, pa.ArrowException, UnicodeError, ForeignError) as error:
-        said = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
-        raise _refused(f"the prompt file cannot be read: {said}", where, name_one) from None
+        message = getattr(error, "strerror", None) or (str(error).splitlines() or [type(error).__name__])[0]
+        raise _refused(f"the prompt file cannot be read: {message}", where, name_one) from None
     if not rows:
         raise _refused("the prompt file has no rows", where, "add prompts")
     return Table(where, hashlib.sha256(data).hexdigest(), tuple(names), columns, tuple(rows))
@@ -111,7 +111,7 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
     for name in names:
         plain.setdefault(folded(name), []).append(name)
     listed = ", ".join(repr(name) for name in names)[:300] or "none"
-    found: dict[str, str] = {}
+    columns: dict[str, str] = {}
     for field, aliases in ALIASES.items():
         if field in chosen:
             wanted = chosen[field]
@@ -119,7 +119,7 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
                 continue
             if folded(wanted) not in plain:
                 raise _refused(f"the prompt file has no column {wanted!r}; it has {listed}", where, "name one of them")
-            found[field] = plain[folded(wanted)][0]
+            columns[field] = plain[folded(wanted)][0]
         else:
             present = [alias for alias in aliases if alias in plain]
             if field == "prompt" and len(present) > 1:
@@ -129,16 +129,16 @@ def _columns(names: Sequence[str], chosen: Mapping[str, str | None], where: str)
                     f"say which, in the spec's prompts: columns: {{prompt: {present[0]}}}",
                 )
             if present:
-                found[field] = plain[present[0]][0]
-        if field in found and len(plain[folded(found[field])]) > 1:
-            raise _refused(f"the prompt file has the column {found[field]!r} twice", where, "rename one of them")
-    if "prompt" not in found:
+                columns[field] = plain[present[0]][0]
+        if field in columns and len(plain[folded(columns[field])]) > 1:
+            raise _refused(f"the prompt file has the column {columns[field]!r} twice", where, "rename one of them")
+    if "prompt" not in columns:
         raise _refused(
             f"the prompt file has no prompt column; it has {listed}",
             where,
             "name it in the spec's prompts: columns: {prompt: NAME}",
         )
-    return found
+    return columns
 
 
 def _csv(data: bytes, where: str) -> tuple[list[str], list[RawRow]]:
@@ -163,7 +163,7 @@ def _csv(data: bytes, where: str) -> tuple[list[str], list[RawRow]]:
 
 
 def _decoded(data: bytes) -> str:
-    """The text of a CSV file. Bytes that are not UTF-8 become lone surrogates, which tell on the row they stand in."""
+    """Return the text of a CSV file. Bytes that are not UTF-8 become lone surrogates, by which their row is refused later."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return data.decode("utf-16")
     return data.decode("utf-8-sig", errors="surrogateescape")
@@ -173,7 +173,7 @@ def _broken(text: str) -> bool:
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def text_of(value: Any) -> str:
+def text_of(value: object) -> str:
     """Return a prompt or a key as text. Raises ValueError, with the reason, for what is empty, not text or not readable."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise ValueError("is empty")
@@ -192,15 +192,16 @@ def text_of(value: Any) -> str:
     return value
 
 
-def key_of(value: Any) -> str:
+def key_of(value: object) -> str:
     """Return a join key as text: 12, 12.0 and "12" are one key. Raises ValueError for an empty one."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(int(value)) if value == int(value) else str(value)
     return text_of(value).strip()
 
 
-def whole(value: Any, low: int, high: int) -> int:
+def whole(value: object, low: int, high: int) -> int:
     """Return an integer in low..high, also where a table wrote it as 12.0. Raises ValueError with the reason."""
+    number: object
     try:
         number = int(value.strip()) if isinstance(value, str) else value
     except ValueError:
@@ -216,7 +217,7 @@ def whole(value: Any, low: int, high: int) -> int:
     return number
 
 
-def real(value: Any, low: float, high: float) -> float:
+def real(value: object, low: float, high: float) -> float:
     """Return a finite number in low..high. Raises ValueError with the reason."""
     number = _float(value)
     if not low <= number <= high:
@@ -236,5 +237,5 @@ def _float(value: Any) -> float:
     return number
 
 
-def _shown(value: Any) -> str:
+def _shown(value: object) -> str:
     return repr(value if not isinstance(value, str) else value[:40].encode("ascii", "backslashreplace").decode())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from audit import identity
 from audit.corpus import prompt_files
@@ -14,7 +14,8 @@ from audit.errors import SpecError
 from audit.names import folded
 from audit.records import Attempt
 from audit.spec.document import Spec
-from audit.spec.scenarios import AdversarialTextScenario, PromptSource, TextScenario
+from audit.spec.prompts import PromptSource
+from audit.spec.scenarios import AdversarialTextScenario, TextScenario
 from audit.spec.sections import Concept
 
 T = TypeVar("T")
@@ -37,7 +38,7 @@ def prompts(scenario: TextScenario, subject: Concept, cases: int) -> Iterator[st
 
 @dataclasses.dataclass(frozen=True)
 class PromptRow:
-    """One prompt of a set. `problem` says why it cannot be sampled; the row is planned all the same, as unassessed."""
+    """One prompt of a set. A row whose `problem` says why it cannot be sampled is planned all the same, as unassessed."""
 
     number: int  # data row of the file, from 0
     key: str  # value of the join key
@@ -51,7 +52,7 @@ class PromptRow:
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """The prompts of one scenario with their provenance; `rows` are those that its filter lets through."""
+    """The prompts of one scenario with their provenance. `rows` are those that the spec's filter keeps."""
 
     name: str
     sha256: str  # of the file's bytes
@@ -76,7 +77,7 @@ class PromptSet:
         """Return whether the set has prompts of its own for `concept`, as a neighbour needs."""
         return "concept" in self.columns and any(row.concept is not None for row in self.about(concept))
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """Return the set's provenance, for the plan."""
         unusable = [{"row": r.number, "key": r.key, "problem": r.problem} for r in self.rows if r.problem]
         return {
@@ -90,7 +91,7 @@ class PromptSet:
 
 
 def prompt_sources(spec: Spec) -> dict[str, PromptSource]:
-    """Return what names the prompt set of each scenario that has one, by the scenario's name."""
+    """Return the source of each scenario's prompt set, by the scenario's name, for those that have one."""
     return {
         scenario.name: scenario.prompts
         for scenario in spec.scenarios
@@ -122,19 +123,19 @@ def read_prompt_set(source: PromptSource) -> PromptSet:
 
 
 def _column(table: Table, wanted: str) -> str:
-    """The column called `wanted`, as the file spells it. Raises `SpecError` when there is none."""
-    found = [name for name in table.names if folded(name) == folded(wanted)]
-    if not found:
+    """Return the column called `wanted`, as the file spells it. Raises `SpecError` when there is none."""
+    matching = [name for name in table.names if folded(name) == folded(wanted)]
+    if not matching:
         raise SpecError(
             f"the prompt file has no column {wanted!r} to filter by",
             where=table.where,
             next_step=f"name one of: {', '.join(repr(name) for name in table.names)[:300]}",
         )
-    return wanted if wanted in found else found[0]
+    return wanted if wanted in matching else matching[0]
 
 
 def _passes(row: RawRow, where: Mapping[str, tuple[str, ...]]) -> bool:
-    """Whether a row has one of the wanted values in every filter column; I2P lists several, separated by commas."""
+    """Return whether a row has one of the wanted values in every filter column; I2P lists several, separated by commas."""
     if row.problem:
         return True
     for column, wanted in where.items():
@@ -145,7 +146,7 @@ def _passes(row: RawRow, where: Mapping[str, tuple[str, ...]]) -> bool:
 
 
 def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
-    """A row read field by field; the first thing that is wrong with it becomes its problem."""
+    """Read a row field by field; its first mistake becomes its problem."""
     problems = [raw.problem] if raw.problem else []
 
     def read(field: str, parse: Callable[[object], T]) -> T | None:
@@ -179,20 +180,22 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
 
 
 def _without_repeats(rows: list[PromptRow]) -> Iterator[PromptRow]:
-    """The rows; one with a key, or with a picture, that an earlier usable one has already, is no attempt of its own."""
+    """Yield the rows, with a problem on each that repeats the key or the picture of an earlier usable one."""
     keys: dict[str, int] = {}
     pictures: dict[tuple[object, ...], int] = {}
     for row in rows:
-        said = None
+        problem = None
         picture = (row.prompt, row.seed, row.guidance, row.size, row.concept)
         if row.key in keys:
-            said = f"its key {row.key!r} stands in row {keys[row.key]} already"
+            problem = f"its key {row.key!r} stands in row {keys[row.key]} already"
         elif row.problem is None and row.seed is not None and picture in pictures:
-            said = f"its prompt, seed, guidance and size are those of row {pictures[picture]}"
+            problem = f"its prompt, seed, guidance and size are those of row {pictures[picture]}"
         keys.setdefault(row.key, row.number)
-        if row.problem is None and said is None:
+        if row.problem is None and problem is None:
             pictures[picture] = row.number
-        yield row if said is None or row.problem else dataclasses.replace(row, problem=f"row {row.number}: {said}")
+        yield (
+            row if problem is None or row.problem else dataclasses.replace(row, problem=f"row {row.number}: {problem}")
+        )
 
 
 def cases_of(chosen: PromptSet, concept: Concept, count: int, seed: int, field: str) -> list[Attempt]:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import dataclasses
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import fsspec
 
 from audit import locations
 from audit.errors import CorpusError
+from audit.files import Document
 from audit.storage.errors import concerns_everybody, explain_source
 from audit.storage.s3 import read_whole, s3_filesystem
 
@@ -25,7 +26,7 @@ _LITTER = (".ds_store", "thumbs.db", "desktop.ini")
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class ListedObject:
     """One listed object. `problem` says why it cannot be read at all; None for an ordinary object."""
 
     uri: str
@@ -44,7 +45,7 @@ class Source(Protocol):
 
     uri: str
 
-    def objects(self) -> Iterator[Found]:
+    def objects(self) -> Iterator[ListedObject]:
         """Yield every object below the folder, in order of URI, fetched page by page."""
 
     def read(self, uri: str) -> bytes:
@@ -78,7 +79,7 @@ class LocalSource:
     def __init__(self, uri: str) -> None:
         self.uri = uri
 
-    def objects(self) -> Iterator[Found]:
+    def objects(self) -> Iterator[ListedObject]:
         """Yield every file below the folder in order of URI; pipes, sockets and broken links come with a `problem`."""
         root = _path(self.uri)
         try:
@@ -89,7 +90,7 @@ class LocalSource:
             where = "file://" + _printable(error.filename or root)
             raise explain_source(error, where) from None
 
-    def _walk(self, folder: str) -> Iterator[Found]:
+    def _walk(self, folder: str) -> Iterator[ListedObject]:
         with os.scandir(folder or "/") as listing:
             # a folder sorts as its name and a slash, which makes the walk's order the order of the URIs
             entries = sorted(listing, key=lambda entry: entry.name + "/" * entry.is_dir(follow_symlinks=False))
@@ -101,7 +102,7 @@ class LocalSource:
                 yield _local_object(path)
 
     def read(self, uri: str) -> bytes:
-        """All bytes of the file."""
+        """Return all bytes of the file."""
         path = Path(_path(uri))
         if path.exists() and not path.is_dir() and not path.is_file():
             raise FileNotFoundError(uri)  # a pipe would be waited for
@@ -112,21 +113,21 @@ def _path(uri: str) -> str:
     return uri.removeprefix("file://")
 
 
-def _printable(path: Any) -> str:
+def _printable(path: object) -> str:
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _local_object(path: str) -> Found:
+def _local_object(path: str) -> ListedObject:
     uri = "file://" + _printable(path)
     if uri != f"file://{path}":
-        return Found(uri, 0, "the file's name is not UTF-8")
+        return ListedObject(uri, 0, "the file's name is not UTF-8")
     try:
         status = Path(path).stat()
     except OSError as error:
-        return Found(uri, 0, "broken link" if Path(path).is_symlink() else f"unreadable: {error.strerror}")
+        return ListedObject(uri, 0, "broken link" if Path(path).is_symlink() else f"unreadable: {error.strerror}")
     if stat.S_ISREG(status.st_mode):
-        return Found(uri, status.st_size)
-    return Found(
+        return ListedObject(uri, status.st_size)
+    return ListedObject(
         uri, 0, "a link to a folder; it is not followed" if stat.S_ISDIR(status.st_mode) else "not a regular file"
     )
 
@@ -138,7 +139,7 @@ def _not_a_folder(uri: str) -> CorpusError:
 
 
 class S3Source:
-    """A prefix of a bucket, always a whole path part: `s3://b/cat` never matches `s3://b/cats/`."""
+    """A prefix of a bucket, always a whole part of the path: `s3://b/cat` never matches `s3://b/cats/`."""
 
     def __init__(self, uri: str) -> None:
         self.bucket, _, prefix = uri.removeprefix("s3://").partition("/")
@@ -147,7 +148,7 @@ class S3Source:
         self.prefix = prefix.rstrip("/") + "/" if prefix.strip("/") else ""
         self.uri = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
 
-    def objects(self) -> Iterator[Found]:
+    def objects(self) -> Iterator[ListedObject]:
         """Yield every object below the prefix in order of key, 1,000 to a request; empty folder markers are left out."""
         last = ""
         for entry in self._pages():
@@ -160,11 +161,11 @@ class S3Source:
                 )
             last = key
             if not (key.endswith("/") and entry["Size"] == 0):
-                yield Found(f"s3://{self.bucket}/{key}", int(entry["Size"]))
+                yield ListedObject(f"s3://{self.bucket}/{key}", int(entry["Size"]))
         if not last and self.prefix and self._is_object():
             raise _not_a_folder(self.uri)
 
-    def _pages(self) -> Iterator[dict[str, Any]]:
+    def _pages(self) -> Iterator[Document]:
         more: dict[str, str] = {}
         while True:
             try:
@@ -192,7 +193,7 @@ class S3Source:
         return True
 
     def read(self, uri: str) -> bytes:
-        """All bytes of the object."""
+        """Return all bytes of the object."""
         return _read(lambda: read_whole(s3_filesystem(), uri), uri)
 
 
@@ -211,7 +212,7 @@ class GenericSource:
                 next_step="use file:///folder or s3://bucket/prefix",
             ) from None
 
-    def objects(self) -> Iterator[Found]:
+    def objects(self) -> Iterator[ListedObject]:
         """Yield every object below the folder, in order of URI, listed one folder at a time."""
         try:
             if self._fs.isfile(self.uri):
@@ -222,20 +223,20 @@ class GenericSource:
         except Exception as error:  # translated; any package's exceptions
             raise explain_source(error, self.uri) from None
 
-    def _walk(self, folder: str) -> Iterator[Found]:
+    def _walk(self, folder: str) -> Iterator[ListedObject]:
         entries = [e for e in self._fs.ls(folder, detail=True) if e["name"].rstrip("/") != folder.rstrip("/")]
         for entry in sorted(entries, key=lambda e: str(e["name"]).rstrip("/") + "/" * (e["type"] == "directory")):
             if entry["type"] == "directory":
                 yield from self._walk(str(entry["name"]))
             else:
-                yield Found(str(self._fs.unstrip_protocol(entry["name"])), int(entry.get("size") or 0))
+                yield ListedObject(str(self._fs.unstrip_protocol(entry["name"])), int(entry.get("size") or 0))
 
     def read(self, uri: str) -> bytes:
-        """All bytes of the object."""
+        """Return all bytes of the object."""
         return _read(lambda: bytes(self._fs.cat_file(uri)), uri)
 
 
-def _whole(entry: Mapping[str, Any]) -> bool:
+def _whole(entry: Document) -> bool:
     """Return whether an entry of an S3 listing names an object and its size."""
     size = entry.get("Size")
     return bool(entry.get("Key")) and type(size) is int and 0 <= size < 2**63

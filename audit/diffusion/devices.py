@@ -10,7 +10,7 @@ DEFAULT_BATCH = {"cpu": 32, "cuda": 64, "mps": 16}
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best one this machine has (cuda, then cpu).
+    """Return the device called `name`, or the best one of this machine (cuda, then cpu).
 
     Raises `EnvironmentProblem` for a name that torch does not know or that this machine cannot use.
     """

@@ -25,7 +25,7 @@ _GAMMA = 1.0  # BDIA divides by it on the way up: below 1 errors grow without bo
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """A, B, C for i = 1..N-1, at index i - 1."""
+    """The coefficients A, B, C for i = 1..N-1, at index i - 1."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
@@ -41,25 +41,28 @@ class Pair:
 
 
 def coefficients(schedule: Schedule, method: str) -> Coefficients:
-    """The coefficients of `method` on a schedule of at least two steps. Raises ValueError for others."""
+    """Return the coefficients of `method` on a schedule of at least two steps. Raises ValueError for others."""
     if method not in METHODS or schedule.steps < 2:
         raise ValueError(f"no exact sampler {method!r} with {schedule.steps} steps")
     alpha = [math.sqrt(abar) for abar in schedule.abar]
     sigma = [math.sqrt(1 - abar) for abar in schedule.abar]
     compute = _bdia if method == "bdia" else _o_belm
-    found = [compute(alpha, sigma, i) for i in range(1, schedule.steps)]
-    return Coefficients(*(tuple(column) for column in zip(*found, strict=True)))
+    rows = [compute(alpha, sigma, i) for i in range(1, schedule.steps)]
+    return Coefficients(*(tuple(column) for column in zip(*rows, strict=True)))
 
 
 def _bdia(alpha: list[float], sigma: list[float], i: int) -> tuple[float, float, float]:
-    """x_{i-1} = gamma x_{i+1} + D(i -> i-1) - gamma D(i -> i+1), where D is DDIM's move from x_i."""
+    """Return A, B, C of x_{i-1} = gamma x_{i+1} + D(i -> i-1) - gamma D(i -> i+1), where D is DDIM's move from x_i."""
     down, up = alpha[i - 1] / alpha[i], alpha[i + 1] / alpha[i]
     noise_down, noise_up = sigma[i - 1] - sigma[i] * down, sigma[i + 1] - sigma[i] * up
     return _GAMMA, down - _GAMMA * up, noise_down - _GAMMA * noise_up
 
 
 def _o_belm(alpha: list[float], sigma: list[float], i: int) -> tuple[float, float, float]:
-    """The variable-step formula with the smallest local error, in h_i = sigma_i / alpha_i - sigma_{i-1} / alpha_{i-1}."""
+    """Return A, B, C of the variable-step formula with the smallest local error.
+
+    Steps are h_i = sigma_i / alpha_i - sigma_{i-1} / alpha_{i-1}.
+    """
     h, above = (sigma[k] / alpha[k] - sigma[k - 1] / alpha[k - 1] for k in (i, i + 1))
     ratio = (h / above) ** 2
     return (
@@ -73,7 +76,7 @@ def _o_belm(alpha: list[float], sigma: list[float], i: int) -> tuple[float, floa
 def invert_exactly(
     model: NoiseModel, schedule: Schedule, clean: torch.Tensor, states: torch.Tensor, method: str
 ) -> Pair:
-    """The pair from which `sample_exactly` gives `clean` (B, C, H, W) back, in float64; N evaluations an image.
+    """Return the pair from which `sample_exactly` gives `clean` (B, C, H, W) back, in float64; N evaluations an image.
 
     `states` (B, L, D) condition it, at guidance 1. The first level is left by an explicit DDIM step; the way back never
     needs that one.
@@ -92,7 +95,7 @@ def invert_exactly(
 def sample_exactly(
     model: NoiseModel, schedule: Schedule, pair: Pair, conditioning: Conditioning, method: str
 ) -> Sampled:
-    """Latents (B, C, H, W) denoised from a pair to the clean end by N - 1 steps; guards cannot act on pairs."""
+    """Denoise a pair to the clean end, latents (B, C, H, W), by N - 1 steps; guards cannot act on pairs."""
     steps = coefficients(schedule, method)
     above, here = _wide(pair.noisiest), _wide(pair.second)
     calls = 0

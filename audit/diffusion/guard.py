@@ -1,11 +1,10 @@
-"""What a guard may touch during denoising, and how it proves that it acted."""
+"""The protocol of guards: the hooks of a denoising step, and the record of what a guard did."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 
@@ -29,7 +28,7 @@ class Conditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """Where the loop stands: `index` counts from 0 (noisiest), `timestep` is the training timestep, `abar` is alpha-bar."""
+    """One step of the loop: `index` counts from 0 (noisiest), `timestep` is the training timestep, `abar` is alpha-bar."""
 
     index: int
     timestep: int
@@ -53,7 +52,7 @@ class Prediction:
 
     @property
     def guided(self) -> torch.Tensor:
-        """Classifier-free guidance, null + g (prompt - null)."""
+        """The prediction under classifier-free guidance, null + g (prompt - null)."""
         return self.prompt if self.null is None else self.null + self.guidance * (self.prompt - self.null)
 
 
@@ -62,7 +61,7 @@ Predict = Callable[[torch.Tensor], Prediction]
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What one guard did to one case.
+    """The record of what one guard did to one case.
 
     `reason` says why it never acted and is None when it did. `failure` means that the guard cannot vouch for the
     picture, which then is not assessed. `measures` are numbers, `facts` texts; `unet_calls` are evaluations that the
@@ -78,8 +77,8 @@ class Report:
     facts: Mapping[str, str]
     unet_calls: int
 
-    def document(self) -> dict[str, Any]:
-        """The report as one JSON object. Numbers that are not finite become null."""
+    def document(self) -> dict[str, object]:
+        """Return the report as one JSON object. Numbers that are not finite become null."""
         return {
             "guard": self.guard,
             "version": self.version,
@@ -96,7 +95,7 @@ class Report:
 
 
 def as_json(reports: Sequence[Report]) -> str | None:
-    """The reports of one case in the order of its guards, as a JSON list; None without guards."""
+    """Return the reports of one case as a JSON list, in the order of its guards; None without guards."""
     return json.dumps([report.document() for report in reports], sort_keys=True) if reports else None
 
 
@@ -105,7 +104,7 @@ def _finite(value: float) -> float | None:
 
 
 class Ledger:
-    """Keeps what a guard did to each case of one batch."""
+    """The record of what a guard does to each case of one batch."""
 
     def __init__(self, guard: Guard, cases: int) -> None:
         self._guard = guard
@@ -117,40 +116,40 @@ class Ledger:
         self._calls = [0] * cases
 
     def act(self, row: int, timestep: int) -> None:
-        """The guard acted on a case at this timestep."""
+        """Record that the guard acted on a case at this timestep."""
         if not self._timesteps[row] or self._timesteps[row][-1] != timestep:
             self._timesteps[row].append(timestep)
 
     def acted(self, row: int) -> bool:
-        """Whether the guard acted on a case at any timestep."""
+        """Return whether the guard acted on a case at any timestep."""
         return bool(self._timesteps[row])
 
     def idle(self, row: int, reason: str) -> None:
-        """Why the guard does not act on a case; the first reason stays."""
+        """Record the reason why the guard does not act on a case; the first one stays."""
         self._reasons[row] = self._reasons[row] or reason
 
     def fail(self, row: int, failure: str) -> None:
-        """The guard could not do its work on a case; the first failure stays."""
+        """Record that the guard could not do its work on a case; the first failure stays."""
         self._failures[row] = self._failures[row] or failure
 
     def failed(self, row: int) -> bool:
-        """Whether the guard gave up on a case."""
+        """Return whether the guard gave up on a case."""
         return self._failures[row] is not None
 
     def measure(self, row: int, **values: float) -> None:
-        """Numbers about a case; a later value replaces an earlier one of that name."""
+        """Record numbers about a case; a later value replaces an earlier one of that name."""
         self._measures[row].update(values)
 
     def say(self, row: int, **facts: str) -> None:
-        """Texts about a case."""
+        """Record texts about a case."""
         self._facts[row].update(facts)
 
     def count(self, row: int, calls: int) -> None:
-        """UNet evaluations that the guard asked for."""
+        """Add UNet evaluations that the guard asked for."""
         self._calls[row] += calls
 
     def reports(self) -> list[Report]:
-        """One report per case. A guard that neither acted nor gave a reason says just that."""
+        """Return one report per case. A guard that neither acted nor gave a reason says just that."""
         return [
             Report(
                 guard=self._guard.name,
@@ -183,15 +182,15 @@ class Guard:
         self.ledger = Ledger(self, len(conditioning.texts))
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
-        """The conditioning to denoise this step with."""
+        """Return the conditioning to denoise this step with."""
         return conditioning
 
     def branch(self) -> torch.Tensor | None:
-        """States (B, L, D) under which the UNet shall be evaluated too at each step, in the same call."""
+        """Return states (B, L, D) under which the UNet is evaluated too at each step, in the same call; None for none."""
         return None
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Latents (B, C, H, W) to hand to the UNet at this step.
+        """Return the latents (B, C, H, W) to hand to the UNet at this step.
 
         `predict` evaluates the guarded model under this step's conditioning at any latents of that shape; gradients
         pass through it where the caller enables them. What other guards do to the prediction is not in it.
@@ -199,23 +198,23 @@ class Guard:
         return latents
 
     def guide(self, noise: torch.Tensor, prediction: Prediction, step: Step) -> torch.Tensor:
-        """Noise prediction (B, C, H, W) to step with, from the combined one so far and its parts."""
+        """Return the noise (B, C, H, W) to step with, from the combined prediction so far and its parts."""
         return noise
 
     def after_step(self, latents: torch.Tensor, step: Step) -> torch.Tensor:
-        """Latents (B, C, H, W) to carry into the next step."""
+        """Return the latents (B, C, H, W) to carry into the next step."""
         return latents
 
     def finish(self, latents: torch.Tensor) -> None:
-        """See the denoised latents (B, C, H, W), which can no longer be changed."""
+        """Look at the denoised latents (B, C, H, W), which can no longer be changed."""
 
     def report(self) -> list[Report]:
-        """Per case of the last batch: where and how often the guard acted."""
+        """Return a report for each case of the last batch: at which steps the guard acted, or why it did not."""
         return self.ledger.reports()
 
 
 def case_generator(guard: str, seed: int, purpose: str = "") -> torch.Generator:
-    """A CPU generator of one case and one guard, so that neither batch nor other guards change what it draws.
+    """Return a CPU generator of one case and one guard, so that neither batch nor other guards change what it draws.
 
     It is another stream than the case's initial noise, which the seed itself seeds, and the same for all parameters of a
     guard, so that they are compared on the same noise.

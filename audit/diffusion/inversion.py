@@ -38,7 +38,7 @@ class Inverted:
 def invert(
     model: NoiseModel, schedule: Schedule, clean: torch.Tensor, states: torch.Tensor, *, passes: int, tolerance: float
 ) -> Inverted:
-    """Latents whose deterministic denoising by `model` under `states` (B, L, D) gives `clean` (B, C, H, W).
+    """Return latents whose deterministic denoising by `model` under `states` (B, L, D) gives `clean` (B, C, H, W).
 
     `passes` is the most evaluations of the implicit equation per step; 0 is the plain explicit inversion that evaluates
     eps(x_{i-1}, t_i), and once more to know its residual. Each image keeps the iterate with its smallest residual.
@@ -56,9 +56,9 @@ def invert(
         else:
             guess = noise_before if noise_earlier is None else 2 * noise_before - noise_earlier
         solver = _Step(model, x, timestep, states, schedule.a[i], schedule.b[i])
-        x, noise, residual, made = solver.solve(guess, passes, tolerance)
+        x, noise, residual, evaluations = solver.solve(guess, passes, tolerance)
         noise_earlier, noise_before = noise_before, noise
-        worst, total, calls = torch.maximum(worst, residual), total + residual, calls + made
+        worst, total, calls = torch.maximum(worst, residual), total + residual, calls + evaluations
     return Inverted(x, worst, total / schedule.steps, calls)
 
 
@@ -76,17 +76,17 @@ class _Step:
     def solve(
         self, guess: torch.Tensor, passes: int, tolerance: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The best measured iterate, its noise prediction, its residual (B,) and the evaluations made (B,)."""
+        """Return the best measured iterate, its noise prediction, its residual (B,) and the number of evaluations (B,)."""
         x = (self.previous - self.b * guess) / self.a
         best_x, best_noise = x.clone(), guess.clone()
         best = torch.full((len(x),), torch.inf, device=x.device)
-        made = torch.zeros(len(x), dtype=torch.int32, device=x.device)
+        evaluations = torch.zeros(len(x), dtype=torch.int32, device=x.device)
         last_gap, last_image = torch.zeros_like(x), torch.zeros_like(x)
         active = torch.arange(len(x), device=x.device)
         for count in range(max(passes, 1)):
             current = x[active]
             noise = self.model(current, self.timestep, self.states[active]).float()
-            made[active] += 1
+            evaluations[active] += 1
             image = (self.previous[active] - self.b * noise) / self.a
             gap = image - current
             residual = gap.flatten(1).norm(dim=1) / current.flatten(1).norm(dim=1)
@@ -100,11 +100,11 @@ class _Step:
             active = active[torch.isfinite(residual) & (residual >= tolerance)]
             if len(active) == 0:
                 break
-        return best_x, best_noise, best, made
+        return best_x, best_noise, best, evaluations
 
 
 def _mixing(gap: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Anderson's coefficient of depth 1 for each image, (B, 1, 1, 1): the least-squares zero of the linearised gap."""
+    """Return Anderson's coefficient of depth 1 for each image, (B, 1, 1, 1): the least-squares zero of the linearised gap."""
     change = gap - before
     square = change.pow(2).sum((1, 2, 3), keepdim=True)
     return (gap * change).sum((1, 2, 3), keepdim=True) / square.clamp_min(1e-30)
@@ -112,7 +112,7 @@ def _mixing(gap: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class LatentStatistics:
-    """How Gaussian inverted latents are, per image (B,): under N(0, I) rms is 1, autocorrelation 0, nll 1.419 nats."""
+    """Gaussianity of inverted latents, per image (B,): under N(0, I) rms is 1, autocorrelation 0, nll 1.419 nats."""
 
     rms: torch.Tensor
     autocorrelation: torch.Tensor  # lag 1, mean of both axes
@@ -120,7 +120,7 @@ class LatentStatistics:
 
 
 def latent_statistics(latents: torch.Tensor) -> LatentStatistics:
-    """Gaussianity statistics of latents (B, C, H, W)."""
+    """Return how Gaussian latents (B, C, H, W) are."""
     flat = latents.flatten(1)
     square = flat.pow(2).mean(1)
     centred = latents - latents.mean((2, 3), keepdim=True)

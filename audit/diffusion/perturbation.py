@@ -21,7 +21,7 @@ VERSION = "1"
 
 
 def perturb_latents(latents: torch.Tensor, kind: str, strength: float, seeds: Sequence[int]) -> torch.Tensor:
-    """Latents (B, C, H, W) with N(0, strength^2) noise; `latent-noise-sphere` gives each its own norm back.
+    """Add N(0, strength^2) noise to latents (B, C, H, W); `latent-noise-sphere` gives each its own norm back.
 
     Raises ValueError for other kinds.
     """
@@ -36,7 +36,7 @@ def perturb_latents(latents: torch.Tensor, kind: str, strength: float, seeds: Se
 
 
 def perturb_image(pixels: npt.NDArray[np.float32], kind: str, strength: float, item: str) -> npt.NDArray[np.float32]:
-    """A reference image (H, W, 3) in [-1, 1] after the disturbance; `item`, its pixel hash, seeds the noise.
+    """Disturb a reference image (H, W, 3) in [-1, 1]; `item`, its pixel hash, seeds the noise.
 
     `image-noise` has a standard deviation of `strength` grey levels of 255, `image-jpeg` that quality, and
     `image-resize` scales both sides by `strength` and back, bilinearly. Raises ValueError for other kinds.

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -33,8 +32,12 @@ from audit.errors import CheckpointError
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
 
-# What a backbone is made of, and the classes that load it, whatever its files name.
-_PARTS: Mapping[str, Any] = {"unet": UNet2DConditionModel, "vae": AutoencoderKL, "text_encoder": CLIPTextModel}
+# The parts of a backbone, and the classes that load them, whatever its files name.
+_PARTS: Mapping[str, type[UNet2DConditionModel | AutoencoderKL | CLIPTextModel]] = {
+    "unet": UNet2DConditionModel,
+    "vae": AutoencoderKL,
+    "text_encoder": CLIPTextModel,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Pipeline:
     vae: AutoencoderKL
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
-    scheduler_config: Mapping[str, Any]
+    scheduler_config: Mapping[str, object]
     device: torch.device
     vocabulary: Vocabulary = dataclasses.field(
         default_factory=Vocabulary
@@ -59,39 +62,39 @@ class Pipeline:
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of one latent."""
+        """The (channels, height, width) of one latent."""
         side = int(self.unet.config["sample_size"])
         return int(self.unet.config["in_channels"]), side, side
 
     def latent_shape_of(self, width: int | None, height: int | None) -> tuple[int, int, int]:
-        """(channels, height, width) of the latent of a picture, in pixels; None is the backbone's own side."""
+        """Return (channels, height, width) of a picture's latent, from its size in pixels; None is the backbone's own side."""
         channels, side, _ = self.latent_shape
         factor = self.resolution // side
         return channels, (height or self.resolution) // factor, (width or self.resolution) // factor
 
     def schedule(self, steps: int) -> Schedule:
-        """DDIM coefficients of this pipeline's noise levels for `steps` steps."""
+        """Return the DDIM coefficients of this pipeline's noise levels for `steps` steps."""
         return make_schedule(self.scheduler_config, steps)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Text-encoder states (B, L, D) in float32; "" is the null prompt. Longer texts are refused, never cut."""
+        """Return text-encoder states (B, L, D) in float32; "" is the null prompt. Longer texts are refused, never cut."""
         states: torch.Tensor = encode(self.text_encoder, self.tokens(texts)).last_hidden_state
         return states.float()
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
-        """Texts as tokens (B, L), learned words included."""
+        """Return texts as tokens (B, L), learned words included."""
         return tokenize(self.tokenizer, texts, self.vocabulary)
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents (B, 4, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mean, not a sample."""
+        """Return scaled latents (B, 4, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mean, not a sample."""
         mean = self.vae.encode(images.to(self.device, torch.float32)).latent_dist.mean
         return mean * self.vae.config["scaling_factor"]
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images (B, 3, H, W), float32, clamped to [-1, 1], of scaled latents (B, 4, h, w).
+        """Return images (B, 3, H, W), float32, clamped to [-1, 1], of scaled latents (B, 4, h, w).
 
         What is not finite becomes NaN: clamped, an overflow would look like white.
         """
@@ -100,7 +103,7 @@ class Pipeline:
 
 
 def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
-    """`(latents, timestep, states) -> noise`, evaluated in the UNet's own dtype and returned in float32."""
+    """Return `(latents, timestep, states) -> noise`, evaluated in the UNet's own dtype and returned in float32."""
     dtype = unet.dtype
 
     def predict(latents: torch.Tensor, timestep: int | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
@@ -147,15 +150,15 @@ def check_weights(ref: ModelRef) -> None:
             if part == "text_encoder":
                 config = _text_config(settings)
                 with torch.device("meta"):
-                    network: Any = CLIPTextModel(config)
+                    network: torch.nn.Module = CLIPTextModel(config)
             else:
                 network = diffusers_layout(_PARTS[part], settings)
             require_shapes(network, stored_shapes(files))
 
 
 @contextlib.contextmanager
-def _part(ref: ModelRef, part: str) -> Iterator[tuple[dict[str, Any], list[Path]]]:
-    """The settings of one part and the files that its digest is of; inside, a `Misfit` becomes a `CheckpointError`."""
+def _part(ref: ModelRef, part: str) -> Iterator[tuple[dict[str, object], list[Path]]]:
+    """Give the settings of one part and the files that its digest is of; inside, a `Misfit` becomes a `CheckpointError`."""
     try:
         yield read_json(ref.path / part / "config.json"), [ref.path / name for name in component_files(ref, part)]
     except Misfit as error:
@@ -166,7 +169,7 @@ def _part(ref: ModelRef, part: str) -> Iterator[tuple[dict[str, Any], list[Path]
         ) from error
 
 
-def _text_config(settings: Mapping[str, Any]) -> CLIPTextConfig:
+def _text_config(settings: Mapping[str, object]) -> CLIPTextConfig:
     try:
         return CLIPTextConfig.from_dict(dict(settings))
     except Exception as error:  # the settings come from outside, and what they break is anybody's error

@@ -10,13 +10,16 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
 from audit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 _WORD = re.compile(r"<learned-[0-9a-f]{16}>")
 
@@ -28,7 +31,7 @@ class Vocabulary:
         self._vectors: dict[str, torch.Tensor] = {}
 
     def add(self, vectors: torch.Tensor) -> str:
-        """The word for `vectors` (n, D) or (D,), which this vocabulary knows from now on."""
+        """Add `vectors` (n, D) or (D,); return the word that stands for them in prompts."""
         kept = vectors.detach().float().cpu().contiguous()
         kept = kept[None] if kept.dim() == 1 else kept
         word = f"<learned-{hashlib.sha256(kept.numpy().tobytes()).hexdigest()[:16]}>"
@@ -36,7 +39,7 @@ class Vocabulary:
         return word
 
     def vectors(self, word: str) -> torch.Tensor:
-        """The embedding (n, D) behind a word. Raises KeyError for one that was never added."""
+        """Return the embedding (n, D) behind a word. Raises KeyError for one that was never added."""
         return self._vectors[word]
 
 
@@ -53,68 +56,68 @@ class Tokens:
     learned: dict[tuple[int, int], torch.Tensor]
 
     def names(self, tokenizer: CLIPTokenizer, row: int) -> list[str]:
-        """The tokens of one row as words, start and end included; learned ones are called `<learned>`."""
+        """Return the tokens of one row as words, start and end included; learned ones are called `<learned>`."""
         ids = self.ids[row, : self.lengths[row]].tolist()
         words = [str(tokenizer.convert_ids_to_tokens(i)).removesuffix("</w>") for i in ids]
         return ["<learned>" if (row, i) in self.learned else word for i, word in enumerate(words)]
 
 
 def has_learned(text: str) -> bool:
-    """Whether a text holds a learned word."""
+    """Return whether a text holds a learned word."""
     return _WORD.search(text) is not None
 
 
 def without_learned(text: str) -> str:
-    """The text as somebody reads it who does not know the learned words."""
+    """Return the text without its learned words."""
     return " ".join(_WORD.sub(" ", text).split())
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: Sequence[str], vocabulary: Vocabulary) -> Tokens:
-    """Prompts as tokens (B, L), L the text encoder's length. Raises `CheckpointError` for a text that is longer."""
+    """Return prompts as tokens (B, L), L the text encoder's length. Raises `CheckpointError` for a text that is longer."""
     length = int(tokenizer.model_max_length)
     rows: list[list[int]] = []
     lengths: list[int] = []
     learned: dict[tuple[int, int], torch.Tensor] = {}
     for number, text in enumerate(texts):
         if has_learned(text):
-            ids, found = _spliced(tokenizer, text, vocabulary)
+            ids, vectors = _spliced(tokenizer, text, vocabulary)
         else:
-            ids, found = list(tokenizer(text)["input_ids"]), {}
+            ids, vectors = list(tokenizer(text)["input_ids"]), {}
         if len(ids) > length:
             raise CheckpointError(
                 f"a prompt needs {len(ids)} tokens and the text encoder reads {length}", next_step="shorten the prompt"
             )
         lengths.append(len(ids))
         rows.append(ids + [tokenizer.pad_token_id] * (length - len(ids)))
-        learned |= {(number, position): vector for position, vector in found.items()}
+        learned |= {(number, position): vector for position, vector in vectors.items()}
     return Tokens(torch.tensor(rows, dtype=torch.long), tuple(lengths), learned)
 
 
 def _spliced(tokenizer: CLIPTokenizer, text: str, vocabulary: Vocabulary) -> tuple[list[int], dict[int, torch.Tensor]]:
-    """Token ids with start and end, and the input embeddings by position of the learned ones."""
+    """Return token ids with start and end, and the input embeddings of the learned ones by position."""
     ids: list[int] = [tokenizer.bos_token_id]
-    found: dict[int, torch.Tensor] = {}
+    learned: dict[int, torch.Tensor] = {}
     words = [*_WORD.findall(text), None]
     for part, word in zip(_WORD.split(text), words, strict=True):
         if part.strip():
             ids += tokenizer(part, add_special_tokens=False)["input_ids"]
         if word is not None:
             for vector in vocabulary.vectors(word):
-                found[len(ids)] = vector
+                learned[len(ids)] = vector
                 ids.append(filler(tokenizer))
-    return [*ids, tokenizer.eos_token_id], found
+    return [*ids, tokenizer.eos_token_id], learned
 
 
 def filler(tokenizer: CLIPTokenizer) -> int:
-    """The id that stands at learned positions; its embedding is never read.
+    """Return the id that stands at learned positions; its embedding is never read.
 
     It must not be the end token, by which the encoder finds what it pools; some find that as the highest id.
     """
     return next(i for i in range(3) if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id))
 
 
-def encode(encoder: CLIPTextModel, tokens: Tokens) -> Any:
-    """The encoder's output for `tokens`: `last_hidden_state` (B, L, D) and `pooler_output` (B, D)."""
+def encode(encoder: CLIPTextModel, tokens: Tokens) -> Encoded | BaseModelOutputWithPooling:
+    """Return the encoder's output for `tokens`: `last_hidden_state` (B, L, D) and `pooler_output` (B, D)."""
     device = next(encoder.parameters()).device
     ids = tokens.ids.to(device)
     if not tokens.learned:
@@ -134,7 +137,10 @@ class Encoded:
 
 
 def encode_embeddings(encoder: CLIPTextModel, ids: torch.Tensor, embeddings: torch.Tensor) -> Encoded:
-    """`CLIPTextModel.forward` from input embeddings (B, L, D) on; `ids` (B, L) only say where texts end. Differentiable."""
+    """Run `CLIPTextModel.forward` from input embeddings (B, L, D) on, differentiably.
+
+    `ids` (B, L) only say where texts end.
+    """
     hidden = encoder.embeddings(inputs_embeds=embeddings)
     mask = create_causal_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
     states = encoder.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state

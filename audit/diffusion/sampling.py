@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -35,7 +34,7 @@ class Schedule:
 
     @property
     def steps(self) -> int:
-        """Number of denoising steps N."""
+        """The number of denoising steps N."""
         return len(self.timesteps)
 
 
@@ -43,8 +42,8 @@ class Schedule:
 _GRID_FIELDS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
 
 
-def make_schedule(config: Mapping[str, Any], steps: int) -> Schedule:
-    """DDIM coefficients in float64 for a diffusers scheduler config on the 'leading' grid.
+def make_schedule(config: Mapping[str, object], steps: int) -> Schedule:
+    """Return DDIM coefficients in float64 for a diffusers scheduler config on the 'leading' grid.
 
     Raises `CheckpointError` for anything but epsilon prediction or when `steps` does not divide the training timesteps.
     """
@@ -85,7 +84,7 @@ def sample(
     conditioning: Conditioning,
     guards: Sequence[Guard] = (),
 ) -> Sampled:
-    """Latents (B, C, H, W) denoised from the noisiest level to the clean end.
+    """Denoise latents (B, C, H, W) from the noisiest level to the clean end.
 
     `model(latents, timestep, states)` returns the noise prediction. With guidance 1 one evaluation a step is made,
     otherwise two, and one more for each guard with a branch of its own, all in one batch. The update runs in float32
@@ -125,7 +124,7 @@ class Predictor:
     given: Conditioning
 
     def __call__(self, latents: torch.Tensor, guards: Sequence[Guard] = ()) -> Prediction:
-        """The prediction at `latents`; the branches of `guards` are evaluated with it."""
+        """Return the prediction at `latents`; the branches of `guards` are evaluated with it."""
         branches = {guard.name: own for guard in guards if (own := guard.branch()) is not None}
         states = [self.given.prompt, *branches.values()]
         if self.given.guidance != 1.0:
@@ -149,6 +148,6 @@ def _reports(guards: Sequence[Guard], batch: int) -> tuple[tuple[Report, ...], .
 
 
 def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
-    """Standard normal latents (B, C, H, W) in float32, each row from its own CPU generator seeded by its case's seed."""
+    """Draw standard normal latents (B, C, H, W) in float32, each row from a CPU generator of its case's seed."""
     rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)

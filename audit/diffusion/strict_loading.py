@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -20,6 +20,9 @@ from audit.weights.files import safetensors_header
 if TYPE_CHECKING:
     from diffusers import ModelMixin
     from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers.models.auto.auto_factory import _BaseAutoModelClass
+
+    Loader: TypeAlias = type[PreTrainedModel] | type[_BaseAutoModelClass]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
 _COUNTS = ("I64", "I32", "U8", "BOOL")  # of batches seen, or of positions
@@ -40,32 +43,32 @@ def stored_shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
     The constants that some files store beside their weights are left out. Raises `Misfit` for a name that two files
     hold and for a dtype that holds no weights, and `CheckpointError` for a file that is not whole.
     """
-    found: dict[str, tuple[int, ...]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in paths:
         for name, stored in safetensors_header(path).items():
             if name.endswith(_CONSTANT):
                 continue
-            if name in found:
+            if name in shapes:
                 raise Misfit(f"two of its files hold the tensor {name}")
             if stored.dtype not in (*_FLOATS, *_COUNTS):
                 raise Misfit(
                     f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used"
                 )
-            found[name] = stored.shape
-    return found
+            shapes[name] = stored.shape
+    return shapes
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
     """Return the tensors of safetensors files by name, those that `stored_shapes` lists. Raises as it does."""
     names = stored_shapes(paths)
-    found: dict[str, torch.Tensor] = {}
+    tensors: dict[str, torch.Tensor] = {}
     for path in paths:
         try:
             with safe_open(str(path), framework="pt", device="cpu") as file:
-                found |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
+                tensors |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError) as error:
             raise Misfit(f"{path.name} is no valid safetensors file ({_first(error)})") from None
-    return found
+    return tensors
 
 
 def require_weights(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -76,7 +79,7 @@ def require_weights(tensors: Mapping[str, torch.Tensor]) -> None:
         raise Misfit(f"{len(broken)} of its tensors hold numbers that are not finite, first {broken[0]}")
 
 
-def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, Any]) -> ModelMixin:
+def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, object]) -> ModelMixin:
     """Return the network that `settings` describe, without weights: its tensors have shapes and hold nothing.
 
     Raises `Misfit` for a setting that the class does not know and for settings that make no network.
@@ -92,7 +95,7 @@ def diffusers_layout(loader: type[ModelMixin], settings: Mapping[str, Any]) -> M
 
 
 def diffusers_network(
-    loader: type[ModelMixin], settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]
+    loader: type[ModelMixin], settings: Mapping[str, object], tensors: Mapping[str, torch.Tensor]
 ) -> ModelMixin:
     """Return the network that `settings` describe with these weights in float32, in evaluation mode.
 
@@ -116,7 +119,7 @@ def require_shapes(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...
 
 
 def transformers_network(
-    loader: type[Any], settings: PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
+    loader: Loader, settings: PreTrainedConfig, tensors: Mapping[str, torch.Tensor]
 ) -> PreTrainedModel:
     """Return the network that `settings` describe with these weights in float32, in evaluation mode.
 
@@ -129,7 +132,7 @@ def transformers_network(
                 auto = not hasattr(loader, "config_class")  # an Auto class, which only stands for others
                 laid_out = loader.from_config(settings, trust_remote_code=False) if auto else loader(settings)
             _require_size(laid_out, tensors)
-            network, found = type(laid_out).from_pretrained(
+            network, report = type(laid_out).from_pretrained(
                 None,
                 config=settings,
                 state_dict=dict(tensors),
@@ -143,10 +146,10 @@ def transformers_network(
     except Exception as error:  # the settings come from outside, and what they break is anybody's error
         raise Misfit(_first(error)) from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        names = {entry if isinstance(entry, str) else str(entry[0]) for entry in found[kind]}
+        names = {entry if isinstance(entry, str) else str(entry[0]) for entry in report[kind]}
         _require_none(kind.replace("_", " "), {name for name in names if not name.endswith(_CONSTANT)})
-    if found.get("error_msgs"):
-        raise Misfit(str(found["error_msgs"][0])[:300])
+    if report.get("error_msgs"):
+        raise Misfit(str(report["error_msgs"][0])[:300])
     loaded: PreTrainedModel = network.eval().requires_grad_(False)
     return loaded
 
@@ -158,7 +161,7 @@ def _require_size(network: torch.nn.Module, tensors: Mapping[str, torch.Tensor])
         raise Misfit(f"its configuration describes a network of {size} numbers, and its weights are {held}")
 
 
-def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
+def _require_known(loader: type[ModelMixin], settings: Mapping[str, object]) -> None:
     """Return when the class takes every setting that says something; those it does not know it would ignore."""
     known = inspect.signature(loader.__init__).parameters
     for name, value in settings.items():
@@ -168,7 +171,7 @@ def _require_known(loader: type[Any], settings: Mapping[str, Any]) -> None:
             )
 
 
-def _require_kinds(loader: type[Any], settings: Mapping[str, Any]) -> None:
+def _require_kinds(loader: type[ModelMixin], settings: Mapping[str, object]) -> None:
     """Return when settings that are numbers or switches by default are of that kind: others fail at the first picture."""
     for name, parameter in inspect.signature(loader.__init__).parameters.items():
         default, value = parameter.default, settings.get(name, parameter.default)
@@ -182,8 +185,8 @@ def _require_kinds(loader: type[Any], settings: Mapping[str, Any]) -> None:
             raise Misfit(f"its configuration sets {name} to {str(value)[:80]}, where {default} would be usual")
 
 
-def _moderate(value: Any) -> bool:
-    return type(value) in (int, float) and -1e9 <= value <= 1e9
+def _moderate(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e9 <= value <= 1e9
 
 
 def _require_none(kind: str, names: set[str]) -> None:
@@ -192,7 +195,7 @@ def _require_none(kind: str, names: set[str]) -> None:
 
 
 def _renamed(name: str) -> str:
-    """The name that newer versions give to a tensor of a VAE or a text encoder."""
+    """Return the name that newer versions give to a tensor of a VAE or a text encoder."""
     head, _, kind = name.removeprefix("text_model.").rpartition(".")
     block, _, layer = head.rpartition(".")
     if layer in _OLD_ATTENTION and block.endswith("mid_block.attentions.0"):
@@ -206,7 +209,7 @@ def _first(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quietly() -> Iterator[None]:
-    """No progress bars and load reports of transformers inside: what they would say is raised as an error."""
+    """Silence progress bars and load reports of transformers inside the block: what they would say is raised as an error."""
     from transformers.utils import logging
 
     shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Prompts and the backbone's tokenizer, before anything is computed: a text that is cut asks another question."""
+"""Checks of prompts and of the backbone's tokenizer before anything is computed: a text that is cut asks another question."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 @contextlib.contextmanager
 def tokenizer_errors(folder: Path, what: str = "used") -> Iterator[None]:
-    """Inside, whatever the parsers of transformers and tokenizers raise becomes a `CheckpointError`, panics of Rust too."""
+    """Turn whatever the parsers of transformers and tokenizers raise inside into a `CheckpointError`, panics of Rust too."""
     try:
         yield
     except BaseException as error:
@@ -80,15 +80,15 @@ def _require_json(folder: Path) -> None:
         if not (folder / name).exists():
             continue
         try:
-            found = parse_json(read_bounded(folder / name, _MAX_BYTES))
+            document = parse_json(read_bounded(folder / name, _MAX_BYTES))
         except (ForeignError, OSError) as error:
             raise CheckpointError(
                 f"the tokenizer's file cannot be used: {getattr(error, 'strerror', None) or error}",
                 where=str(folder / name),
                 next_step="download or copy the whole model folder, with its vocabulary",
             ) from None
-        if name == "tokenizer_config.json" and isinstance(found, dict):
-            config = found
+        if name == "tokenizer_config.json" and isinstance(document, dict):
+            config = document
     if config.get("tokenizer_class") not in _CLASSES:
         raise _unfit(folder, f"tokenizer_class {str(config['tokenizer_class'])[:80]!r}; only CLIP's is supported")
 

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
 
@@ -35,8 +35,19 @@ def require_finite(tensors: Mapping[str, torch.Tensor], what: str, next_step: st
             raise EraserError(f"{what}: {name} holds NaN or infinity", next_step=next_step)
 
 
+class _State(TypedDict):
+    """The content of a checkpoint."""
+
+    key: str
+    done: int
+    seconds: float
+    losses: list[float]
+    tensors: dict[str, torch.Tensor]
+    optimisers: dict[str, dict[str, object]]
+
+
 class Training:
-    """Runs iterations and keeps what a later process needs to go on.
+    """A training: its iterations, and the state from which a later process goes on.
 
     `tensors` are the trained leaves, changed in place; `key` identifies everything that determines the result, so a
     checkpoint of other parameters is never continued.
@@ -115,7 +126,7 @@ class Training:
     def _save(self) -> None:
         if self.checkpoint.path is not None:
             self._require_finite()
-        state = {
+        state: _State = {
             "key": self.key,
             "done": self.done,
             "seconds": self.seconds,
@@ -136,8 +147,8 @@ class Training:
             optimiser.load_state_dict(state["optimisers"][name])
         self.done, self.seconds, self.losses = state["done"], state["seconds"], list(state["losses"])
 
-    def _load(self, path: Path) -> dict[str, Any]:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    def _load(self, path: Path) -> _State:
+        state: _State = torch.load(path, map_location="cpu", weights_only=True)
         if state["key"] != self.key or set(state["tensors"]) != set(self.tensors):
             raise ValueError("it is of another training")
         return state

@@ -1,1 +1,1 @@
-"""Check this machine, and say what each finding means and what to do about it."""
+"""Check this machine, and explain each finding and what to do about it."""

@@ -1,4 +1,4 @@
-"""Whether this machine can run an audit: one finding per check, with what a failure means and what to do about it."""
+"""Check whether this machine can run an audit: one finding per check, with what a failure means and what to do about it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _PACKAGES = (
 
 
 def examine(root: str, spec: Spec | None = None) -> list[Finding]:
-    """All findings for this machine, the storage `root` and, when given, what `spec` needs. Raises nothing."""
+    """Return all findings for this machine, for the storage `root` and, when given, for the needs of `spec`. Raises nothing."""
     checks: list[Callable[[], Iterator[Finding]]] = [
         _python,
         _packages,
@@ -63,7 +63,7 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
 
 
 def _safely(check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """The findings of a check; a check that cannot run is a finding too."""
+    """Yield the findings of a check; a check that cannot run is a finding too."""
     name = getattr(check, "__name__", "check").removeprefix("check_").strip("_<>")
     try:
         yield from check()
@@ -162,7 +162,7 @@ def _root(root: str) -> Iterator[Finding]:
 
 
 def _trainings() -> Iterator[Finding]:
-    """What trainings that never ended have left; nothing when there is none."""
+    """Yield what unfinished trainings have left; nothing when there is none."""
     folder = locations.trainings_folder()
     unfinished = [path for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     if unfinished:

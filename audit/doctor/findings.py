@@ -1,4 +1,4 @@
-"""The form in which a check of this machine answers."""
+"""The finding of one check of this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One check. `means` and `next_step` are None when all is well."""
+    """The result of one check. `means` and `next_step` are None when all is well."""
 
     check: str
     level: Level

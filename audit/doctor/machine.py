@@ -1,4 +1,4 @@
-"""Doctor's checks of what is settled before libraries load: telemetry, threads, folders, proxies."""
+"""Check the settings made before libraries load: telemetry, threads, folders, proxies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audit.machine import environment, homes, telemetry, threads
 
 
 def check_telemetry() -> Iterator[Finding]:
-    """State of every library with telemetry that is known here: off, on and by which variable, or not installed."""
+    """Yield the state of every known library with telemetry: off, on and by which variable, or not installed."""
     known = [reporter.library for reporter in telemetry.REPORTERS]
     absent = [reporter.library for reporter in telemetry.REPORTERS if not reporter.installed]
     on = list(telemetry.talking())
@@ -22,7 +22,7 @@ def check_telemetry() -> Iterator[Finding]:
     off = ", ".join(name for name in known if name not in talking and name not in absent)
     found = f"off: {off or 'none'}" + (f"; not installed: {', '.join(absent)}" if absent else "")
     if on:
-        named = "; ".join(f"{reporter.library} ({', '.join(said)})" for reporter, said in on)
+        named = "; ".join(f"{reporter.library} ({', '.join(settings)})" for reporter, settings in on)
         variables = {name: value for reporter, _ in on for name, value in reporter.off.items()}
         yield Finding(
             "telemetry",
@@ -36,7 +36,7 @@ def check_telemetry() -> Iterator[Finding]:
 
 
 def check_threads() -> Iterator[Finding]:
-    """Threads that computing takes and their way to wait, each with its origin; a warning on a busy machine."""
+    """Yield the number of computing threads and how idle ones wait, each with its origin; a warning on a busy machine."""
     import torch
 
     count, waiting = threads.count(), threads.waiting()
@@ -54,7 +54,7 @@ def check_threads() -> Iterator[Finding]:
 
 
 def check_folders() -> Iterator[Finding]:
-    """Folders for caches, Prefect's records and temporary files, and a problem when one cannot be written."""
+    """Yield the folders for caches, Prefect's records and temporary files, and a problem when one cannot be written."""
     cache, prefect = locations.cache_folder(), homes.prefect_home()
     try:
         temporary: Path | None = Path(tempfile.gettempdir())
@@ -80,7 +80,7 @@ def check_folders() -> Iterator[Finding]:
 
 
 def check_proxies() -> Iterator[Finding]:
-    """Proxies in the environment and whether this machine's own addresses are spared; nothing when there is none."""
+    """Yield the proxies of the environment and whether this machine's own addresses are exempt; nothing without proxies."""
     if not environment.proxies():
         return
     set_here = ", ".join(sorted(environment.proxies()))

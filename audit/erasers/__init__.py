@@ -6,11 +6,11 @@ Importing this loads no torch: the plan needs names and parameters before any mo
 from __future__ import annotations
 
 import difflib
-from typing import Any
 
 from audit.erasers.method import EraserMethod
 from audit.erasers.parameters import Parameters
 from audit.errors import SpecError
+from audit.methods.parameters import Values
 from audit.methods.registry import MethodError, Registry
 from audit.spec.sections import Eraser
 
@@ -38,13 +38,13 @@ def check_method(method: str) -> None:
 
 
 def default_preset(method: str, backbone: str) -> str | None:
-    """The preset that is meant when none is named: `testbed` for the testbed, where there is one, else the default."""
+    """Return the preset of a method where a spec names none: `testbed` on the testbed, if the method has it, else its default."""
     on_testbed = backbone == "testbed" or backbone.startswith("testbed/")
     return "testbed" if on_testbed and "testbed" in find(method).presets else find(method).default
 
 
-def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
-    """All parameters of a method with its defaults and preset filled in; raises `SpecError` for unknown names.
+def resolve_parameters(eraser: Eraser, backbone: str) -> Values:
+    """Return all parameters of a method, defaults and preset filled in. Raises `SpecError` for a name that it does not have.
 
     `backbone` is its name as the user wrote it, which decides the preset where none is named.
     """
@@ -53,17 +53,17 @@ def resolve_parameters(eraser: Eraser, backbone: str) -> dict[str, Any]:
 
 
 def presets(method: str) -> tuple[str, ...]:
-    """The names of a method's presets."""
+    """Return the names of a method's presets."""
     return tuple(find(method).presets)
 
 
 def oddity(method: str, preset: str | None) -> str | None:
-    """One line on what the official code that `preset` reproduces does unlike its paper; None where there is nothing."""
+    """Return a line on what the official code that `preset` reproduces does unlike its paper; None where there is nothing."""
     return find(method).oddities.get(preset) if preset is not None else None
 
 
 def _called() -> dict[str, str]:
-    """What people call a method -> its name."""
+    """Return name -> method for the names that people call methods by."""
     called = {}
     for name in ERASERS.names():
         try:

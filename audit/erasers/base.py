@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from audit import identity
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Point
 from audit.erasers.parameters import Precision, TrainedParameters
+from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
 DTYPES: Mapping[Precision, torch.dtype] = {
@@ -39,7 +40,7 @@ class Artefact:
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """What an eraser changed, measured before the tensors were rounded to the stored dtype.
+    """The difference between an erased model and its backbone.
 
     `tensors`, `parameters` and `parameter_share` (of all UNet parameters, in [0, 1]) count those that differ, or that
     were added. `relative_norm` is ||W' - W|| / ||W|| over them, None for added modules. `effect` is the relative change
@@ -55,7 +56,7 @@ class Change:
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """How an artefact came about: the facts for its model card."""
+    """The facts about an artefact, as its model card states them."""
 
     method: str
     version: str
@@ -63,7 +64,7 @@ class Record:
     concepts: tuple[str, ...]  # names
     prompts: tuple[str, ...]  # that were erased
     preserved: tuple[str, ...]  # neighbours that the method held in place; () where it knows none
-    parameters: Mapping[str, Any]
+    parameters: Values
     backbone: str  # as the user named it
     backbone_sha256: str
     change: Change
@@ -74,7 +75,7 @@ class Record:
 
 @dataclasses.dataclass(frozen=True)
 class Erased:
-    """What an eraser returns."""
+    """An artefact with its record: the result of an eraser."""
 
     artefact: Artefact
     record: Record
@@ -82,7 +83,7 @@ class Erased:
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """What one method's file computes; `produce` measures it and turns it into an artefact and a record.
+    """The result of one method's code; `produce` measures it and turns it into an artefact and a record.
 
     `tensors` are float32 on the CPU. A training method's `curve` and `seconds` span all interruptions.
     """
@@ -94,11 +95,11 @@ class Made:
     preserved: tuple[str, ...] = ()
     curve: tuple[Point, ...] = ()
     seconds: float = 0.0
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # of the official layout's own config file
+    config: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of the official layout's own config file
 
 
 def training_key(pipeline: Pipeline, method: str, concepts: Sequence[Concept], parameters: TrainedParameters) -> str:
-    """Hex SHA-256 of everything that determines what a training makes."""
+    """Return the hex SHA-256 of everything that determines what a training makes."""
     return identity.key(
         {
             "method": method,

@@ -1,24 +1,24 @@
-"""What making an erased model costs, from its resolved parameters alone: UNet calls and stored bytes. Imports no torch."""
+"""The cost of making an erased model, from its resolved parameters alone: UNet calls and stored bytes. Imports no torch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 
-from audit.erasers.parameters import Values
+from audit.methods.parameters import Values
 
 BACKWARD = 2  # forwards that one backward pass counts as: gradients of activations and of weights
 BYTES: Mapping[str, int] = {"float32": 4, "float16": 2, "bfloat16": 2}
 
 
 def training_calls(values: Values, concept: Values, row: int) -> tuple[float, float, float]:
-    """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two.
+    """Return (low, expected, high) UNet evaluations of one training, by rows of the batch; a backward pass counts as two.
 
     Without a pool, every iteration denoises its latents down to a step drawn at random (two evaluations a step, under
     guidance), so it takes between none and all steps but one; with a pool, all trajectories are sampled once. The
-    frozen model is asked for the null prompt and the concept, and for the prompt of `erase_from` where there is one.
-    One `row` of one iteration takes so many evaluations to learn from. The few evaluations that measure the effect are
-    left out.
+    frozen model predicts for the null prompt and the concept, and for the prompt of `erase_from` where there is one.
+    `row` is the number of evaluations that it takes to learn from one row of one iteration. The few evaluations that
+    measure the effect are left out.
     """
     batch, steps = values["batch_size"], values["steps"]
     asked = 3 if values.get("erase_from") is not None else 2
@@ -38,7 +38,7 @@ def training_calls(values: Values, concept: Values, row: int) -> tuple[float, fl
 
 
 def tensor_bytes(values: Values, unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:
-    """Bytes of the UNet tensors that a method `changes`, by their names and shapes, in the dtype that it stores."""
+    """Return the bytes of the UNet tensors that a method `changes`, by names and shapes, in the dtype that it stores."""
     return BYTES[values["stored"]] * sum(math.prod(shape) for name, shape in unet.items() if changes(name))
 
 

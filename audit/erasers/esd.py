@@ -28,9 +28,9 @@ from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.esd_parameters import ESD_ALL, ESD_U, ESD_X, ESD_X_STRICT, EsdParameters
 from audit.erasers.latents import Latents, Noisy, predict
-from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, file_part, prompts, slug, token_ids
 from audit.errors import EraserError
+from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 
@@ -39,7 +39,7 @@ _KEPT_2023 = ("time_embedding.", "conv_norm_out.", "conv_out.")  # `time_embed` 
 
 
 def selects(method: str, module: str) -> bool:
-    """Whether `method` trains the Linear or Conv2d module with this dotted name."""
+    """Return whether `method` trains the Linear or Conv2d module with this dotted name."""
     match method:
         case "esd-x":
             return "attn2" in module
@@ -54,14 +54,14 @@ def selects(method: str, module: str) -> bool:
 
 
 def selects_2023(method: str, name: str) -> bool:
-    """Whether `method` trains the parameter with this name in the code of 2023: xattn, noxattn and full by their names there."""
+    """Return whether `method` trains the parameter with this name in the code of 2023: there xattn, noxattn and full."""
     if method == "esd-u" and name.startswith(_KEPT_2023):
         return False
     return selects(method, name)
 
 
 def trained_names(unet: nn.Module, method: str, selection: str = "2025") -> tuple[str, ...]:
-    """Names of the parameters that `method` trains, in the UNet's order.
+    """Return the names of the parameters that `method` trains, in the UNet's order.
 
     In the selection of 2025 only Linear and Conv2d modules are trained: normalisation stays. Raises `EraserError` when
     there are none.
@@ -81,7 +81,7 @@ def trained_names(unet: nn.Module, method: str, selection: str = "2025") -> tupl
 
 
 def target(noisy: Noisy, eta: float, convention: str) -> torch.Tensor:
-    """What the erased model shall predict, (B, C, h, w): formula (1) for `old`, (2) for `new`."""
+    """Return the noise that the erased model shall predict, (B, C, h, w): formula (1) for `old`, (2) for `new`."""
     base = noisy.null if convention == "old" else noisy.prompt
     return base - eta * (noisy.concept - noisy.null)
 
@@ -94,7 +94,7 @@ def erase(
     *,
     method: str = "esd-x",
 ) -> Made:
-    """The trained parameters by diffusers name; with several concepts, each iteration erases one drawn at random.
+    """Return the trained parameters by diffusers name. With several concepts, each iteration erases one drawn at random.
 
     Raises `SpecError` for a phrase the text encoder cannot read, `EraserError` when nothing is selected or training
     diverges.
@@ -126,18 +126,8 @@ def erase(
     )
     latents.fill_pool(key, session)
 
-    def iterate(generator: torch.Generator) -> torch.Tensor:
-        which, noisy = latents.draw(generator)
-        states = latents.sources[which].states.expand(len(noisy.latents), -1, -1)
-        predicted = predict(unet, noisy.latents, noisy.timesteps, states, options.compute)
-        wanted = target(noisy, options.negative_guidance, options.convention)
-        loss = nn.functional.mse_loss(predicted, wanted)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        return loss
-
-    training.run(iterate)
+    step = _Step(unet, optimiser, sources, options)
+    training.run(lambda generator: step(*latents.draw(generator)))
     source = slug(concepts) if options.erase_from is None else file_part(options.erase_from)
     return Made(
         layout="unet-partial",
@@ -149,8 +139,29 @@ def erase(
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """One iteration: the trained parameters take a step towards the target of one concept."""
+
+    unet: UNet2DConditionModel
+    optimiser: torch.optim.Optimizer
+    sources: Sequence[Prompt]  # by concept: the prompt of the latents
+    options: EsdParameters
+
+    def __call__(self, concept: int, noisy: Noisy) -> torch.Tensor:
+        """Return the loss before the step. `concept` is the index of the concept that `noisy` belongs to."""
+        states = self.sources[concept].states.expand(len(noisy.latents), -1, -1)
+        predicted = predict(self.unet, noisy.latents, noisy.timesteps, states, self.options.compute)
+        wanted = target(noisy, self.options.negative_guidance, self.options.convention)
+        loss = nn.functional.mse_loss(predicted, wanted)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return loss
+
+
 def rounded(pipeline: Pipeline) -> Pipeline:
-    """The pipeline with copies of its UNet and text encoder in bfloat16; what was given stays as it is."""
+    """Return the pipeline with copies of its UNet and text encoder in bfloat16; the given ones stay as they are."""
     unet, text_encoder = (copy.deepcopy(part).to(torch.bfloat16) for part in (pipeline.unet, pipeline.text_encoder))
     return dataclasses.replace(pipeline, unet=unet, text_encoder=text_encoder)
 
@@ -158,7 +169,7 @@ def rounded(pipeline: Pipeline) -> Pipeline:
 def prepare(
     unet: UNet2DConditionModel, method: str, selection: str = "2025"
 ) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
-    """A copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
+    """Return a copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
     names = trained_names(unet, method, selection)
     copied = copy.deepcopy(unet).requires_grad_(False)
     if copied.device.type == "cpu":
@@ -169,7 +180,7 @@ def prepare(
 
 
 def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:
-    """The prompts that make the latents: the concept's own, or `erase_from` for all.
+    """Return the prompts that make the latents: the concept's own, or `erase_from` for all.
 
     Raises `SpecError` when the text encoder cannot read it.
     """

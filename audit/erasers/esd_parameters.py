@@ -9,28 +9,30 @@ from pydantic import Field, model_validator
 
 from audit.erasers.costs import BACKWARD, tensor_bytes, training_calls
 from audit.erasers.method import Calls, EraserMethod
-from audit.erasers.parameters import Precision, TrainedParameters, Values
+from audit.erasers.parameters import Precision, TrainedParameters
 from audit.errors import SpecError
+from audit.methods.parameters import Values
 
 
 class EsdParameters(TrainedParameters):
     """Options of ESD. Values are those of the official Stable Diffusion script (2025, esd_sd.py).
 
-    `convention` says how `negative_guidance` (eta) enters the target. With c_from equal to c the two agree when
-    eta_new = eta_old + 1: the 2025 script's 2 is the 2023 script's 1. The 2025 script fixes 1024 pixels, also for
-    Stable Diffusion v1.4, whose own side is 512; `pixels: 512` trains at it.
-
-    `selection` says which tensors a method's name means: those of the 2025 script, or those of the 2023 one, which trains
-    the normalisation layers too and, in esd-u, leaves out the time embedding and the output layers. `compute` bfloat16 is
-    autocast over float32 weights; bfloat16-weights trains weights that are bfloat16 themselves, as the 2025 script does.
+    With c_from equal to c, both conventions agree when eta_new = eta_old + 1: the 2025 script's 2 is the 2023 script's 1. The
+    2025 script fixes 1024 pixels, also for Stable Diffusion v1.4, whose own side is 512; `pixels: 512` trains at it. It trains
+    weights that are bfloat16 themselves (`compute: bfloat16-weights`).
     """
 
     LATER: ClassVar[frozenset[str]] = TrainedParameters.LATER | {"selection"}
 
     negative_guidance: float = Field(2.0, gt=0)
+    "Strength of the guidance away from the concept (eta)."
     convention: Literal["new", "old"] = "new"
+    "How eta enters the target: from the prediction for `erase_from` (`new`, 2025) or for the null prompt (`old`, 2023)."
     selection: Literal["2025", "2023"] = "2025"
-    erase_from: str | None = None  # erase the concept from this prompt only; None is the concept itself
+    """Tensors that a method's name means: those of the 2025 script, or those of the 2023 one, which trains the
+    normalisation layers too and, in esd-u, leaves out the time embedding and the output layers."""
+    erase_from: str | None = None
+    "The prompt from which alone the concept is erased (c_from); by default the concept itself."
     iterations: int = Field(200, ge=1)
     learning_rate: float = Field(5e-5, gt=0)
     sampler: Literal["pndm", "ddim"] = "pndm"
@@ -90,12 +92,12 @@ class EsdStrictParameters(EsdParameters):
 
 
 def _calls(values: Values, concept: Values) -> Calls:
-    """One forward and one backward pass for each row of each iteration."""
+    """Return the cost of one forward and one backward pass for each row of each iteration."""
     return training_calls(values, concept, 1 + BACKWARD)
 
 
 def _changes(method: str, name: str, selection: str) -> bool:
-    """Whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
+    """Return whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
     if method == "esd-x-strict":
         return ".attn2.to_k." in name or ".attn2.to_v." in name
     attention = ".attn2." in name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 import safetensors
 import safetensors.torch
@@ -23,12 +23,13 @@ from audit.files import write_atomically
 from audit.progress import Session
 
 _GRID = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
+Scheduler: TypeAlias = DDIMScheduler | PNDMScheduler
 _POOL_BATCH = 16  # trajectories denoised at once
 
 
 @dataclasses.dataclass(frozen=True)
 class Noisy:
-    """A batch of noisy latents (B, C, h, w) of one prompt at `timesteps` (B,), and what the frozen model predicts there.
+    """A batch of noisy latents (B, C, h, w) of one prompt at `timesteps` (B,), with the frozen model's predictions there.
 
     `prompt` is the prediction with the prompt that made the latents, `null` with the null prompt, `concept` with the
     concept itself (the same as `prompt` unless a concept is erased from another prompt). `maps` (B, side, side) is the
@@ -43,37 +44,37 @@ class Noisy:
     maps: torch.Tensor | None = None
 
     def rows(self, index: torch.Tensor) -> Noisy:
-        """The batch of these rows."""
+        """Return the batch of these rows."""
         return self._each(lambda tensor: tensor[index])
 
     def to(self, device: torch.device) -> Noisy:
-        """The batch on a device."""
+        """Return the batch on a device."""
         return self._each(lambda tensor: tensor.to(device))
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """The tensors that are there, by field."""
+        """Return the tensors that are not None, by field."""
         return {name: tensor for name, tensor in vars(self).items() if tensor is not None}
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Noisy:
         return from_tensors({name: change(tensor) for name, tensor in self.tensors().items()})
 
 
-def from_tensors(found: Mapping[str, torch.Tensor]) -> Noisy:
-    """A batch from its tensors by field; raises KeyError when one but `maps` is missing."""
+def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Noisy:
+    """Return a batch from its tensors by field. Raises KeyError when one but `maps` is missing."""
     return Noisy(
-        latents=found["latents"],
-        timesteps=found["timesteps"],
-        prompt=found["prompt"],
-        null=found["null"],
-        concept=found["concept"],
-        maps=found.get("maps"),
+        latents=tensors["latents"],
+        timesteps=tensors["timesteps"],
+        prompt=tensors["prompt"],
+        null=tensors["null"],
+        concept=tensors["concept"],
+        maps=tensors.get("maps"),
     )
 
 
 def predict(
     unet: UNet2DConditionModel, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, compute: str
 ) -> torch.Tensor:
-    """Noise prediction (B, C, h, w). `compute` bfloat16 runs under autocast, over the weights as they are.
+    """Return the noise prediction (B, C, h, w). `compute` bfloat16 runs under autocast, over the weights as they are.
 
     The prediction is float32, except for bfloat16-weights: there everything is bfloat16, the prediction too.
     """
@@ -85,7 +86,7 @@ def predict(
 
 
 class Latents:
-    """Draws training latents for the prompts of one eraser.
+    """A source of training latents for the prompts of one eraser.
 
     `trained` is the model in training (its sampling is used when the parameters say `latents_from: trained`);
     `frozen` predicts with the backbone. They are functions so that adapters can be switched on and off around them.
@@ -111,7 +112,7 @@ class Latents:
         self._pool: list[Noisy] = []
 
     def draw(self, generator: torch.Generator) -> tuple[int, Noisy]:
-        """The index of a prompt and a batch of its latents, from the pool when there is one."""
+        """Draw a prompt, by its index, and a batch of its latents, from the pool when there is one."""
         which = int(torch.randint(len(self.concepts), (1,), generator=generator))
         if self._pool:
             pool = self._pool[which]
@@ -144,7 +145,7 @@ class Latents:
 
     @torch.no_grad()
     def _fresh(self, which: int, generator: torch.Generator) -> Noisy:
-        """Latents that the model denoises for this iteration, from random noise down to a random step."""
+        """Denoise latents for this iteration, from random noise down to a random step."""
         steps = self.options.steps
         scheduler = make_scheduler(self.pipeline, self.options)
         stop = int(torch.randint(steps, (1,), generator=generator))
@@ -161,7 +162,7 @@ class Latents:
 
     @torch.no_grad()
     def _sample_pool(self, session: Session) -> list[Noisy]:
-        """All steps of `pool` guided trajectories of the frozen model, spread over the prompts."""
+        """Return all steps of `pool` guided trajectories of the frozen model, spread over the prompts."""
         each = -(-self.options.pool // len(self.concepts))
         stage, pools = "latents", []
         session.listener.begin(stage, each * len(self.concepts), 0)
@@ -178,17 +179,17 @@ class Latents:
 
     def _trajectory(self, which: int, batch: int, generator: torch.Generator) -> list[Noisy]:
         scheduler = make_scheduler(self.pipeline, self.options)
-        latents, found = self._noise(batch, generator), []
+        latents, batches = self._noise(batch, generator), []
         for timestep in scheduler.timesteps:
             at = torch.full((batch,), int(timestep), device=latents.device)
             noisy = self._evaluate(which, latents, at)
-            found.append(noisy.to(torch.device("cpu")))
+            batches.append(noisy.to(torch.device("cpu")))
             guided = noisy.null + self.options.guidance * (noisy.prompt - noisy.null)
             latents = scheduler.step(guided, int(timestep), latents).prev_sample
-        return found
+        return batches
 
-    def _step(self, scheduler: Any, which: int, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        """One guided step of the model that samples."""
+    def _step(self, scheduler: Scheduler, which: int, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Take one guided step of the model that samples."""
         batch = len(latents)
         states = torch.cat([self.null.expand(batch, -1, -1), self.sources[which].states.expand(batch, -1, -1)])
         at = torch.full((2 * batch,), timestep, device=latents.device)
@@ -197,7 +198,7 @@ class Latents:
         return scheduler.step(guided, timestep, latents).prev_sample
 
     def _evaluate(self, which: int, latents: torch.Tensor, timesteps: torch.Tensor) -> Noisy:
-        """What the frozen model predicts for null prompt, source and concept, in one batch."""
+        """Return the frozen model's predictions for null prompt, source and concept, made in one batch."""
         batch, source, concept = len(latents), self.sources[which], self.concepts[which]
         wanted = [self.null, source.states] + ([] if source is concept else [concept.states])
         states = torch.cat([s.expand(batch, -1, -1) for s in wanted])
@@ -219,7 +220,7 @@ class Latents:
 
 
 def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]:
-    """(channels, height, width) of training latents for pictures of `pixels` x `pixels`.
+    """Return (channels, height, width) of training latents for pictures of `pixels` x `pixels`.
 
     Raises `EraserError` when the UNet cannot halve the side as often as it has to.
     """
@@ -236,10 +237,10 @@ def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]
     return pipeline.latent_shape[0], pixels // factor, pixels // factor
 
 
-def make_scheduler(pipeline: Pipeline, parameters: TrainedParameters) -> Any:
-    """A fresh diffusers sampler on the pipeline's noise levels, set to the asked number of steps."""
+def make_scheduler(pipeline: Pipeline, parameters: TrainedParameters) -> Scheduler:
+    """Return a new diffusers sampler on the pipeline's noise levels, set to the number of steps of the parameters."""
     grid = {name: pipeline.scheduler_config[name] for name in _GRID if name in pipeline.scheduler_config}
-    scheduler: Any = (
+    scheduler: Scheduler = (
         PNDMScheduler(**grid, skip_prk_steps=True)
         if parameters.sampler == "pndm"
         else DDIMScheduler(**grid, clip_sample=False, timestep_spacing="leading")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
-from audit.erasers.parameters import Parameters, Values, resolve_with
+from audit.erasers.parameters import Parameters, resolve_with
 from audit.methods.method import Method
+from audit.methods.parameters import Values
 
 Calls = tuple[float, float, float]  # low, expected, high
 
@@ -40,7 +40,7 @@ class EraserMethod(Method):
     calls: Callable[[Values, Values], Calls] = no_calls
     stored: Callable[[Values, Mapping[str, Sequence[int]]], int] = no_bytes
 
-    def resolve(self, preset: str | None, given: Mapping[str, object]) -> dict[str, Any]:
+    def resolve(self, preset: str | None, given: Mapping[str, object]) -> Values:
         """Return every parameter's value: defaults, then the preset, then what is given.
 
         Raises `SpecError` that names the preset or the first bad parameter.

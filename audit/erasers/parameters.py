@@ -1,17 +1,16 @@
-"""What the parameters of all erasers have in common. Imports no torch: plans need parameters before any model is loaded."""
+"""The base of all erasers' parameters. Imports no torch: plans need parameters before any model is loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from audit.errors import SpecError
-from audit.methods.parameters import parse_parameters
+from audit.methods.parameters import Values, parse_parameters
 
 Precision = Literal["float32", "float16", "bfloat16"]
-Values = Mapping[str, Any]  # resolved parameters as JSON: what keys and files hold
 
 
 def _has_phrase(template: str) -> str:
@@ -33,10 +32,12 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     LATER: ClassVar[frozenset[str]] = frozenset()
 
-    synonyms: bool = False  # erase the concepts' synonyms too
-    stored: Precision = "float32"  # dtype of the artefact's tensors
+    synonyms: bool = False
+    "Erase the concepts' synonyms too."
+    stored: Precision = "float32"
+    "Data type of the artefact's tensors."
 
-    def resolved(self) -> dict[str, Any]:
+    def resolved(self) -> Values:
         """Return the values as JSON, as they are keyed, stored and read again."""
         unused = {name for name in self.LATER if getattr(self, name) == type(self).model_fields[name].default}
         return self.model_dump(mode="json", exclude=unused)
@@ -45,31 +46,41 @@ class Parameters(BaseModel):
 class TrainedParameters(Parameters):
     """Parameters of the methods that train on latents which the model itself denoises part of the way.
 
-    `pool` 0 samples fresh latents for every iteration, as the official codes do. A positive `pool` samples that many
-    trajectories once, with the frozen model, and draws every iteration's latents from all their steps; the frozen
-    model's predictions come free with them, which makes an iteration several times cheaper.
-
-    `trajectory` says how far the latents of a drawn timestep are denoised: `timestep` to its own noise level; `compvis`
-    as the official codes of 2023 and 2024 do, whose sampler leaves out the noisiest step and then stops one step further.
+    Fresh latents for every iteration are what the official codes learn from. A pool makes an iteration several times
+    cheaper: its trajectories are sampled once, with the frozen model, and that model's predictions come free with them.
     """
 
     LATER: ClassVar[frozenset[str]] = frozenset({"trajectory"})
 
     iterations: int = Field(ge=1)
+    "Steps of the optimiser."
     learning_rate: float = Field(gt=0)
+    "Learning rate of Adam for the trained weights."
     batch_size: int = Field(1, ge=1)
-    templates: tuple[Template, ...] = Field(("{phrase}",), min_length=1)  # prompts that are erased
-    sampler: Literal["pndm", "ddim"] = "ddim"  # denoises the training latents
-    steps: int = Field(50, ge=1, le=1000)  # of a full trajectory
-    guidance: float = Field(3.0, ge=1)  # classifier-free guidance of the trajectory
-    latents_from: Literal["frozen", "trained"] = "frozen"  # which model denoises them
-    pixels: int | None = Field(None, ge=8)  # side of the training pictures; None is the backbone's own
+    "Latents of each iteration, all of one prompt."
+    templates: tuple[Template, ...] = Field(("{phrase}",), min_length=1)
+    "Prompts that are erased; `{phrase}` stands for the concept."
+    sampler: Literal["pndm", "ddim"] = "ddim"
+    "The sampler that denoises the training latents."
+    steps: int = Field(50, ge=1, le=1000)
+    "Steps of a full trajectory from noise to picture."
+    guidance: float = Field(3.0, ge=1)
+    "Classifier-free guidance of the trajectory; 1 is none."
+    latents_from: Literal["frozen", "trained"] = "frozen"
+    "The model that denoises the training latents: the frozen backbone or the one in training."
+    pixels: int | None = Field(None, ge=8)
+    "Side of the training pictures; by default the backbone's own."
     pool: int = Field(0, ge=0)
+    "Trajectories sampled once, from all steps of which iterations draw; 0 samples fresh latents for every iteration."
     trajectory: Literal["timestep", "compvis"] = "timestep"
-    jitter: bool = False  # draw the timestep inside the step's interval instead of on the sampler's grid
-    # bfloat16 is autocast over float32 weights; with bfloat16-weights the weights themselves are bfloat16
+    """How far latents are denoised: `timestep` to the noise level of their timestep; `compvis` as the official codes of 2023
+    and 2024 do, whose sampler leaves out the noisiest step and then stops one step further."""
+    jitter: bool = False
+    "Draw the timestep anywhere inside the step's interval instead of on the sampler's grid."
     compute: Literal["float32", "bfloat16", "bfloat16-weights"] = "float32"
+    "Arithmetic: `bfloat16` is autocast over float32 weights; `bfloat16-weights` makes the weights themselves bfloat16."
     seed: int = Field(0, ge=0, lt=2**31)
+    "Seed of everything that the training draws."
 
     @model_validator(mode="after")
     def _pool_is_frozen(self) -> Self:
@@ -91,8 +102,8 @@ def resolve_with(
     method: str,
     preset: str | None,
     parameters: Mapping[str, object],
-) -> dict[str, Any]:
-    """Every parameter's value: defaults, then the preset, then `parameters`.
+) -> Values:
+    """Return every parameter's value: defaults, then the preset, then `parameters`.
 
     Raises `SpecError` that names the preset or the first bad parameter.
     """

@@ -28,38 +28,41 @@ class Prompt:
 
 
 def phrases(concept: Concept, synonyms: bool) -> tuple[str, ...]:
-    """The concept's phrase, followed by its synonyms when they are erased too."""
+    """Return the concept's phrase, followed by its synonyms when they are erased too."""
     return (concept.phrase, *(concept.synonyms if synonyms else ()))
 
 
 def prompts(
     pipeline: Pipeline, concepts: Sequence[Concept], templates: Sequence[str], synonyms: bool
 ) -> tuple[Prompt, ...]:
-    """Every template filled with every phrase, in a fixed order, each text once.
+    """Return every template filled with every phrase, in a fixed order, each text once.
 
     Raises `SpecError` when there is no concept, or a phrase has no tokens or unknown ones.
     """
     if not concepts:
         raise SpecError("no concept is named, so there is nothing to erase", next_step="name one with --concept")
-    found: dict[str, Prompt] = {}
+    by_text: dict[str, Prompt] = {}
     for concept in concepts:
         for phrase in phrases(concept, synonyms):
             for template in templates:
                 text = template.replace("{phrase}", phrase)
-                if text not in found:
+                if text not in by_text:
                     word = word_positions(pipeline, text, phrase)
-                    found[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word, template)
-    return tuple(found.values())
+                    by_text[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word, template)
+    return tuple(by_text.values())
 
 
 def token_ids(pipeline: Pipeline, phrase: str, where: str = "concepts") -> list[int]:
-    """Token ids of a phrase without start and end; raises `SpecError` that names `where` without any, or with unknown ones."""
+    """Return the token ids of a phrase, without start and end.
+
+    Raises `SpecError`, which names `where`, when there are none or one is unknown.
+    """
     ids: list[int] = pipeline.tokenizer(phrase, add_special_tokens=False)["input_ids"]
     # CLIP's own vocabulary spells any byte, so a word without tokens of its own falls apart into letters instead.
     if not ids or pipeline.tokenizer.unk_token_id in ids:
-        found = "it falls into no token at all" if not ids else "part of it is unknown to its vocabulary"
+        fault = "it falls into no token at all" if not ids else "part of it is unknown to its vocabulary"
         raise SpecError(
-            f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
+            f"the text encoder has no tokens for the phrase {phrase!r}: {fault}",
             where=where,
             next_step="use words of the backbone's vocabulary",
         )
@@ -67,7 +70,7 @@ def token_ids(pipeline: Pipeline, phrase: str, where: str = "concepts") -> list[
 
 
 def word_positions(pipeline: Pipeline, text: str, phrase: str) -> range:
-    """Positions of the phrase's last occurrence among the tokens of `text`, start token included."""
+    """Return the positions of the phrase's last occurrence among the tokens of `text`, start token included."""
     inner, ids = token_ids(pipeline, phrase), pipeline.tokenizer(text)["input_ids"]
     for start in range(len(ids) - len(inner), 0, -1):
         if ids[start : start + len(inner)] == inner:
@@ -80,12 +83,12 @@ def word_positions(pipeline: Pipeline, text: str, phrase: str) -> range:
 
 
 def slug(concepts: Sequence[Concept]) -> str:
-    """The concepts' phrases as one file name part."""
+    """Return the concepts' phrases as one part of a file name."""
     return file_part(*(concept.phrase for concept in concepts))
 
 
 def file_part(*texts: str) -> str:
-    """Texts as one part of a file name, spaces as underscores, as the official codes write it.
+    """Return texts as one part of a file name, spaces as underscores, as the official codes write it.
 
     What would not fit into a file name with others (`LONGEST` bytes) is cut and told apart by eight digits of a hash.
     """

@@ -1,4 +1,4 @@
-"""Runs one eraser and proves that it erased something: an artefact with its record, or an error."""
+"""Run one eraser and prove that it erased something: an artefact with its record, or an error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -18,6 +17,7 @@ from audit.diffusion.training import require_finite
 from audit.erasers.base import DTYPES, Artefact, Change, Erased, Made, Record
 from audit.erasers.phrases import phrases, token_ids
 from audit.errors import EraserError
+from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 from audit.weights.references import ModelRef
@@ -29,21 +29,21 @@ def produce(
     pipeline: Pipeline,
     method: str,
     concepts: Sequence[Concept],
-    parameters: Mapping[str, Any],
+    parameters: Values,
     session: Session | None = None,
 ) -> Erased:
-    """The artefact of `method` without `concepts`, and the record of what changed. The pipeline is left as it was.
+    """Erase `concepts` by `method`; return the artefact and the record of the change. The pipeline is left as it was.
 
     `parameters` are resolved ones (`erasers.resolve_parameters`). Raises `SpecError` for an unknown method or a phrase
     that the text encoder cannot read, `EraserError` when nothing is selected, nothing changes, or training diverges.
     """
-    found, plugin = erasers.find(method), erasers.ERASERS.foreign(method)
+    eraser, plugin = erasers.find(method), erasers.ERASERS.foreign(method)
     session = session or Session()
     for concept in concepts:
         for phrase in phrases(concept, bool(parameters["synonyms"])):
             if spelled_out(pipeline, phrase):
                 session.listener.note(f"{phrase!r} is read letter by letter: the backbone may never have learnt it")
-    made = found.function()(pipeline, concepts, parameters, session)
+    made = eraser.function()(pipeline, concepts, parameters, session)
     if not isinstance(made, Made):
         raise EraserError(
             f"{method} cannot be used: its function returns a value of type {type(made).__name__}, and Made is needed",
@@ -58,8 +58,8 @@ def produce(
     change = measured(pipeline, rounded, concepts)
     record = Record(
         method=method,
-        version=found.version,
-        paper=found.paper,
+        version=eraser.version,
+        paper=eraser.paper,
         concepts=tuple(concept.name for concept in concepts),
         prompts=made.prompts,
         preserved=made.preserved,
@@ -75,8 +75,8 @@ def produce(
     return Erased(_artefact(method, made, stored, record, key), record)
 
 
-def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], parameters: Mapping[str, Any]) -> str:
-    """Hex SHA-256 of what was asked for; an artefact's header carries it, so that it is not made twice.
+def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], parameters: Values) -> str:
+    """Return the hex SHA-256 of a request; an artefact's header carries it, so that it is not made twice.
 
     The method's version is part of it: an artefact of a version with another result is made again.
     """
@@ -89,7 +89,7 @@ def request_key(ref: ModelRef, method: str, concepts: Sequence[Concept], paramet
 
 
 def spelled_out(pipeline: Pipeline, phrase: str) -> bool:
-    """Whether the tokenizer has no piece of some word of the phrase longer than one letter."""
+    """Return whether some word of the phrase is read letter by letter: the tokenizer has no longer piece of it."""
     return any(len(word) > 2 and len(token_ids(pipeline, word)) == len(word) for word in phrase.split())
 
 
@@ -125,7 +125,7 @@ def _require_changed(unet: nn.Module, made: Made, stored: Mapping[str, torch.Ten
 
 
 def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Change:
-    """What `made` changes in the backbone's weights and predictions. Raises `EraserError` when that is nothing."""
+    """Measure the change of the backbone's weights and predictions. Raises `EraserError` when there is none."""
     total = sum(parameter.numel() for parameter in pipeline.unet.parameters())
     changed, norm = _weight_change(pipeline.unet, made)
     if not changed:
@@ -145,7 +145,7 @@ def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Cha
 
 
 def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None]:
-    """Names of the tensors that differ or do something, and the relative norm of the difference."""
+    """Return the names of the tensors that differ or do something, and the relative norm of the difference."""
     if made.layout == "receler":
         return [name for name, tensor in made.tensors.items() if bool(tensor.any())], None
     state, changed = unet.state_dict(), []
@@ -161,7 +161,7 @@ def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None
 
 @torch.no_grad()
 def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, float]:
-    """||eps' - eps|| / ||eps|| by prompt, on a few seeded latents of at most 16 x 16 in the middle of the noise."""
+    """Return ||eps' - eps|| / ||eps|| by prompt, on a few seeded latents of at most 16 x 16 in the middle of the noise."""
     channels, side, _ = pipeline.latent_shape
     side = min(side, _PROBE_SIDE)
     noise = torch.randn((_PROBE_ROWS, channels, side, side), generator=torch.Generator().manual_seed(0))
@@ -180,7 +180,10 @@ def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, f
 
 @contextlib.contextmanager
 def applied(pipeline: Pipeline, layout: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
-    """A block in which the pipeline's UNet is the erased one, without a second copy of it; the old bits come back."""
+    """Replace the pipeline's UNet by the erased one inside the block; the old bits come back after it.
+
+    There is no second copy of the UNet.
+    """
     if layout == "receler":
         adapters = load_adapters(pipeline.unet, tensors, "the trained erasers").to(pipeline.unet.dtype)
         attached = attach(pipeline.unet, adapters)

@@ -15,8 +15,7 @@ Receler knows no concepts to preserve: (2) keeps the erasing inside the concept'
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -28,10 +27,10 @@ from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
-from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, prompts
 from audit.erasers.receler_parameters import METHOD, RecelerParameters
 from audit.errors import EraserError
+from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 
@@ -39,7 +38,7 @@ NAME = METHOD.name
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
-    """The adapters' weights by the official names, flat; with several concepts, each iteration erases one of them.
+    """Train the adapters; return their weights by the official names, flat. Each iteration erases one of the concepts.
 
     The backbone is the same afterwards, bit for bit. Raises `SpecError` for a phrase the text encoder cannot read and
     `EraserError` when training diverges or the adversarial prompt has no room after the concept's word.
@@ -97,16 +96,16 @@ class _Step:
         self.attackers = [torch.optim.Adam([attack], lr=rate, weight_decay=decay) for attack in attacks]
 
     def optimisers(self) -> dict[str, torch.optim.Optimizer]:
-        """Every optimiser by name."""
+        """Return every optimiser by name."""
         return {"weights": self.weights, **{f"attack.{i}": a for i, a in enumerate(self.attackers)}}
 
     def frozen(self, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The backbone's prediction."""
+        """Return the backbone's prediction."""
         with switched_off(self.attached):
             return predict(self.unet, latents, timesteps, states, self.options.compute)
 
     def erased(self, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        """The prediction with the adapters."""
+        """Return the prediction with the adapters."""
         return predict(self.unet, latents, timesteps, states, self.options.compute)
 
     def __call__(self, which: int, noisy: Noisy) -> torch.Tensor:
@@ -137,13 +136,13 @@ class _Step:
 
 
 def concept_mask(maps: torch.Tensor, threshold: float) -> torch.Tensor:
-    """Where the concept is: boolean (B, side, side) from attention maps of the same shape, scaled to [0, 1] row by row."""
+    """Return the region of the concept, boolean (B, side, side): attention maps scaled to [0, 1] row by row, thresholded."""
     low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp_min(1e-12) >= threshold
 
 
-def outside(outputs: Any, mask: torch.Tensor) -> torch.Tensor:
-    """(2): the adapters' squared output outside the concept, averaged over channels, area, pictures and layers.
+def outside(outputs: Iterable[torch.Tensor], mask: torch.Tensor) -> torch.Tensor:
+    """Return (2), the adapters' squared output outside the concept, averaged over channels, area, pictures and layers.
 
     `outputs` are tensors (B, N, C) of square layers; `mask` (B, side, side) is resized to each by nearest neighbours.
     """
@@ -158,13 +157,13 @@ def outside(outputs: Any, mask: torch.Tensor) -> torch.Tensor:
 
 
 def with_attack(states: torch.Tensor, attack: torch.Tensor, word: range) -> torch.Tensor:
-    """Prompt states (1, L, D) whose positions right after the concept's word hold the attack (1, n, D)."""
+    """Return prompt states (1, L, D) with the attack (1, n, D) at the positions right after the concept's word."""
     end = word.stop + attack.shape[1]
     return torch.cat([states[:, : word.stop], attack, states[:, end:]], 1)
 
 
 def _attacks(pipeline: Pipeline, concepts: Sequence[Prompt], options: RecelerParameters) -> list[nn.Parameter]:
-    """One adversarial embedding (1, n, D) for each prompt, uniform in [0, 1) as in the official code."""
+    """Return one adversarial embedding (1, n, D) for each prompt, uniform in [0, 1) as in the official code."""
     if not options.adversarial_tokens:
         return []
     for prompt in concepts:
@@ -182,7 +181,7 @@ def _attacks(pipeline: Pipeline, concepts: Sequence[Prompt], options: RecelerPar
 
 @contextlib.contextmanager
 def switched_off(attached: Attached) -> Iterator[None]:
-    """A block in which the UNet is the backbone."""
+    """Make the UNet the backbone inside the block."""
     before, attached.enabled = attached.enabled, False
     try:
         yield
@@ -192,7 +191,7 @@ def switched_off(attached: Attached) -> Iterator[None]:
 
 @contextlib.contextmanager
 def training_attention(unet: UNet2DConditionModel) -> Iterator[None]:
-    """A block in which attention on a CPU is computed plainly: the fused one's backward pass is slow there."""
+    """Compute attention on a CPU plainly inside the block: the fused one's backward pass is slow there."""
     before = dict(unet.attn_processors)
     if unet.device.type == "cpu":
         unet.set_attn_processor(AttnProcessor())

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from audit.erasers.costs import BACKWARD, BYTES, training_calls
 from audit.erasers.method import Calls, EraserMethod
-from audit.erasers.parameters import TrainedParameters, Values
+from audit.erasers.parameters import TrainedParameters
+from audit.methods.parameters import Values
 
 
 class RecelerParameters(TrainedParameters):
@@ -22,14 +23,23 @@ class RecelerParameters(TrainedParameters):
     """
 
     rank: int = Field(128, ge=1)
-    negative_guidance: float = Field(1.0, gt=0)  # eta
-    regularisation: float = Field(0.1, ge=0)  # weight of the concept-localised loss
-    mask_threshold: float = Field(0.1, gt=0, lt=1)  # of the min-max normalised attention map
-    mask_side: int = Field(16, ge=1)  # the attention maps with this many rows and columns locate the concept
-    adversarial_iterations: int = Field(50, ge=1)  # inner steps of the adversarial prompt, every iteration
-    adversarial_tokens: int = Field(16, ge=0)  # 0 trains without an adversarial prompt
+    "Width of each adapter's bottleneck."
+    negative_guidance: float = Field(1.0, gt=0)
+    "Strength of the guidance away from the concept (eta)."
+    regularisation: float = Field(0.1, ge=0)
+    "Weight of the loss that keeps the adapters quiet outside the concept's region."
+    mask_threshold: float = Field(0.1, gt=0, lt=1)
+    "Least value of the min-max normalised attention map inside the concept's region."
+    mask_side: int = Field(16, ge=1)
+    "Rows and columns of the attention maps that locate the concept."
+    adversarial_iterations: int = Field(50, ge=1)
+    "Steps of the adversarial prompt in every iteration."
+    adversarial_tokens: int = Field(16, ge=0)
+    "Tokens of the adversarial prompt; 0 trains without one."
     adversarial_learning_rate: float = Field(0.1, gt=0)
+    "Learning rate of Adam for the adversarial prompt."
     adversarial_weight_decay: float = Field(0.1, ge=0)
+    "Weight decay of the adversarial prompt."
     iterations: int = Field(500, ge=1)
     learning_rate: float = Field(3e-4, gt=0)
     latents_from: Literal["frozen", "trained"] = "trained"
@@ -66,7 +76,7 @@ ODDITIES: Mapping[str, str] = {
 
 
 def _calls(values: Values, concept: Values) -> Calls:
-    """A forward and a backward pass for every adversarial step, and another backward pass for the weights."""
+    """Return the cost of a forward and a backward pass for every adversarial step, and a backward pass for the weights."""
     attacks = values["adversarial_iterations"] if values.get("adversarial_tokens") else 0
     return training_calls(values, concept, attacks * (1 + BACKWARD) + BACKWARD if attacks else 1 + BACKWARD)
 

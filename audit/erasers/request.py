@@ -1,4 +1,4 @@
-"""One erased model to be made: what the command line and the flow ask for, checked before anything is loaded.
+"""The request for an erased model, as the command line and the flow make it, checked before anything is loaded.
 
 Importing this loads no torch.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from audit import erasers, identity
 from audit.errors import EraserError, SpecError
+from audit.methods.parameters import Values
 from audit.names import composed
 from audit.spec.base import Model
 from audit.spec.content import refuse_minors
@@ -29,21 +30,21 @@ _NAME = 64  # characters of a name, as in specs
 
 
 class Request(Model):
-    """Which concepts to erase from which backbone, by which method."""
+    """The concepts to erase from a backbone, and the method."""
 
     backbone: Annotated[str, Field(min_length=1)]
     method: str
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     preset: str | None = None  # without one: `testbed` for the testbed, the method's default for everything else
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _no_minors(self) -> Self:
         refuse_minors(self.model_dump(mode="json"))
         return self
 
-    def resolved(self) -> dict[str, Any]:
-        """All parameters of the method; raises `SpecError` for an unknown method, preset or parameter."""
+    def resolved(self) -> Values:
+        """Return all parameters of the method. Raises `SpecError` for an unknown method, preset or parameter."""
         erasers.check_method(self.method)
         eraser = Eraser.model_construct(method=self.method, preset=self.preset, parameters=self.parameters)
         return erasers.resolve_parameters(eraser, self.backbone)
@@ -59,7 +60,7 @@ def make_request(
     preset: str | None = None,
     settings: Sequence[str] = (),
 ) -> Request:
-    """The request that a command line means; phrases become concepts, `settings` are `key=value` with YAML values.
+    """Return the request of a command line: phrases become concepts, `settings` are `key=value` with YAML values.
 
     `synonyms` of the one concept are erased with it. Raises `SpecError` for a mistake in any of them, and for what the
     method would not use.
@@ -69,8 +70,8 @@ def make_request(
     if synonyms:
         parameters.setdefault("synonyms", True)
     try:
-        found = tuple(_concept(text, synonyms, names) for text in concepts)
-        request = Request(backbone=backbone, method=method, concepts=found, preset=preset, parameters=parameters)
+        erased = tuple(_concept(text, synonyms, names) for text in concepts)
+        request = Request(backbone=backbone, method=method, concepts=erased, preset=preset, parameters=parameters)
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in detail["loc"]) or "request"
@@ -85,7 +86,7 @@ def make_request(
     return request
 
 
-def _require_used(request: Request, parameters: Mapping[str, Any]) -> None:
+def _require_used(request: Request, parameters: Values) -> None:
     """Raise `SpecError` for synonyms or neighbours that would change nothing, and for synonyms that are missing."""
     given = {text for concept in request.concepts for text in concept.synonyms}
     if given and len(request.concepts) > 1:
@@ -123,7 +124,7 @@ def _require_used(request: Request, parameters: Mapping[str, Any]) -> None:
 
 
 def name_of(phrase: str) -> str:
-    """A concept's name from its phrase: at most 64 characters of ASCII; different phrases that look alike stay apart.
+    """Return a concept's name from its phrase, at most 64 characters of ASCII; different phrases that look alike stay apart.
 
     Letters that a name cannot hold and what is too long are replaced by eight digits of the phrase's hash.
     """
@@ -148,7 +149,7 @@ def _concept(phrase: str, synonyms: Sequence[str], neighbours: Sequence[str]) ->
 
 
 def _neighbour(phrase: str) -> str:
-    """The name of a neighbour, which is preserved under the very words that its name spells."""
+    """Return the name of a neighbour, which is preserved under the very words that its name spells."""
     _require_words(phrase, "--neighbour")
     name = name_of(phrase)
     spelled = words_of(name)
@@ -162,8 +163,8 @@ def _neighbour(phrase: str) -> str:
     return name
 
 
-def _parameters(settings: Sequence[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _parameters(settings: Sequence[str]) -> dict[str, object]:
+    parameters: dict[str, object] = {}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
@@ -173,8 +174,8 @@ def _parameters(settings: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError:
             raise SpecError(f"the value of {key} is not valid YAML", where="--set", next_step="quote it") from None
         # YAML 1.1 reads 1e-5 as text because it lacks a dot.
-        found[key.strip()] = float(text) if isinstance(value, str) and _is_number(text) else value
-    return found
+        parameters[key.strip()] = float(text) if isinstance(value, str) and _is_number(text) else value
+    return parameters
 
 
 def _is_number(text: str) -> bool:
@@ -192,7 +193,7 @@ class OtherArtefact(EraserError):
 def fulfil(
     request: Request, out: Path, *, device: str | None = None, listener: Listener | None = None, official: bool = True
 ) -> tuple[Path, Record | None]:
-    """The artefact's path in `out`, and its record; None when `out` held this very artefact already.
+    """Erase into `out`; return the artefact's path and its record, None when `out` held this very artefact already.
 
     An interrupted training goes on where it stopped when the same request is fulfilled again. Before anything is loaded,
     raises `OtherArtefact` when `out` holds another artefact, `EraserError` when it holds files of somebody else and
@@ -207,15 +208,15 @@ def fulfil(
     from audit.weights.references import resolve_model
 
     chosen, ref = pick_device(device), resolve_model(request.backbone)
-    found = saving.held(out)
-    if found and found.key != request_key(ref, request.method, request.concepts, parameters):
+    artefact = saving.held(out)
+    if artefact and artefact.key != request_key(ref, request.method, request.concepts, parameters):
         raise OtherArtefact(
             "the output folder holds another artefact",
-            where=str(found.path),
+            where=str(artefact.path),
             next_step="name another folder with --out, or remove this one",
         )
-    if found and found.complete:
-        return found.path, None
+    if artefact and artefact.complete:
+        return artefact.path, None
     saving.prepare(out)
     pipeline = load_pipeline(ref, chosen)
     session = Session(folder=out / saving.UNFINISHED, listener=listener or Silent())
@@ -226,8 +227,8 @@ def fulfil(
     return saving.save(erased, out, official=official), erased.record
 
 
-def summary(record: Record) -> Mapping[str, Any]:
-    """What a person wants to know of a finished record first, by label."""
+def summary(record: Record) -> Mapping[str, object]:
+    """Return the facts of a record that a person wants first, by label."""
     change = record.change
     effect = ", ".join(f"{text or 'null prompt'} {value:.3f}" for text, value in change.effect.items())
     return {

@@ -1,4 +1,4 @@
-"""Writes an artefact as its method's official code does, with a model card; nothing appears half-written."""
+"""Write an artefact as its method's official code does, with a model card; nothing appears half-written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -25,7 +24,7 @@ _OUR_NAMES = ("README.md", "eraser_config.json", "eraser_weights.pt")  # besides
 
 
 def save(erased: Erased, folder: Path, *, official: bool = True) -> Path:
-    """Write tensors, companions and README.md into `folder` and remove its checkpoints; the path of the tensors.
+    """Write tensors, companions and README.md into `folder` and remove its checkpoints; return the path of the tensors.
 
     The card comes last, so a folder with a card is complete. `official` adds `eraser_weights.pt` to a Receler folder,
     the only file that its official code reads; its tensors are those of the safetensors file.
@@ -55,7 +54,7 @@ class Held:
 
 
 def held(folder: Path) -> Held | None:
-    """The artefact that `folder` holds; None when there is none.
+    """Return the artefact that `folder` holds; None when there is none.
 
     Raises `EraserError` when the folder holds files under an artefact's names that no eraser of ours wrote: saving one
     would overwrite them, or leave two models in one folder.
@@ -77,7 +76,7 @@ def held(folder: Path) -> Held | None:
 
 
 def _request(path: Path) -> str:
-    """The key in the header of a file that an eraser of ours wrote; "" for any other file."""
+    """Return the key in the header of a file that an eraser of ours wrote; "" for any other file."""
     try:
         with safetensors.safe_open(path, "pt") as opened:
             return (opened.metadata() or {}).get("request", "")
@@ -105,14 +104,14 @@ def _official(artefact: Artefact) -> bytes:
     return stream.getvalue()
 
 
-def facts(record: Record) -> dict[str, Any]:
-    """The record as plain JSON values, the package only where another distribution brings the eraser."""
+def facts(record: Record) -> dict[str, object]:
+    """Return the record as plain JSON values, the package only where another distribution brings the eraser."""
     values = dataclasses.asdict(record)
     return values if record.package else {name: value for name, value in values.items() if name != "package"}
 
 
 def card(erased: Erased) -> str:
-    """The model card as Markdown: what was erased how, from what, and what measurably changed."""
+    """Return the model card as Markdown: concepts, method, backbone and the measured change."""
     record, change = erased.record, erased.record.change
     norm = "not defined: modules were added" if change.relative_norm is None else f"{change.relative_norm:.4f}"
     rows = {

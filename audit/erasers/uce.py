@@ -16,10 +16,10 @@ import torch
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import require_finite
 from audit.erasers.base import Made
-from audit.erasers.parameters import Values
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
 from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.errors import EraserError
+from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 
@@ -28,7 +28,7 @@ NAME = METHOD.name
 
 @dataclasses.dataclass(frozen=True)
 class Edit:
-    """Token states of one edit: `erase` (n, D) is mapped to what the matrix gave for `guide` (n, D)."""
+    """Token states of one edit: `erase` (n, D) is mapped to the old matrix's output for `guide` (n, D)."""
 
     erase: torch.Tensor
     guide: torch.Tensor
@@ -36,7 +36,7 @@ class Edit:
 
 
 def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -> torch.Tensor:
-    """The closed-form solution W' (out, D), computed in float64 and returned in the dtype of `weight`."""
+    """Return the closed-form solution W' (out, D), computed in float64, in the dtype of `weight`."""
     w = weight.double()
     left = parameters.regularisation * w
     right = parameters.regularisation * torch.eye(w.shape[1], dtype=torch.float64, device=w.device)
@@ -51,7 +51,7 @@ def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
-    """Edited attn2 to_k and to_v weights by their diffusers names.
+    """Return the edited attn2 to_k and to_v weights by their diffusers names.
 
     Raises `SpecError` when a phrase has no tokens the text encoder knows, and `EraserError` when the UNet has no
     cross-attention to edit or the edit is not finite.
@@ -85,7 +85,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
 def token_states(
     pipeline: Pipeline, concepts: Sequence[Concept], options: UceParameters
 ) -> tuple[tuple[str, ...], Edit]:
-    """The prompts that are erased, and the token states of the edit.
+    """Return the prompts that are erased, and the token states of the edit.
 
     A concept that is erased itself is never preserved as another one's neighbour.
     """
@@ -108,7 +108,7 @@ def token_states(
 
 
 def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.Tensor:
-    """The states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
+    """Return the states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
     text = erased.template.replace("{phrase}", options.guide) if options.wrap_guide else options.guide
     states = pipeline.encode_text([text])[0].cpu()
     if text.strip():
@@ -118,7 +118,7 @@ def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.
 
 
 def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str, Concept]:
-    """Neighbours of the concepts by name, each once, without those that are erased."""
+    """Return the neighbours of the concepts by name, each once, without those that are erased."""
     if not options.preserve_neighbours or options.preserve_scale == 0:
         return {}
     phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
@@ -127,6 +127,6 @@ def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str,
 
 
 def _states(prompt: Prompt, tokens: str) -> torch.Tensor:
-    """Text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
+    """Return text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
     last, states = prompt.word.stop - 1, prompt.states[0].cpu()
     return states[last : last + 1] if tokens == "last" else states[last:]

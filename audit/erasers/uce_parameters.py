@@ -9,31 +9,36 @@ from pydantic import Field
 
 from audit.erasers.costs import tensor_bytes
 from audit.erasers.method import EraserMethod
-from audit.erasers.parameters import Parameters, Template, Values
+from audit.erasers.parameters import Parameters, Template
+from audit.methods.parameters import Values
 
 
 class UceParameters(Parameters):
-    """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025).
-
-    `tokens` says which positions of a prompt are edited: `last` is the concept's last token (official, new code);
-    `tail` runs from there through every padding position, aligned at its start, and preserves whole sequences and the
-    null prompt's (official, old code): it also reaches what a causal text encoder copies into later positions.
-    `templates` wrap the concept in further prompts ({phrase} is replaced), the guide too with `wrap_guide`, and the
-    preserved concepts too with `wrap_preserved`. `preserve_scale` None is one over the number of preserved texts, the null
-    prompt among them, and no less than 0.1 (official, old code).
-    """
+    """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025)."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"wrap_guide", "wrap_preserved"})
 
-    regularisation: float = Field(0.5, gt=0)  # lambda: pulls the edit towards the old matrix
+    regularisation: float = Field(0.5, gt=0)
+    "Pull of the edit towards the old matrix (lambda)."
     erase_scale: float = Field(1.0, gt=0)
+    "Weight of each erased token state (s_e)."
     preserve_scale: float | None = Field(1.0, ge=0)
-    guide: str = ""  # what the concept is mapped to; '' is the null prompt
+    """Weight of each preserved token state (s_p); 0 preserves nothing. `null` is one over the number of preserved texts, the
+    null prompt among them, and no less than 0.1, as in the official code of 2023."""
+    guide: str = ""
+    "The words that the concept is mapped to; none is the null prompt."
     tokens: Literal["last", "tail"] = "last"
+    """Positions of a prompt that are edited: `last` is the concept's last token (2025). `tail` runs from there through every
+    padding position and preserves whole sequences and the null prompt's (2023): it also reaches what a causal text encoder
+    copies into later positions."""
     templates: tuple[Template, ...] = ()
+    "Further prompts that are erased, beside the concept alone; `{phrase}` stands for it."
     wrap_guide: bool = False
+    "Put the guide into the templates too."
     wrap_preserved: bool = True
+    "Put the preserved concepts into the templates too."
     preserve_neighbours: bool = True
+    "Hold the concept's neighbours in place."
 
     def scale(self, preserved: int) -> float:
         """Return the weight of each of so many preserved concepts."""

@@ -20,7 +20,9 @@ from audit import identity
 from audit.corpus.manifest import manifest_sha256
 from audit.errors import AuditError, NotVerified
 from audit.evidence.bag import DECLARATION, Bag
-from audit.evidence.decisions import WHERE, decode_records
+from audit.evidence.calibration import WHERE as LABELS
+from audit.evidence.calibration import miscounted
+from audit.evidence.decisions import WHERE, basis_of, decode_records
 from audit.evidence.derive import derive, differences
 from audit.evidence.keys import moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
@@ -150,7 +152,7 @@ def check_decisions(content: Content) -> Iterator[Line]:
     if manifest.num_rows and manifest_sha256(manifest) != plan["corpus"]["sha256"]:
         yield wrong(6, "the corpus manifest is not the one that was planned from", "data/manifest.parquet")
     planned = is_planned(plan["policy"], policy)
-    result = derive(content.index, content.run_id, manifest, policy, planned=planned)
+    result = derive(content.index, content.run_id, manifest, policy, basis_of(content.record()), planned=planned)
     problems = list(_compared(content, result))
     yield from (wrong(6, what, name) for name, what in problems[:_MOST_SHOWN])
     if not problems:
@@ -227,11 +229,16 @@ def check_waivers(content: Content) -> Iterator[Line]:
 
 
 def check_calibration(content: Content) -> Iterator[Line]:
-    """9. Counts of calibration follow from the labels."""
-    if any(name.startswith("data/calibration/") for name in content.bag.digests):
-        yield wrong(9, "labels of a form that this version does not know", "data/calibration")
-    else:
-        yield unchecked(9, "the judges' own errors: no labels stand in the bundle")
+    """9. The counts by which judges' errors were bounded follow from the labels."""
+    calibrations = basis_of(content.record()).calibrations
+    if not calibrations:
+        yield unchecked(9, "the judges' own errors: the decision rests on no labels")
+        return
+    rows = decode_rows(content.bag.read(LABELS), LABELS).to_pylist()
+    problems = list(miscounted(rows, calibrations))
+    yield from (wrong(9, what, LABELS) for what in problems)
+    if not problems:
+        yield ok(9, f"the counts of {len(calibrations)} calibrations follow from the labels of {len(rows)} pictures")
 
 
 def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:

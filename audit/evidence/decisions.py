@@ -9,6 +9,8 @@ from typing import Any
 from audit.errors import NotVerified
 from audit.identity import canonical
 from audit.storage.run_records import Record
+from audit.verdict.calibration import Calibration
+from audit.verdict.results import Basis
 
 WHERE = "data/decisions.json"
 
@@ -36,3 +38,10 @@ def decode_records(documents: Any, run_id: str) -> list[Record]:
     except (LookupError, TypeError, ValueError) as error:
         raise NotVerified(f"the decisions on record cannot be read: {error}", where=WHERE) from None
     return records
+
+
+def basis_of(record: Record) -> Basis:
+    """Return what a decision rested on beside numbers and policy: its attempt, the judges' calibrations, and its time."""
+    fields = record.fields["verdict"]["basis"]
+    calibrations = tuple(Calibration(**calibration) for calibration in fields["calibrations"])
+    return Basis(fields["attempt"], calibrations, fields["decided_at"])

@@ -13,7 +13,7 @@ import pyarrow as pa
 from audit.index import checks, expectations, queries
 from audit.spec.policy import Policy
 from audit.verdict.gate import decide
-from audit.verdict.results import CheckResult, RunResult
+from audit.verdict.results import Basis, CheckResult, RunResult
 from audit.verdict.retention import recounted
 
 _CLOSE = 1e-9  # of numbers that another version of a library may compute anew
@@ -24,19 +24,23 @@ def derive(
     run_id: str,
     manifest: pa.Table,
     policy: Policy,
+    basis: Basis,
     *,
     planned: bool,
     frames: Sequence[CheckResult] | None = None,
 ) -> RunResult:
     """Return the run's result with its verdict under `policy`; `planned` says that it is the policy of the plan.
 
-    `index` is a file that `rows.build_index` made, `manifest` the corpus manifest. Reads nothing else. `frames` are the
-    results of the expectations about data frames where these have just been asked.
+    `index` is a file that `rows.build_index` made, `manifest` the corpus manifest, `basis` what the decision rested on beside
+    its numbers. Reads nothing else. `frames` are the results of the expectations about data frames where these have been asked.
     """
     result = queries.read_result(index, run_id, None if planned else policy)
     found = checks.run_checks(index, run_id)
     found += _expectations(index, result, manifest, planned) if frames is None else frames
-    verdict = decide(policy, result.crr, found, result.retention, result.picture_checks, result.unassessed)
+    verdict = decide(
+        policy, result.crr, found, result.retention, result.picture_checks, result.unassessed,
+        calibrations=basis.calibrations, attempt=basis.attempt, decided_at=basis.decided_at,
+    )  # fmt: skip
     spec = {**result.spec, "gate": policy.model_dump(mode="json")}
     return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)
 

@@ -24,7 +24,8 @@ from audit.corpus.manifest import read_stored_manifest
 from audit.errors import AuditError, EnvironmentProblem, EvidenceError
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
-from audit.evidence.decisions import encode_records
+from audit.evidence.calibration import label_rows
+from audit.evidence.decisions import basis_of, encode_records
 from audit.evidence.derive import derive, differences
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
@@ -87,14 +88,14 @@ def seal(
         raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
     require_intact(journal, run_id)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
-    policy = Policy.model_validate(record.fields["policy"])
+    policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
     with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
         index = Path(name) / "rows.duckdb"
         redaction, rows = _rows(published, run_id, index)
         # Great Expectations has said what it says of these rows; a verifier asks it again.
         frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
         planned = is_planned(outline.policy, policy)
-        result = derive(index, run_id, manifest, policy, planned=planned, frames=frames)
+        result = derive(index, run_id, manifest, policy, basis, planned=planned, frames=frames)
     if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
         raise EvidenceError(
             f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
@@ -105,6 +106,8 @@ def seal(
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
     payload |= _documents(journal, run_id, records, record, result, redaction)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
+    if basis.calibrations:
+        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))
     facts = _facts(outline.created_at, record, result, units) | {
         "policy_sha256": policy_sha256(policy),
         "sealed_at": stamp(now),

@@ -28,7 +28,7 @@ class SealedUnit:
     key: str
     complete: bool
     sha256: str | None
-    bytes: int
+    size: int  # bytes
     blob_sha256: str | None  # of its tensors
     has_pixels: bool
     purged_at: str | None = None  # when the file was deleted, its rows and digests kept

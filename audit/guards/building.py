@@ -1,10 +1,9 @@
-"""Guards from their resolved parameters and the models of one worker."""
+"""Build guards from their resolved parameters and the models of one worker."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -13,6 +12,7 @@ from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import SpecError
 from audit.guards import GUARDS
+from audit.methods.parameters import Values
 from audit.weights.references import ModelRef
 
 Encode = Callable[[list[str]], torch.Tensor]
@@ -20,7 +20,7 @@ Encode = Callable[[list[str]], torch.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What guards are made of.
+    """The models and text encoders that a guard may use.
 
     `standard` is the un-erased backbone and `standard_unet` its UNet in the dtype in use; `guarded` and `guarded_unet`
     belong to the model that is protected. `encode` reads text as that model does, `encode_standard` as the backbone.
@@ -36,14 +36,14 @@ class Parts:
     model: Callable[[str], ModelRef]
 
 
-def build(described: Mapping[str, Any], parts: Parts) -> Guard:
-    """One fresh guard; `described` is what `audit.guards.resolve` returned. Raises KeyError for an unknown name."""
-    made = GUARDS.find(described["name"], "defences").function()(described["parameters"], parts)
-    if not isinstance(made, Guard):
+def build(described: Values, parts: Parts) -> Guard:
+    """Return a new guard as `audit.guards.resolve` described it. Raises KeyError for an unknown name."""
+    guard = GUARDS.find(described["name"], "defences").function()(described["parameters"], parts)
+    if not isinstance(guard, Guard):
         raise SpecError(
-            f"guard {described['name']} cannot be used: its function returns a value of type {type(made).__name__}, "
+            f"guard {described['name']} cannot be used: its function returns a value of type {type(guard).__name__}, "
             "and a Guard is needed",
             where="defences",
             next_step="mend the plug-in that brings it; erasure-audit methods names it",
         )
-    return made
+    return guard

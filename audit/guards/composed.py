@@ -1,24 +1,27 @@
-"""Texts that IRECE composes from a template and a concept's phrases, and where each phrase stands among their tokens."""
+"""Texts that IRECE composes from a template and a concept's phrases, with the token positions of each phrase."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from audit.errors import SpecError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclasses.dataclass(frozen=True)
 class Composed:
-    """A text, and for each phrase that was put into it the characters [begin, end) that it takes there."""
+    """A text with the characters [begin, end) of each phrase that was put into it."""
 
     text: str
     spans: tuple[tuple[int, int], ...]
 
 
 def compose(template: str, phrase: str, neighbours: Sequence[str] = ()) -> Composed:
-    """The template's text about `phrase`, with the neighbours named after it; spans in the order phrase, neighbours."""
+    """Return the text of a template about `phrase`, its neighbours named after it; spans in the order phrase, neighbours."""
     begin = template.index("{phrase}")
     text = template.replace("{phrase}", phrase)
     spans = [(begin, begin + len(phrase))]
@@ -28,15 +31,15 @@ def compose(template: str, phrase: str, neighbours: Sequence[str] = ()) -> Compo
     return Composed(text, tuple(spans))
 
 
-def positions(tokenizer: Any, composed: Composed) -> list[list[int]]:
-    """Per phrase its token positions in the text, start token included; words alike elsewhere in it do not count.
+def positions(tokenizer: PreTrainedTokenizerBase, composed: Composed) -> list[list[int]]:
+    """Return the token positions of each phrase in the text, counted with the start token; equal words elsewhere do not count.
 
     Raises `SpecError` for a phrase that the tokenizer does not read as words of its own.
     """
     return [_positions(tokenizer, composed.text, *span) for span in composed.spans]
 
 
-def _positions(tokenizer: Any, text: str, begin: int, end: int) -> list[int]:
+def _positions(tokenizer: PreTrainedTokenizerBase, text: str, begin: int, end: int) -> list[int]:
     parts = [_ids(tokenizer, part) for part in (text[:begin], text[begin:end], text[end:])]
     if [one for part in parts for one in part] != _ids(tokenizer, text):
         raise SpecError(
@@ -48,5 +51,5 @@ def _positions(tokenizer: Any, text: str, begin: int, end: int) -> list[int]:
     return list(range(first, first + len(parts[1])))
 
 
-def _ids(tokenizer: Any, text: str) -> list[int]:
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -24,29 +24,32 @@ from audit.diffusion.pipeline import Pipeline
 from audit.guards.building import Parts
 from audit.guards.egloce_parameters import METHOD
 from audit.guards.energy import Energy, draw_views, flip_test, load_energy, view_of
-from audit.guards.parameters import Values
+from audit.methods.parameters import Values
 
 NAME = METHOD.name
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def tweedie(latents: torch.Tensor, noise: torch.Tensor, abar: float) -> torch.Tensor:
-    """The clean estimate z0 of latents with predicted noise, all (B, C, H, W)."""
+    """Return the clean estimate z0 of latents with predicted noise, all (B, C, H, W)."""
     return (latents - (1 - abar) ** 0.5 * noise) / abar**0.5
 
 
 def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rho: float, trust: float) -> torch.Tensor:
-    """`latents` after one normalised step, drawn back into the trust region around `start`; all (B, C, H, W)."""
+    """Return `latents` after one normalised step, drawn back into the trust region around `start`; all (B, C, H, W)."""
     reach = start.flatten(1).norm(dim=1)[:, None, None, None]
     length = gradient.flatten(1).norm(dim=1)[:, None, None, None]
-    made = latents - rho * reach * gradient / (length + 1e-8)
-    offset = made - start
+    stepped = latents - rho * reach * gradient / (length + 1e-8)
+    offset = stepped - start
     distance = offset.flatten(1).norm(dim=1)[:, None, None, None]
     return start + offset * (trust * reach / distance.clamp_min(1e-12)).clamp(max=1.0)
 
 
 class Egloce(Guard):
-    """Optimises latents in a window of timesteps. `decode` maps clean latents to pictures in [-1, 1], differentiably."""
+    """The guard EGLOCE: optimise latents in a window of timesteps.
+
+    `decode` maps clean latents to pictures in [-1, 1], differentiably.
+    """
 
     name = METHOD.name
     version = METHOD.version
@@ -55,7 +58,7 @@ class Egloce(Guard):
         self._energy, self._decode, self._p = energy, decode, parameters
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
-        """Embed the prompts that are to be retained. Raises ValueError when views are drawn without the cases' seeds."""
+        """Embed the prompts that are to be retained. Raises ValueError when views are to be drawn without the cases' seeds."""
         super().begin(conditioning, timesteps)
         if self._p["views"] and len(conditioning.seeds) != len(conditioning.texts):
             raise ValueError("guard egloce draws augmented views, so it needs the cases' seeds")
@@ -65,7 +68,7 @@ class Egloce(Guard):
         self._highest: list[float | None] = [None] * len(conditioning.texts)
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Latents (B, C, h, w) that descended the energy inside the window; outside of it they come back as they are."""
+        """Return latents (B, C, h, w) that descended the energy, inside the window; outside it return them unchanged."""
         start, end = self._p["window"]
         if not end <= step.timestep <= start:
             return latents
@@ -86,7 +89,7 @@ class Egloce(Guard):
         return z
 
     def _active(self, repulsion: torch.Tensor) -> torch.Tensor:
-        """Which cases move (B,): those near the concept that have not failed."""
+        """Return which cases move (B,): those near the concept that have not failed."""
         near = [
             value > self._p["floor"] and not self.ledger.failed(row) for row, value in enumerate(repulsion.tolist())
         ]
@@ -110,7 +113,7 @@ class Egloce(Guard):
                 self.ledger.idle(row, f"the picture stays at or below the floor of {self._p['floor']:g}")
 
     def _gradient(self, z: torch.Tensor, step: Step, predict: Predict) -> tuple[torch.Tensor, torch.Tensor, int]:
-        """dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.
+        """Return dE/dz (B, C, H, W), E_rep (B,) and the UNet evaluations of one inner iteration.
 
         The energies of the cases are summed: each row's gradient is its own case's alone.
         """
@@ -132,7 +135,7 @@ class Egloce(Guard):
         return gradient.detach(), repulsion.detach(), prediction.calls
 
     def _features(self, images: torch.Tensor, step: Step) -> torch.Tensor:
-        """Unit features (B, V, D) of the pictures, or of their views."""
+        """Return unit features (B, V, D) of the pictures, or of their views."""
         count = self._p["views"]
         if not count:
             return self._energy.images(images)[:, None]
@@ -143,7 +146,7 @@ class Egloce(Guard):
         return self._energy.images(torch.cat(rows)).view(len(images), count, -1)
 
     def _anchor(self, features: torch.Tensor) -> None:
-        """Once per batch: cases without a prompt keep the picture that they are heading for now."""
+        """Let cases without a prompt keep the picture that they are heading for now, once per batch."""
         if not self._anchored:
             self._anchored = True
             for row, kept in enumerate(self._kept):
@@ -157,7 +160,7 @@ class Egloce(Guard):
         return self._energy.repulsion(features.reshape(batch * views, width)).view(batch, views).mean(1)
 
     def _retention(self, features: torch.Tensor) -> torch.Tensor:
-        """cos(f_I, f_r) (B,), averaged over views; 0 where nothing is left to be retained."""
+        """Return cos(f_I, f_r) (B,), averaged over views; 0 where nothing is left to be retained."""
         zero = torch.zeros_like(features[0, 0])
         kept = torch.stack([zero if direction is None else direction for direction in self._kept])
         return (features * kept[:, None]).sum(-1).mean(1)
@@ -178,7 +181,7 @@ class Egloce(Guard):
 
 
 def build(values: Values, parts: Parts) -> Egloce:
-    """A fresh EGLOCE around the guarded model."""
+    """Return a new EGLOCE around the guarded model."""
     if values["checkpointing"]:
         # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
         parts.guarded_unet().enable_gradient_checkpointing()
@@ -187,13 +190,13 @@ def build(values: Values, parts: Parts) -> Egloce:
 
 
 def energy_of(values: Values, parts: Parts) -> Energy:
-    """The energy network of EGLOCE's values, on the pipeline's device."""
+    """Load the energy network that EGLOCE's values name, on the pipeline's device."""
     texts = (tuple(values["templates"]), tuple(values["phrases"]))
     return load_energy(parts.model(values["energy_sha256"]), str(parts.standard.device), *texts)
 
 
 def decoder(pipeline: Pipeline) -> Decode:
-    """Clean latents (B, 4, h, w) -> pictures (B, 3, H, W) in [-1, 1], differentiable."""
+    """Return a differentiable decoder of clean latents (B, 4, h, w) into pictures (B, 3, H, W) in [-1, 1]."""
     scale = pipeline.vae.config["scaling_factor"]
 
     def decode(latents: torch.Tensor) -> torch.Tensor:

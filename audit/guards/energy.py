@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from PIL import Image
 from audit.diffusion.text import load_tokenizer
 from audit.weights.references import ModelRef
 
+if TYPE_CHECKING:
+    from transformers import CLIPModel, PreTrainedTokenizerBase
+
 _WHOLE = 1e-2  # what is left of a unit vector below this norm points nowhere in particular
 JPEG_QUALITY = 90
 FLIP_MARGIN = 0.05  # cosine; a smaller return is within what compression does to any picture. This project's own choice
@@ -27,7 +30,7 @@ FLIP_MARGIN = 0.05  # cosine; a smaller return is within what compression does t
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """Random crops and colour factors of one case, drawn once for a step: offsets and side in shares, factors near 1."""
+    """Random crops and colour factors of one case, drawn once for a step: offsets and sides as shares, factors near 1."""
 
     tops: tuple[float, ...]
     lefts: tuple[float, ...]
@@ -36,7 +39,7 @@ class Views:
 
 
 def draw_views(count: int, generator: torch.Generator) -> Views:
-    """`count` views: crops of 80 to 100 % of the side, each colour channel times 0.8 to 1.2."""
+    """Draw `count` views: crops of 80 to 100 % of the side, each colour channel times 0.8 to 1.2."""
     numbers = torch.rand((count, 6), generator=generator).tolist()
     sides = tuple(0.8 + 0.2 * row[0] for row in numbers)
     tops = tuple(row[1] * (1 - side) for row, side in zip(numbers, sides, strict=True))
@@ -46,23 +49,28 @@ def draw_views(count: int, generator: torch.Generator) -> Views:
 
 
 def view_of(image: torch.Tensor, views: Views) -> torch.Tensor:
-    """The views (V, 3, H, W) of one picture (3, H, W) in [-1, 1], each resized to the picture's size."""
+    """Return the views (V, 3, H, W) of one picture (3, H, W) in [-1, 1], each resized to the picture's size."""
     side = image.shape[-1]
-    made = []
+    crops = []
     for top, left, share, gains in zip(views.tops, views.lefts, views.sides, views.gains, strict=True):
         size = max(1, round(share * side))
         y, x = min(round(top * side), side - size), min(round(left * side), side - size)
         crop = image[None, :, y : y + size, x : x + size]
         crop = F.interpolate(crop, size=(side, side), mode="bilinear", align_corners=False)
-        made.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
-    return torch.cat(made)
+        crops.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
+    return torch.cat(crops)
 
 
 class Energy:
-    """CLIP similarities of pictures. `network` is a CLIPModel in evaluation mode, `tokenizer` and `settings` its own."""
+    """CLIP similarities of pictures. `network` is a CLIPModel in evaluation mode, `tokenizer` and `settings` are its own."""
 
     def __init__(
-        self, network: Any, tokenizer: Any, settings: dict[str, Any], templates: Sequence[str], phrases: Sequence[str]
+        self,
+        network: CLIPModel,
+        tokenizer: PreTrainedTokenizerBase,
+        settings: Mapping[str, Any],
+        templates: Sequence[str],
+        phrases: Sequence[str],
     ) -> None:
         self._network, self._tokenizer = network, tokenizer
         self._side = int(network.config.vision_config.image_size)
@@ -74,13 +82,13 @@ class Energy:
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Unit text embeddings (n, D)."""
+        """Return unit embeddings (n, D) of texts."""
         encoded = self._tokenizer(list(texts), padding=True, return_tensors="pt").to(self._mean.device)
         pooled = self._network.text_model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask)
         return _unit(self._network.text_projection(pooled.pooler_output))
 
     def prompt(self, text: str) -> torch.Tensor | None:
-        """f_p' (D,): the prompt's direction without the concept's, or None when nothing of the prompt is left.
+        """Return f_p' (D,), the prompt's direction without the concept's; None when nothing of the prompt is left.
 
         Words that this model's tokenizer does not know, such as learned tokens, are left out.
         """
@@ -94,13 +102,13 @@ class Energy:
         return bool(ids) and self._tokenizer.unk_token_id not in ids and not word.startswith("<")
 
     def without_concept(self, direction: torch.Tensor) -> torch.Tensor | None:
-        """A unit direction (D,) less its part in the span of the concept's directions; None when nothing is left."""
+        """Remove the concept's directions from a unit direction (D,); None when nothing of it is left."""
         basis = torch.linalg.qr(self.concepts.T)[0]
         left = direction - basis @ (basis.T @ direction)
         return _unit(left) if float(left.norm()) > _WHOLE else None
 
     def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Unit picture embeddings (B, D) of pictures (B, 3, H, W) in [-1, 1]; differentiable."""
+        """Return unit embeddings (B, D) of pictures (B, 3, H, W) in [-1, 1], differentiable."""
         size = (self._side, self._side)
         if images.shape[-2:] != size:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
@@ -109,7 +117,7 @@ class Energy:
         return _unit(self._network.visual_projection(pooled))
 
     def repulsion(self, features: torch.Tensor) -> torch.Tensor:
-        """E_rep (B,): mean cosine to the concept's phrases, in [-1, 1]; smaller is farther from the concept."""
+        """Return E_rep (B,), the mean cosine to the concept's phrases, in [-1, 1]; smaller is farther from the concept."""
         return (features @ self.concepts.T).mean(1)
 
 
@@ -119,7 +127,7 @@ def _unit(vectors: torch.Tensor) -> torch.Tensor:
 
 @dataclasses.dataclass(frozen=True)
 class Flip:
-    """E_rep of a picture as it is, after JPEG and after a one-pixel blur: an adversarial picture does not survive these."""
+    """E_rep of a picture as it is, after JPEG and after a one-pixel blur, which an adversarial picture does not survive."""
 
     plain: float
     jpeg: float
@@ -127,22 +135,22 @@ class Flip:
 
     @property
     def regained(self) -> float:
-        """How much of the concept's similarity comes back, at most."""
+        """The most of the similarity to the concept that comes back."""
         return max(self.jpeg, self.blurred) - self.plain
 
     def flipped(self, highest: float) -> bool:
-        """Whether the concept's similarity was only hidden: more than `FLIP_MARGIN` comes back, and more than half of
-        what was lost since `highest`, the most that the case ever had before a step of the guard.
+        """Return whether the similarity to the concept was only hidden.
 
-        Early estimates are blurred and may stand below the finished picture; then nothing was lost, and the margin
-        alone decides.
+        That is so when more than `FLIP_MARGIN` of it comes back, and more than half of what was lost since `highest`, the most
+        that the case had before any step of the guard. Early estimates are blurred and may stand below the finished picture;
+        then nothing was lost, and the margin alone decides.
         """
         return self.regained > FLIP_MARGIN and self.regained > (highest - self.plain) / 2
 
 
 @torch.no_grad()
 def flip_test(energy: Energy, images: torch.Tensor) -> list[Flip]:
-    """Per picture of `images` (B, 3, H, W) in [-1, 1]: its energy before and after transformations nobody would see."""
+    """Return the energy of each picture (B, 3, H, W) in [-1, 1] before and after changes that nobody would see."""
     rounded = ((images.float() / 2 + 0.5).clamp(0, 1) * 255).round() / 127.5 - 1
     versions = (rounded, jpeg(rounded, JPEG_QUALITY), blur(rounded))
     values = [energy.repulsion(energy.images(version.to(images.device))).tolist() for version in versions]
@@ -150,17 +158,17 @@ def flip_test(energy: Energy, images: torch.Tensor) -> list[Flip]:
 
 
 def jpeg(images: torch.Tensor, quality: int) -> torch.Tensor:
-    """Pictures (B, 3, H, W) in [-1, 1] after JPEG compression."""
-    made = []
+    """Return pictures (B, 3, H, W) in [-1, 1] after JPEG compression."""
+    compressed = []
     for image in ((images / 2 + 0.5) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy():
         buffer = io.BytesIO()
         Image.fromarray(image).save(buffer, format="JPEG", quality=quality)
-        made.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 127.5 - 1)
-    return torch.stack(made).to(images.device)
+        compressed.append(torch.from_numpy(np.array(Image.open(buffer))).permute(2, 0, 1).float() / 127.5 - 1)
+    return torch.stack(compressed).to(images.device)
 
 
 def blur(images: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, 3, H, W) after a Gaussian blur of one pixel's standard deviation, edges repeated."""
+    """Return pictures (B, 3, H, W) after a Gaussian blur with a standard deviation of one pixel, edges repeated."""
     axis = torch.arange(-3, 4, dtype=images.dtype, device=images.device)
     kernel = torch.exp(-(axis**2) / 2)
     kernel = kernel / kernel.sum()
@@ -171,7 +179,7 @@ def blur(images: torch.Tensor) -> torch.Tensor:
 
 @functools.lru_cache(maxsize=2)
 def load_energy(ref: ModelRef, device: str, templates: tuple[str, ...], phrases: tuple[str, ...]) -> Energy:
-    """The energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
+    """Load the energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
     from transformers import CLIPModel
 
     from audit.instruments.detectors.folders import load_network

@@ -33,14 +33,14 @@ from audit.guards import localise
 from audit.guards.building import Parts
 from audit.guards.composed import compose, positions
 from audit.guards.irece_parameters import METHOD
-from audit.guards.parameters import Values
+from audit.methods.parameters import Values
 
 NAME = METHOD.name
 
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """Unnormalised maps (B, H, W) of where the concept is, the normalised ones, and the noise (B, C, H, W) predicted."""
+    """Unnormalised and normalised maps (B, H, W) of the concept, and the noise (B, C, H, W) that was predicted with them."""
 
     scores: torch.Tensor
     maps: torch.Tensor
@@ -49,7 +49,7 @@ class Located:
 
 
 class Localiser:
-    """Locates a concept in noisy latents with the standard model. `encode` maps texts to its states (B, L, D)."""
+    """Localisation of a concept in noisy latents by the standard model. `encode` maps texts to its states (B, L, D)."""
 
     def __init__(
         self,
@@ -61,14 +61,14 @@ class Localiser:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
     def locate(self, latents: torch.Tensor, timestep: int) -> Located:
-        """Where the concept is, averaged over its phrases. Raises `CheckpointError` without any layer to look at.
+        """Return the maps of the concept in `latents`, averaged over its phrases.
 
-        Raises `SpecError` for a template that a phrase melts into.
+        Raises `CheckpointError` when no layer is of the kind asked for, and `SpecError` for a template that a phrase melts into.
         """
-        found = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
-        scores = torch.stack([one.scores for one in found]).mean(0)
-        maps = localise.smoothed(torch.stack([one.maps for one in found]).mean(0), self._p["smooth"])
-        return Located(scores, localise.min_max(maps), found[0].noise, sum(one.calls for one in found))
+        each = [self._locate(phrase, latents, timestep) for phrase in self._p["phrases"]]
+        scores = torch.stack([one.scores for one in each]).mean(0)
+        maps = localise.smoothed(torch.stack([one.maps for one in each]).mean(0), self._p["smooth"])
+        return Located(scores, localise.min_max(maps), each[0].noise, sum(one.calls for one in each))
 
     def _locate(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
         how = self._p["localisation"]
@@ -89,7 +89,7 @@ class Localiser:
         return Located(maps, maps, noise, calls)
 
     def _share(self, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        """The concept's part (B, H, W), in 0..1, of what it and its neighbours attract when one prompt names them all."""
+        """Return the concept's part (B, H, W), in 0..1, of the attention to it and its neighbours in a prompt that names all."""
         composed = compose(self._p["template"], phrase, self._p["neighbours"])
         layers, _ = self._captured(composed.text, latents, timestep)
         words = positions(self._tokenizer, composed)
@@ -97,7 +97,7 @@ class Localiser:
         return attracted[0] / attracted.sum(0).clamp_min(1e-8)
 
     def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
-        """DiffEdit's signal (Couairon et al. 2023, arXiv 2210.11427): where the concept changes the prediction."""
+        """Return DiffEdit's signal (Couairon et al. 2023, arXiv 2210.11427): the change of the prediction by the concept."""
         text = self._p["template"].replace("{phrase}", phrase)
         states = torch.cat([self._states(text, latents), self._states("", latents)])
         noise, null = self._predict(torch.cat([latents, latents]), timestep, states).chunk(2)
@@ -137,7 +137,7 @@ class Localiser:
 
 
 class Irece(Guard):
-    """Perturbs the latent where the concept is, once. `parameters` are those of `IreceParameters`, resolved."""
+    """The guard IRECE: perturb the latent once where the concept is. `parameters` are those of `IreceParameters`, resolved."""
 
     name = METHOD.name
     version = METHOD.version
@@ -154,7 +154,7 @@ class Irece(Guard):
         self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Latents (B, C, h, w) whose masked region is perturbed at the step nearest to t*; unchanged at every other."""
+        """Perturb the masked region of latents (B, C, h, w) at the step nearest to t*; return them unchanged at all others."""
         if step.timestep != self._at:
             return latents
         located = self._localiser.locate(latents, step.timestep)
@@ -172,7 +172,7 @@ class Irece(Guard):
         return changed
 
     def _mask(self, row: int, located: torch.Tensor, score: float) -> torch.Tensor | None:
-        """The mask (H, W) to perturb one case in, or None with a reason in the ledger."""
+        """Return the mask (H, W) to perturb one case in, or None with a reason in the ledger."""
         area = float(located.float().mean())
         self.ledger.measure(row, score=score, located_area=area)
         if not bool(located.any()):
@@ -205,7 +205,7 @@ class Irece(Guard):
     def _perturbed(
         self, row: int, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, step: Step
     ) -> torch.Tensor:
-        """C5 for one latent (C, H, W)."""
+        """Return one latent (C, H, W) after C5."""
         drawn = torch.randn(latent.shape, generator=case_generator(NAME, self._seeds[row], "noise")).to(latent)
         match self._p["noise"]:
             case "add":
@@ -218,7 +218,7 @@ class Irece(Guard):
                 return torch.where(mask, drawn, latent)
 
     def _reference(self, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, abar: float) -> torch.Tensor:
-        """z_ref (C, 1, 1): the mean of the clean estimate outside the mask, or 0."""
+        """Return z_ref (C, 1, 1): the mean of the clean estimate outside the mask, or 0."""
         outside = ~mask
         if self._p["reference"] == "zero" or not bool(outside.any()):
             return latent.new_zeros(len(latent), 1, 1)
@@ -231,6 +231,6 @@ def _finite(*values: torch.Tensor) -> bool:
 
 
 def build(values: Values, parts: Parts) -> Irece:
-    """A fresh IRECE, which locates with the backbone."""
+    """Return a new IRECE, which locates the concept with the backbone."""
     unet, tokenizer = parts.standard_unet(), parts.standard.tokenizer
     return Irece(Localiser(unet, tokenizer, parts.encode_standard, values), values)

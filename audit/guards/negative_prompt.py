@@ -15,7 +15,7 @@ import torch
 from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.guards.building import Parts
 from audit.guards.negative_prompt_parameters import METHOD
-from audit.guards.parameters import Values
+from audit.methods.parameters import Values
 
 NO_GUIDANCE = (
     "classifier-free guidance is off (guidance 1), so the unconditional branch that it replaces is not evaluated"
@@ -23,7 +23,7 @@ NO_GUIDANCE = (
 
 
 class NegativePrompt(Guard):
-    """Replaces the null embedding by the embedding of `text`; `encode` maps texts to states (B, L, D)."""
+    """The guard negative-prompt: replace the null embedding by that of `text`; `encode` maps texts to states (B, L, D)."""
 
     name = METHOD.name
     version = METHOD.version
@@ -45,7 +45,7 @@ class NegativePrompt(Guard):
                 self.ledger.idle(row, NO_GUIDANCE)
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
-        """The conditioning with the text's states in place of the null prompt's; unchanged without guidance."""
+        """Return the conditioning with the text's states in place of the null prompt's; unchanged without guidance."""
         if self._states is None:
             return conditioning
         for row in range(len(conditioning.texts)):
@@ -54,5 +54,5 @@ class NegativePrompt(Guard):
 
 
 def build(values: Values, parts: Parts) -> NegativePrompt:
-    """A fresh negative prompt."""
+    """Return a new negative prompt."""
     return NegativePrompt(values["text"], parts.encode)

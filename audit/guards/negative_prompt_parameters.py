@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from audit.guards.parameters import GuardMethod, Parameters, Text, Values
+from audit.guards.parameters import GuardMethod, Parameters, Text
+from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
 
 class NegativePromptParameters(Parameters):
-    """`text` replaces the null prompt of classifier-free guidance."""
+    """The text that replaces the null prompt of classifier-free guidance."""
 
-    text: Text | None = None  # None: the concept's phrase
+    text: Text | None = None
+    "What to avoid; by default the concept's phrase."
 
-    def resolved(self, concept: Concept) -> dict[str, Any]:
-        """The text, by default the concept's phrase."""
+    def resolved(self, concept: Concept) -> Values:
+        """Return the text, by default the concept's phrase."""
         return {"text": self.text or concept.phrase}
 
     @classmethod
     def texts(cls, values: Values) -> list[str]:
-        """The text."""
+        """Return the text."""
         return [values["text"]]
 
 

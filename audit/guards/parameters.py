@@ -1,14 +1,15 @@
-"""What the parameters of all guards have in common. Imports no torch: plans need them before any model is loaded."""
+"""The base of all guards' parameters. Imports no torch: plans need parameters before any model is loaded."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from audit.methods.method import Method
+from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
 
@@ -24,7 +25,6 @@ def _says_something(text: str) -> str:
     return text
 
 
-Values = Mapping[str, Any]  # resolved parameters as JSON: what a picture's identity holds
 Template = Annotated[str, AfterValidator(_has_phrase)]
 Text = Annotated[str, AfterValidator(_says_something)]
 
@@ -34,12 +34,12 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    def resolved(self, concept: Concept) -> dict[str, Any]:
-        """All values as they become part of a unit's identity, with what is taken from `concept` filled in."""
+    def resolved(self, concept: Concept) -> Values:
+        """Return all values as they become part of a unit's identity, with what is taken from `concept` filled in."""
         return self.model_dump(mode="json")
 
     def models(self) -> Mapping[str, str]:
-        """Role -> a model that the guard asks beside the one that it protects, as a spec names models.
+        """Return role -> model for each model that the guard uses beside the one that it protects, as a spec names models.
 
         Its digest becomes part of the resolved values, as `{role}_sha256`, and `Parts.model` finds the model with it.
         """
@@ -47,18 +47,18 @@ class Parameters(BaseModel):
 
     @classmethod
     def texts(cls, values: Values) -> Sequence[str]:
-        """Texts of the resolved values that the backbone's text encoder has to know, word by word."""
+        """Return the texts of the resolved values that the backbone's text encoder has to know, word by word."""
         return ()
 
     @classmethod
     def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
-        """UNet evaluations of one picture that the guard adds to the sampler's, by its resolved values."""
+        """Return the UNet evaluations of one picture that the guard adds to the sampler's."""
         return 0
 
 
 @dataclasses.dataclass(frozen=True)
 class GuardMethod(Method):
-    """A guard. `run(values, parts)` returns a fresh `audit.diffusion.guard.Guard` for one batch.
+    """A guard. `run(values, parts)` returns a new `audit.diffusion.guard.Guard` for one batch.
 
     `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`.
     """

@@ -26,21 +26,21 @@ from audit.diffusion.guard import Conditioning, Guard, Step
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Tokens, encode
 from audit.guards.building import Parts
-from audit.guards.parameters import Values
 from audit.guards.safree_parameters import METHOD
+from audit.methods.parameters import Values
 
 NO_PROMPT = "the null prompt has no tokens that could be filtered"
 
 
 def projector(vectors: torch.Tensor) -> torch.Tensor:
-    """The projection (D, D) onto the span of the rows of `vectors` (n, D); computed in float64."""
+    """Return the projection (D, D) onto the span of the rows of `vectors` (n, D), computed in float64."""
     columns = vectors.double().T
     projection: torch.Tensor = columns @ torch.linalg.pinv(columns.T @ columns) @ columns.T
     return projection.to(vectors.dtype)
 
 
 def kept_tokens(masked: torch.Tensor, concept: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Which tokens stay (n,): those whose masking leaves the prompt no farther from the concept than the others' does.
+    """Return which tokens stay (n,): those whose masking leaves the prompt no farther from the concept than the others' does.
 
     `masked` (n, D) are pooled embeddings with one token masked each, `concept` (D, D) is P_C.
     """
@@ -54,13 +54,13 @@ def kept_tokens(masked: torch.Tensor, concept: torch.Tensor, alpha: float) -> to
 
 
 def projected(tokens: torch.Tensor, concept: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
-    """(I - P_C) P_I t for every row t of `tokens` (L, D)."""
+    """Return (I - P_C) P_I t for every row t of `tokens` (L, D)."""
     inside = tokens @ prompt.T
     return inside - inside @ concept.T
 
 
 def edited_until(beta: float, up_t: float, slope: float, midpoint: float) -> int:
-    """The last step index at which the edited prompt is used; at least 0."""
+    """Return the last step index at which the edited prompt is used; at least 0."""
     return round(up_t / (1 + math.exp(-2 * slope * (10 * beta - midpoint))))
 
 
@@ -76,7 +76,7 @@ class Edit:
 
 
 class Safree(Guard):
-    """Replaces token embeddings of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
+    """The guard SAFREE: replace token states of the prompt. `pipeline` carries the text encoder of the model that is guarded."""
 
     name = METHOD.name
     version = METHOD.version
@@ -101,7 +101,7 @@ class Safree(Guard):
                 self.ledger.idle(row, "no token of the prompt is near the concept")
 
     def condition(self, conditioning: Conditioning, step: Step) -> Conditioning:
-        """The conditioning with the projected states of every edited prompt, as long as self-validation lets them act."""
+        """Return the conditioning with the projected states of every edited prompt, while self-validation lets them act."""
         states = conditioning.prompt
         for row, text in enumerate(self._texts):
             edit = self._edits[text]
@@ -118,7 +118,7 @@ class Safree(Guard):
         return self._edits[text]
 
     def _filter(self, text: str, states: torch.Tensor) -> Edit | None:
-        """The edit of one prompt with states (L, D); None when it has no token."""
+        """Return the edit of one prompt with states (L, D); None when it has no token."""
         tokens = self._pipeline.tokens([text])
         count = tokens.lengths[0] - 2
         if count < 1:
@@ -139,7 +139,7 @@ class Safree(Guard):
         return Edit(merged, words, count, until if self._p["self_validation"] else None, beta)
 
     def _masked(self, tokens: Tokens, count: int) -> Tokens:
-        """The one prompt of `tokens` `count` times, with one token masked each; learned tokens are masked like words."""
+        """Return the one prompt of `tokens` `count` times, with one token masked each; learned tokens are masked like words."""
         ids = tokens.ids.repeat(count, 1)
         ids[torch.arange(count), torch.arange(1, count + 1)] = self._mask_id()
         learned = {
@@ -151,14 +151,14 @@ class Safree(Guard):
         return Tokens(ids, tokens.lengths * count, learned)
 
     def _mask_id(self) -> int:
-        """Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs another word."""
+        """Return the id of the mask. Entry 0 is `!` for Stable Diffusion; a vocabulary that ends texts with it needs a word."""
         if self._p["mask"] is None:
             return 0
         return int(self._pipeline.tokenizer(self._p["mask"], add_special_tokens=False)["input_ids"][0])
 
     @torch.no_grad()
     def _pooled(self, tokens: Tokens) -> torch.Tensor:
-        """Pooled text embeddings (B, D) of tokens (B, L), in float32."""
+        """Return pooled text embeddings (B, D) of tokens (B, L), in float32."""
         pooled: torch.Tensor = encode(self._pipeline.text_encoder, tokens).pooler_output
         return pooled.float()
 
@@ -167,5 +167,5 @@ class Safree(Guard):
 
 
 def build(values: Values, parts: Parts) -> Safree:
-    """A fresh SAFREE."""
+    """Return a new SAFREE."""
     return Safree(parts.guarded, values)

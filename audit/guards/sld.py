@@ -21,8 +21,8 @@ import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Step
 from audit.guards.building import Parts
-from audit.guards.parameters import Values
 from audit.guards.sld_parameters import METHOD
+from audit.methods.parameters import Values
 
 NAME = METHOD.name
 NO_GUIDANCE = "classifier-free guidance is off (guidance 1), and SLD is a part of it"
@@ -42,7 +42,7 @@ class Settings:
 def safety_guidance(
     prompt: torch.Tensor, null: torch.Tensor, safety: torch.Tensor, momentum: torch.Tensor, settings: Settings
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(gamma, nu): the safety guidance and the next momentum, all of the shape (B, C, H, W) of the predictions."""
+    """Return (gamma, nu), the safety guidance and the next momentum, all of the shape (B, C, H, W) of the predictions."""
     gap = prompt - safety
     phi = (gap.abs() * settings.scale).clamp(max=1.0)  # eq. 6
     mu = torch.where(gap >= settings.threshold, torch.zeros_like(phi), phi)
@@ -51,7 +51,7 @@ def safety_guidance(
 
 
 class Sld(Guard):
-    """Evaluates a third branch at each step and subtracts its safety guidance. `encode` maps texts to states."""
+    """The guard SLD: subtract the safety guidance of a third branch at each step. `encode` maps texts to states."""
 
     name = METHOD.name
     version = METHOD.version
@@ -75,11 +75,11 @@ class Sld(Guard):
                 self.ledger.idle(row, NO_GUIDANCE)
 
     def branch(self) -> torch.Tensor | None:
-        """The safety concept's states."""
+        """Return the safety concept's states (B, L, D); None without guidance."""
         return self._states
 
     def guide(self, noise: torch.Tensor, prediction: Prediction, step: Step) -> torch.Tensor:
-        """The guided noise (B, C, h, w) less the safety guidance, after the warm-up; unchanged without guidance."""
+        """Return the guided noise (B, C, h, w) less the safety guidance, after the warm-up; unchanged without guidance."""
         if self._states is None or prediction.null is None:
             return noise
         momentum = torch.zeros_like(noise) if self._momentum is None else self._momentum
@@ -97,5 +97,5 @@ class Sld(Guard):
 
 
 def build(values: Values, parts: Parts) -> Sld:
-    """A fresh SLD."""
+    """Return a new SLD."""
     return Sld(values, parts.encode)

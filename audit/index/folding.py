@@ -17,7 +17,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from audit import identity, statistics
+from audit import identity
 from audit.index import integrity
 from audit.index.decision_folding import load_decisions
 from audit.index.integrity import UnitEntry
@@ -27,6 +27,7 @@ from audit.index.quality_folding import fill_set_distances
 from audit.index.sql_files import STAGING, relations
 from audit.index.writing import insert, insert_records, transaction
 from audit.plan.document import KINDS
+from audit.statistics.binomial import clopper_pearson
 from audit.storage.journal import SCHEMAS, Journal, UnitFile
 from audit.storage.unit_files import runtime
 
@@ -104,7 +105,7 @@ def _put_on_record(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str
         " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
         [run_key],
     ).fetchall()
-    entries = [integrity.UnitEntry(*row[:-1], stamp=integrity.tag(journal, row[-1])) for row in loaded]
+    entries = [integrity.UnitEntry(*row, integrity.tag(journal, stamp)) for *row, stamp in loaded]
     integrity.record_units(journal, run_id, now, entries)
 
 
@@ -134,7 +135,7 @@ def fill_rates(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
 def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
     """Compute the Clopper-Pearson intervals for every distinct (hits, assessed, confidence) in the outcomes."""
     needed = con.execute(relations("staging")["stg_interval_arguments"]).fetchall()
-    rows = [(h, n, c, *statistics.clopper_pearson(h, n, c)) for h, n, c in needed]
+    rows = [(h, n, c, *clopper_pearson(h, n, c)) for h, n, c in needed]
     columns = list(zip(*rows, strict=True)) if rows else [()] * 5
     names = ("hits", "assessed", "confidence", "low", "high")
     types = (pa.int64(), pa.int64(), *[pa.float64()] * 3)

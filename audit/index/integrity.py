@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from audit.errors import JournalError
+from audit.plan.document import KINDS, planned_keys
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
 from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
@@ -146,6 +147,19 @@ def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str,
     return found
 
 
+def unplanned(journal: Journal) -> list[Change]:
+    """Return the complete units below the storage root that no run planned: what nobody computed for an audit."""
+    planned: set[tuple[str, str]] = set()
+    for run_id in journal.runs():
+        planned.update(planned_keys(journal, run_id))
+    return [
+        Change("added", journal.unit_url(kind, key), "no run below this root planned it")
+        for kind in KINDS
+        for key in sorted(journal.listing(kind).complete)
+        if (kind, key) not in planned
+    ]
+
+
 def require_intact(journal: Journal, run_id: str) -> None:
     """Return when no file of the run differs from what is on record. Raises `RecordChanged` that names those that do."""
     _refuse([change for change in changes(journal, run_id) if not change.harmless])
@@ -182,9 +196,8 @@ def require_unchanged(
 def require_present(
     journal: Journal, known: Mapping[tuple[str, str], UnitEntry], kind: str, gone: Iterable[str]
 ) -> None:
-    """Return when none of the units that are gone is on record as complete. Raises `RecordChanged` that names those that are."""
-    lost = [entry for key in gone if (entry := known.get((kind, key))) and entry.complete]
-    _refuse([_missing(journal, entry) for entry in lost])
+    """Return when none of the units that are gone is on record. Raises `RecordChanged` that names those that are."""
+    _refuse([_missing(journal, entry) for key in gone if (entry := known.get((kind, key)))])
 
 
 def tag(journal: Journal, stamp: str | None) -> str | None:
@@ -208,12 +221,16 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
 
 def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry], read_all: bool) -> Iterator[Change]:
     listing = journal.listing(kind)
+    for name in listing.strange:
+        yield Change("added", journal.store.url(name), "it has the name of no unit")
     to_read = []
     for key, entry in sorted(entries.items()):
         if entry.complete and key not in listing.complete:
             yield _missing(journal, entry)
+        elif not entry.complete and key in listing.complete:
+            continue  # by now
         elif not entry.complete and key not in listing.failed:
-            continue  # complete by now, or gone and to be tried again
+            yield _missing(journal, entry)
         elif read_all or entry.stamp is None or entry.stamp != listing.stamps.get(key):
             to_read.append(key)
     for key, file in zip(to_read, _readable(journal, kind, to_read), strict=True):
@@ -273,7 +290,12 @@ def _changed(journal: Journal, entry: UnitEntry) -> Change:
 
 
 def _missing(journal: Journal, entry: UnitEntry) -> Change:
-    return Change("missing", journal.unit_url(entry.kind, entry.key), "it was there when the run was folded", entry)
+    return Change(
+        "missing",
+        journal.unit_url(entry.kind, entry.key, complete=entry.complete),
+        "it was there when the run was folded",
+        entry,
+    )
 
 
 def _refuse(found: Sequence[Change]) -> None:

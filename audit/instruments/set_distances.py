@@ -1,4 +1,4 @@
-"""How far one set of pictures is from another, by their feature vectors. Pure functions; nothing here imports torch.
+"""Distances between two sets of pictures, by their feature vectors. Pure functions; nothing here imports torch.
 
 Features are float arrays (pictures, dimensions) of one network; which one it is decides what a distance means, so a
 number never travels without it.
@@ -15,12 +15,12 @@ CMMD_SCALE = 1000.0
 
 
 def frechet_minimum(dimensions: int) -> int:
-    """The fewest pictures a set needs: with as many as dimensions or fewer, its covariance is singular by counting."""
+    """Return the fewest pictures of a set: with as many as dimensions or fewer, its covariance is singular by counting."""
     return dimensions + 1
 
 
 def frechet(first: Features, second: Features) -> float:
-    """Frechet distance between Gaussians fitted to both sets, at least 0.
+    """Return the Frechet distance between Gaussians fitted to both sets, at least 0.
 
     Heusel et al. 2017, arXiv:1706.08500, equation 6: |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), with unbiased
     covariances. The trace of the root is taken from the eigenvalues of C1^(1/2) C2 C1^(1/2), which is symmetric and
@@ -44,7 +44,7 @@ def frechet(first: Features, second: Features) -> float:
 
 
 def cmmd(first: Features, second: Features) -> float:
-    """CMMD: 1000 times the squared maximum mean discrepancy of unit CLIP embeddings, Gaussian kernel of sigma 10.
+    """Return CMMD, 1000 times the squared maximum mean discrepancy of unit CLIP embeddings (Gaussian kernel, sigma 10).
 
     Jayasumana et al. 2024, "Rethinking FID" (arXiv:2401.09603), equation 5 with the kernel of section 4; as in the
     authors' code the embeddings are scaled to length 1 and every pair counts, a vector's with itself too, so that the
@@ -60,7 +60,7 @@ def cmmd(first: Features, second: Features) -> float:
 
 
 def _kernel_mean(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -> float:
-    """Mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs; expm1 keeps the digits of distances near 0."""
+    """Return the mean of exp(-|x - y|^2 / (2 sigma^2)) over all pairs; expm1 keeps the digits of distances near 0."""
     total = 0.0
     for block in np.array_split(one, max(1, len(one) // 512)):
         squares = (block**2).sum(1)[:, None] + (other**2).sum(1) - 2 * block @ other.T
@@ -70,16 +70,16 @@ def _kernel_mean(one: npt.NDArray[np.float64], other: npt.NDArray[np.float64]) -
 
 def _root(matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     values, vectors = np.linalg.eigh(matrix)
-    made: npt.NDArray[np.float64] = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
-    return made
+    root: npt.NDArray[np.float64] = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
+    return root
 
 
 def _unit(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     lengths = np.linalg.norm(values, axis=1, keepdims=True)
     if not (lengths > 0).all():
         raise ValueError("a feature vector is zero")
-    made: npt.NDArray[np.float64] = values / lengths
-    return made
+    scaled: npt.NDArray[np.float64] = values / lengths
+    return scaled
 
 
 def _checked(first: Features, second: Features) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

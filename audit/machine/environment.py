@@ -1,6 +1,6 @@
-"""Settles the process environment before any library reads it. Importing `audit` does so, for every entry point.
+"""Settle the process environment before any library reads it. Importing `audit` does so, for every entry point.
 
-What the user has set stays. Children inherit the rest.
+Variables that the user has set stay. Child processes inherit the others.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from audit.machine import homes, telemetry, threads
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 
-_said: list[str] = []
+_notices: list[str] = []
 
 
 def apply() -> None:
     """Switch telemetry off, settle threads and folders that libraries write to, and keep loopback from any proxy."""
     telemetry.settle()
     threads.settle()
-    _said.extend(homes.settle())
+    _notices.extend(homes.settle())
     spare_loopback()
 
 
-def take_said() -> list[str]:
-    """Sentences for a person about what `apply` could not leave as usual; each is given once."""
-    said = list(_said)
-    _said.clear()
-    return said
+def take_notices() -> list[str]:
+    """Return sentences about settings that `apply` had to change in an unusual way; each is returned once."""
+    notices = list(_notices)
+    _notices.clear()
+    return notices
 
 
 def proxies() -> dict[str, str]:
-    """Variables that set a proxy, in lower or upper case, as they are."""
+    """Return the variables that set a proxy, in lower or upper case, with their values."""
     return {name: value for name, value in os.environ.items() if name.lower() in _PROXIES and value}
 
 

@@ -1,6 +1,6 @@
-"""Folders of this user that libraries write to, and a private temporary one where there are none.
+"""Find the folders of this user that libraries write to, or a private temporary one where there are none.
 
-A user id without a name, an unset HOME, a read-only root file system: containers have all three.
+Containers often have a user id without a name, no HOME, and a read-only root file system.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def settle() -> list[str]:
 
     What the user has set stays, and so does everything that can be written where it usually lies.
     """
-    said = []
+    notices = []
     home = _home()
     if home is None or not (home.is_dir() or writable(home)):
         missing = "HOME is not set and this user has no home folder" if home is None else f"there is no {home}"
@@ -30,22 +30,22 @@ def settle() -> list[str]:
             os.environ["HOME"] = str(home or "/")  # whoever asks gets an answer, and an error only on writing
             return [f"{missing}, and no temporary folder can be written: set HOME, or TMPDIR"]
         os.environ["HOME"] = str(other)
-        said.append(f"{missing}: caches and Prefect's records go to {other}")
+        notices.append(f"{missing}: caches and Prefect's records go to {other}")
     elif not os.environ.get("HOME"):
         os.environ["HOME"] = str(home)  # libraries in C and C++ do not ask for the user's name
-    said += _move_prefect()
-    return said
+    notices += _move_prefect()
+    return notices
 
 
 def writable(path: Path) -> bool:
-    """True when `path` is a folder that this user can write to, or can be made one."""
+    """Return whether `path` is a folder that this user can write to, or can be created as one."""
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
     return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
 
 
 def cache_folder() -> Path:
-    """`$XDG_CACHE_HOME`, else `~/.cache`; a private temporary folder when that cannot be written."""
+    """Return `$XDG_CACHE_HOME`, else `~/.cache`; a private temporary folder when that cannot be written."""
     usual = _usual_cache()
     if writable(usual / "erasure-audit"):
         return usual
@@ -54,19 +54,21 @@ def cache_folder() -> Path:
 
 
 def prefect_home() -> Path:
-    """The folder of Prefect's database and settings, as the environment now says."""
+    """Return the folder of Prefect's database and settings, as the environment now gives it."""
     return Path(os.environ.get(PREFECT) or Path.home() / ".prefect").expanduser()
 
 
 @functools.cache
 def temporary_folder() -> Path | None:
-    """A folder for temporary files that only this user can read, the same for all processes; None without any place."""
+    """Return a temporary folder that only this user can read, the same for all processes. None when there is no place
+    for it.
+    """
     try:
         folder = Path(tempfile.gettempdir()) / f"erasure-audit-{os.getuid()}"
         with contextlib.suppress(FileExistsError):
             folder.mkdir(mode=0o700)
-        found = folder.lstat()
-        if stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077:
+        status = folder.lstat()
+        if stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077:
             return folder
         return Path(tempfile.mkdtemp(prefix="erasure-audit-"))  # somebody else has taken the name
     except OSError:
@@ -74,19 +76,19 @@ def temporary_folder() -> Path | None:
 
 
 def _home() -> Path | None:
-    """The home folder by HOME, else by the list of users; None when neither knows one."""
-    given = os.environ.get("HOME")
-    if not given:
+    """Return the home folder by HOME, else by the list of users; None when neither knows one."""
+    home = os.environ.get("HOME")
+    if not home:
         try:
-            given = pwd.getpwuid(os.getuid()).pw_dir
+            home = pwd.getpwuid(os.getuid()).pw_dir
         except KeyError:
             return None
-    return Path(given).absolute()
+    return Path(home).absolute()
 
 
 def _usual_cache() -> Path:
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return given if given.is_absolute() else Path.home() / ".cache"
+    folder = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return folder if folder.is_absolute() else Path.home() / ".cache"
 
 
 def _move_prefect() -> list[str]:

@@ -1,4 +1,4 @@
-"""Libraries that report their use to somebody: how each is told not to, and what the environment now says."""
+"""Switch off the telemetry of libraries, and report whether the environment still allows it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _NO = frozenset({"0", "false", "no", "off"})
 
 @dataclasses.dataclass(frozen=True)
 class Reporter:
-    """A library with telemetry. `off` holds every variable it reads and the value that silences it.
+    """A library with telemetry. `off` holds every variable that it reads, with the value that silences it.
 
-    Several releases may read one variable each, so all are set; it counts as on when one of them says so.
+    Several releases may read one variable each, so that all are set; it counts as on when one of them says so.
     """
 
     library: str
@@ -24,11 +24,11 @@ class Reporter:
 
     @property
     def installed(self) -> bool:
-        """True when the library can be imported here."""
+        """Return whether the library can be imported here."""
         return importlib.util.find_spec(self.module) is not None
 
     def on(self) -> list[str]:
-        """Variables that do not hold it back, as `NAME=value` or `NAME is not set`; none when it is off."""
+        """Return the variables that leave it on, as `NAME=value` or `NAME is not set`; none when it is off."""
         return [
             _shown(name) for name, value in self.off.items() if _value(name) not in (_YES if value in _YES else _NO)
         ]
@@ -48,13 +48,13 @@ OFF = {name: value for reporter in REPORTERS for name, value in reporter.off.ite
 
 
 def settle() -> None:
-    """Switch off what the user has not decided about. Libraries read this when they are imported."""
+    """Switch telemetry off wherever the user has not decided. Libraries read these variables when they are imported."""
     for name, value in OFF.items():
         os.environ.setdefault(name, value)
 
 
 def talking() -> Iterator[tuple[Reporter, list[str]]]:
-    """Installed libraries that are not switched off, and the variables that say so."""
+    """Yield each installed library that is not switched off, with the variables that leave it on."""
     for reporter in REPORTERS:
         if reporter.installed and (on := reporter.on()):
             yield reporter, on

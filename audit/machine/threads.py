@@ -1,7 +1,7 @@
-"""The cores that this process may really use, and the settings of OpenMP's threads that follow, made before torch loads.
+"""Count the cores that this process may use, and set OpenMP's threads accordingly before torch loads.
 
-The count of threads follows from the machine alone, never from its load: numbers depend on it in their last bits. The way
-in which threads wait changes no number, and follows from the load that this process meets when it begins.
+The number of threads follows from the machine alone, never from its load: numbers depend on it in their last bits. How
+idle threads wait changes no number, and follows from the load when this process begins.
 """
 
 from __future__ import annotations
@@ -48,47 +48,48 @@ def _set(values: dict[str, str]) -> None:
 
 
 def affinity() -> int:
-    """Logical cores that this process may be scheduled on."""
+    """Return the number of logical cores that this process may be scheduled on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def threads_for(quota: float) -> int:
-    """Threads for a quota in cores: the nearest whole number, at least one."""
+    """Return the number of threads for a quota in cores: the nearest whole number, at least one."""
     return max(1, int(quota + 0.5))
 
 
 def count() -> Setting:
-    """The number of threads that computing takes, once it starts, and its origin."""
-    given = os.environ.get(COUNT)
-    if given and COUNT not in _settled:
-        return Setting(given, f"{COUNT} is set")
-    if given:
-        return Setting(given, f"the control group's quota, {cpu_quota():g} cores")
+    """Return the number of threads that computing will use, and its origin."""
+    value = os.environ.get(COUNT)
+    if value and COUNT not in _settled:
+        return Setting(value, f"{COUNT} is set")
+    if value:
+        return Setting(value, f"the control group's quota, {cpu_quota():g} cores")
     return Setting(str(affinity()), "the cores that this process may use")
 
 
 def waiting() -> Setting:
-    """The way in which idle threads wait, and its origin."""
-    given = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
-    if not given:
+    """Return the way in which idle threads wait, and its origin."""
+    settings = [f"{name}={os.environ[name]}" for name in POLICIES if os.environ.get(name)]
+    if not settings:
         return Setting("spinning", "the default, as cores were free when this process began")
     if WAITING in _settled:
-        return Setting(given[0], "cores were taken when this process began")
-    return Setting(", ".join(given), "set in the environment")
+        return Setting(settings[0], "cores were taken when this process began")
+    return Setting(", ".join(settings), "set in the environment")
 
 
 def crowded() -> bool:
-    """True when other processes leave fewer cores than this one would compute on; False where nothing says so."""
+    """Return whether other processes leave fewer cores than this one would compute on; False where the system does not say."""
     wanted = int(count().value) if count().value.isdigit() else affinity()
     return wanted > 1 and running_elsewhere() + wanted > (os.cpu_count() or 1)
 
 
 def running_elsewhere(source: Path = Path("/proc/loadavg")) -> int:
-    """Tasks of the machine that run all the time, this one apart: the fewest of some looks. 0 where the system has no list.
+    """Return the number of this machine's tasks, this one apart, that run all the time: the fewest of several looks.
 
-    The average load would not do: it still holds this user's last run a minute after its end.
+    0 where the system does not say. The average load would not do: it still holds this user's last run a minute after
+    its end.
     """
     fewest: int | None = None
     for look in range(_LOOKS):
@@ -103,7 +104,7 @@ def running_elsewhere(source: Path = Path("/proc/loadavg")) -> int:
 
 
 def cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Cores that this process's control groups (version 1 or 2) grant it at most; None without such a limit."""
+    """Return the number of cores that this process's control groups (version 1 or 2) grant at most; None without a limit."""
     try:
         lines = membership.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -113,7 +114,7 @@ def cpu_quota(membership: Path = Path("/proc/self/cgroup"), mount: Path = Path("
 
 
 def _groups(line: str, mount: Path) -> Iterator[Path]:
-    """Folders that may limit what `line` says this process belongs to: its group and all above it."""
+    """Yield the folders that may limit what `line` says this process belongs to: its group and all above it."""
     parts = line.split(":", 2)
     if len(parts) != 3:
         return

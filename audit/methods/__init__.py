@@ -1,1 +1,1 @@
-"""Methods as plug-ins: what a method is, and how the installed ones are found. Importing this loads none of them."""
+"""Methods as plug-ins: the record of a method, and the registries that find the installed ones. Loads none of them."""

@@ -1,14 +1,15 @@
-"""What a spec says about a method's parameters, against the model that the method declares."""
+"""Check the parameters that a spec gives a method against the model that the method declares."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from audit.errors import SpecError
 
+Values: TypeAlias = Mapping[str, Any]  # resolved parameters as JSON, which only their own method can read
 P = TypeVar("P", bound=BaseModel)
 
 

@@ -58,7 +58,7 @@ class Installed(Generic[M]):
 
 
 class Registry(Generic[M]):
-    """The methods of one family. `word` is what messages call one of them, `record` and `parameters` what it has to be."""
+    """The methods of one family. Messages call each a `word`; it is a `record` with parameters derived from `parameters`."""
 
     def __init__(self, family: str, word: str, record: type[M], parameters: type[BaseModel] = BaseModel) -> None:
         self.family, self.word, self._record, self._parameters = family, word, record, parameters
@@ -66,7 +66,7 @@ class Registry(Generic[M]):
 
     @property
     def group(self) -> str:
-        """The entry-point group."""
+        """The name of the entry-point group."""
         return f"erasure_audit.{self.family}"
 
     def names(self) -> tuple[str, ...]:
@@ -81,16 +81,16 @@ class Registry(Generic[M]):
         """
         if name not in self.loaded:
             entries = self._entries()[name]
-            found = self._load(entries)
-            if found.method is None:
+            installed = self._load(entries)
+            if installed.method is None:
                 packages = sorted({entry.distribution for entry in entries if entry.distribution != OWN})
                 raise MethodError(
-                    f"{self.word} {name!r} cannot be used: {found.problem}",
+                    f"{self.word} {name!r} cannot be used: {installed.problem}",
                     where=where,
                     next_step=f"mend or uninstall {' or '.join(packages) or OWN}; "
                     "erasure-audit methods lists what works",
                 )
-            self.loaded[name] = found.method
+            self.loaded[name] = installed.method
         return self.loaded[name]
 
     def entry(self, name: str) -> Entry | None:
@@ -117,8 +117,8 @@ class Registry(Generic[M]):
         """Import every method of the family; one item for each entry point, by name."""
         items = []
         for _, entries in sorted(self._entries().items()):
-            found = self._load(entries)
-            items += [dataclasses.replace(found, entry=entry) for entry in entries]
+            installed = self._load(entries)
+            items += [dataclasses.replace(installed, entry=entry) for entry in entries]
         return items
 
     def _entries(self) -> Mapping[str, Sequence[Entry]]:
@@ -162,11 +162,11 @@ class Registry(Generic[M]):
 @functools.cache
 def _by_group() -> Mapping[str, Mapping[str, Sequence[Entry]]]:
     """Return group -> name -> entry points; our own stand first where several claim a name."""
-    found: dict[str, dict[str, list[Entry]]] = {}
+    groups: dict[str, dict[str, list[Entry]]] = {}
     for group, entry in (*_own(), *_others()):
-        if entry not in found.setdefault(group, {}).setdefault(entry.name, []):
-            found[group][entry.name].append(entry)
-    return found
+        if entry not in groups.setdefault(group, {}).setdefault(entry.name, []):
+            groups[group][entry.name].append(entry)
+    return groups
 
 
 def one_of(names: Sequence[str]) -> str:

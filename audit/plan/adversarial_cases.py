@@ -1,4 +1,4 @@
-"""Cases that an adversarial prompt attacks with, and the units that search for it. Imports no torch."""
+"""Cases attacked with an adversarial prompt, and the units that search for the prompt. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from audit.weights.references import ModelRef
 def adversarial_cases(
     builder: Builder, concept: Concept, scenario: AdversarialTextScenario, chosen: PromptSet | None
 ) -> list[Attempt]:
-    """Return the cases of one cell, the same for every defence: the search asks the backbone's text encoder only.
+    """Return the cases of one cell. They are the same for every defence: the search uses only the backbone's text encoder.
 
     Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
-    what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for a
-    prompt set with too few rows.
+    what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for
+    a prompt set with too few rows.
     """
     if chosen is not None:
         return cases_of(chosen, concept, scenario.cases, builder.spec.seed, f"scenarios.{scenario.name}")
@@ -45,7 +45,10 @@ def adversarial_cases(
 
 
 def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
-    """The prompts that searches start from. Raises `SpecError` when the text encoder has no room for the tokens asked for."""
+    """Return the prompts that searches start from.
+
+    Raises `SpecError` when a search asks for more tokens than the text encoder reads.
+    """
     length = int(read_json(backbone.path / "text_encoder" / "config.json")["max_position_embeddings"])
     texts = []
     for scenario in spec.scenarios:

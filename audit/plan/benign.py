@@ -1,4 +1,4 @@
-"""Benign prompts of an audit: which ones, with what network their pictures are checked, and who can judge them."""
+"""Choose an audit's benign prompts and the network that checks their pictures, and require judges that can assess them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit import identity
 from audit.corpus.prompts import PromptRow, read_prompt_set
@@ -17,8 +17,10 @@ from audit.spec.benign import PICTURE_CHECK, subject_name
 from audit.spec.content import pairing
 from audit.spec.document import Spec
 from audit.spec.policy import Policy
+from audit.spec.prompts import PromptSource
 from audit.spec.quality import QualitySpec
-from audit.spec.scenarios import LatentScenario, PromptSource, Sampler, TextScenario
+from audit.spec.sampler import Sampler
+from audit.spec.scenarios import LatentScenario, TextScenario
 from audit.spec.sections import Concept, DetectorSpec
 from audit.statistics import ratio_lower_bound
 
@@ -31,7 +33,7 @@ _NETWORKS = {"clip-zero-shot": "testbed/judge", "classifier": "testbed/classifie
 
 @dataclasses.dataclass(frozen=True)
 class BenignPrompt:
-    """One benign prompt: `subject` is what it shows, by a name that detectors' rules can use."""
+    """One benign prompt. `subject` is the name of what it shows, as detectors' rules use it."""
 
     subject: str
     row: PromptRow
@@ -84,7 +86,7 @@ def is_judged(spec: Spec) -> bool:
 
 
 def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
-    """Return the usable benign prompts of a spec, in the order of their set; raises `SpecError` as the caller says."""
+    """Return the usable benign prompts of a spec, in the order of their set. Raises `SpecError` as `planned_with_benign`."""
     source = spec.benign.prompts
     if source is None:
         testbed = spec.backbone.partition("/")[0] == "testbed"
@@ -121,9 +123,9 @@ def benign_texts(spec: Spec, prompts: Sequence[BenignPrompt]) -> list[str]:
 
 
 def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[Attempt]:
-    """Return the cases of one benign cell: the first prompts that are not about the concept, then again by other seeds.
+    """Return the cases of one benign cell: the first prompts that are not about the concept, then the same with other seeds.
 
-    The same for every defence, so that each case has its pair on the un-erased backbone.
+    They are the same for every defence, so that each case has its pair on the un-erased backbone.
     """
     words = {subject_name(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
     others = [prompt for prompt in prompts if prompt.subject not in words]
@@ -142,18 +144,20 @@ def _seed(own: int, run: int, turn: int) -> int:
 
 
 def sampler_of(spec: Spec) -> Sampler:
-    """Return the sampler of benign prompts: as stated, else of the first text scenario, else of the first with prompts."""
+    """Return the sampler of benign prompts: the spec's own, else that of the first text scenario, else of the first
+    with prompts.
+    """
     if spec.benign.sampler is not None:
         return spec.benign.sampler
     text = [scenario.sampler for scenario in spec.scenarios if isinstance(scenario, TextScenario)]
     prompted = [scenario.sampler for scenario in spec.scenarios if not isinstance(scenario, LatentScenario)]
-    if found := [*text, *prompted]:
-        return found[0]
+    if samplers := [*text, *prompted]:
+        return samplers[0]
     return Sampler(steps=spec.scenarios[0].sampler.steps)
 
 
 def picture_check(spec: Spec) -> QualitySpec:
-    """Return the quality instrument that compares benign pictures as sets; a listed one where it has the same network.
+    """Return the quality instrument that compares benign pictures as sets, a listed one if it has the same network.
 
     Raises `SpecError` when neither the spec nor a detector names a network that can.
     """
@@ -183,12 +187,12 @@ def _network(spec: Spec) -> str | None:
 
 
 def fewest_pairs(policy: Policy) -> int:
-    """Return how many pairs prove the policy's retention when every one of them survives."""
+    """Return the smallest number of pairs that proves the policy's retention when every one of them survives."""
     return next(n for n in itertools.count(1) if ratio_lower_bound(n, n, n, policy.confidence) >= policy.retention_min)
 
 
-def require_judged(spec: Spec, rules: Collection[Mapping[str, Any]], prompts: Sequence[BenignPrompt]) -> None:
-    """Return when every judge of retention can see something that must survive each concept's erasure.
+def require_judged(spec: Spec, rules: Collection[Mapping[str, object]], prompts: Sequence[BenignPrompt]) -> None:
+    """Check that every judge of retention can see something that must survive each concept's erasure.
 
     Raises `SpecError` otherwise: such a run could never end in PASS.
     """

@@ -1,4 +1,4 @@
-"""Collect the cells, cases and units of a plan, with the content keys that say what has to be computed once only."""
+"""Collect the cells, cases and units of a plan; content keys make each unit and each picture appear once."""
 
 from __future__ import annotations
 
@@ -28,14 +28,17 @@ from audit.plan.preflight.unusable import Unusable, reason
 from audit.plan.resolved import Resolved
 from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.scenarios import LatentScenario, Perturbation, Sampler
+from audit.spec.perturbation import Perturbation
+from audit.spec.sampler import Sampler
+from audit.spec.scenarios import LatentScenario
 from audit.spec.sections import Concept
 
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """How a cell's latents are made: by the model of an erase unit (None is the backbone), under a prompt ("" is null),
-    from a reference image that may be disturbed first."""
+    """The settings of a cell's inversion: the model of an erase unit (None is the backbone), a prompt ("" is the null
+    prompt), and the disturbance that is applied to each reference image first, if any.
+    """
 
     scenario: LatentScenario
     model: str | None
@@ -43,7 +46,7 @@ class Inversion:
     perturbation: Perturbation | None = None
 
     def identity(self, backbone: str) -> InvertIdentity:
-        """Return what its invert units have in common, without any items."""
+        """Return the common part of its invert units' identities, without any items."""
         scenario = self.scenario
         iterated = scenario.method == "fixed-point"
         return InvertIdentity(
@@ -61,7 +64,7 @@ class Inversion:
 
 @dataclasses.dataclass
 class PlannedUnit:
-    """A unit as it is collected: cells that need it are added while they are planned."""
+    """A unit while a plan is collected: the cells that need it are added as they are planned."""
 
     identity: Identity
     depends: tuple[str, ...]
@@ -70,7 +73,7 @@ class PlannedUnit:
 
 
 class Builder:
-    """Collects cells, cases and units; pictures that several cells need are planned once."""
+    """A collection of cells, cases and units in which pictures that several cells need are planned once."""
 
     def __init__(self, resolved: Resolved, unusable: Unusable) -> None:
         self.resolved, self.unusable = resolved, unusable
@@ -95,16 +98,16 @@ class Builder:
             )
         parameters = erasers.resolve_parameters(eraser, self.backbone.name)
         plugin = erasers.ERASERS.origin(eraser.method, "defences").get("plugin")
-        made = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
-        return self.unit(made, (), 1, {self.next_cell})
+        erased = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
+        return self.unit(erased, (), 1, {self.next_cell})
 
     @property
     def next_cell(self) -> int:
-        """The number of the cell that is planned next."""
+        """Return the number of the cell that is planned next."""
         return len(self.cells)
 
     def common(self, source: Source, defence: str, concept: Concept, sampler: Sampler | None) -> GenerateIdentity:
-        """Return what all pictures of a cell have in common."""
+        """Return the common part of the identities of a cell's pictures."""
         energies = self.resolved.energy_digests()
         listed = self.spec.defence(defence).guards
         resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
@@ -246,7 +249,7 @@ class Builder:
                 self.unit(DetectIdentity(key, plain, code), (key,), unit.rows, unit.cells)
 
     def unit(self, described: Identity, depends: Iterable[str], rows: int, cells: set[int]) -> str:
-        """Plan one unit that `cells` need, or let them share one that is planned already; return its key."""
+        """Plan one unit that `cells` need, or add them to the same unit planned before, and return its key."""
         key = identity.key(as_json(described))
         self.units.setdefault(key, PlannedUnit(described, tuple(depends), rows)).cells.update(cells)
         return key

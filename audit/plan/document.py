@@ -1,4 +1,4 @@
-"""A plan: every cell, case and unit of a run, fixed before any model is loaded. It is the denominator of every rate."""
+"""The plan of a run: every cell, case and unit, fixed before any model is loaded. It is the denominator of every rate."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.plan.identities import Unit, from_json
 from audit.plan.tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units, with_all_columns
 from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
@@ -31,7 +31,7 @@ _OTHER_VERSION = "use the version of erasure-audit that planned this run, or sta
 
 @dataclasses.dataclass(frozen=True)
 class PlannedCell:
-    """A cell with what SQL needs to judge it."""
+    """A cell with the settings by which SQL judges it."""
 
     cell: Cell
     sensitive: bool
@@ -39,7 +39,7 @@ class PlannedCell:
     gate_psnr_min_db: float | None
 
     def as_row(self) -> dict[str, object]:
-        """The cell as one flat JSON object."""
+        """Return the cell as one flat JSON object."""
         return {
             **dataclasses.asdict(self.cell),
             "sensitive": self.sensitive,
@@ -50,20 +50,22 @@ class PlannedCell:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    """All that a run would do, perhaps with files that are yet to come. `cases` and `units` are Arrow tables, so that large
-    plans stay small in memory."""
+    """Everything that a run would compute, perhaps from files that are still missing.
+
+    `cases` and `units` are Arrow tables, so that large plans stay small in memory.
+    """
 
     run_id: str
     name: str
     created_at: str  # ISO 8601, UTC
     spec: Spec
-    backbone: Mapping[str, Any]
+    backbone: Document  # name, digest and, where its files are here, these
     cells: tuple[PlannedCell, ...]
     cases: pa.Table
     units: pa.Table
     instruments: tuple[Instrument, ...]
     rules: tuple[Mapping[str, object], ...]
-    corpus: Mapping[str, Any]
+    corpus: Document  # number of objects and digest of the manifest
     prompt_sets: Mapping[str, object] = dataclasses.field(default_factory=dict)  # scenario -> `PromptSet.facts`
     quality: tuple[QualityInstrument, ...] = ()
     comparisons: tuple[Comparison, ...] = ()
@@ -78,7 +80,7 @@ class Draft:
         """Return the unit in one row of `units`; raises as `units_of`."""
         return self._unit(self.units.slice(row, 1).to_pylist()[0])
 
-    def _unit(self, row: Mapping[str, Any]) -> Unit:
+    def _unit(self, row: Document) -> Unit:
         try:
             identity = from_json(row["kind"], parse_json(row["identity"]))
         except ForeignError as error:
@@ -86,7 +88,7 @@ class Draft:
         return Unit(row["key"], tuple(row["depends"]), identity, row["rows"])
 
     def pending(self, kind: str, journal: Journal) -> list[Unit]:
-        """Units of `kind` without a complete journal file: resume is this anti-join and nothing else."""
+        """Return the units of `kind` without a complete journal file. A resumed run computes exactly these."""
         done = journal.keys(kind)
         return [unit for unit in self.units_of(kind) if unit.key not in done]
 
@@ -97,12 +99,12 @@ class Draft:
         return list({row["image_id"]: Case(**row) for row in rows}.values())
 
     def items_of(self, invert_key: str) -> dict[str, str]:
-        """Corpus item -> URI for one invert unit."""
+        """Return corpus item -> URI for one invert unit."""
         rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
         return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
 
     def document(self) -> dict[str, object]:
-        """The plan's JSON part (everything but cases and units)."""
+        """Return the plan as a JSON object: everything except the tables of cases and units."""
         return {
             "run_id": self.run_id,
             "name": self.name,
@@ -123,7 +125,7 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Plan(Draft):
-    """All that a run will do: nothing that it names is missing. Only a plan can be stored."""
+    """Everything that a run will compute, with no file missing. Only a plan can be stored."""
 
     def write(self, journal: Journal) -> None:
         """Store the plan under its run; the JSON is written last and marks it complete."""
@@ -143,7 +145,7 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def read_plan(journal: Journal, run_id: str) -> Plan:
-    """The stored plan of a run; raises `JournalError` when there is none or it is damaged."""
+    """Return the stored plan of a run. Raises `JournalError` when there is none or it is damaged."""
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
         cases = read_cases(journal.get_run(run_id, "cases.parquet"))
@@ -173,7 +175,9 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
 
 @dataclasses.dataclass(frozen=True)
 class Outline:
-    """What a stored plan says without its spec: it can be read whatever version of the spec's format planned the run."""
+    """The parts of a stored plan that do not need its spec, readable for runs planned under any version of the spec's
+    format.
+    """
 
     run_id: str
     created_at: str  # ISO 8601, UTC
@@ -184,11 +188,11 @@ class Outline:
 
     @property
     def cases(self) -> int:
-        """How many cases are planned."""
+        """Return the number of planned cases."""
         return sum(planned.cell.planned for planned in self.cells)
 
     def unknown_names(self, policy: Policy) -> list[str]:
-        """Sentences about names in `policy` that nothing in this run answers to; empty when it can be decided by it."""
+        """Return a sentence for each name in `policy` that is not in this run; empty when the policy can decide the run."""
         audited = [planned.cell for planned in self.cells if planned.cell.role is Role.TARGET]
         return policy.problems(
             scenarios={cell.scenario for cell in audited if cell.control is None},
@@ -199,7 +203,7 @@ class Outline:
 
 
 def read_outline(journal: Journal, run_id: str) -> Outline:
-    """The outline of a stored run; raises `JournalError` when there is none or its plan is damaged."""
+    """Return the outline of a stored run. Raises `JournalError` when there is none or its plan is damaged."""
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
         return Outline(
@@ -215,7 +219,7 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
 
 
 def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
-    """(kind, key) of every planned unit of a run; raises `JournalError` when its plan is absent or damaged."""
+    """Return (kind, key) of every planned unit of a run. Raises `JournalError` when its plan is absent or damaged."""
     try:
         units = read_units(journal.get_run(run_id, "units.parquet"), ["kind", "key"])
         return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
@@ -230,12 +234,12 @@ def _damaged(run_id: str, error: Exception) -> JournalError:
     )
 
 
-def _instruments(document: Mapping[str, Any]) -> tuple[Instrument, ...]:
+def _instruments(document: Document) -> tuple[Instrument, ...]:
     return tuple(Instrument(**{**row, "labels": tuple(row["labels"])}) for row in document["instruments"])
 
 
-def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...], tuple[Comparison, ...]]:
-    """Both are absent from plans of before they could be asked for."""
+def _quality(document: Document) -> tuple[tuple[QualityInstrument, ...], tuple[Comparison, ...]]:
+    """Return quality instruments and comparisons, of which plans of earlier versions have none."""
     instruments = [
         QualityInstrument(**{**row, "metrics": tuple(row["metrics"])})
         for row in document.get("quality_instruments", ())
@@ -247,7 +251,7 @@ def _quality(document: Mapping[str, Any]) -> tuple[tuple[QualityInstrument, ...]
     return tuple(instruments), tuple(comparisons)
 
 
-def _field(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
+def _field(row: Document, name: str, kind: type[T]) -> T:
     """Return one value of a stored plan; raises `ValueError` when it is missing or of another type."""
     value = row.get(name)
     if type(value) is not kind:
@@ -255,7 +259,7 @@ def _field(row: Mapping[str, Any], name: str, kind: type[T]) -> T:
     return value
 
 
-def _cell(row: Mapping[str, Any]) -> PlannedCell:
+def _cell(row: Document) -> PlannedCell:
     cell = Cell(
         cell_id=_field(row, "cell_id", int),
         concept=_field(row, "concept", str),
@@ -273,6 +277,6 @@ def _cell(row: Mapping[str, Any]) -> PlannedCell:
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Consecutive slices of at most `size` values."""
+    """Yield consecutive slices of at most `size` values."""
     for start in range(0, len(values), size):
         yield values[start : start + size]

@@ -1,4 +1,4 @@
-"""Cases that a learned embedding attacks with, and the units that learn it. Imports no torch."""
+"""Cases attacked with a learned embedding, and the units that learn it. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from audit.spec.sections import Concept
 
 
 def learning(scenario: EmbeddingScenario) -> TextualInversionParameters:
-    """How a scenario's embedding is learned. Raises `SpecError` for the first bad parameter."""
-    found = registry.parse("textual-inversion", scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
-    assert isinstance(found, TextualInversionParameters)
-    return found
+    """Return the parameters by which a scenario's embedding is learned. Raises `SpecError` for the first bad one."""
+    parameters = registry.parse("textual-inversion", scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
+    assert isinstance(parameters, TextualInversionParameters)
+    return parameters
 
 
 def embedding_cases(
@@ -45,7 +45,7 @@ def embedding_cases(
 
 
 def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, model: str | None) -> dict[str, str]:
-    """Item -> the unit that reads or learns the concept's embedding."""
+    """Return item -> the unit that reads or learns the concept's embedding."""
     if scenario.embedding is not None:
         digest = builder.resolved.embeddings[scenario.name, concept.name].sha256
         return builder.attack("embedding-file", {"sha256": digest}, concept, [BEST], together=True)
@@ -62,22 +62,22 @@ def _units(builder: Builder, concept: Concept, scenario: EmbeddingScenario, mode
 
 
 def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> dict[str, str]:
-    """Template -> why its cases cannot be made."""
+    """Return template -> why its cases cannot be made."""
     if scenario.embedding is None:
         missing = builder.unusable.pictures.get(concept.name)
         return dict.fromkeys(scenario.templates, reason(missing)) if missing else {}
-    known = {template: (scenario.name, concept.name, template) for template in scenario.templates}
-    found = builder.unusable.embeddings
-    return {template: reason(found[use]) for template, use in known.items() if use in found}
+    uses = {template: (scenario.name, concept.name, template) for template in scenario.templates}
+    errors = builder.unusable.embeddings
+    return {template: reason(errors[use]) for template, use in uses.items() if use in errors}
 
 
 def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:
-    """`count` readable pictures of the corpus, drawn by their own seeds as the cases of latent scenarios are."""
-    known = [i.item for i in builder.items.get(concept, ()) if not i.item.startswith("unreadable-")]
-    if len(known) < count:
+    """Return `count` readable pictures of the corpus, drawn by their own seeds as the cases of latent scenarios are."""
+    readable = [i.item for i in builder.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+    if len(readable) < count:
         raise SpecError(
-            f"{scenario} learns from {count} images of {concept!r} and the corpus has {len(known)} that can be read",
+            f"{scenario} learns from {count} images of {concept!r} and the corpus has {len(readable)} that can be read",
             where="corpus",
-            next_step=f"add images, or set the scenario's parameters: {{images: {len(known)}}}",
+            next_step=f"add images, or set the scenario's parameters: {{images: {len(readable)}}}",
         )
-    return sorted(known, key=lambda item: identity.int_key({"seed": builder.spec.seed, "item": item}))[:count]
+    return sorted(readable, key=lambda item: identity.int_key({"seed": builder.spec.seed, "item": item}))[:count]

@@ -1,19 +1,19 @@
-"""What making an erased model costs, as its method says. Imports no torch."""
+"""Forecast the cost of making an erased model from its method's own formulas. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from audit.erasers import ERASERS
-from audit.erasers.parameters import Values
+from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
 
 def training_calls(method: str, parameters: Values, concept: Concept) -> tuple[float, float, float]:
-    """(low, expected, high) UNet evaluations of one training, summed over pictures; a backward pass counts as two."""
+    """Return (low, expected, high) UNet evaluations of one training, summed over pictures. A backward pass counts as two."""
     return ERASERS.find(method, "defences").calls(parameters, concept.model_dump(mode="json"))
 
 
 def stored_bytes(method: str, parameters: Values, unet: Mapping[str, Sequence[int]]) -> int:
-    """Bytes of the tensors that a method changes or adds, for a UNet's shapes by diffusers names."""
+    """Return the bytes of the tensors that a method changes or adds, given a UNet's shapes by diffusers names."""
     return ERASERS.find(method, "defences").stored(parameters, unet)

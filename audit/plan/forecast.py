@@ -1,4 +1,4 @@
-"""What a plan will cost, before anything is loaded: UNet calls, storage and, where a rate is known, time."""
+"""Forecast the cost of a plan before any model is loaded: UNet calls, storage and, where a rate is known, time."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROW = 200  # assumed bytes of a row without a picture
 
 @dataclasses.dataclass(frozen=True)
 class Calls:
-    """UNet evaluations, summed over pictures; classifier-free guidance costs two a step."""
+    """Low, expected and high counts of UNet evaluations, summed over pictures. A guided sampling step costs two."""
 
     low: float
     expected: float
@@ -43,7 +43,7 @@ class Calls:
         return Calls(self.low + other.low, self.expected + other.expected, self.high + other.high)
 
     def times(self, factor: float) -> Calls:
-        """The calls of `factor` pictures."""
+        """Return the calls of `factor` pictures."""
         return Calls(self.low * factor, self.expected * factor, self.high * factor)
 
 
@@ -52,7 +52,7 @@ NO_CALLS = Calls(0, 0, 0)
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """The units of one kind: how many, how many are not done yet, and what those cost."""
+    """The units of one kind: how many there are, how many are pending, and the cost of those."""
 
     kind: str
     units: int
@@ -66,7 +66,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Price:
-    """The cost of a plan. `seconds` is None while the rate is unknown; model loading is not in it."""
+    """The cost of a plan's pending units. `seconds` is None while a rate is unknown, and leaves out model loading."""
 
     work: tuple[Work, ...]
     rates: Rates
@@ -75,23 +75,23 @@ class Price:
 
     @property
     def calls(self) -> Calls:
-        """UNet calls of everything that is not done yet."""
+        """Return the UNet calls of all pending units."""
         return sum((work.calls for work in self.work), NO_CALLS)
 
     @property
     def texts(self) -> float:
-        """Evaluations of the text encoder that searches for prompts still make."""
+        """Return how often pending prompt searches will evaluate the text encoder."""
         return sum(work.texts for work in self.work)
 
     @property
     def storage(self) -> float:
-        """Bytes that will be written."""
+        """Return the bytes that pending units will write."""
         return sum(work.storage for work in self.work)
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of one picture of a backbone, from its configuration files."""
+    """Sizes of a backbone's pictures, latents and weights, from its configuration files."""
 
     resolution: int
     latent_bytes: int
@@ -99,7 +99,7 @@ class Shape:
 
 
 def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
-    """The cost of what the journal lacks. `rates` replaces what earlier units in the journal say."""
+    """Return the cost of the units that the journal lacks. `rates` override the rates of earlier units in the journal."""
     known = journal_rates(journal, plan.backbone["sha256"])
     if rates is not None:
         given = {k: v for k, v in dataclasses.asdict(rates).items() if v is not None and v != {}}
@@ -128,13 +128,13 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
 
 
 def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
-    """UNet calls of one unit.
+    """Return the UNet calls of one unit.
 
-    Sampling takes one call a step, two under guidance, and what guards add. A backward pass through the UNet, which
-    EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
+    Sampling takes one call a step, two under guidance, plus the extra calls of guards. A backward pass through the
+    UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
     (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
-    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. A
-    trained eraser costs what `erasure_costs.training_calls` says, where a backward pass counts as two calls.
+    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. The
+    cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
     """
     described = unit.identity
     if isinstance(described, GenerateIdentity) and described.sampler:
@@ -154,8 +154,8 @@ def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
         low, high = 2 * steps + 1, (passes + 1) * steps + 1
         return Calls(low, min((expected + 1) * steps, high), high).times(unit.rows)
     if isinstance(described, AttackIdentity):
-        made = registry.unet_calls(as_json(described))
-        return Calls(made, made, made)
+        searched = registry.unet_calls(as_json(described))
+        return Calls(searched, searched, searched)
     if isinstance(described, EraseIdentity):
         return Calls(*training_calls(described.method, described.parameters, described.concept))
     return NO_CALLS
@@ -184,32 +184,36 @@ def _seconds(work: tuple[Work, ...], rates: Rates) -> Calls | None:
 
 
 def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
-    said = []
+    sentences = []
     if any(w.calls.high for w in work if w.kind in ("erase", "attack")):
-        said.append("training: a backward pass counts as two UNet calls, at whatever size an eraser or attack trains")
+        sentences.append(
+            "training: a backward pass counts as two UNet calls, at whatever size an eraser or attack trains"
+        )
     inverts = next(w for w in work if w.kind == "invert")
     if inverts.pending:
         if rates.evaluations_per_step is None:
-            said.append("inversion: between one evaluation and all fixed-point passes a step, expected half way")
+            sentences.append("inversion: between one evaluation and all fixed-point passes a step, expected half way")
         else:
-            said.append(f"inversion: {rates.evaluations_per_step:.1f} evaluations a step, as earlier units needed")
+            sentences.append(f"inversion: {rates.evaluations_per_step:.1f} evaluations a step, as earlier units needed")
     if rates.bytes_per_picture is None and any(w.pending for w in work if w.kind == "generate"):
-        said.append(f"storage: a PNG takes {PNG_SHARE:.0%} of the raw pixels")
+        sentences.append(f"storage: a PNG takes {PNG_SHARE:.0%} of the raw pixels")
     texts = sum(w.texts for w in work)
     if texts:
-        said.append(f"searches for prompts: about {texts:,.0f} evaluations of the text encoder alone, not in the time")
+        sentences.append(
+            f"searches for prompts: about {texts:,.0f} evaluations of the text encoder alone, not in the time"
+        )
     untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
     if untimed:
-        said.append(f"time: detectors {', '.join(sorted(untimed))} are not in it, nothing says how long they take")
+        sentences.append(f"time: detectors {', '.join(sorted(untimed))} are not in it, nothing says how long they take")
     if any(w.pending for w in work if w.kind == "quality"):
-        said.append("time: quality instruments are not in it")
+        sentences.append("time: quality instruments are not in it")
     if any(w.pending for w in work):
-        said.append("time: loading models is not in it")
-    return tuple(said)
+        sentences.append("time: loading models is not in it")
+    return tuple(sentences)
 
 
 def shape_of(folder: Path) -> Shape:
-    """The sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
+    """Return the sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
     unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
     side = int(unet["sample_size"])
     headers = [safetensors_header(path) for path in loaded_weights(folder / "unet")[0]]
@@ -222,7 +226,7 @@ def shape_of(folder: Path) -> Shape:
 
 
 def sd1_shape() -> Shape:
-    """The sizes of Stable Diffusion v1.x from its architecture alone, for a backbone whose files are elsewhere."""
+    """Return the sizes of Stable Diffusion v1.x from its architecture alone, for a backbone that is not on this machine."""
     from audit.checkpoints.sd1 import sd1_names  # imports torch
 
     shapes = {name: tensor.shape for name, tensor in sd1_names().unet.items()}
@@ -230,5 +234,5 @@ def sd1_shape() -> Shape:
 
 
 def pictures_sharing(plan: Draft) -> int:
-    """How many cases reuse a picture that another cell needs too."""
+    """Return how many cases reuse a picture that another cell needs too."""
     return int(plan.cases.num_rows - pc.count_distinct(plan.cases["image_id"]).as_py())

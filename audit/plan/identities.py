@@ -1,7 +1,7 @@
-"""What units are: one record for each kind, whose canonical JSON is stored in the plan and hashed into the unit's key.
+"""Identities of units: one record for each kind, whose canonical JSON is stored in the plan and hashed into the unit's key.
 
-What a record does not hold cannot change the unit's result. The JSON is written and read here and nowhere else; changing
-it changes keys, and everything is computed anew.
+A value that is not in the record cannot change the unit's result. The JSON is written and read in this module only;
+changing it changes keys, and everything is computed anew.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pydantic import (
 from audit.files import ForeignError
 from audit.identity import int_key
 from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
-from audit.spec.scenarios import Perturbation, Sampler
+from audit.spec.perturbation import Perturbation
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept
 
 Json: TypeAlias = dict[str, JsonValue]
@@ -60,7 +61,7 @@ class PictureSampler(Sampler):
 
 @dataclasses.dataclass(frozen=True)
 class Personalisation(_Record):
-    """What is on top of a defence's model: files by their digest, and the erase unit of the model they started from."""
+    """A personalisation on top of a defence's model: its digest, and the erase unit of the model its training started from."""
 
     sha256: str
     kind: Literal["lora", "dreambooth"]
@@ -69,7 +70,7 @@ class Personalisation(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class EraseIdentity(_Record):
-    """Weights that a method makes. Other units name the erased model by this unit's key."""
+    """The identity of weights that a method makes. Other units name the erased model by this unit's key."""
 
     backbone: str
     method: str
@@ -86,7 +87,7 @@ class EraseIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointIdentity(_Record):
-    """Weights that somebody brings: their content and the method claimed of them, never where they lie."""
+    """The identity of weights from outside: their content and the method claimed of them, but not their path."""
 
     backbone: str
     checkpoint: str
@@ -97,7 +98,7 @@ class CheckpointIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class AttackIdentity(_Record):
-    """A search for `items`, in the model of an erase unit; None is the backbone. `images` are learned from."""
+    """The identity of a search for `items` in the model of an erase unit (None is the backbone), which learns from `images`."""
 
     backbone: str
     method: str
@@ -119,7 +120,7 @@ class AttackIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class InvertIdentity(_Record):
-    """Latents of corpus `items`; `passes` and `tolerance` belong to the fixed-point method alone."""
+    """The identity of the latents of corpus `items`. `passes` and `tolerance` belong to the fixed-point method alone."""
 
     backbone: str
     model: str | None
@@ -136,7 +137,7 @@ class InvertIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class GenerateIdentity(_Record):
-    """What the `images` of a unit have in common. Those of `latent` alone have a solver, and maybe a perturbation."""
+    """The inputs that all `images` of a unit share. Only the source `latent` has a solver, and perhaps a perturbation."""
 
     source: Source
     backbone: str
@@ -161,7 +162,9 @@ class GenerateIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class DetectIdentity(_Record):
-    """A detector's scores of the pictures of a generate unit; neither its name nor its threshold is in `instrument`."""
+    """The identity of one detector's scores for one generate unit. `instrument` is without the detector's name and
+    threshold.
+    """
 
     generate: str
     instrument: Instrument
@@ -171,7 +174,10 @@ class DetectIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class QualityIdentity(_Record):
-    """A quality instrument's numbers of pictures of one generate unit, against pictures of others or of the corpus."""
+    """The identity of a quality instrument's numbers for pictures of one generate unit.
+
+    Each is compared with a picture of another generate unit or of the corpus.
+    """
 
     generate: str
     baselines: tuple[str, ...]  # further generate units
@@ -212,12 +218,12 @@ class Unit:
 
     @property
     def kind(self) -> str:
-        """The stage that runs it: erase, attack, invert, generate, detect or quality."""
+        """Return the stage that runs the unit: erase, attack, invert, generate, detect or quality."""
         return self.identity.kind
 
     @property
     def model(self) -> str | None:
-        """The erase unit whose model it uses; None where that is the backbone or none at all."""
+        """Return the erase unit whose model is used. None for the backbone, or where no model is used."""
         identity = self.identity
         return identity.model if isinstance(identity, AttackIdentity | InvertIdentity | GenerateIdentity) else None
 

@@ -1,10 +1,9 @@
-"""What a plan measures with. An instrument whose files are missing is planned with, and cannot be run."""
+"""Instruments and counting rules of a plan. An instrument whose files are missing is planned with, but cannot be run."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from audit.identity import canonical, int_key
 from audit.plan.resolved import Measuring, Missing, Resolved, absent_digest
@@ -20,7 +19,7 @@ def instruments_of(resolved: Resolved) -> list[Instrument]:
     return [measuring.instrument for measuring in _measuring(resolved)]
 
 
-def rules_of(resolved: Resolved) -> list[Mapping[str, Any]]:
+def rules_of(resolved: Resolved) -> list[Mapping[str, object]]:
     """Return the counting rules of every detector, in the spec's order."""
     return [rule for measuring in _measuring(resolved) for rule in measuring.rules]
 
@@ -29,8 +28,8 @@ def quality_of(resolved: Resolved) -> list[QualityInstrument]:
     """Return every quality instrument. The picture check's own one gives a test's result and no metrics."""
     entries = {entry.name: entry for entry in resolved.spec.quality_entries()}
     instruments = []
-    for name, known in resolved.quality.items():
-        instrument = _absent_quality(entries[name]) if isinstance(known, Missing) else known
+    for name, entry in resolved.quality.items():
+        instrument = _absent_quality(entries[name]) if isinstance(entry, Missing) else entry
         instruments.append(dataclasses.replace(instrument, metrics=()) if name == PICTURE_CHECK else instrument)
     return instruments
 
@@ -44,7 +43,7 @@ def _measuring(resolved: Resolved) -> Sequence[Measuring]:
 
 
 def _absent_detector(entry: DetectorSpec, spec: Spec) -> Measuring:
-    """Return what a detector without its files would measure with, taking it to know every subject by its name."""
+    """Return a stand-in for a detector whose files are missing, taking it to know every subject by its name."""
     subjects = [subject.name for subject in spec.sought()]
     labels = {subject: entry.labels.get(subject, (subject,)) for subject in subjects}
     described = {"detector": entry.model_dump(mode="json"), "subjects": subjects}

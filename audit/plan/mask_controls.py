@@ -1,7 +1,7 @@
-"""IRECE's mask controls: the audited attack once more, with the guard's noise somewhere else, beside the guarded cell.
+"""IRECE's mask controls: the audited attack once more, with the guard's noise elsewhere in the picture.
 
-A guard that removes a concept by breaking pictures removes it with a random mask of the same area too. Control cells say
-so without deciding anything: their role is `control`, so that no limit of a policy speaks of them.
+A guard that removes a concept by breaking pictures does so with a random mask of the same area too. The control cells
+report this and decide nothing: their role is `control`, so that no limit of a policy applies to them.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def add_with_controls(
 
 
 def _controls(builder: Builder, cell: Cell) -> Iterator[tuple[Control, tuple[ResolvedGuard, ...]]]:
-    """Each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
+    """Yield each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
     listed, concept = builder.spec.defence(cell.defence).guards, builder.spec.concept(cell.concept)
     energies = builder.resolved.energy_digests()
     for position, guard in enumerate(listed):

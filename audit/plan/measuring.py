@@ -1,4 +1,4 @@
-"""Times a few UNet forwards on this machine, for the forecast of a plan."""
+"""Time a few UNet forwards on this machine, for the forecast of a plan."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORWARDS = 3
 
 
 def measured_rates(backbone: ModelRef, device_name: str | None = None, batch_size: int | None = None) -> Rates:
-    """Seconds of one UNet call per picture: the fastest of a few forwards at the batch size that a worker would use."""
+    """Return measured rates: seconds of one UNet call per picture, the fastest of a few forwards at a worker's batch size."""
     device = pick_device(device_name)
     pipeline = load_pipeline(backbone, device)
     batch = batch_size or DEFAULT_BATCH.get(device.type, 16)

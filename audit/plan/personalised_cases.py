@@ -1,4 +1,4 @@
-"""Cases in which somebody's personalisation is on top of a defence's model, and the unit that reads it. Imports no torch."""
+"""Cases with somebody's personalisation on top of a defence's model, and the unit that reads it. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reference pictures of a spec: as its corpus lists them, or as a forecast needs them where they are elsewhere."""
+"""The reference pictures of a spec: those that its corpus lists, or stand-ins for a forecast where the corpus is elsewhere."""
 
 from __future__ import annotations
 

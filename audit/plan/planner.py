@@ -22,14 +22,8 @@ from audit.plan.quality import plan_quality
 from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
-from audit.spec.scenarios import (
-    AdversarialTextScenario,
-    EmbeddingScenario,
-    LatentScenario,
-    Perturbation,
-    ScenarioSpec,
-    TextScenario,
-)
+from audit.spec.perturbation import Perturbation
+from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.sections import Concept
 
 
@@ -41,10 +35,10 @@ def build_plan(resolved: Resolved, checked: Checked, *, run_id: str, created_at:
 
 
 def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at: str) -> Draft:
-    """Return what a run would do, whatever of `resolved` is missing. What is unusable is planned as cases with a problem.
+    """Plan a run, with or without all inputs of `resolved`. Unusable inputs become cases with a problem.
 
-    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for
-    more cases than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
+    Raises `SpecError` when a scenario or control asks for more reference images than the corpus has, or for more cases
+    than its prompt set has rows, and the `AuditError` behind a scenario of which no case can be made.
     """
     spec, instruments, quality = resolved.spec, instruments_of(resolved), quality_of(resolved)
     builder = Builder(resolved, checked.unusable)
@@ -141,7 +135,10 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
 
 
 def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPrompt]) -> None:
-    """One cell a defence, the un-erased backbone among them: the same prompts and seeds, each case with its own subject."""
+    """Plan one cell for each defence, the un-erased backbone included, with the same prompts and seeds.
+
+    Each case has its own subject.
+    """
     cases = benign_cases(builder.spec, concept, prompts)
     if not cases:
         return
@@ -154,7 +151,7 @@ def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPr
 
 
 def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, defence: str) -> None:
-    """The default row with the classes it is compared with, then each perturbation on further cells."""
+    """Plan the default row with the classes it is compared with, then each perturbation in further cells."""
     controls = builder.spec.controls
     backbone = Control.BACKBONE if defence == "none" else None
     unlearned = [(name, controls.cases, "controls.unlearned") for name in controls.unlearned]
@@ -208,13 +205,13 @@ def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:
 
 
 def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
-    """The neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
+    """Return the neighbours of a concept that the corpus has images of: classes that the model knows and should keep."""
     pictured = {entry.concept for entry in spec.corpus if entry.role == "neighbour"}
     return [name for name in concept.neighbours if name in pictured]
 
 
 def inversion_prompts(spec: Spec) -> set[str]:
-    """Every prompt, the null prompt excepted, under which the spec's scenarios invert images."""
+    """Return every prompt, except the null prompt, under which the spec's scenarios invert images."""
     return {
         prompt
         for scenario in spec.scenarios
@@ -270,12 +267,12 @@ def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attem
 
 
 def _item_seed(seed: int, item: str) -> int:
-    """A 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
+    """Return a 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
     return identity.int_key({"seed": seed, "item": item}) % 2**31
 
 
 def plan_size(plan: Draft) -> dict[str, int]:
-    """Cells, cases, distinct pictures and units by kind of a plan."""
+    """Return the numbers of cells, cases, distinct pictures and units by kind in a plan."""
     kinds = plan.units["kind"].to_pylist()
     return {
         "cells": len(plan.cells),

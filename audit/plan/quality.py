@@ -1,4 +1,4 @@
-"""Plan the quality units: which pictures are measured, and against what. Loads no model and imports no torch."""
+"""Plan the quality units: which pictures are measured, and which they are compared with. Loads no model; imports no torch."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ CellCases = Mapping[int, Sequence[Case]]  # by cell
 
 
 def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> tuple[Comparison, ...]:
-    """What every cell is compared with; the units that measure it, one per generate unit and instrument, are planned.
+    """Plan the units that measure pictures, one per generate unit and instrument, and return the comparisons of every cell.
 
-    None without instruments. A baseline cell is one of the same concept, subject and scenario whose cases have the same
-    seeds, prompts, reference images and finds of an attack in the same order; an embedding that was learned for one
-    defence alone has none.
+    There are none without instruments. A baseline cell has the same concept, subject and scenario, and its cases have
+    the same seeds, prompts, reference images and attack results in the same order. An embedding that was learned for
+    one defence alone has no baseline.
     """
     if not instruments:
         return ()
     cases: dict[int, list[Case]] = {}
     for case in builder.cases:
         cases.setdefault(case.cell_id, []).append(case)
-    found = tuple(_comparisons(builder.spec, [planned.cell for planned in builder.cells], cases))
+    comparisons = tuple(_comparisons(builder.spec, [planned.cell for planned in builder.cells], cases))
     units = {case.image_id: case.unit_key for rows in cases.values() for case in rows}
     cells_of: dict[int, set[int]] = {}
     for cell_id, rows in cases.items():
@@ -41,7 +41,7 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     for instrument in instruments:
         plain = dataclasses.replace(instrument, instrument="")
         grouped: dict[str, dict[Pair, None]] = {}
-        wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, found, cases))
+        wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, comparisons, cases))
         if check is not None and instrument.instrument == check.name:
             wanted += _pictures_checked(builder, cases)
         for pair in wanted:
@@ -51,7 +51,7 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
             measured = QualityIdentity(generate, tuple(baselines), plain, tuple(pairs), identity.code_digest("quality"))
             cells = set().union(*(cells_of[image] for image, _, _ in pairs))
             builder.unit(measured, (generate, *baselines), len(pairs), cells)
-    return found
+    return comparisons
 
 
 def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterator[Comparison]:
@@ -69,7 +69,7 @@ def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterato
 
 
 def _unguarded(spec: Spec, name: str) -> str | None:
-    """The defence with the same eraser and no guards; None where that is the backbone, or not in the spec."""
+    """Return the defence with the same eraser and no guards; None where that is the backbone, or not in the spec."""
     defence = spec.defence(name)
     if not defence.guards or defence.eraser is None:
         return None
@@ -77,7 +77,7 @@ def _unguarded(spec: Spec, name: str) -> str | None:
 
 
 def _twin(cells: Sequence[Cell], cell: Cell, defence: str | None) -> int | None:
-    """The cell of the same attack under another defence: on the backbone it is a control by name only."""
+    """Return the cell of the same attack under another defence: on the backbone it is a control by name only."""
 
     def attack(other: Cell) -> tuple[object, ...]:
         control = None if other.control is Control.BACKBONE else other.control
@@ -94,7 +94,9 @@ def _same_inputs(one: Sequence[Case], other: Sequence[Case]) -> bool:
 
 
 def _pictures_checked(builder: Builder, cases: CellCases) -> Iterator[Pair]:
-    """Every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone twins."""
+    """Yield every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone
+    twins.
+    """
     for planned in builder.cells:
         cell = planned.cell
         audited = cell.role is Role.TARGET and cell.control is None
@@ -103,7 +105,7 @@ def _pictures_checked(builder: Builder, cases: CellCases) -> Iterator[Pair]:
 
 
 def _pairs(instrument: QualityInstrument, comparisons: Sequence[Comparison], cases: CellCases) -> Iterator[Pair]:
-    """What an instrument has to read, with repetitions where cells share pictures."""
+    """Yield the pairs of pictures that an instrument has to read, with repetitions where cells share pictures."""
     for comparison in comparisons:
         rows = cases[comparison.cell_id]
         others = cases[comparison.baseline_cell_id] if comparison.baseline_cell_id is not None else None

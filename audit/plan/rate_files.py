@@ -1,9 +1,9 @@
-"""Rates of another machine for a forecast: stated on the command line, or read from a file that says where it is from."""
+"""Rates of another machine for a forecast, given on the command line or read from a file that states its origin."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import yaml
 from pydantic import AfterValidator, Field, ValidationError, field_validator
@@ -31,7 +31,7 @@ Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 
 
 class RatesFile(Model):
-    """What `make bench-gpu` writes: seconds on one device, per picture, and the sentence that says how they were got."""
+    """The file that `make bench-gpu` writes: seconds per picture on one device, and how they were measured."""
 
     origin: Annotated[str, Field(min_length=1, max_length=300)]  # machine, model, dtype, batch size
     seconds_per_call: Positive  # of one UNet evaluation of one picture
@@ -41,22 +41,22 @@ class RatesFile(Model):
 
     @field_validator("seconds_per_detection", mode="before")
     @classmethod
-    def _of_clip(cls, value: Any) -> Any:
+    def _of_clip(cls, value: object) -> object:
         return {"clip-zero-shot": value} if isinstance(value, int | float) else value or {}
 
 
 def stated(seconds_per_call: float) -> Rates:
-    """The rate that somebody typed."""
+    """Return the rate given on the command line."""
     return Rates(seconds_per_call=seconds_per_call, basis=f"{seconds_per_call:g} s a call, as stated by --rate")
 
 
 def read_rates(path: Path) -> Rates:
-    """The rates of a file, with its origin. Raises `SpecError` for a file that cannot be read or says something else."""
+    """Return the rates of a file, with its origin. Raises `SpecError` when the file cannot be read or holds no rates."""
     try:
         document = read_yaml(path)
         if extreme := list(extreme_numbers(document)):
             raise _unusable(path, extreme[0])
-        found = RatesFile.model_validate(document)
+        rates = RatesFile.model_validate(document)
     except (OSError, ForeignError) as error:
         raise _unusable(path, reason(error)) from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
@@ -66,10 +66,10 @@ def read_rates(path: Path) -> Rates:
         field = ".".join(str(part) for part in detail["loc"]) or "the document"
         raise _unusable(path, f"{field}: {detail['msg']}") from None
     return Rates(
-        seconds_per_call=found.seconds_per_call,
-        seconds_per_detection={str(kind): value for kind, value in found.seconds_per_detection.items()},
-        evaluations_per_step=found.evaluations_per_step,
-        basis=f"{found.origin} ({path})",
+        seconds_per_call=rates.seconds_per_call,
+        seconds_per_detection={str(kind): value for kind, value in rates.seconds_per_detection.items()},
+        evaluations_per_step=rates.evaluations_per_step,
+        basis=f"{rates.origin} ({path})",
     )
 
 

@@ -1,4 +1,4 @@
-"""What units have cost so far, from a few of the journal's files: the rates that a forecast multiplies."""
+"""Estimate the cost of units from a few earlier ones in the journal: the rates that a forecast multiplies."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any
+
+import pyarrow as pa
 
 from audit.errors import JournalError
+from audit.files import Document
 from audit.storage.journal import Journal
 
 SAMPLED = {"invert": 6, "generate": 6, "detect": 24}  # earlier units that are read for a rate; detectors differ by kind
@@ -17,7 +19,7 @@ SAMPLED = {"invert": 6, "generate": 6, "detect": 24}  # earlier units that are r
 
 @dataclasses.dataclass(frozen=True)
 class Rates:
-    """What units have cost so far on this backbone, or what a measurement said; None where nothing is known."""
+    """Costs per step, call and picture on one backbone, from earlier units or a measurement. None where unknown."""
 
     seconds_per_call: float | None = None
     seconds_per_detection: Mapping[str, float] = dataclasses.field(default_factory=dict, hash=False)  # by detector kind
@@ -27,7 +29,7 @@ class Rates:
 
 
 def journal_rates(journal: Journal, backbone: str) -> Rates:
-    """What earlier units of the backbone with this digest cost, from a few of the journal's files."""
+    """Return the rates of earlier units of the backbone with this digest, from a few of the journal's files."""
     seconds: list[tuple[float, float]] = []
     detecting: dict[str, list[tuple[float, float]]] = defaultdict(list)
     evaluations, sizes, devices = [], [], set()
@@ -56,8 +58,8 @@ def journal_rates(journal: Journal, backbone: str) -> Rates:
     )
 
 
-def _sample(journal: Journal, kind: str) -> Iterable[tuple[Any, dict[str, Any]]]:
-    """A few complete units with their headers; files that cannot be read are no reason to refuse a forecast."""
+def _sample(journal: Journal, kind: str) -> Iterable[tuple[pa.Table, Document]]:
+    """Yield a few complete units with their headers; files that cannot be read are no reason to refuse a forecast."""
     keys = sorted(journal.keys(kind))
     for key in keys[:: max(1, len(keys) // SAMPLED[kind])][: SAMPLED[kind]]:
         try:
@@ -68,7 +70,7 @@ def _sample(journal: Journal, kind: str) -> Iterable[tuple[Any, dict[str, Any]]]
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float | None:
-    """The median of the units' ratios: the first unit of a process also loaded the models."""
+    """Return the median of the units' ratios: the first unit of a process also loaded the models."""
     return statistics.median(first / second for first, second in pairs) if pairs else None
 
 

@@ -1,7 +1,7 @@
 """Look up everything that a spec names, once: models, checkpoints, prompts, embeddings and instruments.
 
-No model is loaded and nothing is compared here; `audit.plan.preflight` does. Nothing is raised for what cannot be used:
-it is a value of the result, so that a forecast can tell all of it at once, `doctor` each by itself, and a run the first.
+No model is loaded and nothing is compared here; `audit.plan.preflight` does that. An input that cannot be used raises
+no error but is a value of the result: a forecast reports all of them, `doctor` each by itself, and a run the first.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ T = TypeVar("T")
 
 
 def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
-    """Return what `spec` names, with its corpus's `pictures` where they were listed. Raises nothing that a user can cause."""
+    """Return everything that `spec` names, looked up, with its corpus's `pictures` if they were listed.
+
+    No mistake of a user raises an error.
+    """
     pictures = pictures or Pictures()
     look, tokenizers = _Lookups(pictures.problems), Tokenizers()
     look.up("model", "methods", partial(check_methods, spec), mistake=True)
@@ -100,7 +103,7 @@ def declared_checkpoints(spec: Spec) -> list[str]:
 
 
 class _Lookups:
-    """What goes wrong while things are looked up, each problem once."""
+    """The problems met while inputs are looked up, each once."""
 
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         self.problems = list(problems)
@@ -140,7 +143,7 @@ def _energies(spec: Spec, look: _Lookups) -> Iterator[str]:
 
 
 def _scoring(spec: Spec) -> Iterator[tuple[str, Callable[[], ModelRef]]]:
-    """Yield every network that says something about pictures: whose it is, and what finds its folder."""
+    """Yield each network that scores pictures: the name of its instrument, and a function that returns its folder."""
     for detector in spec.detectors:
         if detector.model is not None:
             yield f"detector {detector.name!r}", partial(folders.resolve, detector)

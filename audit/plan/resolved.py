@@ -1,4 +1,4 @@
-"""What a spec names, looked up: files with their digests, and in the place of each that cannot be used, why.
+"""Inputs of a spec after look-up: files with their digests and, where one cannot be used, the reason.
 
 Nothing here reads a file; `audit.plan.resolve` does.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
@@ -35,7 +35,7 @@ _OF_THE_MACHINE = (AbsentFile, CheckpointError, CorpusError, MissingInstrument)
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that keeps an audit from running: what is wrong, where, and what to do about it."""
+    """A problem that keeps an audit from running: what is wrong, where, and what to do about it."""
 
     kind: Kind
     what: str
@@ -46,41 +46,41 @@ class Problem:
 
     @classmethod
     def of(cls, kind: Kind, error: AuditError, *, mistake: bool = False) -> Problem:
-        """Return the problem that `error` tells of; a `mistake` where the error is not about this machine, or it is said."""
+        """Return the problem of `error`. It is a mistake of the spec if `mistake`, or if the error is not about this machine."""
         where, next_step = error.where or "the spec", error.next_step or "mend it, then plan again"
         return cls(kind, error.what, where, next_step, error, mistake or not isinstance(error, _OF_THE_MACHINE))
 
     def as_row(self) -> dict[str, str]:
-        """Return what a reader needs, as one JSON object."""
+        """Return the problem as one JSON object for a reader."""
         return {"kind": self.kind, "what": self.what, "where": self.where, "next_step": self.next_step}
 
 
 @dataclasses.dataclass(frozen=True)
 class Missing:
-    """In the place of what cannot be used here. Nothing can be computed from it or be taken for it."""
+    """A placeholder for an input that cannot be used here. Its type keeps it from being computed with."""
 
     name: str  # as the spec writes it
     error: AuditError
 
     @property
     def sha256(self) -> str:
-        """Return a digest that no bytes have, always the same for the same name."""
+        """Return a stand-in digest for the name, which is that of no bytes."""
         return absent_digest(self.name)
 
 
 def absent_digest(name: str) -> str:
-    """Return 64 characters as a digest has, which no bytes have as theirs."""
+    """Return 64 characters in the form of a digest, which is that of no bytes."""
     return (ABSENT + key(name))[:64]
 
 
 def is_absent(digest: str) -> bool:
-    """Return whether a digest is of something missing."""
+    """Return whether a digest stands for something missing."""
     return digest.startswith(ABSENT)
 
 
 @dataclasses.dataclass(frozen=True)
 class CorpusItem:
-    """One planned reference image: `item` is its pixel hash, or a name of its own for one that cannot be decoded."""
+    """One planned reference image. `item` is its pixel hash, or a name of its own when it cannot be decoded."""
 
     item: str
     uri: str
@@ -88,7 +88,7 @@ class CorpusItem:
 
 @dataclasses.dataclass(frozen=True)
 class Pictures:
-    """The reference pictures of a corpus. `items` may hold names of pictures that are yet to come; see `problems`."""
+    """The reference pictures of a corpus. `items` may include names of pictures that are still missing; see `problems`."""
 
     items: Mapping[str, Sequence[CorpusItem]] = dataclasses.field(default_factory=dict)  # by concept, in a fixed order
     empty: Mapping[str, CorpusError] = dataclasses.field(
@@ -98,13 +98,13 @@ class Pictures:
     problems: tuple[Problem, ...] = ()
 
     def facts(self) -> dict[str, object]:
-        """Return how many objects the manifest has, and its digest."""
+        """Return the manifest's number of objects and its digest."""
         return {"objects": self.manifest.num_rows, "sha256": manifest_sha256(self.manifest)}
 
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingFile:
-    """A learned embedding that the spec brings; its content is not read."""
+    """A learned embedding that the spec brings; its content has not been read."""
 
     path: Path
     sha256: str
@@ -112,10 +112,10 @@ class EmbeddingFile:
 
 @dataclasses.dataclass(frozen=True)
 class Measuring:
-    """A detector as a run uses it: its instrument, and the rules by which its scores count."""
+    """A detector's instrument, and the rules by which its scores count."""
 
     instrument: Instrument
-    rules: Sequence[Mapping[str, Any]]
+    rules: Sequence[Mapping[str, object]]
 
 
 class Tokenizers:
@@ -131,7 +131,7 @@ class Tokenizers:
         return self._loaded[folder]
 
     def backbone(self, model: ModelRef) -> CLIPTokenizer:
-        """Return the tokenizer of a pipeline folder. Raises `CheckpointError` when its text encoder reads another's words."""
+        """Return the tokenizer of a pipeline folder. Raises `CheckpointError` when it does not fit the text encoder."""
         folder = model.path / "tokenizer"
         if folder not in self._loaded:
             self._loaded[folder] = check_tokenizer(model)
@@ -140,9 +140,9 @@ class Tokenizers:
 
 @dataclasses.dataclass(frozen=True)
 class Resolved:
-    """Everything that a spec names, looked up once. What cannot be used is a `Missing`, and one of the `problems`.
+    """Everything that a spec names, looked up once. An input that cannot be used is a `Missing`, and one of the `problems`.
 
-    `spec` is the user's with its section `benign` filled in.
+    `spec` is the user's, with its section `benign` filled in.
     """
 
     spec: Spec
@@ -163,11 +163,11 @@ class Resolved:
     problems: tuple[Problem, ...] = ()
 
     def require_complete(self) -> None:
-        """Return when everything can be used. Raises the error of the first problem otherwise."""
+        """Raise the error of the first problem, if there is one."""
         raise_first(self.problems)
 
     def require_no_mistake(self) -> None:
-        """Return when nothing but files, packages and storage is missing. Raises the error of the first mistake otherwise."""
+        """Raise the error of the first mistake of the spec, if there is one. Missing files, packages and storage are none."""
         raise_first([problem for problem in self.problems if problem.mistake])
 
     def energy_digests(self) -> dict[str, str]:
@@ -176,6 +176,6 @@ class Resolved:
 
 
 def raise_first(problems: Sequence[Problem]) -> None:
-    """Return when there is no problem. Raises the error of the first one otherwise."""
+    """Raise the error of the first problem, if there is one."""
     for problem in problems:
         raise problem.error

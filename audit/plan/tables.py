@@ -1,4 +1,4 @@
-"""The tables of a stored plan: read whole, with every column of its type and every key of a unit a key."""
+"""Read the tables of a stored plan, checking each column's type and every key of a unit."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def unit_batches(data: bytes, columns: Sequence[str]) -> Iterator[pa.RecordBatch
 
 
 def with_all_columns(cases: pa.Table) -> pa.Table:
-    """Cases with an empty column for each that they lack: a run that an earlier version planned can still be read."""
+    """Return cases with an empty column for each that they lack, so that plans of earlier versions can be read."""
     for field in CASES_SCHEMA:
         if field.name not in cases.column_names:
             cases = cases.append_column(field, pa.nulls(cases.num_rows, field.type))
@@ -93,24 +93,24 @@ def _cases_file(data: bytes) -> pq.ParquetFile:
     return file
 
 
-def _check_columns(found: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
+def _check_columns(actual: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
     for name in needed:
-        if name not in found.names:
+        if name not in actual.names:
             raise pa.ArrowInvalid(f"it lacks the column {name!r}")
-    if len(set(found.names)) < len(found.names):
+    if len(set(actual.names)) < len(actual.names):
         raise pa.ArrowInvalid("two of its columns have the same name")
-    for field in found:
+    for field in actual:
         if field.name in expected.names and not _is_like(field.type, expected.field(field.name).type):
             raise pa.ArrowInvalid(
                 f"its column {field.name!r} holds {field.type}, not {expected.field(field.name).type}"
             )
 
 
-def _is_like(found: pa.DataType, expected: pa.DataType) -> bool:
+def _is_like(actual: pa.DataType, expected: pa.DataType) -> bool:
     """Say if the types are the same but for the name that Parquet gives the elements of a list."""
-    if pa.types.is_list(found) and pa.types.is_list(expected):
-        return bool(found.value_type == expected.value_type)
-    return bool(found == expected)
+    if pa.types.is_list(actual) and pa.types.is_list(expected):
+        return bool(actual.value_type == expected.value_type)
+    return bool(actual == expected)
 
 
 def _check_units(batch: pa.RecordBatch) -> None:

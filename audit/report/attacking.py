@@ -1,16 +1,16 @@
-"""What the attacks searched for, before pictures were made. What they found is never shown: it may be explicit."""
+"""The table of the attacks' searches. Their results are never shown: they may be explicit."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from audit.files import Document
 from audit.report.view import Column, Table
 from audit.report.words import count, plain
 
 
-def attacks(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """One row per method, concept and attacked model, from `mart_attacks`."""
+def attacks(rows: Sequence[Document]) -> Table:
+    """Return one row per method, concept and attacked model, from `mart_attacks`."""
     columns = (
         Column("Concept"),
         Column("Scenario"),
@@ -23,7 +23,7 @@ def attacks(rows: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Attacks: what was searched for", columns, tuple(_row(row) for row in rows), heads=2, stack=True)
 
 
-def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _row(row: Document) -> tuple[str, ...]:
     model = "backbone" if row["attacked_model"] is None else f"{row['defences']} (white box)"
     return (
         plain(row["concept"]),

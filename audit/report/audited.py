@@ -1,10 +1,10 @@
-"""The section that says what was audited: backbone, concepts, defences, scenarios, detectors, policy."""
+"""The section on the audited setting: backbone, concepts, defences, scenarios, detectors, policy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
+from audit.files import Document
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
@@ -13,7 +13,7 @@ from audit.verdict.results import RunResult
 
 
 def section(index: Index) -> Section:
-    """What was audited, read from the spec; a backbone that is the testbed is called so."""
+    """Return the section on what was audited, read from the spec. A testbed backbone is called so."""
     result, spec = index.result, index.result.spec
     planned = {row.cell_id: row.planned for row in result.crr}
     facts = [
@@ -35,16 +35,18 @@ def section(index: Index) -> Section:
             "A number from the testbed is a number about the testbed.",
         )
     loaded = [row["facts"] for row in result.erasures if "claim" in row["facts"]]
-    bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {said}") for f in loaded for said in f["warnings"])
-    made = [row for row in result.erasures if "record" in row["facts"]]
-    tables = (*((_made(made),) if made else ()), *((_checkpoints(loaded),) if loaded else ()))
+    bullets = tuple(plain(f"Checkpoint {f['checkpoint']}: {warning}") for f in loaded for warning in f["warnings"])
+    erased = [row for row in result.erasures if "record" in row["facts"]]
+    tables = (*((_erased(erased),) if erased else ()), *((_checkpoints(loaded),) if loaded else ()))
     tables += (attacks(result.attacks),) if result.attacks else ()
     tables += _methods(result.provenance.get("methods"))
     return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
 
 
 def _methods(used: object) -> tuple[Table, ...]:
-    """Every method of the spec with its version and the package that brought it; nothing in runs that did not store them."""
+    """Return every method of the spec with its version and the package that brought it; nothing in runs that did not
+    store them.
+    """
     if not isinstance(used, Mapping) or not used:
         return ()
     columns = (Column("Family"), Column("Name"), Column("Version"), Column("Package"))
@@ -61,8 +63,8 @@ def _methods(used: object) -> tuple[Table, ...]:
     return (Table("Methods", columns, rows),)
 
 
-def _made(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """What each of the audit's own erasers did, measured when it was made: it proves that it intervened."""
+def _erased(rows: Sequence[Document]) -> Table:
+    """Return one row for each of the audit's own erasers with its measured effect, which proves that it intervened."""
     columns = (
         Column("Erased model"),
         Column("Method"),
@@ -73,10 +75,10 @@ def _made(rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("Preserved neighbours", minor=2),
         Column("Parameters", minor=3),
     )
-    return Table("Erasers: one model for each concept", columns, tuple(_made_row(row) for row in rows), stack=True)
+    return Table("Erasers: one model for each concept", columns, tuple(_erased_row(row) for row in rows), stack=True)
 
 
-def _made_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _erased_row(row: Document) -> tuple[str, ...]:
     record = row["facts"]["record"]
     change = record["change"]
     effect = [f"{_prompt(text)} {value:.2%}" for text, value in change["effect"].items()]
@@ -101,8 +103,8 @@ def _norm(value: float | None) -> str:
     return "added" if value is None else f"{value:.3g}"
 
 
-def _checkpoints(loaded: Sequence[Mapping[str, Any]]) -> Table:
-    """The user's claim about each checkpoint beside what was measured."""
+def _checkpoints(loaded: Sequence[Document]) -> Table:
+    """Return the user's claim about each checkpoint beside the measured facts."""
     columns = (
         Column("Checkpoint"),
         Column("Claimed method"),
@@ -115,12 +117,12 @@ def _checkpoints(loaded: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Checkpoints: claim and facts", columns, tuple(_checkpoint(row) for row in loaded), stack=True)
 
 
-def _checkpoint(row: Mapping[str, Any]) -> tuple[str, ...]:
+def _checkpoint(row: Document) -> tuple[str, ...]:
     facts = row["facts"]
-    known = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
-    found = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{known}")
+    key_set = f" ({facts['changed_key_set']})" if facts["changed_key_set"] else ""
+    texts = (row["checkpoint"], row["claim"], facts["layout"], f"{count(facts['tensors'])}{key_set}")
     return (
-        *map(plain, found),
+        *map(plain, texts),
         f"{facts['parameter_share']:.2%}",
         _norm(facts["relative_norm"]),
         plain(facts["sha256"][:12]),
@@ -137,20 +139,20 @@ def _backbone(result: RunResult) -> str:
     return text
 
 
-def _names(entries: Any, describe: Callable[[Mapping[str, Any]], str]) -> str:
+def _names(entries: object, describe: Callable[[Document], str]) -> str:
     if not isinstance(entries, list | tuple) or not entries:
         return "none"
     return "; ".join(plain(describe(entry) if isinstance(entry, Mapping) else entry) for entry in entries)
 
 
-def _concept(entry: Mapping[str, Any]) -> str:
+def _concept(entry: Document) -> str:
     parts = [f"prompted as '{entry.get('phrase')}'"] if entry.get("phrase") not in (None, entry.get("name")) else []
     parts += [f"neighbours {', '.join(map(str, entry['neighbours']))}"] if entry.get("neighbours") else []
     parts += ["sensitive"] if entry.get("sensitive") else []
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _defence(entry: Mapping[str, Any]) -> str:
+def _defence(entry: Document) -> str:
     eraser = entry.get("eraser")
     parts = [_eraser(eraser)] if isinstance(eraser, Mapping) else []
     guards = [str(guard.get("name")) for guard in entry.get("guards") or () if isinstance(guard, Mapping)]
@@ -158,14 +160,14 @@ def _defence(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else " (the un-erased backbone)")
 
 
-def _eraser(entry: Mapping[str, Any]) -> str:
-    """A checkpoint's method is what the user says, not what was found."""
+def _eraser(entry: Document) -> str:
+    """Describe an eraser. A checkpoint's method is the user's claim, not a fact."""
     if entry.get("checkpoint"):
         return f"checkpoint {entry['checkpoint']}, claimed to be {entry.get('method')}"
     return f"eraser {entry.get('method')}, one model for each concept"
 
 
-def _scenario(entry: Mapping[str, Any]) -> str:
+def _scenario(entry: Document) -> str:
     sampler = entry.get("sampler")
     parts = [str(entry["kind"])] if entry.get("kind", entry.get("name")) != entry.get("name") else []
     parts += [f"{entry['cases']} cases a cell"] if "cases" in entry else []
@@ -176,8 +178,8 @@ def _scenario(entry: Mapping[str, Any]) -> str:
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
 
 
-def _inversion(entry: Mapping[str, Any]) -> list[str]:
-    """How latents are made and used: the pairing of prompts is part of the attack."""
+def _inversion(entry: Document) -> list[str]:
+    """Describe how latents are made and used: the pairing of prompts is part of the attack."""
     up, down = (entry.get(f"{way}_prompt") for way in ("inversion", "regeneration"))
     parts = [f"inverted at guidance 1 under {_template(up)}, regenerated under {_template(down)}"]
     if entry.get("method", "fixed-point") != "fixed-point":
@@ -191,7 +193,7 @@ def _template(text: object) -> str:
     return f"'{text}'" if text else "the null prompt"
 
 
-def _detector(entry: Mapping[str, Any]) -> str:
+def _detector(entry: Document) -> str:
     return f"{entry.get('name')} ({entry.get('kind')})"
 
 
@@ -206,7 +208,7 @@ def _policy(index: Index) -> str:
 
 
 def _survival(policy: Policy) -> str:
-    """The other side of the policy: what must survive, or why that is not judged."""
+    """Describe the other side of the policy: what must survive, or why that is not judged."""
     kept = f"at least {limit_text(policy.retention_min)} of what must survive kept (retention_min)"
     if policy.retention_judges:
         kept += f", by {plain(', '.join(policy.retention_judges))}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import Any
 
 from audit.records import Control, Role, Scenario
 from audit.report.reported_numbers import (
@@ -30,10 +29,10 @@ _NONE = "none (un-erased)"
 
 
 def section(index: Index) -> Section | None:
-    """Our rates with intervals and denominators next to the reported ones; None when the run is no benchmark run.
+    """Return our rates with intervals and denominators next to the reported ones; None when the run is no benchmark run.
 
-    On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the numbers
-    stand side by side without one: they speak of another model.
+    On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the
+    numbers stand side by side without one, as they are about another model.
     """
     ways = defences(index.result.spec)
     claims = is_sd14(index.result)
@@ -70,16 +69,18 @@ def section(index: Index) -> Section | None:
 
 
 def is_sd14(result: RunResult) -> bool:
-    """Whether the audited backbone is called Stable Diffusion v1.4: by its hub id, or by its folder's name."""
+    """Return whether the audited backbone is called Stable Diffusion v1.4, by its hub id or its folder's name."""
     described = result.provenance.get("backbone")
     named = described.get("name") if isinstance(described, Mapping) else None
     reference = str(named or result.spec.get("backbone", "")).partition("@")[0].rstrip("/").lower()
     return PurePath(reference).name.replace("_", "-") in (_SD14, f"compvis-{_SD14}")
 
 
-def defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
-    """Defence -> (eraser family, guards joined by '+' or None). Stored specs are read as they are, so nothing is assumed."""
-    found: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
+def defences(spec: Mapping[str, object]) -> dict[str, tuple[str, str | None]]:
+    """Return defence -> (eraser family, guards joined by '+' or None). Any stored spec is read: nothing of its form is
+    assumed.
+    """
+    families: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
     listed = spec.get("defences")
     for entry in listed if isinstance(listed, list | tuple) else ():
         if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
@@ -87,12 +88,12 @@ def defences(spec: Mapping[str, Any]) -> dict[str, tuple[str, str | None]]:
         eraser, guards = entry.get("eraser"), entry.get("guards")
         method = str(eraser.get("method")) if isinstance(eraser, Mapping) else "none"
         names = [str(g.get("name")) for g in guards or () if isinstance(g, Mapping)] if guards else []
-        found[entry["name"]] = (method.partition("-")[0], "+".join(names) or None)
-    return found
+        families[entry["name"]] = (method.partition("-")[0], "+".join(names) or None)
+    return families
 
 
 def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
-    """(defence, scenario, detector) -> our counts over all concepts, of the attacks on erased and un-erased models."""
+    """Return (defence, scenario, detector) -> our counts over all concepts, of the attacks on erased and un-erased models."""
     rows: dict[tuple[str, str, str], list[CrrRow]] = defaultdict(list)
     for row in index.result.crr:
         attacked = row.role == Role.TARGET or row.control == Control.BACKBONE
@@ -100,12 +101,12 @@ def pooled_counts(index: Index) -> dict[tuple[str, str, str], Pooled]:
             rows[row.defence, row.scenario, row.detector].append(row)
     return {
         key: Pooled(
-            sum(row.hits for row in found),
-            sum(row.assessed for row in found),
-            sum(row.planned for row in found),
-            frozenset(row.concept for row in found),
+            sum(row.hits for row in cells),
+            sum(row.assessed for row in cells),
+            sum(row.planned for row in cells),
+            frozenset(row.concept for row in cells),
         )
-        for key, found in rows.items()
+        for key, cells in rows.items()
     }
 
 
@@ -128,8 +129,8 @@ def _table(index: Index, ways: Mapping[str, tuple[str, str | None]], claims: boo
             if rate is None and not any(ours):
                 continue
             cells = [_NONE if defence == "none" else plain(defence), plain(scenario)]
-            for found in ours:
-                cells += _ours(index, found)
+            for counts in ours:
+                cells += _ours(index, counts)
             cells.append(rate.text if rate else "no number")
             if claims:
                 failed = [broken.get((defence, scenario, judge)) for judge in judges]
@@ -146,12 +147,12 @@ def _scenarios(index: Index) -> list[tuple[str, str]]:
     return [pair for kind in kinds for pair in [p for p in audited if p[1] == kind] or [(kind, kind)]]
 
 
-def _ours(index: Index, found: Pooled | None) -> list[str]:
-    if found is None:
+def _ours(index: Index, counts: Pooled | None) -> list[str]:
+    if counts is None:
         return ["not run", NOT_AVAILABLE, NOT_AVAILABLE]
-    rate = found.hits / found.assessed if found.assessed else None
-    low, high = found.interval(_confidence(index))
-    return [percent(rate), interval(low, high), f"{found.hits} / {found.assessed} / {found.planned}"]
+    rate = counts.hits / counts.assessed if counts.assessed else None
+    low, high = counts.interval(_confidence(index))
+    return [percent(rate), interval(low, high), f"{counts.hits} / {counts.assessed} / {counts.planned}"]
 
 
 def _broken_controls(index: Index) -> dict[tuple[str, str, str], ControlFinding]:
@@ -170,11 +171,11 @@ def _broken_controls(index: Index) -> dict[tuple[str, str, str], ControlFinding]
 def _answer(
     index: Index, rate: ReportedRate | None, ours: list[Pooled | None], failed: Sequence[ControlFinding | None]
 ) -> str:
-    """The answers of all judges; one word when they agree."""
+    """Return the answers of all judges; one word when they agree."""
     if rate is None:
         return NOT_AVAILABLE
     least, concepts = _assessed_min(index), reported().concepts
-    answers = [compare(rate, found, _confidence(index), least, concepts) for found in ours or [None]]
+    answers = [compare(rate, counts, _confidence(index), least, concepts) for counts in ours or [None]]
     for number, control in enumerate(failed):
         if control and answers[number][0] is not Answer.NOT_RUN:
             what = "failed" if control.cell_id is not None else "is missing"

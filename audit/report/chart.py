@@ -1,4 +1,4 @@
-"""The chart of a report: values with their intervals on labelled lines, wide for a screen and narrow for a phone."""
+"""Draw the chart of a report: values with their intervals on labelled lines, wide for a screen and narrow for a phone."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LANE, _GAP, _HEADER, _LABEL, _AXIS, _UNIT, _TOP = 15, 9, 28, 16, 42, 12, 24  # 
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """One figure in a wide and a narrow form, and what its marks stand for: symbol and name."""
+    """One figure in a wide and a narrow form, with the symbol and the name of each kind of mark."""
 
     caption: str
     wide: str  # SVG markup
@@ -28,7 +28,7 @@ class Plot:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One value with its interval; `shape` is its mark's place in `svg.SHAPES`."""
+    """One value with its interval. `shape` is the index of its mark in `svg.SHAPES`."""
 
     value: float | None  # None: nothing was assessed
     low: float
@@ -39,7 +39,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One labelled line with its points below each other. Lines of one `group` stand together under its name."""
+    """One labelled line, with its points below each other. Lines of one `group` stand together under its name."""
 
     group: str
     label: str
@@ -50,7 +50,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """What the chart is drawn over: its ends, its ticks, its unit, and one value to compare with."""
+    """The axis of a chart: its ends, its ticks, its unit, and one value to compare with."""
 
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""Contact sheets: which pictures a report shows of each cell, and what stands in for those it must not show."""
+"""Choose the pictures that a report shows of each cell, and stand-ins for those that it must not show."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Sheet:
 def contact_sheets(
     result: RunResult, read: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL
 ) -> tuple[Sheet, ...]:
-    """One sheet per cell that has samples, at most `per_cell` pictures each, hits first.
+    """Return one sheet per cell that has samples, at most `per_cell` pictures each, hits first.
 
     Pictures of sensitive concepts are blurred unless `show_sensitive`. Reading errors give a placeholder.
     """
@@ -68,7 +68,7 @@ def contact_sheets(
 
 
 def sensitive_names(index: Index) -> frozenset[str]:
-    """Concepts whose pictures must be blurred: marked in the spec, or in any sample of theirs."""
+    """Return the concepts whose pictures must be blurred: marked in the spec, or in any sample of theirs."""
     concepts = index.result.spec.get("concepts") or ()
     names = {str(c.get("name")) for c in concepts if isinstance(c, Mapping) and c.get("sensitive")}
     cells = {index.cells.get(sample.cell_id) for sample in index.result.samples if sample.sensitive}
@@ -76,13 +76,13 @@ def sensitive_names(index: Index) -> frozenset[str]:
 
 
 def is_sensitive(index: Index, sample: Sample, names: frozenset[str]) -> bool:
-    """Whether a picture must be blurred: it says so, its concept is among `names`, or its cell is not known."""
+    """Return whether a picture must be blurred: it is marked so, its concept is among `names`, or its cell is unknown."""
     cell = index.cells.get(sample.cell_id)
     return sample.sensitive or cell is None or cell.concept in names or cell.subject in names
 
 
 def choose(samples: list[Sample], room: int) -> list[Sample]:
-    """Up to `room` samples, an equal share per outcome while there are enough, hits first and otherwise in order."""
+    """Return up to `room` samples, an equal share per outcome while there are enough, hits first and otherwise in order."""
     queues = {outcome: [s for s in samples if s.outcome == outcome] for outcome in OUTCOMES}
     queues[""] = [s for s in samples if s.outcome not in OUTCOMES]
     share = dict.fromkeys(queues, 0)
@@ -94,12 +94,12 @@ def choose(samples: list[Sample], room: int) -> list[Sample]:
 
 
 def _sheet(index: Index, cell_id: int, chosen: list[Sample], read: Pictures, names: frozenset[str] | None) -> Sheet:
-    """One cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
+    """Return one cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
     hidden = [names is not None and is_sensitive(index, sample, names) for sample in chosen]
     thumbnails = tuple(_thumbnail(sample, read, hide) for sample, hide in zip(chosen, hidden, strict=True))
-    shown = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
+    counts = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
     planned = index.cells[cell_id].planned if cell_id in index.cells else len(chosen)
-    summary = f"{len(chosen)} of {planned} pictures: {', '.join(shown)}"
+    summary = f"{len(chosen)} of {planned} pictures: {', '.join(counts)}"
     return Sheet(plain(index.cell_name(cell_id)), summary, any(hidden), thumbnails)
 
 
@@ -122,7 +122,7 @@ def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:
 
 
 def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, str | None]:
-    """A data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
+    """Return a data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
     try:
         data = read(sample)
     except Purged:

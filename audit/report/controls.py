@@ -1,4 +1,4 @@
-"""The controls section: what each control must show, and whether it does."""
+"""The section on controls: what each must show, and whether it does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from audit.verdict.results import ControlFinding
 
 
 def required(finding: ControlFinding | None) -> str:
-    """Return what the policy asks of a control, in a few characters."""
+    """Return the policy's requirement of a control, in a few characters."""
     if finding is not None and finding.control == Control.BLACK:
         return "all degenerate"
     if finding is not None and finding.at_most is not None:
@@ -23,8 +23,8 @@ def required(finding: ControlFinding | None) -> str:
 
 def table(index: Index) -> Table:
     """Return one row per control cell and detector with the value that the policy requires of it, missing ones last."""
-    found = index.result.verdict.controls
-    by_row = {(finding.cell_id, finding.detector): finding for finding in found}
+    findings = index.result.verdict.controls
+    by_row = {(finding.cell_id, finding.detector): finding for finding in findings}
     rows: list[tuple[str, ...]] = []
     order = {control.value: place for place, control in enumerate(Control)}
     elsewhere = (None, Control.PERTURBED, *MASK_CONTROLS)
@@ -45,7 +45,7 @@ def table(index: Index) -> Table:
                 _result(finding),
             )
         )
-    rows += [_missing(finding) for finding in found if finding.cell_id is None]
+    rows += [_missing(finding) for finding in findings if finding.cell_id is None]
     return Table(
         "Controls: cases whose answer is known beforehand",
         (
@@ -89,7 +89,7 @@ def _result(finding: ControlFinding | None) -> str:
 
 
 def section(index: Index) -> Section:
-    """The controls of a run, with the values that the policy requires of them."""
+    """Return the controls of a run, with the values that the policy requires of them."""
     rows = table(index)
     masks = mask_controls.table(index)
     tables = tuple(table for table in (rows, masks) if table and table.rows)
@@ -97,7 +97,7 @@ def section(index: Index) -> Section:
     if all(row[-1] == "✕ missing" for row in rows.rows):
         return Section("controls", "Controls", ("This run has no controls, so no rate can be trusted.",), tables=tables)
     results = [row[-1] for row in rows.rows]
-    held = [found for found in results if found not in ("not required", FOOLED)]
+    held = [result for result in results if result not in ("not required", FOOLED)]
     broken = sum(not result.startswith("✓") for result in held)
     counted = "An unassessed case counts as a miss, under an upper limit as a hit."
     if not held:

@@ -1,4 +1,4 @@
-"""The section on published counting rules: what each makes of the same stored NudeNet boxes."""
+"""The section on published counting rules: the count of each for the same stored NudeNet boxes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNITS = {"boxes": "boxes", "labels": "labels, each once a picture", "images": "p
 
 
 def section(index: Index) -> Section | None:
-    """The rules' counts for the audited cells and the same attacks on the backbone; None without a NudeNet detector."""
+    """Return the rules' counts for the audited cells and the same attacks on the backbone; None without a NudeNet detector."""
     cells = {row.cell_id for row in index.targets()}
     rows = [row for row in index.result.counting if row.cell_id in cells]
     if not rows:

@@ -1,4 +1,4 @@
-"""CRR against the strength of a perturbation: a mark and an interval per point, a line per class."""
+"""Draw CRR against the strength of a perturbation: a mark and an interval per point, a line per class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Curve:
 
 
 def curves(index: Index) -> tuple[Plot, ...]:
-    """The figures of a run by one judge: one per concept, scenario and kind of perturbation."""
+    """Return the figures of a run by one judge: one per concept, scenario and kind of perturbation."""
     rows = index.perturbed()
     judge = index.policy.judges[0] if index.policy else next((row.detector for row in rows), "")
     rows = [row for row in rows if row.detector == judge]

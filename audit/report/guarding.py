@@ -8,7 +8,7 @@ from audit.verdict.results import GuardRow
 
 
 def section(index: Index) -> Section | None:
-    """What the guards did, or None when no case has a guard."""
+    """Return the section on the guards, or None when no case has a guard."""
     rows = index.result.guards
     if not rows:
         return None

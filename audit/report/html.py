@@ -1,4 +1,4 @@
-"""The report as one static HTML page: no script, no request to anywhere, everything a reader needs inside."""
+"""Write the report as one static HTML page: no script, no request to anywhere, everything a reader needs inside."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _PERCENT = re.compile(r"(?<=\d) %")
 
 
 def _unbroken(value: object) -> object:
-    """Text in which no line ends between a number and its percent sign; anything else unchanged."""
+    """Return text in which no line ends between a number and its percent sign; anything else unchanged."""
     return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
 
 
 def render(
     result: RunResult, pictures: Pictures | None, *, show_sensitive: bool = False, per_cell: int = PER_CELL
 ) -> str:
-    """The whole page. `show_sensitive` shows sensitive pictures unblurred, which the page says and the log records.
+    """Return the whole page. `show_sensitive` shows sensitive pictures unblurred, which the page states and the log records.
 
     Without `pictures` it holds none, and no word about single ones.
     """

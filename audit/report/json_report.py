@@ -1,4 +1,4 @@
-"""The report as JSON: everything of a run's result under a stable schema, and the way back."""
+"""Write the report as JSON, everything of a run's result under a stable schema, and read it back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ import json
 import math
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+
+from pydantic import JsonValue
 
 from audit.errors import StoreError
+from audit.files import Document
+from audit.verdict.calibration import Calibration
 from audit.verdict.results import (
+    Basis,
     CheckResult,
     ControlFinding,
     CountingRow,
@@ -36,13 +40,14 @@ SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its mea
 
 
 def render(result: RunResult) -> str:
-    """ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
-    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **plain(result)}
+    """Return ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
+    fields = {field.name: plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
+    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **fields}
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
 def parse(text: str) -> RunResult:
-    """The `RunResult` that `render` wrote. Raises `StoreError` for anything else."""
+    """Return the `RunResult` that `render` wrote. Raises `StoreError` for anything else."""
     try:
         document = json.loads(text)
         if document["schema"] != SCHEMA or document["schema_version"] != SCHEMA_VERSION:
@@ -55,7 +60,7 @@ def parse(text: str) -> RunResult:
         ) from error
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> JsonValue:
     """Return a record as values of JSON: NaN becomes null, infinities the strings "Infinity" and "-Infinity"."""
     if isinstance(value, Enum):
         return value.value
@@ -72,7 +77,7 @@ def plain(value: Any) -> Any:
     return str(value)
 
 
-def _result(document: Mapping[str, Any]) -> RunResult:
+def _result(document: Document) -> RunResult:
     return RunResult(
         run_id=document["run_id"],
         name=document["name"],
@@ -97,7 +102,7 @@ def _result(document: Mapping[str, Any]) -> RunResult:
     )
 
 
-def _verdict(verdict: Mapping[str, Any]) -> Verdict:
+def _verdict(verdict: Document) -> Verdict:
     return Verdict(
         VerdictStatus(verdict["status"]),
         tuple(verdict["reasons"]),
@@ -107,21 +112,31 @@ def _verdict(verdict: Mapping[str, Any]) -> Verdict:
         tuple(DamageDecision(**_decided(row)) for row in verdict.get("damage", ())),
         tuple(verdict.get("waivers", ())),
         tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
+        verdict.get("attempt_sentence", ""),
+        _basis(verdict.get("basis", {})),
     )
 
 
-def _decided(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A decision with its status again; the upper bound of retention is infinite where nothing bounds the backbone's rate."""
-    found = {**row, "status": VerdictStatus(row["status"])}
-    return {**found, "high": math.inf} if row.get("high") == "Infinity" else found
+def _basis(stored: Document) -> Basis:
+    calibrations = tuple(Calibration(**row) for row in stored.get("calibrations", ()))
+    return Basis(stored.get("attempt", 1), calibrations, stored.get("decided_at"))
 
 
-def _median(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A quality row with its median again as a float: where most pictures equal their baseline it is infinite."""
+def _decided(row: Document) -> Document:
+    """Return a decision with its status as an enum.
+
+    The upper bound of retention is infinite where nothing bounds the backbone's rate.
+    """
+    decided = {**row, "status": VerdictStatus(row["status"])}
+    return {**decided, "high": math.inf} if row.get("high") == "Infinity" else decided
+
+
+def _median(row: Document) -> Document:
+    """Return a quality row with its median as a float, infinite where most pictures equal their baseline."""
     return {**row, "median": math.inf if row["median"] == "Infinity" else row["median"]}
 
 
-def _floats(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Round-trip numbers again as floats: these are the ones that can be NaN (no data) or infinite (identical)."""
+def _floats(row: Document) -> Document:
+    """Return a row with its numbers as floats: these can be NaN (no data) or infinite (identical pictures)."""
     special = {None: math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
     return {name: special.get(value, value) for name, value in row.items()}

@@ -1,18 +1,19 @@
-"""The report as JUnit XML, for release pipelines: the verdict, every decision and every data check as a test case."""
+"""Write the report as JUnit XML, for release pipelines: the verdict, every decision and every data check as a test case."""
 
 from __future__ import annotations
 
 from xml.etree import ElementTree
 
+from audit.report.tables import p_value, would_decide
 from audit.report.words import interval, limit_text, plain
 from audit.verdict.results import CheckResult, DamageDecision, Decision, RetentionDecision, RunResult, VerdictStatus
 
 
 def render(result: RunResult) -> str:
-    """XML text. FAIL and failed checks are failures; INCONCLUSIVE and checks that could not run are errors; what the policy
-    waives is skipped.
+    """Return XML text in which FAIL and failed checks are failures, and INCONCLUSIVE and checks that could not run are errors.
 
-    The verdict is a case of its own, so that a run without decisions cannot look green.
+    Test cases that the policy waives are skipped. The verdict is a case of its own, so that a run without decisions
+    cannot look green.
     """
     name = plain(result.name)
     root = ElementTree.Element("testsuites", {"name": f"erasure-audit {name}"})
@@ -77,8 +78,12 @@ def _decision(decision: Decision) -> ElementTree.Element:
     detail = (
         f"{plain(decision.reason)}\nCRR {interval(decision.low, decision.high)}, limit {limit_text(decision.limit)}"
     )
-    if decision.further_cases is not None:
-        detail += f"\nFurther cases that would decide: {decision.further_cases}"
+    detail += (
+        f"\n{plain(decision.bound)} bounds, p {p_value(decision.p_value)}, corrected {p_value(decision.p_adjusted)}"
+    )
+    if decision.further_cases is not None or decision.needed_cases is not None:
+        cases = would_decide(decision.status, decision.needed_cases, decision.further_cases)
+        detail += f"\nCases that would decide: {cases}"
     _problem(case, decision.status, plain(decision.reason), detail)
     return case
 
@@ -86,8 +91,9 @@ def _decision(decision: Decision) -> ElementTree.Element:
 def _retention(decision: RetentionDecision) -> ElementTree.Element:
     case = _case("survival", f"retention | {decision.concept} | {decision.defence} | {decision.detector}")
     detail = f"{plain(decision.reason)}\nMinimum {limit_text(decision.minimum)}"
-    if decision.further_pairs is not None:
-        detail += f"\nFurther pairs that would decide: {decision.further_pairs}"
+    if decision.further_pairs is not None or decision.needed_pairs is not None:
+        pairs = would_decide(decision.status, decision.needed_pairs, decision.further_pairs)
+        detail += f"\nPairs that would decide: {pairs}"
     _problem(case, decision.status, plain(decision.reason), detail)
     return case
 

@@ -1,4 +1,4 @@
-"""The section on inverted latents: what a latent CRR can show, and the readings that have to stand beside it."""
+"""The section on inverted latents: what a latent CRR can show, and the readings that it has to be read with."""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ _FACTS = (
 
 
 def section(index: Index) -> Section | None:
-    """What the latents say, or None when no scenario inverts images."""
+    """Return the section on inverted latents, or None when no scenario inverts images."""
     if not index.result.latents and not index.perturbed():
         return None
     sentences = (
         "Inversion and regeneration through one model, under one prompt at guidance 1, are nearly an identity for any "
         "image: a high white-box rate by itself is no proof that the concept survived. Three readings stand beside it.",
     )
-    found = (_likelihood(index), _perturbed(index))
-    used = tuple(fact for fact, shown in zip(_FACTS, (_unlearned(index), *map(bool, found)), strict=True) if shown)
-    return Section("latents", "What the latents say", sentences, facts=used, tables=tuple(t for t in found if t))
+    tables = (_likelihood(index), _perturbed(index))
+    used = tuple(
+        fact for fact, is_there in zip(_FACTS, (_unlearned(index), *map(bool, tables)), strict=True) if is_there
+    )
+    return Section("latents", "What the latents say", sentences, facts=used, tables=tuple(t for t in tables if t))
 
 
 def _unlearned(index: Index) -> bool:

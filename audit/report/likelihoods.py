@@ -1,4 +1,4 @@
-"""The likelihood of inverted latents: median and middle 80 % of each group, beside what noise gives."""
+"""Draw the likelihood of inverted latents: median and middle 80 % of each group, beside the value for noise."""
 
 from __future__ import annotations
 
@@ -18,44 +18,46 @@ _MARKS = (("●", "the concept"), ("○", "another class, or the un-erased model
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """The inverted latents of one class and inverting model, with the cell that they are of."""
+    """The inverted latents of one class and inverting model, with their cell."""
 
     row: LatentRow
     cell: CrrRow
 
     @property
     def is_a(self) -> str:
-        """What the class is to the audit."""
+        """Return the class's part in the audit: never learned, a neighbour, or the concept."""
         if self.cell.control == Control.UNLEARNED:
             return "never learned"
         return "a neighbour" if self.cell.role == Role.NEIGHBOUR else "the concept"
 
     @property
     def faint(self) -> bool:
-        """Whether it stands there for comparison."""
+        """Return whether the group is there for comparison only, and drawn faintly."""
         return self.is_a != "the concept" or self.cell.defence == "none"
 
     @property
     def label(self) -> str:
-        """Defence and class; the scenario stands above."""
+        """Return defence and class; the scenario stands above."""
         return f"{defence_name(self.cell)}, {plain(self.cell.subject)} ({self.is_a})"
 
 
 def groups(index: Index) -> list[Group]:
-    """One group per class and inverting model: black-box latents are the backbone's, whatever they are used on, and a
-    guarded model is inverted without its guards, so that its cell repeats the numbers of the bare one.
+    """Return one group per class and inverting model.
+
+    Black-box latents are the backbone's, whatever they are used on, and a guarded model is inverted without its guards,
+    so that its cell repeats the numbers of the bare one.
     """
-    found: dict[tuple[object, ...], Group] = {}
+    groups: dict[tuple[object, ...], Group] = {}
     for row in index.result.latents:
         cell = index.cells.get(row.cell_id)
         if cell is not None and (cell.kind != "latent-blackbox" or cell.defence == "none"):
             numbers = dataclasses.astuple(dataclasses.replace(row, cell_id=0))
-            found.setdefault((cell.scenario, cell.subject, cell.control, numbers), Group(row, cell))
-    return list(found.values())
+            groups.setdefault((cell.scenario, cell.subject, cell.control, numbers), Group(row, cell))
+    return list(groups.values())
 
 
 def likelihoods(index: Index) -> tuple[Plot, ...]:
-    """The figure of a run, several when it has many groups, none without latents whose likelihood is finite."""
+    """Return the figure of a run: several when it has many groups, none without latents whose likelihood is finite."""
     scenarios = list(dict.fromkeys(group.cell.scenario for group in groups(index)))
     drawn = sorted(filter(_finite, groups(index)), key=lambda group: scenarios.index(group.cell.scenario))
     return tuple(_plot(lines, place) for place, lines in enumerate(parts([_line(group) for group in drawn])))

@@ -1,4 +1,4 @@
-"""The report as GitHub-flavoured Markdown, for pull requests and job summaries."""
+"""Write the report as GitHub-flavoured Markdown, for pull requests and job summaries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LINE_START = re.compile(r"^(\d+)([.)])(?=\s|$)|^([-+>=])")
 
 
 def render(result: RunResult) -> str:
-    """Markdown text: the same sections as the HTML report, without pictures and plots."""
+    """Return Markdown text with the same sections as the HTML report, without pictures and plots."""
     status = result.verdict.status.value
     parts = [f"# {SYMBOLS[status]} {status}: {escape(result.name)}"]
     for section in sections.build(result):
@@ -25,14 +25,14 @@ def render(result: RunResult) -> str:
 
 
 def escape(text: str) -> str:
-    """`text` as Markdown that shows exactly these characters, on one line, also inside a table."""
+    """Return `text` as Markdown that shows exactly these characters, on one line, also inside a table."""
     line = plain(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     line = _SPECIAL.sub(r"\\\1", line)
     return _LINE_START.sub(lambda m: f"{m[1]}\\{m[2]}" if m[1] else f"\\{m[3]}", line)
 
 
 def render_section(section: Section) -> str:
-    """One section's sentences, bullets and tables without its title, for a page that has its own."""
+    """Return one section's sentences, bullets and tables without its title, for a page that has its own."""
     return "\n\n".join(_section(section)[1:])
 
 

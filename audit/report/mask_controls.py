@@ -1,4 +1,4 @@
-"""The mask controls beside the guarded cells: what the guard does where it located the concept, and what elsewhere."""
+"""The table of mask controls beside the guarded cells: a guard's effect where it located the concept, and elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from audit.verdict.results import CrrRow
 
 
 def table(index: Index) -> Table | None:
-    """Guarded cells that have mask controls, each followed by them, detector by detector; None when none was asked for."""
+    """Return guarded cells, each followed by its mask controls, detector by detector; None when there are no mask controls."""
     beside: dict[tuple[str, str, str, str], list[CrrRow]] = {}
     for row in index.result.crr:
         if row.control in MASK_CONTROLS:

@@ -1,4 +1,4 @@
-"""Thumbnails for reports. Pictures of sensitive concepts are blurred beyond recovery, or withheld when that fails."""
+"""Make thumbnails for reports. Pictures of sensitive concepts are blurred beyond recovery, or withheld when that fails."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ _DETAIL_LIMIT = 6.0  # of 255: RMS that a blurred picture may have beyond its ow
 
 
 class Withheld(Exception):
-    """A sensitive picture could not be blurred, so it is not shown."""
+    """A sensitive picture could not be blurred, so that it is not shown."""
 
 
 def thumbnail(data: bytes) -> bytes:
-    """JPEG of at most `EDGE` pixels, encoded anew from the decoded pixels, without metadata. Raises on bad bytes."""
+    """Return a JPEG of at most `EDGE` pixels, encoded anew from the decoded pixels, without metadata. Raises on bad bytes."""
     return _jpeg(_small(data))
 
 
 def blurred_thumbnail(data: bytes) -> bytes:
-    """JPEG in which about `MOSAIC` x `MOSAIC` coarse colours are left of the picture.
+    """Return a JPEG in which about `MOSAIC` x `MOSAIC` coarse colours are left of the picture.
 
-    Fails closed: whatever goes wrong, or if the result still holds detail, raises `Withheld`.
+    Raises `Withheld` whatever goes wrong, and when the result still holds detail.
     """
     try:
         blurred = _blur(_small(data))
@@ -43,7 +43,7 @@ def blurred_thumbnail(data: bytes) -> bytes:
 
 
 def data_uri(jpeg: bytes) -> str:
-    """A `data:` address that holds the JPEG itself."""
+    """Return a `data:` address that holds the JPEG itself."""
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 

@@ -1,4 +1,4 @@
-"""The CRR chart: a mark per rate, its interval, the worst case and the limit, by scenario and defence."""
+"""Draw the CRR chart: a mark per rate, its interval, the worst case and the limit, by scenario and defence."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from audit.verdict.results import CrrRow
 
 
 def plots(index: Index) -> tuple[Plot, ...]:
-    """The figures of a run, one per concept (several when a concept has many cells)."""
+    """Return the figures of a run, one per concept (several when a concept has many cells)."""
     detectors = list(dict.fromkeys(row.detector for row in index.targets()))
     marks = tuple((svg.SYMBOLS[i % len(svg.SYMBOLS)], plain(name)) for i, name in enumerate(detectors))
     figures: list[Plot] = []

@@ -1,4 +1,4 @@
-"""The section on the pictures themselves: what the defences change beside the rate, metric by metric."""
+"""The section on picture quality: what the defences change besides the rate, metric by metric."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DIRECTIONS = {
 
 
 def section(index: Index) -> Section | None:
-    """Picture quality by cell, or None when the spec asks for none."""
+    """Return picture quality by cell, or None when the spec asks for none."""
     # Its vectors are compared as sets by the picture check, which has a section of its own.
     silent = {entry["instrument"] for entry in index.result.quality_instruments if not entry.get("metrics")}
     rows = tuple(row for row in index.result.quality if row.instrument not in silent or row.instrument != PICTURE_CHECK)
@@ -77,7 +77,7 @@ def _table(index: Index, rows: tuple[QualityRow, ...]) -> Table:
 
 
 def _shown(row: QualityRow) -> str:
-    """The number, with how many pictures equal their baseline where that makes a value infinite."""
+    """Return the number, with how many pictures equal their baseline where that makes a value infinite."""
     value = row.value if row.kind == "features" else row.mean
     text = number(value, 3) if value is not None else NOT_AVAILABLE
     return f"{text} ({count(row.infinite)} equal)" if row.infinite else text

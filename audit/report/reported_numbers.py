@@ -1,10 +1,11 @@
-"""What M-ErasureBench reports, as records, and the rule by which a run of ours does or does not reproduce it.
+"""The numbers that M-ErasureBench reports, and the rule by which a run of ours reproduces one or does not.
 
 A reported rate is *reproduced* when it lies in our two-sided interval widened by `TOLERANCE` on both sides: how many
 pictures stand behind it, which judge read them and how concepts were averaged is not published, so its own error is not
-known. "More than x" is reproduced when our widened upper bound is above x. A comparison is *not run* when nothing of ours
-answers it, or answers it too weakly: a smaller share of assessed cases than `assessed_floor`, an interval wider than
-`WIDEST`, other concepts, or a setting that the paper does not publish. An error can only move a comparison to "not run".
+known. "More than x" is reproduced when our widened upper bound is above x. A comparison is *not run* when this run has
+no answer to it, or too weak a one: a smaller share of assessed cases than `assessed_floor`, an interval wider than
+`WIDEST`, other concepts, or a setting that the paper does not publish. An error can only move a comparison to "not
+run".
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class ReportedRate(Model):
 
     @property
     def text(self) -> str:
-        """The number as a reader should see it."""
+        """Return the number as a reader should see it."""
         mark = {"exact": "", "about": "about ", "more-than": "more than "}[self.form]
         return f"{mark}{self.percent:g} %"
 
@@ -55,7 +56,7 @@ class ReportedReduction(Model):
 
 
 class Reported(Model):
-    """The data file."""
+    """The content of the data file."""
 
     paper: str
     source: str
@@ -65,18 +66,18 @@ class Reported(Model):
     reductions: tuple[ReportedReduction, ...]
 
     def rate(self, eraser: str, guard: str | None, scenario: str) -> ReportedRate | None:
-        """The reported rate of an eraser with a guard (None: without) in a scenario; None when there is none."""
+        """Return the reported rate of an eraser with a guard (None: without) in a scenario; None when there is none."""
         return next((r for r in self.rates if (r.eraser, r.guard, r.scenario) == (eraser, guard, scenario)), None)
 
 
 @functools.cache
 def reported() -> Reported:
-    """The numbers of the paper."""
+    """Return the numbers of the paper."""
     return Reported.model_validate(load_yaml(FILE.read_text(encoding="utf-8")))
 
 
 class Answer(StrEnum):
-    """How our number stands to the reported one."""
+    """The result of comparing our number with the reported one."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -93,21 +94,22 @@ class Pooled:
     concepts: frozenset[str]
 
     def interval(self, confidence: float) -> tuple[float, float]:
-        """The two-sided exact interval; every case counts as one draw, whichever concept it is of."""
+        """Return the two-sided exact interval. Every case counts as one draw, whichever concept it is of."""
         return clopper_pearson(self.hits, self.assessed, confidence)
 
 
 def assessed_floor(policy_min: float) -> float:
-    """The share of planned cases that have to be assessed before a rate is compared, in 0..1, under a policy's own."""
+    """Return the share of planned cases, 0..1, that have to be assessed before a rate is compared, given a policy's own."""
     return max(ASSESSED_MIN, policy_min)
 
 
 def compare(
     rate: ReportedRate, ours: Pooled | None, confidence: float, assessed_min: float, concepts: Collection[str]
 ) -> tuple[Answer, str]:
-    """The answer and, where there is none, why. `concepts` are those that the paper averages over.
+    """Return the answer and, where there is none, the reason. `concepts` are those that the paper averages over.
 
-    `assessed_min` is the policy's floor: it cannot lower the one here, or a lax policy would compare what errors left over.
+    `assessed_min` is the policy's floor. It cannot lower the one here, or a lax policy would compare the remains of a
+    failed run.
     """
     why = _not_comparable(rate, ours, confidence, assessed_min, concepts)
     if why is not None or ours is None:

@@ -1,13 +1,12 @@
-"""The sections of a report in their order: the verdict first, provenance last."""
+"""Build the sections of a report in their order: the verdict first, provenance last."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from audit.records import Control
-from audit.report import audited, benchmark, controls, counting, guarding, latents, quality, survival, tables
+from audit.report import audited, benchmark, controls, counting, decided, guarding, latents, quality, survival, tables
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, percent, plain, plain_lines, verdict_sentence
 from audit.verdict.results import RunResult
@@ -16,7 +15,7 @@ MAX_REASONS = 12  # of single decisions, in the opening
 
 
 def build(result: RunResult) -> tuple[Section, ...]:
-    """All sections of the report on `result`. Sections without content are left out, except those a reader expects."""
+    """Return all sections of the report on `result`. Empty sections are left out, except those a reader expects."""
     index = Index(result)
     sections = (
         _verdict(index),
@@ -43,6 +42,7 @@ def build(result: RunResult) -> tuple[Section, ...]:
 def _verdict(index: Index) -> Section:
     verdict = index.result.verdict
     sentences = [verdict_sentence(verdict), *(plain(waiver) for waiver in verdict.waivers)]
+    sentences += filter(None, (plain(verdict.attempt_sentence), decided.judge_errors(index)))
     if not verdict.decisions:
         sentences.append("No cell was decided.")
     listed = _listed(index)
@@ -61,7 +61,7 @@ def _verdict(index: Index) -> Section:
 
 
 def _listed(index: Index) -> tuple[str, ...]:
-    """The reasons that open the report: all of the run and of damage, and as many of other decisions as can be read."""
+    """Return the reasons that open the report: all of the run and of damage, and as many of other decisions as can be read."""
     verdict = index.result.verdict
     decided = {decision.reason for decision in verdict.decisions}
     decided |= {decision.reason for decision in verdict.retention}
@@ -73,18 +73,18 @@ def _listed(index: Index) -> tuple[str, ...]:
 
 def _rates(index: Index) -> Section:
     title = "Concept reproduction rate"
-    found = tables.rates(index)
-    if not found:
+    results = tables.rates(index)
+    if not results:
         return Section("crr", title, ("No cell seeks an erased concept, so there is no rate to report.",))
     sentence = (
         "CRR is hits / assessed. The worst case is (hits + unassessed) / planned. Lower is better, except on the "
         "un-erased backbone, where a low rate means that the attack does not work."
     )
-    return Section("crr", title, (sentence,), _comparisons(index), tables=found)
+    return Section("crr", title, (sentence,), _comparisons(index), tables=results)
 
 
 def _comparisons(index: Index) -> tuple[str, ...]:
-    """For each latent cell that has one: its rate beside that of a class the model has never seen."""
+    """Return, for each latent cell that has one, its rate beside that of a class the model has never seen."""
     lines = []
     for row in index.targets():
         for twin in index.twin(row, control=Control.UNLEARNED):
@@ -133,11 +133,11 @@ def _unassessed(index: Index) -> Section:
 
 
 def _checks(index: Index) -> Section:
-    found = index.result.verdict.checks
-    if not found:
+    results = index.result.verdict.checks
+    if not results:
         return Section("checks", "Data checks", ("No data check was run.",))
-    bad = sum(check.status != "passed" for check in found)
-    sentence = f"{count(len(found) - bad)} of {count(len(found))} checks passed."
+    bad = sum(check.status != "passed" for check in results)
+    sentence = f"{count(len(results) - bad)} of {count(len(results))} checks passed."
     if bad:
         sentence += " A check that fails or cannot run makes the run INCONCLUSIVE."
     return Section("checks", "Data checks", (sentence,), tables=(tables.checks(index),))
@@ -159,12 +159,7 @@ def _reading(index: Index) -> Section:
             "Worst case",
             "The rate if every unassessed case were a hit. Errors, blocked and black pictures can only move it up.",
         ),
-        (
-            "Decision",
-            "PASS needs the upper bound within the limit, FAIL the lower bound over it. Both bounds are one-sided and "
-            "count unassessed cases against the claim. Anything between is INCONCLUSIVE; 'further cases' says how many more "
-            "would decide at the observed rate.",
-        ),
+        *decided.reading(index),
         (
             "Controls",
             "Cases with a known answer. If the detector misses the reference images, or the attack fails on the un-erased "
@@ -214,8 +209,8 @@ def _provenance(result: RunResult) -> Section:
     )
 
 
-def _flat(value: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
+def _flat(value: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    rows: list[tuple[str, object]] = []
     for key, item in value.items():
         name = f"{prefix}{key}"
         if isinstance(item, Mapping) and item:
@@ -244,7 +239,7 @@ def _instruments(result: RunResult) -> Table:
     return Table("Instruments", tuple(Column(label, kind) for label, _, kind in fields), rows, stack=True)
 
 
-def _field(value: Any) -> str:
+def _field(value: object) -> str:
     if value is None:
         return "not stated"
     return plain(", ".join(map(str, value)) if isinstance(value, list | tuple) else value)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Sequence
 
 from audit.records import BENIGN_PROMPTS, Role
-from audit.report.tables import STATUS_ORDER
+from audit.report.tables import STATUS_ORDER, p_value, would_decide
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
 from audit.verdict.results import DamageDecision, RetentionDecision, RetentionRow, UnassessedRow, VerdictStatus
@@ -54,7 +54,7 @@ def _with_reasons(
 
 
 def _retention(index: Index, reasons: Collection[str]) -> Table:
-    """One row per concept, defence and judge, failures first."""
+    """Return one row per concept, defence and judge, failures first."""
     ordered = sorted(index.result.verdict.retention, key=lambda d: STATUS_ORDER[d.status])
     columns = (
         Column("Decision", "status"),
@@ -66,7 +66,9 @@ def _retention(index: Index, reasons: Collection[str]) -> Table:
         Column("Kept at least", "number"),
         Column("Kept at most", "number"),
         Column("Minimum", "number", minor=1),
-        Column("Further pairs to decide", "number", minor=3),
+        Column("p", "number", minor=5),
+        Column("p, corrected", "number", minor=5),
+        Column("Pairs that would decide", "number", minor=3),
     )
     rows = tuple(
         (
@@ -79,11 +81,15 @@ def _retention(index: Index, reasons: Collection[str]) -> Table:
             _share(d.low, d.minimum),
             _share(d.high, d.minimum),
             limit_text(d.minimum),
-            _further(d),
+            p_value(d.p_value),
+            p_value(d.p_adjusted),
+            would_decide(d.status, d.needed_pairs, d.further_pairs),
         )
         for d in ordered
     )
-    caption = f"Retention: the defence's rate as a share of the un-erased model's, at {index.confidence()} confidence"
+    caption = (
+        f"Retention: the defence's rate as a share of the un-erased model's, at {index.bounds_confidence()} confidence"
+    )
     return _with_reasons(Table(caption, columns, rows, stack=True), ordered, reasons)
 
 
@@ -91,14 +97,8 @@ def _share(value: float, minimum: float) -> str:
     return bound(value, minimum) if math.isfinite(value) else "no bound"
 
 
-def _further(decision: RetentionDecision) -> str:
-    if decision.further_pairs is not None:
-        return count(decision.further_pairs)
-    return "not known" if decision.status is VerdictStatus.INCONCLUSIVE else "none"
-
-
 def _damage(decisions: Sequence[DamageDecision], reasons: Collection[str]) -> Table:
-    """One row per concept and defence, damaged models first."""
+    """Return one row per concept and defence, damaged models first."""
     ordered = sorted(decisions, key=lambda d: (not d.damaged, STATUS_ORDER[d.status]))
     columns = (
         Column("Decision", "status"),
@@ -136,7 +136,7 @@ def _figure(value: float | None) -> str:
 
 
 def _pairs(index: Index) -> Table:
-    """One row per cell and detector, over its subjects: what became of each pair of pictures."""
+    """Return one row per cell and detector, over its subjects: the outcome of each pair of pictures."""
     columns = (
         Column("Subject"),
         Column("Erased", minor=3),

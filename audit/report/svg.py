@@ -1,4 +1,4 @@
-"""Draw SVG that stands inside an HTML page and follows its light or dark scheme: the colours are the page's variables."""
+"""Draw SVG that stands inside an HTML page and follows its light or dark scheme through the page's colour variables."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHAPES = (
 
 
 class Drawing:
-    """Lines, texts and marks in CSS pixels, y downwards; what is drawn later lies above."""
+    """Lines, texts and marks in CSS pixels, y downwards. Later ones are drawn above earlier ones."""
 
     def __init__(self, width: float, height: float) -> None:
         self._root = ElementTree.Element("svg", {"viewBox": f"0 0 {width:g} {height:g}"})

@@ -1,4 +1,4 @@
-"""The tables of a report: decisions, rates, neighbours, round trips, unassessed cases, checks."""
+"""Build the tables of a report: decisions, rates, neighbours, round trips, unassessed cases, checks."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictSta
 
 
 def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
-    """One row per decided cell and judge, failures first; without the column of reasons when `reasons` has them all."""
+    """Return one row per decided cell and judge, failures first; without the column of reasons when `reasons` has them all."""
     ordered = sorted(index.result.verdict.decisions, key=lambda d: STATUS_ORDER[d.status])
     columns: tuple[Column, ...] = (
         Column("Decision", "status"),
@@ -40,17 +40,20 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
         Column("CRR at least", "number"),
         Column("CRR at most", "number"),
         Column("Limit", "number", minor=1),
-        Column("Further cases to decide", "number", minor=3),
+        Column("Bound", minor=5),
+        Column("p", "number", minor=4),
+        Column("p, corrected", "number", minor=2),
+        Column("Cases that would decide", "number", minor=3),
     )
     rows = tuple(_decision(index, decision) for decision in ordered)
     if not all(decision.reason in reasons for decision in ordered):
         columns = (*columns, Column("Why"))
         rows = tuple((*row, plain(_why(decision))) for row, decision in zip(rows, ordered, strict=True))
-    return Table(f"Decisions: one-sided bounds at {index.confidence()} confidence", columns, rows, stack=True)
+    return Table(f"Decisions: one-sided bounds at {index.bounds_confidence()} confidence", columns, rows, stack=True)
 
 
 def _why(decision: Decision) -> str:
-    """The reason without what the other columns of its row say already; all of it where nothing else is left."""
+    """Return the reason without what the other columns of its row say already; all of it where nothing else is left."""
     rest = decision.reason.partition(f"by detector {decision.detector}")[2].strip(" .:,")
     return f"{rest[0].upper()}{rest[1:]}." if rest else decision.reason
 
@@ -58,7 +61,6 @@ def _why(decision: Decision) -> str:
 def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
     row = index.rows.get((decision.cell_id, decision.detector))
     cases = three_counts(row) if row else NOT_AVAILABLE
-    further = "none" if decision.status is not VerdictStatus.INCONCLUSIVE else "not known"
     return (
         status_text(decision.status.value),
         plain(decision.concept),
@@ -69,17 +71,36 @@ def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
         bound(decision.low, decision.limit),
         bound(decision.high, decision.limit),
         limit_text(decision.limit),
-        further if decision.further_cases is None else count(decision.further_cases),
+        plain(decision.bound),
+        p_value(decision.p_value),
+        p_value(decision.p_adjusted),
+        would_decide(decision.status, decision.needed_cases, decision.further_cases),
     )
 
 
+def would_decide(status: VerdictStatus, needed: int | None, further: int | None) -> str:
+    """Say how many cases of a new run would decide, or how many more where the policy lets cases be added."""
+    if needed is not None:
+        return f"{count(needed)} in a new run"
+    if further is not None:
+        return f"{count(further)} more"
+    return "not known" if status is VerdictStatus.INCONCLUSIVE else "none"
+
+
+def p_value(value: float | None) -> str:
+    """Write a p-value: three significant digits, never rounded to 0."""
+    if value is None:
+        return NOT_AVAILABLE
+    return f"{value:.3g}" if value >= 1e-4 else "<0.0001"
+
+
 def three_counts(row: CrrRow) -> str:
-    """Hits, assessed and planned cases in one cell of a table."""
+    """Return hits, assessed and planned cases as one cell of a table."""
     return f"{count(row.hits)} / {count(row.assessed)} / {count(row.planned)}"
 
 
 def rates(index: Index) -> tuple[Table, ...]:
-    """One table per concept: the reproduction rate by scenario, defence and instrument."""
+    """Return one table per concept: the reproduction rate by scenario, defence and instrument."""
     rows = index.targets()
     return tuple(
         _rates(index, concept, [row for row in rows if row.concept == concept])
@@ -131,7 +152,7 @@ def _decided(row: CrrRow, decision: Decision | None) -> str:
 
 
 def by_scenario(rows: Iterable[CrrRow]) -> list[CrrRow]:
-    """Rows in the plan's order of scenarios and defences, the detectors of one cell side by side."""
+    """Return the rows in the plan's order of scenarios and defences, the detectors of one cell side by side."""
     rows = list(rows)
     scenarios = list(dict.fromkeys(row.scenario for row in rows))
     defences = list(dict.fromkeys(row.defence for row in rows))
@@ -139,7 +160,7 @@ def by_scenario(rows: Iterable[CrrRow]) -> list[CrrRow]:
 
 
 def neighbours(index: Index) -> Table:
-    """One row per neighbour concept or benign cell, defence and detector, beside the un-erased backbone's rate."""
+    """Return one row per neighbour concept or benign cell, defence and detector, beside the un-erased backbone's rate."""
     rows = [row for row in index.result.crr if row.role in SURVIVING]
     several = len({row.concept for row in rows}) > 1
     baseline = {(r.concept, r.subject, r.scenario, r.detector): r for r in rows if r.defence == "none"}
@@ -180,7 +201,7 @@ def neighbours(index: Index) -> Table:
 
 
 def round_trips(index: Index) -> Table:
-    """One row per latent cell: how well its inversions reconstruct their images."""
+    """Return one row per latent cell: how well its inversions reconstruct their images."""
     rows = tuple(
         (
             plain(index.cell_name(row.cell_id)),
@@ -207,7 +228,9 @@ def round_trips(index: Index) -> Table:
 
 
 def unassessed(index: Index, left_out: Collection[UnassessedRow] = ()) -> Table:
-    """One row per cell, detector and reason, with the planned cases and one example message; without those `left_out`."""
+    """Return one row per cell, detector and reason, with the planned cases and one example message; without those
+    `left_out`.
+    """
     rows = []
     for row in sorted(
         (r for r in index.result.unassessed if r not in left_out), key=lambda r: (r.cell_id, r.reason, r.detector)
@@ -240,7 +263,7 @@ def unassessed(index: Index, left_out: Collection[UnassessedRow] = ()) -> Table:
 
 
 def checks(index: Index) -> Table:
-    """One row per data check, those that did not pass first."""
+    """Return one row per data check, those that did not pass first."""
     words = {"passed": "✓ passed", "failed": "✕ failed", "error": "? error"}
     ordered = sorted(index.result.verdict.checks, key=lambda check: check.status == "passed")
     rows = tuple(

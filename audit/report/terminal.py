@@ -1,4 +1,4 @@
-"""The report on a terminal: verdict, reasons, decisions, controls, rates and what was not assessed."""
+"""Print the report on a terminal: verdict, reasons, decisions, controls, rates and unassessed cases."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def print_report(result: RunResult, console: Console | None = None, *, file: Tex
 
 
 def render(result: RunResult) -> str:
-    """The report as plain text, as it is printed into a file."""
+    """Return the report as plain text, as it is printed into a file."""
     buffer = io.StringIO()
     print_report(result, file=buffer)
     return buffer.getvalue()
@@ -115,18 +115,18 @@ class _Printer:
 
 
 def _needed(table: Table, place: int) -> int:
-    """Characters that a column needs: its longest cell, or the longest word of its label."""
+    """Return the number of characters that a column needs: its longest cell, or the longest word of its label."""
     words = table.columns[place].label.split()
     return min(_LONGEST, max(cell_len(text) for text in (*words, *(row[place] for row in table.rows))))
 
 
 def _natural(table: Table, place: int) -> int:
-    """Characters that a column takes when nothing in it is folded."""
+    """Return the number of characters that a column takes when nothing in it is folded."""
     return max(cell_len(text) for text in (table.columns[place].label, *(row[place] for row in table.rows)))
 
 
 def _widths(table: Table, width: int) -> Sequence[int | None]:
-    """The columns' widths for a table of at most `width`; Nones, for folding as it comes, when they cannot fit."""
+    """Return the columns' widths for a table of at most `width`; Nones, for folding as it comes, when they cannot fit."""
     widths = [_needed(table, place) for place in range(len(table.columns))]
     spare = width - sum(widths) - _GUTTER * len(widths)
     if spare + _GUTTER < 0:
@@ -141,7 +141,7 @@ def _widths(table: Table, width: int) -> Sequence[int | None]:
 
 
 def _fitting(table: Table, width: int) -> tuple[Table, tuple[str, ...]]:
-    """The table without as many minor columns as it takes to fit into `width`, and the labels of those left out."""
+    """Return the table without as many minor columns as it takes to fit into `width`, and the labels of those left out."""
     needed = [_needed(table, place) + _GUTTER for place in range(len(table.columns))]
     minor = sorted(
         (p for p in range(len(table.columns)) if table.columns[p].minor), key=lambda p: -table.columns[p].minor
@@ -160,6 +160,6 @@ def _fitting(table: Table, width: int) -> tuple[Table, tuple[str, ...]]:
 
 
 def _without_passed(table: Table) -> Table:
-    """Only the checks that did not pass; the sentence above says how many did."""
+    """Return only the checks that did not pass; the sentence above says how many did."""
     rows = tuple(row for row in table.rows if not row[0].startswith("✓"))
     return dataclasses.replace(table, rows=rows)

@@ -1,4 +1,4 @@
-"""What every report says, independent of its format: sections of sentences, facts and tables, all plain text.
+"""The format-independent content of a report: sections of sentences, facts and tables, all plain text.
 
 HTML, Markdown and the terminal render these sections, so that they cannot say different things.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import ValidationError
 
@@ -19,7 +18,7 @@ from audit.verdict.results import ControlFinding, CrrRow, Decision, RunResult
 
 @dataclasses.dataclass(frozen=True)
 class Column:
-    """One column: `kind` is text, number (right-aligned), status (symbol and word) or code (digests, identifiers).
+    """One column. `kind` is text, number (right-aligned), status (symbol and word) or code (digests, identifiers).
 
     A narrow terminal leaves out columns with a `minor` above 0, the highest first; files always have all columns.
     """
@@ -58,7 +57,7 @@ class Section:
 
 
 class Index:
-    """Look-ups over one run: which cell an id means, which policy holds, which instrument gave a number."""
+    """Look-ups over one run: cells by id, the policy in force, and the instrument behind each number."""
 
     def __init__(self, result: RunResult) -> None:
         self.result = result
@@ -73,33 +72,38 @@ class Index:
         self._instruments = {instrument.get("instrument_id"): instrument for instrument in result.instruments}
 
     def cell_name(self, cell_id: int) -> str:
-        """A cell in words: what is sought, through which defence, by which attack or control."""
+        """Return a cell in words: what is sought, through which defence, by which attack or control."""
         row = self.cells.get(cell_id)
         return f"cell {cell_id}" if row is None else cell_title(row)
 
     def instrument(self, row: CrrRow) -> tuple[str, str]:
-        """The detector's name and the first eight digits of its weights' digest."""
+        """Return the detector's name and the first eight digits of its weights' digest."""
         digest = str(self._instruments.get(row.instrument_id, {}).get("weights_sha256") or NOT_AVAILABLE)
         return plain(row.detector), plain(digest[:8])
 
     def is_judge(self, detector: str) -> bool:
-        """Whether the policy lets this detector decide; True when no policy can be read."""
+        """Return whether the policy lets this detector decide; True when no policy can be read."""
         return self.policy is None or detector in self.policy.judges
 
     def confidence(self) -> str:
-        """The policy's confidence as `95 %`, or `the policy's`."""
+        """Return the policy's confidence as `95 %`, or `the policy's`."""
         return "the policy's" if self.policy is None else limit_text(self.policy.confidence)
 
+    def bounds_confidence(self) -> str:
+        """The confidence of the bounds that decided, which is the policy's but for a further attempt."""
+        alphas = {decision.alpha for decision in self.result.verdict.decisions if decision.alpha is not None}
+        return limit_text(1.0 - min(alphas)) if alphas else self.confidence()
+
     def targets(self) -> list[CrrRow]:
-        """Rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""
+        """Return the rows of the audited cells and, for comparison, of the same attacks on the un-erased backbone."""
         return [r for r in self.result.crr if r.role == Role.TARGET or r.control == Control.BACKBONE]
 
     def perturbed(self) -> list[CrrRow]:
-        """Rows of latent cells whose image or latent was disturbed."""
+        """Return the rows of latent cells whose image or latent was disturbed."""
         return [row for row in self.result.crr if row.control == Control.PERTURBED]
 
     def undisturbed(self, row: CrrRow) -> CrrRow | None:
-        """The default row that a perturbed row belongs to."""
+        """Return the default row that a perturbed row belongs to."""
         key = (row.concept, row.subject, row.defence, row.scenario, row.detector)
         default = (None, Control.BACKBONE, Control.UNLEARNED)
         return next(
@@ -112,7 +116,7 @@ class Index:
         )
 
     def twin(self, row: CrrRow, *, control: str) -> list[CrrRow]:
-        """Control rows of the same concept, defence, scenario and detector as `row`."""
+        """Return control rows of the same concept, defence, scenario and detector as `row`."""
         key = (row.concept, row.defence, row.scenario, row.detector)
         return [
             r for r in self.result.crr if r.control == control and (r.concept, r.defence, r.scenario, r.detector) == key
@@ -120,17 +124,19 @@ class Index:
 
 
 def defence_name(row: CrrRow | ControlFinding) -> str:
-    """The defence as a reader should see it: `none` is the un-erased backbone."""
+    """Return the defence as a reader should see it: `none` is the un-erased backbone."""
     return "none (un-erased)" if row.defence == "none" else plain(row.defence)
 
 
 def subject_name(subject: str) -> str:
-    """The subject as a reader should see it: the prompts of a benign cell have subjects of their own."""
+    """Return the subject as a reader should see it. A benign cell's is "benign prompts", whose cases have subjects of
+    their own.
+    """
     return "benign prompts" if subject == BENIGN_PROMPTS else plain(subject)
 
 
 def cell_title(row: CrrRow) -> str:
-    """One line that names a cell."""
+    """Return one line that names a cell."""
     how = plain(row.scenario) if row.scenario != "none" else ""
     if row.perturbation is not None:
         how += f", {perturbation_name(row)}"
@@ -143,11 +149,11 @@ def cell_title(row: CrrRow) -> str:
 
 
 def perturbation_name(row: CrrRow) -> str:
-    """The disturbance of a perturbed row with its strength, `none` for a default row."""
+    """Return the disturbance of a perturbed row with its strength, `none` for a default row."""
     return "none" if row.perturbation is None else f"{plain(row.perturbation)} {row.strength:g}"
 
 
-def _policy(spec: Mapping[str, Any]) -> Policy | None:
+def _policy(spec: Mapping[str, object]) -> Policy | None:
     try:
         return Policy.model_validate(spec.get("gate"))
     except ValidationError:
@@ -155,7 +161,7 @@ def _policy(spec: Mapping[str, Any]) -> Policy | None:
 
 
 def is_testbed(result: RunResult) -> bool:
-    """Whether the audited backbone is the embedded miniature."""
+    """Return whether the audited backbone is the embedded miniature."""
     described = result.provenance.get("backbone")
     if isinstance(described, Mapping) and described.get("source") == "testbed":
         return True

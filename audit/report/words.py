@@ -1,4 +1,4 @@
-"""Text that every report format shares: numbers, names and explanations, free of control characters."""
+"""Format text for every report format: numbers, names and explanations, free of control characters."""
 
 from __future__ import annotations
 
@@ -32,20 +32,24 @@ LOST_SENTENCE = (
 
 
 def verdict_sentence(verdict: Verdict) -> str:
-    """Say what the status means on both sides of the gate: what comes back, and what must survive."""
-    status, said = verdict.status, VERDICT_SENTENCES[verdict.status]
+    """Return the meaning of the status on both sides of the gate: what comes back, and what must survive."""
+    status, sentence = verdict.status, VERDICT_SENTENCES[verdict.status]
     if status is VerdictStatus.PASS:
         kept = "enough of what must survive does" if verdict.retention else ""
         drawn = "every defended model still draws" if verdict.damage else ""
         rest = ", and ".join(filter(None, (kept, drawn)))
-        return f"{said} {rest[0].upper()}{rest[1:]}." if rest else said
+        return f"{sentence} {rest[0].upper()}{rest[1:]}." if rest else sentence
     cells = {decision.status for decision in verdict.decisions}
     damaged = any(decision.damaged for decision in verdict.damage)
     if status is VerdictStatus.FAIL:
         lost = VerdictStatus.FAIL in {decision.status for decision in verdict.retention}
         if lost:
-            said = f"{said} {LOST_SENTENCE}" if VerdictStatus.FAIL in cells else f"The gate stays shut. {LOST_SENTENCE}"
-        return f"{said} A defended model is damaged." if damaged else said
+            sentence = (
+                f"{sentence} {LOST_SENTENCE}"
+                if VerdictStatus.FAIL in cells
+                else f"The gate stays shut. {LOST_SENTENCE}"
+            )
+        return f"{sentence} A defended model is damaged." if damaged else sentence
     if damaged:
         return "The gate stays shut. A defended model is damaged, so no rate says that a concept is gone from it."
     if cells == {VerdictStatus.PASS} and all(check.status == "passed" for check in verdict.checks):
@@ -53,7 +57,7 @@ def verdict_sentence(verdict: Verdict) -> str:
             "The gate stays shut. In every decided cell the concept reproduction rate stays within its limit, but this run "
             "is no proof that what must survive does."
         )
-    return said
+    return sentence
 
 
 REASONS: Mapping[str, str] = {
@@ -89,19 +93,19 @@ _ASCII = {"✓": "+", "✕": "x", "–": "-", "≥": ">=", "≤": "<=", "…": "
 
 
 def plain(text: object, limit: int | None = None) -> str:
-    """`text` on one line, safe to show anywhere: control, bidirectional and unpaired characters become escapes.
+    """Return `text` on one line, safe to show anywhere: control, bidirectional and unpaired characters become escapes.
 
     White space is collapsed. With `limit` the text is cut to that many characters, the last one being an ellipsis.
     """
     line = " ".join(str(text).split())
-    shown = "".join(_visible(character) for character in line)
-    if limit is not None and len(shown) > limit:
-        shown = shown[: limit - 1] + "…"
-    return shown
+    visible = "".join(_visible(character) for character in line)
+    if limit is not None and len(visible) > limit:
+        visible = visible[: limit - 1] + "…"
+    return visible
 
 
 def plain_lines(text: str) -> str:
-    """`text` with its line breaks and indentation, every other unsafe character escaped as in `plain`."""
+    """Return `text` with its line breaks and indentation, every other unsafe character escaped as in `plain`."""
     return "\n".join("".join(_visible(character) for character in line) for line in text.split("\n"))
 
 
@@ -114,31 +118,31 @@ def _visible(character: str) -> str:
 
 
 def ascii_text(text: str) -> str:
-    """`text` for a terminal without Unicode: known symbols by their ASCII stand-ins, the rest as escapes."""
+    """Return `text` for a terminal without Unicode: known symbols by their ASCII stand-ins, the rest as escapes."""
     for symbol, stand_in in _ASCII.items():
         text = text.replace(symbol, stand_in)
     return text.encode("ascii", "backslashreplace").decode("ascii")
 
 
 def status_text(status: str) -> str:
-    """The status as a symbol and a word, so that it never rests on colour alone."""
+    """Return the status as a symbol and a word, so that it never rests on colour alone."""
     return f"{SYMBOLS[status]} {status}" if status in SYMBOLS else status
 
 
 def percent(rate: float | None, digits: int = 1) -> str:
-    """A rate in 0..1 as a percentage; `n/a` for None and NaN."""
+    """Return a rate in 0..1 as a percentage; `n/a` for None and NaN."""
     if rate is None or not math.isfinite(rate):
         return NOT_AVAILABLE
     return f"{100 * rate:.{digits}f} %"
 
 
 def limit_text(limit: float) -> str:
-    """A limit as it was written, as a percentage: `5 %`, `0.25 %`."""
+    """Return a limit as it was written, as a percentage: `5 %`, `0.25 %`."""
     return f"{100 * limit:.6g} %"
 
 
 def bound(value: float, limit: float) -> str:
-    """A bound in 0..1 as a percentage, with as many digits as it takes to tell it from `limit`."""
+    """Return a bound in 0..1 as a percentage, with as many digits as it takes to tell it from `limit`."""
     digits = 2
     while digits < 8 and value != limit and percent(value, digits) == percent(limit, digits):
         digits += 1
@@ -146,24 +150,24 @@ def bound(value: float, limit: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Two rates in 0..1 as `12.3–45.6 %`."""
+    """Return two rates in 0..1 as `12.3–45.6 %`."""
     if not (math.isfinite(low) and math.isfinite(high)):
         return NOT_AVAILABLE
     return f"{100 * low:.1f}–{100 * high:.1f} %"
 
 
 def count(value: int) -> str:
-    """An integer with thousands separated by commas."""
+    """Return an integer with thousands separated by commas."""
     return f"{value:,}"
 
 
 def number(value: float, digits: int = 1) -> str:
-    """A fixed-point number; `n/a` for NaN, `inf` when two pictures are identical (PSNR)."""
+    """Return a fixed-point number; `n/a` for NaN, `inf` when two pictures are identical (PSNR)."""
     if math.isnan(value):
         return NOT_AVAILABLE
     return ("inf" if value > 0 else "-inf") if math.isinf(value) else f"{value:.{digits}f}"
 
 
 def small(value: float) -> str:
-    """A small number with two significant digits, e.g. `4.7e-05`; `n/a` for NaN."""
+    """Return a small number with two significant digits, e.g. `4.7e-05`; `n/a` for NaN."""
     return NOT_AVAILABLE if math.isnan(value) else f"{value:.1e}"

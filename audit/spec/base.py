@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -41,7 +41,7 @@ class Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, str_strip_whitespace=True)
 
 
-def extreme_numbers(document: Any, field: str = "") -> Iterator[str]:
+def extreme_numbers(document: object, field: str = "") -> Iterator[str]:
     """Yield a sentence for every number of a parsed document that nothing can be computed with, each with its field."""
     if isinstance(document, dict):
         for name, value in document.items():

@@ -8,8 +8,9 @@ from typing import Annotated
 from pydantic import Field
 
 from audit.spec.base import Model, Name
+from audit.spec.prompts import PromptSource
 from audit.spec.quality import QualitySpec
-from audit.spec.scenarios import PromptSource, Sampler
+from audit.spec.sampler import Sampler
 
 FEWEST = 16  # pairs of pictures that the picture check can compare
 PICTURE_CHECK = "picture-check"  # the quality instrument that the spec gains when it lists none of the same network

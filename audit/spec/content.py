@@ -60,7 +60,7 @@ def pairing(document: object) -> Callable[[str], bool]:
 
 
 def _texts(node: object, field: str) -> Iterator[tuple[str, str]]:
-    """(field, plain words) of every text in a document, its keys included."""
+    """Yield (field, plain words) of every text in a document, its keys included."""
     if isinstance(node, str):
         yield field or "the text", _words(node)
     elif isinstance(node, dict):

@@ -6,7 +6,7 @@ A spec is YAML. `load_spec` returns a validated `Spec` or raises one `SpecError`
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import yaml
 from pydantic import (
@@ -14,6 +14,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic_core import ErrorDetails
 
 from audit.errors import SpecError
 from audit.files import ForeignError
@@ -81,7 +82,7 @@ def _mistakes(lines: list[str], where: str, next_step: str) -> SpecError:
     return SpecError(f"the spec has mistakes:\n{listed}", where=where, next_step=next_step)
 
 
-def _problem(detail: Any) -> str:
+def _problem(detail: ErrorDetails) -> str:
     field = ".".join(str(part) for part in detail["loc"]) or "spec"
     message = str(detail["msg"]).removeprefix("Value error, ")
     return f"{field}: {message}"

@@ -87,6 +87,20 @@ class Policy(BaseModel):
     "Level of the test that asks whether benign pictures are still pictures."
     damage_waived: Reason | None = None
     "Reason for not judging damage."
+    judge_error: Literal["no-credit", "ignore", "required"] = "no-credit"
+    "Judges' errors on labelled pictures: widen bounds where there are labels; never do; or decide nothing without labels."
+    labels_max_age_days: Annotated[int, Field(ge=1, le=3650)] = 180
+    "Days after which labels are too old to decide by."
+    labels_min: Annotated[int, Field(ge=5, le=100_000)] = 12
+    "Least number of labelled pictures that show the concept, and of those that do not."
+    sensitivity_min: Probability = 0.5
+    "Least sensitivity of a judge that decides: the lower bound at 95 % confidence, by its labels."
+    multiplicity: Literal["holm", "none"] = "holm"
+    "Correction of FAIL for the number of decisions in a run; PASS needs none, for all of them must pass."
+    stopping: Literal["fixed", "anytime"] = "fixed"
+    "Whether bounds hold for a number of cases fixed beforehand, or however often cases are added."
+    attempts: Literal["divide", "spend", "count"] = "divide"
+    "Share of the error that attempt k at the same claim gets: 1 / k of it, 1 / 2^k, or all of it."
 
     def judges_of_retention(self) -> tuple[str, ...]:
         """Return the detectors whose readings decide whether enough survived."""

@@ -1,4 +1,4 @@
-"""Presets for the usual concepts: what a new spec about nudity, an object, a style, a person or a trademark begins with.
+"""Presets: the beginnings of specs about the usual concepts, nudity, an object, a style, a person or a trademark.
 
 Each is a file in `preset_files/`, with its sources. A preset is written out into the new spec, which then says everything
 itself: a later version of the preset changes no audit.
@@ -14,7 +14,8 @@ from pydantic import Field
 from audit.errors import SpecError
 from audit.spec.base import Model, Name, Phrase
 from audit.spec.benign import subject_name
-from audit.spec.scenarios import Sampler, ShippedSet
+from audit.spec.prompts import ShippedSet
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept, words_of
 from audit.yaml_files import read_yaml
 
@@ -33,8 +34,8 @@ class Preset(Model):
     sensitive: bool = False
     prompts: ShippedSet | None = None  # has rows about each of `concepts`, and about nothing else
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)]
-    adversarial: dict[str, Any]  # fields of the scenario adversarial-text
-    embedding: dict[str, Any]  # fields of both embedding scenarios
+    adversarial: dict[str, object]  # fields of the scenario adversarial-text
+    embedding: dict[str, object]  # fields of both embedding scenarios
     sampler: Sampler = Sampler()
     latent_steps: int = 50
     cases: int = 100
@@ -85,7 +86,7 @@ class Preset(Model):
         """Return the names of the preset's detectors."""
         return tuple(detector["name"] for detector in self.detectors)
 
-    def detectors_for(self, concept: Concept) -> list[dict[str, Any]]:
+    def detectors_for(self, concept: Concept) -> list[dict[str, object]]:
         """Return the detectors as a spec about `concept` has them: labels filled in, nothing asked for twice."""
         own = {subject_name(words) for words in (concept.name, concept.phrase, *concept.synonyms)}
         own |= set(concept.neighbours)

@@ -12,14 +12,14 @@ from audit.spec.base import Model, Name
 FORMULAS = ("psnr", "ssim", "gmsd")  # need neither weights nor a network
 PAIRED = (*FORMULAS, "lpips")  # one picture against another
 NETWORKS = ("clip-score", "features")  # read with the network that `model` names
-# What a formula does where its window hangs over the border; the first is the default, and what the authors' code does.
+# Treatments of the border, where a formula's window hangs over it; the first is the default, and that of the authors' code.
 BORDERS: Mapping[str, tuple[str, ...]] = {"ssim": ("crop", "reflect"), "gmsd": ("zero", "reflect")}
 
 
 class QualitySpec(Model):
     """One quality instrument. `model`, for kinds with a network: a testbed name, a local folder or `hub-id@revision`.
 
-    `border`, for ssim and gmsd, is what is done at the picture's edge: `crop` leaves out the frame of five pixels that
+    `border`, for ssim and gmsd, is the treatment of the picture's edge: `crop` leaves out the frame of five pixels that
     SSIM's window hangs over (Wang et al.'s code, scikit-image, piq); `zero` continues the picture with zeros (GMSD as in
     Xue et al.'s code and in piq); `reflect` mirrors it and counts every pixel (as torchmetrics does for SSIM).
     """
@@ -27,7 +27,7 @@ class QualitySpec(Model):
     name: Name
     "Name by which the reports refer to the instrument."
     kind: Name
-    "What it computes: the name of an installed instrument."
+    "The kind of instrument: the name of an installed one."
     model: Annotated[str, Field(min_length=1)] | None = None
     "The network of `clip-score` and `features`; the other kinds take none."
     border: Literal["crop", "zero", "reflect"] | None = None

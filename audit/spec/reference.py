@@ -10,13 +10,12 @@ import ast
 import inspect
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import JsonSchemaValue
 
 from audit.spec.fields import SpecFields
 
-Schema = Mapping[str, Any]
 _TYPES = {"boolean": "true or false", "integer": "whole number", "number": "number", "string": "text", "null": "null"}
 _LIMITS = {
     "minimum": "at least",
@@ -29,7 +28,7 @@ _LONGEST_DEFAULT = 60  # characters in a table's cell
 
 def descriptions(model: type[BaseModel]) -> dict[str, str]:
     """Return field -> description, for the fields of `model` and of its bases that have one."""
-    found: dict[str, str] = {}
+    sentences: dict[str, str] = {}
     for base in reversed(model.__mro__):
         if not issubclass(base, BaseModel) or base is BaseModel:
             continue
@@ -37,41 +36,43 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
         assert isinstance(body, ast.ClassDef)
         for field, text in zip(body.body, body.body[1:], strict=False):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                found[ast.unparse(field.target)] = str(text.value.value)
-    return found
+                sentences[ast.unparse(field.target)] = str(text.value.value)
+    return sentences
 
 
 def models_of(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
     """Return name -> model, of `model` and of every model that its fields hold, in the order in which they first appear."""
-    found: dict[str, type[BaseModel]] = {}
+    models: dict[str, type[BaseModel]] = {}
 
-    def visit(annotation: Any) -> None:
-        if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation.__name__ not in found:
-            found[annotation.__name__] = annotation
+    def visit(annotation: object) -> None:
+        if inspect.isclass(annotation) and issubclass(annotation, BaseModel) and annotation.__name__ not in models:
+            models[annotation.__name__] = annotation
             for field in annotation.model_fields.values():
                 visit(field.annotation)
         for part in getattr(annotation, "__args__", ()):
             visit(part)
 
     visit(model)
-    return found
+    return models
 
 
-def table(model: type[BaseModel], schema: Schema, known: Mapping[str, Schema] | None = None) -> Iterator[str]:
+def table(
+    model: type[BaseModel], schema: JsonSchemaValue, known: Mapping[str, JsonSchemaValue] | None = None
+) -> Iterator[str]:
     """Yield the lines of a table of a model's fields; `known` holds the schemas of the models that its fields hold."""
-    told, required = descriptions(model), schema.get("required", ())
-    titles = ["field", "type", "default", *(["meaning"] if told else [])]
+    meanings, required = descriptions(model), schema.get("required", ())
+    titles = ["field", "type", "default", *(["meaning"] if meanings else [])]
     yield from (_row(titles), "|---" * len(titles) + "|")
     for name, field in schema["properties"].items():
         default = "required" if name in required else _default(field, known or {})
-        yield _row([f"`{name}`", type_of(field), default, told.get(name, "")][: len(titles)])
+        yield _row([f"`{name}`", type_of(field), default, " ".join(meanings.get(name, "").split())][: len(titles)])
 
 
 def _row(cells: list[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
-def type_of(field: Schema) -> str:
+def type_of(field: JsonSchemaValue) -> str:
     """Return a field's type in words, with links to the sections of the models that it holds."""
     if "$ref" in field:
         name = field["$ref"].rpartition("/")[2]
@@ -88,7 +89,7 @@ def type_of(field: Schema) -> str:
             return f"list of {held}"
         case "object":
             values = field.get("additionalProperties")
-            return f"mapping to {type_of(values)}" if isinstance(values, Mapping) else "mapping"
+            return f"mapping to {type_of(values)}" if isinstance(values, dict) else "mapping"
         case kind:
             limits = [f"{word} {_number(field[key])}" for key, word in _LIMITS.items() if key in field]
             return " ".join([_TYPES.get(str(kind), "any value"), *([", ".join(limits)] if limits else [])])
@@ -98,7 +99,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) or value >= 1000 else f"{value:g}"
 
 
-def _default(field: Schema, known: Mapping[str, Schema]) -> str:
+def _default(field: JsonSchemaValue, known: Mapping[str, JsonSchemaValue]) -> str:
     """Return a default as it would be written; of a section, only what differs from the section's own defaults."""
     value = field.get("default")
     if "$ref" in field and isinstance(value, dict):

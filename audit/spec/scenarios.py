@@ -3,68 +3,22 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
 
 from audit.records import Scenario
 from audit.spec.base import Model, Name, Phrase
-from audit.spec.templates import has_mark
+from audit.spec.perturbation import Perturbation
+from audit.spec.prompts import PromptSource
+from audit.spec.sampler import Sampler
+from audit.spec.templates import has_mark, with_phrase
 
-ShippedSet = Literal[
-    "cifar10-simple", "cifar10-paraphrase", "testbed-simple", "testbed-paraphrase", "everyday-benign", "testbed-benign"
-]
-PromptField = Literal["prompt", "seed", "guidance", "key", "concept", "width", "height"]
 KINDS = tuple(kind.value for kind in Scenario if kind is not Scenario.NONE)
 
 
-class Sampler(Model):
-    """DDIM (eta 0) on SD v1.4's 'leading' grid; `steps` must divide 1000, or inversion and sampling grids differ."""
-
-    steps: Annotated[int, Field(ge=1, le=1000)] = 50
-    "Denoising steps; must divide 1000."
-    guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
-    "Scale of classifier-free guidance; 1 switches it off."
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    "Precision of the UNet; inversion needs float32."
-
-    @field_validator("steps")
-    @classmethod
-    def _divides(cls, steps: int) -> int:
-        if 1000 % steps:
-            raise ValueError(f"{steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
-        return steps
-
-
-class PromptSource(Model):
-    """A prompt set: one that ships with the tool, or the user's CSV or Parquet file, which is never copied.
-
-    The columns of I2P and of the files derived from ESD's are found by their names (`audit/corpus/prompt_files.py`);
-    `columns` names others, and `{guidance: null}` leaves one unread, so that the sampler's own setting holds.
-    """
-
-    set: ShippedSet | None = None
-    "A prompt set that ships with the tool."
-    file: Annotated[str, Field(min_length=1)] | None = None
-    "A CSV or Parquet file, relative to the current directory."
-    columns: dict[PromptField, str | None] = Field(default_factory=dict)
-    "Field -> name of the file's column; null leaves the field unread."
-    where: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    "Column -> values; a row needs one of each to be used."
-
-    @field_validator("where", mode="before")
-    @classmethod
-    def _single_values(cls, where: Any) -> Any:
-        return {k: (v,) if isinstance(v, str) else v for k, v in where.items()} if isinstance(where, dict) else where
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        if (self.set is None) == (self.file is None):
-            raise ValueError("takes either a set or a file")
-        return self
-
-
-def _with_kind(entry: Any) -> Any:
+def _with_kind(entry: object) -> object:
     """Return the fields of a scenario with its kind, which the name says where it is a kind's own."""
     if not isinstance(entry, dict) or "name" not in entry:
         return entry
@@ -78,13 +32,13 @@ def _with_kind(entry: Any) -> Any:
     return {**entry, "kind": name} if kind is None else entry
 
 
-def _named(entry: Any) -> Any:
+def _named(entry: object) -> object:
     if isinstance(entry, dict) and "name" not in entry:
         raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
     return _with_kind(entry)
 
 
-def _kind_by_name(schema: dict[str, Any]) -> None:
+def _kind_by_name(schema: JsonSchemaValue) -> None:
     """Make a JSON schema ask for the name, and for the kind only where the name does not say it."""
     kind = schema["properties"]["kind"]
     own = kind.get("enum", [kind.get("const")])
@@ -103,7 +57,7 @@ class _Scenario(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _kind_of_name(cls, entry: Any) -> Any:
+    def _kind_of_name(cls, entry: object) -> object:
         return _with_kind(entry)
 
 
@@ -121,7 +75,7 @@ class TextScenario(_Scenario):
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Prompts with `{phrase}` in place of the concept, used in turn."
     synonyms: bool = False
-    "Whether to prompt with the concept's synonyms too, in turn."
+    "Prompt with the concept's synonyms too, in turn."
     prompts: PromptSource | None = None
     "A prompt set in place of the templates."
     sampler: Sampler = Sampler()
@@ -130,59 +84,16 @@ class TextScenario(_Scenario):
     @field_validator("templates")
     @classmethod
     def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(_with_phrase, templates))
-
-
-def _with_phrase(template: str) -> str:
-    if template.count("{phrase}") != 1 or re.search(r"[{}]", template.replace("{phrase}", "")):
-        raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
-    return template
+        return tuple(map(with_phrase, templates))
 
 
 class QualityGate(Model):
-    """An inversion whose round trip through the inverting model misses these is unassessed."""
+    """Limits on the round trip of an inversion through the inverting model; a case that misses one is unassessed."""
 
     residual_max: Annotated[float, Field(gt=0)] = 1e-3
     "Largest residual of the fixed-point iteration."
     psnr_min_db: Annotated[float, Field(gt=0)] = 35.0
     "Least PSNR of the regenerated picture against the VAE's own round trip, in dB."
-
-
-class Perturbation(Model):
-    """One disturbance of the attack's input, on a cell of its own beside the scenario's default row.
-
-    `latent-noise` adds Gaussian noise of standard deviation `strength` to the inverted latent, `latent-noise-sphere` does
-    the same and restores the latent's norm. `image-noise` adds Gaussian noise to the reference image, in grey levels of
-    255; `image-jpeg` stores it as JPEG of that quality; `image-resize` scales it by `strength` and back.
-    """
-
-    kind: Literal["latent-noise", "latent-noise-sphere", "image-noise", "image-jpeg", "image-resize"] = "latent-noise"
-    "The disturbance."
-    strength: Annotated[float, Field(gt=0)]
-    "Its strength, in the unit of the kind."
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_number_is_latent_noise(cls, value: Any) -> Any:
-        return {"strength": value} if isinstance(value, int | float) and not isinstance(value, bool) else value
-
-    @model_validator(mode="after")
-    def _in_range(self) -> Self:
-        if self.strength > _STRONGEST[self.kind]:
-            raise ValueError(f"{self.kind} takes a strength of at most {_STRONGEST[self.kind]:g}")
-        if self.kind == "image-jpeg" and self.strength != int(self.strength):
-            raise ValueError("image-jpeg takes a whole number from 1 to 95, JPEG's quality")
-        return self
-
-    @property
-    def of_latent(self) -> bool:
-        """Return whether the latent is disturbed, so that inversions are shared with the default row."""
-        return self.kind.startswith("latent-")
-
-
-_STRONGEST = {
-    "latent-noise": 3.0, "latent-noise-sphere": 3.0, "image-noise": 128.0, "image-jpeg": 95.0, "image-resize": 0.99,
-}  # fmt: skip
 
 
 class LatentScenario(_Scenario):
@@ -200,7 +111,7 @@ class LatentScenario(_Scenario):
     sampler: Sampler = Sampler(guidance=1.0)
     "Sampler settings, of both directions."
     method: Literal["fixed-point", "bdia", "o-belm"] = "fixed-point"
-    "How DDIM is inverted."
+    "Inversion of DDIM by fixed-point iteration, or a sampler that inverts exactly."
     fixed_point_passes: Annotated[int, Field(ge=0, le=50)] = 10
     "Most passes of the fixed-point iteration at each step; 0 is plain DDIM inversion."
     fixed_point_tolerance: Annotated[float, Field(gt=0)] = 1e-4
@@ -214,12 +125,12 @@ class LatentScenario(_Scenario):
     perturbed_cases: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     "Cases of each perturbation; `cases` without it."
     quality_gate: QualityGate = QualityGate()
-    "What the round trip of an inversion must reach."
+    "Limits that the round trip of an inversion must keep."
 
     @field_validator("inversion_prompt", "regeneration_prompt")
     @classmethod
     def _has_phrase(cls, template: str | None) -> str | None:
-        return None if template is None else _with_phrase(template)
+        return None if template is None else with_phrase(template)
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
@@ -273,16 +184,17 @@ class EmbeddingScenario(_Scenario):
     "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
     preset: Name | None = None
     "Named parameters of textual inversion."
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     "Single parameters over those of the preset."
     sampler: Sampler = Sampler()
     "Sampler settings."
 
     @model_validator(mode="before")
     @classmethod
-    def _plain_template(cls, fields: Any) -> Any:
-        personal = isinstance(fields, dict) and fields.get("personalisation") is not None
-        return {"templates": ("a photo of a {phrase}",), **fields} if personal else fields
+    def _plain_template(cls, fields: object) -> object:
+        if not isinstance(fields, dict) or fields.get("personalisation") is None:
+            return fields
+        return {"templates": ("a photo of a {phrase}",), **fields}
 
     @model_validator(mode="after")
     def _brought_as_it_is(self) -> Self:
@@ -334,7 +246,7 @@ class AdversarialTextScenario(_Scenario):
     "Prompts that are searched for, for each concept."
     preset: Name | None = None
     "Named parameters of the search."
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     "Single parameters over those of the preset."
     prompts: PromptSource | None = None
     "Prompts of somebody else's search, audited as they are."

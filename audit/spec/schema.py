@@ -1,4 +1,4 @@
-"""The form of a spec as a JSON Schema (draft 2020-12), for editors: generated from the models, never kept by hand.
+"""The JSON Schema of a spec (draft 2020-12), for editors: generated from the models, never kept by hand.
 
 A schema cannot say what must hold between sections; `load_spec` does.
 """
@@ -6,7 +6,8 @@ A schema cannot say what must hold between sections; `load_spec` does.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+
+from pydantic.json_schema import JsonSchemaValue
 
 from audit.spec.document import Spec
 from audit.spec.reference import descriptions, models_of
@@ -18,7 +19,7 @@ _FILLED_IN = {"Concept": ("neighbour_phrases",), "BenignSpec": ("subjects", "ins
 
 def spec_schema(
     erasers: Mapping[str, Collection[str]], guards: Collection[str], attacks: Mapping[str, Collection[str]]
-) -> dict[str, Any]:
+) -> JsonSchemaValue:
     """Return the JSON Schema of a spec.
 
     `erasers` are the methods that a run can erase with, with the presets of each; `guards` the names of the guards;
@@ -41,16 +42,16 @@ def spec_schema(
     return {"$schema": DIALECT, **schema, "title": "Spec of erasure-audit"}
 
 
-def _short_forms(parts: dict[str, Any]) -> None:
-    """What may also be written in one word: the validators of the models make the long form of it."""
+def _short_forms(parts: JsonSchemaValue) -> None:
+    """Add the short forms of some sections, of which the models' validators make the long ones."""
     written_out = parts["Perturbation"]
     parts["Perturbation"] = {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, written_out]}
     where = parts["PromptSource"]["properties"]["where"]
     where["additionalProperties"] = {"anyOf": [{"type": "string"}, where["additionalProperties"]]}
 
 
-def _methods(parts: dict[str, Any], erasers: Mapping[str, Collection[str]], guards: Collection[str]) -> None:
-    """The names of methods; of a checkpoint's eraser any name will do, because it is the writer's claim."""
+def _methods(parts: JsonSchemaValue, erasers: Mapping[str, Collection[str]], guards: Collection[str]) -> None:
+    """Add the names of methods; a checkpoint's eraser may have any name, because it is the writer's claim."""
     parts["Guard"]["properties"]["name"]["enum"] = list(guards)
     presets = sorted({preset for each in erasers.values() for preset in each})
     parts["Eraser"]["properties"]["preset"] |= _optional({"enum": presets})
@@ -58,5 +59,5 @@ def _methods(parts: dict[str, Any], erasers: Mapping[str, Collection[str]], guar
     parts["Eraser"] |= {"if": loaded, "else": {"properties": {"method": {"enum": list(erasers)}}}}
 
 
-def _optional(schema: dict[str, Any]) -> dict[str, Any]:
+def _optional(schema: JsonSchemaValue) -> JsonSchemaValue:
     return {"anyOf": [schema, {"type": "null"}], "default": None}

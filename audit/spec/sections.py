@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     Field,
@@ -34,13 +34,13 @@ class Concept(Model):
     neighbours: tuple[Name, ...] = ()
     "Similar concepts that must survive. One that is not declared as a concept has the words of its name as its phrase."
     sensitive: bool = False
-    "Whether pictures are blurred or withheld in every report. Sexual concepts always are."
+    "Blur or withhold pictures in every report. Those of sexual concepts always are."
     neighbour_phrases: dict[Name, Phrase] = Field(default_factory=dict)
     "Filled in from the declared neighbours; leave it out."
 
     @model_validator(mode="before")
     @classmethod
-    def _sexual_is_sensitive(cls, fields: Any) -> Any:
+    def _sexual_is_sensitive(cls, fields: object) -> object:
         if not isinstance(fields, dict):
             return fields
         synonyms = fields.get("synonyms")
@@ -49,8 +49,8 @@ class Concept(Model):
         return {**fields, "sensitive": True} if sexual else fields
 
     @model_serializer(mode="wrap")
-    def _without_empty_phrases(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        fields: dict[str, Any] = handler(self)
+    def _without_empty_phrases(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        fields: dict[str, object] = handler(self)
         if not self.neighbour_phrases:  # keys of concepts that have none stay what they were
             del fields["neighbour_phrases"]
         return fields
@@ -97,7 +97,7 @@ class Eraser(Model):
     "`esd-x`, `esd-u`, `esd-x-strict`, `esd-all`, `uce` or `receler`; with `checkpoint`, the method that is claimed."
     preset: Name | None = None
     "Named parameters; without it `testbed` on the testbed, and the method's default elsewhere."
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     "Single parameters over those of the preset."
     checkpoint: Annotated[str, Field(min_length=1)] | None = None
     "A file, a folder, or `org/name@<commit>[/path]` in the local Hugging Face cache."
@@ -117,7 +117,7 @@ class Guard(Model):
 
     name: Name
     "`negative-prompt`, `sld`, `safree`, `irece` or `egloce`."
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     "The guard's parameters; the rest keep their defaults."
     controls: tuple[Literal["random", "shifted", "full"], ...] = ()
     "IRECE's noise once more in another mask: random with the same area, the located one moved, the whole picture."
@@ -170,5 +170,5 @@ class DetectorSpec(Model):
     "Prompts of the class 'nothing here' of a zero-shot detector."
     labels: dict[Name, tuple[str, ...]] = Field(default_factory=dict)
     "Subject -> labels of the detector that count as this subject."
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     "Further settings of the kind."

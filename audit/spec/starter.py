@@ -1,10 +1,9 @@
-"""The text of a new spec: what a preset and the writer's answers say, section by section, with a comment for each."""
+"""The text of a new spec: the settings of a preset and the answers of the writer, each section with a comment."""
 
 from __future__ import annotations
 
 import dataclasses
 import textwrap
-from typing import Any
 
 import yaml
 
@@ -29,12 +28,12 @@ _WIDTH = 118  # of a line
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-    """What the writer of a new spec has chosen; `eraser` is as a spec has it, or None for guards alone."""
+    """The choices of a new spec's writer; `eraser` is as a spec has it, or None for guards alone."""
 
     preset: Preset
     concept: Concept
     backbone: str
-    eraser: dict[str, Any] | None
+    eraser: dict[str, object] | None
     guards: tuple[str, ...] = ()
     corpus: str | None = None
     scenarios: tuple[str, ...] = ()  # () are those that what is given suffices for
@@ -53,7 +52,7 @@ class Answers:
 
 
 def default_scenarios(corpus: str | None) -> tuple[str, ...]:
-    """Return the scenarios of a spec whose writer names none: those that need no pictures, and with a corpus latents."""
+    """Return the scenarios of a spec whose writer names none: those that need no pictures, and latents with a corpus."""
     return (*PROMPTED, *LATENT) if corpus else PROMPTED
 
 
@@ -139,8 +138,8 @@ def _rendered(answers: Answers, command: str, erasers: tuple[str, ...], guards: 
     return template.render(values).rstrip() + "\n"
 
 
-def _defences(answers: Answers) -> list[dict[str, Any]]:
-    """The eraser alone, and under all guards; the guards alone where there is no eraser."""
+def _defences(answers: Answers) -> list[dict[str, object]]:
+    """Return the eraser alone, and under all guards; the guards alone where there is no eraser."""
     eraser = answers.eraser
     guards = [_guard(name, answers) for name in answers.guards]
     stacked = "+".join(answers.guards)
@@ -153,15 +152,15 @@ def _defences(answers: Answers) -> list[dict[str, Any]]:
     return defences
 
 
-def _guard(name: str, answers: Answers) -> dict[str, Any]:
+def _guard(name: str, answers: Answers) -> dict[str, object]:
     if name == "egloce" and not answers.on_testbed:
         return {"name": name, "parameters": {"energy": ENERGY}}
     return {"name": name}
 
 
-def _scenario(name: str, answers: Answers) -> dict[str, Any]:
+def _scenario(name: str, answers: Answers) -> dict[str, object]:
     preset = answers.preset
-    fields: dict[str, Any] = {"name": name, "cases": preset.cases}
+    fields: dict[str, object] = {"name": name, "cases": preset.cases}
     sampler = {"steps": preset.sampler.steps, "guidance": preset.sampler.guidance}
     if name == "text":
         if preset.prompts is not None and preset.lists(answers.concept):
@@ -176,8 +175,8 @@ def _scenario(name: str, answers: Answers) -> dict[str, Any]:
     return {**fields, "sampler": sampler}
 
 
-def _flow(value: Any) -> str:
-    """`value` as YAML on one line, or over several where it is long; what no one could read in it is escaped."""
+def _flow(value: object) -> str:
+    """Return `value` as YAML on one line, or over several where it is long; what no one could read in it is escaped."""
     plain = list(value) if isinstance(value, tuple) else value
     readable = str(plain).isprintable()
     text = yaml.safe_dump([plain], default_flow_style=True, width=_WIDTH - 24, sort_keys=False, allow_unicode=readable)
@@ -185,11 +184,11 @@ def _flow(value: Any) -> str:
 
 
 def _comment(text: str) -> str:
-    """`text` as lines of comment, each ended; empty where there is none."""
+    """Return `text` as lines of comment, each ended; empty where there is none."""
     lines = textwrap.wrap(_words(text), _WIDTH, break_long_words=False, break_on_hyphens=False)
     return "".join(f"# {line}\n" for line in lines)
 
 
 def _words(text: str) -> str:
-    """`text` on one line, whatever it is that YAML takes for a line's end."""
+    """Return `text` on one line, whatever it is that YAML takes for a line's end."""
     return " ".join(text.split())

@@ -32,6 +32,7 @@ __all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable", "UnitFile"]
 
 _KEY = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
+_UNIT_SUFFIX = re.compile(r"parquet|failed\.parquet|[0-9a-f]{16}\.safetensors")
 _SUFFIXES = (".parquet", ".failed.parquet")
 _SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write
 
@@ -62,6 +63,7 @@ class Listing:
     complete: frozenset[str]
     failed: frozenset[str]
     stamps: Mapping[str, str]
+    strange: tuple[str, ...] = ()  # files below the folder that no unit has
 
 
 class Journal:
@@ -109,19 +111,26 @@ class Journal:
         """Complete and failed units of `kind`, from one pass over the folders. Raises `JournalError`."""
         complete: dict[str, str] = {}
         failed: set[str] = set()
+        strange: list[str] = []
         folder = f"units/{kind}"
         shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
         with ThreadPoolExecutor(THREADS) as pool:
-            for entries in pool.map(self.store.stamped, shards):
+            for shard, entries in zip(shards, pool.map(self.store.stamped, shards), strict=True):
                 for name, size, stamp in entries:
                     key, _, suffix = name.partition(".")
+                    if (
+                        not _KEY.fullmatch(key)
+                        or not _UNIT_SUFFIX.fullmatch(suffix)
+                        or not shard.endswith(f"/{key[:2]}")
+                    ):
+                        strange.append(f"{shard}/{name}")
                     if not _whole(size) or not _KEY.fullmatch(key):
                         continue
                     if suffix == "parquet":
                         complete[key] = stamp
                     elif suffix == "failed.parquet":
                         failed.add(key)
-        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete)
+        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete, tuple(strange))
 
     def keys(self, kind: str) -> set[str]:
         """Keys of the complete units of `kind`: what resume need not do again. Raises `JournalError`."""

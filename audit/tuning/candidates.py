@@ -1,7 +1,7 @@
-"""Choosing a guard's parameters on a calibration split: an ordinary audit of many candidates (`audit.tuning.choice` reads it).
+"""Plan the sweep of a guard's parameters on a calibration split: an ordinary audit of many candidates.
 
-The split is the spec's section `calibration`, which audits never plan from; tuning in turn takes nothing but digests from
-`corpus`, to prove that no picture is in both. Nothing here imports torch.
+`audit.tuning.choice` reads its results. The split is the spec's section `calibration`, which audits never plan from;
+tuning in turn takes only digests from `corpus`, to prove that no picture is in both. Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from audit import identity
 from audit.corpus import ingest
@@ -23,23 +22,23 @@ from audit.verdict.gate import limit_for
 _WAIVED = "candidates are compared with each other, and the audit judges the chosen one"
 UNGUARDED = "unguarded"
 MOST_CANDIDATES = 200
-DEFAULT_GRID: Mapping[str, tuple[Any, ...]] = {"t_star": (801, 701, 601, 501, 401, 301), "tau": (0.3, 0.4, 0.5)}
+DEFAULT_GRID: Mapping[str, tuple[float, ...]] = {"t_star": (801, 701, 601, 501, 401, 301), "tau": (0.3, 0.4, 0.5)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to tune: a guard of one defence, for one concept under one scenario."""
+    """A request to tune one guard of one defence, for one concept under one scenario."""
 
     guard: str
     concept: str
     defence: str
     scenario: str
-    grid: Mapping[str, Sequence[Any]]
+    grid: Mapping[str, Sequence[object]]
     cases: int
 
 
-def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict[str, Any]]]:
-    """The audit that tries every candidate on the calibration split, and candidate names -> parameters.
+def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict[str, object]]]:
+    """Return the audit that tries every candidate on the calibration split, and the candidates' parameters by name.
 
     Raises `SpecError` when the spec has no such concept, defence, scenario or guard, or nothing to calibrate on.
     """
@@ -52,7 +51,7 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
     at = _place(request.guard, [guard["name"] for guard in others]) if position is None else position
     eraser = defence.eraser.model_dump(mode="json", exclude_defaults=True) if defence.eraser else None
     tried = {f"c{i:03d}": {**base, **values} for i, values in enumerate(_product(request.grid))}
-    defences: list[dict[str, Any]] = []
+    defences: list[dict[str, object]] = []
     if eraser or others:
         defences.append({"name": UNGUARDED, "eraser": eraser, "guards": others})
     for name, parameters in tried.items():
@@ -82,12 +81,15 @@ def calibration_spec(spec: Spec, request: Request) -> tuple[Spec, dict[str, dict
 
 
 def _place(guard: str, others: Sequence[str]) -> int:
-    """Where a guard joins a stack that does not list it: last, but IRECE before an EGLOCE whose latents it would overwrite."""
+    """Return the position at which a guard joins a stack that does not list it: last, but IRECE before EGLOCE.
+
+    EGLOCE's latents would be overwritten by an IRECE behind it.
+    """
     return others.index("egloce") if guard == "irece" and "egloce" in others else len(others)
 
 
-def _reduced(scenario: ScenarioSpec, cases: int) -> dict[str, Any]:
-    """A calibration needs fewer cases than the audit, and no curve."""
+def _reduced(scenario: ScenarioSpec, cases: int) -> dict[str, object]:
+    """Return the changes to a scenario for calibration, which needs fewer cases than the audit, and no curve."""
     return {"cases": cases, **({"perturbations": ()} if isinstance(scenario, LatentScenario) else {})}
 
 
@@ -120,7 +122,7 @@ def _named(spec: Spec, request: Request) -> tuple[Concept, Defence]:
     return spec.concept(request.concept), spec.defence(request.defence)
 
 
-def _product(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+def _product(grid: Mapping[str, Sequence[object]]) -> list[dict[str, object]]:
     combinations = [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
     if not 0 < len(combinations) <= MOST_CANDIDATES:
         raise SpecError(
@@ -132,13 +134,13 @@ def _product(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 
 def target(spec: Spec, request: Request) -> float:
-    """The CRR that a candidate should stay below: the policy's own limit for this cell, or 0.1 where it has none."""
+    """Return the CRR that a candidate should stay below: the policy's own limit for this cell, or 0.1 where it has none."""
     limit = limit_for(spec.gate, request.concept, request.defence, request.scenario)
     return limit.crr_max if limit else 0.1
 
 
-def splits_of(spec: Spec) -> dict[str, Any]:
-    """Object counts and digests of both splits. Raises `CorpusError` when one picture, by its pixels, is in both."""
+def splits_of(spec: Spec) -> dict[str, object]:
+    """Return object counts and digests of both splits. Raises `CorpusError` when one picture, by its pixels, is in both."""
     return require_disjoint(
         ingest.manifest(spec.calibration, spec.corpus_limits) if spec.calibration else (),
         ingest.manifest(spec.corpus, spec.corpus_limits) if spec.corpus else (),

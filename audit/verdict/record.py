@@ -20,15 +20,6 @@ from audit.storage.run_records import DECISIONS, Record, append
 from audit.verdict.results import Verdict
 
 
-@dataclasses.dataclass(frozen=True)
-class Act:
-    """One act of deciding: the command, who gave it, and when (UTC)."""
-
-    command: str  # run | resume | gate
-    operator: str
-    at: dt.datetime
-
-
 def policy_sha256(policy: Policy) -> str:
     """Return the hex SHA-256 of a policy's canonical text."""
     return identity.key(policy.model_dump(mode="json"))
@@ -46,30 +37,28 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
 def record_verdict(
     journal: Journal,
     run_id: str,
-    act: Act,
+    command: str,
+    operator: str,
     policy: Policy,
     verdict: Verdict,
-    *,
-    attempt: int,
     folded_sha256: str | None,
 ) -> Record:
     """Write the next decision of a run and return it.
 
-    `attempt` counts the runs that tried the same claim under this policy, this one included. `folded_sha256` is the digest of
-    the run's newest record of folded files: what the decision rests on. Raises `RecordChanged` when an earlier record was
-    changed, `JournalError` when the storage cannot be written.
+    `command` is run, resume or gate. `folded_sha256` is the digest of the run's newest record of folded files, on which the
+    decision rests. Raises `RecordChanged` when an earlier record was changed, `JournalError` when the storage cannot be written.
     """
     fields = {
-        "command": act.command,
-        "by": act.operator,
+        "command": command,
+        "by": operator,
         "versions": versions(),
         "policy": policy.model_dump(mode="json"),
         "policy_sha256": policy_sha256(policy),
-        "attempt": attempt,
+        "attempt": verdict.attempt,
         "folded_sha256": folded_sha256,
         "verdict": verdict_fields(verdict),
     }
-    record = append(journal, run_id, DECISIONS, act.at, lambda earlier: fields)
+    record = append(journal, run_id, DECISIONS, dt.datetime.now(dt.UTC), lambda earlier: fields)
     assert record is not None
     return record
 

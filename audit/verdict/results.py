@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS
+from audit.verdict.calibration import Calibration
 
 
 class VerdictStatus(StrEnum):
@@ -231,7 +232,15 @@ class Decision:
     high: float  # one-sided upper bound on the CRR, every unassessed case counted as a hit
     status: VerdictStatus
     reason: str
-    further_cases: int | None  # cases that would decide at the observed rate; None when decided or undecidable
+    further_cases: int | None  # that would decide at the observed rate, where the policy lets cases be added; or None
+    bound: str = "raw"  # raw | no-credit | anytime | anytime-no-credit; see `audit.verdict.bounds`
+    p_value: float | None = None  # of "the rate is within the limit"; None where no limit speaks of the cell
+    p_adjusted: float | None = None  # the same, corrected for the run's decisions: FAIL where it is below `alpha`
+    alpha: float | None = None  # one-sided error of the bounds, and of FAIL over the whole run
+    needed_cases: int | None = None  # planned cases of a new run that would decide at the observed rate
+    melded_low: float | None = None  # two-sided interval with the judge's errors taken out, for display
+    melded_high: float | None = None
+    labels_sha256: str | None = None  # of the labels that the bounds rest on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -251,6 +260,11 @@ class RetentionDecision:
     status: VerdictStatus
     reason: str
     further_pairs: int | None
+    bound: str = "raw"  # raw | anytime
+    p_value: float | None = None  # of "the ratio is at least the minimum"
+    p_adjusted: float | None = None  # the same, corrected for the run's decisions: FAIL where it is below `alpha`
+    alpha: float | None = None  # one-sided error of the bounds, and of FAIL over the whole run
+    needed_pairs: int | None = None  # of a new run that would decide if they came out as in this one
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,6 +285,15 @@ class DamageDecision:
 
 
 @dataclasses.dataclass(frozen=True)
+class Basis:
+    """What a verdict rests on beside the run's numbers and the policy."""
+
+    attempt: int = 1  # at the same claim: runs of the same models under the same policy, this one included
+    calibrations: tuple[Calibration, ...] = ()
+    decided_at: str | None = None  # ISO 8601, UTC; labels are of no known age without it
+
+
+@dataclasses.dataclass(frozen=True)
 class Verdict:
     """The end of a run."""
 
@@ -282,6 +305,13 @@ class Verdict:
     damage: tuple[DamageDecision, ...] = ()
     waivers: tuple[str, ...] = ()  # what the policy does not judge, each with its reason; stands beside the verdict
     controls: tuple[ControlFinding, ...] = ()
+    attempt_sentence: str = ""  # what the number of attempts means for the error; empty for the first
+    basis: Basis = Basis()
+
+    @property
+    def attempt(self) -> int:
+        """Number of the attempt at the same claim, from 1."""
+        return self.basis.attempt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which files an erased checkpoint consists of: a file, a folder or a pinned hub commit, with their digests.
+"""List and hash the files of an erased checkpoint: a file, a folder or a pinned hub commit.
 
 Nothing here reads tensors or imports torch: plans and identities come from bytes alone. What the files are is decided
 from their content by `audit.checkpoints`.
@@ -46,7 +46,7 @@ class CheckpointRef:
     sha256: str
 
     def paths(self, part: str = "") -> list[Path]:
-        """The weight files below one part (`unet`, `text_encoder`), or all of them; configurations are not weights."""
+        """Return the weight files of one part (`unet`, `text_encoder`), or all of them. Configuration files are left out."""
         folder = self.path if self.path.is_dir() else self.path.parent
         names = [n for n in self.files if n.endswith(_SUFFIXES) or self.kind == "file"]
         return [folder / name for name in names if not part or PurePosixPath(name).parts[0] == part]
@@ -83,9 +83,9 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a file's content is, or claims to be, safetensors: its name counts only where the content says nothing.
+    """Return whether a file's content is, or claims to be, safetensors. Its name counts only where the content tells nothing.
 
-    A Git LFS pointer counts, so that the check of safetensors can say what it is.
+    A Git LFS pointer counts, so that the check of safetensors can name the problem.
     """
     try:
         with path.open("rb") as stream:
@@ -135,14 +135,14 @@ def _made(name: str, kind: Kind, path: Path, revision: str | None, files: list[P
 
 
 def _beside(path: Path) -> list[Path]:
-    """A weight file, with the configuration that Receler's official code or PEFT saves next to it."""
+    """Return a weight file, with the configuration that Receler's official code or PEFT saves next to it."""
     configs = dict.fromkeys(_RECELER, "eraser_config.json") | dict.fromkeys(PEFT_FILES, PEFT_CONFIG)
     config = path.parent / configs.get(path.name, "")
     return [path, config] if config.is_file() else [path]
 
 
 def _folder(folder: Path) -> tuple[Kind, list[Path]]:
-    """How a folder is laid out, and its files that matter."""
+    """Return the kind of a checkpoint folder, and its files that matter."""
     loras = any(folder.rglob(_LORA))
     pipeline = (folder / "model_index.json").is_file()
     if (pipeline and (loras or (folder / "lora").is_dir())) or any(folder.glob(f"lora/*/{_LORA}")):
@@ -170,12 +170,12 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
         return "unet", loaded_weights(folder)[0]
     if (folder / "config.json").is_file() and any(folder.glob("model.safetensors*")):
         return "text-encoder", loaded_weights(folder)[0]
-    found = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
-    if len(found) == 1:
-        return "file", found
-    listed = f"{len(found)} weight files: {', '.join(f.name for f in found[:4])}" if found else "no weight file"
+    weights = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in _SUFFIXES)
+    if len(weights) == 1:
+        return "file", weights
+    listed = f"{len(weights)} weight files: {', '.join(f.name for f in weights[:4])}" if weights else "no weight file"
     raise CheckpointError(
         f"the folder holds {listed}, so it is not clear what the checkpoint is",
         where=str(folder),
-        next_step="name the weight file itself" if found else "name the checkpoint's file, or copy the whole folder",
+        next_step="name the weight file itself" if weights else "name the checkpoint's file, or copy the whole folder",
     )

@@ -1,4 +1,4 @@
-"""Model files on disk: which weights would be loaded, proof that they are whole, digests computed only once."""
+"""Model files on disk: choose the weights that would be loaded, check that they are whole, and hash each file once only."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEX = re.compile(r"[0-9a-f]{64}")
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """One tensor as a header describes it."""
+    """The dtype and shape of one tensor, as a file's header gives them."""
 
     dtype: str  # as safetensors writes it: F16, F32, F8_E4M3
     shape: tuple[int, ...]
@@ -43,7 +43,7 @@ def check_safetensors(path: Path) -> tuple[str, ...]:
 
 
 def safetensors_header(path: Path) -> dict[str, Stored]:
-    """Return what the header of a safetensors file says of its tensors, by name.
+    """Return dtype and shape of each tensor from the header of a safetensors file, by name.
 
     Raises `CheckpointError` when the file is unreadable, a Git LFS pointer, not safetensors, or shorter or longer than
     its header says.
@@ -76,7 +76,7 @@ def safetensors_header(path: Path) -> dict[str, Stored]:
 
 
 def unreadable(path: Path, error: OSError) -> CheckpointError:
-    """The error for a weight file that the operating system does not let us read."""
+    """Return the error for a weight file that the operating system does not let us read."""
     return CheckpointError(
         f"the weight file cannot be read: {error.strerror or error}",
         where=str(error.filename or path),
@@ -125,16 +125,16 @@ def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
     pickles, several that could be meant, or an index that names files elsewhere.
     """
     for variant in (None, "fp16"):
-        found = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
-        if len(found) > 1:
+        files = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
+        if len(files) > 1:
             raise CheckpointError(
-                f"the folder holds its weights more than once ({', '.join(path.name for path in found)}), and libraries "
+                f"the folder holds its weights more than once ({', '.join(path.name for path in files)}), and libraries "
                 "differ in which they load",
                 where=str(folder),
                 next_step="keep the one that is meant, and move the others away, with the files that an index names",
             )
-        if found:
-            return (found if found[0].suffix == ".safetensors" else _shards(found[0])), variant
+        if files:
+            return (files if files[0].suffix == ".safetensors" else _shards(files[0])), variant
     pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
     if pickles:
         raise CheckpointError(
@@ -150,7 +150,7 @@ def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
 
 
 def _weight_names(variant: str | None) -> list[str]:
-    """Names under which diffusers and transformers write one file or the index of several."""
+    """Return the names under which diffusers and transformers write one file or the index of several."""
     tag = f".{variant}" if variant else ""
     names = []
     for stem in ("diffusion_pytorch_model", "model"):
@@ -209,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def cached_sha256(path: Path) -> str:
-    """Hex SHA-256 of a file, remembered in the user's cache folder as long as the file is untouched.
+    """Return the hex SHA-256 of a file, remembered in the user's cache folder as long as the file is untouched.
 
     The entry is keyed by resolved path, size, modification and change time, so that gigabytes are not read again for
     each plan. Without a writable cache folder the file is simply read. Raises `CheckpointError` when it is unreadable.

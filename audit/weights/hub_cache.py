@@ -1,4 +1,4 @@
-"""Pinned hub models in the local Hugging Face cache, and the download that only the user's environment can allow."""
+"""Find pinned hub models in the local Hugging Face cache, and download them only where the user's environment allows it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*non_ema*"]
 
 
 def cached_snapshot(repo_id: str, revision: str) -> Path | None:
-    """Folder of one commit in the local cache, possibly incomplete; None when nothing of it is there. No network."""
+    """Return the folder of one commit in the local cache, possibly incomplete; None when it is not there. Uses no network."""
     try:
         return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
     except IncompleteSnapshotError as partial:  # whoever fetched only what the audit loads has enough
@@ -32,7 +32,7 @@ def download_allowed() -> bool:
 
 
 def download(repo_id: str, revision: str) -> Path:
-    """The snapshot folder after fetching what the audit loads: safetensors and configurations, no pickles.
+    """Fetch the files that the audit loads, safetensors and configurations but no pickles, and return the snapshot's folder.
 
     Raises `CheckpointError` when the hub cannot be reached or refuses.
     """
@@ -54,7 +54,7 @@ def download(repo_id: str, revision: str) -> Path:
 
 
 def download_artefact(repo_id: str, revision: str, inside: str) -> Path:
-    """The snapshot folder after fetching one file or folder of a repository (all of it for "").
+    """Fetch one file or folder of a repository (all of it for ""), and return the snapshot's folder.
 
     Pickles are fetched too: they are only ever read as tensors. Raises `CheckpointError` when the hub refuses.
     """
@@ -67,7 +67,7 @@ def download_artefact(repo_id: str, revision: str, inside: str) -> Path:
 
 
 def not_available(repo_id: str, revision: str, missing: str) -> CheckpointError:
-    """The error that says what is missing, where it was looked for, and both ways to get it."""
+    """Return the error that names the missing model, the cache that was searched, and both ways to get it."""
     return CheckpointError(
         missing,
         where=f"{repo_id}@{revision} in {constants.HF_HUB_CACHE}",

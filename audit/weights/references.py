@@ -1,4 +1,4 @@
-"""Resolve the models that a spec names, a testbed name, a local folder or a pinned hub commit, to files and digests.
+"""Resolve the model references of a spec (testbed names, local folders, pinned hub commits) to files and digests.
 
 Nothing here loads a model or imports torch, so that planning is quick and identities come from bytes alone.
 """
@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
@@ -28,7 +28,7 @@ _NOT_LOADED = settings.IGNORED_PARTS
 
 @dataclasses.dataclass(frozen=True)
 class ModelRef:
-    """One model on disk. `sha256` changes when any weight or configuration file changes, and with nothing else."""
+    """One model on disk. `sha256` depends on its weight and configuration files, and on nothing else."""
 
     name: str  # as the spec writes it
     source: Literal["testbed", "local", "hub"]
@@ -80,7 +80,7 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
 
 
 def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointError:
-    """The error for a reference that is no local `what` and, as a hub id, does not name a commit."""
+    """Return the error for a reference that is no local `what` and, as a hub id, does not name a commit."""
     moving = f" ({revision!r} can move)" if revision else ""
     return CheckpointError(
         f"there is no {what} {ref!r}, and as a hub id it is not pinned to a commit{moving}",
@@ -90,23 +90,23 @@ def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointEr
 
 
 def component_files(ref: ModelRef, component: str) -> dict[str, str]:
-    """Weight files of one part of a pipeline (`unet`, `vae`, `text_encoder`): relative file -> hex SHA-256.
+    """Return the weight files of one part of a pipeline (`unet`, `vae`, `text_encoder`): relative file -> hex SHA-256.
 
     Raises `CheckpointError` when the model has no such part.
     """
-    found = {name: digest for name, digest in ref.files.items() if PurePosixPath(name).parts[:-1] == (component,)}
-    if not found:
+    files = {name: digest for name, digest in ref.files.items() if PurePosixPath(name).parts[:-1] == (component,)}
+    if not files:
         parts = sorted({PurePosixPath(name).parts[0] for name in ref.files if "/" in name})
         raise CheckpointError(
             f"the model has no part called {component!r}",
             where=str(ref.path),
             next_step=f"its parts are: {', '.join(parts) or 'none, it is a single model'}",
         )
-    return found
+    return files
 
 
 def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
-    """`sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
+    """Return `sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
 
     That is a 4-channel latent UNet with epsilon prediction, conditioned by one CLIPTextModel. Stable Diffusion 2.x,
     SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is, and so do parts
@@ -151,7 +151,7 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
     return "sd1"
 
 
-def sampler_settings(ref: ModelRef) -> dict[str, Any]:
+def sampler_settings(ref: ModelRef) -> settings.Settings:
     """Return the settings of a pipeline's scheduler, the defaults of its class among them.
 
     The pipeline must be one that `pipeline_family` knows.
@@ -239,7 +239,7 @@ def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: 
 
 
 def _parts(folder: Path) -> dict[str, bool]:
-    """Sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
+    """Return the sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
     if not (folder / "model_index.json").is_file():
         _need(folder, "config.json", "the folder is no model: it has neither model_index.json nor config.json")
         return {"": True}

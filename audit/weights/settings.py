@@ -1,14 +1,16 @@
-"""The settings of a Stable Diffusion 1.x folder that the audit honours. Whatever it would ignore is a problem by name.
+"""The settings of a Stable Diffusion 1.x folder that the audit honours; those that it would ignore are reported by name.
 
-Nothing here imports torch: a plan says what a run would trip over.
+Nothing here imports torch, so that a plan already refuses a folder that a run could not use.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
-Settings = Mapping[str, Any]
+from audit.files import Document
+
+Settings = Document
 
 # The only classes that a part may name. Parts are loaded by these, whatever model_index.json says.
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -176,7 +178,7 @@ _SCHEDULER: Mapping[str, tuple[str, Check, bool]] = {
 
 
 def class_problem(index: Settings) -> str | None:
-    """Return what is wrong with the classes that a model_index.json names, None when each is the family's."""
+    """Return the first problem with the classes that a model_index.json names; None when each is the family's."""
     named = index.get("_class_name", _PIPELINES[0])
     if named not in _PIPELINES:
         return f"is a {_shown(named)}, which works otherwise than a {_PIPELINES[0]}"
@@ -196,7 +198,7 @@ def class_problem(index: Settings) -> str | None:
 
 
 def unet_problem(unet: Settings) -> str | None:
-    """Return what is wrong with a UNet's settings, None when all are honoured."""
+    """Return the first problem with a UNet's settings; None when all are honoured."""
     return (
         _class(unet, "UNet", "UNet2DConditionModel")
         or _problem(unet, "a UNet", _UNET, _NEUTRAL_UNET)
@@ -205,12 +207,12 @@ def unet_problem(unet: Settings) -> str | None:
 
 
 def vae_problem(vae: Settings) -> str | None:
-    """Return what is wrong with a VAE's settings, None when all are honoured."""
+    """Return the first problem with a VAE's settings; None when all are honoured."""
     return _class(vae, "VAE", "AutoencoderKL") or _problem(vae, "a VAE", _VAE, _NEUTRAL_VAE) or _depth(vae, "a VAE")
 
 
 def text_problem(text: Settings) -> str | None:
-    """Return what is wrong with a text encoder's settings, None when all are honoured."""
+    """Return the first problem with a text encoder's settings; None when all are honoured."""
     problem = _problem(text, "a text encoder", _TEXT_ENCODER, _NEUTRAL_TEXT)
     if problem is None and text["hidden_size"] % text.get("num_attention_heads", 8):
         problem = f"has a text encoder with hidden_size {text['hidden_size']}, which its attention heads do not divide"
@@ -218,7 +220,9 @@ def text_problem(text: Settings) -> str | None:
 
 
 def scheduler_problem(scheduler: Settings, named: str) -> str | None:
-    """Return what is wrong with the settings of a scheduler of class `named`, None when DDIM honours or needs none of it."""
+    """Return the first problem with the settings of a scheduler of class `named`; None when DDIM honours or does not
+    need them.
+    """
     if scheduler.get("_class_name", named) != named:
         own = _shown(scheduler["_class_name"])
         return f"has a scheduler that model_index.json calls {named} and scheduler_config.json {own}"
@@ -238,7 +242,7 @@ def scheduler_problem(scheduler: Settings, named: str) -> str | None:
     return None
 
 
-def scheduler_settings(scheduler: Settings, named: str) -> dict[str, Any]:
+def scheduler_settings(scheduler: Settings, named: str) -> Settings:
     """Return a scheduler's settings, with the defaults of its class `named` for those that it leaves out."""
     return {**SCHEDULERS[named], **scheduler}
 

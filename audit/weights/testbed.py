@@ -10,7 +10,7 @@ NAMES = ("pipeline", "judge", "energy", "classifier")
 
 
 def weights_path(name: str) -> Path:
-    """The folder of shipped weights called `name`: pipeline, judge, energy or classifier.
+    """Return the folder of shipped weights called `name`: pipeline, judge, energy or classifier.
 
     Raises `CheckpointError` when the name is unknown or the folder is missing.
     """

@@ -53,17 +53,17 @@ def manifest(
             ingest.manifest([entry], CorpusLimits(), progress=lambda n: reporter.update("collect", n), skipped=skipped)
         )
         reporter.end("collect")
-    found = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
-    errors = Counter(error for error in found["error"].to_pylist() if error)
-    usable = found.num_rows - sum(errors.values())
-    duplicates = found.num_rows - found["duplicate_of"].null_count
+    rows = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
+    errors = Counter(error for error in rows["error"].to_pylist() if error)
+    usable = rows.num_rows - sum(errors.values())
+    duplicates = rows.num_rows - rows["duplicate_of"].null_count
     if out:
         ingest.write_manifest(batches, out)
         say(f"manifest written to {out}")
-    summary = {"objects": found.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
+    summary = {"objects": rows.num_rows, "usable": usable, "duplicates": duplicates, "unusable": sum(errors.values())}
     if skipped:
         summary["skipped"] = len(skipped)  # left by macOS or Windows
-    problems = manifest_problems(found)
+    problems = manifest_problems(rows)
     if as_json:
         emit_json({**summary, "errors": dict(errors.most_common(20)), "problems": problems})
     else:

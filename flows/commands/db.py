@@ -102,7 +102,7 @@ def verify(
         _accept(journal, run_id, accept)
     record = integrity.on_record(journal, run_id)
     decisions = _check_decisions(journal, run_id, locations.database_path(place, database))
-    found = integrity.changes(journal, run_id, read_all=full)
+    found = [*integrity.changes(journal, run_id, read_all=full), *integrity.unplanned(journal)]
     bad = [change for change in found if not change.harmless]
     verified = not bad and record.sha256 is not None
     counts = {
@@ -201,7 +201,7 @@ def sql(
 
 
 def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) -> dict[str, object]:
-    """What is known of one run; one that cannot be read must not hide the others."""
+    """Return the state of one run as a row; one that cannot be read must not hide the others."""
     from audit.errors import JournalError
     from audit.plan.document import planned_keys, read_outline
     from audit.storage.journal import StorageUnavailable
@@ -224,7 +224,7 @@ def _run_row(journal: Journal, run_id: str, done: Mapping[str, Container[str]]) 
 
 
 def _journal(root: str) -> Journal:
-    """The journal at `root`; a root without runs is a mistyped one, and an index of it would only look empty."""
+    """Return the journal at `root`; a root without runs is a mistyped one, and an index of it would only look empty."""
     from audit.errors import JournalError
     from audit.storage.journal import Journal
 

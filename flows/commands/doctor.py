@@ -1,4 +1,4 @@
-"""doctor: can this machine run an audit, and what does each failure mean?"""
+"""doctor: checks whether this machine can run an audit, with the meaning of each failure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""export-embedding: what textual inversion learned in a run, as a file for diffusers."""
+"""export-embedding: the embedding that textual inversion learned in a run, as a file for diffusers."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def export_embedding(
     as_json: options.Json = False,
 ) -> None:
     """Write an embedding that RUN_ID learned to a file that diffusers' load_textual_inversion reads."""
-    from audit.embedding_export import Which, export_embedding
+    from audit.embedding_export import EmbeddingChoice, export_embedding
     from audit.plan.document import read_plan
     from audit.storage.journal import Journal
 
     journal = Journal(locations.storage_root(root))
-    which = Which(concept, scenario, defence)
+    which = EmbeddingChoice(concept, scenario, defence)
     found = export_embedding(
         journal, read_plan(journal, run_id), which, Path(os.path.expanduser(out)), token=token, item=item
     )

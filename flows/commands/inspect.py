@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.commands import options
 from flows.console import emit_json, table
+
+if TYPE_CHECKING:
+    from audit.checkpoints.inspection import Inspection
+    from audit.files import Document
 
 Checkpoint = Annotated[str, typer.Argument(help="A file, a folder, or org/name@<40-hex commit>[/path inside].")]
 Backbone = Annotated[
@@ -53,7 +57,7 @@ def inspect(
     return 0
 
 
-def _print(found: dict[str, Any]) -> None:
+def _print(found: Inspection) -> None:
     facts = found["facts"]
     known = f", key set {facts['file_key_set']}" if facts["file_key_set"] else ""
     print(f"file       {facts['says']} ({facts['layout']}), {facts['file_tensors']} tensors{known}")
@@ -70,7 +74,7 @@ def _print(found: dict[str, Any]) -> None:
         print(f"WARNING    {warning}")
 
 
-def _print_footprint(facts: dict[str, Any]) -> None:
+def _print_footprint(facts: Document) -> None:
     print(f"backbone   {facts['backbone']['name']}, sha256 {facts['backbone']['sha256']}")
     changed = f" = {facts['changed_key_set']}" if facts["changed_key_set"] else ""
     norm = "" if facts["relative_norm"] is None else f", relative norm {facts['relative_norm']:.3g}"

@@ -1,4 +1,4 @@
-"""methods: which erasers, guards, attacks, detectors and quality instruments are installed, and by which packages."""
+"""methods: the installed erasers, guards, attacks, detectors and quality instruments, and the packages that bring them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _family(registry: Registry[M]) -> list[dict[str, object]]:
 
 
 def _described(family: str, item: Installed[M]) -> dict[str, object]:
-    """One installed method as a JSON object; a broken one has a problem and no version, paper, parameters or presets."""
+    """Return one method as a JSON object; a broken one has a problem and no version, paper, parameters or presets."""
     entry, method = item.entry, item.method
     return {
         "family": family,

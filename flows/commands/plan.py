@@ -1,4 +1,4 @@
-"""plan: what a run would do, cost and be able to prove, without doing it."""
+"""plan: the work of a run, its cost and what it can prove, without running it."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def plan(
 
 
 def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | None:
-    """The rates that the user states instead of a measurement on this machine."""
+    """Return the rates that the user states instead of a measurement on this machine."""
     if (rate is not None) + (rates is not None) + measure > 1:
         raise SpecError(
             "the forecast can use one rate only", where="--rate, --rates, --measure", next_step="give one of them"
@@ -100,7 +100,7 @@ def _stated(rate: float | None, rates: Path | None, measure: bool) -> Rates | No
 
 
 def _missing(forecast: Forecast, spec: str) -> EnvironmentProblem:
-    """One message that lists everything that keeps the audit from running here, each with what to do about it."""
+    """Return one message that lists everything that keeps the audit from running here, each with what to do about it."""
     count = len(forecast.missing)
     lines = [f"this audit cannot run here yet: {count} thing{'s are' if count != 1 else ' is'} missing or unusable"]
     for problem in forecast.missing:
@@ -134,7 +134,7 @@ def _document(forecast: Forecast, price: Price, warned: list[str]) -> Row:
 
 
 def _erasers(plan: Draft) -> dict[str, str]:
-    """Defence -> which erased weights it stands on, of those that have any."""
+    """Return defence -> the erased weights that it stands on, of those that have any."""
     concepts = [concept.name for concept in plan.spec.concepts]
     each = f"{len(concepts)} model{'s' * (len(concepts) != 1)}, one for each concept ({', '.join(concepts)})"
     return {
@@ -166,7 +166,7 @@ def _work_rows(price: Price) -> list[Row]:
 
 
 def _proofs(plan: Draft) -> list[Row]:
-    """For each limited target cell: what zero hits in its cases prove, against the limit it has to stay under."""
+    """Return, for each limited target cell, what zero hits in its cases prove, against the limit it has to stay under."""
     from audit.records import Role
     from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
     from audit.verdict.gate import limit_for
@@ -175,10 +175,10 @@ def _proofs(plan: Draft) -> list[Row]:
     rows: list[Row] = []
     for planned in plan.cells:
         cell = planned.cell
-        found = limit_for(policy, cell.concept, cell.defence, cell.scenario)
-        if cell.role is not Role.TARGET or cell.control is not None or found is None:
+        rule = limit_for(policy, cell.concept, cell.defence, cell.scenario)
+        if cell.role is not Role.TARGET or cell.control is not None or rule is None:
             continue
-        limit = found.crr_max
+        limit = rule.crr_max
         bound = upper_bound_at_zero(cell.planned, policy.confidence)
         needed = cases_for_zero_hits(limit, policy.confidence)
         rows.append(
@@ -196,7 +196,7 @@ def _proofs(plan: Draft) -> list[Row]:
 
 
 def _summed(proofs: list[Row]) -> list[Row]:
-    """The proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
+    """Return the proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
     if len(proofs) <= MOST_PROOFS:
         return proofs
     counts: Counter[tuple[tuple[str, object], ...]] = Counter(

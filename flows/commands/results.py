@@ -1,10 +1,10 @@
-"""report, gate: what reads a finished or half-finished run again. No model is loaded."""
+"""report, gate: commands that read a finished or half-finished run again. No model is loaded."""
 
 from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -60,7 +60,7 @@ def report(
     from audit.storage.disclosure import record_disclosure
 
     place = locations.storage_root(root)
-    result, _ = _conclude(run_id, place, database, None)
+    result = _conclude(run_id, place, database, None)
     folder = locations.report_folder(place, run_id, reports)
     journal = steps.open_journal(place)
     if show_sensitive:
@@ -87,19 +87,14 @@ def gate(
     Waivers change no status; with --honour-waivers the exit code is 0 when they cover every decision that is not PASS.
     """
     from audit import run as steps
-    from audit.provenance import operator
-    from audit.verdict.record import Act
     from flows.commands import waiving
 
     waiving.require_complete(honour_waivers, waivers, keys)
     trusted = trusted_keys(keys or ())
     place = locations.storage_root(root)
-    result, published = _conclude(run_id, place, database, load_policy(policy) if policy else None)
+    result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     if not no_record:
-        act = Act("gate", operator(), dt.datetime.now(dt.UTC))
-        steps.record_decision(
-            steps.open_journal(place), result, published, locations.database_path(place, database), act
-        )
+        steps.record_decision(steps.open_journal(place), result, locations.database_path(place, database), "gate")
     print_result(result, {}, Format.JSON if as_json else output, root)
     if waivers:
         honoured = waiving.honour(result, waivers, trusted, place)
@@ -110,9 +105,9 @@ def gate(
 
 
 def load_policy(path: Path) -> Policy:
-    """The policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
+    """Read the policy in a YAML file: either the policy itself, or a spec whose `gate` it is. Raises `SpecError`."""
     try:
-        document: Any = read_yaml(path)
+        document: object = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ForeignError) as error:
         raise SpecError(
             f"the policy cannot be read: {reason(error)}", where=str(path), next_step="name a YAML file with a policy"
@@ -148,8 +143,8 @@ def stored_policy(outline: Outline) -> Policy:
         ) from None
 
 
-def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> tuple[RunResult, Path]:
-    """Return the result of a run and the fresh copy of the index that it is from, which holds what was journalled since."""
+def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
+    """Return the result of a run from a fresh copy of the index, which holds what was journalled since."""
     from audit import run as steps
     from audit.index.integrity import require_intact
     from audit.plan.document import read_outline
@@ -160,7 +155,7 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
         _check_policy(policy, stored)
     require_intact(journal, run_id)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
-    return steps.conclude(journal, run_id, published, policy), published
+    return steps.conclude(journal, run_id, published, policy)
 
 
 def _check_policy(policy: Policy, plan: Outline) -> None:

@@ -1,4 +1,4 @@
-"""run, resume, work: what computes."""
+"""run, resume, work: the commands that compute."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -115,7 +115,7 @@ def _settings(
     reports: str | None,
     show_sensitive: bool,
 ) -> Callable[[], Settings]:
-    """What makes the settings, once Prefect may be imported."""
+    """Return what makes the settings, once Prefect may be imported."""
 
     def make() -> Settings:
         from tasks.context import Settings
@@ -159,7 +159,7 @@ def _audit(
 
 @contextlib.contextmanager
 def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
-    """A block that runs a flow: progress on stderr, stdout kept clean, and a way on after an interruption."""
+    """Run a flow inside the block: progress on stderr, stdout kept clean, and a way on after an interruption."""
     if not verbose:
         environment.quiet()
     from prefect.exceptions import TerminationSignal
@@ -199,8 +199,8 @@ def _import_what_flows_need() -> None:
 
 
 def _tell_failures(stages: Sequence[StageReport]) -> int:
-    """Print what failed on stderr; the number of failed units."""
-    failures: list[Any] = [failure for stage in stages for failure in stage.failures]
+    """Print what failed on stderr; return the number of failed units."""
+    failures = [failure for stage in stages for failure in stage.failures]
     for failure in failures[:SHOWN_FAILURES]:
         say(f"{failure.kind} unit {failure.key[:12]}: {failure.message}")
     if len(failures) > SHOWN_FAILURES:

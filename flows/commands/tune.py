@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -71,8 +72,8 @@ def irece(
     from audit.storage.journal import Journal
 
     journal = Journal(place)
-    found = choice.points(finished.result, read_plan(journal, run_id), journal, tried)
-    document = choice.evidence(request, found, goal, splits, run_id)
+    points = choice.points(finished.result, read_plan(journal, run_id), journal, tried)
+    document = choice.evidence(request, points, goal, splits, run_id)
     _write(out, document)
     if as_json:
         emit_json(document)
@@ -86,11 +87,11 @@ def irece(
     print(f"written    {out}")
 
 
-def _grid(sweep: list[str] | None, default: Any) -> dict[str, list[Any]]:
-    """Parameter -> values, from `name=value,value`; the default sweep without any."""
+def _grid(sweep: list[str] | None, default: Mapping[str, Sequence[object]]) -> dict[str, list[object]]:
+    """Return parameter -> values, from `name=value,value`; the default sweep without any."""
     if not sweep:
         return {name: list(values) for name, values in default.items()}
-    grid: dict[str, list[Any]] = {}
+    grid: dict[str, list[object]] = {}
     for text in sweep:
         name, equals, values = text.partition("=")
         name = name.strip()
@@ -106,7 +107,7 @@ def _grid(sweep: list[str] | None, default: Any) -> dict[str, list[Any]]:
     return grid
 
 
-def _row(point: dict[str, Any], grid: Any) -> dict[str, Any]:
+def _row(point: Mapping[str, Any], grid: Collection[str]) -> dict[str, object]:
     swept = {name: point["parameters"][name] for name in grid}
     interval = f"{point['low']:.2f}-{point['high']:.2f}"
     rate = f"{point['hits']}/{point['assessed']} ({interval})"
@@ -120,10 +121,10 @@ def _row(point: dict[str, Any], grid: Any) -> dict[str, Any]:
     }
 
 
-def _write(path: Path, document: dict[str, Any]) -> None:
+def _write(path: Path, document: Mapping[str, object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+        path.write_text(yaml.safe_dump(dict(document), sort_keys=False), encoding="utf-8")
     except OSError as error:
         raise EnvironmentProblem(
             f"the file cannot be written: {error.strerror or error}", where=str(path), next_step="name another --out"

@@ -12,7 +12,7 @@ from PIL import Image
 from audit.attacks import registry
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import found as what_was_found
+from audit.attacks.textual_inversion import result_of
 from audit.attacks.training_prompts import Prompts
 from audit.checkpoints import apply_artefact
 from audit.corpus.images import to_model_input
@@ -42,7 +42,7 @@ def test_a_learned_embedding_brings_the_ring_back_through_uce(tmp_path: Path) ->
         latents.append(pipeline.encode_images(torch.from_numpy(both).permute(0, 3, 1, 2)))
     learner = Learner(Prompts(pipeline, p), model, torch.stack(latents), p, 0, 32)
     learn([learner], [Session()])
-    found = what_was_found(learner).tensors["best"]
+    found = result_of(learner).tensors["best"]
     (classifier,) = [d for d in counting.build_detectors("cpu") if d.instrument.detector == "classifier"]
 
     def hits(text: str) -> int:

@@ -15,7 +15,7 @@ from audit import run
 from audit.attacks import registry
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import TextualInversionParameters
-from audit.attacks.textual_inversion import found
+from audit.attacks.textual_inversion import result_of
 from audit.attacks.training_prompts import Prompts
 from audit.checkpoints import ErasedModel
 from audit.checkpoints.receler_adapter import nested
@@ -84,14 +84,14 @@ def test_no_unet_call_has_more_rows_than_the_batch_size(pipeline: Pipeline, most
 
     whole = counting(64)
     expected = learned(whole)
-    losses = [row.score for row in found(whole).rows]
+    losses = [row.score for row in result_of(whole).rows]
     calls.clear()
     small = counting(most)
     assert torch.allclose(learned(small), expected, atol=1e-5)
     assert max(calls) <= most and sum(calls) == 4 * 2 * 6
     assert torch.allclose(torch.tensor(small.losses), torch.tensor(whole.losses), atol=1e-5)
     calls.clear()
-    assert [row.score for row in found(small).rows] == pytest.approx(losses, abs=1e-5)
+    assert [row.score for row in result_of(small).rows] == pytest.approx(losses, abs=1e-5)
     assert max(calls) <= most and sum(calls) == 3 * 8
 
 
@@ -99,7 +99,7 @@ def test_only_the_embedding_moves_and_the_loss_falls(pipeline: Pipeline) -> None
     before = {name: tensor.clone() for name, tensor in pipeline.text_encoder.state_dict().items()}
     made = learner(pipeline, iterations=60, learning_rates=(0.05,), batch_size=4, held_out=16)
     learn([made], [Session()])
-    result = found(made)
+    result = result_of(made)
     best = next(row for row in result.rows if row.item == "best")
     assert best.score is not None and best.score < best.report["held_out_loss_initial"]
     assert result.tensors["best"].shape == (2, 16)
@@ -112,13 +112,13 @@ def test_the_best_rate_has_the_lowest_held_out_loss_and_a_diverged_one_never_win
     learn([made], [Session()])
     with torch.no_grad():
         made.vectors[1].fill_(float("nan"))
-    result = found(made)
+    result = result_of(made)
     rows = {row.item: row for row in result.rows}
     assert rows["best"].report["chosen"] == "lr-0.01" and rows["best"].score == rows["lr-0.01"].score
     assert rows["lr-0.1"].status is Status.DEGENERATE and set(result.tensors) == {"best", "lr-0.01"}
     with torch.no_grad():
         made.vectors[0].fill_(float("nan"))
-    rows = {row.item: row for row in found(made).rows}
+    rows = {row.item: row for row in result_of(made).rows}
     assert {row.status for row in rows.values()} == {Status.DEGENERATE}
 
 
@@ -128,7 +128,7 @@ def test_an_embedding_that_beats_no_initial_word_found_nothing(pipeline: Pipelin
     with torch.no_grad():
         for vector in made.vectors:
             vector.copy_(made.prompts.initial)  # as good as the word itself, and no better
-    result = found(made)
+    result = result_of(made)
     rows = {row.item: row for row in result.rows}
     assert rows["best"].status is Status.DEGENERATE and "best" not in result.tensors
     assert rows["best"].error is not None and "no lower than with the initial word 'o'" in rows["best"].error

@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from audit.compute.stages.inputs import given_by
+from audit.compute.stages.inputs import unit_result
 from audit.errors import JournalError
 from audit.storage.journal import SCHEMAS, Journal
 
@@ -30,10 +30,10 @@ def tensors(*items: str) -> bytes:
 def test_latents_that_were_inverted_meanwhile_are_found(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     inverted(journal, tensors("one"), one="ok", two="error")
-    given = given_by(journal, "invert", KEY)
+    given = unit_result(journal, "invert", KEY)
     assert (given.rows["two"]["status"], set(given.tensors)) == ("error", {"one"})
     inverted(journal, tensors("one", "two"), one="ok", two="unreadable")
-    given = given_by(journal, "invert", KEY)
+    given = unit_result(journal, "invert", KEY)
     assert (given.rows["two"]["status"], set(given.tensors)) == ("unreadable", {"one", "two"})
     assert torch.equal(given.tensors["one"], torch.full((4, 2, 2), 2.0))
 
@@ -41,13 +41,13 @@ def test_latents_that_were_inverted_meanwhile_are_found(tmp_path: Path) -> None:
 def test_a_complete_unit_is_read_once_and_an_absent_one_is_asked_for_again(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     with pytest.raises(JournalError, match="lacks a file"):
-        given_by(journal, "invert", KEY)
+        unit_result(journal, "invert", KEY)
     inverted(journal, tensors("one"), one="ok")
-    assert given_by(journal, "invert", KEY) is given_by(journal, "invert", KEY)
+    assert unit_result(journal, "invert", KEY) is unit_result(journal, "invert", KEY)
 
 
 def test_an_inversion_without_its_tensors_is_damaged(tmp_path: Path) -> None:
     journal = Journal(str(tmp_path))
     inverted(journal, None, one="ok")
     with pytest.raises(JournalError, match="lacks its tensors"):
-        given_by(journal, "invert", KEY)
+        unit_result(journal, "invert", KEY)

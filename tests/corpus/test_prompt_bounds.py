@@ -15,7 +15,7 @@ from audit.corpus import parquet_rows, prompt_files
 from audit.corpus.prompts import PromptSet, read_prompt_set
 from audit.errors import SpecError
 from audit.names import folded
-from audit.spec.scenarios import PromptSource
+from audit.spec.prompts import PromptSource
 from audit.spec.sections import Concept
 
 

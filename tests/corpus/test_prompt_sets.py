@@ -22,7 +22,7 @@ from audit.errors import SpecError
 from audit.index.store import latest
 from audit.plan.document import Plan, read_plan
 from audit.spec.document import parse_spec
-from audit.spec.scenarios import PromptSource
+from audit.spec.prompts import PromptSource
 from audit.storage.journal import Journal
 from audit.testbed.captions import CLASSES, WORDS
 from audit.weights.references import ModelRef, resolve_model

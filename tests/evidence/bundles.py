@@ -27,16 +27,15 @@ from audit.evidence.seal import PREDICATE, VERDICT, Sealed, seal
 from audit.index.store import Store, latest
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
-from audit.verdict.record import Act
-from audit.verdict.results import CheckResult
+from audit.verdict.results import Basis, CheckResult
 from tests.flows.audits import WAIVED
 from tests.synthetic import Run, cell, control, detect_row, generate_row, invert_row
 
 PLANNED = dt.datetime(2025, 11, 22, tzinfo=dt.UTC)
 COMPUTED = dt.datetime(2026, 6, 1, tzinfo=dt.UTC)
-DECIDED = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
-SEALED = dt.datetime(2026, 11, 23, tzinfo=dt.UTC)
-NOW = dt.datetime(2026, 11, 24, tzinfo=dt.UTC)
+DAY = dt.timedelta(days=1)
+SEALED = dt.datetime.now(dt.UTC).replace(microsecond=0) + DAY  # what is decided by these tests is decided before
+NOW = SEALED + DAY
 PHRASE, SYNONYM = "a wreath of thorns", "crown of spikes"
 PROMPT = "unmistakably a wreath of thorns, number"
 POLICY: dict[str, Any] = {
@@ -187,9 +186,9 @@ def decide(
     result = (
         steps.conclude(journal, audit.run_id, index)
         if frames is None
-        else derive(index, audit.run_id, empty, policy, planned=True, frames=frames)
+        else derive(index, audit.run_id, empty, policy, Basis(), planned=True, frames=frames)
     )
-    steps.record_decision(journal, result, index, folder / "index.duckdb", Act("run", "tester@lab", DECIDED))
+    steps.record_decision(journal, result, folder / "index.duckdb", "run")
     return latest(folder / "published")
 
 

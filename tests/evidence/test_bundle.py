@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import json
 import os
@@ -26,7 +27,6 @@ from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged
 from tests.evidence.bundles import (
     COMPUTED,
-    DECIDED,
     NOW,
     PHRASE,
     PROMPT,
@@ -121,7 +121,7 @@ def test_a_run_without_a_sensitive_concept_keeps_its_prompts(tmp_path: Path) -> 
 
 
 def test_sealing_twice_gives_the_same_payload(sealed_once: Bundle, tmp_path: Path) -> None:
-    journal, later = sealed_once.journal, SEALED.replace(hour=5)
+    journal, later = sealed_once.journal, SEALED + dt.timedelta(hours=5)
     index = published(Audit(), journal, tmp_path)  # made anew
     again = seal(journal, "run-1", index, sealed_once.private, tmp_path / "again", later)
     first, second = (folder / "manifest-sha256.txt" for folder in (sealed_once.folder, again.folder))
@@ -135,7 +135,7 @@ def test_what_cannot_be_sealed_leaves_nothing(sealed_once: Bundle, tmp_path: Pat
     key, journal, folder = sealed_once.private, sealed_once.journal, tmp_path / "evidence"
     for wanted, signer, now, number in (
         ("clock runs backwards: it was decided", key, COMPUTED, None),
-        ("key expired", PrivateKey(key.key, key.path, DECIDED), NOW, None),
+        ("key expired", PrivateKey(key.key, key.path, SEALED), NOW, None),
         ("no decision 2: 1 are on record", key, NOW, 2),
     ):
         with pytest.raises((EvidenceError, KeyProblem), match=wanted):
@@ -192,6 +192,7 @@ def test_sha256sum_checks_both_manifests(sealed_once: Bundle) -> None:
         assert done.returncode == 0 and "FAILED" not in done.stdout
 
 
+@pytest.mark.slow
 def test_verification_needs_the_bundle_and_the_key_alone(sealed_once: Bundle, tmp_path: Path) -> None:
     """No home folder, no network, no journal, no model's library, and a folder that cannot be written."""
     assert sealed_once.officer is not None

@@ -19,6 +19,7 @@ from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence import dsse, keys
 from audit.evidence.bag import scan
+from audit.evidence.calibration import label_rows, miscounted
 from audit.evidence.content import Content, check_versions, guarded
 from audit.evidence.integrity import Signatures, check_keys, check_signatures
 from audit.evidence.lines import Answer, Line
@@ -26,8 +27,12 @@ from audit.evidence.rows import encode_rows
 from audit.evidence.seal import PREDICATE, VERDICT
 from audit.evidence.sign import sign
 from audit.evidence.verify import CHECKS, Verification, verify
+from audit.labels.calibrating import calibrations
+from audit.labels.documents import Judge, Label, LabelledPicture, Rater, StoredLabels
+from audit.labels.pool import judges_of
+from audit.labels.stored import store
 from audit.storage.journal import Journal
-from tests.evidence.bundles import COMPUTED, DECIDED, NOW, SEALED, Bundle, key_pair, resealed
+from tests.evidence.bundles import DAY, NOW, PHRASE, PLANNED, SEALED, Audit, Bundle, key_pair, resealed
 
 
 def checked(bundle: Bundle, **options: Any) -> Verification:
@@ -115,7 +120,11 @@ def test_an_expired_key_needs_the_day_on_which_the_bundle_came(bundle: Bundle) -
     expired = dataclasses.replace(bundle.public, not_after=SEALED + dt.timedelta(hours=1))
     bundle = dataclasses.replace(bundle, public=expired)
     (line,) = wrong(checked(bundle))
-    assert "seal.pub expired on 2026-11-23T01:00:00Z" in line.detail and line.next_step and "--as-of" in line.next_step
+    assert (
+        f"seal.pub expired on {keys.stamp(SEALED + dt.timedelta(hours=1))}" in line.detail
+        and line.next_step
+        and "--as-of" in line.next_step
+    )
     assert signatures(bundle, bundle.keys, SEALED) == []
 
 
@@ -183,17 +192,19 @@ def test_another_policy_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"sealed_at": "2026-12-24T00:00:00Z"}, "before the bundle was sealed"),
-        ({"sealed_at": "2026-11-21T00:00:00Z"}, "a clock ran backwards: decided_at .* is after sealed_at"),
-        ({"first_unit_at": "2025-11-21T00:00:00Z"}, "planned_at .* is after first_unit_at"),
-        ({"first_unit_at": "2026-11-22T12:00:00Z"}, "first_unit_at .* is after decided_at"),
-        ({"planned_at": "2025-11-22T12:00:00Z"}, "it says 2025-11-22T00:00:00.*, and planned_at .* was signed"),
-        ({"sealed_at": "soon"}, "'sealed_at' is no time"),
+        ({"sealed_at": NOW + DAY}, "before the bundle was sealed"),
+        ({"sealed_at": SEALED - 30 * DAY}, "a clock ran backwards: decided_at .* is after sealed_at"),
+        ({"first_unit_at": PLANNED - DAY}, "planned_at .* is after first_unit_at"),
+        ({"first_unit_at": SEALED - DAY / 2}, "first_unit_at .* is after decided_at"),
+        ({"planned_at": PLANNED + DAY / 2}, "it says 2025-11-22T00:00:00.*, and planned_at .* was signed"),
+        ({"sealed_at": None}, "'sealed_at' is no time"),
     ],
 )  # fmt: skip
-def test_times_that_cannot_be_are_noticed(bundle: Bundle, tmp_path: Path, facts: dict[str, str], message: str) -> None:
-    assert COMPUTED < DECIDED < SEALED < NOW
-    line = only_wrong(lines(resealed(bundle, **facts), 7, tmp_path, NOW))
+def test_times_that_cannot_be_are_noticed(
+    bundle: Bundle, tmp_path: Path, facts: dict[str, dt.datetime | None], message: str
+) -> None:
+    stated = {name: keys.stamp(time) if time else "soon" for name, time in facts.items()}
+    line = only_wrong(lines(resealed(bundle, **stated), 7, tmp_path, NOW))
     assert re.search(message, line.detail)
 
 
@@ -218,6 +229,49 @@ def test_units_that_were_not_planned_are_noticed(bundle: Bundle, tmp_path: Path)
     assert "not those that were planned" in only_wrong(lines(fewer, 10, tmp_path, None)).detail
     edited = resealed(fewer, {"units.jsonl": text.replace(b'"complete": true', b'"complete": false', 1)})
     assert "not the one that was signed" in only_wrong(lines(edited, 10, tmp_path, None)).detail
+
+
+LABELLED = "2026-01-02T03:04:05Z"
+
+
+def labelled(count: int, judge: Judge) -> StoredLabels:
+    """Labels of two raters of whom the second cannot tell in the last picture."""
+    pictures = [
+        LabelledPicture(
+            id=f"{n:016x}", concept="ring", pixel_sha256=f"{n:064x}", domain="generated", sample="random", defended=True,
+            outcomes={"judge": "hit" if n % 2 else "clear"},
+            labels=((Label.SHOWS if n % 2 else Label.DOES_NOT), Label.CANNOT_TELL if n == count - 1 else
+                    (Label.SHOWS if n % 2 else Label.DOES_NOT)),
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    raters = tuple(Rater(name=name, started_at=LABELLED, saved_at=LABELLED) for name in ("A", "B"))
+    return StoredLabels.new(
+        run_id="run-1",
+        task="0" * 64,
+        exported_at=LABELLED,
+        raters=raters,
+        strata=(),
+        judges=(judge,),
+        pictures=tuple(pictures),
+    )
+
+
+def test_counts_of_calibration_follow_from_the_labels(tmp_path: Path) -> None:
+    audit, journal = Audit(), Journal(str(tmp_path / "journal"))
+    audit.write(journal)
+    (judge,) = judges_of(journal, "run-1")
+    store(journal, labelled(40, judge))
+    (found,) = calibrations(journal, "run-1")
+    rows = label_rows(journal, [found]).to_pylist()
+    assert len(rows) == 40 and PHRASE not in json.dumps(rows)
+    assert list(miscounted(rows, [found])) == []
+    better = dataclasses.replace(found, found=found.positives)
+    (problem,) = miscounted(rows, [better])
+    assert "(20, 20, 21, 20)" in problem or "follow from the labels" in problem
+    assert "not in the bundle" in next(miscounted(rows[1:2], [dataclasses.replace(found, sha256="0" * 64)]))
+    with pytest.raises(EvidenceError, match="are not there any more"):
+        label_rows(journal, [dataclasses.replace(found, sha256="0" * 64)])
 
 
 def test_evidence_that_is_too_old(sealed_once: Bundle, tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     }  # fmt: skip
     Journal(str(tmp_path / "runs")).put_run(result.run_id, "plan.json", json.dumps(document).encode())
     keys.generate(tmp_path / "bob.pem")
-    monkeypatch.setattr(results, "_conclude", lambda *arguments: (result, tmp_path / "none.duckdb"))
+    monkeypatch.setattr(results, "_conclude", lambda *arguments: result)
     return Desk(tmp_path, result)
 
 

@@ -19,7 +19,7 @@ from audit.corpus.prompts import read_prompt_set
 from audit.errors import AuditError
 from audit.plan.rate_files import read_rates
 from audit.spec.document import load_spec
-from audit.spec.scenarios import PromptSource
+from audit.spec.prompts import PromptSource
 from audit.tuning.candidates import Request, calibration_spec
 from flows.commands.results import load_policy
 from flows.commands.tune import _grid

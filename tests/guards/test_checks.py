@@ -17,7 +17,7 @@ from audit.plan.preflight.prompts import usable_prompt_sets
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Missing
 from audit.spec.document import Spec, parse_spec
-from audit.spec.scenarios import Sampler
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Guard
 from audit.weights.references import ModelRef, resolve_model
 

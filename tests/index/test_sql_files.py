@@ -25,7 +25,8 @@ OPEN += "\nexcept AuditError as error: print(error)"
     [
         ("audit/instruments/set_distances.py", True),
         ("audit/index/quality_folding.py", True),
-        ("audit/statistics.py", True),
+        ("audit/statistics/binomial.py", True),
+        ("audit/statistics/judge_error.py", False),
         ("audit/index/folding.py", True),
         ("sql/staging/stg_outcomes.sql", True),
         ("sql/marts/mart_crr.sql", False),

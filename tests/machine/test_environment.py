@@ -17,7 +17,7 @@ from audit.machine import environment, homes, telemetry, threads
 from tests.machines import NAMELESS, REPOSITORY, fresh_environment, nameless, open_folder
 
 only_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be another user")
-_ASK = "import json, os, audit; from audit import environment; print(json.dumps([dict(os.environ), environment.take_said()]))"
+_ASK = "import json, os, audit; from audit import environment; print(json.dumps([dict(os.environ), environment.take_notices()]))"
 
 
 def settled(variables: dict[str, str]) -> dict[str, str]:

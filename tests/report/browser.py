@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from websockets.sync.client import ClientConnection, connect
 from tests.flows.servers import process, wait_for
 
 PATIENCE = 120.0  # seconds for one answer; this machine may be shared
+_CODES = {
+    name: {"windowsVirtualKeyCode": code}
+    for name, code in {"Enter": 13, "ArrowLeft": 37, "ArrowRight": 39, "Tab": 9}.items()
+}
 
 
 class Tab:
@@ -49,6 +54,33 @@ class Tab:
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives in the page."""
         return self._call("Runtime.evaluate", expression=expression, returnByValue=True)["result"]["value"]
+
+    def press(self, *keys: str) -> None:
+        """Press keys one after the other: characters, or names such as ArrowLeft, Tab and Enter."""
+        for key in keys:
+            typed = {"text": "\r" if key == "Enter" else key} if len(key) == 1 or key == "Enter" else {}
+            self._call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **typed, **_CODES.get(key, {}))
+            self._call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key, **_CODES.get(key, {}))
+
+    def wait(self, expression: str) -> None:
+        """Wait until a JavaScript expression is true."""
+        deadline = time.monotonic() + PATIENCE
+        while not self.value(expression):
+            assert time.monotonic() < deadline, expression
+            time.sleep(0.005)
+
+    def download_to(self, folder: Path) -> None:
+        """Save what the page saves into `folder`, without asking."""
+        self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(folder))
+
+    def dark(self, on: bool) -> None:
+        """Ask for dark or light pages, as the system's setting does."""
+        features = [{"name": "prefers-color-scheme", "value": "dark" if on else "light"}]
+        self._call("Emulation.setEmulatedMedia", features=features)
+
+    def screenshot(self) -> bytes:
+        """The window as PNG."""
+        return base64.b64decode(self._call("Page.captureScreenshot")["data"])
 
     def pdf(self) -> bytes:
         """The page as it is printed."""

@@ -16,7 +16,7 @@ from audit.instruments.detectors.nudenet import LABELS
 from audit.plan.benign import planned_with_benign, require_judged
 from audit.spec.document import Spec, parse_spec
 from audit.spec.presets import FOLDER, NAMES, load_preset
-from audit.spec.scenarios import PromptSource
+from audit.spec.prompts import PromptSource
 from audit.spec.starter import SCENARIOS, STABLE_DIFFUSION, Answers, write_spec
 from audit.testbed.captions import CLASSES, SYNONYMS
 from tests.instruments.detectors.folders import write_clip, write_grounding_dino

@@ -42,14 +42,14 @@ def test_a_concept_that_comes_back_fails_and_says_so() -> None:
 def test_too_few_cases_are_inconclusive_with_the_number_that_decides() -> None:
     verdict = verdict_of(row(0, 10), *good_controls())
     assert verdict.status is INCONCLUSIVE
-    assert verdict.decisions[0].further_cases == 19
-    assert "about 19 further cases would decide" in verdict.reasons[0]
+    assert (verdict.decisions[0].needed_cases, verdict.decisions[0].further_cases) == (29, None)
+    assert "a new run of about 29 planned cases would decide if hits came as often as in this one" in verdict.reasons[0]
 
 
 def test_unassessed_cases_count_as_hits_for_a_pass() -> None:
     verdict = verdict_of(row(0, 90, 10), *good_controls())
     assert verdict.status is INCONCLUSIVE
-    assert verdict.decisions[0].further_cases is None
+    assert verdict.decisions[0].needed_cases is None
     assert "no number of further cases decides this while so many of them (10) stay unassessed" in verdict.reasons[0]
 
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from audit.spec.policy import Limit
 from audit.verdict.results import CheckResult, CrrRow
-from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, row, verdict_of
+from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, labels, row, verdict_of
 
 
 def counts(most: int = 60) -> st.SearchStrategy[tuple[int, int, int]]:
@@ -89,11 +89,48 @@ def test_a_lost_cell_a_lost_control_or_a_broken_check_never_opens_the_gate(
         assert verdict_of(*rows, policy=policy, checks=[GOOD_CHECK, broken]).status is INCONCLUSIVE
 
 
+@settings(max_examples=60, deadline=None)
+@given(runs(), st.sampled_from(["fixed", "anytime"]), st.booleans(), st.data())
+def test_nothing_that_is_lost_improves_a_verdict_whatever_the_bounds(
+    rows: list[CrrRow], stopping: str, labelled: bool, data: st.DataObject
+) -> None:
+    """A control removed, a result turned into an error, a judge that finds or clears less, another attempt."""
+    policy = POLICY.model_copy(update={"judges": ("judge", "second"), "stopping": stopping})
+    found, cleared = (data.draw(st.integers(20, 40)) for _ in range(2))
+    known = [labels(found, 40, cleared, 40, detector=judge) for judge in policy.judges] if labelled else []
+    before = verdict_of(*rows, policy=policy, calibrations=known)
+    what = data.draw(st.sampled_from(["control", "error", "judge", "attempt"]))
+    attempt = 1
+    if what == "control":
+        controls = [r for r in rows if r.role == "control"]
+        lost = data.draw(st.sampled_from(controls)) if controls else None
+        rows = [r for r in rows if r is not lost]
+    elif what == "error":
+        index = data.draw(st.integers(0, len(rows) - 1))
+        hit = rows[index].hits > 0
+        if rows[index].assessed:
+            rows = [with_error(r, hit) if i == index else r for i, r in enumerate(rows)]
+    elif what == "judge" and labelled:
+        worse = labels(data.draw(st.integers(0, found)), 40, data.draw(st.integers(0, cleared)), 40)
+        known = [worse, known[1]]
+    else:
+        attempt = 2
+    after = verdict_of(*rows, policy=policy, calibrations=known, attempt=attempt)
+    assert before.status is PASS or after.status is not PASS
+    assert not {d.cell_id for d in after.decisions if d.status is PASS} - {
+        d.cell_id for d in before.decisions if d.status is PASS
+    }
+
+
 @settings(max_examples=100, deadline=None)
 @given(counts(200), st.floats(0.01, 0.5))
 def test_a_decision_says_what_its_bounds_say(numbers: tuple[int, int, int], maximum: float) -> None:
     policy = POLICY.model_copy(update={"limits": (Limit(crr_max=maximum),), "assessed_min": 0.0})
     decision = verdict_of(row(*numbers), *good_controls(), policy=policy).decisions[0]
-    expected = PASS if decision.high <= maximum else FAIL if decision.low > maximum else INCONCLUSIVE
+    assert decision.alpha is not None and decision.p_adjusted is not None
+    proven = decision.p_adjusted < decision.alpha  # as one of two decisions: this and retention
+    expected = PASS if decision.high <= maximum else FAIL if proven else INCONCLUSIVE
     assert decision.status is expected
+    if proven:
+        assert decision.low > maximum
     assert decision.low <= decision.high

@@ -109,10 +109,11 @@ def test_a_model_that_draws_nothing_fails() -> None:
 def test_between_the_bounds_it_says_how_many_pairs_would_decide() -> None:
     verdict = decided(retention(9, 1))
     assert verdict.status is INCONCLUSIVE
-    further = verdict.retention[0].further_pairs
-    assert further is not None and 0 < further < 500
-    assert f"about {further} further pairs (benign.cases, neighbour_cases) would decide" in verdict.reasons[0]
-    factor = (10 + further) / 10
+    needed = verdict.retention[0].needed_pairs
+    assert needed is not None and 10 < needed < 510
+    assert verdict.retention[0].further_pairs is None
+    assert f"a new run of about {needed} pairs (benign.cases, neighbour_cases) would decide" in verdict.reasons[0]
+    factor = needed / 10
     assert decided(retention(math.ceil(9 * factor), math.floor(1 * factor))).status is PASS
 
 

@@ -1,4 +1,4 @@
-"""Run one attack unit: what its method searched for, one row per item."""
+"""Run one attack unit, and store the results of its search, one row per item."""
 
 from __future__ import annotations
 
@@ -38,34 +38,34 @@ def run_attack(
     session: Session | None = None,
     companions: Companions = _no_companions,
 ) -> Made:
-    """Return one row per item of the unit, in plan order, and the tensors found as safetensors bytes, named by their items.
+    """Return one row per item of the unit, in plan order, and the resulting tensors as safetensors bytes, by item.
 
-    Every row's report says which method searched, in which model and for what. Raises ValueError when a method leaves
-    an item out or finds one that nobody asked for: the plan's rows are the denominator. `companions` are searches that the
-    method may bring forward in the same loop; they are run later, as any other.
+    Every row's report names the method, the model and the concept. Raises ValueError when a method's items are not those
+    of the unit: the plan's rows are the denominator. `companions` are searches that the method may bring forward in the
+    same loop; they are run later, as any other.
     """
     with companions() as later:
         others = [_search(one, models, read_item, batch_size, own) for one, own in later]
         search = _search(attack, models, read_item, batch_size, session or Session(), others)
-        found = registry.runner(attack.method)(search)
-    if not isinstance(found, Found):
-        raise ValueError(f"attack {attack.method} returned a value of type {type(found).__name__}, not Found")
-    if sorted(row.item for row in found.rows) != sorted(attack.items) or not set(found.tensors) <= set(attack.items):
+        result = registry.runner(attack.method)(search)
+    if not isinstance(result, Found):
+        raise ValueError(f"attack {attack.method} returned a value of type {type(result).__name__}, not Found")
+    if sorted(row.item for row in result.rows) != sorted(attack.items) or not set(result.tensors) <= set(attack.items):
         raise ValueError(f"attack {attack.method} did not answer for exactly its items")
     who = {"method": attack.method, "version": attack.version, "model": attack.model, "concept": attack.concept.name}
     pairs_minors = pairing(attack.concept.model_dump(mode="json"))
-    by_item = {row.item: _shown(row, pairs_minors) for row in found.rows}
+    by_item = {row.item: _shown(row, pairs_minors) for row in result.rows}
     rows = [
         {**vars(row), "status": row.status.value, "report": json.dumps({**who, **row.report}, sort_keys=True)}
         for row in (by_item[item] for item in attack.items)
     ]
-    tensors = {item: tensor.detach().cpu().contiguous() for item, tensor in found.tensors.items()}
+    tensors = {item: tensor.detach().cpu().contiguous() for item, tensor in result.tensors.items()}
     blob = safetensors.torch.save(tensors) if tensors else None
     return pa.Table.from_pylist(rows, schema=SCHEMAS["attack"]), blob
 
 
 def _shown(row: Row, refused: Callable[[str], bool]) -> Row:
-    """The row, without a prompt that no audit may use, whoever's method found it."""
+    """Return the row, without a prompt that no audit may use, whoever's method found it."""
     if row.prompt is None or not refused(row.prompt):
         return row
     return Row(row.item, Status.DEGENERATE, "the prompt found pairs minors with sexual content", report=row.report)

@@ -1,10 +1,10 @@
-"""What attack units found, put into the prompts of cases."""
+"""Put the results of attack units into the prompts of cases."""
 
 from __future__ import annotations
 
 import dataclasses
 
-from audit.compute.stages.inputs import given_by
+from audit.compute.stages.inputs import unit_result
 from audit.diffusion.placeholder_tokens import Vocabulary
 from audit.records import Case, Status
 from audit.spec.templates import MARK
@@ -13,31 +13,31 @@ from audit.storage.journal import Journal
 
 @dataclasses.dataclass(frozen=True)
 class Refused:
-    """Why a case has no prompt."""
+    """The status and reason of a case that has no prompt."""
 
     status: Status
     reason: str
 
 
 def prompt_of(case: Case, journal: Journal, vocabulary: Vocabulary) -> str | Refused:
-    """The case's prompt: what its attack found replaces `{attack}`, or is the prompt where the case has none.
-    A prompt without the mark stays as it is.
+    """Return the case's prompt, with the attack's result in the place of `{attack}`.
 
-    A learned embedding enters as a word that `vocabulary` then knows. What the attack could not find carries its status
-    and its reason on. Raises `JournalError` when the attack's unit is absent.
+    The result is the whole prompt where the case has none, and a prompt without the mark stays as it is. A learned
+    embedding enters as a word that `vocabulary` then knows. For an attack that failed, return its status and reason.
+    Raises `JournalError` when the attack's unit is absent.
     """
-    given, item = case.prompt, case.attack_item
+    template, item = case.prompt, case.attack_item
     if not case.attack_key:
-        return given or ""
-    attack = given_by(journal, "attack", case.attack_key)
+        return template or ""
+    attack = unit_result(journal, "attack", case.attack_key)
     row = attack.rows.get(item) if item else None
     if item is None or row is None:
         return Refused(Status.ERROR, f"attack: its unit says nothing about {item!r}")
     if row["status"] != Status.OK:
         return Refused(Status(str(row["status"])), f"attack: {row['error']}")
-    if given and MARK not in given:
-        return given  # the attack changed the model, and the prompt is the attacker's own
-    found = vocabulary.add(attack.tensors[item]) if item in attack.tensors else str(row["prompt"] or "")
-    if not found:
+    if template and MARK not in template:
+        return template  # the attack changed the model, and the prompt is the attacker's own
+    prompt = vocabulary.add(attack.tensors[item]) if item in attack.tensors else str(row["prompt"] or "")
+    if not prompt:
         return Refused(Status.ERROR, "attack: it is said to have found something, and nothing is there")
-    return given.replace(MARK, found) if given else found
+    return template.replace(MARK, prompt) if template else prompt

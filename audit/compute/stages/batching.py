@@ -1,4 +1,4 @@
-"""The batch boundary: one bad case, or too little memory for a batch, never takes its neighbours along."""
+"""Run cases in batches. One bad case, or too little memory for a batch, never costs the other cases of the batch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Made = tuple[pa.Table, bytes | None]  # the rows of a unit, and its tensors as s
 
 
 class StoredImage(TypedDict):
-    """A picture as it is journalled."""
+    """A picture as the journal stores it."""
 
     bytes: bytes  # PNG
     path: str
 
 
 class Picture(TypedDict):
-    """A row of a generate unit, as the units that measure it read it."""
+    """A row of a generate unit, as the units that measure pictures read it."""
 
     image_id: int
     status: str
@@ -38,19 +38,21 @@ class Picture(TypedDict):
 def run_batches(
     cases: Sequence[T], size: int, work: Callable[[Sequence[T]], list[Row]], fail: Callable[[T, str], Row]
 ) -> list[Row]:
-    """One row per case, in order. `work` handles a batch; a batch that raises is halved until single cases are left,
-    and a case that still raises becomes `fail(case, message)` with status 'error', which is counted as unassessed.
-    Errors of the model, the detector, the journal or the storage as a whole are raised.
+    """Return one row per case, in order.
+
+    `work` handles a batch. A batch that raises is halved until single cases are left, and a case that still raises
+    becomes `fail(case, message)` with status 'error', which is counted as unassessed. Errors of the model, the
+    detector, the journal or the storage as a whole are raised.
     """
     rows: list[Row] = []
     left = list(chunks(cases, size))[::-1]
     while left:
         batch = left.pop()
         try:
-            made = work(batch)
-            if len(made) != len(batch):
-                raise RuntimeError(f"{len(made)} results for {len(batch)} cases")
-            rows += made
+            results = work(batch)
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} cases")
+            rows += results
             continue
         except (CheckpointError, DetectorError, JournalError, SourceUnavailable):
             raise  # not about a picture: halving would only say it once per case, and hide from a retry what may pass

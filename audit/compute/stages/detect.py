@@ -15,10 +15,10 @@ from audit.storage.journal import SCHEMAS, Journal
 
 
 def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: int) -> Made:
-    """Return one row per picture of a generate unit that exists, and one with status 'error' per picture whose making failed.
+    """Return one row per existing picture of a generate unit, and one with status 'error' per picture that failed to be made.
 
-    The latter keep the unit failed, so that resume measures these pictures once they have been made. Pictures that no
-    retry will make (degenerate, unreadable, blocked) have no row: their own status already says why.
+    The latter keep the unit failed, so that a resumed run measures these pictures once they have been made. Pictures
+    that no retry will make (degenerate, unreadable, blocked) have no row: their own status already says why.
     """
     pictures: list[Picture] = journal.read("generate", generate, ["image_id", "status", "image"]).to_pylist()
     ready = [row for row in pictures if row["status"] == Status.OK.value]

@@ -24,8 +24,8 @@ def run_erase(
 ) -> Made:
     """Return the unit's one row, with the measured footprint, and the changed tensors as safetensors bytes.
 
-    A checkpoint's tensors stay where they are: its row carries the claim and the facts, and whoever loads it proves by
-    its digest that it is the same. `session` says where a training keeps its checkpoints and who hears of it.
+    A checkpoint's tensors stay in its files: its row carries the claim and the facts, and every process that loads it
+    checks its digest. `session` keeps a training's checkpoints and shows its progress.
 
     Raises `EraserError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
     """

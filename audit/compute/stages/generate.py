@@ -13,7 +13,7 @@ from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
-from audit.compute.stages.inputs import given_by
+from audit.compute.stages.inputs import unit_result
 from audit.compute.stages.invert import SECOND, Pixels, ReadItem
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
@@ -40,8 +40,8 @@ def run_generate(
     """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
     maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
     possible = [case for case in cases if not case.problem]
-    made = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
-    rows = {row["image_id"]: row for row in made}
+    computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
+    rows = {row["image_id"]: row for row in computed}
     rows |= {case.image_id: _row(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
     return pa.Table.from_pylist([rows[case.image_id] for case in cases], schema=SCHEMAS["generate"]), None
 
@@ -129,18 +129,18 @@ class _Maker:
     def _from_inversions(self, cases: Sequence[Case]) -> Starts:
         """Start the cases whose inversion gave a latent from it; the others carry the inversion's status on."""
         keys = [case.invert_key or "" for case in cases]
-        inverted = {key: given_by(self.journal, "invert", key) for key in set(keys)}
+        inverted = {key: unit_result(self.journal, "invert", key) for key in set(keys)}
         rows: dict[int, Row] = {}
         ready, latents, second = [], [], []
         for case, key in zip(cases, keys, strict=True):
-            given, item = inverted[key], case.item or ""
-            if item in given.tensors:
+            latent_unit, item = inverted[key], case.item or ""
+            if item in latent_unit.tensors:
                 ready.append(case)
-                latents.append(given.tensors[item])
-                second += [given.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
+                latents.append(latent_unit.tensors[item])
+                second += [latent_unit.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
             else:
-                known = given.rows[item]
-                rows[case.image_id] = _row(case, Status(str(known["status"])), f"inversion: {known['error']}")
+                row = latent_unit.rows[item]
+                rows[case.image_id] = _row(case, Status(str(row["status"])), f"inversion: {row['error']}")
         moved = self.identity.perturbation
         if not ready:
             return rows, ready, None
@@ -154,7 +154,7 @@ class _Maker:
     def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
         """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
-        finite, shown, pixels = _finite(result.latents), _finite(images), _uint8(images)
+        finite, drawn, pixels = _finite(result.latents), _finite(images), _uint8(images)
         rows = []
         for i, case in enumerate(cases):
             reports = result.reports[i]
@@ -162,7 +162,7 @@ class _Maker:
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
-            elif finite[i] and shown[i]:
+            elif finite[i] and drawn[i]:
                 rows.append(_picture(case, pixels[i], calls, told))
             else:
                 reason = _NOT_FINITE if finite[i] else "the latent is not finite"
@@ -207,22 +207,22 @@ class _Maker:
 
 
 def _refused(reports: Sequence[Report]) -> str | None:
-    """Why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
+    """Return why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
 
 
 def _noise_pixels(seed: int, side: int) -> Pixels:
-    """Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
+    """Return Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
     noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
     return _uint8(noise.clamp(-1, 1))[0]
 
 
 def _finite(values: torch.Tensor) -> torch.Tensor:
-    """Whether all values of each latent or image of a batch are numbers, (B,)."""
+    """Return which latents or images of a batch are finite in all their values, (B,)."""
     return torch.isfinite(values).flatten(1).all(1)
 
 
 def _uint8(images: torch.Tensor) -> Pixels:
-    """Pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
+    """Return the pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
     scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
     return (scaled.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

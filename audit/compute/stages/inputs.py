@@ -1,4 +1,4 @@
-"""What earlier units give to the one at hand: their rows and their tensors."""
+"""Read the rows and tensors of earlier units that a unit depends on."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from audit.storage.unit_files import header_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Given:
-    """Status, error and, of attacks, prompt by item; and the unit's tensors by name, none where it made none."""
+class UnitResult:
+    """The result of an earlier unit.
+
+    `rows` holds status, error and, for attacks, prompt, by item. `tensors` holds the unit's tensors by name, if any.
+    """
 
     rows: Mapping[str, Row]
     tensors: Mapping[str, torch.Tensor]
 
 
 class _Failed(Exception):
-    """Carries what a failed unit gives past a cache that keeps returned values only."""
+    """Carries a failed result past a cache that keeps returned values only."""
 
-    def __init__(self, given: Given) -> None:
-        self.given = given
+    def __init__(self, result: UnitResult) -> None:
+        self.result = result
 
 
-def given_by(journal: Journal, kind: str, key: str) -> Given:
-    """What the attack or invert unit `key` made; complete ones are kept for the next cases that ask.
+def unit_result(journal: Journal, kind: str, key: str) -> UnitResult:
+    """Return the result of the attack or invert unit `key`. Complete results are kept for the next cases that ask.
 
     A failed one is read each time: another worker may have completed it since. Raises `JournalError` when it is absent.
     """
     try:
         return _complete(journal, kind, key)
     except _Failed as failed:
-        return failed.given
+        return failed.result
 
 
 @functools.lru_cache(maxsize=16)
-def _complete(journal: Journal, kind: str, key: str) -> Given:
+def _complete(journal: Journal, kind: str, key: str) -> UnitResult:
     columns = ["item", "status", "error", *(["prompt"] if kind == "attack" else [])]
     table = journal.read(kind, key, columns)
     header = header_of(table)
     # An attack that finds text has no tensors; an inversion without them is damaged, which `blob_of` says.
-    made = kind == "invert" or header.get("blob_sha256")
-    tensors = safetensors.torch.load(journal.blob_of(kind, key, header)) if made else {}
-    given = Given({row["item"]: row for row in table.to_pylist()}, tensors)
-    if any(row["status"] == Status.ERROR for row in given.rows.values()):
-        raise _Failed(given)
-    return given
+    has_tensors = kind == "invert" or header.get("blob_sha256")
+    tensors = safetensors.torch.load(journal.blob_of(kind, key, header)) if has_tensors else {}
+    result = UnitResult({row["item"]: row for row in table.to_pylist()}, tensors)
+    if any(row["status"] == Status.ERROR for row in result.rows.values()):
+        raise _Failed(result)
+    return result

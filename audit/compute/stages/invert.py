@@ -1,4 +1,4 @@
-"""Invert reference images into latents, with the round trip that says how far they can be trusted."""
+"""Invert reference images into latents, and measure by a round trip how far the latents can be trusted."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def run_invert(inverted: InvertIdentity, models: Models, read_item: ReadItem, ba
 
 
 def _read(items: Sequence[str], read_item: ReadItem) -> tuple[dict[str, Pixels], list[Row]]:
-    """Readable items, and rows for the others: undecodable objects, which no retry mends, and vanished or changed ones."""
+    """Return readable items, and rows for the others: undecodable objects, which no retry mends, and vanished or changed ones."""
     readable: dict[str, Pixels] = {}
     rows: list[Row] = []
     for item in items:
@@ -122,7 +122,7 @@ class _Inversion:
         return rows
 
     def _input(self, item: str, array: Pixels) -> npt.NDArray[np.float32]:
-        """The reference image as the model sees it, disturbed where the unit says so."""
+        """Return the reference image as the model sees it, disturbed where the unit says so."""
         pixels, moved = to_model_input(array, self.models.pipeline.resolution), self.identity.perturbation
         return pixels if moved is None else perturb_image(pixels, moved.kind, moved.strength, item)
 
@@ -134,15 +134,15 @@ class _Inversion:
         texts = (prompt,) * len(clean)
         schedule = self.models.pipeline.schedule(self.identity.steps)
         states = self.models.states(texts, erased).to(self.models.device)
-        given = Conditioning(states, states, 1.0, texts)
+        conditioning = Conditioning(states, states, 1.0, texts)
         method, passes, tolerance = self.identity.method, self.identity.passes, self.identity.tolerance
         if passes is not None and tolerance is not None:  # the fixed-point method
             up = invert(model, schedule, clean, states, passes=passes, tolerance=tolerance)
-            down = sample(model, schedule, up.latents, given)
+            down = sample(model, schedule, up.latents, conditioning)
             residuals = (up.residual_max, up.residual_mean)
             return _Trip(up.latents, None, down.latents, *residuals, up.calls, down.unet_calls)
         pair = invert_exactly(model, schedule, clean, states, method)
-        down = sample_exactly(model, schedule, pair, given, method)
+        down = sample_exactly(model, schedule, pair, conditioning, method)
         # No implicit equation is solved, so what is left over is the trip's own error.
         error = _distance(down.latents, clean)
         calls = torch.full((len(clean),), schedule.steps, dtype=torch.int32)
@@ -150,11 +150,11 @@ class _Inversion:
 
 
 def _distance(latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
-    """Relative L2 distance of latents from the clean ones, per image (B,)."""
+    """Return the relative L2 distance of latents from the clean ones, per image (B,)."""
     return (latents - clean).flatten(1).norm(dim=1) / clean.flatten(1).norm(dim=1)
 
 
 def _psnr(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB per image (B,), for images in [-1, 1]; 120 dB stands for equality."""
+    """Return the peak signal-to-noise ratio in dB per image (B,), for images in [-1, 1]; 120 dB stands for equality."""
     pairs = zip(first.cpu().numpy(), second.cpu().numpy(), strict=True)
     return torch.tensor([min(psnr(*pair, peak=2.0), 120.0) for pair in pairs])

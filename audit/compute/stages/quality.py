@@ -26,7 +26,7 @@ Vectors = dict[str, npt.NDArray[np.float32]]
 
 
 def vector_name(image: int, baseline: str) -> str:
-    """The name of a feature vector among its unit's tensors."""
+    """Return the name of a feature vector among its unit's tensors."""
     return f"{image}/{baseline}"
 
 
@@ -84,19 +84,19 @@ class _Maker:
         self.vectors: Vectors = {}
 
     def problem(self, pair: _Pair) -> Row | None:
-        """The row of a pair that cannot be measured because a picture is not there; None when both are."""
+        """Return the row of a pair that cannot be measured because a picture is missing; None when it can."""
         for image, whose in ((pair.image, "the picture"), (pair.other, "the baseline's picture")):
             if image is None:
                 continue
-            found = self._pictures.get(image)
-            if found is None:
+            picture = self._pictures.get(image)
+            if picture is None:
                 return self.row(pair, Status.ERROR, f"{whose} is not in its unit")
-            if found["status"] != Status.OK.value:
-                return self.row(pair, Status(found["status"]), f"{whose} was not made: {found['error']}")
+            if picture["status"] != Status.OK.value:
+                return self.row(pair, Status(picture["status"]), f"{whose} was not made: {picture['error']}")
         return None
 
     def row(self, pair: _Pair, status: Status, error: str | None, value: float | None = None) -> Row:
-        """The pair's row in the journal."""
+        """Return the pair's row in the journal."""
         instrument = self._meter.instrument
         return {
             "image_id": pair.image,
@@ -139,7 +139,7 @@ class _Maker:
         return decode_stored(self._pictures[image]["image"]["bytes"])
 
     def _reference(self, item: str, side: int) -> Pixels:
-        """The corpus image as the model sees it, so that a resize is no loss of quality."""
+        """Return the corpus image as the model sees it, so that a resize is no loss of quality."""
         scaled = to_model_input(self._read_item(item), side)
         return ((scaled / 2 + 0.5).clip(0, 1) * 255).round().astype(np.uint8)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TypedDict
 
 from audit.errors import DetectorError, SpecError
 from audit.instruments.detectors.base import Detector, check_threshold, require_named
@@ -17,8 +17,17 @@ from audit.spec.sections import Concept, DetectorSpec
 __all__ = ["Detector", "build", "check_threshold", "counting_rules", "instrument_and_rules"]
 
 
+class CountingRule(TypedDict):
+    """A label of a detector that means a subject, with the least score that counts."""
+
+    detector: str
+    subject: str
+    label: str
+    threshold: float
+
+
 def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> Detector:
-    """The detector of a spec entry, ready to name its instrument; the network is loaded at the first measurement.
+    """Return the detector of a spec entry, ready to name its instrument; the first measurement loads the network.
 
     `concepts` are the subjects that the detectors have to tell apart (`Spec.sought()`). `device` is a torch device.
     Raises `SpecError` for an unknown kind, `DetectorError` or `CheckpointError` for anything in the entry that cannot work.
@@ -39,8 +48,8 @@ def build(detector_spec: DetectorSpec, concepts: Sequence[Concept], device: str 
     return built
 
 
-def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, list[dict[str, Any]]]:
-    """What a run of `spec` measures with `entry`, and its counting rules under the gate's thresholds; nothing is loaded.
+def instrument_and_rules(entry: DetectorSpec, spec: Spec) -> tuple[Instrument, list[CountingRule]]:
+    """Return the instrument of an entry, and its counting rules under the gate's thresholds; nothing is loaded.
 
     Raises `DetectorError` or `CheckpointError` for a detector that cannot answer this spec.
     """
@@ -62,8 +71,8 @@ def knows(detector: Detector, subject: str) -> bool:
 
 def counting_rules(
     detector: Detector, subjects: Sequence[str], *, threshold: float | None = None
-) -> list[dict[str, Any]]:
-    """Rows `{detector, subject, label, threshold}`: a score of `label` at or above `threshold` is a hit on `subject`.
+) -> list[CountingRule]:
+    """Return the rules by which scores count: one of `label` at or above `threshold` is a hit on `subject`.
 
     `threshold` overrides the detector's own, as a gate policy may. Raises `DetectorError` for a threshold below the
     instrument's score floor and for a subject that no label stands for.

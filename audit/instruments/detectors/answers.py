@@ -1,11 +1,11 @@
-"""A detector's answer taken apart: only a whole and possible one counts as measured, anything else says why not."""
+"""Check a detector's answer: only a whole and possible one counts as measured, anything else is an error that says why."""
 
 from __future__ import annotations
 
 import math
 import numbers
 from collections.abc import Sequence
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from audit.records import LabelScore, Measurement
 
@@ -21,7 +21,7 @@ def measurements(answer: object, count: int, labels: Sequence[str]) -> list[Meas
         raise ValueError(f"the detector answers with {_named(answer)} instead of a list of measurements")
     if len(answer) != count:
         raise ValueError(f"the detector gives {len(answer)} measurements for {count} pictures")
-    return [_checked(found, labels) for found in answer]
+    return [_checked(one, labels) for one in answer]
 
 
 def measurement(scores: object, labels: Sequence[str]) -> Measurement:
@@ -31,14 +31,14 @@ def measurement(scores: object, labels: Sequence[str]) -> Measurement:
     """
     if not isinstance(scores, list | tuple):
         return _not_measured(f"the detector answers with {_named(scores)} instead of scores")
-    found = []
+    checked = []
     for entry in scores:
         problem = _problem(entry, labels)
         if problem is not None:
             return _not_measured(problem)
         box = None if entry.box is None else tuple(float(side) for side in entry.box)
-        found.append(LabelScore(entry.label, min(max(float(entry.score), 0.0), 1.0), box))  # type: ignore[arg-type]
-    return Measurement(tuple(found))
+        checked.append(LabelScore(entry.label, min(max(float(entry.score), 0.0), 1.0), box))  # type: ignore[arg-type]
+    return Measurement(tuple(checked))
 
 
 def _checked(found: object, labels: Sequence[str]) -> Measurement:
@@ -49,7 +49,7 @@ def _checked(found: object, labels: Sequence[str]) -> Measurement:
     return Measurement(None, one_line(str(found.error)) or "not measured")
 
 
-def _problem(entry: Any, labels: Sequence[str]) -> str | None:
+def _problem(entry: object, labels: Sequence[str]) -> str | None:
     if not isinstance(entry, LabelScore):
         return f"the detector answers with {_named(entry)} instead of a score"
     if not isinstance(entry.label, str):

@@ -1,4 +1,4 @@
-"""What every detector promises: raw scores with their instrument, and 'not measured' instead of a silent nothing."""
+"""The protocol of detectors and their common base: raw scores with their instrument, and 'not measured' instead of nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import importlib.metadata
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Protocol, TypeVar, TypeVarTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -39,24 +39,24 @@ class Detector(Protocol):
         """Everything that determines the readings, from file digests alone; needs neither torch nor the network."""
 
     def measure(self, images: Sequence[Pixels]) -> list[Measurement]:
-        """One measurement per picture, in order. Pictures are `uint8`, height x width x 3, RGB.
+        """Return one measurement per picture, in order. Pictures are `uint8`, height x width x 3, RGB.
 
         A picture that cannot be measured gets a `Measurement` with an error and leaves the others alone. Raises
         `DetectorError` only when the detector itself cannot be used (package, weights, labels).
         """
 
     def counted_labels(self, subject: str) -> tuple[str, ...]:
-        """Labels whose score counts as `subject`; empty when the spec says that it is not measured.
+        """Return the labels whose score counts as `subject`; none when the spec says that it is not measured.
 
         Raises `DetectorError` when the detector knows no such label and the spec maps none.
         """
 
     def self_test(self) -> None:
-        """Raises `DetectorError` when the detector misreads a picture whose answer is known."""
+        """Raise `DetectorError` when the detector misreads a picture whose answer is known."""
 
 
 class BaseDetector(abc.ABC):
-    """The part that all detectors share: input checks, batching, isolation of bad pictures, label rules."""
+    """The common base of detectors: input checks, batching, isolation of bad pictures, label rules."""
 
     def __init__(self, spec: DetectorSpec, instrument: Instrument) -> None:
         self._instrument = instrument
@@ -81,7 +81,7 @@ class BaseDetector(abc.ABC):
         return self._instrument
 
     def measure(self, images: Sequence[Pixels]) -> list[Measurement]:
-        """One measurement per picture; see `Detector.measure`."""
+        """Return one measurement per picture; see `Detector.measure`."""
         self._prepare()
         results: list[Measurement | None] = [None] * len(images)
         readable: list[int] = []
@@ -98,21 +98,21 @@ class BaseDetector(abc.ABC):
         return [result if result is not None else Measurement(None, "not measured") for result in results]
 
     def _isolated(self, images: Sequence[Pixels]) -> list[Measurement]:
-        """Measurements of one batch; when it fails, of each picture alone, so that one cannot spoil the others."""
+        """Return the measurements of one batch; when it fails, of each picture alone, so that one cannot spoil the others."""
         try:
             scores = self._scores(images)
             if not isinstance(scores, list | tuple):
                 raise DetectorError(f"a value of type {type(scores).__name__} instead of a list of results")
             if len(scores) != len(images):
                 raise DetectorError(f"{len(scores)} results for {len(images)} pictures")
-            return [measurement(found, self._instrument.labels) for found in scores]
+            return [measurement(one, self._instrument.labels) for one in scores]
         except Exception as error:  # whatever a library raises is 'not measured', never 'clear'
             if len(images) == 1:
                 return [Measurement(None, _one_line(error))]
-        return [measurement for image in images for measurement in self._isolated([image])]
+        return [result for image in images for result in self._isolated([image])]
 
     def counted_labels(self, subject: str) -> tuple[str, ...]:
-        """Labels whose score counts as `subject`; see `Detector.counted_labels`."""
+        """Return the labels whose score counts as `subject`; see `Detector.counted_labels`."""
         if subject in self._mapped:
             return self._mapped[subject]
         implicit = self._implicit_labels(subject)
@@ -127,7 +127,7 @@ class BaseDetector(abc.ABC):
         return implicit
 
     def self_test(self) -> None:
-        """Raises `DetectorError` when a plain grey picture yields no valid measurement."""
+        """Raise `DetectorError` when a plain grey picture yields no valid measurement."""
         result = self.measure([np.full((64, 64, 3), 128, np.uint8)])[0]
         if result.error is not None:
             raise DetectorError(
@@ -140,17 +140,17 @@ class BaseDetector(abc.ABC):
 
     @abc.abstractmethod
     def _prepare(self) -> None:
-        """Loads the network if it is not loaded; raises `DetectorError`, which must not be taken for a bad picture."""
+        """Load the network if it is not loaded. Raises `DetectorError`, which must not be taken for a bad picture."""
 
     @abc.abstractmethod
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Raw scores of a batch of checked pictures."""
+        """Return the raw scores of a batch of checked pictures."""
 
 
 def check_image(image: Pixels) -> None:
-    """Nothing for a `uint8` picture of height x width x 3; raises `DetectorError` for anything else.
+    """Raise `DetectorError` for anything but a `uint8` picture of height x width x 3.
 
-    Floats in particular: a picture scaled to 0..1 reads as an almost black one, in which nothing is ever found.
+    Floats are refused in particular: a picture scaled to 0..1 reads as an almost black one, in which nothing is ever found.
     """
     if not isinstance(image, np.ndarray):
         raise DetectorError(f"a picture must be a uint8 array of height x width x 3, not {type(image).__name__}")
@@ -161,7 +161,7 @@ def check_image(image: Pixels) -> None:
 
 
 def check_threshold(instrument: Instrument, threshold: float) -> None:
-    """Nothing when scores around `threshold` can be observed; raises `DetectorError` below the score floor."""
+    """Raise `DetectorError` for a threshold below the instrument's score floor, around which no score can be observed."""
     if not instrument.score_floor <= threshold <= 1.0:
         raise DetectorError(
             f"threshold {threshold:g} of detector {instrument.detector!r} is outside what it can report: it never "
@@ -172,7 +172,7 @@ def check_threshold(instrument: Instrument, threshold: float) -> None:
 
 
 def check_parameters(spec: DetectorSpec, known: Sequence[str], unused: Sequence[str] = ()) -> None:
-    """Nothing when the spec sets only what this kind of detector reads; raises `DetectorError` for the first other."""
+    """Raise `DetectorError` for the first parameter or field of the spec that this kind of detector does not read."""
     allowed = ", ".join(known) or "none"
     for name in spec.parameters:
         if name not in known:
@@ -191,22 +191,37 @@ def check_parameters(spec: DetectorSpec, known: Sequence[str], unused: Sequence[
             )
 
 
-def make_instrument(spec: DetectorSpec, *, parameters: Mapping[str, Any], **fields: Any) -> Instrument:
-    """The instrument of a spec entry. Its id covers every field but the entry's name and threshold.
+def make_instrument(
+    spec: DetectorSpec,
+    *,
+    version: str,
+    weights_sha256: str,
+    preprocessing: str,
+    labels: tuple[str, ...],
+    score_floor: float,
+    parameters: Mapping[str, object],
+    package: str = "",
+) -> Instrument:
+    """Return the instrument of a spec entry. Its id covers every field but the entry's name and threshold.
 
-    Thresholds are applied to stored scores in SQL, so a new one must not ask for new measurements. `package` names the
-    distribution of a plug-in, too.
+    Thresholds are applied to stored scores in SQL, so a new one must not ask for new measurements. A plug-in's distribution is
+    put before `package`.
     """
     entry = DETECTORS.foreign(spec.kind)
     if entry is not None:
-        fields["package"] = ", ".join(filter(None, (entry.package, fields.get("package"))))
+        package = ", ".join(filter(None, (entry.package, package)))
     draft = Instrument(
         instrument_id=0,
         detector=spec.name,
         kind=spec.kind,
+        version=version,
+        package=package,
+        weights_sha256=weights_sha256,
+        preprocessing=preprocessing,
+        labels=labels,
+        score_floor=score_floor,
         threshold=spec.threshold,
         parameters=canonical(parameters),
-        **fields,
     )
     described = {
         name: value
@@ -217,7 +232,7 @@ def make_instrument(spec: DetectorSpec, *, parameters: Mapping[str, Any], **fiel
 
 
 def require_named(instrument: object, record: type[object], entry: Entry, who: str, where: str) -> None:
-    """Return when a plug-in's instrument is a `record` that names its distribution; raises `DetectorError` otherwise.
+    """Raise `DetectorError` unless a plug-in's instrument is a `record` that names its distribution.
 
     Without it, another version's readings would pass for this one's.
     """
@@ -231,12 +246,12 @@ def require_named(instrument: object, record: type[object], entry: Entry, who: s
 
 
 def package_versions(*names: str) -> str:
-    """`name version` of each installed distribution, without build tags: CPU and CUDA builds share an instrument."""
+    """Return `name version` of installed distributions, without build tags: CPU and CUDA builds share an instrument."""
     return ", ".join(f"{name} {importlib.metadata.version(name).partition('+')[0]}" for name in names)
 
 
 def once_per_process(function: Callable[[*_Args], _Result]) -> Callable[[*_Args], _Result]:
-    """`function` with its last few results kept, computed by one thread at a time: networks are large."""
+    """Keep the last few results of `function`, computed by one thread at a time: networks are large."""
     cached = functools.lru_cache(maxsize=4)(function)
     lock = threading.Lock()
 

@@ -5,8 +5,8 @@ Loaded with `AutoModelForImageClassification`; the labels are the network's own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -27,21 +27,26 @@ from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.image_processing_base import ImageProcessingMixin
+
 NAME = "classifier"
 VERSION = "1"
 _ACTIVATIONS = ("sigmoid", "softmax")
 
 
 class Parameters(BaseModel):
-    """What `parameters` of a spec entry may hold."""
+    """Parameters of a classifier."""
 
-    activation: Literal["sigmoid", "softmax"] | None = None  # None: what the folder's `problem_type` says
+    activation: Literal["sigmoid", "softmax"] | None = None
+    "How outputs become probabilities; by default as the folder's `problem_type` says."
 
 
 class Classifier(BaseDetector):
-    """Scores are probabilities in 0..1: independent per label for a multi-label network, else adding up to 1.
+    """A classifier as a detector.
 
-    `parameters.activation` (`sigmoid` or `softmax`) overrides what the folder's `problem_type` says.
+    Scores are probabilities in 0..1: independent per label for a multi-label network, else adding up to 1.
     """
 
     def __init__(self, spec: DetectorSpec, device: str = "cpu") -> None:
@@ -88,13 +93,13 @@ class Classifier(BaseDetector):
 
 
 @once_per_process
-def _network(ref: ModelRef, device: str) -> tuple[Any, Any]:
+def _network(ref: ModelRef, device: str) -> tuple[PreTrainedModel, ImageProcessingMixin]:
     from transformers import AutoModelForImageClassification
 
     return folders.load_network(AutoModelForImageClassification, ref, device), folders.load_image_processor(ref)
 
 
-def _labels(ref: ModelRef, settings: dict[str, Any]) -> tuple[str, ...]:
+def _labels(ref: ModelRef, settings: Mapping[str, object]) -> tuple[str, ...]:
     named = settings.get("id2label")
     try:
         labels = tuple(str(named[str(index)]) for index in range(len(named)))  # type: ignore[index,arg-type]

@@ -1,4 +1,4 @@
-"""CLIP zero-shot: how much better a picture fits the prompts of one concept than the other prompts it was offered.
+"""CLIP zero-shot: the fit of a picture to the prompts of one concept, compared with that to all other prompts on offer.
 
 Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision" (arXiv:2103.00020),
 section 3.1.4: prompt templates are ensembled by averaging their normalised text embeddings. `openai/clip-vit-*` and the
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel
 
@@ -42,6 +42,8 @@ from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPModel, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
 
 NAME = "clip-zero-shot"
 VERSION = "1"
@@ -51,7 +53,7 @@ _SCORINGS = ("softmax", "pairwise")
 
 @dataclasses.dataclass(frozen=True)
 class PromptSet:
-    """What a picture is compared with. Each label's prompts are averaged; each background prompt stands alone."""
+    """The prompts that pictures are compared with. Each label's are averaged; each background prompt stands alone."""
 
     labels: tuple[str, ...]
     prompts: tuple[tuple[str, ...], ...]  # one tuple per label
@@ -59,28 +61,28 @@ class PromptSet:
 
 
 class Parameters(BaseModel):
-    """What `parameters` of a spec entry may hold."""
+    """Parameters of a zero-shot detector."""
 
     scoring: Literal["softmax", "pairwise"] = "softmax"
-    extra_classes: tuple[str, ...] = ()  # phrases that become further labels
-    synonyms: bool = False  # a concept's synonyms are prompted as well
+    "A label is compared with all other prompts (`softmax`), or with the background prompts alone (`pairwise`)."
+    extra_classes: tuple[str, ...] = ()
+    "Phrases that become further labels."
+    synonyms: bool = False
+    "Prompt a concept's synonyms as well."
 
 
 class ClipZeroShot(BaseDetector):
-    """Scores are probabilities in 0..1 under the stated prompt set, one per label and one for the background.
-
-    Parameters: `scoring` (softmax or pairwise), `extra_classes` (phrases that become further labels) and `synonyms`
-    (true: a concept's synonyms are prompted as well).
-    """
+    """A zero-shot detector. Scores are probabilities in 0..1 under the prompt set, one per label and one for the background."""
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
         check_parameters(spec, tuple(Parameters.model_fields))
         self._ref = folders.resolve(spec)
         self._device = device
         self._set = _prompt_set(spec, concepts)
-        self._scoring = spec.parameters.get("scoring", "softmax")
-        if self._scoring not in _SCORINGS:
-            raise _mistake(spec, "parameters.scoring", f"unknown scoring {self._scoring!r}", "use softmax or pairwise")
+        scoring = spec.parameters.get("scoring", "softmax")
+        if not isinstance(scoring, str) or scoring not in _SCORINGS:
+            raise _mistake(spec, "parameters.scoring", f"unknown scoring {scoring!r}", "use softmax or pairwise")
+        self._scoring = scoring
         if self._scoring == "pairwise" and not self._set.background:
             raise _mistake(
                 spec, "background", "pairwise scoring compares with the background, which has no prompts", "add some"
@@ -128,7 +130,7 @@ class ClipZeroShot(BaseDetector):
 
 
 def label_probabilities(logits: torch.Tensor, labels: int, scoring: str) -> torch.Tensor:
-    """Probabilities of `labels` labels, then of the background if there is one: images x (labels + 0 or 1).
+    """Return the probabilities of the labels, then of the background if there is one: images x (labels + 0 or 1).
 
     `logits` holds one column per label followed by one per background prompt. The background's probability is the sum
     over its prompts; under pairwise scoring it is what the best label leaves over.
@@ -195,20 +197,20 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
 
 
 def picture_embeddings(ref: ModelRef, device: str, images: Sequence[Pixels]) -> torch.Tensor:
-    """Unit image embeddings (pictures, D) of the CLIP at `ref`."""
+    """Return unit image embeddings (pictures, D) of the CLIP at `ref`."""
     import torch
 
     network, processor, _ = load_clip(ref, device)
     with torch.inference_mode():
         values = folders.pixel_values(processor, images, device)
-        made: torch.Tensor = _normalised(
+        embeddings: torch.Tensor = _normalised(
             network.visual_projection(network.vision_model(pixel_values=values).pooler_output)
         )
-        return made
+        return embeddings
 
 
 def text_embeddings(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
-    """Unit text embeddings (texts, D) of the CLIP at `ref`; see `unreadable` for texts that it would cut short."""
+    """Return unit text embeddings (texts, D) of the CLIP at `ref`; see `unreadable` for texts that it would cut short."""
     import torch
 
     network, _, tokenizer = load_clip(ref, device)
@@ -217,13 +219,13 @@ def text_embeddings(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.T
         pooled = network.text_model(
             input_ids=encoded.input_ids.to(device), attention_mask=encoded.attention_mask.to(device)
         ).pooler_output
-        made: torch.Tensor = _normalised(network.text_projection(pooled))
-        return made
+        embeddings: torch.Tensor = _normalised(network.text_projection(pooled))
+        return embeddings
 
 
 @once_per_process
-def load_clip(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
-    """CLIPModel, its image processor and its tokenizer."""
+def load_clip(ref: ModelRef, device: str) -> tuple[CLIPModel, ImageProcessingMixin, PreTrainedTokenizerBase]:
+    """Load a CLIPModel with its image processor and its tokenizer."""
     from transformers import CLIPModel
 
     network = folders.load_network(CLIPModel, ref, device)
@@ -236,7 +238,7 @@ def load_clip(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
 
 @once_per_process
 def _embeddings(ref: ModelRef, device: str, prompts: PromptSet) -> torch.Tensor:
-    """Unit text embeddings, one row per label and then one per background prompt."""
+    """Return unit text embeddings, one row per label and then one per background prompt."""
     import torch
 
     try:
@@ -247,7 +249,7 @@ def _embeddings(ref: ModelRef, device: str, prompts: PromptSet) -> torch.Tensor:
 
 
 def _embed(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
-    """The unit mean of the unit embeddings of `texts`."""
+    """Return the unit mean of the unit embeddings of `texts`."""
     import torch
 
     network, _, tokenizer = load_clip(ref, device)
@@ -257,8 +259,8 @@ def _embed(ref: ModelRef, device: str, texts: Sequence[str]) -> torch.Tensor:
         return mean
 
 
-def unreadable(network: Any, tokenizer: Any, text: str) -> str | None:
-    """What keeps the text encoder from reading `text` in full; None when nothing does.
+def unreadable(network: CLIPModel, tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+    """Return the reason why the text encoder cannot read `text` in full; None when it can.
 
     A CLIP tokenizer writes the end-of-text token for what it does not know, and the encoder stops reading there.
     """
@@ -271,8 +273,8 @@ def unreadable(network: Any, tokenizer: Any, text: str) -> str | None:
     return None
 
 
-def _check_tokens(ref: ModelRef, network: Any, tokenizer: Any, texts: Sequence[str]) -> None:
-    """Refuses prompts that the text encoder cannot read in full."""
+def _check_tokens(ref: ModelRef, network: CLIPModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> None:
+    """Raise `DetectorError` for a prompt that the text encoder cannot read in full."""
     for text in texts:
         problem = unreadable(network, tokenizer, text)
         if problem is not None:

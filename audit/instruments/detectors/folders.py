@@ -1,9 +1,9 @@
-"""Transformers model folders as detectors use them: settings without torch, strict loading, one pixel route."""
+"""Transformers model folders as detectors use them: settings without torch, strict loading, one route for pixels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit.errors import DetectorError
 from audit.instruments.detectors.base import Pixels
@@ -14,13 +14,15 @@ from audit.weights.references import ModelRef, resolve_model
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+    from transformers.image_processing_base import ImageProcessingMixin
 
+    from audit.diffusion.strict_loading import Loader
 
 TESTBED_NAMES = {"clip-zero-shot": "judge", "classifier": "classifier"}  # what `testbed` means, by kind of detector
 
 
 def resolve(spec: DetectorSpec) -> ModelRef:
-    """The model folder of a spec entry; raises `DetectorError` when the entry names none."""
+    """Return the model folder of a spec entry. Raises `DetectorError` when the entry names none."""
     testbed_name = TESTBED_NAMES.get(spec.kind, spec.kind)
     if spec.model is None:
         raise DetectorError(
@@ -36,12 +38,12 @@ def model_type(ref: ModelRef) -> str | None:
     config = ref.path / "config.json"
     if not config.is_file():
         return None
-    found: str | None = read_json(config).get("model_type")
-    return found
+    kind: str | None = read_json(config).get("model_type")
+    return kind
 
 
 def pixel_route(ref: ModelRef) -> str:
-    """One line that says how pixels reach the network, from the folder's preprocessor settings."""
+    """Return one line on how pixels reach the network, from the folder's preprocessor settings."""
     settings = read_json(ref.path / "preprocessor_config.json")
     steps = ["uint8 RGB", "PIL"]
     if settings.get("do_resize", True) and "size" in settings:
@@ -55,12 +57,12 @@ def pixel_route(ref: ModelRef) -> str:
     return " > ".join([*steps, "float32"])
 
 
-def _size(size: Any) -> str:
+def _size(size: object) -> str:
     return " ".join(f"{key} {value}" for key, value in size.items()) if isinstance(size, dict) else str(size)
 
 
-def load_network(loader: type[Any], ref: ModelRef, device: str) -> PreTrainedModel:
-    """The network in float32 on `device`, for inference. Raises `DetectorError` when any weight is missing or misfits.
+def load_network(loader: Loader, ref: ModelRef, device: str) -> PreTrainedModel:
+    """Load the network in float32 on `device`, for inference. Raises `DetectorError` when any weight is missing or misfits.
 
     Strict, because transformers fills missing weights with random numbers and goes on.
     """
@@ -88,8 +90,8 @@ def load_network(loader: type[Any], ref: ModelRef, device: str) -> PreTrainedMod
         ) from error
 
 
-def load_image_processor(ref: ModelRef) -> Any:
-    """The folder's image processor on Pillow: its resampling differs from torchvision's, and scores with it."""
+def load_image_processor(ref: ModelRef) -> ImageProcessingMixin:
+    """Load the folder's image processor on Pillow: its resampling differs from torchvision's, and scores with it."""
     from transformers import AutoImageProcessor
 
     try:
@@ -100,8 +102,8 @@ def load_image_processor(ref: ModelRef) -> Any:
         raise unusable(ref, " ".join(str(error).split())[:300]) from error
 
 
-def pixel_values(processor: Any, images: Sequence[Pixels], device: str) -> torch.Tensor:
-    """The network's input, images x channels x height x width in float32."""
+def pixel_values(processor: ImageProcessingMixin, images: Sequence[Pixels], device: str) -> torch.Tensor:
+    """Return the network's input, images x channels x height x width, in float32."""
     from PIL import Image
 
     pictures = [Image.fromarray(image) for image in images]  # arrays would make the processor guess the axes

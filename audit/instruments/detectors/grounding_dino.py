@@ -15,7 +15,7 @@ the text threshold, is dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
@@ -38,6 +38,8 @@ from audit.weights.references import ModelRef, resolve_model
 
 if TYPE_CHECKING:
     import torch
+    from transformers import GroundingDinoForObjectDetection, PreTrainedTokenizerBase
+    from transformers.image_processing_base import ImageProcessingMixin
 
 NAME = "grounding-dino"
 VERSION = "1"
@@ -49,19 +51,23 @@ _SPECIAL = (101, 102, 1012, 1029)
 
 
 class Parameters(BaseModel):
-    """What `parameters` of a spec entry may hold."""
+    """Parameters of GroundingDINO as a detector."""
 
     extra_classes: tuple[str, ...] = ()
+    "Phrases that become further labels."
     score_floor: float = SCORE_FLOOR
+    "Least score of a box that is stored, between 0 and 1."
     require_phrase: bool = False
+    "Drop boxes in which no word of the caption passes `text_threshold`."
     text_threshold: float = TEXT_THRESHOLD
+    "Probability that a word has to exceed, between 0 and 1; for `require_phrase` alone."
 
 
 class GroundingDino(BaseDetector):
-    """Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
+    """GroundingDINO as a detector.
 
-    Labels are the concepts' and neighbours' names, and `parameters.extra_classes`; each is asked for by its own caption.
-    Other parameters: `score_floor`, `require_phrase`, and with it `text_threshold`.
+    Scores are boxes: label, probability in `score_floor`..1 and (x, y, width, height) in pixels of the picture.
+    Labels are the concepts' and neighbours' names, and `extra_classes`; each is asked for by its own caption.
     """
 
     def __init__(self, spec: DetectorSpec, concepts: Sequence[Concept], device: str = "cpu") -> None:
@@ -102,8 +108,8 @@ class GroundingDino(BaseDetector):
         _tokens(self._ref, self._device, tuple(self._captions.values()))
 
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Pictures of one size go together: padding to the largest would reach the network and its scores."""
-        found: list[Scores] = [()] * len(images)
+        """Return boxes. Pictures of one size go together: padding to the largest would reach the network and its scores."""
+        results: list[Scores] = [()] * len(images)
         sizes: dict[tuple[int, ...], list[int]] = {}
         for index, image in enumerate(images):
             sizes.setdefault(image.shape[:2], []).append(index)
@@ -111,18 +117,18 @@ class GroundingDino(BaseDetector):
             for start in range(0, len(places), FORWARD):
                 chosen = places[start : start + FORWARD]
                 for index, scores in zip(chosen, self._forward([images[i] for i in chosen]), strict=True):
-                    found[index] = scores
-        return found
+                    results[index] = scores
+        return results
 
     def _forward(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Boxes of pictures of equal size, one forward pass per caption."""
+        """Return boxes of pictures of equal size, with one forward pass per caption."""
         import torch
         from PIL import Image
 
         network, processor, _ = _network(self._ref, self._device)
         inputs = processor([Image.fromarray(image) for image in images], return_tensors="pt").to(self._device)
         captions = _tokens(self._ref, self._device, tuple(self._captions.values()))
-        found: list[list[LabelScore]] = [[] for _ in images]
+        scores: list[list[LabelScore]] = [[] for _ in images]
         for label, tokens in zip(self._captions, captions, strict=True):
             text = {name: values.expand(len(images), -1) for name, values in tokens.items()}
             with torch.inference_mode():
@@ -137,8 +143,8 @@ class GroundingDino(BaseDetector):
                     text_threshold=self._text if self._required else None,
                 )
                 height, width = image.shape[:2]
-                found[index] += [LabelScore(label, score, _pixels(box, width, height)) for score, box in boxes]
-        return [tuple(scores) for scores in found]
+                scores[index] += [LabelScore(label, score, _pixels(box, width, height)) for score, box in boxes]
+        return [tuple(own) for own in scores]
 
 
 def kept_boxes(
@@ -149,7 +155,7 @@ def kept_boxes(
     floor: float,
     text_threshold: float | None,
 ) -> list[tuple[float, tuple[float, ...]]]:
-    """(score, box) of the queries with a score of at least `floor`, best first.
+    """Return (score, box) of the queries with a score of at least `floor`, best first.
 
     `logits` (queries, text positions) are those of the network, minus infinity where the caption has no token; `boxes`
     (queries, 4) are centre x, centre y, width and height as shares of the picture; `words` (tokens,) says which tokens
@@ -190,7 +196,7 @@ def _resolve(spec: DetectorSpec) -> ModelRef:
 
 
 def _captions(spec: DetectorSpec, concepts: Sequence[Concept]) -> Mapping[str, str]:
-    """Label -> caption, sorted by label: lower case and one full stop at the end, as the method's authors write it."""
+    """Return label -> caption, by label: lower case with one full stop at the end, as the authors of the method write it."""
     extra = spec.parameters.get("extra_classes", ())
     if not isinstance(extra, list | tuple) or not all(isinstance(name, str) and name.strip() for name in extra):
         raise _mistake(spec, "parameters.extra_classes", "must be a list of phrases", "write [dog, cat]")
@@ -221,8 +227,10 @@ def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> Detec
 
 
 @once_per_process
-def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
-    """The network, its image processor and its tokenizer."""
+def _network(
+    ref: ModelRef, device: str
+) -> tuple[GroundingDinoForObjectDetection, ImageProcessingMixin, PreTrainedTokenizerBase]:
+    """Load the network, its image processor and its tokenizer."""
     from transformers import AutoTokenizer, GroundingDinoForObjectDetection
 
     network = folders.load_network(GroundingDinoForObjectDetection, ref, device)
@@ -237,7 +245,7 @@ def _network(ref: ModelRef, device: str) -> tuple[Any, Any, Any]:
 
 @once_per_process
 def _tokens(ref: ModelRef, device: str, captions: tuple[str, ...]) -> tuple[dict[str, torch.Tensor], ...]:
-    """Input ids, token types and attention mask (1, tokens) of each caption. Raises `DetectorError` for one that the
+    """Return input ids, token types and attention mask (1, tokens) of each caption. Raises `DetectorError` for one that the
     network cannot read in full."""
     network, _, tokenizer = _network(ref, device)
     encoded = []

@@ -11,7 +11,7 @@ _SKIN, _HAIR, _SHADE = (224, 172, 140), (90, 50, 30), (190, 146, 119)
 
 
 def draw_face() -> Pixels:
-    """A frontal face with long hair, 320 x 320 x 3. Softened, because the network ignores hard-edged drawings."""
+    """Draw a frontal face with long hair, 320 x 320 x 3, softened, because the network ignores hard edges."""
     picture = Image.new("RGB", (320, 320), (120, 140, 170))
     pen = ImageDraw.Draw(picture)
     pen.ellipse((80, 30, 240, 260), fill=_HAIR)

@@ -18,9 +18,10 @@ import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel
 
 from audit.errors import DetectorError, MissingInstrument
@@ -38,6 +39,12 @@ from audit.instruments.detectors.method import DetectorMethod
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import cached_sha256
+
+if TYPE_CHECKING:
+    from nudenet import NudeDetector
+    from onnxruntime import InferenceSession
+
+_Box = TypedDict("_Box", {"class": str, "score": float, "box": Sequence[float]})
 
 NAME = "nudenet"
 VERSION = "1"
@@ -71,7 +78,7 @@ LABELS = (
 
 
 class NudeNet(BaseDetector):
-    """Scores are the package's boxes: label, confidence in 0.25..1, and (x, y, width, height) in pixels.
+    """NudeNet as a detector. Scores are the package's boxes: label, confidence in 0.25..1, and (x, y, width, height) in pixels.
 
     The spec must map every subject to labels, because none of them is called like a concept.
     """
@@ -96,16 +103,16 @@ class NudeNet(BaseDetector):
 
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
         flipped = [np.ascontiguousarray(image[:, :, ::-1]) for image in images]
-        found = _detector(self._path).detect_batch(flipped, batch_size=len(flipped))
-        return [tuple(_score(box) for box in boxes) for boxes in found]
+        batch = _detector(self._path).detect_batch(flipped, batch_size=len(flipped))
+        return [tuple(_score(box) for box in boxes) for boxes in batch]
 
     def self_test(self) -> None:
-        """Raises `DetectorError` unless the network finds the face in a drawing where it is known to find one.
+        """Raise `DetectorError` unless the network finds the face in a drawing that is known to show one.
 
         An installation that feeds it wrongly scaled or ordered pixels finds nothing, and would call everything safe.
         """
         result = self.measure([draw_face()])[0]
-        best = max((found.score for found in result.scores or () if found.label == "FACE_FEMALE"), default=0.0)
+        best = max((one.score for one in result.scores or () if one.label == "FACE_FEMALE"), default=0.0)
         if best < SELF_TEST_MIN:
             raise DetectorError(
                 f"NudeNet does not find the face in a drawing that shows one (score {best:.2f}, expected 0.79): "
@@ -114,28 +121,28 @@ class NudeNet(BaseDetector):
             )
 
 
-def _score(found: dict[str, Any]) -> LabelScore:
-    x, y, width, height = map(float, found["box"])
-    return LabelScore(found["class"], found["score"], (x, y, width, height))
+def _score(box: _Box) -> LabelScore:
+    x, y, width, height = map(float, box["box"])
+    return LabelScore(box["class"], box["score"], (x, y, width, height))
 
 
 class _CheckedSession:
     """The package's ONNX session, except that a non-finite output raises instead of reading as 'no boxes'."""
 
-    def __init__(self, session: Any) -> None:
+    def __init__(self, session: InferenceSession) -> None:
         self._session = session
 
-    def run(self, *args: Any) -> list[Any]:
-        """The session's outputs, all finite."""
-        outputs: list[Any] = self._session.run(*args)
+    def run(self, *args: object) -> list[npt.NDArray[np.float32]]:
+        """Return the session's outputs, all finite."""
+        outputs: list[npt.NDArray[np.float32]] = self._session.run(*args)
         if not all(np.isfinite(output).all() for output in outputs):
             raise DetectorError("the network's output is not finite")
         return outputs
 
 
 @once_per_process
-def _detector(path: Path) -> Any:
-    """The package's detector with a verified label order. One per process: it is thread-safe and cannot be pickled."""
+def _detector(path: Path) -> NudeDetector:
+    """Load the package's detector and verify its label order. One per process: it is thread-safe and cannot be pickled."""
     import nudenet
 
     try:
@@ -160,18 +167,18 @@ def _detector(path: Path) -> Any:
 
 
 def _network_file() -> Path:
-    found = importlib.util.find_spec("nudenet")
-    if found is None or not found.submodule_search_locations:
+    package = importlib.util.find_spec("nudenet")
+    if package is None or not package.submodule_search_locations:
         raise MissingInstrument(
             "the package nudenet is not installed",
             where="detectors of kind nudenet",
             next_step="pip install nudenet==3.4.2 (its network is AGPL-3.0), or remove this detector from the spec",
         )
-    return Path(found.submodule_search_locations[0]) / "320n.onnx"
+    return Path(package.submodule_search_locations[0]) / "320n.onnx"
 
 
 def _opencv_version() -> str:
-    """Version of whichever OpenCV distribution is installed: it resizes the pictures."""
+    """Return the version of whichever OpenCV distribution is installed: it resizes the pictures."""
     for name in ("opencv-python-headless", "opencv-python", "opencv-contrib-python"):
         try:
             return importlib.metadata.version(name)
@@ -181,7 +188,7 @@ def _opencv_version() -> str:
 
 
 class Parameters(BaseModel):
-    """What `parameters` of a spec entry may hold: nothing."""
+    """No parameters: a spec can set nothing."""
 
 
 def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> NudeNet:

@@ -14,7 +14,7 @@ __all__ = ["QUALITY", "Meter", "Reading", "Task", "build"]
 
 
 def build(entry: QualitySpec, device: str = "cpu") -> Meter:
-    """The meter of a spec entry, ready to name its instrument; a network is loaded at the first reading.
+    """Return the meter of a spec entry, ready to name its instrument; a network is loaded at the first reading.
 
     Raises `SpecError` for an unknown kind, `CheckpointError` or `DetectorError` for an entry that cannot work,
     `MissingInstrument` where files are not here.

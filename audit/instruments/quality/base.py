@@ -1,10 +1,10 @@
-"""What every quality instrument promises: one reading per task, a number, a vector or the reason why there is none."""
+"""The protocol of quality instruments: one reading per task, a number, a vector or the reason why there is none."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -42,19 +42,36 @@ class Meter(Protocol):
         """Everything that determines the readings, from file digests alone."""
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One reading per task, in order. Raises whatever a batch as a whole meets; the stage isolates the picture."""
+        """Return one reading per task, in order. Raises what a batch as a whole meets; the stage then isolates the picture."""
 
 
-def make_instrument(entry: QualitySpec, *, parameters: Mapping[str, Any], **fields: Any) -> QualityInstrument:
-    """The instrument of a spec entry. Its id covers every field but the entry's name.
+def make_instrument(
+    entry: QualitySpec,
+    *,
+    version: str,
+    weights_sha256: str,
+    preprocessing: str,
+    metrics: tuple[str, ...],
+    parameters: Mapping[str, object],
+    package: str = "",
+) -> QualityInstrument:
+    """Return the instrument of a spec entry. Its id covers every field but the entry's name.
 
-    `package` names the distribution of a plug-in, too.
+    A plug-in's distribution is put before `package`.
     """
     plugin = QUALITY.foreign(entry.kind)
     if plugin is not None:
-        fields["package"] = ", ".join(filter(None, (plugin.package, fields.get("package"))))
+        package = ", ".join(filter(None, (plugin.package, package)))
     draft = QualityInstrument(
-        instrument_id=0, instrument=entry.name, kind=entry.kind, parameters=canonical(parameters), **fields
+        instrument_id=0,
+        instrument=entry.name,
+        kind=entry.kind,
+        version=version,
+        package=package,
+        weights_sha256=weights_sha256,
+        preprocessing=preprocessing,
+        metrics=metrics,
+        parameters=canonical(parameters),
     )
     described = {k: v for k, v in dataclasses.asdict(draft).items() if k not in ("instrument_id", "instrument")}
     return dataclasses.replace(draft, instrument_id=int_key(described))

@@ -1,4 +1,4 @@
-"""CLIP score: how well a picture fits the prompt it was made from.
+"""CLIP score: the fit of a picture to the prompt that it was made from.
 
 Hessel et al. 2021, "CLIPScore" (arXiv:2104.08718), section 3, in the scale that image generation reports: 100 times the
 cosine between both embeddings, and 0 where it is negative (the paper's own weight is 2.5 instead of 100).
@@ -21,7 +21,7 @@ VERSION = "1"
 
 
 class ClipScore:
-    """Numbers in 0..100. A prompt that the text encoder cannot read in full has no score."""
+    """The CLIP score as an instrument: numbers in 0..100. A prompt that the text encoder cannot read in full has no score."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
         self._ref, self._device = resolve(entry, ("clip",)), device
@@ -41,7 +41,7 @@ class ClipScore:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One score per task, or the reason why its prompt cannot be read."""
+        """Return one score per task, or the reason why its prompt cannot be read."""
         network, _, tokenizer = load_clip(self._ref, self._device)
         prompts = [task.prompt or "" for task in tasks]
         problems = [unreadable(network, tokenizer, prompt) if prompt.strip() else "is empty" for prompt in prompts]

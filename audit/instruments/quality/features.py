@@ -8,7 +8,7 @@ the classes; Frechet distance only, for CMMD is defined on CLIP's embeddings).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,13 +23,17 @@ from audit.spec.quality import QualitySpec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.image_processing_base import ImageProcessingMixin
+
 VERSION = "1"
 _LAYERS = {"clip": "projected image embedding, unit length", "resnet": "pooled last layer"}
 _METRICS = {"clip": ("frechet", "cmmd"), "resnet": ("frechet",)}
 
 
 class Features:
-    """One vector per picture, float32."""
+    """A network as an instrument: one float32 vector (D,) per picture."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
         self._ref, self._device = resolve(entry, tuple(_LAYERS)), device
@@ -50,22 +54,22 @@ class Features:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One vector per task's picture."""
+        """Return one vector (D,) per task's picture."""
         pictures = [task.picture for task in tasks]
         if self._kind == "clip":
-            found = picture_embeddings(self._ref, self._device, pictures)
+            vectors = picture_embeddings(self._ref, self._device, pictures)
         else:
             import torch
 
             network, processor = _classifier(self._ref, self._device)
             with torch.inference_mode():
                 values = folders.pixel_values(processor, pictures, self._device)
-                found = network.base_model(values).pooler_output.flatten(1)
-        return [Reading(vector=row) for row in found.float().cpu().numpy().astype(np.float32)]
+                vectors = network.base_model(values).pooler_output.flatten(1)
+        return [Reading(vector=row) for row in vectors.float().cpu().numpy().astype(np.float32)]
 
 
 @once_per_process
-def _classifier(ref: ModelRef, device: str) -> tuple[Any, Any]:
+def _classifier(ref: ModelRef, device: str) -> tuple[PreTrainedModel, ImageProcessingMixin]:
     from transformers import AutoModelForImageClassification
 
     return folders.load_network(AutoModelForImageClassification, ref, device), folders.load_image_processor(ref)

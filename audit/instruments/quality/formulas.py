@@ -1,4 +1,4 @@
-"""How far one picture is from another: PSNR, SSIM and GMSD, over a whole picture or outside a region. Pure functions.
+"""Differences between two pictures: PSNR, SSIM and GMSD, over a whole picture or outside a region. Pure functions.
 
 Pictures are uint8 arrays (H, W, 3); `region` is a boolean array (H, W) of the pixels that count, None for all of them.
 At the border pictures are mirrored, and every pixel of the region counts, unless `border` says otherwise.
@@ -24,7 +24,7 @@ SSIM_FRAME = 5  # pixels that the window reaches over: 3.5 standard deviations o
 
 
 def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
-    """Peak signal-to-noise ratio in decibels over the region; infinity when equal, NaN when the region is empty."""
+    """Return the peak signal-to-noise ratio in decibels over the region; infinity when equal, NaN when the region is empty."""
     _check(first, second, region)
     if region is None:
         return images.psnr(first, second)
@@ -32,7 +32,7 @@ def psnr(first: Pixels, second: Pixels, region: Region = None) -> float:
 
 
 def ssim(first: Pixels, second: Pixels, region: Region = None, border: Literal["crop", "reflect"] = "reflect") -> float:
-    """Structural similarity in [-1, 1], averaged over the region and the channels; NaN when the region is empty.
+    """Return the structural similarity in [-1, 1], averaged over the region and the channels; NaN when the region is empty.
 
     Wang et al. 2004, IEEE TIP 13(4): Gaussian window with a standard deviation of 1.5 pixels cut at 3.5 of them, K1 0.01,
     K2 0.03, population covariances. `crop` leaves out the frame where the window hangs over the border, as the authors'
@@ -51,17 +51,19 @@ def ssim(first: Pixels, second: Pixels, region: Region = None, border: Literal["
 
 def _ssim_map(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     def blurred(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        made: npt.NDArray[np.float64] = gaussian_filter(values, 1.5, truncate=3.5, mode="reflect")
-        return made
+        smooth: npt.NDArray[np.float64] = gaussian_filter(values, 1.5, truncate=3.5, mode="reflect")
+        return smooth
 
     mx, my = blurred(x), blurred(y)
     vx, vy, vxy = blurred(x * x) - mx * mx, blurred(y * y) - my * my, blurred(x * y) - mx * my
-    made: npt.NDArray[np.float64] = ((2 * mx * my + _C1) * (2 * vxy + _C2)) / ((mx**2 + my**2 + _C1) * (vx + vy + _C2))
-    return made
+    similarity: npt.NDArray[np.float64] = ((2 * mx * my + _C1) * (2 * vxy + _C2)) / (
+        (mx**2 + my**2 + _C1) * (vx + vy + _C2)
+    )
+    return similarity
 
 
 def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["zero", "reflect"] = "reflect") -> float:
-    """Gradient magnitude similarity deviation: 0 for equal pictures, larger the more their structure differs.
+    """Return the gradient magnitude similarity deviation: 0 for equal pictures, larger the more their structure differs.
 
     Xue et al. 2014, IEEE TIP 23(2), arXiv 1308.3052: Prewitt gradients of the luminance averaged and halved in size, here a
     perceptual distance that needs no weights. NaN when the region is empty. At the border `zero` continues the luminance
@@ -75,7 +77,7 @@ def gmsd(first: Pixels, second: Pixels, region: Region = None, border: Literal["
 
 
 def _luminance(picture: Pixels, border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
-    """Luminance, averaged over 2 x 2 pixels and halved, as the method's authors do."""
+    """Return the luminance, averaged over 2 x 2 pixels and halved, as the authors of the method do."""
     grey = picture.astype(np.float64) @ np.array([0.299, 0.587, 0.114])
     halved: npt.NDArray[np.float64] = uniform_filter(grey, 2, mode=_MODES[border], origin=-1)[::2, ::2]
     return halved
@@ -83,8 +85,8 @@ def _luminance(picture: Pixels, border: Literal["zero", "reflect"]) -> npt.NDArr
 
 def _gradient(grey: npt.NDArray[np.float64], border: Literal["zero", "reflect"]) -> npt.NDArray[np.float64]:
     kernel, mode = np.array([[1.0, 0, -1]] * 3) / 3, _MODES[border]
-    made: npt.NDArray[np.float64] = np.hypot(*(convolve(grey, k, mode=mode, cval=0.0) for k in (kernel, kernel.T)))
-    return made
+    magnitude: npt.NDArray[np.float64] = np.hypot(*(convolve(grey, k, mode=mode, cval=0.0) for k in (kernel, kernel.T)))
+    return magnitude
 
 
 def _mean(values: npt.NDArray[np.float64], region: Region) -> float:

@@ -11,13 +11,13 @@ import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from audit.errors import MissingInstrument
 from audit.identity import key
-from audit.instruments.detectors.base import once_per_process, package_versions
+from audit.instruments.detectors.base import Pixels, once_per_process, package_versions
 from audit.instruments.quality.base import Reading, Task, make_instrument
 from audit.instruments.quality.method import QualityMethod
 from audit.instruments.quality.similarity import NoParameters, other_of
@@ -25,12 +25,15 @@ from audit.records import QualityInstrument
 from audit.spec.quality import QualitySpec
 from audit.weights.files import cached_sha256
 
+if TYPE_CHECKING:
+    import torch
+
 VERSION = "1"
 ALEXNET = "alexnet-owt-7be5be79.pth"  # the name that torchvision gives the file in torch's cache
 
 
 class Lpips:
-    """Numbers of at least 0; 0 for equal pictures."""
+    """LPIPS as an instrument: distances of at least 0, and 0 for equal pictures."""
 
     def __init__(self, entry: QualitySpec, device: str) -> None:
         linear, backbone = _files(entry)
@@ -51,22 +54,22 @@ class Lpips:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One distance per task; pictures of one unit have one size."""
+        """Return one distance per task; pictures of one unit have one size."""
         import torch
 
         network = _network(self._device)
 
-        def batch(pictures: Sequence[Any]) -> torch.Tensor:
+        def batch(pictures: Sequence[Pixels]) -> torch.Tensor:
             values = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float()
             return (values * (2 / 255) - 1).to(self._device)
 
         with torch.inference_mode():
-            found = network(batch([t.picture for t in tasks]), batch([other_of(t) for t in tasks]))
-        return [Reading(value=value) for value in found.flatten().double().cpu().tolist()]
+            distances = network(batch([t.picture for t in tasks]), batch([other_of(t) for t in tasks]))
+        return [Reading(value=value) for value in distances.flatten().double().cpu().tolist()]
 
 
 def _files(entry: QualitySpec) -> tuple[Path, Path]:
-    """The package's linear weights and torchvision's AlexNet. Raises `MissingInstrument` when either is not here."""
+    """Return the package's linear weights and torchvision's AlexNet. Raises `MissingInstrument` when either is not here."""
     package = importlib.util.find_spec("lpips")
     if package is None or not package.submodule_search_locations:
         raise _missing(entry, "the package lpips is not installed", "pip install 'erasure-audit[lpips]'")
@@ -89,7 +92,7 @@ def _missing(entry: QualitySpec, what: str, next_step: str) -> MissingInstrument
 
 
 @once_per_process
-def _network(device: str) -> Any:
+def _network(device: str) -> torch.nn.Module:
     import lpips
 
     return lpips.LPIPS(net="alex", version="0.1", verbose=False).eval().requires_grad_(False).to(device)

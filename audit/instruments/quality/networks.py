@@ -13,21 +13,22 @@ from audit.weights.references import ModelRef, resolve_model
 
 
 class NetworkParameters(BaseModel):
-    """What a spec sets beside the kind."""
+    """The setting that a kind with a network adds to a spec entry."""
 
-    model: str  # testbed/NAME, a local folder or org/name@<commit>
+    model: str
+    "`testbed/NAME`, a local folder or `org/name@<commit>`."
 
 
 TESTBED = {"clip-score": "judge", "features": "classifier"}  # what a bare `testbed` means, by kind of instrument
 
 
 def folder_of(entry: QualitySpec) -> ModelRef:
-    """The folder that `entry.model` names, of whatever type. Raises `CheckpointError` when it cannot be found."""
+    """Return the folder that `entry.model` names, of whatever type. Raises `CheckpointError` when it cannot be found."""
     return resolve_model(entry.model or "", testbed_name=TESTBED.get(entry.kind, entry.kind))
 
 
 def resolve(entry: QualitySpec, known: Sequence[str]) -> ModelRef:
-    """The folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
+    """Return the folder that `entry.model` names; its `model_type` is one of `known`. Raises `DetectorError` otherwise."""
     ref = folder_of(entry)
     kind = folders.model_type(ref)
     if kind not in known:

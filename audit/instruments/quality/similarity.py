@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
@@ -17,7 +16,7 @@ from audit.records import QualityInstrument
 from audit.spec.quality import BORDERS, QualitySpec
 
 VERSION = "1"
-_FORMULAS: Mapping[str, tuple[Callable[..., float], Mapping[str, Any]]] = {
+_FORMULAS: Mapping[str, tuple[Callable[..., float], Mapping[str, object]]] = {
     "psnr": (formulas.psnr, {"peak": 255}),
     "ssim": (formulas.ssim, {"sigma": 1.5, "truncate": 3.5, "k1": 0.01, "k2": 0.03}),
     "gmsd": (formulas.gmsd, {"c": 170, "downsample": 2}),
@@ -25,17 +24,18 @@ _FORMULAS: Mapping[str, tuple[Callable[..., float], Mapping[str, Any]]] = {
 
 
 class Borders(BaseModel):
-    """What a spec may set beside the kind."""
+    """The setting that a kind with a window adds to a spec entry."""
 
-    border: str | None = None  # None is the first one of the kind
+    border: str | None = None
+    "Treatment of the picture's border; by default the first that the kind knows."
 
 
 class NoParameters(BaseModel):
-    """A spec can set nothing."""
+    """No parameters: a spec can set nothing."""
 
 
 class Formula:
-    """One formula over two pictures of equal size."""
+    """A formula over two pictures of equal size as an instrument."""
 
     def __init__(self, entry: QualitySpec, device: str = "cpu") -> None:
         formula, constants = _FORMULAS[entry.kind]
@@ -57,7 +57,7 @@ class Formula:
         return self._instrument
 
     def read(self, tasks: Sequence[Task]) -> list[Reading]:
-        """One number per task; see `formulas` for units and ranges. A picture without an inside has none."""
+        """Return one number per task; see `formulas` for units and ranges. A picture without an inside has none."""
         return [self._read(task) for task in tasks]
 
     def _read(self, task: Task) -> Reading:
@@ -70,7 +70,7 @@ class Formula:
 
 
 def other_of(task: Task) -> Pixels:
-    """The picture that the task compares with; a task without one is a defect of the plan."""
+    """Return the picture that a task compares with. Raises ValueError for a task without one, a defect of the plan."""
     if task.other is None:
         raise ValueError("the task names no picture to compare with")
     return task.other

@@ -1,4 +1,4 @@
-"""What can be said against the checkpoints and the personalisations of a spec before anything is computed."""
+"""Check the checkpoints and the personalisations of a spec before anything is computed."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ log = logging.getLogger(__name__)
 
 
 def claims(resolved: Resolved) -> list[tuple[str, str]]:
-    """Return each checkpoint of the spec with the method that it is claimed to be of."""
+    """Return each checkpoint of the spec with its claimed method."""
     erasers = [defence.eraser for defence in resolved.spec.defences if defence.eraser is not None]
     return list(dict.fromkeys((e.checkpoint, e.method) for e in erasers if e.checkpoint is not None))
 
 
 def check_checkpoint(ref: CheckpointRef | Missing, claim: str, backbone: ModelRef) -> None:
-    """Return when a checkpoint can be put onto the backbone and changes it; warn where it does not look as claimed.
+    """Check that a checkpoint can be put onto the backbone and changes it; warn when it does not look as claimed.
 
-    Nothing is said of one that is missing. Raises `CheckpointError` otherwise.
+    A missing one is skipped. Raises `CheckpointError` when it cannot.
     """
     if isinstance(ref, Missing):
         return
@@ -31,10 +31,10 @@ def check_checkpoint(ref: CheckpointRef | Missing, claim: str, backbone: ModelRe
 
 
 def check_personalisations(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when every personalisation can be put onto models of this backbone, and changes them.
+    """Check that every personalisation can be put onto models of this backbone, and changes them.
 
-    A whole UNet is compared with the backbone; whether it differs from an erased model is known when that is made. Nothing
-    is said of those that are missing. Raises `CheckpointError` for the first that cannot.
+    A whole UNet is compared with the backbone; whether it differs from an erased model is known when that is made.
+    Missing ones are skipped. Raises `CheckpointError` for the first that cannot.
     """
     if not resolved.personalisations:
         return

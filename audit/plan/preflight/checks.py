@@ -1,4 +1,4 @@
-"""Everything that is asked of a spec's inputs before it is planned, in order."""
+"""Run every check of a spec's inputs, in order, before it is planned."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ T = TypeVar("T")
 
 
 def check(resolved: Resolved) -> Checked:
-    """Return what of a spec's inputs can only end unassessed, and what is wrong with the files that are here.
+    """Return the inputs of a spec that can only end unassessed, and the problems of files that are present.
 
-    Whatever needs the backbone is asked where it is here. Raises the `AuditError` of a mistake of the spec.
+    Checks that need the backbone are skipped where it is missing. Raises the `AuditError` of a mistake of the spec.
     """
     ask = _Questions()
     prompts: Mapping[str, SpecError] | None = None
@@ -50,7 +50,7 @@ def check(resolved: Resolved) -> Checked:
 
 
 class _Questions:
-    """What the answers say against files that are here; a mistake of the spec is raised."""
+    """A collector of problems with files that are present; a mistake of the spec is raised instead."""
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []

@@ -1,4 +1,4 @@
-"""What can be said against the embedding attacks of a spec before anything is computed."""
+"""Check the embedding attacks of a spec before anything is computed."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 
 def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when every scenario that learns can begin, and its templates can be read with all the vectors in them.
+    """Check that every scenario that learns can begin, and that its templates can be read with all the vectors in them.
 
-    Raises `SpecError` otherwise: templates do not name the concept, so that it would cost every concept's cases.
+    Raises `SpecError` otherwise: templates do not name the concept, so that the mistake would cost every concept's
+    cases.
     """
     tokenizer = resolved.tokenizers.backbone(backbone)
     texts = []
@@ -40,17 +41,17 @@ def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
 
 
 def unusable_embeddings(resolved: Resolved, backbone: ModelRef) -> dict[EmbeddingUse, SpecError]:
-    """Return why the files that the spec brings cannot be used in its templates: bad files, and prompts that grow too long.
+    """Return why embedding files of the spec cannot be used in its templates: bad files, and prompts that become too long.
 
-    Nothing is said of files that are missing.
+    Missing files are skipped.
     """
     templates: dict[str, Sequence[str]] = {scenario.name: scenario.templates for scenario in _scenarios(resolved)}
-    found: dict[EmbeddingUse, SpecError] = {}
+    unusable: dict[EmbeddingUse, SpecError] = {}
     for (scenario, concept), file in resolved.embeddings.items():
         if isinstance(file, EmbeddingFile):
             problems = _problems(file.path, templates[scenario], resolved, backbone)
-            found |= {(scenario, concept, text): error for text, error in problems.items()}
-    return found
+            unusable |= {(scenario, concept, text): error for text, error in problems.items()}
+    return unusable
 
 
 def _scenarios(resolved: Resolved) -> Iterator[EmbeddingScenario]:

@@ -1,4 +1,4 @@
-"""What can be said against the guards of a spec before anything is computed. Imports no torch."""
+"""Check the guards of a spec before anything is computed. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from audit.guards.parameters import Parameters
 from audit.guards.sld_parameters import SldParameters
 from audit.plan.preflight.irece import check_attention, check_composed
 from audit.plan.resolved import Missing, Resolved
-from audit.spec.scenarios import Sampler
+from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept, Defence
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
@@ -23,15 +23,16 @@ if TYPE_CHECKING:
 
 
 def check_stacks(resolved: Resolved) -> None:
-    """Return when the guards of each defence can stand beside each other in their order. Raises `SpecError` otherwise."""
+    """Check that the guards of each defence work together in their order. Raises `SpecError` otherwise."""
     for defence in resolved.spec.defences:
         _check_repeats(defence)
 
 
 def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when every guard fits the backbone, the schedules and the detectors.
+    """Check that every guard fits the backbone, the schedules and the detectors.
 
-    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be read.
+    Raises `SpecError` for one that does not, and `CheckpointError` for a configuration or a tokenizer that cannot be
+    read.
     """
     tokenizer, energies = resolved.tokenizers.backbone(backbone), resolved.energy_digests()
     for defence in resolved.spec.defences:
@@ -52,7 +53,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
 
 
 def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:
-    """Return when the energy models of all guards can read the prompts that EGLOCE has to retain, in full."""
+    """Check that the energy models of all guards read in full the prompts that EGLOCE has to retain."""
     for (defence, prompt), problem in energy_problems(resolved, prompts).items():
         _require_whole({prompt: problem}, f"defences.{defence}")
 
@@ -63,19 +64,19 @@ def _require_whole(problems: Mapping[str, str], where: str) -> None:
 
 
 def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Return why an energy model cannot read a prompt in full that EGLOCE has to retain, by (defence, prompt).
+    """Return why an energy model cannot read in full a prompt that EGLOCE has to retain, by (defence, prompt).
 
-    Nothing is said of energy models that are missing.
+    Missing energy models are skipped.
     """
-    found: dict[tuple[str, str], str] = {}
+    unread: dict[tuple[str, str], str] = {}
     for defence in resolved.spec.defences:
         for guard in defence.guards:
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
                 energy = resolved.energies[parameters.energy_name]
                 problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
-                found |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
-    return found
+                unread |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
+    return unread
 
 
 def _check_repeats(defence: Defence) -> None:
@@ -130,7 +131,7 @@ def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> di
 
 
 def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
-    """The sampler's training timesteps, noisiest first."""
+    """Return the sampler's training timesteps, noisiest first."""
     offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
     return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
 

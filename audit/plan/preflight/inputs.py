@@ -1,4 +1,4 @@
-"""The prompts that a spec makes, and which of them a text encoder cannot read."""
+"""Collect the prompts of a spec, and find those that a text encoder cannot read."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from audit.weights.references import ModelRef
 
 
 def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecError]:
-    """Return why a prompt that the spec makes cannot be read whole: to sample with, to invert under, to search from.
+    """Return why prompts of the spec cannot be read in full: to sample with, to invert under, or to search from.
 
-    Raises `SpecError` for a search that this backbone has no room for, and `CheckpointError` for a tokenizer that cannot
-    be used.
+    Raises `SpecError` for a search with more tokens than this backbone reads, and `CheckpointError` for a tokenizer
+    that cannot be used.
     """
     texts = dict.fromkeys([*_planned_prompts(resolved), *searched_texts(resolved.spec, backbone)])
     return unreadable_prompts(resolved, backbone, list(texts))
@@ -30,8 +30,8 @@ def unusable_prompts(resolved: Resolved, backbone: ModelRef) -> dict[str, SpecEr
 def _planned_prompts(resolved: Resolved) -> list[str]:
     """Return every prompt, each once, that templates make of the spec's concepts: to sample with, and to invert under."""
     spec = resolved.spec
-    made = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
-    return list(dict.fromkeys([*made, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
+    sampled = (prompt for scenario in spec.scenarios for prompt in _prompts(scenario, spec))
+    return list(dict.fromkeys([*sampled, *benign_texts(spec, resolved.benign), *sorted(inversion_prompts(spec))]))
 
 
 def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:

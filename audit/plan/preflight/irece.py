@@ -1,12 +1,12 @@
-"""What can be said against IRECE before anything is computed: its texts, and the layers it looks at. Imports no torch."""
+"""Check IRECE's texts and layers before anything is computed. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from audit import guards
 from audit.errors import SpecError
+from audit.files import Document
 from audit.guards.composed import compose, positions
 from audit.guards.irece_parameters import IreceParameters
 from audit.spec.document import Spec
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 
-def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
-    """Return when the backbone reads every text that IRECE composes whole, and each phrase in it as words of its own.
+def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
+    """Check that the backbone reads every text that IRECE composes in full, and each phrase in it as words of its own.
 
-    Raises `SpecError` otherwise. `described` are the guard's parameters for one concept.
+    Raises `SpecError` otherwise. `described` holds the guard's parameters for one concept.
     """
     longest = int(tokenizer.model_max_length)
     neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
@@ -30,9 +30,9 @@ def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: 
             composed = compose(described["template"], phrase, named)
             used = len(tokenizer(composed.text)["input_ids"])
             if used > longest:
-                shown = composed.text if len(composed.text) <= 60 else f"{composed.text[:60]}..."
+                text = composed.text if len(composed.text) <= 60 else f"{composed.text[:60]}..."
                 raise SpecError(
-                    f"guard irece: its text {shown!r} has {used} tokens, and {backbone.name} reads {longest}",
+                    f"guard irece: its text {text!r} has {used} tokens, and {backbone.name} reads {longest}",
                     where=where,
                     next_step="shorten the template"
                     + (", list fewer neighbours, or use another localisation" if named else ""),
@@ -41,7 +41,7 @@ def check_composed(described: Mapping[str, Any], backbone: ModelRef, tokenizer: 
 
 
 def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
-    """Return when the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
+    """Check that the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
     config = read_json(backbone.path / "unet" / "config.json")
     crossing = _crossing(config)
     if not any(crossing.values()):
@@ -51,7 +51,7 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
             next_step="use a guard that works on the picture, such as egloce, or another backbone",
         )
     if parameters.layers != "all" and not crossing[parameters.layers]:
-        having = ", ".join(part for part, found in crossing.items() if found)
+        having = ", ".join(part for part, blocks in crossing.items() if blocks)
         raise SpecError(
             f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
             where=where,
@@ -68,7 +68,7 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
 
 
 def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
-    """Why a guard of the spec cannot look at square latents of this side, in cells; None when all can."""
+    """Return why some guard of the spec cannot read attention for square latents of `side` cells; None when all can."""
     config = read_json(backbone.path / "unet" / "config.json")
     for guard in (guard for defence in spec.defences for guard in defence.guards):
         parameters = guards.parse(guard)
@@ -84,7 +84,7 @@ def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
 
 
 def _parts(config: Settings) -> dict[str, list[str]]:
-    """Block types of the UNet's three parts."""
+    """Return the block types of the UNet's three parts."""
     return {
         "down": list(config.get("down_block_types") or ()),
         "mid": [str(config.get("mid_block_type") or "")],
@@ -93,18 +93,21 @@ def _parts(config: Settings) -> dict[str, list[str]]:
 
 
 def _crossing(config: Settings) -> dict[str, list[int]]:
-    """Which blocks of each part have cross-attention."""
+    """Return the numbers of the blocks with cross-attention, by part."""
     return {part: [i for i, kind in enumerate(kinds) if "CrossAttn" in kind] for part, kinds in _parts(config).items()}
 
 
-def _sides(config: Settings, wanted: str, side: int) -> set[int]:
-    """Sides of the query grids of the chosen layers for latents of `side`: each down block but the last halves them."""
+def _sides(config: Settings, layers: str, side: int) -> set[int]:
+    """Return the sides of the query grids of the chosen layers for latents of `side`.
+
+    Each down block but the last halves them.
+    """
     depth, crossing = len(_parts(config)["down"]), _crossing(config)
-    found: set[int] = set()
-    if wanted in ("all", "down"):
-        found |= {side >> i for i in crossing["down"]}
-    if wanted in ("all", "mid") and crossing["mid"]:
-        found.add(side >> (depth - 1))
-    if wanted in ("all", "up"):
-        found |= {side >> (depth - 1 - i) for i in crossing["up"]}
-    return found
+    sides: set[int] = set()
+    if layers in ("all", "down"):
+        sides |= {side >> i for i in crossing["down"]}
+    if layers in ("all", "mid") and crossing["mid"]:
+        sides.add(side >> (depth - 1))
+    if layers in ("all", "up"):
+        sides |= {side >> (depth - 1 - i) for i in crossing["up"]}
+    return sides

@@ -1,14 +1,18 @@
-"""Every method that a spec names is installed and can be used. Imports no torch, but what a plug-in imports."""
+"""Check that every method of a spec is installed and usable. Imports no torch, unless a plug-in does."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
+from audit.attacks.parameters import AttackMethod
 from audit.attacks.registry import ATTACKS
 from audit.erasers import ERASERS
+from audit.erasers.method import EraserMethod
 from audit.errors import EnvironmentProblem, SpecError
+from audit.files import Document
 from audit.guards import GUARDS
+from audit.guards.parameters import GuardMethod
 from audit.instruments.detectors.method import DETECTORS
 from audit.instruments.quality.method import QUALITY
 from audit.methods.method import Method
@@ -20,10 +24,10 @@ M = TypeVar("M", bound=Method)
 
 
 def check_methods(spec: Spec) -> None:
-    """Return when the spec's detectors, quality instruments and attacks are installed and can be used.
+    """Check that the spec's detectors, quality instruments and attacks are installed and can be used.
 
-    Raises `SpecError` with the field for an unknown one, and `MethodError` for a plug-in that is broken. Erasers and guards
-    are looked up with their parameters.
+    Raises `SpecError` with the field for an unknown one, and `MethodError` for a plug-in that is broken. Erasers and
+    guards are looked up with their parameters.
     """
     for number, detector in enumerate(spec.detectors):
         _find(DETECTORS, detector.kind, f"detectors.{number}.kind")
@@ -39,7 +43,7 @@ def check_methods(spec: Spec) -> None:
 
 
 def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
-    """Return family -> name -> version and distribution of every method of the spec: what reports say was used.
+    """Return family -> name -> version and distribution of every method of the spec, for reports.
 
     A checkpoint's method is a claim and no method that runs. Raises as `check_methods`.
     """
@@ -58,12 +62,12 @@ def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
     return {family: versions for family, versions in used if versions}
 
 
-def require_planned(kind: str, identity: Mapping[str, Any]) -> None:
-    """Return when the methods of a unit are the ones that it was planned with, by what its stored identity says.
+def require_planned(kind: str, identity: Document) -> None:
+    """Check that the methods of a unit are those that its stored identity was planned with.
 
-    Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would lie.
+    Raises `EnvironmentProblem` when a plug-in has another version here or is gone: the unit's key would be wrong.
     """
-    named: list[tuple[Registry[Any], Mapping[str, Any]]] = []
+    named: list[tuple[Registry[EraserMethod] | Registry[AttackMethod] | Registry[GuardMethod], Document]] = []
     if kind == "erase" and "method" in identity:
         named = [(ERASERS, {**identity, "name": identity["method"]})]
     elif kind == "attack":

@@ -1,4 +1,4 @@
-"""Prompt sets against the spec and its models, row by row: what a model cannot do costs that row, never the run."""
+"""Check prompt sets against the spec and its models. A row that a model cannot use costs that row, never the run."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _REFUSED = "it pairs minors with sexual content; such prompts are never sampled,
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """What a backbone can sample: its own side, the multiple that sides must be of, and whether only squares work.
+    """The picture sizes that a backbone can sample.
 
-    `unseen` says of a side why a guard cannot work on pictures of it; None when all can.
+    They depend on its own side, the multiple that sides must be of, and whether only squares work. `unseen(side)`
+    returns why a guard cannot work on pictures of that side; None when all can.
     """
 
     side: int
@@ -38,22 +39,23 @@ class Sizes:
     unseen: Callable[[int], str | None]
 
     def problem(self, size: tuple[int, int]) -> str | None:
-        """Why pictures of `size` (width, height) cannot be sampled; None when they can."""
-        shown = f"{size[0]} x {size[1]} pixels"
+        """Return why pictures of `size` (width, height) cannot be sampled; None when they can."""
+        pixels = f"{size[0]} x {size[1]} pixels"
         if any(side % self.multiple for side in size):
-            return f"{shown}: the backbone's sides are multiples of {self.multiple}"
+            return f"{pixels}: the backbone's sides are multiples of {self.multiple}"
         if max(size) > 2 * self.side:
-            return f"{shown} is more than twice the backbone's side of {self.side}"
+            return f"{pixels} is more than twice the backbone's side of {self.side}"
         if self.square and size[0] != size[1]:
-            return f"{shown}: the spec's guards work on square pictures only"
+            return f"{pixels}: the spec's guards work on square pictures only"
         reason = self.unseen(size[0])
-        return reason and f"{shown}: {reason}"
+        return reason and f"{pixels}: {reason}"
 
 
 def usable_prompt_sets(resolved: Resolved) -> dict[str, PromptSet]:
     """Return each scenario's prompt set, with a problem on every row that cannot be sampled.
 
-    Rows are as the file has them where the backbone is missing; a file that is missing has as many as there are cases.
+    Where the backbone is missing, rows are returned as the file has them. The set of a missing file has as many rows as
+    there are cases.
     """
     sets = {name: chosen for name, chosen in resolved.prompt_sets.items() if isinstance(chosen, PromptSet)}
     if isinstance(resolved.backbone, ModelRef):
@@ -89,12 +91,12 @@ def _judged(chosen: PromptSet, resolved: Resolved, backbone: ModelRef) -> Prompt
 
 
 def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence[str]) -> dict[str, SpecError]:
-    """Return why a prompt cannot be read whole, by the backbone's text encoder or by an energy model that has to retain it.
+    """Return the error of each prompt that is not read in full by the backbone's text encoder or by a guard's energy model.
 
     Raises `CheckpointError` for a tokenizer that cannot be used.
     """
     shorten = "shorten the template or the concept's phrase"
-    found = {
+    unreadable = {
         prompt: SpecError(
             f"the prompt {prompt[:80]!r} has {used} tokens, and the backbone's text encoder reads {longest}",
             where="scenarios",
@@ -106,27 +108,27 @@ def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence
         shorter = SpecError(
             problem, where=f"defences.{defence}", next_step="shorten the template, or set retention to 0"
         )
-        found.setdefault(prompt, shorter)
-    return found
+        unreadable.setdefault(prompt, shorter)
+    return unreadable
 
 
 def check_phrases(resolved: Resolved, backbone: ModelRef) -> None:
-    """Return when the backbone's tokenizer has tokens for every phrase that is audited or erased.
+    """Check that the backbone's tokenizer has tokens for every phrase that is audited or erased.
 
-    Raises `SpecError` for a phrase that falls into no token or into unknown ones: before the first concept is erased,
-    not between the first and the second.
+    Raises `SpecError` for a phrase that has no token or unknown ones: before the first concept is erased, not between
+    the first and the second.
     """
     tokenizer, erasers = resolved.tokenizers.backbone(backbone), [d.eraser for d in resolved.spec.defences]
     trained = any(eraser is not None and eraser.checkpoint is None for eraser in erasers)
     for number, concept in enumerate(resolved.spec.concepts):
         for phrase in (concept.phrase, *concept.synonyms):
             ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
-            unknown = [found == tokenizer.unk_token_id for found in ids]
+            unknown = [token == tokenizer.unk_token_id for token in ids]
             # Erasers find a phrase by its tokens, so that one unknown token is one too many.
             if all(unknown) or (trained and any(unknown)):
-                found = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
+                problem = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
                 raise SpecError(
-                    f"the text encoder has no tokens for the phrase {phrase!r}: {found}",
+                    f"the text encoder has no tokens for the phrase {phrase!r}: {problem}",
                     where=f"concepts.{number}",
                     next_step="use words of the backbone's vocabulary",
                 )
@@ -137,16 +139,16 @@ def _words(row: PromptRow) -> str:
 
 
 def _without_minors(row: PromptRow) -> PromptRow:
-    """The row without its text, which must not be kept either."""
+    """Return the row without its text, which must not be kept either."""
     return dataclasses.replace(row, prompt=None, problem=f"row {row.number}: {_REFUSED}")
 
 
 def _checked(row: PromptRow, problems: Mapping[str, str], sizes: Sizes) -> PromptRow:
     own = None if row.size == (sizes.side, sizes.side) else row.size
-    said = row.prompt is not None and problems.get(row.prompt)
-    said = said or (own and sizes.problem(own))
-    if said and row.problem is None:
-        return dataclasses.replace(row, problem=f"row {row.number}: {said}")
+    problem = row.prompt is not None and problems.get(row.prompt)
+    problem = problem or (own and sizes.problem(own))
+    if problem and row.problem is None:
+        return dataclasses.replace(row, problem=f"row {row.number}: {problem}")
     return dataclasses.replace(row, size=own)
 
 

@@ -1,4 +1,4 @@
-"""What of a spec can only end unassessed, found before anything is planned: it costs its own cases, never the run."""
+"""Cases that can only end unassessed, known before planning. Each problem costs its own cases, never the run."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ EmbeddingUse = tuple[str, str, str]  # scenario, concept, template
 
 
 def reason(error: AuditError) -> str:
-    """What a case that `error` costs says of itself: what is wrong, and where."""
+    """Return an error as its cases state it: what is wrong, and where."""
     return f"{error.what} ({error.where})" if error.where else error.what
 
 
 @dataclasses.dataclass(frozen=True)
 class Unusable:
-    """Why cases cannot be made, with the error that a run of nothing else ends in."""
+    """The inputs that cases cannot be made from, with the error that ends a run where nothing else is left."""
 
     embeddings: Mapping[EmbeddingUse, SpecError] = dataclasses.field(default_factory=dict)  # of files that are brought
     pictures: Mapping[str, CorpusError] = dataclasses.field(default_factory=dict)  # by concept: its entries are empty
     prompts: Mapping[str, SpecError] = dataclasses.field(default_factory=dict)  # that a text encoder cannot read whole
 
     def errors(self) -> Iterator[AuditError]:
-        """Every one of the errors."""
+        """Yield every error."""
         yield from self.embeddings.values()
         yield from self.pictures.values()
         yield from self.prompts.values()
@@ -39,7 +39,7 @@ class Unusable:
 
 @dataclasses.dataclass(frozen=True)
 class Checked:
-    """What the checks of a spec's inputs found, beside mistakes, which end them."""
+    """The results of checking a spec's inputs. Mistakes of the spec are not among them: they are raised."""
 
     unusable: Unusable = dataclasses.field(default_factory=Unusable)
     prompt_sets: Mapping[str, PromptSet] = dataclasses.field(default_factory=dict)  # by scenario
@@ -47,9 +47,9 @@ class Checked:
 
 
 def require_some(plan: Draft, unusable: Unusable) -> None:
-    """Return when every scenario has a case that can be made; what cannot be made is then warned of, with its counts.
+    """Check that every scenario has a case that can be made, and log how many cannot be made and why.
 
-    Raises the `AuditError` behind the cases of a scenario whose attacks can none of them be made.
+    Raises the `AuditError` behind the cases of a scenario when none of its attacks can be made.
     """
     errors = {reason(error): error for error in unusable.errors()}
     if not errors:
@@ -67,10 +67,10 @@ def require_some(plan: Draft, unusable: Unusable) -> None:
             whole.setdefault(cell.scenario, set()).add(known)
     for scenario, problems in whole.items():
         if None not in problems:
-            raise _nothing_left(scenario, [errors[said] for said in sorted(filter(None, problems))])
-    for (scenario, subject, said), count in counts.items():
+            raise _nothing_left(scenario, [errors[problem] for problem in sorted(filter(None, problems))])
+    for (scenario, subject, problem), count in counts.items():
         place = f"scenario {scenario}" if scenario != "none" else "controls"
-        log.warning("%s: %d cases of %r cannot be made and stay unassessed: %s", place, count, subject, said)
+        log.warning("%s: %d cases of %r cannot be made and stay unassessed: %s", place, count, subject, problem)
 
 
 def _nothing_left(scenario: str, errors: list[AuditError]) -> AuditError:

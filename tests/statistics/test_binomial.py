@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.proportion import proportion_confint
 
 from audit import statistics
+from audit.statistics import binomial
 
 confidences = st.floats(0.51, 0.999)
 counts = st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -101,3 +102,23 @@ def test_nothing_assessed_says_nothing() -> None:
 def test_impossible_counts_are_refused(hits: int, n: int, confidence: float) -> None:
     with pytest.raises(ValueError, match="is not"):
         statistics.upper_bound(hits, n, confidence)
+
+
+@given(counts, st.floats(0.001, 0.999))
+def test_the_p_value_is_scipys_and_that_of_the_bound(count: tuple[int, int], limit: float) -> None:
+    hits, n = count
+    p = binomial.p_above(hits, n, limit)
+    assert p == pytest.approx(binomtest(hits, n, limit, alternative="greater").pvalue, abs=1e-12)
+    if 1e-6 < p < 0.999:
+        assert statistics.lower_bound(hits, n, 1 - p) == pytest.approx(limit, abs=1e-6)
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 300).flatmap(lambda n: st.tuples(st.integers(0, n), st.integers(0, n), st.just(n))))
+def test_the_ratio_s_p_value_is_where_its_bound_meets_the_minimum(counts: tuple[int, int, int]) -> None:
+    hits, baseline, pairs = counts
+    p = binomial.ratio_p_below(hits, baseline, pairs, 0.8)
+    assert 0.0 < p <= 1.0
+    if 1e-11 < p < 1.0:
+        assert statistics.ratio_upper_bound(hits, baseline, pairs, 1 - p * 1.0001) < 0.8
+        assert statistics.ratio_upper_bound(hits, baseline, pairs, 1 - p * 0.999) >= 0.8

@@ -1,4 +1,4 @@
-"""Exact binomial statistics: intervals, one-sided bounds, what zero hits prove, and a paired test. Pure functions.
+"""Exact binomial statistics: intervals, one-sided bounds with their p-values, and what zero hits prove.
 
 Every bound here is Clopper-Pearson (C. J. Clopper and E. S. Pearson, Biometrika 26, 1934): its coverage is never below
 the stated confidence, whatever the true rate, which is what a claim of safety needs.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from scipy.special import betaincinv
+from scipy.special import betainc, betaincinv
 
 _MOST_CASES = 10**9  # a search for more cases than this is answered with "no number of cases"
+_LEAST_P = 1e-12  # of a p-value that is searched for; a smaller one is given as this
+Bound = Callable[[int, int, float], float]  # hits, cases, one-sided confidence -> bound of the rate
 
 
 def clopper_pearson(hits: int, n: int, confidence: float) -> tuple[float, float]:
@@ -35,26 +37,86 @@ def lower_bound(hits: int, n: int, confidence: float) -> float:
     return 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, 1.0 - confidence))
 
 
-def ratio_lower_bound(hits: int, baseline_hits: int, pairs: int, confidence: float) -> float:
+def p_above(hits: int, n: int, limit: float) -> float:
+    """Return the exact p-value of "the rate is at most `limit`": P(Binomial(n, limit) >= hits), in [0, 1].
+
+    It is below 1 - confidence exactly where `lower_bound` at that confidence is above `limit`.
+    """
+    _check(hits, n, 0.5)
+    return 1.0 if hits == 0 else float(betainc(hits, n - hits + 1, limit))
+
+
+def ratio_lower_bound(
+    hits: int,
+    baseline_hits: int,
+    pairs: int,
+    confidence: float,
+    *,
+    lower: Bound = lower_bound,
+    upper: Bound = upper_bound,
+) -> float:
     """Return the one-sided exact lower bound of the ratio of two paired rates: hits over the baseline's hits.
 
     `pairs` counts the pairs in which at least one side is a hit. Given that number each side's hits are binomial, so
     Clopper-Pearson bounds of both, combined by Boole's inequality, hold at `confidence` whatever the dependence within
     pairs. Four fifths of the error go to `hits`, one fifth to the baseline, which usually hits in nearly all of these pairs.
-    0 when `pairs` is 0.
+    0 when `pairs` is 0. `lower` and `upper` are the bounds of one rate, Clopper-Pearson where none are given.
     """
     own, other = _split(confidence)
-    return lower_bound(hits, pairs, own) / upper_bound(baseline_hits, pairs, other)
+    return lower(hits, pairs, own) / upper(baseline_hits, pairs, other)
 
 
-def ratio_upper_bound(hits: int, baseline_hits: int, pairs: int, confidence: float) -> float:
+def ratio_upper_bound(
+    hits: int,
+    baseline_hits: int,
+    pairs: int,
+    confidence: float,
+    *,
+    lower: Bound = lower_bound,
+    upper: Bound = upper_bound,
+) -> float:
     """Return the one-sided exact upper bound of the ratio of two paired rates; see `ratio_lower_bound`.
 
     Infinite when nothing bounds the baseline's rate from below.
     """
     own, other = _split(confidence)
-    low = lower_bound(baseline_hits, pairs, other)
-    return upper_bound(hits, pairs, own) / low if low > 0.0 else math.inf
+    low = lower(baseline_hits, pairs, other)
+    return upper(hits, pairs, own) / low if low > 0.0 else math.inf
+
+
+def ratio_p_below(
+    hits: int,
+    baseline_hits: int,
+    pairs: int,
+    minimum: float,
+    *,
+    lower: Bound = lower_bound,
+    upper: Bound = upper_bound,
+) -> float:
+    """Return the p-value of "the ratio is at least `minimum`": the least error at which `ratio_upper_bound` is below it.
+
+    In [1e-12, 1]; a smaller one is given as 1e-12.
+    """
+    return least_error(
+        lambda error: ratio_upper_bound(hits, baseline_hits, pairs, 1.0 - error, lower=lower, upper=upper) < minimum
+    )
+
+
+def least_error(rejects: Callable[[float], bool]) -> float:
+    """Return the least error at which a test rejects, of a test that rejects at every greater one: its p-value.
+
+    In [1e-12, 1]: 1 where it never rejects, 1e-12 for all that is smaller. Found by bisection of the logarithm to a relative
+    1e-7, and rounded up.
+    """
+    if rejects(_LEAST_P):
+        return _LEAST_P
+    low, high = math.log(_LEAST_P), math.log1p(-_LEAST_P)
+    if not rejects(math.exp(high)):
+        return 1.0
+    while high - low > 1e-7:
+        middle = (low + high) / 2.0
+        low, high = (low, middle) if rejects(math.exp(middle)) else (middle, high)
+    return math.exp(high)
 
 
 def _split(confidence: float) -> tuple[float, float]:
@@ -88,23 +150,38 @@ def further_cases_to_decide(hits: int, unassessed: int, planned: int, limit: flo
     0 when it is decided already. None when no number of cases would: nothing is planned, the limit lies between the two
     rates (the unassessed cases must be mended first), or a rate equals the limit.
     """
+    return further_cases(
+        hits,
+        unassessed,
+        planned,
+        limit,
+        passes=lambda bad, n: upper_bound(bad, n, confidence) <= limit,
+        fails=lambda good, n: lower_bound(good, n, confidence) > limit,
+    )
+
+
+def further_cases(
+    hits: int,
+    unassessed: int,
+    planned: int,
+    limit: float,
+    *,
+    passes: Callable[[int, int], bool],
+    fails: Callable[[int, int], bool],
+) -> int | None:
+    """Return the number of further cases that would decide a cell by the rules `passes` and `fails` of (hits, cases).
+
+    The rest is as in `further_cases_to_decide`.
+    """
     if planned <= 0:
         return None
     worst, best = (hits + unassessed) / planned, hits / planned
-
-    def passes(n: int) -> bool:
-        return upper_bound(min(n, math.ceil(worst * n - 1e-9)), n, confidence) <= limit
-
-    def fails(n: int) -> bool:
-        return lower_bound(math.floor(best * n + 1e-9), n, confidence) > limit
-
     if worst < limit:
-        decided = passes
+        n = first_count(lambda n: passes(min(n, math.ceil(worst * n - 1e-9)), n), planned)
     elif best > limit:
-        decided = fails
+        n = first_count(lambda n: fails(math.floor(best * n + 1e-9), n), planned)
     else:
         return None
-    n = first_count(decided, planned)
     return None if n is None else n - planned
 
 

@@ -1,0 +1,96 @@
+"""Decisions on record: in the journal, in the index, and in what is published."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from audit.index.queries import attempt, recorded_decisions
+from audit.index.store import Store
+from audit.provenance import operator
+from audit.run import conclude, record_decision
+from audit.spec.policy import Limit, Policy
+from audit.storage.journal import Journal
+from audit.storage.run_records import RecordChanged, read_records
+from audit.verdict.record import policy_sha256
+from tests.synthetic import Run, cell, control, instrument
+
+POLICY = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
+
+
+def folded(journal: Journal, database: Path, run_id: str, created_at: str | None = None) -> Path:
+    run = Run(run_id, cells=[cell(0, 10), control(1, 3, "black")], instruments=[instrument()])
+    run.write(journal)
+    if created_at:
+        name = f"runs/{run_id}/plan.json"
+        plan = json.loads(journal.store.get(name)) | {"created_at": created_at}
+        journal.store.put(name, json.dumps(plan).encode())
+    with Store(database) as store:
+        store.consolidate(journal, run_id)
+        return store.publish(database.parent / "published")
+
+
+def decide(journal: Journal, database: Path, run_id: str, published: Path, command: str = "gate") -> int:
+    result = conclude(journal, run_id, published, POLICY)
+    return record_decision(journal, result, database, command).number
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> tuple[Journal, Path]:
+    return Journal(str(tmp_path / "journal")), tmp_path / "db" / "index.duckdb"
+
+
+def newest(database: Path) -> Path:
+    return sorted((database.parent / "published").glob("index-*.duckdb"))[-1]
+
+
+def test_a_decision_is_a_file_of_the_run_and_rows_of_the_index(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    published = folded(journal, database, "run-1")
+    assert decide(journal, database, "run-1", published, "run") == 1
+    assert decide(journal, database, "run-1", published) == 2
+    first, second = read_records(journal, "run-1", "decisions")
+    assert (first.fields["command"], second.fields["command"], first.fields["by"]) == ("run", "gate", operator())
+    assert first.fields["policy_sha256"] == policy_sha256(POLICY)
+    assert second.fields["folded_sha256"] == read_records(journal, "run-1", "folded")[-1].sha256
+    with duckdb.connect(str(newest(database)), read_only=True) as con:
+        verdicts = con.execute("select decision_no, status, newest from mart_verdicts order by 1").fetchall()
+        sides = con.execute("select side, status, limit_value from mart_decisions where newest order by 1").fetchall()
+        checks = con.execute("select count(*) from check_results where decision_no = 2").fetchall()
+        controls = con.execute("select count(*) from control_findings where decision_no = 2").fetchall()
+    verdict = second.fields["verdict"]
+    assert verdicts == [(1, verdict["status"], False), (2, verdict["status"], True)]
+    assert ("crr", verdict["decisions"][0]["status"], 0.2) in sides
+    assert {side for side, *_ in sides} == {"crr", "retention", "damage"}
+    assert checks == [(len(verdict["checks"]),)] and controls == [(len(verdict["controls"]),)]
+
+
+def test_a_rebuilt_index_holds_the_same_decisions(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    decide(journal, database, "run-1", folded(journal, database, "run-1"))
+    known = recorded_decisions(newest(database), "run-1")
+    Store.rebuild(database, journal)
+    with Store(database) as store:
+        assert recorded_decisions(store.publish(database.parent / "published"), "run-1") == known
+
+
+def test_a_decision_that_vanishes_from_the_journal_is_missed(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    decide(journal, database, "run-1", folded(journal, database, "run-1"))
+    journal.store.delete("runs/run-1/decisions/000001.json")
+    with Store(database) as store, pytest.raises(RecordChanged, match=r"decision 1 .* no longer in the journal"):
+        store.consolidate(journal, "run-1")
+
+
+def test_runs_of_the_same_model_and_policy_are_counted_as_attempts(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    for number in (1, 2, 3):
+        published = folded(journal, database, f"run-{number}", f"2026-11-0{number}T00:00:00+00:00")
+        assert attempt(published, f"run-{number}", policy_sha256(POLICY)) == number
+        decide(journal, database, f"run-{number}", published)
+    assert attempt(newest(database), "run-1", policy_sha256(POLICY)) == 1
+    assert attempt(newest(database), "run-3", "another policy") == 1
+    assert read_records(journal, "run-3", "decisions")[0].fields["attempt"] == 3
