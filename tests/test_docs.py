@@ -82,6 +82,7 @@ ELSEWHERE = {
     "erasure-audit evidence replay RUN_ID": "needs a run with hits: tests/evidence/test_replay.py",
     "erasure-audit evidence purge RUN_ID": "needs a finished run: tests/evidence/test_purge.py",
     "erasure-audit evidence export bundle": "needs a bundle: tests/evidence/test_export_command.py",
+    "erasure-audit db verify RUN_ID": "needs a run on record: tests/index/test_integrity.py",
     "erasure-audit labels export RUN_ID": "needs a finished run: tests/labels/test_export.py",
     "erasure-audit labels import RUN_ID": "needs two people's labels: tests/labels/test_import.py",
     "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",

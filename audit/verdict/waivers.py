@@ -2,7 +2,8 @@
 
 A waiver accepts a risk that was measured. So a FAIL can be waived, of a cell or of what must survive, and an INCONCLUSIVE whose
 bounds lie around the limit. Nothing that was not measured can: a run whose data checks did not pass or that decided nothing, a
-cell of which no case was assessed, one whose controls do not hold, and a damaged model.
+cell of which no case was assessed, one whose controls do not hold, one whose judge's own errors are not known as well as the
+policy asks, and a damaged model.
 
 Signatures are not checked here; `audit.evidence.waivers` does, and gives only waivers whose signatures hold.
 """
@@ -14,7 +15,10 @@ import datetime as dt
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+from audit.spec.policy import Policy
 from audit.verdict.controls import stood_on
+from audit.verdict.judges import labels_for
+from audit.verdict.record import policy_sha256
 from audit.verdict.results import CrrRow, DamageDecision, Decision, RetentionDecision, Verdict, VerdictStatus
 
 MOST_DAYS = 90
@@ -106,16 +110,16 @@ def honoured(
     now: dt.datetime,
     *,
     run_id: str,
-    policy_sha256: str,
+    policy: Policy,
     crr: Sequence[CrrRow],
 ) -> Honoured:
-    """Return what `waivers` do at `now` for the verdict on a run under a policy; `crr` are the run's rates.
+    """Return what `waivers` do at `now` for the verdict on a run under `policy`; `crr` are the run's rates.
 
     A waiver that has expired, that is of another run or policy, or that covers nothing is as if it were absent.
     """
-    counting, ignored = [], []
+    counting, ignored, digest = [], [], policy_sha256(policy)
     for waiver in waivers:
-        problem = _not_counting(waiver, now, run_id, policy_sha256)
+        problem = _not_counting(waiver, now, run_id, digest)
         ignored += [f"{waiver.name} does not count: {problem}"] if problem else []
         counting += [] if problem else [waiver]
     decided: tuple[AnyDecision, ...] = (*verdict.decisions, *verdict.retention, *verdict.damage)
@@ -123,7 +127,7 @@ def honoured(
     waived: list[Waived] = []
     uncovered = list(_cannot_be_waived_at_all(verdict))
     for decision in failing:
-        trouble = _unmeasured(decision, verdict, crr)
+        trouble = _unmeasured(decision, verdict, policy, crr)
         covering = [waiver for waiver in counting if any(cells.covers(decision) for cells in waiver.cells)]
         if trouble is not None:
             uncovered.append(f"{decision.status.value}  {name_of(decision)}  cannot be waived: {trouble}")
@@ -149,11 +153,11 @@ def _listed(waiver: Waiver) -> str:
     return " and ".join(str(cells) for cells in waiver.cells)
 
 
-def _not_counting(waiver: Waiver, now: dt.datetime, run_id: str, policy_sha256: str) -> str | None:
+def _not_counting(waiver: Waiver, now: dt.datetime, run_id: str, digest: str) -> str | None:
     if waiver.run_id != run_id:
         return f"it is for run {waiver.run_id}"
-    if waiver.policy_sha256 != policy_sha256:
-        return f"it was given under another policy ({waiver.policy_sha256[:16]}...), and this one is {policy_sha256[:16]}..."
+    if waiver.policy_sha256 != digest:
+        return f"it was given under another policy ({waiver.policy_sha256[:16]}...), and this one is {digest[:16]}..."
     if now > waiver.until:
         return f"it expired on {waiver.date}"
     if now < waiver.since:
@@ -173,7 +177,7 @@ def _cannot_be_waived_at_all(verdict: Verdict) -> list[str]:
     return []
 
 
-def _unmeasured(decision: AnyDecision, verdict: Verdict, crr: Sequence[CrrRow]) -> str | None:
+def _unmeasured(decision: AnyDecision, verdict: Verdict, policy: Policy, crr: Sequence[CrrRow]) -> str | None:
     """Return why there is no measured risk that somebody could accept; None when there is one."""
     if isinstance(decision, DamageDecision):
         return "a damaged model, or one of which that is not known, says nothing of the concept"
@@ -183,4 +187,6 @@ def _unmeasured(decision: AnyDecision, verdict: Verdict, crr: Sequence[CrrRow]) 
     if len(rows) != 1 or rows[0].assessed <= 0 or (decision.low, decision.high) == (0.0, 1.0):
         return "it was not measured"
     troubles = [finding.trouble for finding in stood_on(rows[0], verdict.controls) if finding.trouble]
+    _, shortcoming = labels_for(policy, rows[0], verdict.basis.calibrations, verdict.basis.decided_at)
+    troubles += [shortcoming] if shortcoming is not None else []
     return troubles[0] if troubles else None

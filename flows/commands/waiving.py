@@ -37,7 +37,6 @@ def honour(result: RunResult, files: Sequence[Path], trusted: Sequence[PublicKey
     from audit.evidence.waivers import read_waiver
     from audit.spec.policy import Policy
     from audit.storage.journal import Journal
-    from audit.verdict.record import policy_sha256
     from audit.verdict.waivers import honoured
 
     now = dt.datetime.now(dt.UTC)
@@ -53,9 +52,7 @@ def honour(result: RunResult, files: Sequence[Path], trusted: Sequence[PublicKey
         except NotVerified as error:
             ignored.append(f"{file.name} does not count: {error.what}")
     policy = Policy.model_validate(result.spec["gate"])
-    found = honoured(
-        result.verdict, read, now, run_id=result.run_id, policy_sha256=policy_sha256(policy), crr=result.crr
-    )
+    found = honoured(result.verdict, read, now, run_id=result.run_id, policy=policy, crr=result.crr)
     return dataclasses.replace(found, ignored=(*ignored, *found.ignored))
 
 

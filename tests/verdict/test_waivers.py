@@ -12,19 +12,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.verdict import gate
+from audit.verdict.record import policy_sha256
 from audit.verdict.results import CheckResult, CrrRow, Verdict, VerdictStatus
 from audit.verdict.waivers import Honoured, Selection, Waiver, honoured
 from tests.gate_rows import GOOD_CHECK, POLICY, good_controls, picture_check, retention, row, second_side, verdict_of
 
 NOW = dt.datetime(2026, 11, 2, 12, 0, tzinfo=dt.UTC)
 DAY = dt.timedelta(days=1)
+DIGEST = policy_sha256(POLICY)
 FAILING = (row(60, 40), *good_controls())
 BETWEEN = (row(10, 90), *good_controls())  # 10 % with a limit of 10 %
 
 
 def waiver(*cells: Selection, **changes: Any) -> Waiver:
     fields: dict[str, Any] = {
-        "name": "w.json", "run_id": "run-1", "policy_sha256": "p" * 64, "cells": cells or (Selection(concept="ring"),),
+        "name": "w.json", "run_id": "run-1", "policy_sha256": DIGEST, "cells": cells or (Selection(concept="ring"),),
         "reason": "ships to nobody yet", "owner": "Ada", "approver": "Bob", "compensating_control": "closed beta",
         "since": NOW - DAY, "until": NOW + 30 * DAY,
     }  # fmt: skip
@@ -32,7 +34,7 @@ def waiver(*cells: Selection, **changes: Any) -> Waiver:
 
 
 def asked(verdict: Verdict, rows: Sequence[CrrRow], *waivers: Waiver, now: dt.datetime = NOW) -> Honoured:
-    return honoured(verdict, waivers, now, run_id="run-1", policy_sha256="p" * 64, crr=rows)
+    return honoured(verdict, waivers, now, run_id="run-1", policy=POLICY, crr=rows)
 
 
 @pytest.mark.parametrize(("rows", "status"), [(FAILING, "FAIL"), (BETWEEN, "INCONCLUSIVE")])
@@ -102,6 +104,15 @@ def test_what_was_not_measured_cannot_be_waived(rows: tuple[CrrRow, ...]) -> Non
     assert verdict.status is VerdictStatus.INCONCLUSIVE
     found = asked(verdict, rows, waiver())
     assert not found.opens and found.waived == () and "cannot be waived" in found.uncovered[0]
+
+
+def test_a_judge_whose_errors_the_policy_asks_for_and_nobody_knows_cannot_be_waived() -> None:
+    policy = POLICY.model_copy(update={"judge_error": "required"})
+    verdict = verdict_of(*FAILING, policy=policy)
+    assert verdict.status is VerdictStatus.INCONCLUSIVE
+    given = waiver(policy_sha256=policy_sha256(policy))
+    found = honoured(verdict, [given], NOW, run_id="run-1", policy=policy, crr=FAILING)
+    assert not found.opens and "the policy asks for labelled pictures" in found.uncovered[0]
 
 
 def test_a_run_without_cells_cannot_be_waived() -> None:
