@@ -78,6 +78,19 @@ def test_plan_knows_what_is_done_and_what_it_cost(done: Done, capsys: pytest.Cap
     (text,) = [row for row in document["proofs"] if row["scenario"] == "text"]
     assert text["zero hits prove CRR <="] == pytest.approx(1 - 0.05 ** (1 / 3), abs=1e-3)
     assert text["can pass"] == "no, needs 9 cases"
+    assert text["chance to pass"] == 0.0
+    power = document["power"]
+    assert (power["rate"], power["agreeing"], power["cells"]) == (0.01, 0.0, len(document["proofs"]))
+    assert power["cases"] > 9
+
+
+def test_plan_says_how_likely_a_model_passes_all_of_its_cells(done: Done, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", str(done.spec), "--root", str(done.root), "--true-rate", "0.002"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "The chance to pass is that of a cell whose true CRR is 0.002. A model with that rate in every cell" in printed
+    )
+    assert "with a chance of 0 %" in printed and "cases a cell it would be 90 %" in printed
 
 
 def test_plan_measures_when_asked(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,7 +105,10 @@ def _put_on_record(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str
         " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
         [run_key],
     ).fetchall()
-    entries = [integrity.UnitEntry(*row, integrity.tag(journal, stamp)) for *row, stamp in loaded]
+    entries = [
+        UnitEntry(kind, key, complete, sha256, size, blob, integrity.tag(journal, stamp))
+        for kind, key, complete, sha256, size, blob, stamp in loaded
+    ]
     integrity.record_units(journal, run_id, now, entries)
 
 

@@ -102,8 +102,9 @@ def append(
             "at": at.isoformat(timespec="seconds"),
             **fields,
         }
-        if journal.store.put_new(name, _encoded(record)):
-            return Record(len(earlier) + 1, _digest(record), record)
+        text = canonical(record)
+        if journal.store.put_new(name, _encoded(text)):
+            return Record(len(earlier) + 1, _digest(text), record)
     raise JournalError(
         "other processes write to this record without a pause",
         where=journal.store.url(f"runs/{run_id}/{series}"),
@@ -117,7 +118,8 @@ def _read(journal: Journal, run_id: str, name: str, before: Record | None) -> Re
         document = parse_json(data)
         record, stated = document["record"], document["sha256"]
         number, version = record["number"], record["version"]
-        whole = data == _encoded(record) and stated == _digest(record) and isinstance(record["at"], str)
+        text = canonical(record)
+        whole = data == _encoded(text) and stated == _digest(text) and isinstance(record["at"], str)
     except FileNotFoundError:
         raise _changed(journal, name, "a record is missing") from None
     except (ForeignError, TypeError, KeyError, ValueError):
@@ -143,12 +145,14 @@ def _file(number: int) -> str:
     return f"{number:06d}.json"
 
 
-def _digest(record: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(record).encode()).hexdigest()
+def _digest(text: str) -> str:
+    """Return the digest of a record's canonical text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _encoded(record: Mapping[str, Any]) -> bytes:
-    return canonical({"record": record, "sha256": _digest(record)}).encode() + b"\n"
+def _encoded(text: str) -> bytes:
+    """Return the file of a record: the canonical text of the record beside its digest."""
+    return f'{{"record":{text},"sha256":"{_digest(text)}"}}\n'.encode()
 
 
 def _changed(journal: Journal, name: str, what: str) -> RecordChanged:

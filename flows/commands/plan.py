@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import shlex
 from collections import Counter
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
     from audit.plan.document import Draft
     from audit.plan.forecast import Calls, Price
     from audit.plan.rates import Rates
+    from audit.records import Cell
     from audit.run import Forecast
+    from audit.verdict.planned import RunPower
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -31,6 +34,15 @@ Rate = Annotated[
 RatesFile = Annotated[
     Path | None,
     typer.Option("--rates", help="YAML or JSON file with rates of another machine, as `make bench-gpu` writes it."),
+]
+TrueRate = Annotated[
+    float,
+    typer.Option(
+        "--true-rate",
+        min=0.0,
+        max=1.0,
+        help="True CRR of a model whose chance to pass is told: 0.01 is one picture in 100.",
+    ),
 ]
 Row = dict[str, object]
 MOST_PROOFS = 30  # rows that are shown one by one on a terminal; JSON always has all of them
@@ -49,10 +61,13 @@ def plan(
     rates: RatesFile = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    true_rate: TrueRate = 0.01,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
 ) -> int:
-    """Print cells, cases, units, UNet calls, time and storage of SPEC, and what zero hits can prove. Writes nothing.
+    """Print cells, cases, units, UNet calls, time and storage of SPEC, what zero hits prove, and how likely a model passes.
+
+    Writes nothing.
 
     Files that are missing do not stop the forecast: they are listed after it with what to do, and the exit code is 2.
     """
@@ -77,9 +92,9 @@ def plan(
         stated = measured_rates(forecast.backbone, device, batch_size)
     price = priced(forecast.draft, journal, forecast.shape, stated)
     if as_json or output is Format.JSON:
-        emit_json(_document(forecast, price, warned))
+        emit_json(_document(forecast, price, warned, true_rate))
     else:
-        _print(forecast, price, warned, str(spec))
+        _print(forecast, price, warned, str(spec), true_rate)
     if not forecast.missing:
         return 0
     say(f"error: {_missing(forecast, str(spec))}")  # not raised: the one JSON document is out already
@@ -110,7 +125,7 @@ def _missing(forecast: Forecast, spec: str) -> EnvironmentProblem:
     return EnvironmentProblem("\n".join(lines), where=spec, next_step=again)
 
 
-def _document(forecast: Forecast, price: Price, warned: list[str]) -> Row:
+def _document(forecast: Forecast, price: Price, warned: list[str], true_rate: float) -> Row:
     from audit.plan.planner import plan_size
 
     plan = forecast.draft
@@ -127,7 +142,8 @@ def _document(forecast: Forecast, price: Price, warned: list[str]) -> Row:
         "bytes": round(price.storage),
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
-        "proofs": _proofs(plan),
+        "proofs": _proofs(plan, true_rate),
+        "power": dataclasses.asdict(_power(plan, true_rate)),
         "warnings": warned,
         "missing": [problem.as_row() for problem in forecast.missing],
     }
@@ -165,22 +181,25 @@ def _work_rows(price: Price) -> list[Row]:
     ]
 
 
-def _proofs(plan: Draft) -> list[Row]:
-    """Return, for each limited target cell, what zero hits in its cases prove, against the limit it has to stay under."""
+def _limited(plan: Draft) -> list[tuple[Cell, float]]:
+    """Return the target cells that the policy limits, each with its limit."""
     from audit.records import Role
-    from audit.statistics import cases_for_zero_hits, upper_bound_at_zero
     from audit.verdict.gate import limit_for
+
+    cells = [planned.cell for planned in plan.cells]
+    targets = [cell for cell in cells if cell.role is Role.TARGET and cell.control is None]
+    limits = [limit_for(plan.spec.gate, cell.concept, cell.defence, cell.scenario) for cell in targets]
+    return [(cell, limit.crr_max) for cell, limit in zip(targets, limits, strict=True) if limit is not None]
+
+
+def _proofs(plan: Draft, true_rate: float) -> list[Row]:
+    """Return, for each limited target cell, what zero hits in its cases prove, against the limit it has to stay under."""
+    from audit.verdict.planned import cell_chance, zero_hits
 
     policy = plan.spec.gate
     rows: list[Row] = []
-    for planned in plan.cells:
-        cell = planned.cell
-        rule = limit_for(policy, cell.concept, cell.defence, cell.scenario)
-        if cell.role is not Role.TARGET or cell.control is not None or rule is None:
-            continue
-        limit = rule.crr_max
-        bound = upper_bound_at_zero(cell.planned, policy.confidence)
-        needed = cases_for_zero_hits(limit, policy.confidence)
+    for cell, limit in _limited(plan):
+        bound, needed = zero_hits(policy, cell.planned, limit)
         rows.append(
             {
                 "concept": cell.concept,
@@ -189,10 +208,37 @@ def _proofs(plan: Draft) -> list[Row]:
                 "cases": cell.planned,
                 "zero hits prove CRR <=": round(bound, 4),
                 "limit": limit,
-                "can pass": "yes" if bound <= limit else f"no, needs {needed} cases",
+                "can pass": "yes" if bound <= limit else "no" if needed is None else f"no, needs {needed} cases",
+                "chance to pass": round(cell_chance(policy, cell.planned, limit, true_rate), 4),
             }
         )
     return rows
+
+
+def _power(plan: Draft, true_rate: float) -> RunPower:
+    """Return the chance that a model passes all limited cells of defended models."""
+    from audit.verdict.planned import run_power
+
+    cells = [(cell.planned, limit) for cell, limit in _limited(plan) if cell.defence != "none"]
+    return run_power(plan.spec.gate, cells, true_rate)
+
+
+def _chance(power: RunPower) -> str:
+    """Say how likely a model passes all of its cells, and with how many cases it usually would."""
+    from audit.verdict.shares import percent
+
+    chance = percent(power.agreeing, 1)
+    if power.judges > 1:
+        chance = (
+            f"{percent(power.independent, 1)} ({power.judges} judges, each by itself) to {chance} (judges that agree)"
+        )
+    said = f"A model with that rate in every cell passes all {power.cells} with a chance of {chance}"
+    more = (
+        f"; with {power.cases:,} cases a cell it would be 90 %"
+        if power.cases is not None and power.agreeing < 0.9
+        else ""
+    )
+    return f"{said}{more}. Retention and the picture check come on top."
 
 
 def _summed(proofs: list[Row]) -> list[Row]:
@@ -205,7 +251,7 @@ def _summed(proofs: list[Row]) -> list[Row]:
     return [{"cells": count, **dict(row)} for row, count in counts.items()]
 
 
-def _print(forecast: Forecast, price: Price, warned: list[str], spec: str) -> None:
+def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_rate: float) -> None:
     from audit.plan.forecast import pictures_sharing
 
     plan = forecast.draft
@@ -229,10 +275,13 @@ def _print(forecast: Forecast, price: Price, warned: list[str], spec: str) -> No
         print(f"  - {assumption}")
     if forecast.backbone is None:
         print("  - backbone: its files are not here, so sizes are those of Stable Diffusion v1.x")
-    proofs = _proofs(plan)
+    proofs = _proofs(plan, true_rate)
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
         table(_summed(proofs))
+        print(
+            f"\nThe chance to pass is that of a cell whose true CRR is {true_rate:.4g}. {_chance(_power(plan, true_rate))}"
+        )
     if not forecast.missing:
         print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))
 

@@ -178,15 +178,20 @@ def published(audit: Run, journal: Journal, folder: Path) -> Path:
 
 
 def decide(
-    audit: Audit, journal: Journal, index: Path, folder: Path, frames: Sequence[CheckResult] | None = None
+    audit: Audit,
+    journal: Journal,
+    index: Path,
+    folder: Path,
+    frames: Sequence[CheckResult] | None = None,
+    policy: Policy | None = None,
 ) -> Path:
     """Decide a run by its checks and the gate, on record, and return the new index; with `frames`, Great Expectations is not
     asked."""
-    policy, empty = Policy.model_validate(audit.policy), pa.Table.from_batches([], schema=MANIFEST_SCHEMA)
+    used, empty = policy or Policy.model_validate(audit.policy), pa.Table.from_batches([], schema=MANIFEST_SCHEMA)
     result = (
-        steps.conclude(journal, audit.run_id, index)
+        steps.conclude(journal, audit.run_id, index, policy)
         if frames is None
-        else derive(index, audit.run_id, empty, policy, Basis(), planned=True, frames=frames)
+        else derive(index, audit.run_id, empty, used, Basis(), planned=policy is None, frames=frames)
     )
     steps.record_decision(journal, result, folder / "index.duckdb", "run")
     return latest(folder / "published")
@@ -203,6 +208,7 @@ def sealed(
     audit: Audit | None = None,
     frames: Sequence[CheckResult] | None = None,
     pair: tuple[keys.PrivateKey, keys.PublicKey] | None = None,
+    policy: Policy | None = None,
 ) -> Bundle:
     """A run that is journalled, consolidated, decided and sealed below `folder`, with a key of its own without `pair`."""
     audit = audit or Audit()
@@ -211,6 +217,6 @@ def sealed(
     for path in (folder / "journal" / "units").rglob("*.parquet"):
         os.utime(path, (COMPUTED.timestamp(), COMPUTED.timestamp()))
     private, public = pair or key_pair(folder)
-    index = decide(audit, journal, published(audit, journal, folder), folder, frames)
+    index = decide(audit, journal, published(audit, journal, folder), folder, frames, policy)
     written = seal(journal, audit.run_id, index, private, folder / "evidence", SEALED)
     return Bundle(written.folder, public, private, journal, index, written)

@@ -23,12 +23,14 @@ from audit.evidence.merkle import root
 from audit.evidence.rows import BY_RUN, BY_UNIT, LEFT_OUT, encode_rows
 from audit.evidence.seal import seal
 from audit.index.sql_files import relations
+from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged
 from tests.evidence.bundles import (
     COMPUTED,
     NOW,
     PHRASE,
+    POLICY,
     PROMPT,
     SEALED,
     SYNONYM,
@@ -118,6 +120,19 @@ def test_a_run_without_a_sensitive_concept_keeps_its_prompts(tmp_path: Path) -> 
     bundle = sealed(tmp_path, audit, frames=[])
     assert pq.read_table(bundle.folder / "data/rows/cases.parquet")["prompt"][0].as_py() == f"{PROMPT} 0"
     assert json.loads((bundle.folder / "data/verdict.json").read_text())["status"] == "FAIL"
+
+
+def test_a_decision_under_another_policy_is_sealed_with_that_policy(tmp_path: Path) -> None:
+    laxer = Policy.model_validate(
+        {**POLICY, "version": "laxer", "thresholds": {"judge": 0.95}, "limits": [{"crr_max": 0.9}]}
+    )
+    bundle = sealed(tmp_path, Audit(hits=24), frames=[], policy=laxer)
+    assert json.loads((bundle.folder / "data/policy.json").read_text())["thresholds"] == {"judge": 0.95}
+    planned = json.loads((bundle.folder / "data/plan.json").read_text())["policy"]
+    assert planned["version"] == "release-1"
+    (record,) = json.loads((bundle.folder / "data/decisions.json").read_text())
+    cells = [cell for cell in record["record"]["verdict"]["decisions"] if cell["detector"] == "judge"]
+    assert {cell["limit"] for cell in cells} == {0.9}
 
 
 def test_sealing_twice_gives_the_same_payload(sealed_once: Bundle, tmp_path: Path) -> None:

@@ -6,13 +6,15 @@ import json
 import shlex
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
-from audit.errors import EXIT_NOT_VERIFIED, EXIT_USAGE
+from audit.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_NOT_VERIFIED, EXIT_USAGE
 from audit.evidence.keys import PASSPHRASE
 from audit.storage.journal import Journal
 from flows.cli import main
 from tests.evidence.bundles import Audit, Bundle, decide, published
+from tests.flows.audits import finish_run, tiny_spec
 from tests.test_docs import ROOT, lines_of
 
 
@@ -87,3 +89,24 @@ def test_a_key_behind_a_passphrase_signs(
     monkeypatch.delenv(PASSPHRASE)
     assert main(["evidence", "seal", "run-1", "--key", "seal.pem", "--root", root, "--to", "again"]) == EXIT_USAGE
     assert "needs its passphrase" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_run_that_was_computed_is_sealed_and_verified(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Random weights, rendered pictures, inverted latents and the real NudeNet, from the corpus to the verified bundle."""
+    concepts = [{"name": "ring", "phrase": "a wreath of thorns", "sensitive": True}]
+    run_id = finish_run(tiny_spec(tmp_path, tiny_folder, concepts=concepts), tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    assert main(["gate", run_id, "--root", "runs"]) in (EXIT_FAIL, EXIT_INCONCLUSIVE)
+    assert main(["evidence", "keygen", "seal.pem"]) == 0
+    assert main(["evidence", "seal", run_id, "--root", "runs", "--key", "seal.pem", "--to", "bundle"]) == 0
+    capsys.readouterr()
+    code = main(["evidence", "verify", "bundle", "--key", "seal.pub", "--journal", "runs"])
+    printed = capsys.readouterr().out
+    assert code == 0, printed
+    assert f"verified: run {run_id}" in printed and "the journal's files are those that were sealed" in printed
+    for path in Path("bundle").rglob("*"):
+        assert path.is_dir() or (b"wreath" not in path.read_bytes() and b"data:image" not in path.read_bytes()), path
+    assert all("wreath" not in str(pq.read_table(path).to_pylist()) for path in Path("bundle").rglob("*.parquet"))
