@@ -30,6 +30,7 @@ from audit.verdict.waivers import AnyDecision, name_of
 
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"
 SVR = "https://in-toto.io/attestation/svr/v0.2"
+_SCOPE = "ERASURE_AUDIT"  # before each property of an SVR, as its specification asks
 VERIFIER = f"{dsse.PREDICATES}verifier/"
 
 
@@ -137,14 +138,14 @@ def verification_result(evidence: Evidence) -> dict[str, Any]:
         )
     evidence.require_subjects()
     verdict = evidence.result.verdict
-    properties = ["ERASURE_AUDIT_RATES_WITHIN_LIMITS", "ERASURE_AUDIT_DATA_CHECKS_PASSED"]
-    properties += ["ERASURE_AUDIT_RETENTION_WITHIN_LIMIT"] if verdict.retention else []
-    properties += ["ERASURE_AUDIT_NO_DAMAGE_FOUND"] if verdict.damage else []
+    properties = ["RATES_WITHIN_LIMITS", "DATA_CHECKS_PASSED"]
+    properties += ["RETENTION_WITHIN_LIMIT"] if verdict.retention else []
+    properties += ["NO_DAMAGE_FOUND"] if verdict.damage else []
     policy = _descriptor(f"policy {evidence.policy.version}", evidence.policy_sha256)
     predicate = {
         "verifier": {"id": f"{VERIFIER}{version()}", "policies": [policy]},
         "timeCreated": stamp(evidence.decided_at),
-        "properties": properties,
+        "properties": [f"{_SCOPE}_{name}" for name in properties],
     }
     return _statement(evidence, SVR, predicate)
 
