@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,12 @@ from audit.evidence.calibration import WHERE as LABELS
 from audit.evidence.calibration import miscounted
 from audit.evidence.decisions import WHERE, basis_of, decode_records
 from audit.evidence.derive import derive, differences
-from audit.evidence.keys import moment, stamp
+from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.purge import replaced_files
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
 from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
+from audit.evidence.sealed_registration import check_registration
 from audit.evidence.units import changed, decode_units, units_root
 from audit.files import ForeignError, parse_json
 from audit.report import json_report
@@ -180,7 +181,7 @@ def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
         yield VERDICT, f"{content.fact('status')} was signed, and {verdict['status']} follows from the rows"
 
 
-def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
+def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey]) -> Iterator[Line]:
     """7. The policy is the one that was decided by and signed; policy, plan, units, decision and seal came in this order."""
     record, verdict = content.record(), content.json("verdict.json")
     fields, digest = record.fields, policy_sha256(content.policy())
@@ -216,7 +217,9 @@ def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
     older = content.fact("units")["older_than_the_plan"]
     if older:
         yield unchecked(7, f"{older} units are older than the plan: equal units of earlier runs are not computed again")
-    yield unchecked(7, "when the policy was fixed: no registration stands in the bundle")
+    first = content.time("first_unit_at") if content.fact("first_unit_at") is not None else None
+    times = content.time("planned_at"), first, content.time("decided_at")
+    yield from check_registration(content.bag, digest, *times, keys)
 
 
 def check_waivers(content: Content) -> Iterator[Line]:

@@ -17,6 +17,7 @@ from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences, lie
 from audit.evidence.keys import PublicKey, stamp
 from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
 from audit.evidence.seal import PREDICATE, VERDICT, VERDICT_TIME
+from audit.evidence.sealed_registration import signers
 from audit.evidence.sign import REVIEW
 from audit.evidence.timestamps import check_stamp
 
@@ -71,6 +72,7 @@ def check_signatures(
                 yield wrong(1, "the file is no signature of a bundle", name)
         except NotVerified as error:
             yield of_error(1, error)
+    signatures.used |= signers(bag)  # of the policy's registration, which check 7 verifies
     for key in keys:
         if key.keyid not in signatures.used and signatures.facts is not None:
             yield Line(

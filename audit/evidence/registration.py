@@ -74,8 +74,8 @@ def _content(criteria: Criteria, entries: Sequence[Entry]) -> Json:
         "stopping": policy.get("stopping", "fixed"),
         "attempt": attempts(entries, digest, model) + 1,
         "corpus": dict(criteria.corpus),
-        "model": dict(criteria.model),
-        "model_sha256": model,
+        "backbone_sha256": criteria.model.get("backbone"),
+        "model_sha256": model,  # its concepts' phrases and its prompts may be sensitive, and a registration is passed on
     }
 
 

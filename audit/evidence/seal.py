@@ -30,6 +30,7 @@ from audit.evidence.derive import derive, differences
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
+from audit.evidence.sealed_registration import registration_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
 from audit.files import parse_json
 from audit.index.integrity import on_record, require_intact
@@ -105,6 +106,7 @@ def seal(
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
     payload |= _documents(journal, run_id, records, record, result, redaction)
+    payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
     if basis.calibrations:
         payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))

@@ -76,21 +76,23 @@ def verify(
     facts = signatures.facts
     if facts is not None and all(line.answer is not Answer.WRONG for line in lines):
         with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
-            lines += _content(Content(bag, facts, Path(name)), journal, now, most_days)
+            lines += _content(Content(bag, facts, Path(name)), journal, now, most_days, keys)
     else:
         lines += [unchecked(number, "the checks before it do not hold") for number in CHECKS if number > 3]
     run_id, status = (facts.get("run_id"), facts.get("status")) if facts else (None, None)
     return Verification(tuple(lines), run_id, status)
 
 
-def _content(content: Content, journal: Journal | None, now: dt.datetime, most_days: int | None) -> list[Line]:
+def _content(
+    content: Content, journal: Journal | None, now: dt.datetime, most_days: int | None, keys: Sequence[PublicKey]
+) -> list[Line]:
     lines = list(guarded(4, contents.check_versions(content)))
     if any(line.answer is Answer.WRONG for line in lines):
         return lines + [unchecked(number, "the versions are not known") for number in CHECKS if number > 4]
     for number, check in (
         (5, contents.check_counts(content)),
         (6, contents.check_decisions(content)),
-        (7, contents.check_policy(content, now)),
+        (7, contents.check_policy(content, now, keys)),
         (8, contents.check_waivers(content)),
         (9, contents.check_calibration(content)),
         (10, contents.check_units(content, journal)),
