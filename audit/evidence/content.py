@@ -181,7 +181,7 @@ def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
         yield VERDICT, f"{content.fact('status')} was signed, and {verdict['status']} follows from the rows"
 
 
-def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey]) -> Iterator[Line]:
+def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
     """7. The policy is the one that was decided by and signed; policy, plan, units, decision and seal came in this order."""
     record, verdict = content.record(), content.json("verdict.json")
     fields, digest = record.fields, policy_sha256(content.policy())
