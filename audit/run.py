@@ -24,7 +24,7 @@ from audit.index import checks, expectations, queries
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.integrity import on_record, record_plan, withdraw_missing
 from audit.index.store import Replaceable, Store, set_aside
-from audit.labels.calibrating import calibrations
+from audit.labels.calibrating import known_of_judges
 from audit.plan import forecast
 from audit.plan.document import Draft, Outline, Plan, read_outline
 from audit.plan.forecast import Shape
@@ -172,7 +172,7 @@ def conclude(
     used = policy or _stored_policy(outline)
     basis = Basis(
         queries.attempt(published, run_id, policy_sha256(used)),
-        tuple(calibrations(journal, run_id, policy=policy)),
+        known_of_judges(journal, run_id, policy),
         (now or dt.datetime.now(dt.UTC)).isoformat(timespec="seconds"),
     )
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)

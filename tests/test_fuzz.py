@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from audit.errors import AuditError
-from tests.fuzzing import checkpoints, files, harness, models, plugins, runs, services
+from tests.fuzzing import checkpoints, files, harness, labels, models, plugins, runs, services
 from tests.fuzzing.harness import Boundary, Opened, report, run
 from tests.servers import environment
 
@@ -25,6 +25,7 @@ ALL = tuple(
         models.BOUNDARIES,
         checkpoints.BOUNDARIES,
         runs.BOUNDARIES,
+        labels.BOUNDARIES,
         plugins.BOUNDARIES,
         services.BOUNDARIES,
     )

@@ -165,7 +165,8 @@ def check_decisions(content: Content) -> Iterator[Line]:
 
 
 def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
-    report, verdict = json_report.plain(result), as_recorded(result.verdict)
+    report: Any = json_report.plain(result)
+    verdict = as_recorded(result.verdict)
     summary, record = content.json("verdict.json"), content.record()
     own = {name: summary.get(name) for name in ("status", "reasons", "waivers")}
     for name, stored, derived in (

@@ -8,9 +8,7 @@ import importlib.metadata
 import importlib.resources
 import io
 import json
-import platform
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,18 +23,17 @@ from audit.errors import AuditError, EnvironmentProblem, EvidenceError
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
 from audit.evidence.calibration import label_rows
-from audit.evidence.decisions import basis_of, encode_records
+from audit.evidence.decisions import basis_of
 from audit.evidence.derive import derive, differences
+from audit.evidence.documents import documents
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
 from audit.evidence.sealed_registration import registration_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
-from audit.files import parse_json
 from audit.index.integrity import on_record, require_intact
 from audit.index.queries import open_published, require_run
 from audit.plan.document import read_outline
-from audit.report import html, json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
@@ -105,7 +102,7 @@ def seal(
     on_file = on_record(journal, run_id)
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
-    payload |= _documents(journal, run_id, records, record, result, redaction)
+    payload |= documents(journal, run_id, records, record, result, redaction)
     payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
     if basis.calibrations:
@@ -177,48 +174,6 @@ def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[st
             next_step="make it anew with: erasure-audit db rebuild",
         )
     return redaction, {**rows, "outcomes": outcomes}
-
-
-def _documents(
-    journal: Journal, run_id: str, records: Sequence[Record], record: Record, result: RunResult, redaction: Redaction
-) -> dict[str, bytes]:
-    plan = parse_json(journal.get_run(run_id, "plan.json"))
-    fields = record.fields
-    documents: dict[str, Any] = {
-        "policy.json": fields["policy"],
-        "plan.json": redaction.value(plan),
-        "spec.json": redaction.value(plan["spec"]),
-        "provenance.json": redaction.value(parse_json(journal.get_run(run_id, "provenance.json"))),
-        "verdict.json": {
-            "run_id": run_id,
-            "name": result.name,
-            "decision": record.number,
-            "decision_sha256": record.sha256,
-            "decided_at": fields["at"],
-            "decided_by": fields["by"],
-            "attempt": fields["attempt"],
-            "policy": fields["policy"]["version"],
-            "policy_sha256": fields["policy_sha256"],
-            **{name: fields["verdict"][name] for name in ("status", "reasons", "waivers")},
-        },
-        "decisions.json": _unspoken(encode_records(records), redaction),
-        "checks.json": fields["verdict"]["checks"],
-        "waivers.json": [],
-        "environment.json": _environment(),
-    }
-    encoded = {name: _json(document) for name, document in documents.items()}
-    page = html.render(result, None).encode()
-    return {**encoded, "report.html": page, "report.json": json_report.render(result).encode()}
-
-
-def _unspoken(documents: list[dict[str, Any]], redaction: Redaction) -> list[dict[str, Any]]:
-    """Return records as they are: redacting one breaks their chain. Raises `EvidenceError` where one would have to be."""
-    if redaction.value(documents) != documents:
-        raise EvidenceError(
-            "a decision on record quotes a prompt of a sensitive concept, and a bundle must not hold one",
-            next_step="name the concept in the spec by what may be said, then run the audit again",
-        )
-    return documents
 
 
 def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
@@ -305,27 +260,11 @@ def _write(
     return Sealed(folder, facts["status"], digest, facts["units"]["planned"], sum(map(len, payload.values())))
 
 
-def _environment() -> dict[str, Any]:
-    """What is installed where the bundle was sealed; where units were computed is in the rows and the provenance."""
-    # Names of folders, because reading every package's metadata takes longer than sealing.
-    folders = {found.stem for place in sys.path for found in Path(place or ".").glob("*.dist-info")}
-    installed = dict(folder.rsplit("-", 1) for folder in folders if "-" in folder)
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": dict(sorted(installed.items(), key=lambda item: item[0].lower())),
-    }
-
-
 def _version() -> str:
     try:
         return importlib.metadata.version("erasure-audit")
     except importlib.metadata.PackageNotFoundError:
         return "of unknown version"
-
-
-def _json(document: Any) -> bytes:
-    return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()
 
 
 def _parquet(table: pa.Table) -> bytes:

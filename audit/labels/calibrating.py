@@ -12,6 +12,7 @@ from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.verdict.calibration import Calibration
 
+_NO_INSTRUMENT = -1  # numbers of instruments are not negative
 Counts = tuple[int, int, int, int]  # positives, found, negatives, cleared
 
 
@@ -36,6 +37,19 @@ def calibrations(
             if (calibration := _calibration(judge, domain, answering, run_id)) is not None:
                 known.append(calibration)
     return known
+
+
+def known_of_judges(journal: Journal, run_id: str, policy: Policy | None = None) -> tuple[Calibration, ...]:
+    """Return what the gate has to know of a run's judges: `calibrations`, and one without counts for each judge `outdated`.
+
+    The latter has no instrument's number, so that the gate takes its labels for those of another version of the judge and
+    decides nothing by it.
+    """
+    moved = (
+        Calibration(judge.detector, _NO_INSTRUMENT, judge.concept, DOMAINS[0], 0, 0, 0, 0, "", "")
+        for judge in outdated(journal, run_id, policy)
+    )
+    return (*calibrations(journal, run_id, policy=policy), *moved)
 
 
 def _calibration(

@@ -6,7 +6,7 @@ import dataclasses
 import datetime as dt
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from audit.corpus import images
@@ -18,7 +18,6 @@ from audit.labels.documents import Exported, Judge, Question, Record, RecordedPi
 from audit.labels.drawing import Drawing, Sizes, draw
 from audit.labels.page import page
 from audit.labels.pool import Seen
-from audit.report import pictures
 from audit.storage.disclosure import record_disclosure
 from audit.storage.journal import Journal
 
@@ -44,12 +43,13 @@ def export(
     sizes: Sizes,
     seed: int,
     now: dt.datetime,
+    blur: Callable[[bytes], bytes],
     *,
     show_sensitive: bool = False,
 ) -> Folder:
     """Write the pictures of a run that two raters are to label into a new `folder`, and keep what judges said of them.
 
-    Sensitive pictures are blurred, and withheld where that fails, unless
+    `blur` makes a blurred JPEG of a picture's bytes. Sensitive pictures are blurred, and withheld where that fails, unless
     `show_sensitive`, which is put on record. Raises `LabelsError` for a folder that is in use and for too few pictures.
     """
     _require_new(folder)
@@ -62,10 +62,10 @@ def export(
     )
     try:
         (folder / _PICTURES).mkdir(parents=True)
-        files = _write_pictures(journal, drawing, folder, hide)
-        exported = _documents(run_id, drawing, judges, files, seed, now)
         if show_sensitive and any(seen.sensitive for seen, _ in drawing.pictures):
-            record_disclosure(journal, run_id, str(folder), now)
+            record_disclosure(journal, run_id, str(folder), now)  # before any of them is written
+        files = _write_pictures(journal, drawing, folder, hide, blur)
+        exported = _documents(run_id, drawing, judges, files, seed, now)
         journal.put_run(run_id, record_name(exported.task.digest()), exported.encoded())
         place(folder / TASK_FILE, lambda path: path.write_bytes(exported.task.encoded()))
         place(folder / PAGE_FILE, lambda path: path.write_text(page(exported.task), encoding="utf-8"))
@@ -100,7 +100,7 @@ def _require_new(folder: Path) -> None:
 
 
 def _write_pictures(
-    journal: Journal, drawing: Drawing, folder: Path, hide: frozenset[str]
+    journal: Journal, drawing: Drawing, folder: Path, hide: frozenset[str], blur: Callable[[bytes], bytes]
 ) -> dict[str, tuple[str, str] | None]:
     """Write each picture once; pixel digest -> (path in the folder, SHA-256 of the file), None for one that is withheld.
 
@@ -111,8 +111,8 @@ def _write_pictures(
         name = key({"picture": seen.pixel_sha256})[:16]
         try:
             hidden = seen.pixel_sha256 in hide
-            data = pictures.blurred_thumbnail(images.encode_png(pixels)) if hidden else images.encode_png(pixels)
-        except pictures.Withheld:
+            data = blur(images.encode_png(pixels)) if hidden else images.encode_png(pixels)
+        except Exception:  # fails closed: whatever goes wrong, the picture is not shown
             files[seen.pixel_sha256] = None
             continue
         path = f"{_PICTURES}/{name}.{'jpg' if hidden else 'png'}"

@@ -59,6 +59,7 @@ def export(
     from audit.labels.drawing import Sizes
     from audit.labels.export import PAGE_FILE, export
     from audit.plan.document import read_outline
+    from audit.report.pictures import blurred_thumbnail
 
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
@@ -66,7 +67,9 @@ def export(
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
     sizes = Sizes(random, hits, clears, others)
     folder, now = Path(os.path.expanduser(to)), dt.datetime.now(dt.UTC)
-    made = export(journal, run_id, published, folder, sizes, seed, now, show_sensitive=show_sensitive)
+    made = export(
+        journal, run_id, published, folder, sizes, seed, now, blurred_thumbnail, show_sensitive=show_sensitive
+    )
     strata = [stratum.model_dump() for stratum in made.task.strata]
     if as_json:
         counted = {"pictures": len(made.task.pictures), "blurred": made.blurred, "withheld": made.withheld}

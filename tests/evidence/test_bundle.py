@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import EvidenceError, KeyProblem
-from audit.evidence.keys import PrivateKey
+from audit.evidence.keys import PrivateKey, stamp
 from audit.evidence.merkle import root
 from audit.evidence.rows import BY_RUN, BY_UNIT, LEFT_OUT, encode_rows
 from audit.evidence.seal import seal
@@ -37,6 +37,7 @@ from tests.evidence.bundles import (
     Audit,
     Bundle,
     published,
+    resealed,
     sealed,
 )  # fmt: skip
 
@@ -208,19 +209,27 @@ def test_sha256sum_checks_both_manifests(sealed_once: Bundle) -> None:
 
 
 @pytest.mark.slow
-def test_verification_needs_the_bundle_and_the_key_alone(sealed_once: Bundle, tmp_path: Path) -> None:
+def test_verification_needs_the_bundle_and_the_key_alone(bundle: Bundle, tmp_path: Path) -> None:
     """No home folder, no network, no journal, no model's library, and a folder that cannot be written."""
-    assert sealed_once.officer is not None
-    arguments = ["evidence", "verify", str(sealed_once.folder)]
-    for key in sealed_once.keys:
-        arguments += ["--key", str(key.path)]
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path), "OMP_NUM_THREADS": "1"}
+    bundle = resealed(bundle, sealed_at=stamp(dt.datetime.now(dt.UTC)))  # by the clock of the other process
+    arguments = ["evidence", "verify", str(bundle.folder), "--key", str(bundle.public.path)]
+    (tmp_path / "work").mkdir()
+    environment = {
+        "PYTHONPATH": str(ROOT),
+        "PATH": "/usr/bin:/bin",
+        "TMPDIR": str(tmp_path / "work"),
+        "OMP_NUM_THREADS": "1",
+    }
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", ALONE, *arguments],
+        cwd=tmp_path / "work",
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verified: run run-1, verdict PASS" in done.stdout
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_the_hash_tree_is_that_of_rfc_9162() -> None:

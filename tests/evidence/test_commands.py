@@ -96,7 +96,7 @@ def test_a_run_that_was_computed_is_sealed_and_verified(
     tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Random weights, rendered pictures, inverted latents and the real NudeNet, from the corpus to the verified bundle."""
-    concepts = [{"name": "ring", "phrase": "a wreath of thorns", "sensitive": True}]
+    concepts = [{"name": "ring", "phrase": "hoop", "sensitive": True}]
     run_id = finish_run(tiny_spec(tmp_path, tiny_folder, concepts=concepts), tmp_path / "runs")
     monkeypatch.chdir(tmp_path)
     assert main(["gate", run_id, "--root", "runs"]) in (EXIT_FAIL, EXIT_INCONCLUSIVE)
@@ -108,5 +108,5 @@ def test_a_run_that_was_computed_is_sealed_and_verified(
     assert code == 0, printed
     assert f"verified: run {run_id}" in printed and "the journal's files are those that were sealed" in printed
     for path in Path("bundle").rglob("*"):
-        assert path.is_dir() or (b"wreath" not in path.read_bytes() and b"data:image" not in path.read_bytes()), path
-    assert all("wreath" not in str(pq.read_table(path).to_pylist()) for path in Path("bundle").rglob("*.parquet"))
+        assert path.is_dir() or (b"hoop" not in path.read_bytes() and b"data:image" not in path.read_bytes()), path
+    assert all("hoop" not in str(pq.read_table(path).to_pylist()) for path in Path("bundle").rglob("*.parquet"))

@@ -19,7 +19,6 @@ from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence import dsse, keys
 from audit.evidence.bag import scan
-from audit.evidence.calibration import label_rows, miscounted
 from audit.evidence.content import Content, check_versions, guarded
 from audit.evidence.integrity import Signatures, check_keys, check_signatures
 from audit.evidence.lines import Answer, Line
@@ -27,12 +26,8 @@ from audit.evidence.rows import encode_rows
 from audit.evidence.seal import PREDICATE, VERDICT
 from audit.evidence.sign import sign
 from audit.evidence.verify import CHECKS, Verification, verify
-from audit.labels.calibrating import calibrations
-from audit.labels.documents import Judge, Label, LabelledPicture, Rater, StoredLabels
-from audit.labels.pool import judges_of
-from audit.labels.stored import store
 from audit.storage.journal import Journal
-from tests.evidence.bundles import DAY, NOW, PHRASE, PLANNED, SEALED, Audit, Bundle, key_pair, resealed
+from tests.evidence.bundles import DAY, NOW, PLANNED, SEALED, Bundle, key_pair, resealed
 
 
 def checked(bundle: Bundle, **options: Any) -> Verification:
@@ -229,49 +224,6 @@ def test_units_that_were_not_planned_are_noticed(bundle: Bundle, tmp_path: Path)
     assert "not those that were planned" in only_wrong(lines(fewer, 10, tmp_path, None)).detail
     edited = resealed(fewer, {"units.jsonl": text.replace(b'"complete": true', b'"complete": false', 1)})
     assert "not the one that was signed" in only_wrong(lines(edited, 10, tmp_path, None)).detail
-
-
-LABELLED = "2026-01-02T03:04:05Z"
-
-
-def labelled(count: int, judge: Judge) -> StoredLabels:
-    """Labels of two raters of whom the second cannot tell in the last picture."""
-    pictures = [
-        LabelledPicture(
-            id=f"{n:016x}", concept="ring", pixel_sha256=f"{n:064x}", domain="generated", sample="random", defended=True,
-            outcomes={"judge": "hit" if n % 2 else "clear"},
-            labels=((Label.SHOWS if n % 2 else Label.DOES_NOT), Label.CANNOT_TELL if n == count - 1 else
-                    (Label.SHOWS if n % 2 else Label.DOES_NOT)),
-        )
-        for n in range(count)
-    ]  # fmt: skip
-    raters = tuple(Rater(name=name, started_at=LABELLED, saved_at=LABELLED) for name in ("A", "B"))
-    return StoredLabels.new(
-        run_id="run-1",
-        task="0" * 64,
-        exported_at=LABELLED,
-        raters=raters,
-        strata=(),
-        judges=(judge,),
-        pictures=tuple(pictures),
-    )
-
-
-def test_counts_of_calibration_follow_from_the_labels(tmp_path: Path) -> None:
-    audit, journal = Audit(), Journal(str(tmp_path / "journal"))
-    audit.write(journal)
-    (judge,) = judges_of(journal, "run-1")
-    store(journal, labelled(40, judge))
-    (found,) = calibrations(journal, "run-1")
-    rows = label_rows(journal, [found]).to_pylist()
-    assert len(rows) == 40 and PHRASE not in json.dumps(rows)
-    assert list(miscounted(rows, [found])) == []
-    better = dataclasses.replace(found, found=found.positives)
-    (problem,) = miscounted(rows, [better])
-    assert "(20, 20, 21, 20)" in problem or "follow from the labels" in problem
-    assert "not in the bundle" in next(miscounted(rows[1:2], [dataclasses.replace(found, sha256="0" * 64)]))
-    with pytest.raises(EvidenceError, match="are not there any more"):
-        label_rows(journal, [dataclasses.replace(found, sha256="0" * 64)])
 
 
 def test_evidence_that_is_too_old(sealed_once: Bundle, tmp_path: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
+from audit.corpus.ingest import MANIFEST_SCHEMA
+from audit.corpus.manifest import manifest_sha256
 from audit.index.queries import attempt, recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator
@@ -24,10 +28,12 @@ POLICY = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
 def folded(journal: Journal, database: Path, run_id: str, created_at: str | None = None) -> Path:
     run = Run(run_id, cells=[cell(0, 10), control(1, 3, "black")], instruments=[instrument()])
     run.write(journal)
-    if created_at:
-        name = f"runs/{run_id}/plan.json"
-        plan = json.loads(journal.store.get(name)) | {"created_at": created_at}
-        journal.store.put(name, json.dumps(plan).encode())
+    sink = io.BytesIO()
+    pq.write_table(MANIFEST_SCHEMA.empty_table(), sink)
+    journal.put_run(run_id, "manifest.parquet", sink.getvalue())
+    name = f"runs/{run_id}/plan.json"
+    plan = json.loads(journal.store.get(name)) | {"corpus": {"sha256": manifest_sha256(MANIFEST_SCHEMA.empty_table())}}
+    journal.store.put(name, json.dumps(plan | ({"created_at": created_at} if created_at else {})).encode())
     with Store(database) as store:
         store.consolidate(journal, run_id)
         return store.publish(database.parent / "published")

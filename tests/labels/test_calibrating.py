@@ -19,6 +19,8 @@ from audit.labels.stored import store
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.verdict.calibration import Calibration
+from audit.verdict.judges import labels_for
+from tests.gate_rows import row
 from tests.labels import runs
 
 JUDGE = Judge(detector="judge", instrument_id=11, concept="ring", phrase="a ring", threshold=0.5, labels=("ring",))
@@ -92,6 +94,9 @@ def test_another_threshold_is_another_judge(journal: Journal) -> None:
     assert calibrating.outdated(journal, "run-1") == calibrating.outdated(journal, "run-2", policy(0.6)) == []
     (judge,) = calibrating.outdated(journal, "run-1", policy(0.6))
     assert (judge.detector, judge.concept, judge.threshold) == ("judge", "ring", 0.6)
+    (moved,) = calibrating.known_of_judges(journal, "run-1", policy(0.6))
+    chosen, trouble = labels_for(policy(0.6), row(1, 1), [moved], None)
+    assert chosen is None and trouble and "of another version of detector judge" in trouble
     rewrite(journal, "run-2", "rules", threshold=0.6)
     assert calibrations(journal, "run-2") == []
 

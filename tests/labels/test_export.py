@@ -35,8 +35,8 @@ def record(root: Path, task: Task) -> Exported:
     return Exported.model_validate_json(Journal(str(root)).get_run("run-1", record_name(task.digest())))
 
 
-def test_a_folder_has_what_raters_need_and_nothing_that_a_judge_said(made: Labelled, tmp_path: Path) -> None:
-    task, page = exported(made.root, tmp_path / "out", "--random", "40", "--hits", "60", "--others", "10")
+def test_a_folder_has_what_raters_need_and_nothing_that_a_judge_said(labelled: Labelled, tmp_path: Path) -> None:
+    task, page = exported(labelled.root, tmp_path / "again", "--random", "40", "--hits", "60", "--others", "10")
     counted = {(s.concept, s.domain, s.sample): (s.pictures, s.drawn) for s in task.strata}
     assert counted["ring", "generated", "random"] == (120, 40)
     assert counted["disc", "generated", "random"] == (30, 10)
@@ -45,10 +45,10 @@ def test_a_folder_has_what_raters_need_and_nothing_that_a_judge_said(made: Label
     assert len(task.pictures) == sum(s.drawn for s in task.strata) == len({p.id for p in task.pictures})
     for picture in task.pictures:
         assert picture.file is not None
-        shown = images.decode_stored((tmp_path / "out" / picture.file).read_bytes())
+        shown = images.decode_stored((tmp_path / "again" / picture.file).read_bytes())
         assert images.pixel_sha256(shown) == picture.pixel_sha256
-        assert (picture.concept, picture.pixel_sha256) in made.truth
-    for text in (page, (tmp_path / "out/task.json").read_text()):
+        assert (picture.concept, picture.pixel_sha256) in labelled.truth
+    for text in (page, (tmp_path / "again/task.json").read_text()):
         assert not re.search(r'"(hit|clear|outcomes?|judges?|domain|defended)"', text.split('"strata"')[0])
         assert "judge" not in text
     assert [q.phrase for q in task.questions] == ["a round disc", "a ring"]
