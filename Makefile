@@ -48,17 +48,27 @@ bench-gpu: $(STAMP) ## print what an NVIDIA GPU makes of Stable Diffusion v1.4's
 testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cores)
 	$(BIN)/python -m audit.testbed.train --stage all
 
-testbed-card: $(STAMP) ## measure the testbed and write its model card
+testbed-card: $(STAMP) ## measure the testbed's trained parts, into audit/testbed/README.md
 	$(BIN)/python -m audit.testbed.card
 
 testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method (resumable; minutes on two cores)
 	$(BIN)/python -m audit.testbed.erased
 
-erasers-table: $(STAMP) ## measure the erased testbed models into audit/testbed/README.md (resumable; hours on two cores)
-	$(BIN)/python -m audit.testbed.erasers_table
+PAGE = $(BIN)/python -m deployments.testbed_page
+ERASERS = build/erasers-table
 
-guards-table: $(STAMP) ## measure every guard on the testbed into audit/testbed/README.md (resumable; hours on two cores)
-	$(BIN)/python -m audit.testbed.guards_table
+erasers-table: $(STAMP) ## audit the testbed's erasers, table into audit/testbed/README.md (resumable; hours on two cores)
+	$(BIN)/erasure-audit run deployments/specs/testbed-erasers.yaml --root $(ERASERS)/store --exit-zero
+	$(PAGE) erasers --root $(ERASERS)/store
+
+GUARDS = build/guards-table
+
+guards-table: $(STAMP) ## audit every guard on the testbed, table into audit/testbed/README.md (resumable; hours on two cores)
+	$(BIN)/erasure-audit testbed scenes $(GUARDS)/corpus/ring --class ring --objects 2 --count 40 --regions $(GUARDS)/regions/ring
+	for class in square star; do \
+		$(BIN)/erasure-audit testbed scenes $(GUARDS)/corpus/$$class --class $$class --objects 2 --count 20 --without ring || exit 1; done
+	$(BIN)/erasure-audit run deployments/specs/testbed-guards.yaml --root $(GUARDS)/store --exit-zero
+	$(PAGE) guards --root $(GUARDS)/store
 
 MEB = build/m-erasurebench
 
@@ -68,7 +78,7 @@ m-erasurebench: $(STAMP) ## run M-ErasureBench on the testbed, result table into
 	for class in square cross diamond arrow; do \
 		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 16 || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/m-erasurebench-testbed.yaml --root $(MEB)/store --exit-zero
-	$(BIN)/python -m audit.testbed.benchmark_table --root $(MEB)/store
+	$(PAGE) benchmark --root $(MEB)/store
 
 constraints: ## resolve the newest compatible set and write constraints.txt
 	$(PYTHON) -m venv build/constraints

@@ -132,6 +132,8 @@ class Attempt:
     problem: str | None = None  # why the case can only be unassessed, known before anything is computed
     attack_key: str | None = None  # the attack unit whose find goes into `{attack}` of the prompt
     attack_item: str | None = None
+    region: str | None = None  # pixel_sha256 of the mask of the concept's region in the corpus item
+    region_uri: str | None = None
     subject: str | None = None  # what is sought in this picture, where cases of one cell differ
     guidance: float | None = None  # over the cell's sampler
     size: tuple[int, int] | None = None  # width and height in pixels; None is the backbone's own side
@@ -156,6 +158,8 @@ class Case:
     attack_key: str | None = None
     attack_item: str | None = None
     subject: str | None = None
+    region: str | None = None
+    region_uri: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +223,7 @@ class Comparison:
     cell_id: int
     baseline: Baseline
     baseline_cell_id: int | None  # None where no other cell is needed
+    regions: bool = False  # whether the cell's pictures have a known region of the concept
 
 
 @dataclasses.dataclass(frozen=True)

@@ -178,9 +178,10 @@ class Worker:
                 return functools.partial(run_quality, described, meter, journal, cases, read_item, size)
 
     def _inputs(self, generate: str) -> tuple[list[Case], ReadItem]:
-        """Return the cases of a generate unit, and what reads their reference images."""
+        """Return the cases of a generate unit, and what reads their reference images and the masks of these."""
         cases = self.plan.cases_of(generate)
         uris = {case.item: case.item_uri for case in cases if case.item and case.item_uri}
+        uris |= {case.region: case.region_uri for case in cases if case.region and case.region_uri}
         return cases, functools.partial(self._read, uris)
 
     @functools.cached_property

@@ -18,6 +18,7 @@ from PIL import Image, ImageFile
 from audit.errors import CorpusError
 
 Pixels = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
 
 BLACK_LEVEL = 8  # of 255: a picture whose brightest value does not exceed this shows nothing on a screen
 CONSTANT_STD = 1.0  # of 255: below it a channel varies by less than one grey level, which is compression noise

@@ -81,7 +81,7 @@ def _insert_plan(
         # Plans of before perturbations have neither field, those of before scenarios had other names no kind.
         "cells": [{"perturbation": None, "strength": None, "kind": cell["scenario"], **cell} for cell in plan["cells"]],
         "quality_instruments": plan.get("quality_instruments", ()),  # absent from plans of before there were any
-        "comparisons": plan.get("comparisons", ()),
+        "comparisons": [{"regions": False, **comparison} for comparison in plan.get("comparisons", ())],
     }.items():
         insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
 

@@ -167,6 +167,8 @@ class Builder:
                     attack_key=attempt.attack_key,
                     attack_item=attempt.attack_item,
                     subject=attempt.subject,
+                    region=attempt.region,
+                    region_uri=attempt.region_uri,
                 )
             )
 

@@ -245,7 +245,7 @@ def _quality(document: Document) -> tuple[tuple[QualityInstrument, ...], tuple[C
         for row in document.get("quality_instruments", ())
     ]
     comparisons = [
-        Comparison(row["cell_id"], Baseline(row["baseline"]), row["baseline_cell_id"])
+        Comparison(row["cell_id"], Baseline(row["baseline"]), row["baseline_cell_id"], row.get("regions", False))
         for row in document.get("comparisons", ())
     ]
     return tuple(instruments), tuple(comparisons)

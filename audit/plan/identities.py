@@ -184,7 +184,13 @@ class QualityIdentity(_Record):
     instrument: QualityInstrument  # without its name
     pairs: tuple[Pair, ...]
     code: str
+    regions: Mapping[int, str] = dataclasses.field(default_factory=dict)  # picture -> mask of its concept's region
     kind: Literal["quality"] = "quality"
+
+    @model_serializer(mode="wrap")
+    def _without_regions(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields: Json = handler(self)
+        return {name: value for name, value in fields.items() if name != "regions" or value}
 
 
 Identity: TypeAlias = (

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Collection, Sequence
 
 import pyarrow as pa
 
-from audit import identity
+from audit import identity, locations
 from audit.corpus import ingest
+from audit.corpus.regions import Pictured, Region, read_regions
 from audit.errors import CorpusError
 from audit.plan.embedding_cases import learning
 from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
@@ -21,13 +23,13 @@ Progress = Callable[[int], None]
 
 def listed_pictures(spec: Spec, manifest: pa.Table, unlisted: Collection[CorpusEntry] = ()) -> Pictures:
     """Return the pictures of a manifest. Concepts of which an entry is `unlisted` are not taken to be empty."""
-    items = _items(spec, manifest)
+    items, problems = _with_regions(spec, manifest, _items(spec, manifest))
     roles = _roles(spec)
     empty: dict[str, CorpusError] = {}
     for entry in spec.corpus:
         if not items.get(entry.concept) and entry.role == roles.get(entry.concept) and entry not in unlisted:
             empty.setdefault(entry.concept, ingest.no_objects(entry.url))
-    return Pictures(items, empty, manifest)
+    return Pictures(items, empty, manifest, tuple(problems))
 
 
 def forecast_pictures(spec: Spec, progress: Progress | None = None) -> Pictures:
@@ -39,7 +41,7 @@ def forecast_pictures(spec: Spec, progress: Progress | None = None) -> Pictures:
     manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
     listed = listed_pictures(spec, manifest, list(unlisted))
     items = {concept: list(pictures) for concept, pictures in listed.items.items()}
-    problems = [Problem.of("corpus", error) for error in unlisted.values()]
+    problems = [*listed.problems, *(Problem.of("corpus", error) for error in unlisted.values())]
     wanted = _wanted(spec)
     for entry in spec.corpus:
         count = wanted.get(entry.concept, 0)
@@ -65,6 +67,44 @@ def _items(spec: Spec, manifest: pa.Table) -> dict[str, list[CorpusItem]]:
         item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"
         items.setdefault(row["concept"], {}).setdefault(item, CorpusItem(item, row["uri"]))
     return {concept: list(different.values()) for concept, different in items.items()}
+
+
+def _with_regions(
+    spec: Spec, manifest: pa.Table, items: dict[str, list[CorpusItem]]
+) -> tuple[dict[str, list[CorpusItem]], list[Problem]]:
+    """Return the pictures with the masks of their regions, where an instrument measures outside them, and what is wrong."""
+    if not any(entry.where for entry in spec.quality):
+        return items, []
+    sizes = {row["uri"]: row for row in manifest.select(["uri", "width", "height"]).to_pylist() if row["width"]}
+    found: dict[str, Region] = {}  # by item
+    problems = []
+    roles = _roles(spec)
+    for entry in spec.corpus:
+        below = locations.absolute(entry.url).rstrip("/") + "/"
+        own = [item for item in items.get(entry.concept, ()) if item.uri.startswith(below) and item.uri in sizes]
+        if entry.regions is None or entry.role != roles.get(entry.concept):
+            continue
+        try:
+            masks = read_regions(entry, [Pictured(**sizes[item.uri]) for item in own], spec.corpus_limits)
+            for item, region in zip(own, masks, strict=True):
+                if found.setdefault(item.item, region).sha256 != region.sha256:
+                    raise _two_regions(item, found[item.item], region)
+        except CorpusError as error:
+            problems.append(Problem.of("corpus", error))
+    regions = {item: {"region": mask.sha256, "region_uri": mask.uri} for item, mask in found.items()}
+    with_masks = {
+        concept: [dataclasses.replace(item, **regions.get(item.item, {})) for item in pictures]
+        for concept, pictures in items.items()
+    }
+    return with_masks, problems
+
+
+def _two_regions(item: CorpusItem, one: Region, other: Region) -> CorpusError:
+    return CorpusError(
+        f"one picture has two different regions, {one.uri} and {other.uri}",
+        where=item.uri,
+        next_step="list the picture for one concept, or audit the other one in a spec of its own",
+    )
 
 
 def _listed(spec: Spec, progress: Progress | None) -> tuple[Sequence[pa.RecordBatch], dict[CorpusEntry, CorpusError]]:

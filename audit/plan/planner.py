@@ -261,7 +261,9 @@ def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attem
             next_step=f"add images, or lower the number of cases to {len(available)}",
         )
     return [
-        Attempt(_item_seed(builder.spec.seed, i.item), item=i.item, item_uri=i.uri)
+        Attempt(
+            _item_seed(builder.spec.seed, i.item), item=i.item, item_uri=i.uri, region=i.region, region_uri=i.region_uri
+        )
         for i in sorted(available, key=lambda i: _item_seed(builder.spec.seed, i.item))[:count]
     ]
 

@@ -31,8 +31,10 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     cases: dict[int, list[Case]] = {}
     for case in builder.cases:
         cases.setdefault(case.cell_id, []).append(case)
+    outside = {entry.name for entry in builder.spec.quality if entry.where is not None}
     comparisons = tuple(_comparisons(builder.spec, [planned.cell for planned in builder.cells], cases))
     units = {case.image_id: case.unit_key for rows in cases.values() for case in rows}
+    regions = {case.image_id: case.region for rows in cases.values() for case in rows if case.region}
     cells_of: dict[int, set[int]] = {}
     for cell_id, rows in cases.items():
         for case in rows:
@@ -42,13 +44,17 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
         plain = dataclasses.replace(instrument, instrument="")
         grouped: dict[str, dict[Pair, None]] = {}
         wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, comparisons, cases))
+        if instrument.instrument in outside:
+            wanted = [pair for pair in wanted if pair[0] in regions]
         if check is not None and instrument.instrument == check.name:
             wanted += _pictures_checked(builder, cases)
         for pair in wanted:
             grouped.setdefault(units[pair[0]], {})[pair] = None
         for generate, pairs in grouped.items():
             baselines = sorted({units[other] for _, _, other in pairs if other is not None} - {generate})
-            measured = QualityIdentity(generate, tuple(baselines), plain, tuple(pairs), identity.code_digest("quality"))
+            masks = {image: regions[image] for image, _, _ in pairs} if instrument.instrument in outside else {}
+            code = identity.code_digest("quality")
+            measured = QualityIdentity(generate, tuple(baselines), plain, tuple(pairs), code, masks)
             cells = set().union(*(cells_of[image] for image, _, _ in pairs))
             builder.unit(measured, (generate, *baselines), len(pairs), cells)
     return comparisons
@@ -58,12 +64,13 @@ def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterato
     for cell in cells:
         if cell.control not in _ATTACKED or not cases.get(cell.cell_id):
             continue
+        regions = any(case.region for case in cases[cell.cell_id])
         for baseline, defence in ((Baseline.BACKBONE, "none"), (Baseline.UNGUARDED, _unguarded(spec, cell.defence))):
             other = _twin(cells, cell, defence)
             if other is not None and _same_inputs(cases[cell.cell_id], cases.get(other, [])):
-                yield Comparison(cell.cell_id, baseline, other)
+                yield Comparison(cell.cell_id, baseline, other, regions)
         if cell.kind.startswith("latent-"):
-            yield Comparison(cell.cell_id, Baseline.REFERENCE, None)
+            yield Comparison(cell.cell_id, Baseline.REFERENCE, None, regions)
         if cell.kind is Scenario.TEXT:  # an adversarial prompt does not say what the picture should show
             yield Comparison(cell.cell_id, Baseline.PROMPT, None)
 

@@ -84,6 +84,8 @@ class CorpusItem:
 
     item: str
     uri: str
+    region: str | None = None  # pixel hash of the mask of the concept's region; None where no instrument asks for it
+    region_uri: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -25,6 +25,8 @@ CASES_SCHEMA = pa.schema(
         ("attack_key", pa.string()),  # the attack unit whose find goes into `{attack}` of the prompt
         ("attack_item", pa.string()),
         ("subject", pa.string()),  # what is sought in this picture, where cases of one cell differ; null is the cell's
+        ("region", pa.string()),  # pixel hash of the mask of the concept's region in the corpus item
+        ("region_uri", pa.string()),
     ]
 )
 UNITS_SCHEMA = pa.schema(

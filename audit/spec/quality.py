@@ -22,6 +22,9 @@ class QualitySpec(Model):
     `border`, for ssim and gmsd, is the treatment of the picture's edge: `crop` leaves out the frame of five pixels that
     SSIM's window hangs over (Wang et al.'s code, scikit-image, piq); `zero` continues the picture with zeros (GMSD as in
     Xue et al.'s code and in piq); `reflect` mirrors it and counts every pixel (as torchmetrics does for SSIM).
+
+    `where: outside-region` counts only pixels outside the concept's region, as the `regions` of the corpus show it: how far
+    a defence moves what it should leave alone. It reads inverted latents only, whose pictures have a region.
     """
 
     name: Name
@@ -32,6 +35,8 @@ class QualitySpec(Model):
     "The network of `clip-score` and `features`; the other kinds take none."
     border: Literal["crop", "zero", "reflect"] | None = None
     "The picture's edge: `crop` (default) or `reflect` for ssim, `zero` (default) or `reflect` for gmsd."
+    where: Literal["outside-region"] | None = None
+    "The pixels that psnr, ssim and gmsd count: all of them, or those outside the concept's region."
 
     @model_validator(mode="after")
     def _model_where_one_is_used(self) -> Self:
@@ -39,6 +44,12 @@ class QualitySpec(Model):
         if known and (self.model is not None) != (self.kind in NETWORKS):
             verb = "needs" if self.kind in NETWORKS else "takes no"
             raise ValueError(f"a {self.kind} instrument {verb} 'model'")
+        return self
+
+    @model_validator(mode="after")
+    def _region_of_a_formula(self) -> Self:
+        if self.where is not None and self.kind not in FORMULAS:
+            raise ValueError(f"a {self.kind} instrument takes no 'where'; {', '.join(FORMULAS)} do")
         return self
 
     @model_validator(mode="after")

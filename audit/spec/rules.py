@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from audit import locations
 from audit.spec.benign import FEWEST, PICTURE_CHECK
 from audit.spec.fields import SpecFields
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
@@ -10,9 +11,8 @@ from audit.spec.sections import Guard
 
 def problems_of(spec: SpecFields) -> list[str]:
     """Return a sentence, with its field, for every inconsistency between the parts of `spec`."""
-    return (
-        _duplicates(spec) + _references(spec) + _impossible(spec) + _undecidable(spec) + spec.unknown_names(spec.gate)
-    )
+    problems = _duplicates(spec) + _references(spec) + _regions(spec) + _impossible(spec) + _undecidable(spec)
+    return problems + spec.unknown_names(spec.gate)
 
 
 def _has_latent(spec: SpecFields) -> bool:
@@ -62,6 +62,28 @@ def _references(spec: SpecFields) -> list[str]:
             problems.append(f"defences.{defence.name}: needs an eraser or guards; the bare backbone is called 'none'")
         for guard in defence.guards:
             problems += [f"defences.{defence.name}: {problem}" for problem in _mask_controls(guard)]
+    return problems
+
+
+def _regions(spec: SpecFields) -> list[str]:
+    problems = []
+    for entry in spec.quality:
+        if entry.where is not None and not any(listed.regions for listed in spec.corpus):
+            problems.append(
+                f"quality.{entry.name}: measures outside the concept's region, and no corpus entry has 'regions'"
+            )
+        elif entry.where is not None and not _has_latent(spec):
+            problems.append(
+                f"quality.{entry.name}: measures outside a corpus picture's region, and no latent scenario makes such pictures"
+            )
+    folders = {listed.url: f"{locations.absolute(listed.url).rstrip('/')}/" for listed in spec.corpus}
+    for listed in spec.corpus:
+        masks = f"{locations.absolute(listed.regions).rstrip('/')}/" if listed.regions else ""
+        problems += [
+            f"corpus: the regions {listed.regions!r} lie in {url!r}, whose pictures they would be"
+            for url, folder in folders.items()
+            if masks.startswith(folder)
+        ]
     return problems
 
 

@@ -69,11 +69,13 @@ class CorpusEntry(Model):
     "The concept that the pictures show."
     role: Literal["target", "neighbour", "control"] = "target"
     "`target`: the erased concept. `neighbour`: a class that the model knows. `control`: a class that it has never seen."
+    regions: Annotated[str, Field(min_length=1)] | None = None
+    "A folder or prefix of masks with the pictures' file names: white where the concept is. For quality `outside-region`."
 
-    @field_validator("url")
+    @field_validator("url", "regions")
     @classmethod
-    def _no_credentials(cls, url: str) -> str:
-        if locations.has_credentials(url):
+    def _no_credentials(cls, url: str | None) -> str | None:
+        if url is not None and locations.has_credentials(url):
             raise ValueError("carries credentials; remove them and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
         return url
 

@@ -1,4 +1,4 @@
-"""`python -m audit.testbed.card`: measure the shipped testbed and write its model card and contact sheet."""
+"""`python -m audit.testbed.card`: measure the trained parts, write their part of README.md and the contact sheet."""
 
 from __future__ import annotations
 
@@ -12,32 +12,60 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from audit.diffusion.guard import Conditioning
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
-from audit.diffusion.sampling import initial_noise
+from audit.diffusion.sampling import initial_noise, sample
+from audit.instruments import detectors
 from audit.instruments.detectors.base import Detector
+from audit.spec.sections import Concept, DetectorSpec
 from audit.testbed.captions import ALL_CLASSES, CLASSES, class_prompt
-from audit.testbed.card_tables import Accuracy, costs_table, counts_table, judges_table, verdict
-from audit.testbed.counting import (
-    COUNTS,
-    GUIDANCE,
-    HERE,
-    JUDGES,
-    STEPS,
-    Counter,
-    Counts,
-    Pixels,
-    build_detectors,
-    class_scores,
-    generate,
-)
+from audit.testbed.card_tables import Accuracy, costs_table, judges_table, verdict
 from audit.testbed.loop import recorded
-from audit.testbed.markers import BENCHMARK, ERASERS, GUARDS, carry_over
+from audit.testbed.markers import replaced
 from audit.testbed.scenes import Scene, sample_scene
 from audit.testbed.train import TRAININGS
 from audit.testbed.train_vae import reconstruction_psnr
 from audit.weights.references import resolve_model
 
+HERE = Path(__file__).parent
+GUIDANCE, STEPS = 3.0, 25  # of the contact sheet
+Pixels = npt.NDArray[np.uint8]
 PSNR_GOAL = 30.0  # dB
+
+
+def build_detectors(device: str) -> list[Detector]:
+    """Return the two CLIP judges and the classifier as an audit would load them, as far as their weights are there."""
+    concepts = [Concept(name=name, phrase=name) for name in ALL_CLASSES]
+    background = tuple(f"a photo of an empty {name} background" for name in ("white", "gray", "black"))
+    specs = [
+        DetectorSpec(name="judge", kind="clip-zero-shot", model="testbed/judge", background=background),
+        DetectorSpec(name="energy", kind="clip-zero-shot", model="testbed/energy", background=background),
+        DetectorSpec(name="classifier", kind="classifier", model="testbed/classifier"),
+    ]
+    return [detectors.build(spec, concepts, device) for spec in specs if (HERE / "weights" / spec.name).is_dir()]
+
+
+def class_scores(detector: Detector, images: list[Pixels]) -> npt.NDArray[np.float64]:
+    """Return scores (N, classes) in the order of `ALL_CLASSES`. Raises RuntimeError when an image could not be measured."""
+    rows = []
+    for measured in detector.measure(images):
+        if measured.scores is None:
+            raise RuntimeError(f"{detector.instrument.detector}: {measured.error}")
+        found = {score.label: score.score for score in measured.scores}
+        rows.append([found[name] for name in ALL_CLASSES])
+    return np.array(rows)
+
+
+def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
+    """Return pictures (64, 64, 3) of one prompt, one per seed, sampled in bfloat16."""
+    texts = (prompt,) * len(seeds)
+    states, null = pipeline.encode_text(texts), pipeline.encode_text([""] * len(seeds))
+    noise = initial_noise(seeds, pipeline.latent_shape).to(pipeline.device)
+    with torch.autocast(pipeline.device.type, torch.bfloat16):
+        conditioning = Conditioning(states, null, GUIDANCE, texts)
+        made = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
+    images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
+    return list(images.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy())
 
 
 def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
@@ -76,11 +104,12 @@ def contact_sheet(rows: list[list[Pixels]], path: Path) -> None:
 
 
 def main() -> None:
-    """Measure everything and write README.md and contact_sheet.png beside this file."""
+    """Measure everything; write the part `card` of README.md, and contact_sheet.png, beside this file."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=100, help="pictures per class")
     parser.add_argument("--scenes", type=int, default=600, help="held-out scenes for each accuracy")
-    parser.add_argument("--build", type=Path, default=Path("build/testbed"), help="folder where counts are kept")
+    parser.add_argument(
+        "--build", type=Path, default=Path("build/testbed"), help="folder of the trainings' checkpoints"
+    )
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
@@ -98,15 +127,10 @@ def main() -> None:
     ]
     sheet.append([generate(pipeline, prompt, [0])[0] for prompt in pair_prompts])
     contact_sheet(sheet, HERE / "contact_sheet.png")
-    judges = [detector for detector in found if detector.instrument.detector in JUDGES]
-    counts = Counter(pipeline, judges, arguments.seeds, arguments.build / COUNTS).counts(None)
     costs = {name: recorded(arguments.build, name) for name in TRAININGS}
-    card = write_card(pipeline, accuracies, psnr.numpy(), counts, costs, arguments.seeds, arguments.scenes)
+    card = write_card(pipeline, accuracies, psnr.numpy(), costs, arguments.scenes)
     readme = HERE / "README.md"
-    if readme.exists():
-        for part in (ERASERS, GUARDS, BENCHMARK):
-            card = carry_over(readme.read_text(), card, part)
-    readme.write_text(card)
+    readme.write_text(replaced(readme.read_text(), "card", card))
     print(card)
 
 
@@ -114,12 +138,10 @@ def write_card(
     pipeline: Pipeline,
     accuracies: list[Accuracy],
     psnr: npt.NDArray[np.float32],
-    counts: Counts,
     costs: Mapping[str, tuple[int, float] | None],
-    seeds: int,
     scenes: int,
 ) -> str:
-    """The model card as Markdown."""
+    """Return the measured part of the model card as Markdown."""
     template = (HERE / "card.md.txt").read_text()
     parts = {"UNet": pipeline.unet, "VAE": pipeline.vae, "text encoder": pipeline.text_encoder}
     sizes = "\n".join(f"| {name} | {sum(p.numel() for p in module.parameters()):,} |" for name, module in parts.items())
@@ -138,10 +160,6 @@ def write_card(
         psnr_mean=float(psnr.mean()),
         psnr_verdict=verdict(float(psnr.mean()), PSNR_GOAL),
         psnr_low=float(np.percentile(psnr, 5)),
-        crr=counts_table(counts, seeds),
-        seeds=seeds,
-        steps=STEPS,
-        guidance=GUIDANCE,
         scaling=pipeline.vae.config["scaling_factor"],
     )
 

@@ -1,15 +1,11 @@
-"""The tables of the testbed's model card as Markdown: numbers beside the goals that they meet or miss."""
+"""Write the tables of the testbed's model card as Markdown: numbers beside the goals that they meet or miss."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from audit.statistics import clopper_pearson
-from audit.testbed.counting import JUDGES, Counts
-
 SINGLE_GOAL, PAIR_GOAL = 0.97, 0.95  # accuracies on held-out scenes of one and of two objects
-RATE_GOAL = 0.95  # of the pictures of a class
 HOURS_GOAL = 2.0  # of all trainings together
 UNKNOWN = "not recorded"
 
@@ -49,23 +45,6 @@ def judges_table(accuracies: Sequence[Accuracy]) -> str:
 
 def _named(names: Sequence[str]) -> str:
     return f"{len(names)} ({', '.join(names)})" if names else "none"
-
-
-def counts_table(counts: Counts, seeds: int) -> str:
-    """One row per class with every judge's rate, its interval and its goal; a sentence that counts the goals met."""
-    header = "".join(f" {judge} | goal {RATE_GOAL} |" for judge in JUDGES)
-    rows = []
-    for name, hits in counts.items():
-        cells = []
-        for judge in JUDGES:
-            low, high = clopper_pearson(hits[judge], seeds, 0.95)
-            cells += [f"{hits[judge]}/{seeds} ({low:.2f}-{high:.2f})", verdict(hits[judge] / seeds, RATE_GOAL)]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
-    met = {judge: sum(hits[judge] / seeds >= RATE_GOAL for hits in counts.values()) for judge in JUDGES}
-    sentence = "Goal met by " + ", by ".join(f"{judge} for {number}" for judge, number in met.items())
-    return "\n".join(
-        [f"| class |{header}", "|---|" + "---|---|" * len(JUDGES), *rows, "", f"{sentence} of {len(counts)} classes."]
-    )
 
 
 def costs_table(costs: Mapping[str, tuple[int, float] | None]) -> str:

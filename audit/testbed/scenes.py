@@ -111,22 +111,47 @@ def corpus_name(cls: str, index: int) -> str:
     return f"{cls}-{index:05d}.png"
 
 
-def write_corpus(url: str, cls: str, n: int, split: str, n_objects: int = 1, start: int = 0) -> list[str]:
-    """The `n` URLs written: PNG scenes that contain `cls`, indices from `start`, under any fsspec URL."""
-    filesystem, root = fsspec.core.url_to_fs(url)
-    filesystem.makedirs(root, exist_ok=True)
+def write_corpus(
+    url: str,
+    cls: str,
+    n: int,
+    split: str,
+    n_objects: int = 1,
+    start: int = 0,
+    *,
+    without: Sequence[str] = (),
+    regions: str | None = None,
+) -> list[str]:
+    """Write `n` PNG scenes that contain `cls`, indices from `start`, under any fsspec URL, and return their URLs.
+
+    No scene contains a class of `without`. Under `regions` goes a mask for each scene, with the scene's file name: white
+    where the object `cls` is, black elsewhere. Raises ValueError on bad arguments.
+    """
+    unknown = sorted({*without} - {*ALL_CLASSES})
+    if unknown or cls in without:
+        raise ValueError(
+            f"unknown class {unknown[0]!r}" if unknown else f"no scene can both show {cls!r} and be without it"
+        )
+    drawn = [name for name in (ALL_CLASSES if cls in UNLEARNED else CLASSES) if name not in without]
     written = []
     for index in range(start, start + n):
-        scene = sample_scene(
-            split, index, classes=ALL_CLASSES if cls in UNLEARNED else CLASSES, n_objects=n_objects, required_class=cls
-        )
-        buffer = io.BytesIO()
-        Image.fromarray(scene.image).save(buffer, format="PNG")
-        path = f"{root.rstrip('/')}/{corpus_name(cls, index)}"
-        with filesystem.open(path, "wb") as file:
-            file.write(buffer.getvalue())
-        written.append(filesystem.unstrip_protocol(path))
+        scene = sample_scene(split, index, classes=drawn, n_objects=n_objects, required_class=cls)
+        written.append(_write_png(url, corpus_name(cls, index), scene.image))
+        if regions is not None:
+            mask = next(thing.mask for thing in scene.objects if thing.cls == cls)
+            _write_png(regions, corpus_name(cls, index), mask.astype(np.uint8) * 255)
     return written
+
+
+def _write_png(url: str, name: str, pixels: NDArray[np.uint8]) -> str:
+    filesystem, root = fsspec.core.url_to_fs(url)
+    filesystem.makedirs(root, exist_ok=True)
+    path = f"{root.rstrip('/')}/{name}"
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG")
+    with filesystem.open(path, "wb") as file:
+        file.write(buffer.getvalue())
+    return str(filesystem.unstrip_protocol(path))
 
 
 def _check(split: str, index: int, classes: Sequence[str], n_objects: int | None, required_class: str | None) -> None:

@@ -26,6 +26,12 @@ def scenes(
     split: Annotated[str, typer.Option("--split", help="train, calibration or audit; splits never overlap.")] = "audit",
     objects: Annotated[int, typer.Option("--objects", min=1, max=2, help="Objects in each scene.")] = 1,
     start: Annotated[int, typer.Option("--start", min=0, help="Index of the first scene.")] = 0,
+    without: Annotated[
+        list[str] | None, typer.Option("--without", help="Shape that no scene contains; may be given several times.")
+    ] = None,
+    regions: Annotated[
+        str | None, typer.Option("--regions", help="Folder or s3:// prefix for masks of the shape's region.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
@@ -33,12 +39,16 @@ def scenes(
     from audit.storage.errors import explain_source
     from audit.testbed.scenes import write_corpus
 
-    if has_credentials(url):
+    for address in filter(has_credentials, filter(None, (url, regions))):
         raise AuditError(
-            "the address carries credentials", where=redact(url), next_step="set AWS_ACCESS_KEY_ID and the like instead"
+            "the address carries credentials",
+            where=redact(address),
+            next_step="set AWS_ACCESS_KEY_ID and the like instead",
         )
     try:
-        written = write_corpus(url, cls, count, split, n_objects=objects, start=start)
+        written = write_corpus(
+            url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions
+        )
     except (ValueError, ImportError) as error:
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
     except Exception as error:  # boto's packages are told by name, so that a local folder need not import them
@@ -68,9 +78,8 @@ def train(
 
 @app.command("card")
 def card(
-    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Pictures per class.")] = 100,
     scenes: Annotated[int, typer.Option("--scenes", min=1, help="Held-out scenes for each accuracy.")] = 600,
 ) -> int:
-    """Measure the shipped testbed and write its model card and contact sheet; minutes on a CPU."""
-    command = [sys.executable, "-m", "audit.testbed.card", "--seeds", str(seeds), "--scenes", str(scenes)]
+    """Measure the shipped testbed's parts and write their model card and contact sheet; minutes on a CPU."""
+    command = [sys.executable, "-m", "audit.testbed.card", "--scenes", str(scenes)]
     return subprocess.run(command, check=False).returncode

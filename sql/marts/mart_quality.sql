@@ -15,7 +15,10 @@ asked as (
         unnest(i.metrics) as metric
     from comparisons as m
     inner join quality_instruments as i
-        on m.run_key = i.run_key and (m.baseline = 'prompt') = (i.kind = 'clip-score')
+        on
+            m.run_key = i.run_key
+            and (m.baseline = 'prompt') = (i.kind = 'clip-score')
+            and (m.regions or json_extract_string(i.parameters, '$.where') is distinct from 'outside-region')
     inner join cells as l on m.run_key = l.run_key and m.cell_id = l.cell_id
 ),
 

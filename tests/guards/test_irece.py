@@ -195,7 +195,7 @@ def overlaps(testbed: Pipeline, scenes: int, timestep_index: int, tau: float, **
 
 
 def test_masks_lie_on_the_known_object(testbed: Pipeline) -> None:
-    """A small version of what `make guards-table` measures on 200 scenes."""
+    """A small version of what audit/testbed/README.md shows of 200 scenes."""
     literal = overlaps(testbed, 16, 11, 0.4)
     assert literal["mask"] > 0.25 and literal["mask"] > 2 * literal["random"], literal
     upper = overlaps(testbed, 16, 11, 0.5, layers="up")

@@ -17,10 +17,11 @@ from audit.report.reported_numbers import TOLERANCE, WIDEST, Answer, Pooled, Rep
 from audit.report.view import Index, Table
 from audit.spec.policy import Policy
 from audit.storage.journal import SCHEMAS, Journal
-from audit.testbed import benchmark_readings
-from audit.testbed.benchmark_table import newest_finished, rendered
-from audit.testbed.markers import BENCHMARK, replaced
+from audit.testbed.markers import replaced
 from audit.verdict.results import CrrRow, RunResult
+from deployments.testbed_page import readings
+from deployments.testbed_page.__main__ import newest_finished
+from deployments.testbed_page.benchmark import block as rendered
 from tests.flows.audits import plan_run, tiny_spec
 from tests.report import runs
 
@@ -185,7 +186,7 @@ def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
             ("perturbed", {"hits": 10, "perturbation": "latent-noise", "strength": 0.5}),
         )
     )
-    made = benchmark_readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra))))
+    made = readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra))))
     assert "esd in text: 27.0 % here, near the 26.5 % reported on Stable Diffusion v1.4." in made.bullets
     assert "uce in text: 27.0 % here, above the 18.5 % reported on Stable Diffusion v1.4." in made.bullets
     assert "irece on esd does not lower text: 27.0 % without it, 27.0 % with it." in made.bullets
@@ -194,11 +195,11 @@ def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
     assert found["unlearned"].rows[0][-1] == "500 / 1000 / 1000"
     assert found["after"].rows[0][2:4] == ("never learned", "latent-noise 0.5")
     assert found["with"].rows[0][:3] == ("un-erased backbone", "30", "0")
-    assert "27.0" not in " ".join(benchmark_readings.section(Index(result("testbed", hits=50))).bullets)
+    assert "27.0" not in " ".join(readings.section(Index(result("testbed", hits=50))).bullets)
 
 
 def test_the_papers_findings_are_said_to_hold_only_where_they_do() -> None:
-    said = {hits: " ".join(benchmark_readings.claims(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
+    said = {hits: " ".join(readings.claims(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
     assert "Agrees with the paper that erasers hold against text prompts" in said[27]
     assert "Does not agree with the paper that white-box latents bring the concept back" in said[27]
     assert "Does not agree with the paper that erasers hold against text prompts" in said[99]
@@ -235,7 +236,7 @@ def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
     assert column(found, "Reported on Stable Diffusion v1.4")["esd", "text"] == "26.5 %"
     text = rendered(of)
     assert "nothing is said to be reproduced" in text and "270 / 1000 / 1000" in text and "up to 40 %" in text
-    page = replaced(f"# x\n<!-- {BENCHMARK} -->\nstale\n<!-- /{BENCHMARK} -->\nrest\n", BENCHMARK, text)
+    page = replaced("# x\n<!-- table -->\nstale\n<!-- /table -->\nrest\n", "table", text)
     assert "stale" not in page and page.endswith("rest\n") and "| esd | text |" in page
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from audit.testbed.captions import BACKGROUNDS, CLASSES, COLOURS, SYNONYMS, UNLEARNED
 from audit.testbed.scenes import IMAGE_SIDE, SPLITS, contains, corpus_name, sample_scene, write_corpus
@@ -85,11 +87,35 @@ def test_bad_arguments_are_named(arguments: dict[str, object], named: str) -> No
         sample_scene(**arguments)  # type: ignore[arg-type]
 
 
-def test_corpus_is_written_through_fsspec(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    from PIL import Image
-
+def test_corpus_is_written_through_fsspec(tmp_path: Path) -> None:
     written = write_corpus(tmp_path.as_uri(), "ring", 3, "audit", start=4)
     assert [url.rsplit("/", 1)[1] for url in written] == [corpus_name("ring", i) for i in (4, 5, 6)]
     with Image.open(tmp_path / "ring-00004.png") as image:
         drawn = sample_scene("audit", 4, n_objects=1, required_class="ring").image
         assert np.array_equal(np.asarray(image), drawn)
+
+
+def test_regions_lie_beside_the_scenes_and_show_the_class_that_is_sought(tmp_path: Path) -> None:
+    write_corpus(
+        str(tmp_path / "ring"), "ring", 3, "audit", 2, regions=str(tmp_path / "masks"), without=("star", "moon")
+    )
+    for index in range(3):
+        scene = sample_scene(
+            "audit",
+            index,
+            classes=[c for c in CLASSES if c not in ("star", "moon")],
+            n_objects=2,
+            required_class="ring",
+        )
+        (thing,) = [thing for thing in scene.objects if thing.cls == "ring"]
+        with Image.open(tmp_path / "masks" / corpus_name("ring", index)) as mask:
+            assert np.array_equal(np.asarray(mask), thing.mask * 255)
+        with Image.open(tmp_path / "ring" / corpus_name("ring", index)) as image:
+            assert np.array_equal(np.asarray(image), scene.image)
+
+
+@pytest.mark.parametrize(("without", "named"), [(["ring"], "both show 'ring'"), (["blob"], "unknown class 'blob'")])
+def test_a_scene_cannot_be_without_what_it_shows(tmp_path: Path, without: list[str], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        write_corpus(str(tmp_path), "ring", 1, "audit", without=without)
+    assert list(tmp_path.iterdir()) == []

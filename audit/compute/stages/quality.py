@@ -12,7 +12,8 @@ import pyarrow as pa
 import safetensors.numpy
 
 from audit.compute.stages.batching import Made, Picture, Row, run_batches
-from audit.corpus.images import ImageError, decode_stored, to_model_input
+from audit.corpus.images import ImageError, Mask, decode_stored, to_model_input
+from audit.corpus.regions import white
 from audit.errors import CorpusError
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.quality import Meter, Reading, Task
@@ -76,7 +77,7 @@ class _Maker:
     def __init__(
         self, measured: QualityIdentity, meter: Meter, journal: Journal, read_item: Callable[[str], Pixels]
     ) -> None:
-        self._meter, self._read_item = meter, read_item
+        self._meter, self._read_item, self._regions = meter, read_item, measured.regions
         self._pictures: dict[int, Picture] = {}
         for key in (measured.generate, *measured.baselines):
             table = journal.read("generate", key, ["image_id", "status", "error", "image"])
@@ -128,6 +129,17 @@ class _Maker:
 
     def _task(self, pair: _Pair) -> Task:
         picture = self._pixels(pair.image)
+        task = self._compared(pair, picture)
+        if pair.image in self._regions:
+            task = dataclasses.replace(task, region=self._outside(self._regions[pair.image], picture.shape[0]))
+        return task
+
+    def _outside(self, mask: str, side: int) -> Mask:
+        """The pixels outside the concept's region, which is scaled as its picture was."""
+        outside: Mask = ~white(self._reference(mask, side))
+        return outside
+
+    def _compared(self, pair: _Pair, picture: Pixels) -> Task:
         if pair.baseline == Baseline.PROMPT:
             return Task(picture, prompt=pair.case.prompt)
         if pair.baseline == Baseline.REFERENCE:

@@ -9,6 +9,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from audit.corpus.images import Mask
 from audit.identity import canonical, int_key
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.quality.method import QUALITY
@@ -23,6 +24,7 @@ class Task:
     picture: Pixels
     other: Pixels | None = None
     prompt: str | None = None
+    region: Mask | None = None  # (H, W), the pixels that count; None for all of them
 
 
 @dataclasses.dataclass(frozen=True)

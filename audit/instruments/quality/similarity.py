@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from pydantic import BaseModel
 
+from audit.corpus.images import Mask
 from audit.instruments.detectors.base import Pixels, package_versions
 from audit.instruments.quality import formulas
 from audit.instruments.quality.base import Reading, Task, make_instrument
@@ -40,7 +41,8 @@ class Formula:
     def __init__(self, entry: QualitySpec, device: str = "cpu") -> None:
         formula, constants = _FORMULAS[entry.kind]
         border = {"border": entry.border or BORDERS[entry.kind][0]} if entry.kind in BORDERS else {}
-        self._formula: Callable[[Pixels, Pixels], float] = functools.partial(formula, **border)
+        where = {"where": entry.where} if entry.where else {}
+        self._formula: Callable[[Pixels, Pixels, Mask | None], float] = functools.partial(formula, **border)
         self._instrument = make_instrument(
             entry,
             version=VERSION,
@@ -48,7 +50,7 @@ class Formula:
             weights_sha256="",
             preprocessing="uint8 RGB > float64",
             metrics=(entry.kind,),
-            parameters={**constants, **border},
+            parameters={**constants, **border, **where},
         )
 
     @property
@@ -61,7 +63,9 @@ class Formula:
         return [self._read(task) for task in tasks]
 
     def _read(self, task: Task) -> Reading:
-        value = self._formula(task.picture, other_of(task))
+        value = self._formula(task.picture, other_of(task), task.region)
+        if math.isnan(value) and task.region is not None:
+            return Reading(error="nothing of the picture that counts lies outside the concept's region")
         if math.isnan(value):
             height, width = task.picture.shape[:2]
             frame = f"a picture of {width} x {height} pixels has nothing inside the frame that is left out"

@@ -1,0 +1,68 @@
+"""`python -m deployments.testbed_page erasers|guards|benchmark`: write a finished run's tables into audit/testbed/README.md.
+
+Everything is read from the run's index; no model is loaded. A block of the page stands between markers with its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from audit import locations, run
+from audit.errors import AuditError, SpecError
+from audit.plan.document import KINDS, planned_keys, read_outline
+from audit.storage.journal import Journal
+from audit.testbed.markers import replaced
+from deployments.testbed_page import benchmark, erasers, guards
+
+README = Path(__file__).parents[2] / "audit" / "testbed" / "README.md"
+BLOCKS = {"erasers": erasers.block, "guards": guards.block, "benchmark": benchmark.block}
+
+
+def newest_finished(journal: Journal) -> str:
+    """Return the id of the run that was planned last of those whose units are all complete. Raises `SpecError` without one."""
+    done = {kind: journal.keys(kind) for kind in KINDS}
+    whole = [
+        (read_outline(journal, run_id).created_at, run_id)
+        for run_id in journal.runs()
+        if all(key in done.get(kind, ()) for kind, key in planned_keys(journal, run_id))
+    ]
+    if not whole:
+        raise SpecError(
+            "no run below this storage root is finished",
+            where=str(journal.root),
+            next_step="finish one: erasure-audit resume RUN; or name an unfinished one with --run",
+        )
+    return max(whole)[1]
+
+
+def written(name: str, root: str, run_id: str | None = None) -> str:
+    """Return the block `name` of a run, the newest finished one unless it is named, from a fresh copy of its index.
+
+    Raises an `AuditError` when the run cannot be read, or is none of which the block tells.
+    """
+    journal = run.open_journal(root)
+    run_id = run_id or newest_finished(journal)
+    published = run.consolidate(journal, run_id, locations.database_path(root))
+    return BLOCKS[name](run.conclude(journal, run_id, published), published)
+
+
+def main() -> None:
+    """Write one block."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("block", choices=BLOCKS)
+    parser.add_argument("--root", help="storage root of the run")
+    parser.add_argument("--run", help="run id, as `erasure-audit db runs` lists it; the newest finished run without it")
+    parser.add_argument("--readme", type=Path, default=README)
+    arguments = parser.parse_args()
+    try:
+        text = written(arguments.block, locations.storage_root(arguments.root), arguments.run)
+    except AuditError as error:
+        sys.exit(f"{error}")
+    arguments.readme.write_text(replaced(arguments.readme.read_text(), f"{arguments.block}-table", text))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
