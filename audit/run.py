@@ -36,6 +36,7 @@ from audit.plan.resolve import resolve
 from audit.plan.resolved import Problem, Resolved
 from audit.provenance import operator, provenance
 from audit.report import write_reports
+from audit.report.contact import Purged
 from audit.spec.document import Spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
@@ -238,12 +239,16 @@ def report(journal: Journal, result: RunResult, directory: Path, *, show_sensiti
     """Write every report format into `directory`; the paths by format."""
 
     @functools.lru_cache(maxsize=1)  # the report asks cell by cell, so neighbouring pictures share a unit
-    def pictures(unit_key: str) -> dict[int, bytes]:
-        rows = journal.read("generate", unit_key, ["image_id", "image"]).to_pylist()
-        return {row["image_id"]: row["image"]["bytes"] for row in rows if row["image"]}
+    def pictures(unit_key: str) -> dict[int, bytes | None]:
+        rows = journal.read("generate", unit_key, ["image_id", "image", "pixel_sha256"]).to_pylist()
+        shown = [row for row in rows if row["image"] or row["pixel_sha256"]]
+        return {row["image_id"]: row["image"]["bytes"] if row["image"] else None for row in shown}
 
     def picture(sample: Sample) -> bytes | None:
-        return pictures(sample.unit_key).get(sample.image_id)
+        known = pictures(sample.unit_key)
+        if sample.image_id in known and known[sample.image_id] is None:
+            raise Purged
+        return known.get(sample.image_id)
 
     return write_reports(result, picture, directory, show_sensitive=show_sensitive)
 

@@ -22,18 +22,20 @@ from flows.commands import (
     db,
     doctor,
     erase,
-    evidence,
+    evidence_more,
     export,
     init,
     inspect,
     labels,
     methods,
     plan,
+    policy,
     results,
     run,
     schema,
     testbed,
     tune,
+    waiver,
 )
 from flows.console import runnable, say
 
@@ -60,7 +62,9 @@ app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
-app.add_typer(evidence.app, name="evidence")
+app.add_typer(policy.app, name="policy")
+app.add_typer(waiver.app, name="waiver")
+app.add_typer(evidence_more.app, name="evidence")
 app.add_typer(labels.app, name="labels")
 
 

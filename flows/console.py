@@ -28,7 +28,7 @@ from rich.progress import (
 PROGRAM = "erasure-audit"
 COMMANDS = (
     "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "labels", "methods", "plan",
-    "report", "resume", "run", "schema", "testbed", "tune", "work",
+    "policy", "report", "resume", "run", "schema", "testbed", "tune", "waiver", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often

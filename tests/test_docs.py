@@ -57,6 +57,7 @@ CHEAP = {
     "erasure-audit erase --method uce": 0,
     "erasure-audit db rebuild": 0,
     "erasure-audit db sql": 0,
+    "erasure-audit policy list": 0,
 }
 ELSEWHERE = {
     "make ": "its targets are looked up below",
@@ -74,6 +75,14 @@ ELSEWHERE = {
     "erasure-audit evidence seal RUN_ID": "needs a decided run: tests/evidence/test_commands.py",
     "erasure-audit evidence sign bundle": "needs a bundle: tests/evidence/test_commands.py",
     "erasure-audit evidence verify bundle": "needs a bundle: tests/evidence/test_commands.py",
+    "erasure-audit policy register first.yaml": "needs a key: tests/evidence/test_policy_command.py",
+    "erasure-audit policy verify --key": "needs a ledger: tests/evidence/test_policy_command.py",
+    "erasure-audit waiver create waiver.json": "needs a run: tests/evidence/test_waiver_commands.py",
+    "erasure-audit gate RUN_ID --honour-waivers": "needs a waiver: tests/evidence/test_waiver_commands.py",
+    "erasure-audit evidence replay RUN_ID": "needs a run with hits: tests/evidence/test_replay.py",
+    "erasure-audit evidence purge RUN_ID": "needs a finished run: tests/evidence/test_purge.py",
+    "erasure-audit evidence export bundle": "needs a bundle: tests/evidence/test_export_command.py",
+    "erasure-audit db verify RUN_ID": "needs a run on record: tests/index/test_integrity.py",
     "erasure-audit labels export RUN_ID": "needs a finished run: tests/labels/test_export.py",
     "erasure-audit labels import RUN_ID": "needs two people's labels: tests/labels/test_import.py",
     "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",

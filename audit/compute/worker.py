@@ -7,8 +7,9 @@ import functools
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
+import pyarrow as pa
 import torch
 
 from audit import identity
@@ -69,8 +70,16 @@ class Worker:
     """A process that runs units of `plan`. Models and detectors are loaded once, when the first unit needs them."""
 
     def __init__(
-        self, plan: Plan, journal: Journal, *, device: str | None = None, batch_size: int | None = None
+        self,
+        plan: Plan,
+        journal: Journal,
+        *,
+        device: str | None = None,
+        batch_size: int | None = None,
+        kinds: Collection[str] = KINDS,
     ) -> None:
+        """Take the plan on. Raises `CheckpointError` when the backbone is not the planned one, `EnvironmentProblem` when the
+        code of `kinds`, those that it will run, is not."""
         self.plan, self.journal = plan, journal
         self.device = pick_device(device)
         self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
@@ -81,15 +90,15 @@ class Worker:
                 where=str(ref.path),
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
-        self._require_planned_code()
+        self._require_planned_code(kinds)
         self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
         self._taken: set[str] = set()  # attack units that were brought forward with another one
 
-    def _require_planned_code(self) -> None:
+    def _require_planned_code(self, kinds: Collection[str]) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
-        for kind in KINDS:
+        for kind in kinds:
             unit = next(self.plan.units_of(kind), None)
             if unit is not None and unit.identity.code != identity.code_digest(kind):
                 raise EnvironmentProblem(
@@ -128,6 +137,22 @@ class Worker:
             }
             self.journal.write(unit.kind, unit.key, table, header, blob)
             return report
+
+    def draw_again(self, unit: Unit, images: Collection[int]) -> pa.Table:
+        """Return the rows of some pictures of a generate unit, computed once more; nothing is journalled."""
+        if not isinstance(unit.identity, GenerateIdentity):
+            raise ValueError(f"units of kind {unit.kind!r} have no pictures")
+        require_planned(unit.kind, as_json(unit.identity))
+        cases, read_item = self._inputs(unit.key)
+        chosen = [case for case in cases if case.image_id in images]
+        return run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size)[0]
+
+    def judge_again(self, unit: Unit, pictures: Journal) -> pa.Table:
+        """Return the rows of a detect unit for its pictures in another journal; nothing is journalled."""
+        if not isinstance(unit.identity, DetectIdentity):
+            raise ValueError(f"units of kind {unit.kind!r} judge nothing")
+        detector = self._detector(unit.identity.instrument.instrument_id)
+        return run_detect(unit.identity.generate, detector, pictures, self.batch_size)[0]
 
     def _stage(self, unit: Unit, session: Session) -> Callable[[], Made]:
         """Return what computes the unit, with everything that it needs."""

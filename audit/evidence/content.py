@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ from audit.evidence.calibration import WHERE as LABELS
 from audit.evidence.calibration import miscounted
 from audit.evidence.decisions import WHERE, basis_of, decode_records
 from audit.evidence.derive import derive, differences
-from audit.evidence.keys import moment, stamp
+from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
+from audit.evidence.purge import replaced_files
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
 from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
+from audit.evidence.sealed_registration import check_registration
 from audit.evidence.units import changed, decode_units, units_root
 from audit.files import ForeignError, parse_json
 from audit.report import json_report
@@ -180,7 +182,7 @@ def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
         yield VERDICT, f"{content.fact('status')} was signed, and {verdict['status']} follows from the rows"
 
 
-def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
+def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
     """7. The policy is the one that was decided by and signed; policy, plan, units, decision and seal came in this order."""
     record, verdict = content.record(), content.json("verdict.json")
     fields, digest = record.fields, policy_sha256(content.policy())
@@ -216,7 +218,9 @@ def check_policy(content: Content, now: dt.datetime) -> Iterator[Line]:
     older = content.fact("units")["older_than_the_plan"]
     if older:
         yield unchecked(7, f"{older} units are older than the plan: equal units of earlier runs are not computed again")
-    yield unchecked(7, "when the policy was fixed: no registration stands in the bundle")
+    first = content.time("first_unit_at") if content.fact("first_unit_at") is not None else None
+    planned, decided = content.time("planned_at"), content.time("decided_at")
+    yield from check_registration(content.bag, digest, planned, first, decided, keys)
 
 
 def check_waivers(content: Content) -> Iterator[Line]:
@@ -257,15 +261,17 @@ def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
     if journal is None:
         yield unchecked(10, "the journal's files (name it with --journal)")
         return
-    problems = list(changed(journal, files))
+    replaced = replaced_files(journal, content.run_id)
+    problems = list(changed(journal, files, replaced))
     yield from (wrong(10, what, name) for name, what in problems[:_MOST_SHOWN])
     if len(problems) > _MOST_SHOWN:
         yield wrong(10, f"and {len(problems) - _MOST_SHOWN} more files of the journal")
     if not problems:
         yield ok(10, f"the journal's files are those that were sealed ({journal.root})")
-    purged = sum(file.purged_at is not None for file in files)
+    sealed = {file.sha256 for file in files}
+    purged = sum(before in sealed for before in replaced.values())
     if purged:
-        yield unchecked(10, f"{purged} files that were purged")
+        yield unchecked(10, f"the pictures of {purged} units: they were purged since, on record")
 
 
 def check_age(content: Content, now: dt.datetime, most_days: int | None) -> Iterator[Line]:

@@ -9,13 +9,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from cryptography import x509
+
 from audit.errors import NotVerified
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences, lies_at
-from audit.evidence.keys import PublicKey
+from audit.evidence.keys import PublicKey, stamp
 from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
-from audit.evidence.seal import PREDICATE, VERDICT
+from audit.evidence.seal import PREDICATE, VERDICT, VERDICT_TIME
+from audit.evidence.sealed_registration import signers
 from audit.evidence.sign import REVIEW
+from audit.evidence.timestamps import check_stamp
 
 _OFFICER = re.compile(rf"{ATTESTATIONS}/officer(-[0-9]+)?\.dsse\.json")
 _TIME_STAMP = re.compile(rf"{ATTESTATIONS}/[A-Za-z0-9.-]+\.tsr")
@@ -43,8 +47,19 @@ def check_keys(folder: Path, keys: Sequence[PublicKey]) -> Iterator[Line]:
             )
 
 
-def check_signatures(bag: Bag, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Iterator[Line]:
-    """Yield a line for each file of `attestations/`, and for each trusted key that signed nothing."""
+def check_signatures(
+    bag: Bag,
+    keys: Sequence[PublicKey],
+    now: dt.datetime,
+    signatures: Signatures,
+    roots: Sequence[x509.Certificate] | None = None,
+) -> Iterator[Line]:
+    """Yield a line for each file of `attestations/`, and for each trusted key that signed nothing.
+
+    With `roots`, time stamps must be by an authority under one of them, and the seal must have one.
+    """
+    if roots is not None and VERDICT_TIME not in bag.attestations:
+        yield wrong(1, "there is no time stamp of the seal", VERDICT_TIME)
     if VERDICT not in bag.digests:
         yield wrong(1, "the file is missing", VERDICT)
     for name in bag.attestations:
@@ -52,11 +67,12 @@ def check_signatures(bag: Bag, keys: Sequence[PublicKey], now: dt.datetime, sign
             if name == VERDICT or _OFFICER.fullmatch(name):
                 yield _signature(bag, name, keys, now, signatures)
             elif _TIME_STAMP.fullmatch(name):
-                yield unchecked(1, f"{name}: time stamps are not read")
+                yield _time_stamp(bag, name, roots)
             else:
                 yield wrong(1, "the file is no signature of a bundle", name)
         except NotVerified as error:
             yield of_error(1, error)
+    signatures.used |= signers(bag)  # of the policy's registration, which check 7 verifies
     for key in keys:
         if key.keyid not in signatures.used and signatures.facts is not None:
             yield Line(
@@ -91,6 +107,18 @@ def check_files(bag: Bag) -> Iterator[Line]:
 
 def _place(bag: Bag, digest: str) -> str | None:
     return next((name for name, other in bag.digests.items() if other == digest), None)
+
+
+def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None) -> Line:
+    if roots is None:
+        return unchecked(
+            1, f"{name}: time stamps are read with --tsa-root, which names the authority's root certificates"
+        )
+    envelope = f"{name.removesuffix('.tsr')}.dsse.json"
+    if envelope not in bag.attestations:
+        raise NotVerified(f"there is no {envelope} that it could be about", where=name)
+    time = check_stamp(bag.read(name), bag.read(envelope), roots, name)
+    return ok(1, f"{name}: {envelope} existed on {stamp(time)}, by an authority under a root that you trust")
 
 
 def _signature(bag: Bag, name: str, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Line:

@@ -10,7 +10,7 @@ import io
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from audit import identity
 from audit.corpus.manifest import read_stored_manifest
-from audit.errors import EnvironmentProblem, EvidenceError
+from audit.errors import AuditError, EnvironmentProblem, EvidenceError
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
 from audit.evidence.calibration import label_rows
@@ -29,6 +29,7 @@ from audit.evidence.documents import documents
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
+from audit.evidence.sealed_registration import registration_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
 from audit.index.integrity import on_record, require_intact
 from audit.index.queries import open_published, require_run
@@ -41,7 +42,9 @@ from audit.verdict.results import CheckResult, RunResult, Verdict
 
 FORMAT = 1  # of a bundle; raised when a field is renamed, removed or changes its meaning
 VERDICT = f"{ATTESTATIONS}/verdict.dsse.json"
+VERDICT_TIME = f"{ATTESTATIONS}/verdict.tsr"  # RFC 3161, over the file of the envelope
 PREDICATE = "verdict/v1"
+TimeStamp = Callable[[bytes], bytes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,10 +66,12 @@ def seal(
     folder: Path,
     now: dt.datetime,
     number: int | None = None,
+    time_stamp: TimeStamp | None = None,
 ) -> Sealed:
     """Write the bundle of a run to a new folder, from its journal and a published index that holds it.
 
-    It is about the newest decision on record, or about decision `number`, and holds the others too. Raises `EvidenceError`
+    It is about the newest decision on record, or about decision `number`, and holds the others too. `time_stamp` returns an
+    authority's word on the signed envelope; what it raises leaves no bundle. Raises `EvidenceError`
     when nothing is decided, the folder is there already, a clock runs backwards, or the rows do not give the decision any
     more; `RecordChanged` for a journal that is not what its record says; `KeyProblem` for an expired key. Nothing is left
     of an unfinished bundle.
@@ -98,6 +103,7 @@ def seal(
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
     payload |= documents(journal, run_id, records, record, result, redaction)
+    payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
     if basis.calibrations:
         payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))
@@ -107,7 +113,7 @@ def seal(
         "run_files": dict(sorted(on_file.files.items())),
         "subjects": _models(journal, result, units),
     }
-    return _write(folder, run_id, payload, facts, key, now)
+    return _write(folder, run_id, payload, facts, key, now, time_stamp)
 
 
 def is_planned(stored: object, policy: Policy) -> bool:
@@ -210,7 +216,13 @@ def _models(journal: Journal, result: RunResult, units: RunUnits) -> dict[str, s
 
 
 def _write(
-    folder: Path, run_id: str, payload: Mapping[str, bytes], facts: Mapping[str, Any], key: PrivateKey, now: dt.datetime
+    folder: Path,
+    run_id: str,
+    payload: Mapping[str, bytes],
+    facts: Mapping[str, Any],
+    key: PrivateKey,
+    now: dt.datetime,
+    time_stamp: TimeStamp | None,
 ) -> Sealed:
     unfinished = folder.with_name(f".{folder.name}.partial")
     info = {
@@ -232,7 +244,12 @@ def _write(
         envelope = dsse.encode_envelope(dsse.sign_payload(dsse.STATEMENT_PAYLOAD, statement, key))
         (unfinished / VERDICT).parent.mkdir()
         (unfinished / VERDICT).write_bytes(envelope)
+        if time_stamp is not None:
+            (unfinished / VERDICT_TIME).write_bytes(time_stamp(envelope))
         unfinished.rename(folder)
+    except AuditError:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
     except OSError as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise EnvironmentProblem(

@@ -6,11 +6,12 @@ import dataclasses
 import datetime as dt
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
+from audit.evidence.purge import replaced_files
 from audit.files import ForeignError, parse_json
 from audit.index.integrity import UnitEntry
 from audit.plan.document import planned_keys
@@ -57,7 +58,8 @@ def sealed_units(
 ) -> RunUnits:
     """Return every planned unit of a run with what is on record of it, by kind and key. Raises `JournalError`."""
     planned = sorted(planned_keys(journal, run_id))
-    files = tuple(_sealed(kind, key, recorded.get((kind, key))) for kind, key in planned)
+    purged = replaced_files(journal, run_id)
+    files = tuple(_sealed(kind, key, recorded.get((kind, key)), purged) for kind, key in planned)
     shards = sorted({f"units/{kind}/{key[:2]}" for kind, key in planned})
     with ThreadPoolExecutor(_THREADS) as pool:
         listings = zip(shards, pool.map(journal.store.written, shards), strict=True)
@@ -68,10 +70,11 @@ def sealed_units(
     return RunUnits(files, min(own, default=None), len(times) - len(own))
 
 
-def _sealed(kind: str, key: str, entry: UnitEntry | None) -> SealedUnit:
+def _sealed(kind: str, key: str, entry: UnitEntry | None, purged: Container[str]) -> SealedUnit:
     if entry is None:
         return SealedUnit(kind, key, False, None, 0, None, kind == "generate")
-    return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, kind == "generate")
+    pixels = kind == "generate" and entry.sha256 not in purged
+    return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, pixels)
 
 
 def encode_units(files: Sequence[SealedUnit]) -> bytes:
@@ -95,19 +98,23 @@ def units_root(text: bytes) -> str:
     return root(text.splitlines())
 
 
-def changed(journal: Journal, files: Sequence[SealedUnit]) -> Iterator[tuple[str, str]]:
-    """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out."""
+def changed(journal: Journal, files: Sequence[SealedUnit], replaced: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out.
+
+    `replaced` names, for the digest of a file without its pictures, that of the file which was there before.
+    """
     kept = [file for file in files if file.sha256 is not None and file.purged_at is None]
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from (found for found in pool.map(lambda file: _difference(journal, file), kept) if found)
+        yield from (found for found in pool.map(lambda file: _difference(journal, file, replaced), kept) if found)
 
 
-def _difference(journal: Journal, file: SealedUnit) -> tuple[str, str] | None:
+def _difference(journal: Journal, file: SealedUnit, replaced: Mapping[str, str]) -> tuple[str, str] | None:
     try:
         data = journal.store.get(file.name)
     except FileNotFoundError:
         return file.name, "the file is missing"
-    if hashlib.sha256(data).hexdigest() != file.sha256:
+    digest = hashlib.sha256(data).hexdigest()
+    if file.sha256 not in (digest, replaced.get(digest)):
         return file.name, "the file is not the one that was sealed"
     try:
         if file.blob_sha256:

@@ -8,6 +8,8 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from cryptography import x509
+
 from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence.bag import scan
@@ -54,11 +56,13 @@ def verify(
     as_of: dt.datetime | None = None,
     journal: Journal | None = None,
     most_days: int | None = None,
+    roots: Sequence[x509.Certificate] | None = None,
 ) -> Verification:
     """Return one line or more for each of `CHECKS`.
 
     Only `keys` are trusted, each of which must have signed something. `as_of` is the day by which the verifier had the
-    bundle, for keys that have expired since. With `journal`, the files of its units are compared too. Raises
+    bundle, for keys that have expired since. With `journal`, the files of its units are compared too; with
+    `roots`, the seal must have a time stamp by an authority under one of them. Raises
     `EvidenceError` when there is no folder.
     """
     if not folder.is_dir():
@@ -66,27 +70,29 @@ def verify(
     bag, signatures = scan(folder), Signatures()
     lines = list(check_keys(folder, keys))
     if not lines:
-        lines += check_signatures(bag, keys, as_of or now, signatures)
+        lines += check_signatures(bag, keys, as_of or now, signatures, roots)
     lines += check_tag_manifest(bag, signatures)
     lines += check_files(bag)
     facts = signatures.facts
     if facts is not None and all(line.answer is not Answer.WRONG for line in lines):
         with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
-            lines += _content(Content(bag, facts, Path(name)), journal, now, most_days)
+            lines += _content(Content(bag, facts, Path(name)), journal, now, most_days, keys)
     else:
         lines += [unchecked(number, "the checks before it do not hold") for number in CHECKS if number > 3]
     run_id, status = (facts.get("run_id"), facts.get("status")) if facts else (None, None)
     return Verification(tuple(lines), run_id, status)
 
 
-def _content(content: Content, journal: Journal | None, now: dt.datetime, most_days: int | None) -> list[Line]:
+def _content(
+    content: Content, journal: Journal | None, now: dt.datetime, most_days: int | None, keys: Sequence[PublicKey]
+) -> list[Line]:
     lines = list(guarded(4, contents.check_versions(content)))
     if any(line.answer is Answer.WRONG for line in lines):
         return lines + [unchecked(number, "the versions are not known") for number in CHECKS if number > 4]
     for number, check in (
         (5, contents.check_counts(content)),
         (6, contents.check_decisions(content)),
-        (7, contents.check_policy(content, now)),
+        (7, contents.check_policy(content, now, keys)),
         (8, contents.check_waivers(content)),
         (9, contents.check_calibration(content)),
         (10, contents.check_units(content, journal)),

@@ -15,11 +15,13 @@ from typing import Any
 from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
-from audit.storage.run_records import DECISIONS, FOLDED, Record, RecordChanged, append, read_records
+from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
 
-_PLAN_FILES = ("cases.parquet", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet")
-_SERIES_FOLDERS = (FOLDED, DECISIONS)
+_PLAN_FILES = (
+    "cases.parquet", "ledger.json", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet",
+)  # fmt: skip
+_SERIES_FOLDERS = (FOLDED, DECISIONS, PURGED)
 _SHOWN = 10
 
 

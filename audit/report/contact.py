@@ -16,6 +16,11 @@ MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file 
 OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.UNASSESSED.value)
 OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "unassessed": "?"}
 
+
+class Purged(Exception):
+    """The picture was there and was removed on purpose; its digest and its scores are kept."""
+
+
 Pictures = Callable[[Sample], bytes | None]
 
 
@@ -120,6 +125,8 @@ def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, st
     """Return a data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
     try:
         data = read(sample)
+    except Purged:
+        return None, "purged"
     except Exception:  # journal, object store and Parquet reader: one picture is not worth the report
         return None, "unreadable"
     if data is None:

@@ -24,6 +24,7 @@ from audit.storage.journal import Journal
 VERSION = 1
 DECISIONS = "decisions"
 FOLDED = "folded"
+PURGED = "purged"
 _NAME = re.compile(r"(\d{6,})\.json")
 _MOST_TRIES = 100
 _SKEW = dt.timedelta(minutes=5)  # between the clocks of two machines that write to one run

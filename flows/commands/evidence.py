@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 import getpass
 import os
 import sys
@@ -58,6 +59,9 @@ def seal(
     decision: Annotated[
         int | None, typer.Option("--decision", min=1, help="Number of a decision on record (default: the newest).")
     ] = None,
+    tsa: Annotated[
+        str | None, typer.Option("--tsa", help="URL of a time-stamp authority (RFC 3161) that dates the signature.")
+    ] = None,
     root: options.Root = None,
     database: options.Database = None,
     as_json: options.Json = False,
@@ -69,14 +73,18 @@ def seal(
     from audit import run as steps
     from audit.evidence.keys import load_private_key
     from audit.evidence.seal import seal as write
+    from audit.evidence.timestamps import request_stamp, require_client
 
+    if tsa is not None:
+        require_client()
     private = load_private_key(key, _ask(key))
     _warn_of_repository(key)
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
     folder, now = to or Path(f"evidence-{run_id}"), dt.datetime.now(dt.UTC)
-    sealed = write(journal, run_id, published, private, folder, now, decision)
+    dated = functools.partial(request_stamp, tsa) if tsa is not None else None
+    sealed = write(journal, run_id, published, private, folder, now, decision, dated)
     if as_json:
         emit_json({**dataclasses.asdict(sealed), "keyid": private.keyid})
         return
@@ -132,6 +140,10 @@ def verify(
     as_of: Annotated[
         str | None, typer.Option("--as-of", help="Day by which you had the bundle, for keys that have expired since.")
     ] = None,
+    tsa_root: Annotated[
+        Path | None,
+        typer.Option("--tsa-root", help="PEM file with root certificates of time-stamp authorities that you trust."),
+    ] = None,
     most_days: Annotated[int | None, typer.Option("--max-age", min=0, help="Most days since it was sealed.")] = None,
     as_json: options.Json = False,
 ) -> int:
@@ -141,6 +153,7 @@ def verify(
     """
     from audit.evidence.keys import load_public_key
     from audit.evidence.lines import Answer
+    from audit.evidence.timestamps import read_roots
     from audit.evidence.verify import CHECKS
     from audit.evidence.verify import verify as check
     from audit.storage.journal import Journal
@@ -152,6 +165,7 @@ def verify(
         as_of=_moment(as_of, "--as-of"),
         journal=Journal(journal) if journal else None,
         most_days=most_days,
+        roots=read_roots(tsa_root) if tsa_root else None,
     )
     if as_json:
         lines = [{**dataclasses.asdict(line), "check": CHECKS[line.number]} for line in found.lines]

@@ -11,12 +11,13 @@ import yaml
 from pydantic import ValidationError
 
 from audit import locations
-from audit.errors import SpecError
+from audit.errors import EXIT_PASS, SpecError
 from audit.files import ForeignError
 from audit.spec.base import extreme_numbers
 from audit.spec.policy import Policy
 from audit.yaml_files import read_yaml, reason
 from flows.commands import options
+from flows.commands.keys import Trusted, trusted_keys
 from flows.console import Format
 from flows.verdicts import print_result
 
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
     from audit.verdict.results import RunResult
 
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
+HonourWaivers = Annotated[
+    bool, typer.Option("--honour-waivers", help="Exit 0 when waivers cover every decision that is not PASS.")
+]
+Waivers = Annotated[list[Path] | None, typer.Option("--waiver", help="Waiver file; may be given several times.")]
 NoRecord = Annotated[
     bool,
     typer.Option(
@@ -73,15 +78,29 @@ def gate(
     no_record: NoRecord = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
+    honour_waivers: HonourWaivers = False,
+    waivers: Waivers = None,
+    keys: Trusted = None,
 ) -> int:
-    """Decide RUN_ID again from its stored numbers, under its own policy or another one, and put the decision on record."""
-    from audit import run as steps
+    """Decide RUN_ID again from its stored numbers, under its own policy or another one, and put the decision on record.
 
+    Waivers change no status; with --honour-waivers the exit code is 0 when they cover every decision that is not PASS.
+    """
+    from audit import run as steps
+    from flows.commands import waiving
+
+    waiving.require_complete(honour_waivers, waivers, keys)
+    trusted = trusted_keys(keys or ())
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     if not no_record:
         steps.record_decision(steps.open_journal(place), result, locations.database_path(place, database), "gate")
     print_result(result, {}, Format.JSON if as_json else output, root)
+    if waivers:
+        honoured = waiving.honour(result, waivers, trusted, place)
+        waiving.print_honoured(honoured, honour_waivers)
+        if honour_waivers and honoured.opens:
+            return EXIT_PASS
     return result.verdict.status.exit_code
 
 
@@ -109,6 +128,18 @@ def load_policy(path: Path) -> Policy:
             "the policy has mistakes:\n" + "\n".join(lines),
             where=str(path),
             next_step="mend these fields; the `gate` section of a spec shows the form",
+        ) from None
+
+
+def stored_policy(outline: Outline) -> Policy:
+    """Return the policy that a run was planned with. Raises `SpecError` when it is of a form that this version does not know."""
+    try:
+        return Policy.model_validate(outline.policy)
+    except ValidationError:
+        raise SpecError(
+            "the policy stored with this run is not one of this version",
+            where=f"run {outline.run_id}",
+            next_step="name one of this version with --policy SPEC",
         ) from None
 
 
