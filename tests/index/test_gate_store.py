@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import datetime as dt
 import tempfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -27,6 +28,7 @@ from hypothesis import strategies as st
 
 from audit.index.checks import run_checks
 from audit.index.expectations import check_results
+from audit.index.integrity import withdraw_missing
 from audit.index.queries import read_result, result_frames
 from audit.index.store import Store
 from audit.spec.policy import Limit, Policy
@@ -125,6 +127,7 @@ class Seen(Run):
                 lost[kind] |= {known[number][0] for number in chosen}
                 rows = [{**r, **ERRORS[kind]} if n in chosen else r for n, (_, r) in enumerate(known)]
                 discard(journal, kind, key)
+                withdraw_missing(journal, self.run_id, dt.datetime.now(dt.UTC), "tester")  # as a resume does
                 journal.write(kind, key, self.table(kind, rows), {})
         return lost
 
