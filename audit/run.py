@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from audit.corpus import ingest
 from audit.corpus.manifest import read_stored_manifest
 from audit.errors import CorpusError, SpecError
-from audit.index import checks, expectations, queries
+from audit.index import queries
 from audit.index.corpus_checks import require_disjoint, require_sound
+from audit.index.derivation import derive
 from audit.index.integrity import on_record, record_plan, withdraw_missing
 from audit.index.store import Replaceable, Store, set_aside
 from audit.labels.calibrating import known_of_judges
@@ -41,10 +42,8 @@ from audit.spec.document import Spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import Record
-from audit.verdict.gate import decide
 from audit.verdict.record import policy_sha256, record_verdict
 from audit.verdict.results import Basis, RunResult, Sample
-from audit.verdict.retention import recounted
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -176,28 +175,7 @@ def conclude(
         (now or dt.datetime.now(dt.UTC)).isoformat(timespec="seconds"),
     )
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
-    return decide_published(published, run_id, used, basis, manifest, replaced=policy is not None)
-
-
-def decide_published(
-    published: Path, run_id: str, policy: Policy, basis: Basis, manifest: pa.Table, *, replaced: bool = False
-) -> RunResult:
-    """The result of a run with its verdict, from a published index and the corpus manifest alone.
-
-    `replaced` says that `policy` is not the one that the run was planned with, so that its scores are counted anew.
-    """
-    result = queries.read_result(published, run_id, policy if replaced else None)
-    found = checks.run_checks(published, run_id)
-    if manifest.num_rows:
-        found += expectations.check_manifest(manifest.to_pandas())
-    rates, readings = queries.result_frames(published, run_id)
-    found += expectations.check_results(queries.rates_frame(result) if replaced else rates, readings)
-    spec = {**result.spec, "gate": policy.model_dump(mode="json")}
-    verdict = decide(
-        policy, result.crr, found, result.retention, result.picture_checks, result.unassessed,
-        calibrations=basis.calibrations, attempt=basis.attempt, decided_at=basis.decided_at,
-    )  # fmt: skip
-    return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)
+    return derive(published, run_id, manifest, used, basis, planned=policy is None)
 
 
 def record_decision(journal: Journal, result: RunResult, database: Path, command: str) -> Record:

@@ -23,7 +23,7 @@ from audit.evidence.bag import DECLARATION, Bag
 from audit.evidence.calibration import WHERE as LABELS
 from audit.evidence.calibration import miscounted
 from audit.evidence.decisions import WHERE, basis_of, decode_records
-from audit.evidence.derive import derive, differences
+from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.purge import replaced_files
@@ -32,6 +32,7 @@ from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
 from audit.evidence.sealed_registration import check_registration
 from audit.evidence.units import changed, decode_units, units_root
 from audit.files import ForeignError, parse_json
+from audit.index.derivation import derive
 from audit.report import json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal

@@ -24,13 +24,14 @@ from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
 from audit.evidence.calibration import label_rows
 from audit.evidence.decisions import basis_of
-from audit.evidence.derive import derive, differences
+from audit.evidence.differences import differences
 from audit.evidence.documents import documents
 from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
 from audit.evidence.sealed_registration import registration_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
+from audit.index.derivation import derive
 from audit.index.integrity import on_record, require_intact
 from audit.index.queries import open_published, require_run
 from audit.plan.document import read_outline

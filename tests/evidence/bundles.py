@@ -22,8 +22,8 @@ from audit import run as steps
 from audit.corpus.ingest import MANIFEST_SCHEMA, manifest_sha256
 from audit.evidence import dsse, keys
 from audit.evidence.bag import TAG_MANIFEST, write_bag
-from audit.evidence.derive import derive
 from audit.evidence.seal import PREDICATE, VERDICT, Sealed, seal
+from audit.index.derivation import derive
 from audit.index.store import Store, latest
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
