@@ -42,8 +42,9 @@ from audit.spec.document import Spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import Record
+from audit.verdict.decisions import Basis
 from audit.verdict.record import policy_sha256, record_verdict
-from audit.verdict.results import Basis, RunResult, Sample
+from audit.verdict.results import RunResult, Sample
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from audit.spec.policy import Limit, Policy
 from audit.statistics import clopper_pearson
 from audit.verdict import gate
 from audit.verdict.calibration import Calibration
-from audit.verdict.results import CheckResult, CrrRow, PictureCheckRow, RetentionRow, Verdict, VerdictStatus
+from audit.verdict.decisions import CheckResult, Verdict, VerdictStatus
+from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
 GOOD_CHECK = CheckResult("all_good", "sql", "passed", "no offending rows", 0)

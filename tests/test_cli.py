@@ -17,7 +17,8 @@ import yaml
 
 from audit.plan.document import read_plan
 from audit.storage.journal import Journal
-from audit.verdict.results import RunResult, Verdict, VerdictStatus
+from audit.verdict.decisions import Verdict, VerdictStatus
+from audit.verdict.results import RunResult
 from flows.cli import main
 from flows.commands import results
 from tests.flows.audits import finish_run, tiny_spec

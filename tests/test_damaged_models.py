@@ -22,7 +22,8 @@ from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
 from audit.verdict import gate
-from audit.verdict.results import RunResult, VerdictStatus
+from audit.verdict.decisions import VerdictStatus
+from audit.verdict.results import RunResult
 from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run
 

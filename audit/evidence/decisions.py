@@ -10,7 +10,7 @@ from audit.errors import NotVerified
 from audit.identity import canonical
 from audit.storage.run_records import Record
 from audit.verdict.calibration import Calibration
-from audit.verdict.results import Basis
+from audit.verdict.decisions import Basis
 
 WHERE = "data/decisions.json"
 

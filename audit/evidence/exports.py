@@ -24,8 +24,9 @@ from audit.plan.document import planned_keys
 from audit.report import json_report
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.verdict.decisions import VerdictStatus
 from audit.verdict.record import policy_sha256
-from audit.verdict.results import RunResult, VerdictStatus
+from audit.verdict.results import RunResult
 from audit.verdict.waivers import AnyDecision, name_of
 
 TEST_RESULT = "https://in-toto.io/attestation/test-result/v0.1"

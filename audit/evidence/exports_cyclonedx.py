@@ -13,7 +13,7 @@ from typing import Any
 from audit.errors import EnvironmentProblem
 from audit.evidence.exports import Evidence, version
 from audit.evidence.exports_oscal import NAMESPACE
-from audit.verdict.results import DamageDecision, RetentionDecision
+from audit.verdict.decisions import DamageDecision, RetentionDecision
 from audit.verdict.waivers import AnyDecision, name_of
 
 _RATE, _RETENTION, _DAMAGE = "concept reproduction rate", "retention", "picture check p-value"

@@ -13,7 +13,7 @@ from typing import Any
 
 from audit.evidence.exports import Evidence, version
 from audit.evidence.keys import moment, stamp
-from audit.verdict.results import DamageDecision, VerdictStatus
+from audit.verdict.decisions import DamageDecision, VerdictStatus
 from audit.verdict.waivers import AnyDecision, name_of
 
 OSCAL = "1.1.3"

@@ -38,8 +38,9 @@ from audit.plan.document import read_outline
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
+from audit.verdict.decisions import CheckResult, Verdict
 from audit.verdict.record import policy_sha256, verdict_fields
-from audit.verdict.results import CheckResult, RunResult, Verdict
+from audit.verdict.results import RunResult
 
 FORMAT = 1  # of a bundle; raised when a field is renamed, removed or changes its meaning
 VERDICT = f"{ATTESTATIONS}/verdict.dsse.json"

@@ -10,7 +10,7 @@ import duckdb
 
 from audit.index.queries import open_published, require_run
 from audit.index.sql_files import relations
-from audit.verdict.results import CheckResult
+from audit.verdict.decisions import CheckResult
 
 _EXAMPLES = 3
 

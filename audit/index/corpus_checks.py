@@ -11,7 +11,7 @@ import pyarrow as pa
 from audit import identity
 from audit.errors import CorpusError
 from audit.index import expectations
-from audit.verdict.results import CheckResult
+from audit.verdict.decisions import CheckResult
 
 log = logging.getLogger(__name__)
 

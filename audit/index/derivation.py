@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from audit.index import checks, expectations, queries
 from audit.spec.policy import Policy
+from audit.verdict.decisions import Basis, CheckResult
 from audit.verdict.gate import decide
-from audit.verdict.results import Basis, CheckResult, RunResult
+from audit.verdict.results import RunResult
 from audit.verdict.retention import recounted
 
 
@@ -28,7 +29,8 @@ def derive(
     """Return the run's result with its verdict under `policy`; `planned` says that it is the policy of the plan.
 
     `index` is a published index or one with the same tables, `manifest` the corpus manifest, `basis` what the decision rests on
-    beside its numbers. Reads nothing else. `frames` are the results of the expectations about data frames where these have been asked.
+    beside its numbers. Reads nothing else. `frames` are the results of the expectations about data frames where these have
+    been asked.
     """
     result = queries.read_result(index, run_id, None if planned else policy)
     found = checks.run_checks(index, run_id)

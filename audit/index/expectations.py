@@ -12,7 +12,7 @@ import pandas as pd
 
 from audit.index.validation import Expected, Suite, run_suites
 from audit.records import Role, Status
-from audit.verdict.results import CheckResult
+from audit.verdict.decisions import CheckResult
 
 MAX_ERROR_SHARE = 0.1  # of the corpus objects; more of them unreadable means the wrong folder or a broken upload
 TOLERANCE = 1e-9  # between a stored rate and the quotient of its counts

@@ -17,6 +17,7 @@ from audit.index.folding import fill_intervals, fill_rates
 from audit.index.sql_files import relations
 from audit.index.store import explained
 from audit.spec.policy import Policy
+from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import (
     CountingRow,
     CrrRow,
@@ -29,8 +30,6 @@ from audit.verdict.results import (
     RunResult,
     Sample,
     UnassessedRow,
-    Verdict,
-    VerdictStatus,
 )
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from audit.verdict.results import CheckResult
+from audit.verdict.decisions import CheckResult
 
 SOURCE = "great-expectations"
 

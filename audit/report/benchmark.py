@@ -21,7 +21,8 @@ from audit.report.reported_numbers import (
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
 from audit.verdict.controls import stood_on
-from audit.verdict.results import ControlFinding, CrrRow, RunResult
+from audit.verdict.decisions import ControlFinding
+from audit.verdict.results import CrrRow, RunResult
 
 _SD14 = "stable-diffusion-v1-4"
 _ERASERS = ("esd", "uce", "receler")

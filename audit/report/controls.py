@@ -7,7 +7,7 @@ from audit.report import mask_controls
 from audit.report.tables import CASES, INSTRUMENT, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name
 from audit.report.words import CONTROLS, NOT_AVAILABLE, count, interval, limit_text, percent, plain
-from audit.verdict.results import ControlFinding
+from audit.verdict.decisions import ControlFinding
 
 
 def required(finding: ControlFinding | None) -> str:

@@ -14,26 +14,28 @@ from audit.errors import StoreError
 from audit.files import Document
 from audit.verdict.calibration import Calibration
 from audit.verdict.comparison import PairedRow
-from audit.verdict.results import (
+from audit.verdict.decisions import (
     Basis,
     CheckResult,
     ControlFinding,
-    CountingRow,
-    CrrRow,
     DamageDecision,
     Decision,
+    RetentionDecision,
+    Verdict,
+    VerdictStatus,
+)
+from audit.verdict.results import (
+    CountingRow,
+    CrrRow,
     GuardRow,
     LatentRow,
     PictureCheckRow,
     QualityRow,
-    RetentionDecision,
     RetentionRow,
     RoundTripRow,
     RunResult,
     Sample,
     UnassessedRow,
-    Verdict,
-    VerdictStatus,
 )
 
 SCHEMA = "erasure-audit.report"

@@ -6,7 +6,8 @@ from xml.etree import ElementTree
 
 from audit.report.tables import p_value, would_decide
 from audit.report.words import interval, limit_text, plain
-from audit.verdict.results import CheckResult, DamageDecision, Decision, RetentionDecision, RunResult, VerdictStatus
+from audit.verdict.decisions import CheckResult, DamageDecision, Decision, RetentionDecision, VerdictStatus
+from audit.verdict.results import RunResult
 
 
 def render(result: RunResult) -> str:

@@ -9,7 +9,8 @@ from audit.records import BENIGN_PROMPTS, Role
 from audit.report.tables import STATUS_ORDER, p_value, would_decide
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
-from audit.verdict.results import DamageDecision, RetentionDecision, RetentionRow, UnassessedRow, VerdictStatus
+from audit.verdict.decisions import DamageDecision, RetentionDecision, VerdictStatus
+from audit.verdict.results import RetentionRow, UnassessedRow
 
 TITLE = "What must survive"
 UNRECORDED = "this run holds no decision on it"

@@ -19,7 +19,8 @@ from audit.report.words import (
     small,
     status_text,
 )
-from audit.verdict.results import CrrRow, Decision, UnassessedRow, VerdictStatus
+from audit.verdict.decisions import Decision, VerdictStatus
+from audit.verdict.results import CrrRow, UnassessedRow
 
 CASES = "Hits / assessed / planned"
 SURVIVING = (Role.NEIGHBOUR, Role.BENIGN)  # cells of what must survive

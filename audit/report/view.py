@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.report.words import NOT_AVAILABLE, limit_text, plain
 from audit.spec.policy import Policy
-from audit.verdict.results import ControlFinding, CrrRow, Decision, RunResult
+from audit.verdict.decisions import ControlFinding, Decision
+from audit.verdict.results import CrrRow, RunResult
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import unicodedata
 from collections.abc import Mapping
 
-from audit.verdict.results import Verdict, VerdictStatus
+from audit.verdict.decisions import Verdict, VerdictStatus
 
 SYMBOLS: Mapping[str, str] = {"PASS": "✓", "FAIL": "✕", "INCONCLUSIVE": "?"}
 NOT_AVAILABLE = "n/a"

@@ -15,8 +15,9 @@ from audit.statistics import binomial
 from audit.verdict.bounds import Bounds
 from audit.verdict.calibration import Calibration
 from audit.verdict.controls import stood_on
+from audit.verdict.decisions import ControlFinding, Decision, VerdictStatus
 from audit.verdict.judges import labels_for
-from audit.verdict.results import ControlFinding, CrrRow, Decision, VerdictStatus
+from audit.verdict.results import CrrRow
 from audit.verdict.shares import bound, percent
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE

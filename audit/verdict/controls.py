@@ -12,7 +12,8 @@ from collections.abc import Iterator, Sequence
 
 from audit.records import NOISE_CONTROLS, Control, Role, Scenario, Status
 from audit.spec.policy import ControlLimits, Policy
-from audit.verdict.results import ControlFinding, CrrRow, UnassessedRow
+from audit.verdict.decisions import ControlFinding
+from audit.verdict.results import CrrRow, UnassessedRow
 from audit.verdict.shares import percent
 
 _STOOD_ON = (Control.REFERENCE, Control.VAE_ROUNDTRIP, Control.BACKBONE, Control.RANDOM_LATENT)

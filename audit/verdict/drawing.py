@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from audit.records import Role
 from audit.spec.policy import Policy
 from audit.verdict import damage
-from audit.verdict.results import CrrRow, DamageDecision, PictureCheckRow, VerdictStatus
+from audit.verdict.decisions import DamageDecision, VerdictStatus
+from audit.verdict.results import CrrRow, PictureCheckRow
 from audit.verdict.shares import percent
 
 PASS, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.INCONCLUSIVE

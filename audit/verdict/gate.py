@@ -34,20 +34,17 @@ from audit.verdict.bounds import Bounds
 from audit.verdict.calibration import Calibration
 from audit.verdict.cells import Family, limit_for
 from audit.verdict.controls import findings
-from audit.verdict.drawing import decide_damage
-from audit.verdict.results import (
+from audit.verdict.decisions import (
     Basis,
     CheckResult,
-    CrrRow,
     DamageDecision,
     Decision,
-    PictureCheckRow,
     RetentionDecision,
-    RetentionRow,
-    UnassessedRow,
     Verdict,
     VerdictStatus,
 )
+from audit.verdict.drawing import decide_damage
+from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, UnassessedRow
 from audit.verdict.retention import (
     decide_retention,
     fooled_by_noise,

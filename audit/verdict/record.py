@@ -17,7 +17,7 @@ from audit.provenance import versions
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, append
-from audit.verdict.results import Verdict
+from audit.verdict.decisions import Verdict
 
 
 def policy_sha256(policy: Policy) -> str:

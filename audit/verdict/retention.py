@@ -18,18 +18,10 @@ from audit.verdict import pairs as pairing
 from audit.verdict.bounds import Bounds
 from audit.verdict.cells import Family
 from audit.verdict.controls import noise_sentence, takes_noise
+from audit.verdict.decisions import DamageDecision, RetentionDecision, Verdict, VerdictStatus
 from audit.verdict.drawing import audited
 from audit.verdict.pairs import Pairs
-from audit.verdict.results import (
-    CrrRow,
-    DamageDecision,
-    RetentionDecision,
-    RetentionRow,
-    RunResult,
-    UnassessedRow,
-    Verdict,
-    VerdictStatus,
-)
+from audit.verdict.results import CrrRow, RetentionRow, RunResult, UnassessedRow
 from audit.verdict.shares import bound, percent
 
 PASS, FAIL, INCONCLUSIVE = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE

@@ -17,9 +17,10 @@ from typing import Literal, TypeAlias
 
 from audit.spec.policy import Policy
 from audit.verdict.controls import stood_on
+from audit.verdict.decisions import DamageDecision, Decision, RetentionDecision, Verdict, VerdictStatus
 from audit.verdict.judges import labels_for
 from audit.verdict.record import policy_sha256
-from audit.verdict.results import CrrRow, DamageDecision, Decision, RetentionDecision, Verdict, VerdictStatus
+from audit.verdict.results import CrrRow
 
 MOST_DAYS = 90
 AnyDecision: TypeAlias = Decision | RetentionDecision | DamageDecision

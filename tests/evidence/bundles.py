@@ -27,7 +27,7 @@ from audit.index.derivation import derive
 from audit.index.store import Store, latest
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
-from audit.verdict.results import Basis, CheckResult
+from audit.verdict.decisions import Basis, CheckResult
 from tests.flows.audits import WAIVED
 from tests.synthetic import Run, cell, control, detect_row, generate_row, invert_row
 

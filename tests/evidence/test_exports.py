@@ -19,7 +19,8 @@ from audit.evidence.exports import Evidence, encode, test_result, verification_r
 from audit.evidence.exports_cyclonedx import bill_of_materials
 from audit.evidence.exports_oscal import assessment_results
 from audit.spec.policy import Policy
-from audit.verdict.results import RunResult, VerdictStatus
+from audit.verdict.decisions import VerdictStatus
+from audit.verdict.results import RunResult
 from tests.report import runs
 
 test_result.__test__ = False  # type: ignore[attr-defined] # pytest takes its name for a test's

@@ -16,7 +16,8 @@ from audit.corpus import images
 from audit.corpus.ingest import manifest
 from audit.index.expectations import check_manifest, check_results
 from audit.spec.sections import CorpusEntry, CorpusLimits
-from audit.verdict.results import CheckResult, CrrRow
+from audit.verdict.decisions import CheckResult
+from audit.verdict.results import CrrRow
 
 Change = Callable[[pd.DataFrame], pd.DataFrame]
 

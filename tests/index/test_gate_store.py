@@ -33,8 +33,9 @@ from audit.index.queries import read_result, result_frames
 from audit.index.store import Store
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
+from audit.verdict.decisions import CheckResult, Verdict
 from audit.verdict.gate import decide
-from audit.verdict.results import CheckResult, CrrRow, Verdict
+from audit.verdict.results import CrrRow
 from tests.flows.audits import WAIVED
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, row
 from tests.synthetic import Run, cell, control, detect_row, discard, generate_row, key_of

@@ -24,8 +24,8 @@ from audit.index.store import Store, latest, published, set_aside
 from audit.run import consolidate
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
+from audit.verdict.decisions import VerdictStatus
 from audit.verdict.gate import decide
-from audit.verdict.results import VerdictStatus
 from tests.synthetic import Run, cell, control, discard, instrument
 
 LATENT = {"scenario": "latent-whitebox", "gate_residual_max": 1e-3, "gate_psnr_min_db": 35.0}

@@ -14,19 +14,9 @@ from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.spec.policy import Policy
 from audit.verdict.comparison import PairedRow
 from audit.verdict.controls import findings
+from audit.verdict.decisions import CheckResult, Verdict, VerdictStatus
 from audit.verdict.gate import decide
-from audit.verdict.results import (
-    CheckResult,
-    CrrRow,
-    PictureCheckRow,
-    RetentionRow,
-    RoundTripRow,
-    RunResult,
-    Sample,
-    UnassessedRow,
-    Verdict,
-    VerdictStatus,
-)
+from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, RoundTripRow, RunResult, Sample, UnassessedRow
 from tests.gate_rows import picture_check, retention
 from tests.report.erasures import ERASURES, poisoned
 

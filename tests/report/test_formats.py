@@ -20,7 +20,8 @@ from audit.errors import AuditError, EnvironmentProblem, StoreError
 from audit.report import FORMATS, controls, json_report, junit, markdown, tables, terminal, write_reports
 from audit.report.view import Index
 from audit.report.words import bound, limit_text, percent, plain, status_text
-from audit.verdict.results import RunResult, VerdictStatus
+from audit.verdict.decisions import VerdictStatus
+from audit.verdict.results import RunResult
 from tests.report import runs
 
 RUNS: dict[str, Callable[[], RunResult]] = {

@@ -17,8 +17,9 @@ from audit.report.words import VERDICT_SENTENCES, plain, verdict_sentence
 from audit.spec.benign import PICTURE_CHECK
 from audit.spec.policy import Policy
 from audit.verdict.controls import findings
+from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.gate import decide
-from audit.verdict.results import QualityRow, RunResult, UnassessedRow, Verdict, VerdictStatus
+from audit.verdict.results import QualityRow, RunResult, UnassessedRow
 from tests.report import runs
 from tests.report.test_html import Page
 

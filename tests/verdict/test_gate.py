@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from audit.spec.policy import ControlLimits, Limit
 from audit.verdict import gate
-from audit.verdict.results import CheckResult, CrrRow
+from audit.verdict.decisions import CheckResult
+from audit.verdict.results import CrrRow
 from audit.verdict.shares import bound
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, control, good_controls, row, verdict_of
 

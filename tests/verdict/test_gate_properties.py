@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.spec.policy import Limit
-from audit.verdict.results import CheckResult, CrrRow
+from audit.verdict.decisions import CheckResult
+from audit.verdict.results import CrrRow
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, labels, row, verdict_of
 
 

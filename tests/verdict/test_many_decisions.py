@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from audit import statistics
 from audit.spec.policy import Policy
 from audit.statistics import anytime
-from audit.verdict.results import CrrRow, Verdict
+from audit.verdict.decisions import Verdict
+from audit.verdict.results import CrrRow
 from tests.gate_rows import FAIL, INCONCLUSIVE, PASS, POLICY, good_controls, labels, retention, row, verdict_of
 from tests.verdict.test_retention import decided
 

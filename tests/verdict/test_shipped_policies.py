@@ -16,7 +16,8 @@ from audit.spec.policy import Policy
 from audit.spec.presets import NAMES, load_preset
 from audit.spec.starter import STABLE_DIFFUSION, Answers, write_spec
 from audit.verdict import gate
-from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, VerdictStatus
+from audit.verdict.decisions import VerdictStatus
+from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow
 from tests.gate_rows import DECIDED, FAIL, GOOD_CHECK, PASS, control, labels, picture_check, retention, row
 
 SPECS = Path(__file__).parents[2] / "deployments" / "specs"

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audit.verdict import gate
+from audit.verdict.decisions import CheckResult, Verdict, VerdictStatus
 from audit.verdict.record import policy_sha256
-from audit.verdict.results import CheckResult, CrrRow, Verdict, VerdictStatus
+from audit.verdict.results import CrrRow
 from audit.verdict.waivers import Honoured, Selection, Waiver, honoured
 from tests.gate_rows import GOOD_CHECK, POLICY, good_controls, picture_check, retention, row, second_side, verdict_of
 
