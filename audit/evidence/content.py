@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from audit import identity
 from audit.corpus.manifest import manifest_sha256
 from audit.errors import AuditError, NotVerified
+from audit.evidence import sealed_waivers
 from audit.evidence.bag import DECLARATION, Bag
 from audit.evidence.calibration import WHERE as LABELS
 from audit.evidence.calibration import miscounted
@@ -224,13 +225,12 @@ def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] =
     yield from check_registration(content.bag, digest, planned, first, decided, keys)
 
 
-def check_waivers(content: Content) -> Iterator[Line]:
-    """8. Waivers are signed, in scope and unexpired."""
-    waivers = content.json("waivers.json")
-    if waivers:
-        yield wrong(8, f"{len(waivers)} waivers are of a form that this version does not know", "data/waivers.json")
-    else:
-        yield ok(8, "there are no waivers")
+def check_waivers(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
+    """8. Waivers are signed, about what was sealed, and unexpired."""
+    plan, digest = content.fact("run_files").get("plan.json"), content.fact("policy_sha256")
+    yield from sealed_waivers.check(
+        content.bag, content.json("waivers.json"), content.run_id, digest, plan, content.time("sealed_at"), now, keys
+    )
 
 
 def check_calibration(content: Content) -> Iterator[Line]:

@@ -44,7 +44,6 @@ def documents(
         },
         "decisions.json": _unspoken(encode_records(records), redaction),
         "checks.json": fields["verdict"]["checks"],
-        "waivers.json": [],
         "environment.json": _environment(),
     }
     encoded = {name: _json(document) for name, document in documents.items()}

@@ -12,7 +12,7 @@ from typing import Any
 from cryptography import x509
 
 from audit.errors import NotVerified
-from audit.evidence import dsse
+from audit.evidence import dsse, sealed_waivers
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences, lies_at
 from audit.evidence.keys import PublicKey, stamp
 from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
@@ -72,7 +72,8 @@ def check_signatures(
                 yield wrong(1, "the file is no signature of a bundle", name)
         except NotVerified as error:
             yield of_error(1, error)
-    signatures.used |= signers(bag)  # of the policy's registration, which check 7 verifies
+    # Of the policy's registration and of waivers, which checks 7 and 8 verify.
+    signatures.used |= signers(bag) | sealed_waivers.signers(bag)
     for key in keys:
         if key.keyid not in signatures.used and signatures.facts is not None:
             yield Line(

@@ -30,6 +30,7 @@ from audit.evidence.keys import PrivateKey, moment, stamp
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
 from audit.evidence.sealed_registration import registration_files
+from audit.evidence.sealed_waivers import listed, waiver_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
 from audit.index.derivation import derive
 from audit.index.integrity import on_record, require_intact
@@ -69,11 +70,12 @@ def seal(
     now: dt.datetime,
     number: int | None = None,
     time_stamp: TimeStamp | None = None,
+    waivers: Sequence[Path] = (),
 ) -> Sealed:
     """Write the bundle of a run to a new folder, from its journal and a published index that holds it.
 
     It is about the newest decision on record, or about decision `number`, and holds the others too. `time_stamp` returns an
-    authority's word on the signed envelope; what it raises leaves no bundle. Raises `EvidenceError`
+    authority's word on the signed envelope; what it raises leaves no bundle. `waivers` are files of them. Raises `EvidenceError`
     when nothing is decided, the folder is there already, a clock runs backwards, or the rows do not give the decision any
     more; `RecordChanged` for a journal that is not what its record says; `KeyProblem` for an expired key. Nothing is left
     of an unfinished bundle.
@@ -105,6 +107,8 @@ def seal(
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
     payload |= documents(journal, run_id, records, record, result, redaction)
+    waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
+    payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}
     payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
     if basis.calibrations:

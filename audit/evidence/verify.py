@@ -93,7 +93,7 @@ def _content(
         (5, contents.check_counts(content)),
         (6, contents.check_decisions(content)),
         (7, contents.check_policy(content, now, keys)),
-        (8, contents.check_waivers(content)),
+        (8, contents.check_waivers(content, now, keys)),
         (9, contents.check_calibration(content)),
         (10, contents.check_units(content, journal)),
         (11, contents.check_age(content, now, most_days)),

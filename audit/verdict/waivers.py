@@ -120,7 +120,7 @@ def honoured(
     """
     counting, ignored, digest = [], [], policy_sha256(policy)
     for waiver in waivers:
-        problem = _not_counting(waiver, now, run_id, digest)
+        problem = not_counting(waiver, now, run_id, digest)
         ignored += [f"{waiver.name} does not count: {problem}"] if problem else []
         counting += [] if problem else [waiver]
     decided: tuple[AnyDecision, ...] = (*verdict.decisions, *verdict.retention, *verdict.damage)
@@ -154,7 +154,8 @@ def _listed(waiver: Waiver) -> str:
     return " and ".join(str(cells) for cells in waiver.cells)
 
 
-def _not_counting(waiver: Waiver, now: dt.datetime, run_id: str, digest: str) -> str | None:
+def not_counting(waiver: Waiver, now: dt.datetime, run_id: str, digest: str) -> str | None:
+    """Return why a waiver is as if it were absent, for a run under the policy of this digest; None when it counts."""
     if waiver.run_id != run_id:
         return f"it is for run {waiver.run_id}"
     if waiver.policy_sha256 != digest:

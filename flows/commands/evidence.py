@@ -62,6 +62,9 @@ def seal(
     tsa: Annotated[
         str | None, typer.Option("--tsa", help="URL of a time-stamp authority (RFC 3161) that dates the signature.")
     ] = None,
+    waiver: Annotated[
+        list[Path] | None, typer.Option("--waiver", help="A signed waiver for what did not pass; repeatable.")
+    ] = None,
     root: options.Root = None,
     database: options.Database = None,
     as_json: options.Json = False,
@@ -84,7 +87,7 @@ def seal(
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
     folder, now = to or Path(f"evidence-{run_id}"), dt.datetime.now(dt.UTC)
     dated = functools.partial(request_stamp, tsa) if tsa is not None else None
-    sealed = write(journal, run_id, published, private, folder, now, decision, dated)
+    sealed = write(journal, run_id, published, private, folder, now, decision, dated, waiver or ())
     if as_json:
         emit_json({**dataclasses.asdict(sealed), "keyid": private.keyid})
         return
