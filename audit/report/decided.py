@@ -17,11 +17,9 @@ def judge_errors(index: Index) -> str:
     corrected = [decision for decision in decisions if decision.melded_low is not None]
     if not decisions or len(corrected) < len(decisions):
         raw = sorted({plain(decision.detector) for decision in decisions if decision.labels_sha256 is None})
-        judges = f"{', '.join(raw)}: " if corrected else ""
+        whose = f"Bounds by {', '.join(raw)}" if corrected else "Bounds"
         said = (
-            f"{judges}bounds are raw: they speak of what the judges say, and leave out the judges' own errors."
-            if raw
-            else ""
+            f"{whose} are raw: they speak of what the judges say, and leave out the judges' own errors." if raw else ""
         )
     else:
         said = "Bounds allow for the judges' own errors, as counted on labelled pictures."

@@ -30,7 +30,7 @@ def decided_again(run: RunResult, **known: Any) -> RunResult:
 def test_raw_bounds_are_called_raw_and_p_values_stand_beside_their_corrected_ones() -> None:
     run = runs.failing()
     verdict = section_of(run, "verdict")
-    assert any("bounds are raw: they speak of what the judges say" in sentence for sentence in verdict.sentences)
+    assert any("Bounds are raw: they speak of what the judges say" in sentence for sentence in verdict.sentences)
     titles = [column.label for column in verdict.tables[0].columns]
     assert titles[9:13] == ["Bound", "p", "p, corrected", "Cases that would decide"]
     assert {row[9] for row in verdict.tables[0].rows} == {"raw"}
@@ -43,7 +43,7 @@ def test_judges_with_labels_are_named_with_what_is_left_of_their_errors() -> Non
     assert "Bounds allow for the judges' own errors" in decided.judge_errors(Index(run))
     assert "With errors of both kinds taken out: ring, uce-ring, text, clip-judge" in decided.judge_errors(Index(run))
     one = decided_again(runs.passing(), calibrations=both[:1])
-    assert decided.judge_errors(Index(one)).startswith("classifier: bounds are raw")
+    assert decided.judge_errors(Index(one)).startswith("Bounds by classifier are raw")
     assert json_report.parse(json_report.render(run)) == run
 
 
