@@ -405,7 +405,14 @@ def in_copy(change: Callable[[Path, str], object], *command: str) -> Callable[[B
 
 
 def damage(name: str, content: bytes) -> Callable[[Path, str], object]:
-    return lambda root, run_id: (root / "runs" / run_id / name).write_bytes(content)
+    """Damage a file of a run that an earlier version planned, and whose files are therefore not on record."""
+
+    def change(root: Path, run_id: str) -> None:
+        folder = root / "runs" / run_id
+        shutil.rmtree(folder / "folded", ignore_errors=True)
+        (folder / name).write_bytes(content)
+
+    return change
 
 
 def truncate_a_unit(root: Path, run_id: str) -> None:

@@ -209,8 +209,12 @@ def sealed(
     frames: Sequence[CheckResult] | None = None,
     pair: tuple[keys.PrivateKey, keys.PublicKey] | None = None,
     policy: Policy | None = None,
+    sealed_at: dt.datetime | None = SEALED,
 ) -> Bundle:
-    """A run that is journalled, consolidated, decided and sealed below `folder`, with a key of its own without `pair`."""
+    """A run that is journalled, consolidated, decided and sealed below `folder`, with a key of its own without `pair`.
+
+    Without `sealed_at` it is sealed now, for commands that look at the clock.
+    """
     audit = audit or Audit()
     journal = Journal(str(folder / "journal"))
     audit.write(journal)
@@ -218,5 +222,5 @@ def sealed(
         os.utime(path, (COMPUTED.timestamp(), COMPUTED.timestamp()))
     private, public = pair or key_pair(folder)
     index = decide(audit, journal, published(audit, journal, folder), folder, frames, policy)
-    written = seal(journal, audit.run_id, index, private, folder / "evidence", SEALED)
+    written = seal(journal, audit.run_id, index, private, folder / "evidence", sealed_at or dt.datetime.now(dt.UTC))
     return Bundle(written.folder, public, private, journal, index, written)

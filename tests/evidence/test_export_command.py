@@ -16,12 +16,12 @@ from tests.evidence.bundles import Audit, Bundle, sealed
 
 @pytest.fixture(scope="module")
 def passed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return sealed(tmp_path_factory.mktemp("passed"))
+    return sealed(tmp_path_factory.mktemp("passed"), sealed_at=None)
 
 
 @pytest.fixture(scope="module")
 def failed(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    return sealed(tmp_path_factory.mktemp("failed"), Audit(hits=20))
+    return sealed(tmp_path_factory.mktemp("failed"), Audit(hits=20), sealed_at=None)
 
 
 def export(bundle: Bundle, form: str, to: Path, *words: object) -> int:

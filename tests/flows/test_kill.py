@@ -44,6 +44,7 @@ NO_RUNS = {"mart_nudenet_presets"}  # constants: counting rules, the same for ev
 TIMES_AND_IDS = {"mart_runs": {"created_at"}}
 EVERYWHERE = {"run_id"}
 EMPTY = {"mart_nudenet_rules"}  # without NudeNet among the detectors
+ACTS = {"mart_verdicts", "mart_decisions"}  # who decided when: not what was computed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,6 +163,8 @@ def tables(root: Path, run_id: str) -> dict[str, list[dict[str, Any]]]:
         ).fetchall()
         found = {}
         for (name,) in names:
+            if name in ACTS:
+                continue
             rows = "" if name in NO_RUNS else f"where run_id = '{run_id}'"
             done = con.execute(f"select * from {name} {rows} order by all")
             columns = [column[0] for column in done.description]

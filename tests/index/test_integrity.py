@@ -16,7 +16,6 @@ from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged
 from tests.synthetic import Run, cell, control, discard, instrument
 
-NOW = dt.datetime.now(dt.UTC)
 LATENT = {"scenario": "latent-whitebox", "kind": "latent-whitebox"}
 
 
@@ -60,7 +59,7 @@ def test_a_score_that_was_edited_with_the_old_time_of_the_file_is_noticed(journa
         require_intact(journal, "run-1")
     with Store(tmp_path / "new.duckdb") as store, pytest.raises(RecordChanged, match=run.key("detect", 0)):
         store.consolidate(journal, "run-1")
-    assert accept_changes(journal, "run-1", NOW, "a test edits it", "tester")
+    assert accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "a test edits it", "tester")
     require_intact(journal, "run-1")
 
 
@@ -74,7 +73,9 @@ def test_a_missing_unit_is_an_error_until_a_resume_takes_it_off_the_record(journ
         store.consolidate(journal, "run-1")
     with pytest.raises(RecordChanged, match="missing"):
         require_intact(journal, "run-1")
-    assert [unit.key for unit in withdraw_missing(journal, "run-1", NOW, "tester")] == [run.key("detect", 1)]
+    assert [unit.key for unit in withdraw_missing(journal, "run-1", dt.datetime.now(dt.UTC), "tester")] == [
+        run.key("detect", 1)
+    ]
     require_intact(journal, "run-1")
     assert on_record(journal, "run-1").withdrawn == 1
     with Store(tmp_path / "index.duckdb") as store:
