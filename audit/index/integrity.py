@@ -12,9 +12,8 @@ import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys
-from audit.storage.journal import Journal, StorageUnavailable, UnitFile
+from audit.storage.journal import Journal, UnitFile
 from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
 
@@ -41,6 +40,11 @@ class UnitEntry:
     def of(cls, kind: str, file: UnitFile, stamp: str | None = None) -> UnitEntry:
         """Return the entry of a file that was read just now."""
         return cls(kind, file.key, file.complete, file.sha256, file.bytes, file.blob_sha256, stamp)
+
+    @property
+    def file(self) -> UnitFile:
+        """The file that is on record."""
+        return UnitFile(self.key, self.complete, self.sha256, self.bytes, self.blob_sha256)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,28 +237,18 @@ def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry],
             yield _missing(journal, entry)
         elif read_all or entry.stamp is None or entry.stamp != listing.stamps.get(key):
             to_read.append(key)
-    for key, file in zip(to_read, _readable(journal, kind, to_read), strict=True):
+
+    def holds(key: str) -> bool:
+        return journal.holds(kind, entries[key].file)
+
+    for key, held in zip(to_read, in_threads(holds, to_read), strict=True):
         entry = entries[key]
-        if file is not None and _same(entry, UnitEntry.of(kind, file)):
+        if held:
             continue
         if entry.complete:
             yield _changed(journal, entry)
         else:
             yield Change("retried", journal.unit_url(kind, key, complete=False), "a failed unit was tried again", entry)
-
-
-def _readable(journal: Journal, kind: str, keys: Sequence[str]) -> Iterator[UnitFile | None]:
-    """Yield each unit's file; None for one that cannot be read any more."""
-
-    def read(key: str) -> UnitFile | None:
-        try:
-            return journal.file(kind, key)
-        except StorageUnavailable:
-            raise
-        except JournalError:
-            return None
-
-    return in_threads(read, keys)
 
 
 def _same(before: UnitEntry | None, after: UnitEntry) -> bool:

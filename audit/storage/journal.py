@@ -190,6 +190,16 @@ class Journal:
             self.blob_of(kind, key, {"blob_sha256": file.blob_sha256})
         return file
 
+    def holds(self, kind: str, file: UnitFile) -> bool:
+        """Return whether the storage holds exactly this file, and its tensors. Raises `JournalError` when it cannot be read."""
+        try:
+            data = self.store.get(self._name(kind, file.key, file.suffix))
+            blob = self.store.get(self._blob_name(kind, file.key, file.blob_sha256)) if file.blob_sha256 else b""
+        except FileNotFoundError:
+            return False
+        whole = hashlib.sha256(data).hexdigest() == file.sha256
+        return whole and (not file.blob_sha256 or hashlib.sha256(blob).hexdigest() == file.blob_sha256)
+
     def unit_url(self, kind: str, key: str, *, complete: bool = True) -> str:
         """Return the address of a unit's file, for messages."""
         return self.store.url(self._name(kind, key, _SUFFIXES[not complete]))
