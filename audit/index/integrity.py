@@ -74,8 +74,20 @@ class Change:
 
 
 def on_record(journal: Journal, run_id: str) -> OnRecord:
-    """Return what is on record of a run's files. Raises `RecordChanged` when the record itself was changed."""
-    return _newest(read_records(journal, run_id, FOLDED))
+    """Return what is on record of a run's files.
+
+    Raises `RecordChanged` when the record itself was changed, and when its end is missing on which a decision rests.
+    """
+    records = read_records(journal, run_id, FOLDED)
+    known = {record.sha256 for record in records}
+    for decision in read_records(journal, run_id, DECISIONS):
+        if decision.fields.get("folded_sha256") not in {None, *known}:
+            raise RecordChanged(
+                f"decision {decision.number} rests on a record of folded files that is missing",
+                where=journal.store.url(f"runs/{run_id}/{FOLDED}/{len(records) + 1:06d}.json"),
+                next_step="restore the file from a copy of the journal",
+            )
+    return _newest(records)
 
 
 def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:

@@ -13,7 +13,7 @@ import pytest
 from audit.index.integrity import accept_changes, changes, on_record, require_intact, withdraw_missing
 from audit.index.store import Store
 from audit.storage.journal import Journal
-from audit.storage.run_records import RecordChanged
+from audit.storage.run_records import RecordChanged, append
 from tests.synthetic import Run, cell, control, discard, instrument
 
 LATENT = {"scenario": "latent-whitebox", "kind": "latent-whitebox"}
@@ -96,7 +96,8 @@ def test_a_failed_unit_that_is_tried_again_is_no_fault(journal: Journal, tmp_pat
 def mutations(journal: Journal, number: int, seed: int) -> list[tuple[str, Callable[[], str | None]]]:
     """Random single changes of a journal: each does it and returns a part of the name that must be told."""
     chance = random.Random(seed)
-    targets = files(journal)
+    # The last decision is missed by the index, which holds its digest: tests/index/test_decisions.py.
+    targets = [path for path in files(journal) if path.parent.name != "decisions"]
 
     def one() -> tuple[str, Callable[[], str | None]]:
         path = chance.choice(targets)
@@ -130,6 +131,8 @@ def mutations(journal: Journal, number: int, seed: int) -> list[tuple[str, Calla
 
 
 def check_mutations(journal: Journal, number: int, seed: int) -> None:
+    fields = {"folded_sha256": on_record(journal, "run-1").sha256}
+    append(journal, "run-1", "decisions", dt.datetime.now(dt.UTC), lambda earlier: fields)
     base = Path(journal.store.base)
     kept = base.with_name("kept")
     shutil.copytree(base, kept)

@@ -134,7 +134,7 @@ class Scored:
 def scored() -> Scored:
     """Half of the scenes have a ring, alone or beside something; the others never do."""
     from audit.testbed.captions import ALL_CLASSES, CLASSES
-    from audit.testbed.counting import build_detectors, class_scores
+    from audit.testbed.card import build_detectors, class_scores
 
     others = [name for name in CLASSES if name != "ring"]
     rings = [sample_scene("audit", n, required_class="ring") for n in range(250)]
@@ -170,7 +170,7 @@ def test_a_run_of_scenes_labelled_by_truth_gets_bounds_that_hold_its_rate(
 ) -> None:
     """The whole way: pictures in a journal, scores of the shipped judges, export, two files, import, bounds."""
     from audit.testbed.captions import ALL_CLASSES
-    from audit.testbed.counting import build_detectors, class_scores
+    from audit.testbed.card import build_detectors, class_scores
 
     monkeypatch.setattr(runs, "SHOWN", {**runs.SHOWN, 0: shown})
     run = runs.Pictured({"judge": runs.exact, "classifier": runs.exact}, offset=5000)
