@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 
 from audit.errors import EvidenceError
+from audit.files import Document
 from audit.identity import key
 from audit.labels.calibrating import counts
 from audit.labels.documents import LabelledPicture
@@ -32,7 +32,7 @@ _SCHEMA = pa.schema(
         ("picture", pa.string()),  # JSON
     ]
 )
-Row = Mapping[str, Any]
+Row = Document
 
 
 def label_rows(journal: Journal, calibrations: Sequence[Calibration]) -> pa.Table:

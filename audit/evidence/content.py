@@ -8,7 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_
 from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
 from audit.evidence.sealed_registration import check_registration
 from audit.evidence.units import changed, decode_units, units_root
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.index.derivation import derive
 from audit.report import json_report
 from audit.spec.policy import Policy
@@ -57,7 +57,7 @@ order by l.cell_id, i.detector
 class Content:
     """A bundle whose files are those that were signed."""
 
-    def __init__(self, bag: Bag, facts: Mapping[str, Any], workplace: Path) -> None:
+    def __init__(self, bag: Bag, facts: Document, workplace: Path) -> None:
         """`facts` is what the signer says, `workplace` a folder for an index."""
         self.bag, self.facts, self.index = bag, facts, workplace / "rows.duckdb"
         self.run_id = str(facts.get("run_id"))

@@ -18,7 +18,7 @@ from cryptography.exceptions import InvalidSignature
 
 from audit.errors import NotVerified
 from audit.evidence.keys import PrivateKey, PublicKey, stamp
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 
 STATEMENT_PAYLOAD = "application/vnd.in-toto+json"
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -49,7 +49,7 @@ def sign_payload(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str
     }
 
 
-def encode_envelope(envelope: Mapping[str, Any]) -> bytes:
+def encode_envelope(envelope: Document) -> bytes:
     """Return the file of an envelope, each field on a line of its own."""
     return (json.dumps(envelope, indent=1, sort_keys=True) + "\n").encode()
 
@@ -82,13 +82,13 @@ def require_envelope(envelope: object, where: str) -> None:
         raise NotVerified("this is no DSSE envelope: a field is missing or malformed", where=where)
 
 
-def payload_of(envelope: Mapping[str, Any]) -> bytes:
+def payload_of(envelope: Document) -> bytes:
     """Return the payload of an envelope, whoever signed it."""
     return base64.b64decode(envelope["payload"])
 
 
 def verify_envelope(
-    envelope: Mapping[str, Any],
+    envelope: Document,
     trusted: Iterable[PublicKey],
     *,
     payload_type: str = STATEMENT_PAYLOAD,
@@ -137,7 +137,7 @@ def _signer(
     return key
 
 
-def statement(subjects: Mapping[str, str], predicate: str, content: Mapping[str, Any]) -> bytes:
+def statement(subjects: Mapping[str, str], predicate: str, content: Document) -> bytes:
     """Return an in-toto statement: `content` under the name `predicate` (`verdict/v1`) about subjects, name -> SHA-256."""
     document = {
         "_type": STATEMENT,

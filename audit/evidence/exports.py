@@ -19,7 +19,7 @@ from audit.evidence import dsse
 from audit.evidence.bag import TAG_MANIFEST, scan
 from audit.evidence.keys import moment, stamp
 from audit.evidence.seal import PREDICATE, VERDICT
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.plan.document import planned_keys
 from audit.report import json_report
 from audit.spec.policy import Policy
@@ -151,7 +151,7 @@ def verification_result(evidence: Evidence) -> dict[str, Any]:
     return _statement(evidence, SVR, predicate)
 
 
-def encode(document: Mapping[str, Any]) -> bytes:
+def encode(document: Document) -> bytes:
     """Return the file of an exported document."""
     return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -164,7 +164,7 @@ def version() -> str:
         return "unknown"
 
 
-def _statement(evidence: Evidence, predicate_type: str, predicate: Mapping[str, Any]) -> dict[str, Any]:
+def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> dict[str, Any]:
     return {
         "_type": dsse.STATEMENT,
         "subject": [_descriptor(name, digest) for name, digest in evidence.subjects.items()],

@@ -18,6 +18,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from audit.files import Document
 from audit.spec.sections import words_of
 
 _SENSITIVE_PROMPTS = """
@@ -138,7 +139,7 @@ def redaction_of(con: duckdb.DuckDBPyConnection, run_key: int) -> Redaction:
     return Redaction(frozenset(spoken - names - {words_of(name) for name in names} - {""}), names)
 
 
-def _phrases(concepts: Iterable[Mapping[str, Any]], names: frozenset[str]) -> Iterable[str]:
+def _phrases(concepts: Iterable[Document], names: frozenset[str]) -> Iterable[str]:
     for concept in concepts:
         if concept["name"] in names:
             yield from (concept.get("phrase") or "", *(concept.get("synonyms") or ()))

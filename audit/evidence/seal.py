@@ -32,6 +32,7 @@ from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, 
 from audit.evidence.sealed_registration import registration_files
 from audit.evidence.sealed_waivers import listed, waiver_files
 from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
+from audit.files import Document
 from audit.index.derivation import derive
 from audit.index.integrity import on_record, require_intact
 from audit.index.queries import open_published, require_run
@@ -225,7 +226,7 @@ def _write(
     folder: Path,
     run_id: str,
     payload: Mapping[str, bytes],
-    facts: Mapping[str, Any],
+    facts: Document,
     key: PrivateKey,
     now: dt.datetime,
     time_stamp: TimeStamp | None,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 from audit.errors import NotVerified, SpecError
 from audit.evidence import dsse
 from audit.evidence.keys import PrivateKey, PublicKey, moment, stamp
-from audit.files import ForeignError, read_bounded
+from audit.files import Document, ForeignError, read_bounded
 from audit.verdict.waivers import MOST_DAYS, Selection, Side, Waiver
 
 PREDICATE = "waiver/v1"
@@ -38,7 +38,7 @@ def parse_selection(text: str) -> Selection:
     return _selection(fields)
 
 
-def _selection(fields: Mapping[str, Any]) -> Selection:
+def _selection(fields: Document) -> Selection:
     selection = Selection(**fields)
     if selection.side not in get_args(Side):
         what = f"there is no side {selection.side!r} that can be waived"

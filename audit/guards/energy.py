@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from audit.diffusion.text import load_tokenizer
+from audit.files import Document
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ class Energy:
         self,
         network: CLIPModel,
         tokenizer: PreTrainedTokenizerBase,
-        settings: Mapping[str, Any],
+        settings: Document,
         templates: Sequence[str],
         phrases: Sequence[str],
     ) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
+from audit.files import Document
 from audit.index.queries import open_published, require_run
 from audit.index.sql_files import relations
 from audit.verdict.decisions import CheckResult
@@ -53,7 +53,7 @@ def _run_check(con: duckdb.DuckDBPyConnection, name: str, sql: str, run_id: str)
     return CheckResult(name, "sql", "failed", f"{condition}: {_describe(rows, count)}", count)
 
 
-def _describe(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+def _describe(rows: Sequence[Document], count: int) -> str:
     hidden = {"run_id", "offending_rows"}
     shown = [", ".join(f"{key}={value}" for key, value in row.items() if key not in hidden) for row in rows]
     more = [f"and {count - len(rows)} more"] if count > len(rows) else []

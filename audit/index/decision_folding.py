@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import duckdb
 
 from audit.errors import JournalError
+from audit.files import Document
 from audit.index.writing import insert_records, transaction
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, RecordChanged, read_records
@@ -56,7 +56,7 @@ def require_recorded(journal: Journal, run_id: str, records: Mapping[int, Record
             )
 
 
-def _rows(table: str, record: Record) -> Iterator[Mapping[str, Any]]:
+def _rows(table: str, record: Record) -> Iterator[Document]:
     fields, number = record.fields, record.number
     verdict = fields["verdict"]
     if table == "verdicts":

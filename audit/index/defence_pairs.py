@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import duckdb
 
+from audit.files import Document
 from audit.verdict.comparison import PairedRow, built_on
 
 
-def read_defence_pairs(con: duckdb.DuckDBPyConnection, run_id: str, spec: Mapping[str, Any]) -> tuple[PairedRow, ...]:
+def read_defence_pairs(con: duckdb.DuckDBPyConnection, run_id: str, spec: Document) -> tuple[PairedRow, ...]:
     """Return the paired outcomes of each defence and the un-erased model, and of each and the ones that it builds on.
 
     One row per cell and detector; `spec` is the stored one, which says what the defences are.

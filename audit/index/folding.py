@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
 from audit import identity
+from audit.files import Document
 from audit.index import integrity
 from audit.index.decision_folding import load_decisions
 from audit.index.integrity import UnitEntry
@@ -198,7 +198,7 @@ def _load_units(
     """
     unit_ids = {key: int(key[:16], 16) >> 1 for key in (*complete, *failed, *gone)}
     counts = dict.fromkeys((*complete, *failed), 0)
-    runtimes: dict[str, Mapping[str, Any]] = {}
+    runtimes: dict[str, Document] = {}
     files: dict[str, UnitFile] = {}
     changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
     with transaction(con):

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from audit.errors import JournalError
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.identity import key
 from audit.index.writing import insert, insert_records, transaction
 from audit.plan.tables import case_batches, unit_batches, with_all_columns
@@ -57,9 +55,7 @@ def load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run
         ) from error
 
 
-def _insert_plan(
-    con: duckdb.DuckDBPyConnection, run_key: int, plan: Mapping[str, Any], digest: str, provenance: str
-) -> None:
+def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, digest: str, provenance: str) -> None:
     policy = plan["policy"]
     run = {
         "run_key": run_key,
@@ -86,7 +82,7 @@ def _insert_plan(
         insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
 
 
-def _audited(plan: Mapping[str, Any]) -> str:
+def _audited(plan: Document) -> str:
     """Return the digest of what the run audits, whatever the pictures and seeds: backbone, concepts and defences.
 
     Another run with the same digest is another attempt at the same claim.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from audit.errors import StoreError
+from audit.files import Document
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.folding import fill_intervals, fill_rates
 from audit.index.sql_files import relations
@@ -250,7 +250,7 @@ def _typed(record: type[Record], rows: list[dict[str, Any]]) -> tuple[Record, ..
     """Records from mart rows; a number that no case gave is NaN where the record wants a float."""
     found = []
     for row in rows:
-        values: Mapping[str, Any] = {
+        values: Document = {
             field.name: math.nan if row[field.name] is None and field.type == "float" else row[field.name]
             for field in dataclasses.fields(record)
         }

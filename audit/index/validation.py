@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+from audit.files import Document
 from audit.verdict.decisions import CheckResult
 
 SOURCE = "great-expectations"
@@ -26,7 +27,7 @@ class Expected:
 
     name: str
     kind: str  # class in great_expectations.expectations
-    arguments: Mapping[str, Any]
+    arguments: Document
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +102,7 @@ def _result(expected: Expected, outcome: Any) -> CheckResult:
     return CheckResult(expected.name, SOURCE, "failed", detail, rows)
 
 
-def _raised(information: Mapping[str, Any]) -> str | None:
+def _raised(information: Document) -> str | None:
     """The message of an expectation that raised, or None. It is one record or one per metric, depending on where."""
     nested = [value for value in information.values() if isinstance(value, Mapping)]
     for record in (information, *nested):

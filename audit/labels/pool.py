@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from audit.errors import JournalError
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.index.queries import open_published, require_run
 from audit.index.store import explained
 from audit.labels.documents import Answer, Domain, Judge
@@ -92,7 +91,7 @@ def pictures(published: Path, run_id: str) -> list[Seen]:
     return sorted(assessed, key=lambda seen: (seen.concept, seen.domain, seen.pixel_sha256))
 
 
-def _merged(known: Seen | None, row: Mapping[str, Any], domain: Domain, sensitive: frozenset[str]) -> Seen:
+def _merged(known: Seen | None, row: Document, domain: Domain, sensitive: frozenset[str]) -> Seen:
     """Return a picture with one more row of it; where a judge read it in one case and not in another, its reading counts."""
     before = known.outcomes if known else {}
     detector: str = row["detector"]
@@ -121,7 +120,7 @@ def judges_of(journal: Journal, run_id: str, policy: Policy | None = None) -> li
         plan = parse_json(journal.get_run(run_id, "plan.json"))
         phrases = phrases_of(plan["spec"])
         instruments = {row["detector"]: int(row["instrument_id"]) for row in plan["instruments"]}
-        rules: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        rules: dict[tuple[str, str], list[Document]] = {}
         for rule in plan["rules"]:
             rules.setdefault((rule["detector"], rule["subject"]), []).append(rule)
         thresholds = policy.thresholds if policy else {}
@@ -143,10 +142,10 @@ def judges_of(journal: Journal, run_id: str, policy: Policy | None = None) -> li
         ) from error
 
 
-def phrases_of(spec: Mapping[str, Any]) -> dict[str, str]:
+def phrases_of(spec: Document) -> dict[str, str]:
     """Return the words for each concept and neighbour that a stored spec names; what is only named has none here."""
     phrases: dict[str, str] = {}
-    concepts: Sequence[Mapping[str, Any]] = spec.get("concepts") or ()
+    concepts: Sequence[Document] = spec.get("concepts") or ()
     for concept in concepts:
         phrases.update(concept.get("neighbour_phrases") or {})
     for concept in concepts:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from audit.errors import SpecError
+from audit.files import Document
 
-Values: TypeAlias = Mapping[str, Any]  # resolved parameters as JSON, which only their own method can read
+Values: TypeAlias = Document  # resolved parameters as JSON, which only their own method can read
 P = TypeVar("P", bound=BaseModel)
 
 

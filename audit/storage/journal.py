@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from audit.errors import JournalError
+from audit.files import Document
 from audit.storage.errors import StorageUnavailable, translated
 from audit.storage.objects import ObjectStore
 from audit.storage.threads import THREADS, in_threads
@@ -78,7 +79,7 @@ class Journal:
         """Return when the root can be written, read and deleted from. Raises `JournalError` with the next step."""
         self.store.probe()
 
-    def write(self, kind: str, key: str, table: pa.Table, header: Mapping[str, Any], blob: bytes | None = None) -> bool:
+    def write(self, kind: str, key: str, table: pa.Table, header: Document, blob: bytes | None = None) -> bool:
         """Store one unit: `blob` first, then the Parquet file that commits it. Raises `JournalError`.
 
         False when a complete unit is there already: it stays, and nothing is stored. Where the storage cannot write on
@@ -153,7 +154,7 @@ class Journal:
         """The unit's safetensors bytes. Raises `JournalError` when the unit has none, or not those that it names."""
         return self.blob_of(kind, key, self.header(kind, key))
 
-    def blob_of(self, kind: str, key: str, header: Mapping[str, Any]) -> bytes:
+    def blob_of(self, kind: str, key: str, header: Document) -> bytes:
         """The same for a header at hand (`header`, `header_of`): the tensors that belong to exactly those rows."""
         digest = header.get("blob_sha256")
         if not digest:

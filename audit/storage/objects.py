@@ -11,15 +11,15 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from audit import files, locations
 from audit.errors import JournalError
+from audit.files import Document
 from audit.locations import refuse_credentials
 from audit.storage.errors import NO_BUCKET, code, translated
 from audit.storage.s3 import read_whole, s3_filesystem
@@ -225,7 +225,7 @@ def _protocol(root: str) -> str:
     return protocol
 
 
-def _stamp(entry: Mapping[str, Any]) -> str:
+def _stamp(entry: Document) -> str:
     """Size and entity tag; where the storage gives no tag, size, time and file number."""
     tag = next((entry[name] for name in ("ETag", "etag") if entry.get(name)), None)
     times = [entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "ino") if entry.get(name)]

@@ -13,11 +13,10 @@ import dataclasses
 import datetime as dt
 import hashlib
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from audit.errors import EXIT_NOT_VERIFIED, JournalError
-from audit.files import ForeignError, parse_json
+from audit.files import Document, ForeignError, parse_json
 from audit.identity import canonical
 from audit.storage.journal import Journal
 
@@ -42,7 +41,7 @@ class Record:
 
     number: int
     sha256: str
-    fields: Mapping[str, Any]
+    fields: Document
 
 
 def read_records(journal: Journal, run_id: str, series: str) -> list[Record]:
@@ -70,7 +69,7 @@ def append(
     run_id: str,
     series: str,
     now: dt.datetime,
-    content: Callable[[list[Record]], Mapping[str, Any] | None],
+    content: Callable[[list[Record]], Document | None],
 ) -> Record | None:
     """Write the next record of a series and return it.
 

@@ -14,9 +14,9 @@ no claim easier.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
+from audit.files import Document
 from audit.statistics import paired
 from audit.statistics.multiplicity import holm
 
@@ -86,7 +86,7 @@ class PairedDecision:
         return "no worse" if self.held else "not decided"
 
 
-def built_on(defences: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+def built_on(defences: Sequence[Document]) -> Iterator[tuple[str, str]]:
     """Yield (first, second) for the defences of a stored spec that are worth comparing: each with the un-erased model, and each
     with those of the same eraser whose guards are the first ones of its own."""
     described = [(str(d.get("name")), d.get("eraser"), list(d.get("guards") or ())) for d in defences]

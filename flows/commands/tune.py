@@ -5,13 +5,14 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 import yaml
 
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
+from audit.files import Document
 from audit.spec.document import load_spec
 from audit.yaml_files import load_yaml, reason
 from flows.commands import options
@@ -107,7 +108,7 @@ def _grid(sweep: list[str] | None, default: Mapping[str, Sequence[object]]) -> d
     return grid
 
 
-def _row(point: Mapping[str, Any], grid: Collection[str]) -> dict[str, object]:
+def _row(point: Document, grid: Collection[str]) -> dict[str, object]:
     swept = {name: point["parameters"][name] for name in grid}
     interval = f"{point['low']:.2f}-{point['high']:.2f}"
     rate = f"{point['hits']}/{point['assessed']} ({interval})"
