@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,9 @@ _PLAN_FILES = (
     "cases.parquet", "ledger.json", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet",
 )  # fmt: skip
 _SERIES_FOLDERS = (FOLDED, DECISIONS, PURGED)
+_LATER_FILES = re.compile(
+    r"(shown|label-task)-[^/]*\.json"
+)  # pictures shown unblurred or given to raters, after the run
 _SHOWN = 10
 
 
@@ -231,7 +235,7 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
         elif _digest(journal, run_id, name) != sha256:
             yield Change("changed", url, "its bytes are not those of the record", file=name)
     for name in sorted(present - files.keys()):
-        if name not in _SERIES_FOLDERS and not (name.startswith("shown-") and name.endswith(".json")):
+        if name not in _SERIES_FOLDERS and not _LATER_FILES.fullmatch(name):
             yield Change("added", journal.store.url(f"{folder}/{name}"), "no step of this run wrote it")
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from audit.index.integrity import accept_changes, changes, on_record, require_intact, withdraw_missing
 from audit.index.store import Store
+from audit.labels.export import record_name
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged, append
 from tests.synthetic import Run, cell, control, discard, instrument
@@ -80,6 +81,15 @@ def test_a_missing_unit_is_an_error_until_a_resume_takes_it_off_the_record(journ
     assert on_record(journal, "run-1").withdrawn == 1
     with Store(tmp_path / "index.duckdb") as store:
         store.consolidate(journal, "run-1")
+
+
+def test_what_labelling_and_disclosure_leave_in_a_run_is_no_fault(journal: Journal) -> None:
+    for name in (record_name("0" * 64), "shown-20261128T120000000000Z.json"):
+        journal.put_run("run-1", name, b"{}")
+    require_intact(journal, "run-1")
+    journal.put_run("run-1", "label-task.txt", b"{}")
+    with pytest.raises(RecordChanged, match=r"added: .*label-task\.txt"):
+        require_intact(journal, "run-1")
 
 
 def test_a_failed_unit_that_is_tried_again_is_no_fault(journal: Journal, tmp_path: Path) -> None:
