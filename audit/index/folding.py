@@ -29,6 +29,7 @@ from audit.index.writing import insert, insert_records, transaction
 from audit.plan.document import KINDS
 from audit.statistics.binomial import clopper_pearson
 from audit.storage.journal import SCHEMAS, Journal, UnitFile
+from audit.storage.run_records import RecordChanged
 from audit.storage.unit_files import runtime
 
 _TABLES = {
@@ -215,6 +216,7 @@ def _load_units(
         waiting: list[tuple[int, pa.Table]] = []
         for file, table in journal.scan(kind, counts, _COLUMNS[kind]):
             key = file.key
+            _require_failure(journal, kind, file, table)
             counts[key], runtimes[key], files[key] = table.num_rows, runtime(table), file
             waiting.append((unit_ids[key], table))
             if len(waiting) == _BATCH_UNITS:
@@ -240,6 +242,19 @@ def _load_units(
             ],
         )
     return sum(counts.values())
+
+
+def _require_failure(journal: Journal, kind: str, file: UnitFile, rows: pa.Table) -> None:
+    """Return when a unit is complete, or failed with a row that says so.
+
+    A unit is written as failed because a row is an error. Raises `RecordChanged` for one without: its errors were edited away.
+    """
+    if not file.complete and "error" not in rows.column("status").unique().to_pylist():
+        raise RecordChanged(
+            "a unit is stored as failed, and nothing in it failed: it was edited",
+            where=journal.store.url(f"units/{kind}/{file.key[:2]}/{file.key}{file.suffix}"),
+            next_step="delete this file, then compute it again with: erasure-audit resume RUN_ID",
+        )
 
 
 def _insert_rows(con: duckdb.DuckDBPyConnection, kind: str, units: Sequence[tuple[int, pa.Table]]) -> None:

@@ -92,6 +92,18 @@ def test_what_labelling_and_disclosure_leave_in_a_run_is_no_fault(journal: Journ
         require_intact(journal, "run-1")
 
 
+def test_a_failed_unit_whose_errors_were_edited_away_is_not_folded(journal: Journal, tmp_path: Path) -> None:
+    run = a_run()
+    key = run.key("generate", 0)
+    (failed,) = Path(journal.store.base).rglob(f"{key}.failed.parquet")
+    discard(journal, "generate", key)
+    run.write_units(journal, ["generate"])
+    (complete,) = Path(journal.store.base).rglob(f"{key}.parquet")
+    complete.rename(failed)
+    with Store(tmp_path / "new.duckdb") as store, pytest.raises(RecordChanged, match="nothing in it failed"):
+        store.consolidate(journal, "run-1")
+
+
 def test_a_failed_unit_that_is_tried_again_is_no_fault(journal: Journal, tmp_path: Path) -> None:
     a_run().rewrite(journal, "generate", 0, {0: {"status": "error", "error": "again"}})
     (change,) = changes(journal, "run-1")
