@@ -245,6 +245,11 @@ def test_db_lists_rebuilds_consolidates_publishes_and_answers(
     assert (tmp_path / "bi" / "index-000001.duckdb").exists()
 
 
+def forget_records(run: Path) -> None:
+    for records in ("folded", "decisions"):
+        shutil.rmtree(run / records)
+
+
 def test_results_can_be_shown_after_the_format_of_specs_has_changed(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,11 +258,11 @@ def test_results_can_be_shown_after_the_format_of_specs_has_changed(
     plan = json.loads(path.read_text())
     plan["spec"] = {"backbones": [plan["spec"].pop("backbone")], **plan["spec"], "scenarios": {"text": 3}}
     path.write_text(json.dumps(plan))
-    shutil.rmtree(path.with_name("folded"))  # an earlier version kept no record
+    forget_records(path.parent)  # an earlier version kept none
     assert main(["report", done.run_id, "--root", str(root)]) in (3, 4)
     assert main(["gate", done.run_id, "--root", str(root), "--policy", str(done.spec), "--json"]) in (3, 4)
     path.write_text(json.dumps({**plan, "policy": {**plan["policy"], "colour": "red"}}))
-    shutil.rmtree(path.with_name("folded"))
+    forget_records(path.parent)
     capsys.readouterr()
     assert main(["gate", done.run_id, "--root", str(root)]) == 2
     assert "not one of this version" in capsys.readouterr().err
