@@ -131,6 +131,8 @@ class Run:
     instruments: Sequence[Mapping[str, Any]] = (instrument(),)
     unit_size: int = 4
     confidence: float = 0.95
+    created_at: str = "2026-11-22T00:00:00Z"
+    system: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         self.rules = [
@@ -178,8 +180,8 @@ class Run:
         return {
             "run_id": self.run_id,
             "name": "synthetic",
-            "created_at": "2026-11-22T00:00:00Z",
-            "spec": {"name": "synthetic", "gate": policy},
+            "created_at": self.created_at,
+            "spec": {"name": "synthetic", "system": self.system, "gate": policy},
             "policy": policy,
             "cells": list(self.cells),
             "instruments": list(self.instruments),

@@ -56,12 +56,18 @@ def load_plan(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run
 
 
 def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, digest: str, provenance: str) -> None:
-    policy = plan["policy"]
+    policy, system = plan["policy"], plan["spec"].get("system") or {}
     run = {
         "run_key": run_key,
         "run_id": plan["run_id"],
         "name": plan["name"],
         "created_at": plan["created_at"],
+        "system": system.get("name") or plan["name"],
+        "system_version": system.get("version"),
+        "owner": system.get("owner"),
+        "contact": system.get("contact"),
+        "backbone_sha256": plan.get("backbone", {}).get("sha256"),
+        "corpus_sha256": plan.get("corpus", {}).get("sha256"),
         "confidence": float(policy["confidence"]),
         "first_judge": policy["judges"][0],
         "plan_sha256": digest,

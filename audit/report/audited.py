@@ -19,6 +19,7 @@ def section(index: Index) -> Section:
     facts = [
         ("Run", plain(result.run_id)),
         ("Name", plain(result.name)),
+        *_system(spec.get("system")),
         ("Started", plain(result.created_at)),
         ("Backbone", _backbone(result)),
         ("Concepts", _names(spec.get("concepts"), _concept)),
@@ -41,6 +42,15 @@ def section(index: Index) -> Section:
     tables += (attacks(result.attacks),) if result.attacks else ()
     tables += _methods(result.provenance.get("methods"))
     return Section("audited", "What was audited", sentences, bullets, tuple(facts), tables)
+
+
+def _system(entry: object) -> list[tuple[str, str]]:
+    """Return the system under audit with its version, and who answers for it; nothing where the spec names none."""
+    if not isinstance(entry, Mapping):
+        return []
+    facts = [("System", plain(" ".join(str(entry[part]) for part in ("name", "version") if entry.get(part))))]
+    owner = ", ".join(str(entry[part]) for part in ("owner", "contact") if entry.get(part))
+    return [*facts, ("Owner", plain(owner))] if owner else facts
 
 
 def _methods(used: object) -> tuple[Table, ...]:

@@ -15,6 +15,7 @@ from audit.spec.policy import Policy
 from audit.spec.quality import QualitySpec
 from audit.spec.scenarios import ScenarioSpec, TextScenario
 from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, Defence, DetectorSpec, words_of
+from audit.spec.system import System
 
 
 class SpecFields(Model):
@@ -24,6 +25,8 @@ class SpecFields(Model):
     "Version of the spec's form."
     name: Name
     "Name of the audit; run ids begin with it."
+    system: System | None = None
+    "The system under audit. Runs of one system form a series; without it the series is named after the audit."
     backbone: Annotated[str, Field(min_length=1)]
     "The un-erased pipeline: `testbed`, a diffusers folder, or a hub id pinned to a commit, `org/name@<40 hex digits>`."
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]

@@ -4,6 +4,13 @@ create table if not exists runs (
     run_id varchar not null,
     name varchar not null,
     created_at varchar not null,
+    -- Runs of one system form a series; without a system in the spec, runs of one name do.
+    system varchar not null,
+    system_version varchar,
+    owner varchar,
+    contact varchar,
+    backbone_sha256 varchar,
+    corpus_sha256 varchar,
     confidence double not null,
     first_judge varchar not null,
     plan_sha256 varchar not null,

@@ -143,7 +143,9 @@ def fill(con: duckdb.DuckDBPyConnection, scores: int) -> None:
     run_key = identity.int_key("run-1")
     per_cell = scores // CELLS
     con.execute(
-        f"insert into runs values ({run_key}, 'run-1', 'bench', '', 0.95, 'judge', '', '{{}}', '{{}}', true);"
+        f"insert into runs by name select {run_key} as run_key, 'run-1' as run_id, 'bench' as name, '' as created_at,"
+        " 'bench' as system, 0.95 as confidence, 'judge' as first_judge, '' as plan_sha256, '' as audited_sha256,"
+        " '{}' as spec, '{}' as provenance, true as outcomes_current;"
         f"insert into cells select {run_key}, range, 'ring', 'ring', 'target', null, 'uce', 'text', {per_cell}, false,"
         f" null, null from range({CELLS});"
         f"insert into instruments by name select {run_key} as run_key, 11 as instrument_id, 'judge' as detector,"

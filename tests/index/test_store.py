@@ -404,6 +404,23 @@ def test_unknown_runs_are_said(tmp_path: Path, journal: Journal) -> None:
         read_result(path, "run-9")
 
 
+def test_runs_of_one_system_form_a_series_and_those_without_one_have_their_name(
+    tmp_path: Path, journal: Journal
+) -> None:
+    system = {"name": "Painter", "version": "2.1", "owner": "R. Fuchs", "contact": None}
+    Run("run-1").write(journal)
+    Run("run-2", system=system).write(journal)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        path = store.publish(tmp_path / "published")
+    with duckdb.connect(str(path), read_only=True) as index:
+        rows = index.execute("select run_id, system, system_version, owner, contact from mart_runs order by all")
+        assert rows.fetchall() == [
+            ("run-1", "synthetic", None, None, None),
+            ("run-2", "Painter", "2.1", "R. Fuchs", None),
+        ]
+
+
 def test_a_plan_that_the_index_refuses_is_said_and_the_mended_one_is_folded_in(
     tmp_path: Path, journal: Journal
 ) -> None:

@@ -303,6 +303,14 @@ def test_the_policy_names_both_sides() -> None:
     assert "; ".join(WAIVERS) in dict(section_of(runs.waived(), "audited").facts)["Policy"]
 
 
+def test_the_system_is_named_with_its_version_and_owner() -> None:
+    system = {"name": "Painter", "version": "2.1", "owner": "R. Fuchs", "contact": None}
+    run = runs.passing()
+    facts = dict(section_of(dataclasses.replace(run, spec={**run.spec, "system": system}), "audited").facts)
+    assert (facts["System"], facts["Owner"]) == ("Painter 2.1", "R. Fuchs")
+    assert "System" not in dict(section_of(run, "audited").facts)
+
+
 def test_benign_pictures_of_sensitive_concepts_are_blurred() -> None:
     run = runs.lossy()
     benign = {cell_title(row) for row in run.crr if row.role == Role.BENIGN}

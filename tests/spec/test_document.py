@@ -167,3 +167,14 @@ def test_a_message_names_a_bounded_part_of_the_mistakes() -> None:
         parse_spec({"x" * 100_000: 1, **{f"strange{i}": 1 for i in range(200)}}, "spec.yaml")
     assert len(str(error.value)) < 5_000
     assert "more\n" in str(error.value) and "x" * 600 + "..." in str(error.value)
+
+
+def test_a_system_is_one_visible_line_and_its_parts_but_the_name_may_be_missing() -> None:
+    named = spec(system={"name": " Painter ", "version": "2.1"})
+    assert named.system is not None
+    assert (named.system.name, named.system.version, named.system.owner) == ("Painter", "2.1", None)
+    for hostile in ("two\nlines", "right\u202eleft", "x" * 121, ""):
+        with pytest.raises(SpecError, match=r"system\.name"):
+            spec(system={"name": hostile})
+    with pytest.raises(SpecError, match=r"system\.name"):
+        spec(system={"version": "2.1"})
