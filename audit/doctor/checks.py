@@ -30,8 +30,7 @@ LOW_DISK = 2e9  # bytes; a testbed run needs far less, ten thousand 512-pixel pi
 _OLDEST_PYTHON = "3.11"
 _ENDS_EARLY = "the run would end before anything is planned"
 _PINS = (
-    ("fastapi", "0.151", "every Prefect 3.8 flow and server start dies with a TypeError"),
-    ("sqlalchemy", "2.1", "Prefect's scheduler creates no runs: schedules silently never fire"),
+    ("fastapi", "0.151", "a Prefect server refuses deployments and workers"),
     ("torch", "2.14", "pip may replace a CPU build by gigabytes of CUDA packages"),
 )
 _PACKAGES = (

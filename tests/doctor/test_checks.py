@@ -43,7 +43,7 @@ def test_a_healthy_machine_has_no_problem(tmp_path: Path) -> None:
     findings = examine(str(tmp_path / "runs"))
     own = [f for f in findings if not f.check.startswith("testbed")]
     assert [f for f in own if f.level == "problem"] == []
-    assert {"python", "packages", "fastapi", "sqlalchemy", "disk", "storage root"} <= {f.check for f in own}
+    assert {"python", "packages", "fastapi", "disk", "storage root"} <= {f.check for f in own}
 
 
 def test_every_finding_that_is_not_ok_says_what_it_means_and_what_to_do(tmp_path: Path) -> None:
@@ -54,9 +54,7 @@ def test_every_finding_that_is_not_ok_says_what_it_means_and_what_to_do(tmp_path
     assert all(f.means and f.next_step for f in bad)
 
 
-@pytest.mark.parametrize(
-    ("package", "version"), [("fastapi", "0.151.0"), ("fastapi", "0.165.0"), ("sqlalchemy", "2.1.9")]
-)
+@pytest.mark.parametrize(("package", "version"), [("fastapi", "0.151.0"), ("torch", "2.14.0")])
 def test_a_package_beyond_its_pin_is_a_problem(
     package: str, version: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

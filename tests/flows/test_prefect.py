@@ -1,6 +1,6 @@
 """Flows for real: without a server, on a server, on a schedule, with slots, killed and resumed.
 
-Both pins are exercised here: a flow run dies with a newer fastapi, a schedule never fires with a newer SQLAlchemy.
+A combination of Prefect, fastapi and SQLAlchemy in which flows die or schedules never fire is noticed here.
 """
 
 from __future__ import annotations
