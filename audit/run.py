@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from audit.corpus import ingest
 from audit.corpus.manifest import read_stored_manifest
 from audit.errors import CorpusError, SpecError
-from audit.index import queries
+from audit.index.attempts import attempt
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.derivation import derive
 from audit.index.integrity import on_record, record_plan, withdraw_missing
@@ -171,7 +171,7 @@ def conclude(
     outline = read_outline(journal, run_id)
     used = policy or _stored_policy(outline)
     basis = Basis(
-        queries.attempt(published, run_id, policy_sha256(used)),
+        attempt(journal, run_id, policy_sha256(used)),
         known_of_judges(journal, run_id, policy),
         (now or dt.datetime.now(dt.UTC)).isoformat(timespec="seconds"),
     )

@@ -71,7 +71,7 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         "confidence": float(policy["confidence"]),
         "first_judge": policy["judges"][0],
         "plan_sha256": digest,
-        "audited_sha256": _audited(plan),
+        "audited_sha256": audited(plan),
         "spec": json.dumps(plan["spec"], sort_keys=True),
         "provenance": provenance,
         "outcomes_current": False,
@@ -88,7 +88,7 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
 
 
-def _audited(plan: Document) -> str:
+def audited(plan: Document) -> str:
     """Return the digest of what the run audits, whatever the pictures and seeds: backbone, concepts and defences.
 
     Another run with the same digest is another attempt at the same claim.

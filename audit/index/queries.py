@@ -112,23 +112,6 @@ def recorded_decisions(path: str | Path, run_id: str) -> dict[int, str]:
         con.close()
 
 
-def attempt(path: str | Path, run_id: str, policy_sha256: str) -> int:
-    """Return which attempt at the same claim a run is: earlier runs of the same backbone, concepts and defences with a decision
-    under the same policy, plus one. Only runs of this index count."""
-    con = open_published(path)
-    try:
-        with explained(Path(path)):
-            require_run(con, run_id, path)
-            sql = (
-                "select count(distinct o.run_key) from runs as r inner join runs as o on r.audited_sha256 = o.audited_sha256"
-                " inner join verdicts as v on o.run_key = v.run_key and v.policy_sha256 = ?"
-                " where r.run_id = ? and (o.created_at, o.run_id) < (r.created_at, r.run_id)"
-            )
-            return 1 + int(con.execute(sql, [policy_sha256, run_id]).fetchall()[0][0])
-    finally:
-        con.close()
-
-
 def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return (rates, readings) of one run as pandas frames, for validation.
 

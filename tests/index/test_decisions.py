@@ -12,7 +12,8 @@ import pytest
 
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
-from audit.index.queries import attempt, recorded_decisions
+from audit.index.attempts import attempt
+from audit.index.queries import recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator
 from audit.run import conclude, record_decision
@@ -95,8 +96,23 @@ def test_runs_of_the_same_model_and_policy_are_counted_as_attempts(place: tuple[
     journal, database = place
     for number in (1, 2, 3):
         published = folded(journal, database, f"run-{number}", f"2026-11-0{number}T00:00:00+00:00")
-        assert attempt(published, f"run-{number}", policy_sha256(POLICY)) == number
+        assert attempt(journal, f"run-{number}", policy_sha256(POLICY)) == number
         decide(journal, database, f"run-{number}", published)
-    assert attempt(newest(database), "run-1", policy_sha256(POLICY)) == 1
-    assert attempt(newest(database), "run-3", "another policy") == 1
+    assert attempt(journal, "run-1", policy_sha256(POLICY)) == 1
+    assert attempt(journal, "run-3", "another policy") == 1
     assert read_records(journal, "run-3", "decisions")[0].fields["attempt"] == 3
+
+
+def test_attempts_are_counted_in_the_journal_and_by_when_each_was_decided(tmp_path: Path) -> None:
+    """Neither an index that knows one run alone nor deciding the newest run first makes an attempt the first."""
+    journal, attempts = Journal(str(tmp_path / "journal")), {}
+    for number in (3, 2, 1):
+        database = tmp_path / f"fresh-{number}" / "index.duckdb"
+        published = folded(journal, database, f"run-{number}", f"2026-11-0{number}T00:00:00+00:00")
+        decide(journal, database, f"run-{number}", published)
+        attempts[number] = read_records(journal, f"run-{number}", "decisions")[0].fields["attempt"]
+    assert attempts == {3: 1, 2: 2, 1: 3}
+    journal.store.put("runs/run-3/plan.json", b"{")
+    journal.store.put("runs/run-2/decisions/000001.json", b"{")
+    folded(journal, tmp_path / "last" / "index.duckdb", "run-4")
+    assert attempt(journal, "run-4", policy_sha256(POLICY)) == 4
