@@ -2,8 +2,8 @@
 
 A waiver accepts a risk that was measured. So a FAIL can be waived, of a cell or of what must survive, and an INCONCLUSIVE whose
 bounds lie around the limit. Nothing that was not measured can: a run whose data checks did not pass or that decided nothing, a
-cell of which no case was assessed, one whose controls do not hold, one whose judge's own errors are not known as well as the
-policy asks, and a damaged model.
+cell of which no case was assessed, an undecided one of which fewer were assessed than the policy asks for, one whose controls do
+not hold, one whose judge's own errors are not known as well as the policy asks, and a damaged model.
 
 Signatures are not checked here; `audit.evidence.waivers` does, and gives only waivers whose signatures hold.
 """
@@ -21,6 +21,7 @@ from audit.verdict.decisions import DamageDecision, Decision, RetentionDecision,
 from audit.verdict.judges import labels_for
 from audit.verdict.record import policy_sha256
 from audit.verdict.results import CrrRow
+from audit.verdict.shares import percent
 
 MOST_DAYS = 90
 AnyDecision: TypeAlias = Decision | RetentionDecision | DamageDecision
@@ -183,12 +184,25 @@ def _unmeasured(decision: AnyDecision, verdict: Verdict, policy: Policy, crr: Se
     """Return why there is no measured risk that somebody could accept; None when there is one."""
     if isinstance(decision, DamageDecision):
         return "a damaged model, or one of which that is not known, says nothing of the concept"
+    undecided = decision.status is VerdictStatus.INCONCLUSIVE
     if isinstance(decision, RetentionDecision):
-        return "no pair of pictures was assessed" if decision.pairs == decision.unassessed else None
+        assessed = decision.pairs - decision.unassessed
+        if assessed <= 0:
+            return "no pair of pictures was assessed"
+        return _too_few(policy, assessed, decision.pairs, "pairs of pictures") if undecided else None
     rows = [row for row in crr if (row.cell_id, row.detector) == (decision.cell_id, decision.detector)]
     if len(rows) != 1 or rows[0].assessed <= 0 or (decision.low, decision.high) == (0.0, 1.0):
         return "it was not measured"
+    if undecided and (few := _too_few(policy, rows[0].assessed, rows[0].planned, "planned cases")):
+        return few
     troubles = [finding.trouble for finding in stood_on(rows[0], verdict.controls) if finding.trouble]
     _, shortcoming = labels_for(policy, rows[0], verdict.basis.calibrations, verdict.basis.decided_at)
     troubles += [shortcoming] if shortcoming is not None else []
     return troubles[0] if troubles else None
+
+
+def _too_few(policy: Policy, assessed: int, planned: int, what: str) -> str | None:
+    """Return why so few assessed cases are no measurement by the policy; None when they are one."""
+    if assessed >= policy.assessed_min * planned:
+        return None
+    return f"only {assessed} of {planned} {what} were assessed, and the policy asks for {percent(policy.assessed_min, 1)}"
