@@ -27,22 +27,19 @@ from audit.evidence.decisions import WHERE, basis_of, decode_records
 from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
-from audit.evidence.purge import replaced_files
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
 from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
 from audit.evidence.sealed_registration import check_registration
-from audit.evidence.units import changed, decode_units, units_root
 from audit.files import Document, ForeignError, parse_json
 from audit.index.derivation import derive
 from audit.report import json_report
 from audit.spec.policy import Policy
-from audit.storage.journal import Journal
 from audit.storage.run_records import Record
 from audit.verdict.record import policy_sha256
 from audit.verdict.results import RunResult
 
 SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
-_MOST_SHOWN = 20
+MOST_SHOWN = 20
 _COUNTS = """
 select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'unassessed')),
     (select count(*) from cases as c where c.cell_id = l.cell_id)
@@ -139,7 +136,7 @@ def check_counts(content: Content) -> Iterator[Line]:
         for cell, detector, count, every, outcomes, cases in rows
         if not planned.get(cell) == count == every == outcomes == cases
     ]
-    yield from (wrong(5, text, "data/rows/outcomes.parquet") for text in uneven[:_MOST_SHOWN])
+    yield from (wrong(5, text, "data/rows/outcomes.parquet") for text in uneven[:MOST_SHOWN])
     if not uneven:
         yield ok(5, f"planned = hit + clear + unassessed in each of {len(planned)} cells by each judge")
 
@@ -157,7 +154,7 @@ def check_decisions(content: Content) -> Iterator[Line]:
     planned = is_planned(plan["policy"], policy)
     result = derive(content.index, content.run_id, manifest, policy, basis_of(content.record()), planned=planned)
     problems = list(_compared(content, result))
-    yield from (wrong(6, what, name) for name, what in problems[:_MOST_SHOWN])
+    yield from (wrong(6, what, name) for name, what in problems[:MOST_SHOWN])
     if not problems:
         decided = len(result.verdict.decisions) + len(result.verdict.retention) + len(result.verdict.damage)
         yield ok(6, f"{result.verdict.status.value} and its {decided} decisions follow from the rows and the policy")
@@ -244,35 +241,6 @@ def check_calibration(content: Content) -> Iterator[Line]:
     yield from (wrong(9, what, LABELS) for what in problems)
     if not problems:
         yield ok(9, f"the counts of {len(calibrations)} calibrations follow from the labels of {len(rows)} pictures")
-
-
-def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
-    """10. The units are those of the plan, under the signed root; with a journal, each file is the one that was sealed."""
-    where = "data/units.jsonl"
-    text, facts = content.bag.read(where), content.fact("units")
-    files = decode_units(text, where)
-    with duckdb.connect(str(content.index), read_only=True) as con:
-        planned = con.execute("select kind, unit_key from planned_units order by all").fetchall()
-    if [(file.kind, file.key) for file in files] != planned:
-        yield wrong(10, "the units are not those that were planned", where)
-    elif units_root(text) != facts["merkle_root"]:
-        yield wrong(10, "the root of the units' hash tree is not the one that was signed", where)
-    else:
-        yield ok(10, f"{len(files)} units under the signed root {facts['merkle_root'][:16]}...")
-    if journal is None:
-        yield unchecked(10, "the journal's files (name it with --journal)")
-        return
-    replaced = replaced_files(journal, content.run_id)
-    problems = list(changed(journal, files, replaced))
-    yield from (wrong(10, what, name) for name, what in problems[:_MOST_SHOWN])
-    if len(problems) > _MOST_SHOWN:
-        yield wrong(10, f"and {len(problems) - _MOST_SHOWN} more files of the journal")
-    if not problems:
-        yield ok(10, f"the journal's files are those that were sealed ({journal.root})")
-    sealed = {file.sha256 for file in files}
-    purged = sum(before in sealed for before in replaced.values())
-    if purged:
-        yield unchecked(10, f"the pictures of {purged} units: they were purged since, on record")
 
 
 def check_age(content: Content, now: dt.datetime, most_days: int | None) -> Iterator[Line]:

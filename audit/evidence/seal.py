@@ -102,7 +102,7 @@ def seal(
     if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
         raise EvidenceError(
             f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
-            next_step=f"decide it anew from what is stored now: erasure-audit gate {run_id}",
+            next_step=f"make the index anew with: erasure-audit db rebuild, then decide again: erasure-audit gate {run_id}",
         )
     on_file = on_record(journal, run_id)
     units = sealed_units(journal, run_id, on_file.units, planned_at)

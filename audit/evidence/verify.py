@@ -15,6 +15,7 @@ from audit.evidence import content as contents
 from audit.evidence.bag import scan
 from audit.evidence.content import Content, guarded
 from audit.evidence.integrity import Signatures, check_files, check_keys, check_signatures, check_tag_manifest
+from audit.evidence.journal_check import check_units
 from audit.evidence.keys import PublicKey
 from audit.evidence.lines import Answer, Line, unchecked
 from audit.storage.journal import Journal
@@ -95,7 +96,7 @@ def _content(
         (7, contents.check_policy(content, now, keys)),
         (8, contents.check_waivers(content, now, keys)),
         (9, contents.check_calibration(content)),
-        (10, contents.check_units(content, journal)),
+        (10, check_units(content, journal)),
         (11, contents.check_age(content, now, most_days)),
     ):
         lines += guarded(number, check)

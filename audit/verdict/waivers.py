@@ -205,4 +205,6 @@ def _too_few(policy: Policy, assessed: int, planned: int, what: str) -> str | No
     """Return why so few assessed cases are no measurement by the policy; None when they are one."""
     if assessed >= policy.assessed_min * planned:
         return None
-    return f"only {assessed} of {planned} {what} were assessed, and the policy asks for {percent(policy.assessed_min, 1)}"
+    return (
+        f"only {assessed} of {planned} {what} were assessed, and the policy asks for {percent(policy.assessed_min, 1)}"
+    )

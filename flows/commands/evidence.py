@@ -8,6 +8,7 @@ import functools
 import getpass
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -84,10 +85,13 @@ def seal(
     _warn_of_repository(key)
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
-    published = steps.consolidate(journal, run_id, locations.database_path(place, database))
+    steps.consolidate(journal, run_id, locations.database_path(place, database))  # misses decisions that are gone
     folder, now = to or Path(f"evidence-{run_id}"), dt.datetime.now(dt.UTC)
     dated = functools.partial(request_stamp, tsa) if tsa is not None else None
-    sealed = write(journal, run_id, published, private, folder, now, decision, dated, waiver or ())
+    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as anew:
+        # The journal is the evidence, and an index is a file that can be edited: what is sealed is folded anew.
+        published = steps.consolidate(journal, run_id, Path(anew) / "index.duckdb")
+        sealed = write(journal, run_id, published, private, folder, now, decision, dated, waiver or ())
     if as_json:
         emit_json({**dataclasses.asdict(sealed), "keyid": private.keyid})
         return

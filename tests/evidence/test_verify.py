@@ -21,6 +21,7 @@ from audit.evidence import dsse, keys
 from audit.evidence.bag import scan
 from audit.evidence.content import Content, check_versions, guarded
 from audit.evidence.integrity import Signatures, check_keys, check_signatures
+from audit.evidence.journal_check import check_units
 from audit.evidence.lines import Answer, Line
 from audit.evidence.rows import encode_rows
 from audit.evidence.seal import PREDICATE, VERDICT
@@ -61,7 +62,7 @@ def lines(bundle: Bundle, number: int, tmp_path: Path, *arguments: Any) -> list[
     content = Content(scan(bundle.folder), facts, tmp_path / "work")
     first = list(guarded(4, check_versions(content)))
     check: Mapping[int, Callable[..., Iterator[Line]]] = {
-        5: contents.check_counts, 6: contents.check_decisions, 7: contents.check_policy, 10: contents.check_units,
+        5: contents.check_counts, 6: contents.check_decisions, 7: contents.check_policy, 10: check_units,
         11: contents.check_age,
     }  # fmt: skip
     return first if number == 4 else list(guarded(number, check[number](content, *arguments)))

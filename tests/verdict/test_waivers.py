@@ -145,7 +145,9 @@ def test_what_the_policy_calls_too_little_assessed_cannot_be_waived() -> None:
     """99 of 100 cases that broke are no risk that was measured; a FAIL that holds whatever they were is."""
     rows = (row(0, 1, 99), *good_controls())
     found = asked(verdict_of(*rows), rows, waiver())
-    assert not found.opens and "only 1 of 100 planned cases were assessed, and the policy asks for" in found.uncovered[0]
+    assert (
+        not found.opens and "only 1 of 100 planned cases were assessed, and the policy asks for" in found.uncovered[0]
+    )
     failed = (row(50, 0, 50), *good_controls())
     assert verdict_of(*failed).status is VerdictStatus.FAIL and asked(verdict_of(*failed), failed, waiver()).opens
 
