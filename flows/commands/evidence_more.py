@@ -103,12 +103,14 @@ def _evidence(source: str, keys: Sequence[Path] | None, root: str | None, databa
         _require_verified(folder, keys)
         return of_bundle(folder)
     from audit import run as steps
+    from audit.index.integrity import require_intact
     from audit.plan.document import read_outline
     from audit.storage.journal import Journal
     from flows.commands.results import stored_policy
 
     place = locations.storage_root(root)
     journal = Journal(place)
+    require_intact(journal, source)
     policy = stored_policy(read_outline(journal, source))
     published = steps.consolidate(journal, source, locations.database_path(place, database))
     result = steps.conclude(journal, source, published)
@@ -256,6 +258,7 @@ def _on_record(source: str, keys: Sequence[Path] | None, journal: Journal, datab
     from audit import run as steps
     from audit.evidence.exports import of_bundle
     from audit.evidence.replay import hits_on_record, sealed_hits
+    from audit.index.integrity import require_intact
     from audit.plan.document import read_plan
 
     folder = Path(os.path.expanduser(source))
@@ -264,6 +267,7 @@ def _on_record(source: str, keys: Sequence[Path] | None, journal: Journal, datab
         sealed = of_bundle(folder)
         plan = read_plan(journal, sealed.result.run_id)
         return plan, sealed_hits(folder, plan, sealed.policy.judges)
+    require_intact(journal, source)
     plan = read_plan(journal, source)
     published = steps.consolidate(journal, plan.run_id, database)
     return plan, hits_on_record(published, plan, plan.spec.gate.judges)

@@ -56,6 +56,7 @@ def export(
 ) -> None:
     """Draw pictures of RUN_ID for two people to label, into a folder with one page that works without a server."""
     from audit import run as steps
+    from audit.index.integrity import require_intact
     from audit.labels.drawing import Sizes
     from audit.labels.export import PAGE_FILE, export
     from audit.plan.document import read_outline
@@ -64,6 +65,7 @@ def export(
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
     read_outline(journal, run_id)
+    require_intact(journal, run_id)
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
     sizes = Sizes(random, hits, clears, others)
     folder, now = Path(os.path.expanduser(to)), dt.datetime.now(dt.UTC)

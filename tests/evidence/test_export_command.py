@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,15 @@ def test_a_run_is_exported_with_its_backbone_s_digests(passed: Bundle, tmp_path:
     statement = json.loads(to.read_text())
     assert {one["name"] for one in statement["subject"]} >= {"backbone/unet/diffusion_pytorch_model.safetensors"}
     assert statement["predicate"]["result"] == "PASSED"
+
+
+def test_a_run_whose_plan_was_edited_is_not_exported(
+    failed: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, to = Path(shutil.copytree(failed.journal.store.base, tmp_path / "journal")), tmp_path / "svr.json"
+    plan = root / "runs" / "run-1" / "plan.json"
+    plan.write_bytes(plan.read_bytes().replace(b'"crr_max": 0.2', b'"crr_max": 0.99'))
+    words = ["--root", str(root), "--database", str(tmp_path / "index.duckdb")]
+    assert main(["evidence", "export", "run-1", "--format", "svr", "--to", str(to), *words]) == 5
+    assert "plan.json (its bytes are not those of the record)" in capsys.readouterr().err
+    assert not to.exists()
