@@ -219,7 +219,7 @@ def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] =
         yield unchecked(7, f"{older} units are older than the plan: equal units of earlier runs are not computed again")
     first = content.time("first_unit_at") if content.fact("first_unit_at") is not None else None
     planned, decided = content.time("planned_at"), content.time("decided_at")
-    yield from check_registration(content.bag, digest, planned, first, decided, keys)
+    yield from check_registration(content.bag, digest, planned, first, decided, keys, content.json("plan.json"))
 
 
 def check_waivers(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
