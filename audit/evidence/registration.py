@@ -138,6 +138,25 @@ def recorded_head(journal: Journal, run_id: str) -> tuple[int, str] | None:
     return number, head
 
 
+def not_as_noted(journal: Journal, raw: Mapping[int, bytes]) -> list[str]:
+    """Return a sentence for each run whose plan noted an entry that the ledger does not hold: its end was cut off, or it was
+    written anew."""
+    problems = []
+    for run_id in journal.runs():
+        try:
+            noted = recorded_head(journal, run_id)
+        except NotVerified as error:
+            problems.append(error.what)
+            continue
+        number, head = noted or (0, GENESIS)
+        if number and (number not in raw or hashlib.sha256(raw[number]).hexdigest() != head):
+            problems.append(
+                f"{name_of(number)} is not the entry that was there when run {run_id} was planned: the ledger was cut off or "
+                "written anew"
+            )
+    return problems
+
+
 def check_head(entries: Sequence[Entry], registration: Entry, recorded: tuple[int, str] | None) -> list[str]:
     """Return a sentence for each way in which the chain contradicts that `registration` was there when a run was planned."""
     if recorded is None:

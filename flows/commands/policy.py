@@ -70,13 +70,20 @@ def entries(root: options.Root = None, as_json: options.Json = False) -> None:
 @app.command("verify")
 def verify(keys: Trusted = None, head: Head = None, root: options.Root = None, as_json: options.Json = False) -> int:
     """Check the chain of the ledger, and with --key its signatures; exit 5 when anything is wrong, and name the entry."""
-    from audit.errors import EXIT_NOT_VERIFIED
-    from audit.evidence.ledger import check_chain, parse_entry, raw_entries
-    from audit.evidence.registration import check_signatures
+    from audit.errors import EXIT_NOT_VERIFIED, JournalError
+    from audit.evidence.ledger import FOLDER, check_chain, parse_entry, raw_entries
+    from audit.evidence.registration import check_signatures, not_as_noted
+    from audit.storage.journal import Journal
 
     store = _store(root)
     raw = raw_entries(store)
-    problems = check_chain(raw, head)
+    problems = [*check_chain(raw, head), *not_as_noted(Journal(store.root), raw)]
+    if not raw and not problems:
+        raise JournalError(
+            "there is no ledger below this storage root",
+            where=store.url(FOLDER),
+            next_step="name the root of the ledger with --root, or begin one: erasure-audit policy register SPEC --key KEY",
+        )
     unsigned: list[str] = []
     if keys and not problems:
         problems, unsigned = check_signatures(

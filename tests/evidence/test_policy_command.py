@@ -9,6 +9,8 @@ import pytest
 
 from audit.evidence import keys
 from audit.evidence.ledger import name_of
+from audit.evidence.registration import record_head
+from audit.storage.journal import Journal
 from flows.cli import main
 from tests.flows.audits import tiny_spec
 
@@ -63,6 +65,23 @@ def test_a_ledger_that_is_broken_takes_no_entry_and_says_which_is_wrong(
 def test_an_empty_ledger_says_how_to_begin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = typed(capsys, "policy", "list", "--root", tmp_path)
     assert (code, out) == (0, "") and "policy register SPEC --key KEY" in err
+
+
+def test_a_ledger_that_is_not_there_does_not_hold(
+    tmp_path: Path, tiny_folder: Path, key: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A mistyped root has none; where a run noted an entry, one that was deleted is missed without a noted digest."""
+    root = tmp_path / "runs"
+    code, _, err = typed(capsys, "policy", "verify", "--root", root)
+    assert code == 2 and "there is no ledger below this storage root" in err
+    typed(capsys, "policy", "register", tiny_spec(tmp_path, tiny_folder), "--key", key, "--root", root)
+    journal = Journal(str(root))
+    journal.put_run("run-1", "plan.json", b"{}")
+    record_head(journal, "run-1")
+    assert typed(capsys, "policy", "verify", "--root", root)[0] == 0
+    (root / name_of(1)).unlink()
+    code, out, _ = typed(capsys, "policy", "verify", "--root", root)
+    assert code == 5 and "ledger/000001.json is not the entry that was there when run run-1 was planned" in out
 
 
 def test_nothing_is_registered_for_a_spec_that_cannot_run(
