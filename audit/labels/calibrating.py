@@ -114,15 +114,20 @@ def counts(pictures: Iterable[LabelledPicture], detector: str) -> Counts:
 
 
 def outdated(journal: Journal, run_id: str, policy: Policy | None = None) -> list[Judge]:
-    """Return the judges of a run, as `policy` reads them, that the run's own labels do not speak of any more.
+    """Return the judges of a run, as `policy` reads them, that the labels do not speak of any more.
 
-    Somebody labelled pictures for the same detector and concept, at another threshold. Whoever decides by such a judge without
-    labels would lose what is known of its errors by moving its threshold.
+    Somebody labelled pictures of the run for the same detector and concept at another threshold, or of another run at the
+    threshold that was planned. Whoever decides by such a judge without labels would lose what is known of its errors by moving
+    its threshold.
     """
-    own = [judge for _, labels in stored(journal) if labels.run_id == run_id for judge in labels.judges]
+    files = stored(journal)
+    own = [judge for _, labels in files if labels.run_id == run_id for judge in labels.judges]
     known = {(judge.detector, judge.concept) for judge in own}
+    every = [judge for _, labels in files for judge in labels.judges]
+    lent = {(judge.detector, judge.concept) for judge in judges_of(journal, run_id) if judge in every}
     return [
         judge
         for judge in judges_of(journal, run_id, policy)
-        if judge not in own and (judge.detector, judge.concept) in known
+        if (judge not in own and (judge.detector, judge.concept) in known)
+        or (judge not in every and (judge.detector, judge.concept) in lent)
     ]

@@ -91,14 +91,15 @@ def test_another_threshold_is_another_judge(journal: Journal) -> None:
     store(journal, labels(PAIR))
     assert calibrations(journal, "run-1", policy=policy(0.5))
     assert calibrations(journal, "run-1", policy=policy(0.6)) == []
-    assert calibrating.outdated(journal, "run-1") == calibrating.outdated(journal, "run-2", policy(0.6)) == []
+    assert calibrating.outdated(journal, "run-1") == calibrating.outdated(journal, "run-2") == []
+    assert calibrating.outdated(journal, "run-2", policy(0.6)) == calibrating.outdated(journal, "run-1", policy(0.6))
     (judge,) = calibrating.outdated(journal, "run-1", policy(0.6))
     assert (judge.detector, judge.concept, judge.threshold) == ("judge", "ring", 0.6)
     (moved,) = calibrating.known_of_judges(journal, "run-1", policy(0.6))
     chosen, trouble = labels_for(policy(0.6), row(1, 1), [moved], None)
     assert chosen is None and trouble and "of another version of detector judge" in trouble
-    rewrite(journal, "run-2", "rules", threshold=0.6)
-    assert calibrations(journal, "run-2") == []
+    rewrite(journal, "run-2", "rules", threshold=0.6)  # planned so, and nobody ever labelled for it
+    assert calibrations(journal, "run-2") == calibrating.outdated(journal, "run-2") == []
 
 
 @pytest.mark.parametrize(
