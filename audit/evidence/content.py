@@ -39,6 +39,7 @@ from audit.verdict.record import policy_sha256
 from audit.verdict.results import RunResult
 
 SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
+_DAY = dt.timedelta(days=1)  # at most between a decision, by which labels' age is told, and its record
 MOST_SHOWN = 20
 _COUNTS = """
 select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'unassessed')),
@@ -196,6 +197,13 @@ def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] =
     ):
         if content.time(name) != moment(stated).replace(microsecond=0):
             yield wrong(7, f"it says {stated}, and {name} {content.fact(name)} was signed", where)
+    basis = fields["verdict"]["basis"]
+    if basis["attempt"] != fields["attempt"]:
+        yield wrong(
+            7, f"attempt {fields['attempt']} is on record, and it was decided as attempt {basis['attempt']}", WHERE
+        )
+    if basis["decided_at"] is not None and abs(moment(basis["decided_at"]) - moment(fields["at"])) > _DAY:
+        yield wrong(7, f"put on record at {fields['at']}, and decided as of {basis['decided_at']}", WHERE)
     order = ["planned_at", "first_unit_at", "decided_at", "sealed_at"]
     times = [(name, content.time(name)) for name in order if content.fact(name) is not None]
     backwards = [(a, b) for (a, first), (b, then) in itertools.pairwise(times) if first > then]

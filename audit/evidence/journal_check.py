@@ -35,6 +35,9 @@ def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
         yield wrong(10, "the root of the units' hash tree is not the one that was signed", where)
     else:
         yield ok(10, f"{len(files)} units under the signed root {facts['merkle_root'][:16]}...")
+    for change in content.facts.get("put_on_record_anew", ()):
+        who = f"on {change['at']} by {change['by']} ({change['files']} files)"
+        yield unchecked(10, f"what was put on record anew {who}: {change['reason']}")
     if journal is None:
         yield unchecked(10, "the journal's files (name it with --journal)")
         return

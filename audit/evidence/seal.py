@@ -31,7 +31,7 @@ from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
 from audit.evidence.sealed_registration import registration_files
 from audit.evidence.sealed_waivers import listed, waiver_files
-from audit.evidence.units import RunUnits, encode_units, sealed_units, units_root
+from audit.evidence.units import RunUnits, encode_units, replacements, sealed_units, units_root
 from audit.files import Document
 from audit.index.derivation import derive
 from audit.index.integrity import on_record, require_intact
@@ -118,6 +118,7 @@ def seal(
         "policy_sha256": policy_sha256(policy),
         "sealed_at": stamp(now),
         "run_files": dict(sorted(on_file.files.items())),
+        "put_on_record_anew": redaction.value(replacements(journal, run_id)),
         "subjects": _models(journal, result, units),
     }
     return _write(folder, run_id, payload, facts, key, now, time_stamp)

@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
@@ -16,6 +17,7 @@ from audit.files import ForeignError, parse_json
 from audit.index.integrity import UnitEntry
 from audit.plan.document import planned_keys
 from audit.storage.journal import Journal, StorageUnavailable
+from audit.storage.run_records import FOLDED, read_records
 
 _THREADS = 8
 
@@ -75,6 +77,20 @@ def _sealed(kind: str, key: str, entry: UnitEntry | None, purged: Container[str]
         return SealedUnit(kind, key, False, None, 0, None, kind == "generate")
     pixels = kind == "generate" and entry.sha256 not in purged
     return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, pixels)
+
+
+def replacements(journal: Journal, run_id: str) -> list[dict[str, Any]]:
+    """Return every time that files of a run were put on record anew or taken off it: when, by whom, why, and how many."""
+    return [
+        {
+            "at": record.fields["at"],
+            "by": str(record.fields.get("by")),
+            "reason": str(record.fields["reason"]),
+            "files": sum(len(record.fields.get(name, ())) for name in ("files", "units", "withdrawn")),
+        }
+        for record in read_records(journal, run_id, FOLDED)
+        if "reason" in record.fields
+    ]
 
 
 def encode_units(files: Sequence[SealedUnit]) -> bytes:

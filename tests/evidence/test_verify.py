@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from audit import identity
 from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence import dsse, keys
@@ -24,9 +25,10 @@ from audit.evidence.integrity import Signatures, check_keys, check_signatures
 from audit.evidence.journal_check import check_units
 from audit.evidence.lines import Answer, Line
 from audit.evidence.rows import encode_rows
-from audit.evidence.seal import PREDICATE, VERDICT
+from audit.evidence.seal import PREDICATE, VERDICT, seal
 from audit.evidence.sign import sign
 from audit.evidence.verify import CHECKS, Verification, verify
+from audit.index.integrity import accept_changes
 from audit.storage.journal import Journal
 from tests.evidence.bundles import DAY, NOW, PLANNED, SEALED, Bundle, key_pair, resealed
 
@@ -164,6 +166,39 @@ def test_the_chain_of_decisions_holds_without_the_journal(bundle: Bundle, tmp_pa
     assert line.where == "data/decisions.json" and "decision 1 does not have the digest" in line.detail
     none = resealed(bundle, with_json(bundle, "decisions.json", lambda documents: []))
     assert "decision 1 is not the one that was signed" in only_wrong(lines(none, 7, tmp_path, NOW)).detail
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"attempt": 4}, "attempt 1 is on record, and it was decided as attempt 4"),
+        ({"decided_at": "2024-01-01T00:00:00+00:00"}, "and decided as of 2024-01-01"),
+    ],
+)
+def test_a_decision_that_rests_on_another_attempt_or_day_than_its_record_is_noticed(
+    bundle: Bundle, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    """Old labels look young by an early day, and the error is whole at the first attempt."""
+    (document,) = json.loads((bundle.folder / "data/decisions.json").read_text())
+    document["record"]["verdict"]["basis"].update(changes)
+    document["sha256"] = identity.key(document["record"])
+    files = with_json(bundle, "decisions.json", lambda _: [document])
+    files |= with_json(bundle, "verdict.json", lambda v: {**v, "decision_sha256": document["sha256"]})
+    lie = resealed(bundle, files, decision_sha256=document["sha256"])
+    line = only_wrong(lines(lie, 7, tmp_path, NOW))
+    assert sentence in line.detail and line.where == "data/decisions.json"
+
+
+def test_files_that_were_accepted_after_a_change_are_told(sealed_once: Bundle, tmp_path: Path) -> None:
+    journal = Journal(shutil.copytree(sealed_once.journal.store.base, tmp_path / "journal").as_posix())
+    path = next((tmp_path / "journal" / "units").rglob("generate/*/*.parquet"))
+    pq.write_table(pq.read_table(path), path, compression="gzip")
+    (change,) = accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "recompressed to save room", "mallory@host")
+    made = seal(journal, "run-1", sealed_once.index, sealed_once.private, tmp_path / "bundle", SEALED)
+    found = lines(dataclasses.replace(sealed_once, folder=made.folder), 10, tmp_path, None)
+    (told,) = [line for line in found if "put on record anew" in line.detail]
+    assert told.answer is Answer.UNCHECKED and change.unit
+    assert "by mallory@host (1 files): recompressed to save room" in told.detail
 
 
 def test_a_score_that_was_edited_does_not_fit_its_outcome(bundle: Bundle, tmp_path: Path) -> None:
