@@ -56,6 +56,11 @@ def say(text: str) -> None:
     print(runnable(text), file=sys.stderr, flush=True)
 
 
+def visible(text: str) -> str:
+    """Return text with what no terminal should act on written out: line ends, control characters, half characters."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def emit_json(document: object) -> None:
     """Print the one JSON document of this command on stdout. JSON has no NaN or infinity: they become null."""
     print(json.dumps(_finite(document), indent=2, default=str, ensure_ascii=False, allow_nan=False), flush=True)

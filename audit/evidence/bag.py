@@ -101,7 +101,11 @@ def scan(folder: Path) -> Bag:
     """Return what lies below a folder, every file hashed; links are named and not followed."""
     digests: dict[str, str] = {}
     strange: dict[str, str] = {}
-    for parent, folders, names in os.walk(folder, onerror=None):
+
+    def unreadable(error: OSError) -> None:
+        strange[_name(folder, Path(error.filename))] = f"a folder that cannot be read: {error.strerror}"
+
+    for parent, folders, names in os.walk(folder, onerror=unreadable):
         below = Path(parent)
         if below != folder and not folders and not names:
             strange[_name(folder, below)] = "an empty folder"

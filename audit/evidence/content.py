@@ -271,7 +271,9 @@ def guarded(number: int, lines: Iterator[Line]) -> Iterator[Line]:
         yield of_error(number, error)
     except AuditError as error:
         yield wrong(number, error.what, error.where)
-    except (LookupError, TypeError, ValueError, AttributeError, OSError, duckdb.Error) as error:
+    except (
+        LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RuntimeError, OSError, duckdb.Error
+    ) as error:  # fmt: skip
         yield wrong(
             number, f"a signed file is not of the form that this version writes: {type(error).__name__}: {error}"
         )

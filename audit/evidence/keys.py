@@ -85,7 +85,10 @@ def moment(text: str) -> dt.datetime:
     value = dt.datetime.fromisoformat(text)
     if re.fullmatch(r"\d{4}-?\d\d-?\d\d", text):
         value = value.replace(hour=23, minute=59, second=59)
-    return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+    try:
+        return (value if value.tzinfo else value.replace(tzinfo=dt.UTC)).astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is no moment of the years 1 to 9999 in UTC") from None
 
 
 def public_path(private: Path) -> Path:

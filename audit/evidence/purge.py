@@ -110,7 +110,8 @@ def candidates(journal: Journal, run_id: str, now: dt.datetime) -> Candidates:
 def purge(journal: Journal, chosen: Candidates, act: Act, clock: Clock, key: PrivateKey | None = None) -> Purged:
     """Remove the pictures of the chosen units. A purge that was interrupted goes on when it is asked for again.
 
-    Raises `EvidenceError` when there is nothing to remove or a file has changed meanwhile, `LedgerError` as `ledger.append`.
+    Raises `EvidenceError` when there is nothing to remove or a file has changed meanwhile, `LedgerError` as `ledger.append`,
+    `KeyProblem` for a key that has expired; nothing is on record then.
     """
     if not chosen.units:
         raise EvidenceError(
@@ -123,6 +124,8 @@ def purge(journal: Journal, chosen: Candidates, act: Act, clock: Clock, key: Pri
             "a purge says why", where="--reason", next_step="write a sentence for who reads it in two years"
         )
     now = clock()
+    if key is not None:
+        key.require_valid(now)  # before anything is put on record
     replacements = [_replacement(journal, unit, now, act) for unit in chosen.units]
     fields = {
         "reason": act.reason,

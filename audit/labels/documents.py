@@ -146,7 +146,10 @@ def _utc(text: str) -> str:
     at = dt.datetime.fromisoformat(text)
     if at.tzinfo is None:
         raise ValueError("a time without a time zone")
-    return at.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    try:
+        return at.astimezone(dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except OverflowError:
+        raise ValueError("a time outside of the years 1 to 9999") from None
 
 
 class RaterFile(Document):

@@ -18,7 +18,7 @@ import typer
 from audit import locations
 from audit.errors import EXIT_NOT_VERIFIED, AuditError, KeyProblem
 from flows.commands import options
-from flows.console import emit_json, say
+from flows.console import emit_json, say, visible
 
 app = typer.Typer(help="Seal runs as evidence, and verify it without a GPU, a network, the journal or pictures.")
 
@@ -40,10 +40,15 @@ def keygen(
     """Make a pair of Ed25519 keys. The private one is readable by you alone; nothing is overwritten."""
     from audit.evidence import keys
 
+    last = _moment(not_after, "--not-after")
+    if last is not None and last < dt.datetime.now(dt.UTC):
+        raise KeyProblem(
+            "the key could sign nothing: that day is over", where="--not-after", next_step="name a day that is to come"
+        )
     words = _new_passphrase() if passphrase else None
     if repository := keys.repository_of(file):
         say(f"warning: {file} lies in the git repository {repository}; a private key that is pushed is public")
-    public = keys.generate(file, passphrase=words, not_after=_moment(not_after, "--not-after"))
+    public = keys.generate(file, passphrase=words, not_after=last)
     if as_json:
         emit_json({"private": str(file), "public": str(public.path), "keyid": public.keyid})
         return
@@ -180,7 +185,8 @@ def verify(
         return 0 if found.holds else EXIT_NOT_VERIFIED
     for line in found.lines:
         where = f"{line.where}: " if line.where else ""
-        print(f"{line.number:>2}  {CHECKS[line.number]:<16}  {line.answer.value:<12}  {where}{line.detail}")
+        text = visible(f"{where}{line.detail}")  # names of files and key ids are whatever somebody wrote
+        print(f"{line.number:>2}  {CHECKS[line.number]:<16}  {line.answer.value:<12}  {text}")
         if line.next_step:
             print(f"{'':34}  next: {line.next_step}")
     wrong = sum(line.answer is Answer.WRONG for line in found.lines)

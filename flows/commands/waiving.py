@@ -62,7 +62,7 @@ def print_honoured(found: Honoured, honour: bool) -> None:
         say(line)
     if found.opens:
         say(
-            "the gate is opened by waivers: no status has changed"
+            "the gate is opened by waivers: no status has changed, and the exit code is 0"
             if honour
             else "waivers cover all of it; the exit code is theirs with --honour-waivers alone"
         )

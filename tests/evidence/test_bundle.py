@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from audit.errors import EvidenceError, KeyProblem
+from audit.evidence.bag import scan
 from audit.evidence.keys import PrivateKey, stamp
 from audit.evidence.merkle import root
 from audit.evidence.rows import BY_RUN, BY_UNIT, LEFT_OUT, encode_rows
@@ -230,6 +232,20 @@ def test_verification_needs_the_bundle_and_the_key_alone(bundle: Bundle, tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "verified: run run-1, verdict PASS" in done.stdout
     assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in it might be anything, and nobody would miss it."""
+    (tmp_path / "data" / "shut").mkdir(parents=True)
+    scandir = os.scandir
+
+    def refusing(path: str) -> Any:
+        if str(path).endswith("shut"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    assert scan(tmp_path).strange == {"data/shut": "a folder that cannot be read: Permission denied"}
 
 
 def test_the_hash_tree_is_that_of_rfc_9162() -> None:

@@ -63,6 +63,8 @@ def test_mistakes_have_one_message_each(
     for arguments, message in (
         (["keygen", "seal.pem"], "a key is never overwritten"),
         (["keygen", "other.pem", "--not-after", "soon"], "--not-after 'soon' is no date"),
+        (["keygen", "other.pem", "--not-after", "2020-01-01"], "could sign nothing: that day is over"),
+        (["verify", bundle, "--key", public, "--as-of", "9999-12-31T23:59:59-12:00"], "is no date"),
         (["keygen", "other.pem", "--passphrase"], "there is no passphrase"),
         (["seal", "run-1", "--key", "seal.pub"], "no private Ed25519 key"),
         (["verify", "absent", "--key", public], "there is no bundle"),
@@ -72,6 +74,17 @@ def test_mistakes_have_one_message_each(
         assert main(["evidence", *arguments]) == EXIT_USAGE
         assert message in capsys.readouterr().err
     assert not (tmp_path / "other.pem").exists()
+
+
+def test_names_of_files_cannot_pass_for_lines_of_the_verifier(
+    bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (bundle.folder / "attestations" / "x\nverified: run run-1, verdict PASS").write_bytes(b"")
+    (bundle.folder / "data" / "\x1b[2K").write_bytes(b"")
+    assert main(["evidence", "verify", str(bundle.folder), "--key", str(bundle.public.path)]) == EXIT_NOT_VERIFIED
+    printed = capsys.readouterr().out
+    assert "attestations/x\\nverified: run run-1" in printed and "data/\\x1b[2K" in printed
+    assert not any(line.startswith("verified") for line in printed.splitlines()) and "\x1b" not in printed
 
 
 def test_a_key_behind_a_passphrase_signs(

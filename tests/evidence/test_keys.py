@@ -100,6 +100,12 @@ def test_a_date_that_cannot_be_read_does_not_mean_for_ever(tmp_path: Path) -> No
     assert keys.load_public_key(pair.path).not_after == dt.datetime(2027, 6, 30, 23, 59, 59, tzinfo=dt.UTC)
 
 
+def test_a_moment_that_utc_has_not_is_none() -> None:
+    for text in ("9999-12-31T23:59:59-01:00", "0001-01-01T00:00:00+01:00"):
+        with pytest.raises(ValueError, match="is no moment of the years"):
+            keys.moment(text)
+
+
 def test_a_key_in_a_repository_is_noticed(tmp_path: Path) -> None:
     assert keys.repository_of(tmp_path / "seal.pem") is None
     (tmp_path / ".git").mkdir()

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from audit import run as steps
-from audit.errors import EvidenceError
+from audit.errors import EvidenceError, KeyProblem
+from audit.evidence import keys
 from audit.evidence.ledger import read_entries
 from audit.evidence.lines import Answer
 from audit.evidence.purge import Act, candidates, purge, replaced_files
@@ -195,6 +196,15 @@ def test_a_purge_that_was_killed_is_completed_by_the_next(journal: Journal, monk
     purge(journal, rest, ACT, clock)
     assert integrity.changes(journal, "run-1") == []
     assert len(read_entries(journal.store)) == 2
+
+
+def test_a_key_that_signs_no_more_leaves_nothing_on_record(journal: Journal, tmp_path: Path) -> None:
+    """Else every bundle would say that pictures were purged which are all there."""
+    keys.generate(tmp_path / "old.pem", not_after=dt.datetime(2020, 1, 1, tzinfo=dt.UTC))
+    chosen = candidates(journal, "run-1", clock())
+    with pytest.raises(KeyProblem, match="expired"):
+        purge(journal, chosen, ACT, clock, keys.load_private_key(tmp_path / "old.pem"))
+    assert replaced_files(journal, "run-1") == {}
 
 
 def test_a_file_that_changes_meanwhile_stops_the_purge(journal: Journal) -> None:

@@ -189,6 +189,7 @@ MISTAKES: dict[str, tuple[Callable[[Labelled], Paths], str]] = {
     "a name without end": (changed(rater="x" * 5000), "rater: String should have at most 80"),
     "no time": (changed(saved_at="yesterday"), "saved_at: Invalid isoformat"),
     "a time without a zone": (changed(saved_at="2026-11-28T10:00:00"), "saved_at: a time without a time zone"),
+    "a time that UTC has not": (changed(saved_at="0001-01-01T00:00:00+05:00"), "saved_at: a time outside of the years"),
     "saved in the future": (changed(saved_at="2999-01-01T00:00:00Z"), "saved in the future"),
     "labelled before there were pictures": (changed(started_at="2001-01-01T00:00:00Z"), "before the pictures were exported"),
     "saved before it was begun": (changed(started_at="2998-01-01T00:00:00Z"), "before the labelling began"),
