@@ -28,11 +28,11 @@ from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
-from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned
+from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned, tool
 from audit.evidence.sealed_registration import check_registration
 from audit.files import Document, ForeignError, parse_json
 from audit.index.derivation import derive
-from audit.report import json_report
+from audit.report import html, json_report
 from audit.spec.policy import Policy
 from audit.storage.run_records import Record
 from audit.verdict.record import policy_sha256
@@ -154,7 +154,7 @@ def check_decisions(content: Content) -> Iterator[Line]:
         yield wrong(6, "the corpus manifest is not the one that was planned from", "data/manifest.parquet")
     planned = is_planned(plan["policy"], policy)
     result = derive(content.index, content.run_id, manifest, policy, basis_of(content.record()), planned=planned)
-    problems = list(_compared(content, result))
+    problems = [*_compared(content, result), *_page(content, result)]
     yield from (wrong(6, what, name) for name, what in problems[:MOST_SHOWN])
     if not problems:
         decided = len(result.verdict.decisions) + len(result.verdict.retention) + len(result.verdict.damage)
@@ -180,6 +180,13 @@ def _compared(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
             yield f"data/{name}", what
     if content.fact("status") != verdict["status"]:
         yield VERDICT, f"{content.fact('status')} was signed, and {verdict['status']} follows from the rows"
+
+
+def _page(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the page that people read; another version of the tool may draw it otherwise."""
+    name = "data/report.html"
+    if content.fact("tool") == tool() and content.bag.read(name) != html.render(result, None).encode():
+        yield name, "the page is not the one that this version makes of the rows"
 
 
 def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:

@@ -191,7 +191,7 @@ def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) 
     first = units.first_at if units.first_at and units.first_at <= decided_at else None
     return {
         "format": FORMAT,
-        "tool": f"erasure-audit {_version()}",
+        "tool": tool(),
         "run_id": result.run_id,
         "status": result.verdict.status.value,
         "policy": record.fields["policy"]["version"],
@@ -268,11 +268,12 @@ def _write(
     return Sealed(folder, facts["status"], digest, facts["units"]["planned"], sum(map(len, payload.values())))
 
 
-def _version() -> str:
+def tool() -> str:
+    """Return this tool's name and version."""
     try:
-        return importlib.metadata.version("erasure-audit")
+        return f"erasure-audit {importlib.metadata.version('erasure-audit')}"
     except importlib.metadata.PackageNotFoundError:
-        return "of unknown version"
+        return "erasure-audit of unknown version"
 
 
 def _parquet(table: pa.Table) -> bytes:

@@ -1,16 +1,20 @@
-"""An index that somebody edited: what is sealed comes from the journal, and a verifier who has the journal misses nothing."""
+"""An index or a journal that somebody edited: what is sealed comes from the journal, and a verifier is told what was accepted."""
 
 from __future__ import annotations
 
+import datetime as dt
 import shutil
 from pathlib import Path
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 
 from audit.evidence.lines import Answer
 from audit.evidence.seal import seal
 from audit.evidence.verify import verify
+from audit.index.integrity import accept_changes
+from audit.storage.journal import Journal
 from flows.cli import main
 from tests.evidence.bundles import NOW, SEALED, Bundle
 
@@ -51,3 +55,15 @@ def test_what_is_sealed_is_folded_anew_from_the_journal(sealed_once: Bundle, edi
     for table in ("scores", "outcomes"):
         name = f"data/rows/{table}.parquet"
         assert (folder / name).read_bytes() == (sealed_once.folder / name).read_bytes()
+
+
+def test_files_that_were_accepted_after_a_change_are_told(sealed_once: Bundle, tmp_path: Path) -> None:
+    journal = Journal(shutil.copytree(sealed_once.journal.store.base, tmp_path / "journal").as_posix())
+    path = next((tmp_path / "journal" / "units").rglob("generate/*/*.parquet"))
+    pq.write_table(pq.read_table(path), path, compression="gzip")
+    (change,) = accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "recompressed to save room", "mallory@host")
+    made = seal(journal, "run-1", sealed_once.index, sealed_once.private, tmp_path / "bundle", SEALED)
+    found = verify(made.folder, [sealed_once.public], now=NOW)
+    (told,) = [line for line in found.lines if "put on record anew" in line.detail]
+    assert told.answer is Answer.UNCHECKED and change.unit
+    assert "by mallory@host (1 files): recompressed to save room" in told.detail

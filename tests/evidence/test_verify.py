@@ -25,10 +25,9 @@ from audit.evidence.integrity import Signatures, check_keys, check_signatures
 from audit.evidence.journal_check import check_units
 from audit.evidence.lines import Answer, Line
 from audit.evidence.rows import encode_rows
-from audit.evidence.seal import PREDICATE, VERDICT, seal
+from audit.evidence.seal import PREDICATE, VERDICT
 from audit.evidence.sign import sign
 from audit.evidence.verify import CHECKS, Verification, verify
-from audit.index.integrity import accept_changes
 from audit.storage.journal import Journal
 from tests.evidence.bundles import DAY, NOW, PLANNED, SEALED, Bundle, key_pair, resealed
 
@@ -168,6 +167,14 @@ def test_the_chain_of_decisions_holds_without_the_journal(bundle: Bundle, tmp_pa
     assert "decision 1 is not the one that was signed" in only_wrong(lines(none, 7, tmp_path, NOW)).detail
 
 
+def test_a_page_that_says_otherwise_is_noticed(bundle: Bundle, tmp_path: Path) -> None:
+    """People read the page, and every other file may be true."""
+    page = (bundle.folder / "data/report.html").read_bytes().replace(b"INCONCLUSIVE", b"PASS").replace(b"PASS", b"FAIL")
+    lie = resealed(bundle, {"report.html": page})
+    (line,) = [line for line in lines(lie, 6, tmp_path) if line.answer is Answer.WRONG]
+    assert line.where == "data/report.html" and "not the one that this version makes of the rows" in line.detail
+
+
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
@@ -187,18 +194,6 @@ def test_a_decision_that_rests_on_another_attempt_or_day_than_its_record_is_noti
     lie = resealed(bundle, files, decision_sha256=document["sha256"])
     line = only_wrong(lines(lie, 7, tmp_path, NOW))
     assert sentence in line.detail and line.where == "data/decisions.json"
-
-
-def test_files_that_were_accepted_after_a_change_are_told(sealed_once: Bundle, tmp_path: Path) -> None:
-    journal = Journal(shutil.copytree(sealed_once.journal.store.base, tmp_path / "journal").as_posix())
-    path = next((tmp_path / "journal" / "units").rglob("generate/*/*.parquet"))
-    pq.write_table(pq.read_table(path), path, compression="gzip")
-    (change,) = accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "recompressed to save room", "mallory@host")
-    made = seal(journal, "run-1", sealed_once.index, sealed_once.private, tmp_path / "bundle", SEALED)
-    found = lines(dataclasses.replace(sealed_once, folder=made.folder), 10, tmp_path, None)
-    (told,) = [line for line in found if "put on record anew" in line.detail]
-    assert told.answer is Answer.UNCHECKED and change.unit
-    assert "by mallory@host (1 files): recompressed to save room" in told.detail
 
 
 def test_a_score_that_was_edited_does_not_fit_its_outcome(bundle: Bundle, tmp_path: Path) -> None:
