@@ -14,7 +14,7 @@ from cryptography import x509
 from audit.errors import NotVerified
 from audit.evidence import dsse, sealed_waivers
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, Bag, differences, lies_at
-from audit.evidence.keys import PublicKey, stamp
+from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Answer, Line, of_error, ok, unchecked, wrong
 from audit.evidence.seal import PREDICATE, VERDICT, VERDICT_TIME
 from audit.evidence.sealed_registration import signers
@@ -22,6 +22,7 @@ from audit.evidence.sign import REVIEW
 from audit.evidence.timestamps import check_stamp
 
 _OFFICER = re.compile(rf"{ATTESTATIONS}/officer(-[0-9]+)?\.dsse\.json")
+_AT_ONCE = dt.timedelta(days=1)
 _TIME_STAMP = re.compile(rf"{ATTESTATIONS}/[A-Za-z0-9.-]+\.tsr")
 
 
@@ -67,7 +68,7 @@ def check_signatures(
             if name == VERDICT or _OFFICER.fullmatch(name):
                 yield _signature(bag, name, keys, now, signatures)
             elif _TIME_STAMP.fullmatch(name):
-                yield _time_stamp(bag, name, roots)
+                yield _time_stamp(bag, name, roots, signatures)
             else:
                 yield wrong(1, "the file is no signature of a bundle", name)
         except NotVerified as error:
@@ -110,7 +111,7 @@ def _place(bag: Bag, digest: str) -> str | None:
     return next((name for name, other in bag.digests.items() if other == digest), None)
 
 
-def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None) -> Line:
+def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None, signatures: Signatures) -> Line:
     if roots is None:
         return unchecked(
             1, f"{name}: time stamps are read with --tsa-root, which names the authority's root certificates"
@@ -119,7 +120,20 @@ def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None) -
     if envelope not in bag.attestations:
         raise NotVerified(f"there is no {envelope} that it could be about", where=name)
     time = check_stamp(bag.read(name), bag.read(envelope), roots, name)
+    if name == VERDICT_TIME and signatures.facts is not None and _late(time, signatures.facts.get("sealed_at")):
+        stated = signatures.facts.get("sealed_at")
+        raise NotVerified(
+            f"it is of {stamp(time)}, and the seal says {stated}: one of the clocks was wrong", where=name
+        )
     return ok(1, f"{name}: {envelope} existed on {stamp(time)}, by an authority under a root that you trust")
+
+
+def _late(time: dt.datetime, sealed_at: object) -> bool:
+    """Whether a seal was stamped long after it says that it was made: sealing asks for the stamp at once."""
+    try:
+        return time > moment(str(sealed_at)) + _AT_ONCE
+    except ValueError:
+        return True
 
 
 def _signature(bag: Bag, name: str, keys: Sequence[PublicKey], now: dt.datetime, signatures: Signatures) -> Line:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,10 +11,10 @@ from cryptography import x509
 
 from audit.errors import EvidenceError
 from audit.evidence.lines import Answer
-from audit.evidence.seal import VERDICT_TIME, seal
+from audit.evidence.seal import VERDICT, VERDICT_TIME, seal
 from audit.evidence.timestamps import read_roots, request_stamp
 from audit.evidence.verify import verify
-from tests.evidence.bundles import NOW, SEALED, Bundle, sealed
+from tests.evidence.bundles import NOW, SEALED, Bundle, resealed, sealed
 from tests.evidence.test_timestamps import Authority, authority, needs_authority, running
 
 __all__ = ["authority", "running"]  # fixtures
@@ -58,6 +60,15 @@ def test_a_stamped_seal_verifies_under_the_authority_s_root(
     assert first_check(bundle, folder, roots)[0]
     (folder / VERDICT_TIME).unlink()
     assert first_check(bundle, folder, roots)[0] == ["there is no time stamp of the seal"]
+
+
+@needs_authority
+def test_a_seal_that_was_dated_back_is_told_by_its_stamp(bundle: Bundle, authority: Authority, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle.folder, tmp_path / "bundle"))
+    lie = resealed(dataclasses.replace(bundle, folder=folder), sealed_at="2026-01-02T03:04:05Z")
+    (folder / VERDICT_TIME).write_bytes(request_stamp(authority.url, (folder / VERDICT).read_bytes()))
+    (problem,) = first_check(lie, folder, read_roots(authority.folder / "root.pem"))[0]
+    assert "and the seal says 2026-01-02T03:04:05Z: one of the clocks was wrong" in problem
 
 
 @needs_authority
