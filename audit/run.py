@@ -141,8 +141,13 @@ def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
     An index that is corrupt, or that another version filled, is first made anew from the journal: it holds nothing
     that the journal does not, and a run's work must not wait for somebody who rebuilds it.
     """
+    return _publish(journal, database, lambda store: store.consolidate(journal, run_id))
+
+
+def _publish(journal: Journal, database: Path, update: Callable[[Store], object]) -> Path:
+    """Update the index at `database` and return the path of a fresh read-only copy."""
     try:
-        return _fold(journal, run_id, database)
+        return _updated(database, update)
     except Replaceable as problem:
         log.warning(
             "%s: %s; it is made anew from the journal, the old file is kept as %s",
@@ -150,12 +155,12 @@ def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
         )  # fmt: skip
         for damaged in Store.rebuild(database, journal, keep_old=True).damaged:
             log.warning("left out of the index: %s", damaged)
-        return _fold(journal, run_id, database)
+        return _updated(database, update)
 
 
-def _fold(journal: Journal, run_id: str, database: Path) -> Path:
+def _updated(database: Path, update: Callable[[Store], object]) -> Path:
     with Store(database) as store:
-        store.consolidate(journal, run_id)
+        update(store)
         return store.publish(database.parent / "published")
 
 
@@ -188,7 +193,7 @@ def record_decision(journal: Journal, result: RunResult, database: Path, command
     policy = Policy.model_validate(result.spec["gate"])
     folded = on_record(journal, result.run_id).sha256
     record = record_verdict(journal, result.run_id, command, operator(), policy, result.verdict, folded)
-    consolidate(journal, result.run_id, database)
+    _publish(journal, database, lambda store: store.load_decisions(journal, result.run_id))
     return record
 
 

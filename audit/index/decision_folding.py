@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
 
@@ -11,19 +11,22 @@ from audit.errors import JournalError
 from audit.files import Document
 from audit.index.writing import insert_records, transaction
 from audit.storage.journal import Journal
-from audit.storage.run_records import DECISIONS, Record, RecordChanged, read_records
+from audit.storage.run_records import DECISIONS, Record, RecordChanged
 
 _TABLES = ("verdicts", "decisions", "check_results", "control_findings")
 _LIMITS = {"crr": "limit", "retention": "minimum", "damage": "level"}
 
 
-def load_decisions(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
-    """Load the run's decisions that the index does not hold.
+def load_decisions(
+    con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int, decisions: Sequence[Record]
+) -> None:
+    """Load those of the run's decisions that the index does not hold.
 
-    Raises `RecordChanged` when a record was changed, or when one that the index holds is missing in the journal.
+    `decisions` are all of them, read while nobody else could write the index. Raises `RecordChanged` when one that the
+    index holds is missing in the journal.
     """
     loaded = dict(con.execute("select decision_no, sha256 from verdicts where run_key = ?", [run_key]).fetchall())
-    records = {record.number: record for record in read_records(journal, run_id, DECISIONS)}
+    records = {record.number: record for record in decisions}
     require_recorded(journal, run_id, records, loaded)
     new = [record for number, record in records.items() if number not in loaded]
     if not new:

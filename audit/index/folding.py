@@ -20,7 +20,7 @@ from audit import identity
 from audit.files import Document
 from audit.index import integrity
 from audit.index.decision_folding import load_decisions
-from audit.index.integrity import UnitEntry
+from audit.index.integrity import OnRecord, UnitEntry
 from audit.index.picture_folding import fill_picture_checks
 from audit.index.plan_folding import load_plan
 from audit.index.quality_folding import fill_set_distances
@@ -92,15 +92,18 @@ def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> F
             units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, {}, chunk)
         if gone:
             _load_units(con, journal, record.units, kind, {}, [], gone)
-    _put_on_record(con, journal, run_id, run_key)
-    load_decisions(con, journal, run_id, run_key)
+    _put_on_record(con, journal, run_id, run_key, record)
+    load_decisions(con, journal, run_id, run_key, record.decisions)
     return Folded(1, units, rows)
 
 
-def _put_on_record(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int) -> None:
-    """Put the digests of the run's plan and of all its loaded units on record, those that are not there yet."""
+def _put_on_record(
+    con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, run_key: int, record: OnRecord
+) -> None:
+    """Put the digests of the run's plan and of all its loaded units on record, those that are not in `record`."""
     now = dt.datetime.now(dt.UTC)
-    integrity.record_plan(journal, run_id, now)
+    if not record.files:
+        integrity.record_plan(journal, run_id, now)
     loaded = con.execute(
         "select p.kind, p.unit_key, l.file_complete, l.sha256, l.bytes, l.blob_sha256, l.stamp"
         " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
@@ -110,7 +113,8 @@ def _put_on_record(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str
         UnitEntry(kind, key, complete, sha256, size, blob, integrity.tag(journal, stamp))
         for kind, key, complete, sha256, size, blob, stamp in loaded
     ]
-    integrity.record_units(journal, run_id, now, entries)
+    if new := integrity.unrecorded(record.units, entries):
+        integrity.record_units(journal, run_id, now, new)
 
 
 def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:

@@ -59,6 +59,7 @@ class OnRecord:
     units: Mapping[tuple[str, str], UnitEntry]
     withdrawn: int
     sha256: str | None
+    decisions: tuple[Record, ...] = ()  # on the run, oldest first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,14 +85,15 @@ def on_record(journal: Journal, run_id: str) -> OnRecord:
     """
     records = read_records(journal, run_id, FOLDED)
     known = {record.sha256 for record in records}
-    for decision in read_records(journal, run_id, DECISIONS):
+    decisions = tuple(read_records(journal, run_id, DECISIONS))
+    for decision in decisions:
         if decision.fields.get("folded_sha256") not in {None, *known}:
             raise RecordChanged(
                 f"decision {decision.number} rests on a record of folded files that is missing",
                 where=journal.store.url(f"runs/{run_id}/{FOLDED}/{len(records) + 1:06d}.json"),
                 next_step="restore the file from a copy of the journal",
             )
-    return _newest(records)
+    return dataclasses.replace(_newest(records), decisions=decisions)
 
 
 def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:
@@ -118,12 +120,17 @@ def record_units(
 
     def content(earlier: list[Record]) -> dict[str, Any] | None:
         known = _newest(earlier).units
-        new = [e for e in entries if not _same(known.get((e.kind, e.key)), e)]
+        new = unrecorded(known, entries)
         if not reason:
             require_unchanged(journal, known, new)
         return {"units": [dataclasses.asdict(entry) for entry in new], **reason} if new else None
 
     return append(journal, run_id, FOLDED, now, content)
+
+
+def unrecorded(known: Mapping[tuple[str, str], UnitEntry], entries: Iterable[UnitEntry]) -> list[UnitEntry]:
+    """Return the entries that are not on record as they are."""
+    return [entry for entry in entries if not _same(known.get((entry.kind, entry.key)), entry)]
 
 
 def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: str) -> list[UnitEntry]:

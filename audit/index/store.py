@@ -18,13 +18,16 @@ from typing import Self
 
 import duckdb
 
+from audit import identity
 from audit.errors import JournalError, StoreError
 from audit.index import folding
+from audit.index.decision_folding import load_decisions
 from audit.index.folding import Folded
 from audit.index.lock import in_use, locked, no_locks, unusable
 from audit.index.sql_files import digest, relations
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
+from audit.storage.run_records import DECISIONS, read_records
 
 __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]
 
@@ -120,6 +123,18 @@ class Store:
             folding.refresh_outcomes(self._con, journal)
             self._con.execute("checkpoint")
             return total
+
+    def load_decisions(self, journal: Journal, run_id: str) -> None:
+        """Load the decisions on a folded run that came since; a run that the index does not hold is folded whole.
+
+        Raises `RecordChanged` when a decision on record was changed, `StoreError` when the index cannot be written.
+        """
+        run_key = identity.int_key(run_id)
+        with explained(self.path):
+            if not self._con.execute("select 1 from runs where run_key = ?", [run_key]).fetchall():
+                self.consolidate(journal, run_id)  # somebody replaced the index since
+                return
+            load_decisions(self._con, journal, run_id, run_key, read_records(journal, run_id, DECISIONS))
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
         """Write a read-only copy to `directory` under a name that no publisher has used, and return its path.

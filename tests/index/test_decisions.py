@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections import Counter
 from pathlib import Path
 
 import duckdb
@@ -13,10 +14,10 @@ import pytest
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
 from audit.index.attempts import attempt
-from audit.index.queries import recorded_decisions
+from audit.index.queries import read_result, recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator
-from audit.run import conclude, record_decision
+from audit.run import conclude, consolidate, record_decision
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged, read_records
@@ -116,3 +117,43 @@ def test_attempts_are_counted_in_the_journal_and_by_when_each_was_decided(tmp_pa
     journal.store.put("runs/run-2/decisions/000001.json", b"{")
     folded(journal, tmp_path / "last" / "index.duckdb", "run-4")
     assert attempt(journal, "run-4", policy_sha256(POLICY)) == 4
+
+
+def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
+    place: tuple[Journal, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal, database = place
+    published = folded(journal, database, "run-1")
+    decide(journal, database, "run-1", published)
+    reads: Counter[str] = Counter()
+    get = journal.store.get
+
+    def counted(name: str) -> bytes:
+        reads["/".join(name.split("/")[2:])] += 1
+        return get(name)
+
+    monkeypatch.setattr(journal.store, "get", counted)
+    published = consolidate(journal, "run-1", database)
+    assert {name: count for name, count in reads.items() if count > 1} == {}
+    result = conclude(journal, "run-1", published, POLICY)
+    before = set(published.parent.iterdir())
+    reads.clear()
+    record_decision(journal, result, database, "gate")
+    assert {name: count for name, count in reads.items() if not name.startswith("decisions/")} == {
+        "folded/000001.json": 1, "folded/000002.json": 1
+    }  # fmt: skip
+    assert reads["decisions/000002.json"] == 1
+    (copy,) = set(published.parent.iterdir()) - before
+    assert [number for number, *_ in recorded_decisions(copy, "run-1").items()] == [1, 2]
+    assert read_result(copy, "run-1").crr == read_result(published, "run-1").crr != ()
+
+
+def test_a_decision_folds_a_run_whose_index_is_gone_or_damaged(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    result = conclude(journal, "run-1", folded(journal, database, "run-1"), POLICY)
+    database.unlink()
+    record_decision(journal, result, database, "gate")
+    database.write_bytes(b"no index" * 1000)
+    record_decision(journal, result, database, "gate")
+    assert list(recorded_decisions(newest(database), "run-1")) == [1, 2]
+    assert read_result(newest(database), "run-1").crr
