@@ -156,7 +156,14 @@ def replaced_files(journal: Journal, run_id: str) -> dict[str, str]:
 
 
 def _record_files(journal: Journal, run_id: str, keys: Sequence[str], now: dt.datetime, act: Act) -> None:
-    files = [UnitEntry.of("generate", journal.file("generate", key)) for key in keys]
+    files = [
+        UnitEntry.of(
+            "generate",
+            journal.file("generate", key),
+            seconds=journal.header("generate", key).get("runtime", {}).get("seconds"),
+        )
+        for key in keys
+    ]
     integrity.record_units(journal, run_id, now, files, reason=f"purged: {act.reason}", by=act.by)
 
 

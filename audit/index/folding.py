@@ -105,13 +105,13 @@ def _put_on_record(
     if not record.files:
         integrity.record_plan(journal, run_id, now)
     loaded = con.execute(
-        "select p.kind, p.unit_key, l.file_complete, l.sha256, l.bytes, l.blob_sha256, l.stamp"
+        "select p.kind, p.unit_key, l.file_complete, l.sha256, l.bytes, l.blob_sha256, l.stamp, l.seconds"
         " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
         [run_key],
     ).fetchall()
     entries = [
-        UnitEntry(kind, key, complete, sha256, size, blob, integrity.tag(journal, stamp))
-        for kind, key, complete, sha256, size, blob, stamp in loaded
+        UnitEntry.of(kind, UnitFile(key, *file), integrity.tag(journal, stamp), seconds)
+        for kind, key, *file, stamp, seconds in loaded
     ]
     if new := integrity.unrecorded(record.units, entries):
         integrity.record_units(journal, run_id, now, new)
@@ -227,7 +227,8 @@ def _load_units(
                 _insert_rows(con, kind, waiting)
                 waiting = []
         _insert_rows(con, kind, waiting)
-        integrity.require_unchanged(journal, on_record, (UnitEntry.of(kind, file) for file in files.values()))
+        entries = [UnitEntry.of(kind, file, None, runtimes[key].get("seconds")) for key, file in files.items()]
+        integrity.require_unchanged(journal, on_record, entries)
         insert_records(
             con,
             "loaded_units",

@@ -13,8 +13,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys
-from audit.storage.journal import Journal, UnitFile
+from audit.storage.journal import Journal, StorageUnavailable, UnitFile
 from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
 
@@ -30,7 +31,10 @@ _SHOWN = 10
 
 @dataclasses.dataclass(frozen=True)
 class UnitEntry:
-    """A unit file on record. `stamp` is an object store's own tag of it, None on disk."""
+    """A unit file on record. `stamp` is an object store's own tag of it, None on disk.
+
+    `seconds` is how long a failed one took, to many digits: one that was tried again took another time.
+    """
 
     kind: str
     key: str
@@ -39,11 +43,13 @@ class UnitEntry:
     bytes: int
     blob_sha256: str | None
     stamp: str | None = None
+    seconds: float | None = None
 
     @classmethod
-    def of(cls, kind: str, file: UnitFile, stamp: str | None = None) -> UnitEntry:
+    def of(cls, kind: str, file: UnitFile, stamp: str | None = None, seconds: float | None = None) -> UnitEntry:
         """Return the entry of a file that was read just now."""
-        return cls(kind, file.key, file.complete, file.sha256, file.bytes, file.blob_sha256, stamp)
+        size, blob = file.bytes, file.blob_sha256
+        return cls(kind, file.key, file.complete, file.sha256, size, blob, stamp, None if file.complete else seconds)
 
     @property
     def file(self) -> UnitFile:
@@ -138,17 +144,28 @@ def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: 
 
     The record keeps that they were there. Raises `RecordChanged` for every other change.
     """
-    found = changes(journal, run_id)
-    _refuse([change for change in found if not change.harmless and not (change.what == "missing" and change.unit)])
-    gone = [change.unit for change in found if change.what == "missing" and change.unit]
-    if gone:
-        fields = {
+    record = on_record(journal, run_id)
+    gone = _gone(journal, run_id, record)
+
+    def content(earlier: list[Record]) -> dict[str, Any] | None:
+        nonlocal gone
+        if earlier[-1].sha256 != record.sha256:  # another process has written since
+            gone = _gone(journal, run_id, _newest(earlier))
+        return {
             "withdrawn": [{"kind": unit.kind, "key": unit.key, "sha256": unit.sha256} for unit in gone],
             "reason": "missing when the run was resumed; computed again",
             "by": operator,
-        }
-        append(journal, run_id, FOLDED, now, lambda earlier: fields)
+        } if gone else None  # fmt: skip
+
+    if gone:
+        append(journal, run_id, FOLDED, now, content)
     return gone
+
+
+def _gone(journal: Journal, run_id: str, record: OnRecord) -> list[UnitEntry]:
+    found = _changes(journal, run_id, record, read_all=False)
+    _refuse([change for change in found if not change.harmless and not (change.what == "missing" and change.unit)])
+    return [change.unit for change in found if change.what == "missing" and change.unit]
 
 
 def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str, operator: str) -> list[Change]:
@@ -160,7 +177,7 @@ def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str,
     _refuse([change for change in found if change.what != "changed"])
     if found:
         units = [
-            UnitEntry.of(change.unit.kind, journal.file(change.unit.kind, change.unit.key), None)
+            UnitEntry.of(change.unit.kind, journal.file(change.unit.kind, change.unit.key), None, change.unit.seconds)
             for change in found
             if change.unit
         ]
@@ -198,7 +215,10 @@ def changes(journal: Journal, run_id: str, *, read_all: bool = False) -> list[Ch
     Every file on disk is read. An object store's files are read where its tag of them has changed, or with `read_all`.
     A run without a record has no changes. Raises `RecordChanged` when the record itself was changed.
     """
-    record = on_record(journal, run_id)
+    return _changes(journal, run_id, on_record(journal, run_id), read_all)
+
+
+def _changes(journal: Journal, run_id: str, record: OnRecord, read_all: bool) -> list[Change]:
     if record.sha256 is None:
         return []
     found = [*_file_changes(journal, run_id, record.files)]
@@ -211,11 +231,16 @@ def changes(journal: Journal, run_id: str, *, read_all: bool = False) -> list[Ch
 def require_unchanged(
     journal: Journal, known: Mapping[tuple[str, str], UnitEntry], entries: Iterable[UnitEntry]
 ) -> None:
-    """Return when no complete unit on record has another digest now. Raises `RecordChanged` that names those that do."""
+    """Return when no unit on record has another digest now, failed ones that were tried again left out.
+
+    Raises `RecordChanged` that names those that do.
+    """
     changed = [
         _changed(journal, before)
         for entry in entries
-        if (before := known.get((entry.kind, entry.key))) and before.complete and not _same(before, entry)
+        if (before := known.get((entry.kind, entry.key)))
+        and not _same(before, entry)
+        and (before.complete or (not entry.complete and _edited(before, entry.seconds)))
     ]
     _refuse(changed)
 
@@ -268,10 +293,25 @@ def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry],
         entry = entries[key]
         if held:
             continue
-        if entry.complete:
+        if entry.complete or not _tried_again(journal, entry):
             yield _changed(journal, entry)
         else:
             yield Change("retried", journal.unit_url(kind, key, complete=False), "a failed unit was tried again", entry)
+
+
+def _edited(before: UnitEntry, seconds: float | None) -> bool:
+    """Return whether a failed unit that differs from the record was not computed again: it took the same time."""
+    return before.seconds is not None and before.seconds == seconds
+
+
+def _tried_again(journal: Journal, before: UnitEntry) -> bool:
+    try:
+        header = journal.header(before.kind, before.key)
+    except StorageUnavailable:
+        raise
+    except JournalError:
+        return False  # failed units are written whole, as complete ones are
+    return header.get("key") == before.key and not _edited(before, header.get("runtime", {}).get("seconds"))
 
 
 def _same(before: UnitEntry | None, after: UnitEntry) -> bool:
@@ -303,7 +343,8 @@ def _digest(journal: Journal, run_id: str, name: str) -> str:
 
 
 def _changed(journal: Journal, entry: UnitEntry) -> Change:
-    return Change("changed", journal.unit_url(entry.kind, entry.key), "its bytes are not those of the record", entry)
+    url = journal.unit_url(entry.kind, entry.key, complete=entry.complete)
+    return Change("changed", url, "its bytes are not those of the record", entry)
 
 
 def _missing(journal: Journal, entry: UnitEntry) -> Change:

@@ -14,7 +14,7 @@ from audit.index.integrity import accept_changes, changes, on_record, require_in
 from audit.index.store import Store
 from audit.labels.export import record_name
 from audit.storage.journal import Journal
-from audit.storage.run_records import RecordChanged, append
+from audit.storage.run_records import RecordChanged, append, read_records
 from tests.synthetic import Run, cell, control, discard, instrument
 
 LATENT = {"scenario": "latent-whitebox", "kind": "latent-whitebox"}
@@ -113,6 +113,77 @@ def test_a_failed_unit_that_is_tried_again_is_no_fault(journal: Journal, tmp_pat
     with Store(tmp_path / "index.duckdb") as store:
         store.consolidate(journal, "run-1")
     require_intact(journal, "run-1")
+
+
+def test_two_resumes_at_once_withdraw_a_missing_unit_once(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, now, put_new, others = a_run().key("detect", 1), dt.datetime.now(dt.UTC), journal.store.put_new, []
+    discard(journal, "detect", key)
+
+    def slow(name: str, data: bytes) -> bool:
+        monkeypatch.setattr(journal.store, "put_new", put_new)
+        others.extend(withdraw_missing(journal, "run-1", now, "the faster one"))
+        return put_new(name, data)
+
+    monkeypatch.setattr(journal.store, "put_new", slow)
+    assert withdraw_missing(journal, "run-1", now, "the slower one") == []
+    assert [unit.key for unit in others] == [key]
+    assert on_record(journal, "run-1").withdrawn == 1
+    withdrawals = [r for r in read_records(journal, "run-1", "folded") if "withdrawn" in r.fields]
+    assert [record.fields["by"] for record in withdrawals] == ["the faster one"]
+
+
+def write_failed(journal: Journal, scores: float, seconds: float, key: str | None = None) -> Path:
+    """Write a detect unit that failed in its first row, and return its file."""
+    run = a_run()
+    rows = run.rows(run.key("detect", 0))
+    rows[0] |= {"status": "error", "error": "out of memory", "scores": None}
+    rows[1] |= {"scores": [{"label": "ring", "score": scores}]}
+    header = {"runtime": {"host": "h", "device": "cpu", "seconds": seconds}}
+    discard(journal, "detect", run.key("detect", 0))
+    journal.write("detect", key or run.key("detect", 0), run.table("detect", rows), header)
+    (path,) = Path(journal.store.base).rglob(f"{key or run.key('detect', 0)}.failed.parquet")
+    return path
+
+
+def tried_again(journal: Journal, path: Path) -> None:
+    write_failed(journal, 0.6, 4.000000002)
+
+
+def edited(journal: Journal, path: Path) -> None:
+    write_failed(journal, 0.01, 3.000000001)
+
+
+def swapped(journal: Journal, path: Path) -> None:
+    write_failed(journal, 0.6, 5.0, "f" * 64).replace(path)
+
+
+def cut(journal: Journal, path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize("change", [tried_again, edited, swapped, cut])
+def test_a_failed_unit_whose_rows_were_edited_is_no_retry(
+    change: Callable[[Journal, Path], None], tmp_path: Path
+) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    a_run().write(journal)
+    path = write_failed(journal, 0.6, 3.000000001)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        change(journal, path)
+        if change is tried_again:
+            assert [found.what for found in changes(journal, "run-1")] == ["retried"]
+            store.consolidate(journal)
+            assert changes(journal, "run-1") == []
+            return
+        with pytest.raises(RecordChanged, match=f"changed: .*{path.name}"):
+            require_intact(journal, "run-1")
+        if change is edited:
+            with pytest.raises(RecordChanged, match=f"changed: .*{path.name}"):
+                store.consolidate(journal, "run-1")
+            assert accept_changes(journal, "run-1", dt.datetime.now(dt.UTC), "a test edits it", "tester")
+            write_failed(journal, 0.02, 3.000000001)
+            assert [found.what for found in changes(journal, "run-1")] == ["changed"]
 
 
 def mutations(journal: Journal, number: int, seed: int) -> list[tuple[str, Callable[[], str | None]]]:
