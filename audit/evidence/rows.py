@@ -15,7 +15,7 @@ from audit.evidence.redaction import Redaction
 from audit.files import reason
 from audit.index.folding import decide_cases, fill_intervals, fill_rates
 from audit.index.sql_files import relations
-from audit.index.writing import insert
+from audit.index.writing import insert, transaction
 
 BY_RUN = (
     "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
@@ -63,7 +63,7 @@ def build_index(tables: Mapping[str, pa.Table], path: Path) -> None:
 
     Raises `NotVerified` when the rows do not fit this version's tables.
     """
-    with duckdb.connect(str(path)) as con:
+    with duckdb.connect(str(path)) as con, transaction(con):  # one, because each commit waits for the disk
         for sql in relations("schema").values():
             con.execute(sql)
         for name in TABLES:
@@ -86,7 +86,7 @@ def outcomes_from_scores(path: Path, run_key: int) -> tuple[pa.Table, str | None
     Return the outcomes, and the first case by which they differ from those that stood there; None when they are the
     same. The index then holds the former.
     """
-    with duckdb.connect(str(path)) as con:
+    with duckdb.connect(str(path)) as con, transaction(con):
         con.execute("create temp table stored as from outcomes")
         decide_cases(con, run_key)
         derived = con.sql("select * from outcomes order by all").to_arrow_table()
@@ -96,7 +96,8 @@ def outcomes_from_scores(path: Path, run_key: int) -> tuple[pa.Table, str | None
             " select cell_id, case_no, detector, g.outcome, c.outcome, g.score, c.score"
             " from gone as g full join come as c using (cell_id, case_no, detector) order by all limit 1"
         ).fetchall()
-        _fill(con)
+        if different:
+            _fill(con)
     if not different:
         return derived, None
     cell, case, detector, was, now, was_score, now_score = different[0]

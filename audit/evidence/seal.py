@@ -11,6 +11,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from audit.evidence.sealed_waivers import listed, waiver_files
 from audit.evidence.units import RunUnits, encode_units, replacements, sealed_units, units_root
 from audit.files import Document
 from audit.index.derivation import derive
-from audit.index.integrity import on_record, require_intact
+from audit.index.integrity import require_intact
 from audit.index.queries import open_published, require_run
 from audit.plan.document import read_outline
 from audit.spec.policy import Policy
@@ -89,7 +90,7 @@ def seal(
     _require_order(planned_at, moment(record.fields["at"]), now)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
-    require_intact(journal, run_id)
+    on_file = require_intact(journal, run_id)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
     policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
     with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
@@ -104,9 +105,10 @@ def seal(
             f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
             next_step=f"make the index anew with: erasure-audit db rebuild, then decide again: erasure-audit gate {run_id}",
         )
-    on_file = on_record(journal, run_id)
     units = sealed_units(journal, run_id, on_file.units, planned_at)
-    payload = {f"rows/{table}.parquet": encode_rows(content) for table, content in rows.items()}
+    with ThreadPoolExecutor() as pool:
+        encoded = zip(rows, pool.map(encode_rows, rows.values()), strict=True)
+        payload = {f"rows/{table}.parquet": data for table, data in encoded}
     payload |= documents(journal, run_id, records, record, result, redaction)
     waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
     payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}

@@ -51,6 +51,11 @@ class UnitEntry:
         size, blob = file.bytes, file.blob_sha256
         return cls(kind, file.key, file.complete, file.sha256, size, blob, stamp, None if file.complete else seconds)
 
+    def row(self) -> dict[str, Any]:
+        """Return the entry as a record holds it; only failed units have a time."""
+        row = dataclasses.asdict(self)
+        return row if self.seconds is not None else {name: row[name] for name in row if name != "seconds"}
+
     @property
     def file(self) -> UnitFile:
         """The file that is on record."""
@@ -129,7 +134,7 @@ def record_units(
         new = unrecorded(known, entries)
         if not reason:
             require_unchanged(journal, known, new)
-        return {"units": [dataclasses.asdict(entry) for entry in new], **reason} if new else None
+        return {"units": [entry.row() for entry in new], **reason} if new else None
 
     return append(journal, run_id, FOLDED, now, content)
 
@@ -183,7 +188,7 @@ def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str,
         ]
         fields = {
             "files": [{"name": c.file, "sha256": _digest(journal, run_id, c.file)} for c in found if c.file],
-            "units": [dataclasses.asdict(unit) for unit in units],
+            "units": [unit.row() for unit in units],
             "reason": reason,
             "by": operator,
         }
@@ -204,9 +209,11 @@ def unplanned(journal: Journal) -> list[Change]:
     ]
 
 
-def require_intact(journal: Journal, run_id: str) -> None:
-    """Return when no file of the run differs from what is on record. Raises `RecordChanged` that names those that do."""
-    _refuse([change for change in changes(journal, run_id) if not change.harmless])
+def require_intact(journal: Journal, run_id: str) -> OnRecord:
+    """Return what is on record of the run's files when none differs. Raises `RecordChanged` that names those that do."""
+    record = on_record(journal, run_id)
+    _refuse([change for change in _changes(journal, run_id, record, read_all=False) if not change.harmless])
+    return record
 
 
 def changes(journal: Journal, run_id: str, *, read_all: bool = False) -> list[Change]:
