@@ -9,7 +9,7 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -184,15 +184,17 @@ def conclude(
     return derive(published, run_id, manifest, used, basis, planned=policy is None)
 
 
-def record_decision(journal: Journal, result: RunResult, database: Path, command: str) -> Record:
+def record_decision(
+    journal: Journal, result: RunResult, database: Path, command: str, opened_by: Sequence[str] = ()
+) -> Record:
     """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
 
-    `command` is run, resume or gate. Raises `RecordChanged` when an earlier record was changed, `StoreError` when the index
-    cannot be written.
+    `command` is run, resume or gate; `opened_by` are the decisions that waivers covered where they opened the gate. Raises
+    `RecordChanged` when an earlier record was changed, `StoreError` when the index cannot be written.
     """
     policy = Policy.model_validate(result.spec["gate"])
     folded = on_record(journal, result.run_id).sha256
-    record = record_verdict(journal, result.run_id, command, operator(), policy, result.verdict, folded)
+    record = record_verdict(journal, result.run_id, command, operator(), policy, result.verdict, folded, opened_by)
     _publish(journal, database, lambda store: store.load_decisions(journal, result.run_id))
     return record
 

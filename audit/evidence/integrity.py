@@ -73,6 +73,8 @@ def check_signatures(
                 yield wrong(1, "the file is no signature of a bundle", name)
         except NotVerified as error:
             yield of_error(1, error)
+    if signatures.facts is not None and not any(_OFFICER.fullmatch(name) for name in bag.attestations):
+        yield unchecked(1, "a review: beside the seal there is no signature of a person")
     # Of the policy's registration and of waivers, which checks 7 and 8 verify.
     signatures.used |= signers(bag) | sealed_waivers.signers(bag)
     for key in keys:
@@ -84,6 +86,15 @@ def check_signatures(
                 ATTESTATIONS,
                 "leave the key out if you do not expect its signature",
             )
+
+
+def check_possession(signatures: Signatures, as_of: dt.datetime | None) -> Iterator[Line]:
+    """Yield a line when the verifier claims to have had the bundle before it was sealed."""
+    facts = signatures.facts
+    if as_of is not None and facts is not None and _before(as_of, facts.get("sealed_at")):
+        yield wrong(
+            1, f"nobody had the bundle by {stamp(as_of)} (--as-of): it says that it was sealed {facts['sealed_at']}"
+        )
 
 
 def check_tag_manifest(bag: Bag, signatures: Signatures) -> Iterator[Line]:
@@ -132,6 +143,13 @@ def _late(time: dt.datetime, sealed_at: object) -> bool:
     """Whether a seal was stamped long after it says that it was made: sealing asks for the stamp at once."""
     try:
         return time > moment(str(sealed_at)) + _AT_ONCE
+    except ValueError:
+        return True
+
+
+def _before(day: dt.datetime, sealed_at: object) -> bool:
+    try:
+        return day < moment(str(sealed_at))
     except ValueError:
         return True
 

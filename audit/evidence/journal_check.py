@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from audit import identity
 from audit.evidence.content import MOST_SHOWN, Content
@@ -64,19 +65,34 @@ def differing_tables(journal: Journal, content: Content) -> list[str]:
 
     An index is an ordinary file: one that was edited before the run was sealed gives rows that agree with each other.
     """
-    run_key = identity.int_key(content.run_id)
-    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
-        with Store(Path(name) / "index.duckdb") as store:
-            store.consolidate(journal, content.run_id)
-            published = store.publish(Path(name) / "published")
-        con = open_published(published)
-        try:
-            rows = read_rows(con, run_key, redaction_of(con, run_key))
-        finally:
-            con.close()
-    names = {table: f"data/rows/{table}.parquet" for table in TABLES if table not in _OF_A_MACHINE}
+    rows = _folded_anew(journal, content.run_id)
+    names = {table: f"data/rows/{table}.parquet" for table in rows}
     return [
         name
         for table, name in names.items()
         if encode_rows(decode_rows(content.bag.read(name), name)) != encode_rows(rows[table])
     ]
+
+
+def altered_tables(journal: Journal, run_id: str, published: Path) -> list[str]:
+    """Return the tables of a published index whose rows of a run are not what a new index of the journal's files holds."""
+    indexed = _rows_of(published, run_id)
+    return [table for table, rows in _folded_anew(journal, run_id).items() if not rows.equals(indexed[table])]
+
+
+def _folded_anew(journal: Journal, run_id: str) -> dict[str, pa.Table]:
+    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
+        with Store(Path(name) / "index.duckdb") as store:
+            store.consolidate(journal, run_id)
+            published = store.publish(Path(name) / "published")
+        return _rows_of(published, run_id)
+
+
+def _rows_of(published: Path, run_id: str) -> dict[str, pa.Table]:
+    run_key = identity.int_key(run_id)
+    con = open_published(published)
+    try:
+        rows = read_rows(con, run_key, redaction_of(con, run_key))
+    finally:
+        con.close()
+    return {table: rows[table] for table in TABLES if table not in _OF_A_MACHINE}

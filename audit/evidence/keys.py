@@ -25,7 +25,7 @@ from audit.files import ForeignError, read_bounded
 
 PASSPHRASE = "ERASURE_AUDIT_KEY_PASSPHRASE"  # the environment variable's name
 _LARGEST = 16_384  # bytes of a key file
-_NOT_AFTER = re.compile(r"^Not after:[ \t]*(.*?)[ \t]*$", re.MULTILINE)
+_NOT_AFTER = re.compile(r"^[\s\ufeff]*Not[ \t]*after[ \t]*:[ \t]*(.*?)[ \t]*$", re.MULTILINE | re.IGNORECASE)
 _PREAMBLE = re.compile(rb"-----BEGIN ")
 
 

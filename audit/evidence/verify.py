@@ -14,7 +14,14 @@ from audit.errors import EvidenceError
 from audit.evidence import content as contents
 from audit.evidence.bag import scan
 from audit.evidence.content import Content, guarded
-from audit.evidence.integrity import Signatures, check_files, check_keys, check_signatures, check_tag_manifest
+from audit.evidence.integrity import (
+    Signatures,
+    check_files,
+    check_keys,
+    check_possession,
+    check_signatures,
+    check_tag_manifest,
+)
 from audit.evidence.journal_check import check_units
 from audit.evidence.keys import PublicKey
 from audit.evidence.lines import Answer, Line, unchecked
@@ -72,6 +79,7 @@ def verify(
     lines = list(check_keys(folder, keys))
     if not lines:
         lines += check_signatures(bag, keys, as_of or now, signatures, roots)
+    lines += check_possession(signatures, as_of)
     lines += check_tag_manifest(bag, signatures)
     lines += check_files(bag)
     facts = signatures.facts

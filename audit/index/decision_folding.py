@@ -76,6 +76,7 @@ def _rows(table: str, record: Record) -> Iterator[Document]:
             "status": verdict["status"],
             "reasons": json.dumps(verdict["reasons"], ensure_ascii=False),
             "waivers": json.dumps(verdict["waivers"], ensure_ascii=False),
+            "opened_by": json.dumps(fields.get("opened_by", []), ensure_ascii=False),
         }
     elif table == "decisions":
         for side, rows in (("crr", "decisions"), ("retention", "retention"), ("damage", "damage")):

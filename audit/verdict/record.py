@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from audit import identity
@@ -42,11 +42,13 @@ def record_verdict(
     policy: Policy,
     verdict: Verdict,
     folded_sha256: str | None,
+    opened_by: Sequence[str] = (),
 ) -> Record:
     """Write the next decision of a run and return it.
 
     `command` is run, resume or gate. `folded_sha256` is the digest of the run's newest record of folded files, on which the
-    decision rests. Raises `RecordChanged` when an earlier record was changed, `JournalError` when the storage cannot be written.
+    decision rests; `opened_by` are the decisions that signed waivers covered, when the gate was opened in spite of the status.
+    Raises `RecordChanged` when an earlier record was changed, `JournalError` when the storage cannot be written.
     """
     fields = {
         "command": command,
@@ -57,6 +59,7 @@ def record_verdict(
         "attempt": verdict.attempt,
         "folded_sha256": folded_sha256,
         "verdict": verdict_fields(verdict),
+        **({"opened_by": list(opened_by)} if opened_by else {}),
     }
     record = append(journal, run_id, DECISIONS, dt.datetime.now(dt.UTC), lambda earlier: fields)
     assert record is not None

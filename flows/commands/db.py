@@ -74,7 +74,11 @@ def consolidate(
 
 
 Full = Annotated[
-    bool, typer.Option("--full", help="Read every file, whatever tag of it the object store is known to keep.")
+    bool,
+    typer.Option(
+        "--full",
+        help="Read every file, whatever tag of it the object store is known to keep, and fold the run anew to compare the index.",
+    ),
 ]
 Accept = Annotated[
     str | None, typer.Option("--accept", help="Put changed files on record as they are now, for this reason.")
@@ -104,7 +108,8 @@ def verify(
     decisions = _check_decisions(journal, run_id, locations.database_path(place, database))
     found = [*integrity.changes(journal, run_id, read_all=full), *integrity.unplanned(journal)]
     bad = [change for change in found if not change.harmless]
-    verified = not bad and record.sha256 is not None
+    edited = _edited_tables(journal, run_id, locations.database_path(place, database)) if full and not bad else []
+    verified = not bad and not edited and record.sha256 is not None
     counts = {
         "files": len(record.files),
         "units": len(record.units),
@@ -113,10 +118,14 @@ def verify(
     }
     if as_json:
         rows = [{"what": change.what, "file": change.url, "detail": change.detail} for change in found]
-        emit_json({"run_id": run_id, "verified": verified, **counts, "changes": rows})
+        emit_json({"run_id": run_id, "verified": verified, **counts, "changes": rows, "edited_tables": edited})
     else:
         for change in found:
             print(f"{change.what}: {change.url} ({change.detail})")
+        for table in edited:
+            print(f"edited: table {table} of the index is not what the journal's files give")
+        if edited:
+            say("make the index anew with: erasure-audit db rebuild; then decide again with: erasure-audit gate RUN_ID")
         if record.sha256 is None:
             say(f"nothing of this run is on record yet; put it there with: erasure-audit db consolidate {run_id}")
         on_record = ", ".join(f"{count} {name}" for name, count in counts.items())
@@ -135,6 +144,16 @@ def _check_decisions(journal: Journal, run_id: str, database: Path) -> int:
     for newest in published(database.parent / "published")[-1:]:
         require_recorded(journal, run_id, records, recorded_decisions(newest, run_id))
     return len(records)
+
+
+def _edited_tables(journal: Journal, run_id: str, database: Path) -> list[str]:
+    """Return the tables of the index whose rows of the run differ from those of a new index; none without an index."""
+    from audit import run as steps
+    from audit.evidence.journal_check import altered_tables
+
+    if not database.exists():
+        return []
+    return altered_tables(journal, run_id, steps.consolidate(journal, run_id, database))
 
 
 def _accept(journal: Journal, run_id: str, reason: str) -> None:

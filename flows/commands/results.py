@@ -93,15 +93,15 @@ def gate(
     trusted = trusted_keys(keys or ())
     place = locations.storage_root(root)
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
+    honoured = waiving.honour(result, waivers, trusted, place) if waivers else None
+    opened_by = tuple(map(str, honoured.waived)) if honoured and honour_waivers and honoured.opens else ()
     if not no_record:
-        steps.record_decision(steps.open_journal(place), result, locations.database_path(place, database), "gate")
+        index = locations.database_path(place, database)
+        steps.record_decision(steps.open_journal(place), result, index, "gate", opened_by)
     print_result(result, {}, Format.JSON if as_json else output, root)
-    if waivers:
-        honoured = waiving.honour(result, waivers, trusted, place)
+    if honoured:
         waiving.print_honoured(honoured, honour_waivers)
-        if honour_waivers and honoured.opens:
-            return EXIT_PASS
-    return result.verdict.status.exit_code
+    return EXIT_PASS if opened_by else result.verdict.status.exit_code
 
 
 def load_policy(path: Path) -> Policy:

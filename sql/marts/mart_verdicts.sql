@@ -16,6 +16,7 @@ select
     v.status,
     v.reasons,
     v.waivers,
+    v.opened_by,
     row_number() over (partition by v.run_key, v.policy_sha256 order by v.decision_no desc) = 1 as newest_of_policy,
     row_number() over (partition by v.run_key order by v.decision_no desc) = 1 as newest
 from verdicts as v

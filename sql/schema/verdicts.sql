@@ -13,5 +13,7 @@ create table if not exists verdicts (
     status varchar not null,
     -- JSON lists of sentences.
     reasons varchar not null,
-    waivers varchar not null
+    waivers varchar not null,
+    -- The decisions that signed waivers covered when the gate was opened in spite of the status; empty when it was not.
+    opened_by varchar not null
 );

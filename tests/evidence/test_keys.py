@@ -49,6 +49,15 @@ def test_no_half_of_a_pair_is_left_where_the_other_cannot_be_written(tmp_path: P
         keys.generate(tmp_path / "absent" / "key.pem")
 
 
+@pytest.mark.parametrize("line", [b"\xef\xbb\xbfNot after: ", b"not after: ", b"  NOT AFTER : "])
+def test_a_date_in_another_spelling_is_no_key_for_ever(tmp_path: Path, line: bytes) -> None:
+    public = keys.generate(tmp_path / "seal.pem", not_after=LAST)
+    data = public.path.read_bytes()
+    assert data.count(b"Not after: ") == 1
+    public.path.write_bytes(data.replace(b"Not after: ", line))
+    assert keys.load_public_key(public.path).not_after == LAST
+
+
 def test_the_key_id_is_what_openssl_and_coreutils_print(tmp_path: Path) -> None:
     public = keys.generate(tmp_path / "seal.pem", not_after=LAST)
     der = subprocess.run(

@@ -123,6 +123,16 @@ def test_an_expired_key_needs_the_day_on_which_the_bundle_came(bundle: Bundle) -
         and "--as-of" in line.next_step
     )
     assert signatures(bundle, bundle.keys, SEALED) == []
+    early = verify(bundle.folder, bundle.keys, now=NOW, as_of=SEALED - dt.timedelta(days=1))
+    assert "nobody had the bundle by" in wrong(early)[0].detail
+
+
+def test_a_bundle_that_nobody_reviewed_says_so(bundle: Bundle) -> None:
+    alone = [line.detail for line in verify(bundle.folder, bundle.keys[:1], now=NOW).lines]
+    assert not any("a review" in text for text in alone)
+    (bundle.folder / "attestations" / "officer.dsse.json").unlink()
+    found = verify(bundle.folder, bundle.keys[:1], now=NOW)
+    assert any("no signature of a person" in line.detail and line.answer is Answer.UNCHECKED for line in found.lines)
 
 
 def test_without_a_folder_or_a_seal(bundle: Bundle, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 from collections import Counter
@@ -14,6 +15,7 @@ import pytest
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
 from audit.index.attempts import attempt
+from audit.index.integrity import record_plan
 from audit.index.queries import read_result, recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator
@@ -22,6 +24,7 @@ from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged, read_records
 from audit.verdict.record import policy_sha256
+from flows.cli import main
 from tests.synthetic import Run, cell, control, instrument
 
 POLICY = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
@@ -74,6 +77,39 @@ def test_a_decision_is_a_file_of_the_run_and_rows_of_the_index(place: tuple[Jour
     assert ("crr", verdict["decisions"][0]["status"], 0.2) in sides
     assert {side for side, *_ in sides} == {"crr", "retention", "damage"}
     assert checks == [(len(verdict["checks"]),)] and controls == [(len(verdict["controls"]),)]
+
+
+def test_waivers_that_opened_the_gate_are_on_record(place: tuple[Journal, Path]) -> None:
+    journal, database = place
+    result = conclude(journal, "run-1", folded(journal, database, "run-1"), POLICY)
+    record_decision(journal, result, database, "gate")
+    record_decision(journal, result, database, "gate", ["FAIL (waived until 2026-12-01)  ring | uce"])
+    with duckdb.connect(str(newest(database)), read_only=True) as con:
+        opened = con.execute("select opened_by from mart_verdicts order by decision_no").fetchall()
+    assert [json.loads(sentences) for (sentences,) in opened] == [[], ["FAIL (waived until 2026-12-01)  ring | uce"]]
+    assert "opened_by" not in read_records(journal, "run-1", "decisions")[0].fields
+
+
+def test_an_edited_index_is_noticed_when_the_run_is_folded_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    journal, database = Journal(str(tmp_path)), tmp_path / "db" / "audit.duckdb"
+    folded(journal, database, "run-1")
+    with duckdb.connect(str(database)) as con:
+        con.execute("checkpoint")
+    record_plan(journal, "run-1", dt.datetime.now(dt.UTC))
+    verify = ["db", "verify", "run-1", "--root", str(tmp_path)]
+    assert main([*verify, "--full"]) == 0
+    with duckdb.connect(str(database)) as con:
+        con.execute("update scores set score = 0.0")
+        con.execute("update outcomes set outcome = 'clear', score = 0.0 where outcome = 'hit'")
+    assert main(verify) == 0
+    capsys.readouterr()
+    assert main([*verify, "--full"]) == 5
+    shown = capsys.readouterr()
+    assert "edited: table scores" in shown.out and "edited: table outcomes" in shown.out and "db rebuild" in shown.err
+    Store.rebuild(database, journal)
+    assert main([*verify, "--full"]) == 0
 
 
 def test_a_rebuilt_index_holds_the_same_decisions(place: tuple[Journal, Path]) -> None:
