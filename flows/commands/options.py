@@ -27,3 +27,8 @@ OutputFormat = Annotated[Format, typer.Option("--format", help="How the result i
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; the same as --format json.")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Show Prefect's log lines.")]
 ExitZero = Annotated[bool, typer.Option("--exit-zero", help="Exit 0 when the audit ran, whatever the verdict.")]
+Notify = Annotated[
+    list[str] | None,
+    typer.Option("--notify", help="Apprise URL that is told how it ended (default: ERASURE_AUDIT_NOTIFY); repeatable."),
+]
+NotifyShut = Annotated[bool, typer.Option("--notify-shut", help="Tell only of a gate that is shut, or of no verdict.")]

@@ -18,10 +18,12 @@ from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
 from flows.console import Format, emit_json, progress_bars, say
+from flows.notify import notifying
 from flows.verdicts import print_result
 
 if TYPE_CHECKING:
     from audit.spec.document import Spec
+    from audit.verdict.results import RunResult
     from tasks.context import Settings
     from tasks.units import StageReport
 
@@ -48,6 +50,8 @@ def run(
     as_json: options.Json = False,
     exit_zero: options.ExitZero = False,
     verbose: options.Verbose = False,
+    notify: options.Notify = None,
+    notify_shut: options.NotifyShut = False,
 ) -> int:
     """Audit SPEC from corpus to verdict and reports."""
     parsed = load_spec(spec)
@@ -56,7 +60,8 @@ def run(
 
     run_id = new_run_id(parsed.name, dt.datetime.now(dt.UTC))
     form = Format.JSON if as_json else output
-    return _audit(str(spec), root, run_id, chosen, form, exit_zero, verbose, parsed)
+    with notifying(notify, run_id, only_shut=notify_shut) as tell:
+        return _audit(str(spec), root, run_id, chosen, form, exit_zero, verbose, tell, parsed)
 
 
 def resume(
@@ -72,10 +77,14 @@ def resume(
     as_json: options.Json = False,
     exit_zero: options.ExitZero = False,
     verbose: options.Verbose = False,
+    notify: options.Notify = None,
+    notify_shut: options.NotifyShut = False,
 ) -> int:
     """Compute what RUN_ID lacks, then conclude and report it again."""
     chosen = _settings(device, batch_size, gpu_slot, database, reports, show_sensitive)
-    return _audit(None, root, run_id, chosen, Format.JSON if as_json else output, exit_zero, verbose)
+    form = Format.JSON if as_json else output
+    with notifying(notify, run_id, only_shut=notify_shut) as tell:
+        return _audit(None, root, run_id, chosen, form, exit_zero, verbose, tell)
 
 
 def work(
@@ -140,6 +149,7 @@ def _audit(
     output: Format,
     exit_zero: bool,
     verbose: bool,
+    tell: Callable[[RunResult], None],
     parsed: Spec | None = None,
 ) -> int:
     place = locations.storage_root(root)
@@ -153,6 +163,7 @@ def _audit(
         finished = audit(spec, root=root, run_id=run_id, settings=settings())
     assert isinstance(finished, Finished)  # the data of the flow's state
     _tell_failures(finished.stages)
+    tell(finished.result)
     print_result(finished.result, finished.reports, output, root)
     return 0 if exit_zero else finished.result.verdict.status.exit_code
 
