@@ -144,6 +144,12 @@ def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
     return _publish(journal, database, lambda store: store.consolidate(journal, run_id))
 
 
+def consolidate_all(journal: Journal, database: Path) -> tuple[Path, tuple[str, ...]]:
+    """Fold every run's journal into the index; the path of a fresh read-only copy, and a sentence for each damaged run."""
+    damaged: list[str] = []
+    return _publish(journal, database, lambda store: damaged.extend(store.consolidate(journal).damaged)), tuple(damaged)
+
+
 def _publish(journal: Journal, database: Path, update: Callable[[Store], object]) -> Path:
     """Update the index at `database` and return the path of a fresh read-only copy."""
     try:
@@ -174,7 +180,7 @@ def conclude(
     does not know and none is given.
     """
     outline = read_outline(journal, run_id)
-    used = policy or _stored_policy(outline)
+    used = policy or stored_policy(outline)
     basis = Basis(
         attempt(journal, run_id, policy_sha256(used)),
         known_of_judges(journal, run_id, policy),
@@ -210,7 +216,8 @@ def require_intact_run(journal: Journal, run_id: str, now: dt.datetime) -> None:
         )
 
 
-def _stored_policy(outline: Outline) -> Policy:
+def stored_policy(outline: Outline) -> Policy:
+    """Return the policy that a run was planned with. Raises `SpecError` when it is of a form that this version does not know."""
     try:
         return Policy.model_validate(outline.policy)
     except ValidationError as error:

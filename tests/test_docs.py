@@ -64,6 +64,7 @@ ELSEWHERE = {
     "source ": "the tests run in the environment that it switches on",
     "export ": "sets a variable of a server or worker: tests/flows/test_prefect.py",
     "prefect ": "needs a server: tests/flows/test_prefect.py",
+    "python -m deployments.automations": "needs a server: tests/flows/test_automations.py",
     "CUDA_VISIBLE_DEVICES=0 prefect worker start": "needs a server: tests/flows/test_prefect.py",
     "erasure-audit run deployments/specs/demo.yaml": "takes minutes: tests/test_quickstart.py",
     "erasure-audit run first.yaml": "takes minutes, as the demo does",

@@ -105,8 +105,8 @@ def _evidence(source: str, keys: Sequence[Path] | None, root: str | None, databa
     from audit import run as steps
     from audit.index.integrity import require_intact
     from audit.plan.document import read_outline
+    from audit.run import stored_policy
     from audit.storage.journal import Journal
-    from flows.commands.results import stored_policy
 
     place = locations.storage_root(root)
     journal = Journal(place)

@@ -131,18 +131,6 @@ def load_policy(path: Path) -> Policy:
         ) from None
 
 
-def stored_policy(outline: Outline) -> Policy:
-    """Return the policy that a run was planned with. Raises `SpecError` when it is of a form that this version does not know."""
-    try:
-        return Policy.model_validate(outline.policy)
-    except ValidationError:
-        raise SpecError(
-            "the policy stored with this run is not one of this version",
-            where=f"run {outline.run_id}",
-            next_step="name one of this version with --policy SPEC",
-        ) from None
-
-
 def _conclude(run_id: str, root: str, database: str | None, policy: Policy | None) -> RunResult:
     """Return the result of a run from a fresh copy of the index, which holds what was journalled since."""
     from audit import run as steps

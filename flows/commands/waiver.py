@@ -14,7 +14,7 @@ from audit import locations
 from audit.errors import SpecError
 from flows.commands import options
 from flows.commands.keys import Trusted, signing_key, trusted_keys
-from flows.commands.results import PolicyFile, load_policy, stored_policy
+from flows.commands.results import PolicyFile, load_policy
 from flows.console import emit_json, say
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def create(
     """Write a waiver to FILE, for decisions of one run under one policy. It changes no status and no number."""
     from audit.evidence.waivers import create, parse_selection
     from audit.plan.document import read_outline
+    from audit.run import stored_policy
     from audit.storage.journal import Journal
     from audit.verdict.record import policy_sha256
     from audit.verdict.waivers import Waiver

@@ -68,14 +68,15 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path | No
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path, cwd: Path) -> Iterator[dict[str, str]]:
-    """The environment that points children at a fresh Prefect server with its own SQLite file below `home`."""
+def prefect_server(home: Path, cwd: Path, database: str | None = None) -> Iterator[dict[str, str]]:
+    """The environment that points children at a fresh Prefect server, on `database` or an SQLite file below `home`."""
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {
         **clean_environment(home),
         "PREFECT_SERVER_UI_API_URL": api,
         "PREFECT_UI_ENABLED": "false",
+        **({"PREFECT_API_DATABASE_CONNECTION_URL": database} if database else {}),
         "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2",
         "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "2",
     }

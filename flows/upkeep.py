@@ -1,0 +1,87 @@
+"""What a server does between audits: publish the index, verify bundles, and say what expires."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from pathlib import Path
+
+from prefect import flow, get_run_logger
+from prefect.events import emit_event
+
+from audit import locations
+from audit import run as steps
+from audit.errors import EvidenceError, NotVerified
+from audit.evidence.expiry import Expiring, expiring_labels, expiring_waivers
+from audit.evidence.keys import load_public_key
+from audit.evidence.lines import Answer
+from audit.evidence.verify import verify
+from audit.index.series import newest_runs
+from audit.plan.document import read_outline
+from audit.storage.journal import Journal
+
+EXPIRING = "erasure-audit.expiring"  # the event's name; `deployments/automations.yaml` waits for it
+
+
+@flow(name="audit-publish", persist_result=False)
+def publish(root: str | None = None, database: str | None = None) -> str:
+    """Fold every run into the index and publish a copy; return its path. A damaged run is named and keeps no other out."""
+    place = locations.storage_root(root)
+    published, damaged = steps.consolidate_all(steps.open_journal(place), locations.database_path(place, database))
+    for run in damaged:
+        get_run_logger().warning("left out of the index: %s", run)
+    return str(published)
+
+
+@flow(name="audit-verify-evidence", persist_result=False)
+def verify_evidence(bundles: str, keys: Sequence[str], root: str | None = None) -> int:
+    """Verify every bundle below the folder `bundles` by the public `keys`; return their number.
+
+    With `root`, each is compared with the journal there too. Raises `NotVerified` that names the bundles that do not hold.
+    """
+    folders = sorted(path.parent for path in Path(bundles).glob("*/bagit.txt"))
+    if not folders:
+        raise EvidenceError("there is no bundle", where=bundles, next_step="name the folder that holds the bundles")
+    trusted = [load_public_key(Path(key)) for key in keys]
+    journal = Journal(root) if root else None
+    bad = []
+    for folder in folders:
+        found = verify(folder, trusted, now=dt.datetime.now(dt.UTC), journal=journal)
+        for line in found.lines:
+            if line.answer is Answer.WRONG:
+                get_run_logger().error("%s: check %s: %s %s", folder.name, line.number, line.where or "", line.detail)
+        bad += [] if found.holds else [folder.name]
+    if bad:
+        raise NotVerified(f"{len(bad)} of {len(folders)} bundles do not verify: {', '.join(bad)}", where=bundles)
+    return len(folders)
+
+
+@flow(name="audit-expiry", persist_result=False)
+def tell_expiry(
+    root: str | None = None,
+    database: str | None = None,
+    waivers: str | None = None,
+    keys: Sequence[str] = (),
+    days: int = 14,
+) -> list[str]:
+    """Emit an event for everything that expires within `days`, and return a sentence for each.
+
+    Looks at the labels behind the newest run of each system, and at the files `*.json` of the folder `waivers`.
+    """
+    now, within = dt.datetime.now(dt.UTC), dt.timedelta(days=days)
+    place = locations.storage_root(root)
+    journal = steps.open_journal(place)
+    published, _ = steps.consolidate_all(journal, locations.database_path(place, database))
+    soon: list[Expiring] = []
+    for run_id in newest_runs(published):
+        policy = steps.stored_policy(read_outline(journal, run_id))
+        soon += expiring_labels(journal, run_id, policy, now, within)
+    if waivers:
+        files = sorted(Path(waivers).glob("*.json"))
+        soon += expiring_waivers(files, [load_public_key(Path(key)) for key in keys], now, within)
+    sentences = list(dict.fromkeys(one.sentence(now.date()) for one in soon))
+    for sentence in sentences:
+        get_run_logger().warning("%s", sentence)
+        resource = {"prefect.resource.id": f"erasure-audit.expiry.{sentence.split(':')[0].replace(' ', '-')}"}
+        emit_event(event=EXPIRING, resource=resource, payload={"text": sentence})
+    return sentences

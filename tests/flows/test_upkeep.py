@@ -1,0 +1,96 @@
+"""What a server does between audits, as plain functions: the flows of `flows.upkeep` without an engine."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pytest
+import yaml
+
+from audit.errors import EvidenceError, NotVerified
+from audit.evidence import keys
+from audit.evidence.expiry import expiring_waivers
+from audit.evidence.waivers import create
+from audit.storage.journal import Journal
+from deployments.automations import FILE, read_automations
+from flows import upkeep
+from tests.evidence.test_waiver_files import PLAN, waiver
+from tests.synthetic import Run
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setattr(upkeep, "get_run_logger", lambda: logging.getLogger("upkeep"))
+    Run("run-1", system={"name": "Painter", "version": "1"}).write(Journal(str(tmp_path / "runs")))
+    Run("run-2", system={"name": "Painter", "version": "2"}, created_at="2026-11-23T00:00:00Z").write(
+        Journal(str(tmp_path / "runs"))
+    )
+    return str(tmp_path / "runs")
+
+
+def test_everything_is_folded_and_published(root: str) -> None:
+    published = upkeep.publish.fn(root)
+    with duckdb.connect(published, read_only=True) as con:
+        assert con.execute("select count(*) from mart_runs").fetchall() == [(2,)]
+
+
+def test_bundles_that_do_not_hold_fail_the_flow(root: str, tmp_path: Path) -> None:
+    public = keys.generate(tmp_path / "seal.pem")
+    with pytest.raises(EvidenceError, match="no bundle"):
+        upkeep.verify_evidence.fn(str(tmp_path / "bundles"), [str(public.path)])
+    (tmp_path / "bundles" / "one").mkdir(parents=True)
+    (tmp_path / "bundles" / "one" / "bagit.txt").write_text("BagIt-Version: 1.0\n")
+    with pytest.raises(NotVerified, match="1 of 1 bundles do not verify: one"):
+        upkeep.verify_evidence.fn(str(tmp_path / "bundles"), [str(public.path)])
+
+
+def test_what_expires_is_told_as_an_event(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+    monkeypatch.setattr(upkeep, "emit_event", lambda **event: told.append(event))
+    (tmp_path / "waivers").mkdir()
+    (tmp_path / "waivers" / "w.json").write_text("{}")
+    (sentence,) = upkeep.tell_expiry.fn(root, waivers=str(tmp_path / "waivers"))
+    assert sentence.startswith("waiver w.json: it does not count")
+    (event,) = told
+    assert event["event"] == upkeep.EXPIRING and event["payload"] == {"text": sentence}
+    assert upkeep.tell_expiry.fn(root) == []
+
+
+def test_a_waiver_is_told_before_it_ends(tmp_path: Path) -> None:
+    public, until = keys.generate(tmp_path / "approver.pem"), waiver().until
+    path = tmp_path / "w.json"
+    path.write_bytes(create(waiver(), PLAN, keys.load_private_key(tmp_path / "approver.pem")))
+    before = until - dt.timedelta(days=10)
+    assert expiring_waivers([path], [public], before, dt.timedelta(days=5)) == []
+    (soon,) = expiring_waivers([path], [public], before, dt.timedelta(days=14))
+    assert soon.on == until.date() and "expires on" in soon.sentence(before.date())
+    (gone,) = expiring_waivers([path], [public], until + dt.timedelta(days=1), dt.timedelta(days=14))
+    assert "expired on" in gone.sentence((until + dt.timedelta(days=1)).date())
+
+
+def test_automations_know_the_names_of_verdicts_and_events() -> None:
+    block = "12345678-1234-5678-1234-567812345678"
+    automations = {automation.name: automation for automation in read_automations(block)}
+    assert len(automations) == len(yaml.safe_load(FILE.read_text())["automations"])
+    zombie = automations["audit-zombie"].trigger
+    ends = {"Completed", "Failed", "Cancelled", "Crashed", "PASS", "FAIL", "INCONCLUSIVE", "heartbeat"}
+    assert zombie.expect == {f"prefect.flow-run.{end}" for end in ends}
+    assert automations["audit-missed-night"].trigger.within == dt.timedelta(hours=26)
+    assert automations["audit-expiry"].trigger.expect == {upkeep.EXPIRING}
+    assert "${" not in str([automation.model_dump() for automation in automations.values()])
+
+
+def test_deployments_name_flows_that_exist() -> None:
+    deployments = yaml.safe_load((REPOSITORY / "deployments" / "prefect.yaml").read_text())["deployments"]
+    for deployment in deployments:
+        module, _, name = deployment["entrypoint"].rpartition(".")
+        flow = getattr(__import__(module, fromlist=[name]), name)
+        known = set(flow.parameters.properties)
+        assert set(deployment.get("parameters", {})) <= known
+        assert set(flow.parameters.required) <= set(deployment.get("parameters", {})) | {"run_id"}
