@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,22 +18,23 @@ AVAILABLE = bool(_PROGRAMS) or shutil.which("pg_ctl") is not None
 
 
 @contextlib.contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """The SQLAlchemy address of an empty database in `folder`, gone when the block ends. Root starts it as `postgres`."""
+def postgres() -> Iterator[str]:
+    """The SQLAlchemy address of an empty database, gone when the block ends. Root starts it as `postgres`.
+
+    Its folder is none of pytest's, which are their owner's alone.
+    """
     programs = _PROGRAMS[-1].parent if _PROGRAMS else Path(str(shutil.which("pg_ctl"))).parent
     account = pwd.getpwnam("postgres") if os.geteuid() == 0 else None
-    folder.mkdir(parents=True)
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if account:
         os.chown(folder, account.pw_uid, account.pw_gid)
-        for parent in folder.parents:
-            if parent.owner() == "root" and len(parent.parts) > 2:
-                parent.chmod(parent.stat().st_mode | 0o011)  # pytest keeps its folders to their owner
 
     def command(name: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(programs / name), *arguments], check=True, capture_output=True, cwd="/", timeout=120,
+        done = subprocess.run(
+            [str(programs / name), *arguments], check=False, capture_output=True, text=True, cwd="/", timeout=120,
             user=account.pw_uid if account else None, group=account.pw_gid if account else None,
         )  # fmt: skip
+        assert done.returncode == 0, f"{name}: {done.stdout}{done.stderr}"
 
     port = free_port()
     command("initdb", "-D", str(folder / "data"), "-U", "prefect", "-A", "trust", "--no-sync")
@@ -41,4 +43,5 @@ def postgres(folder: Path) -> Iterator[str]:
     try:
         yield f"postgresql+asyncpg://prefect@127.0.0.1:{port}/postgres"
     finally:
-        command("pg_ctl", "-D", str(folder / "data"), "-m", "immediate", "stop")
+        command("pg_ctl", "-D", str(folder / "data"), "-m", "fast", "stop")
+        shutil.rmtree(folder)

@@ -54,7 +54,7 @@ WORKER = [
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     folder = tmp_path_factory.mktemp("prefect")
     with (
-        postgres(folder / "postgres") as database,
+        postgres() as database,
         prefect_server(folder / "home", REPOSITORY, database) as environment,
     ):
         quick = {"PREFECT_WORKER_QUERY_SECONDS": "1", "PREFECT_WORKER_PREFETCH_SECONDS": "1"}
@@ -63,7 +63,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 def ask(server: dict[str, str], method: str, path: str, body: object = None) -> Any:
     answer = httpx.request(method, f"{server['PREFECT_API_URL']}/{path}", json=body, timeout=20.0)
-    answer.raise_for_status()
+    assert answer.is_success, answer.text
     return answer.json() if answer.content else None
 
 
@@ -111,11 +111,11 @@ def test_a_shut_gate_a_missed_night_and_a_killed_run_are_told(
         wait_for("the message on a shut gate", lambda: told(hook, "audit: FAIL", "audit: INCONCLUSIVE"), 600, log)
         (finished,) = [run for run in flow_runs(server, "nightly-audit") if run["state_type"] == "COMPLETED"]
 
-        shorten(server, "audit-missed-night", 5)
+        shorten(server, "audit-missed-night", 10)
         wait_for("the message on a missed night", lambda: told(hook, "a night was missed"), 120, log)
         shorten(server, "audit-missed-night", 93_600)
 
-    long = [{"name": "text", "cases": 400, "sampler": {"steps": 400}}]
+    long = [{"name": "text", "cases": 400, "sampler": {"steps": 500}}]
     slow = tiny_spec(tmp_path / "slow", tiny_folder, scenarios=long, corpus=[])
     prefect(
         server, REPOSITORY, "deployment", "run", "audit/nightly-audit", "--param", f"spec={slow}",
