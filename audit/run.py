@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import functools
 import hashlib
 import io
 import json
@@ -37,14 +36,14 @@ from audit.plan.resolve import resolve
 from audit.plan.resolved import Problem, Resolved
 from audit.provenance import operator, provenance
 from audit.report import write_reports
-from audit.report.contact import Purged
 from audit.spec.document import Spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.storage.pictures import StoredPictures
 from audit.storage.run_records import Record
 from audit.verdict.decisions import Basis
 from audit.verdict.record import policy_sha256, record_verdict
-from audit.verdict.results import RunResult, Sample
+from audit.verdict.results import RunResult
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -230,20 +229,7 @@ def stored_policy(outline: Outline) -> Policy:
 
 def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:
     """Write every report format into `directory`; the paths by format."""
-
-    @functools.lru_cache(maxsize=1)  # the report asks cell by cell, so neighbouring pictures share a unit
-    def pictures(unit_key: str) -> dict[int, bytes | None]:
-        rows = journal.read("generate", unit_key, ["image_id", "image", "pixel_sha256"]).to_pylist()
-        shown = [row for row in rows if row["image"] or row["pixel_sha256"]]
-        return {row["image_id"]: row["image"]["bytes"] if row["image"] else None for row in shown}
-
-    def picture(sample: Sample) -> bytes | None:
-        known = pictures(sample.unit_key)
-        if sample.image_id in known and known[sample.image_id] is None:
-            raise Purged
-        return known.get(sample.image_id)
-
-    return write_reports(result, picture, directory, show_sensitive=show_sensitive)
+    return write_reports(result, StoredPictures(journal), directory, show_sensitive=show_sensitive)
 
 
 @dataclasses.dataclass(frozen=True)

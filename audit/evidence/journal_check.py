@@ -16,7 +16,7 @@ from audit.evidence.purge import replaced_files
 from audit.evidence.redaction import redaction_of
 from audit.evidence.rows import TABLES, decode_rows, encode_rows, read_rows
 from audit.evidence.units import changed, decode_units, units_root
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.index.store import Store
 from audit.storage.journal import Journal
 

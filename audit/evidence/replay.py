@@ -23,7 +23,7 @@ from audit.corpus.images import Pixels, decode_stored, pixel_sha256, psnr
 from audit.errors import AuditError, JournalError
 from audit.evidence.bag import scan
 from audit.evidence.rows import TABLES, build_index, decode_rows
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.index.store import Store, explained
 from audit.plan.document import Plan
 from audit.plan.identities import DetectIdentity, Unit

@@ -36,7 +36,7 @@ from audit.evidence.units import RunUnits, encode_units, replacements, sealed_un
 from audit.files import Document
 from audit.index.derivation import derive
 from audit.index.integrity import require_intact
-from audit.index.queries import open_published, require_run
+from audit.index.published import open_published, require_run
 from audit.plan.document import read_outline
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal

@@ -8,7 +8,7 @@ from pathlib import Path
 import duckdb
 
 from audit.files import Document
-from audit.index.queries import open_published, require_run
+from audit.index.published import open_published, require_run
 from audit.index.sql_files import relations
 from audit.verdict.decisions import CheckResult
 

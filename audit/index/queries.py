@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
-from audit.errors import StoreError
 from audit.files import Document
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.folding import fill_intervals, fill_rates
+from audit.index.published import open_published, require_run
 from audit.index.sql_files import relations
 from audit.index.store import explained
 from audit.spec.policy import Policy
@@ -60,27 +60,6 @@ select * exclude (new_threshold, new_outcome) replace (
 from judged
 """
 Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow, RetentionRow)
-
-
-def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
-    """Open a published index read-only. Raises `StoreError` when it is absent, corrupt or unreadable."""
-    path = Path(path)
-    if not path.is_file():
-        raise StoreError("there is no index here", where=str(path), next_step="make one with: erasure-audit db rebuild")
-    with explained(path):
-        return duckdb.connect(str(path), read_only=True)
-
-
-def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -> None:
-    """Return when the index knows the run. Raises `StoreError` that names the runs it does know."""
-    known = [str(row[0]) for row in con.execute("select run_id from mart_runs order by created_at desc").fetchall()]
-    if run_id not in known:
-        listed = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "") if known else "none"
-        raise StoreError(
-            f"the index does not know the run {run_id!r}; it knows: {listed}",
-            where=str(path),
-            next_step="list the runs with: erasure-audit db runs; fold in a new one with: erasure-audit db rebuild",
-        )
 
 
 def read_result(path: str | Path, run_id: str, policy: Policy | None = None, samples_per_cell: int = 24) -> RunResult:

@@ -9,7 +9,7 @@ from typing import Any
 import duckdb
 
 from audit.errors import StoreError
-from audit.index.queries import open_published, require_run
+from audit.index.published import open_published, require_run
 from audit.index.store import explained
 from audit.verdict.comparison import PairedRow
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from audit.errors import JournalError
 from audit.files import Document, ForeignError, parse_json
-from audit.index.queries import open_published, require_run
+from audit.index.published import open_published, require_run
 from audit.index.store import explained
 from audit.labels.documents import Answer, Domain, Judge
 from audit.records import Control, Role

@@ -9,16 +9,13 @@ from audit.records import Outcome
 from audit.report import pictures
 from audit.report.view import Index
 from audit.report.words import plain
+from audit.storage.pictures import Purged
 from audit.verdict.results import RunResult, Sample
 
 PER_CELL = 12
 MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file that opens quickly
 OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.UNASSESSED.value)
 OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "unassessed": "?"}
-
-
-class Purged(Exception):
-    """The picture was there and was removed on purpose; its digest and its scores are kept."""
 
 
 Pictures = Callable[[Sample], bytes | None]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import SpecError
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.records import Control, Role
 from audit.report.markdown import render_section
 from audit.report.view import Column, Section, Table

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.index.defence_pairs import read_defence_pairs
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.index.store import Store
 from audit.storage.journal import Journal
 from audit.verdict.comparison import PairedRow, built_on

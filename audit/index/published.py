@@ -1,0 +1,31 @@
+"""Open a published copy of the index, read-only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+
+from audit.errors import StoreError
+from audit.index.store import explained
+
+
+def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
+    """Open a published index read-only. Raises `StoreError` when it is absent, corrupt or unreadable."""
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError("there is no index here", where=str(path), next_step="make one with: erasure-audit db rebuild")
+    with explained(path):
+        return duckdb.connect(str(path), read_only=True)
+
+
+def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -> None:
+    """Return when the index knows the run. Raises `StoreError` that names the runs it does know."""
+    known = [str(row[0]) for row in con.execute("select run_id from mart_runs order by created_at desc").fetchall()]
+    if run_id not in known:
+        listed = ", ".join(known[:5]) + (", ..." if len(known) > 5 else "") if known else "none"
+        raise StoreError(
+            f"the index does not know the run {run_id!r}; it knows: {listed}",
+            where=str(path),
+            next_step="list the runs with: erasure-audit db runs; fold in a new one with: erasure-audit db rebuild",
+        )
