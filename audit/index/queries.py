@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import duckdb
 
 from audit.files import Document
+from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.folding import fill_intervals, fill_rates
 from audit.index.published import open_published, require_run
@@ -75,7 +77,7 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
             require_run(con, run_id, path)
             if policy is not None:
                 con = _under_policy(con, Path(path), run_id, policy)
-            return _read(con, run_id, samples_per_cell)
+            return _read(con, run_id, samples_per_cell, policy.judges if policy is not None else None)
     finally:
         con.close()
 
@@ -115,17 +117,22 @@ def rates_frame(result: RunResult) -> pd.DataFrame:
     return pd.DataFrame([dataclasses.asdict(row) for row in result.crr])
 
 
-def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) -> RunResult:
+def _read(
+    con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int, judges: Sequence[str] | None
+) -> RunResult:
+    """Return the result; `judges` are the policy's, by default those of the stored spec."""
     ((name, created_at, spec, provenance, judge),) = con.execute(
         "select name, created_at, spec, provenance, first_judge from runs where run_id = ?", [run_id]
     ).fetchall()
+    document = json.loads(spec)
+    judges = judges or (document.get("gate") or {}).get("judges") or [judge]
     mart = "select * from {} where run_id = $run_id order by cell_id"
     instruments = _records(con, "select * from mart_instruments where run_id = $run_id order by detector", run_id)
     return RunResult(
         run_id=run_id,
         name=name,
         created_at=created_at,
-        spec=json.loads(spec),
+        spec=document,
         provenance={**json.loads(provenance), "computed": _computed(con, run_id)},
         instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
         crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
@@ -149,7 +156,8 @@ def _read(con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int) ->
                 con, "select * exclude run_id from mart_picture_checks where run_id = $run_id order by cell_id", run_id
             )
         ),
-        defence_pairs=read_defence_pairs(con, run_id, json.loads(spec)),
+        defence_pairs=read_defence_pairs(con, run_id, document),
+        pictured=telling_cases(con, run_id, judges),
     )
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from audit import files
 from audit.errors import AuditError, EnvironmentProblem
 from audit.report import html, json_report, junit, markdown
-from audit.report.contact import PER_CELL, Pictures
+from audit.report.contact import PER_CELL
+from audit.report.embedding import Pictures
 from audit.report.terminal import print_report
 from audit.verdict.results import RunResult
 

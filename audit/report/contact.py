@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from audit.records import Outcome
-from audit.report import pictures
+from audit.report.embedding import Embedder, Pictures
 from audit.report.view import Index
 from audit.report.words import plain
-from audit.storage.pictures import Purged
 from audit.verdict.results import RunResult, Sample
 
 PER_CELL = 12
 MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file that opens quickly
+ROOM = 1_000_000  # bytes that they share
 OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.UNASSESSED.value)
 OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "unassessed": "?"}
-
-
-Pictures = Callable[[Sample], bytes | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +42,16 @@ class Sheet:
 
 
 def contact_sheets(
-    result: RunResult, read: Pictures, *, show_sensitive: bool = False, per_cell: int = PER_CELL
+    result: RunResult,
+    read: Pictures,
+    *,
+    show_sensitive: bool = False,
+    per_cell: int = PER_CELL,
+    room: int = ROOM,
 ) -> tuple[Sheet, ...]:
     """Return one sheet per cell that has samples, at most `per_cell` pictures each, hits first.
+
+    All pictures share `room` bytes, at most `ROOM`.
 
     Pictures of sensitive concepts are blurred unless `show_sensitive`. Reading errors give a placeholder.
     """
@@ -55,20 +59,25 @@ def contact_sheets(
     cells: dict[int, dict[int, Sample]] = {}
     for sample in result.samples:
         cells.setdefault(sample.cell_id, {}).setdefault(sample.case_no, sample)
-    room = max(1, min(per_cell, MAX_PICTURES // max(1, len(cells))))
+    number = max(1, min(per_cell, MAX_PICTURES // max(1, len(cells))))
     names = sensitive_names(index)
     order = {cell_id: place for place, cell_id in enumerate(index.cells)}
-    return tuple(
-        _sheet(index, cell_id, choose(list(cells[cell_id].values()), room), read, None if show_sensitive else names)
+    chosen = {
+        cell_id: choose(list(cells[cell_id].values()), number)
         for cell_id in sorted(cells, key=lambda cell_id: (order.get(cell_id, len(order)), cell_id))[:MAX_PICTURES]
+    }
+    embed = Embedder.sharing(read, sum(map(len, chosen.values())), min(room, ROOM))
+    return tuple(
+        _sheet(index, cell_id, samples, embed, None if show_sensitive else names) for cell_id, samples in chosen.items()
     )
 
 
 def sensitive_names(index: Index) -> frozenset[str]:
-    """Return the concepts whose pictures must be blurred: marked in the spec, or in any sample of theirs."""
+    """Return the concepts whose pictures must be blurred: marked in the spec, or in any picture of theirs."""
     concepts = index.result.spec.get("concepts") or ()
     names = {str(c.get("name")) for c in concepts if isinstance(c, Mapping) and c.get("sensitive")}
     cells = {index.cells.get(sample.cell_id) for sample in index.result.samples if sample.sensitive}
+    names |= {case.concept for case in index.result.pictured if case.sensitive}
     return frozenset(names | {cell.concept for cell in cells if cell is not None})
 
 
@@ -90,18 +99,18 @@ def choose(samples: list[Sample], room: int) -> list[Sample]:
     return [sample for outcome, queue in queues.items() for sample in queue[: share[outcome]]]
 
 
-def _sheet(index: Index, cell_id: int, chosen: list[Sample], read: Pictures, names: frozenset[str] | None) -> Sheet:
+def _sheet(index: Index, cell_id: int, chosen: list[Sample], embed: Embedder, names: frozenset[str] | None) -> Sheet:
     """Return one cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
     hidden = [names is not None and is_sensitive(index, sample, names) for sample in chosen]
-    thumbnails = tuple(_thumbnail(sample, read, hide) for sample, hide in zip(chosen, hidden, strict=True))
+    thumbnails = tuple(_thumbnail(sample, embed, hide) for sample, hide in zip(chosen, hidden, strict=True))
     counts = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
     planned = index.cells[cell_id].planned if cell_id in index.cells else len(chosen)
     summary = f"{len(chosen)} of {planned} pictures: {', '.join(counts)}"
     return Sheet(plain(index.cell_name(cell_id)), summary, any(hidden), thumbnails)
 
 
-def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:
-    uri, placeholder = _picture(sample, read, hide)
+def _thumbnail(sample: Sample, embed: Embedder, hide: bool) -> Thumbnail:
+    uri, placeholder = embed(sample, hide=hide)
     outcome = sample.outcome if sample.outcome in OUTCOMES else Outcome.UNASSESSED.value
     caption = f"#{sample.case_no}"
     if sample.score is not None:
@@ -116,20 +125,3 @@ def _thumbnail(sample: Sample, read: Pictures, hide: bool) -> Thumbnail:
         placeholder=placeholder,
         detail=plain(sample.reason, 120) if sample.reason else None,
     )
-
-
-def _picture(sample: Sample, read: Pictures, hide: bool) -> tuple[str | None, str | None]:
-    """Return a data URI, or None and the word for the placeholder. Whatever fails, no original bytes pass through here."""
-    try:
-        data = read(sample)
-    except Purged:
-        return None, "purged"
-    except Exception:  # journal, object store and Parquet reader: one picture is not worth the report
-        return None, "unreadable"
-    if data is None:
-        return None, "missing"
-    try:
-        jpeg = pictures.blurred_thumbnail(data) if hide else pictures.thumbnail(data)
-        return pictures.data_uri(jpeg), None
-    except Exception:  # Pillow raises nearly anything on hostile bytes, and the original must never be shown instead
-        return None, "withheld" if hide else "unreadable"

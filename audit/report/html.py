@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from collections.abc import Sequence
@@ -9,17 +10,33 @@ from collections.abc import Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from audit.report import sections
+from audit.report import matrix, sections
 from audit.report.chart import Plot
-from audit.report.contact import PER_CELL, Pictures, contact_sheets
+from audit.report.contact import PER_CELL, Sheet, contact_sheets
 from audit.report.curves import curves
+from audit.report.embedding import ENCODED, Pictures
 from audit.report.likelihoods import likelihoods
 from audit.report.plots import plots
+from audit.report.strips import RULE, Strip, strips
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
 from audit.verdict.results import RunResult
 
 LOG = logging.getLogger(__name__)
+
+MOST_BYTES = 2_900_000  # of a page, so that it opens quickly and can be mailed
+MOST_TEXT = 1_600_000  # of them without pictures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Extent:
+    """How much of a long report the page shows: rows of one table, and bytes of all rate plots. None is everything."""
+
+    rows: int | None = None
+    plots: int | None = None
+
+
+EXTENTS = (_Extent(), _Extent(400, 400_000), _Extent(120, 150_000), _Extent(30, 0))  # the first that fits is taken
 
 
 _PERCENT = re.compile(r"(?<=\d) %")
@@ -35,37 +52,99 @@ def render(
 ) -> str:
     """Return the whole page. `show_sensitive` shows sensitive pictures unblurred, which the page states and the log records.
 
-    Without `pictures` it holds none, and no word about single ones.
+    Without `pictures` it holds none, and no word about single ones. Of a run whose page would be too long it shows the first
+    rows of each table and the first plots, and says so; the matrix of rates and verdicts is always whole.
     """
     if show_sensitive:
         LOG.warning("report of run %s shows sensitive pictures unblurred, as asked", plain(result.run_id))
-    environment = Environment(
-        loader=PackageLoader("audit.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_unbroken,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    index = Index(result)
-    sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell) if pictures else ()
-    return environment.get_template("report.html.j2").render(
-        name=plain(result.name),
-        run_id=plain(result.run_id),
-        created_at=plain(result.created_at),
-        status=result.verdict.status.value,
-        symbols=SYMBOLS,
-        sections=sections.build(result),
-        plots=_drawn(plots(index)),
-        curves=_drawn(curves(index)),
-        likelihoods=_drawn(likelihoods(index)),
-        confidence=index.confidence(),
-        sheets=sheets,
-        pictured=pictures is not None,
-        judge=index.policy.judges[0] if index.policy else None,
-        any_blurred=any(sheet.blurred for sheet in sheets),
-        show_sensitive=show_sensitive,
-    )
+    page = _Page(result, show_sensitive=show_sensitive)
+    for extent in EXTENTS:
+        text = page.render(extent, pictured=pictures is not None)
+        size = len(text.encode())
+        if size <= MOST_TEXT:
+            break
+    if pictures is None:
+        return text
+    first = strips(page.index, pictures, show_sensitive=show_sensitive)
+    room = (MOST_BYTES - size) / ENCODED - sum(strip.bytes for strip in first.values())
+    sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell, room=int(room))
+    return page.render(extent, pictured=True, first=first, sheets=sheets)
+
+
+class _Page:
+    """One run's page, built once and rendered to different extents."""
+
+    def __init__(self, result: RunResult, *, show_sensitive: bool) -> None:
+        self.index = Index(result)
+        environment = Environment(
+            loader=PackageLoader("audit.report"),
+            autoescape=True,
+            undefined=StrictUndefined,
+            finalize=_unbroken,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._template = environment.get_template("report.html.j2")
+        self._figures = plots(self.index)
+        self._sections = sections.build(result)
+        self._fixed = {
+            "name": plain(result.name),
+            "run_id": plain(result.run_id),
+            "created_at": plain(result.created_at),
+            "status": result.verdict.status.value,
+            "symbols": SYMBOLS,
+            "sections": self._sections,
+            "nav_after": "glance" if any(section.key == "glance" for section in self._sections) else "verdict",
+            "matrices": matrix.matrices(self.index),
+            "matrix_caption": matrix.caption,
+            "rule": RULE,
+            "curves": _drawn(curves(self.index)),
+            "likelihoods": _drawn(likelihoods(self.index)),
+            "confidence": self.index.confidence(),
+            "judge": self.index.policy.judges[0] if self.index.policy else None,
+            "show_sensitive": show_sensitive,
+        }
+
+    def render(
+        self, extent: _Extent, *, pictured: bool, first: dict[str, Strip] | None = None, sheets: Sequence[Sheet] = ()
+    ) -> str:
+        """Return the page with strips and contact sheets, or without."""
+        figures = _within(self._figures, extent.plots)
+        blurred = any(sheet.blurred for sheet in sheets) or any(strip.blurred for strip in (first or {}).values())
+        return self._template.render(
+            **self._fixed,
+            rows=extent.rows,
+            anchors=self._anchors(extent.rows),
+            plots=_drawn(figures),
+            plots_left_out=len(self._figures) - len(figures),
+            strips=first or {},
+            sheets=sheets,
+            pictured=pictured,
+            any_blurred=blurred,
+        )
+
+    def _anchors(self, rows: int | None) -> frozenset[str]:
+        """Return the anchors of the rows that the page has."""
+        return frozenset(
+            anchor
+            for section in self._sections
+            for table in section.tables
+            for place, anchor in table.anchors.items()
+            if rows is None or place < rows
+        )
+
+
+def _within(figures: Sequence[Plot], most: int | None) -> Sequence[Plot]:
+    """Return the first figures that have at most so many bytes together."""
+    if most is None:
+        return figures
+    kept: list[Plot] = []
+    for figure in figures:
+        most -= len(figure.wide) + len(figure.narrow)
+        if most < 0:
+            break
+        kept.append(figure)
+    return kept
 
 
 def _drawn(figures: Sequence[Plot]) -> list[dict[str, object]]:

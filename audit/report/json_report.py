@@ -13,6 +13,7 @@ from pydantic import JsonValue
 from audit.errors import StoreError
 from audit.files import Document
 from audit.verdict.calibration import Calibration
+from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, PictureRole
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import (
     Basis,
@@ -103,7 +104,22 @@ def _result(document: Document) -> RunResult:
         retention=tuple(RetentionRow(**row) for row in document.get("retention", ())),
         picture_checks=tuple(PictureCheckRow(**row) for row in document.get("picture_checks", ())),
         defence_pairs=tuple(PairedRow(**row) for row in document.get("defence_pairs", ())),
+        pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
     )
+
+
+def _pictured(row: Document) -> PicturedCase:
+    pictures = (
+        CasePicture(
+            **{
+                **picture,
+                "role": PictureRole(picture["role"]),
+                "readings": tuple(CaseReading(**reading) for reading in picture["readings"]),
+            }
+        )
+        for picture in row["pictures"]
+    )
+    return PicturedCase(**{**row, "pictures": tuple(pictures)})
 
 
 def _verdict(verdict: Document) -> Verdict:

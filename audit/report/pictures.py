@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -13,6 +14,8 @@ from audit.corpus import images
 EDGE = 96  # longest edge of a thumbnail in pixels
 MOSAIC = 6  # cells along the longest edge that survive blurring
 LEVELS = 16  # grey levels a channel keeps in each of those cells
+_SMALLEST = 48
+_QUALITIES = (85, 70, 55)  # of JPEG
 _MAX_BYTES = 64_000_000
 _MAX_PIXELS = 64_000_000
 _DETAIL_LIMIT = 6.0  # of 255: RMS that a blurred picture may have beyond its own mosaic
@@ -22,9 +25,27 @@ class Withheld(Exception):
     """A sensitive picture could not be blurred, so that it is not shown."""
 
 
-def thumbnail(data: bytes) -> bytes:
-    """Return a JPEG of at most `EDGE` pixels, encoded anew from the decoded pixels, without metadata. Raises on bad bytes."""
-    return _jpeg(_small(data))
+def thumbnail(data: bytes, edge: int = EDGE, most: int | None = None) -> bytes:
+    """Return a JPEG of at most `edge` pixels, encoded anew from the decoded pixels, without metadata. Raises on bad bytes.
+
+    With `most` it is made coarser, and then smaller, until it has no more bytes than that or is as coarse as it gets.
+    """
+    image = _small(data, edge)
+    encoded = b""
+    for smaller, quality in _steps(edge):
+        image.thumbnail((smaller, smaller), Image.Resampling.LANCZOS)
+        encoded = _jpeg(image, quality)
+        if most is None or len(encoded) <= most:
+            break
+    return encoded
+
+
+def _steps(edge: int) -> Iterator[tuple[int, int]]:
+    """Yield (longest edge in pixels, JPEG quality), from the finest to the coarsest form of a picture."""
+    while edge >= _SMALLEST:
+        for quality in _QUALITIES:
+            yield edge, quality
+        edge = edge * 3 // 4
 
 
 def blurred_thumbnail(data: bytes) -> bytes:
@@ -47,9 +68,9 @@ def data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def _small(data: bytes) -> Image.Image:
+def _small(data: bytes, edge: int = EDGE) -> Image.Image:
     image = Image.fromarray(images.decode(data, max_bytes=_MAX_BYTES, max_pixels=_MAX_PIXELS))
-    image.thumbnail((EDGE, EDGE), Image.Resampling.LANCZOS)
+    image.thumbnail((edge, edge), Image.Resampling.LANCZOS)
     return image
 
 
@@ -76,7 +97,7 @@ def _require_no_detail(image: Image.Image) -> None:
         raise Withheld(f"{rms:.1f} grey levels of detail are left")
 
 
-def _jpeg(image: Image.Image) -> bytes:
+def _jpeg(image: Image.Image, quality: int = _QUALITIES[0]) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=85, optimize=True)
+    image.save(buffer, "JPEG", quality=quality, optimize=True)
     return buffer.getvalue()

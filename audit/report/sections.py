@@ -15,6 +15,7 @@ from audit.report import (
     decided,
     guarding,
     latents,
+    matrix,
     quality,
     survival,
     tables,
@@ -31,6 +32,8 @@ def build(result: RunResult) -> tuple[Section, ...]:
     index = Index(result)
     sections = (
         _verdict(index),
+        matrix.section(index),
+        _reasons(index),
         survival.section(index, reasons=_listed(index)),
         audited.section(index),
         controls.section(index),
@@ -55,7 +58,15 @@ def build(result: RunResult) -> tuple[Section, ...]:
 def _verdict(index: Index) -> Section:
     verdict = index.result.verdict
     sentences = [verdict_sentence(verdict), *(plain(waiver) for waiver in verdict.waivers)]
-    sentences += filter(None, (plain(verdict.attempt_sentence), decided.judge_errors(index)))
+    sentences += filter(None, (plain(verdict.attempt_sentence),))
+    sentences.append(f"Exit code {verdict.status.exit_code}.")
+    return Section("verdict", f"Verdict: {verdict.status.value}", tuple(sentences))
+
+
+def _reasons(index: Index) -> Section:
+    """Return why the verdict is what it is: the reasons, and the decisions on each cell."""
+    verdict = index.result.verdict
+    sentences = [*filter(None, (decided.judge_errors(index),))]
     if not verdict.decisions:
         sentences.append("No cell was decided.")
     listed = _listed(index)
@@ -63,10 +74,9 @@ def _verdict(index: Index) -> Section:
         sentences.append(
             f"The first {len(listed)} of {len(verdict.reasons)} reasons follow; all stand with the decisions."
         )
-    sentences.append(f"Exit code {verdict.status.exit_code}.")
     return Section(
-        "verdict",
-        f"Verdict: {verdict.status.value}",
+        "reasons",
+        "Reasons and decisions",
         tuple(sentences),
         tuple(plain(reason) for reason in listed) or ("The gate recorded no reason.",),
         tables=(tables.decisions(index, reasons=listed),) if verdict.decisions else (),

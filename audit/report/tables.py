@@ -111,7 +111,9 @@ def rates(index: Index) -> tuple[Table, ...]:
 
 def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
     lines = []
+    anchors: dict[str, int] = {}  # the first row of each cell
     for row in by_scenario(rows):
+        anchors.setdefault(cell_anchor(row.cell_id), len(lines))
         decision = index.decisions.get((row.cell_id, row.detector))
         lines.append(
             (
@@ -143,7 +145,13 @@ def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
         ),
         tuple(lines),
         heads=2,
+        anchors={place: anchor for anchor, place in anchors.items()},
     )
+
+
+def cell_anchor(cell_id: int) -> str:
+    """Return the name by which links reach the rates of a cell."""
+    return f"cell-{cell_id}"
 
 
 def _decided(row: CrrRow, decision: Decision | None) -> str:

@@ -20,7 +20,7 @@ from audit.verdict.results import RunResult
 
 _STYLES = {"✓": "green", "✕": "bold red", "?": "yellow"}
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
-_SHOWN = ("verdict", "survival", "controls", "crr", "neighbours", "guards", "unassessed", "checks")
+_SHOWN = ("verdict", "reasons", "survival", "controls", "crr", "neighbours", "guards", "unassessed", "checks")
 _LONGEST = 24  # a longer text is folded when a terminal is narrow
 _GUTTER = 2
 _PLAIN_WIDTH = 10_000  # lines in a log file are not wrapped

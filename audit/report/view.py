@@ -31,13 +31,17 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A captioned table of finished text. `heads` leading columns name the row; `stack` asks for cards on a phone."""
+    """A captioned table of finished text. `heads` leading columns name the row; `stack` asks for cards on a phone.
+
+    `anchors` are names by which links reach single rows, by row number.
+    """
 
     caption: str
     columns: tuple[Column, ...]
     rows: tuple[tuple[str, ...], ...]
     heads: int = 1
     stack: bool = False
+    anchors: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from audit.verdict.case_pictures import PicturedCase
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import Verdict
 
@@ -216,3 +217,4 @@ class RunResult:
     retention: tuple[RetentionRow, ...] = ()
     picture_checks: tuple[PictureCheckRow, ...] = ()
     defence_pairs: tuple[PairedRow, ...] = ()  # outcomes of two defences on the same cases
+    pictured: tuple[PicturedCase, ...] = ()  # one telling case of each concept

@@ -8,7 +8,7 @@ picture of the defence counts as lost and an unassessed one of the backbone as s
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from audit import statistics
 from audit.records import Outcome
@@ -16,6 +16,7 @@ from audit.spec.policy import Policy
 from audit.verdict import damage
 from audit.verdict import pairs as pairing
 from audit.verdict.bounds import Bounds
+from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase
 from audit.verdict.cells import Family
 from audit.verdict.controls import noise_sentence, takes_noise
 from audit.verdict.decisions import DamageDecision, RetentionDecision, Verdict, VerdictStatus
@@ -247,12 +248,34 @@ def recounted(result: RunResult, policy: Policy, verdict: Verdict) -> RunResult:
             else sample
             for sample in result.samples
         ),
+        pictured=tuple(_without_hits_shown(case, rows, changed) for case in result.pictured),
         unassessed=(
             *result.unassessed,
             *(
                 UnassessedRow(cell, detector, DAMAGED, hits, "a hit on a picture like none of the un-erased model's")
                 for (cell, detector), hits in changed.items()
             ),
+        ),
+    )
+
+
+def _without_hits_shown(
+    case: PicturedCase, rows: Sequence[CrrRow], changed: Collection[tuple[int, str]]
+) -> PicturedCase:
+    """Return the case with its hits of the `changed` cells and detectors as unassessed, where they are no evidence."""
+    emptied = {(row.cell_id, row.detector) for row in rows if row.hits == 0}
+
+    def reading(picture: CasePicture, seen: CaseReading) -> CaseReading:
+        key = picture.cell_id, seen.detector
+        if seen.outcome != Outcome.HIT or key not in changed or not (picture.strange or key in emptied):
+            return seen
+        return dataclasses.replace(seen, outcome=Outcome.UNASSESSED.value, reason=DAMAGED)
+
+    return dataclasses.replace(
+        case,
+        pictures=tuple(
+            dataclasses.replace(picture, readings=tuple(reading(picture, seen) for seen in picture.readings))
+            for picture in case.pictures
         ),
     )
 
