@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from scipy.stats import beta
 
 from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.spec.policy import Policy
+from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, PictureRole
 from audit.verdict.comparison import PairedRow
 from audit.verdict.controls import findings
 from audit.verdict.decisions import CheckResult, Verdict, VerdictStatus
@@ -98,6 +100,34 @@ class Builder:
             for row, (detector, _, _) in zip(rows, DETECTORS, strict=True)
         ]
 
+    def pictured(self, concept: str = "ring", scenario: str = "latent-whitebox") -> tuple[PicturedCase, ...]:
+        """The first case of a scenario, with a picture of every cell that draws it."""
+        roles = {"reference": PictureRole.REFERENCE, "vae-roundtrip": PictureRole.AUTOENCODER}
+        pictures = []
+        for row in self.crr[:: len(DETECTORS)]:
+            shown = row.control in roles or (
+                row.scenario == scenario and (row.role == Role.TARGET or row.control == Control.BACKBONE)
+            )
+            samples = [s for s in self.samples if s.cell_id == row.cell_id and s.case_no == 0]
+            if row.concept == concept and shown and samples:
+                (sample,) = samples
+                role = roles.get(row.control or "") or (
+                    PictureRole.BACKBONE if row.defence == "none"
+                    else PictureRole.GUARDED if "+" in row.defence else PictureRole.ERASED
+                )  # fmt: skip
+                readings = tuple(
+                    CaseReading(name, sample.outcome, sample.reason, sample.score) for name, _, _ in DETECTORS
+                )
+                pictures.append(
+                    CasePicture(
+                        role, row.defence, row.cell_id, 0, sample.image_id, sample.unit_key, sample.sensitive, False, readings
+                    )
+                )  # fmt: skip
+        order = list(PictureRole)
+        pictures.sort(key=lambda found: order.index(found.role))
+        inverted = scenario.startswith("latent")
+        return (PicturedCase("demo", concept, scenario, 0, inverted, tuple(pictures)),) if pictures else ()
+
     def result(self, checks: tuple[CheckResult, ...], *, p_value: float | None = 0.4, **gate: object) -> RunResult:
         """The run with the verdict that the real gate gives it; `gate` are further fields of its policy."""
         crr = tuple(self.crr)
@@ -128,6 +158,7 @@ class Builder:
             retention=tuple(self.retention),
             picture_checks=checked,
             defence_pairs=tuple(_against_the_backbone(detector) for detector, _, _ in DETECTORS),
+            pictured=self.pictured(),
         )
 
 
@@ -351,20 +382,37 @@ def hostile() -> RunResult:
         retention=tuple(dataclasses.replace(row, **poison(row)) for row in run.retention),
         picture_checks=tuple(dataclasses.replace(row, **poison(row), reason=name) for row in run.picture_checks),
         defence_pairs=tuple(dataclasses.replace(row, **poison(row)) for row in run.defence_pairs),
+        pictured=tuple(poisoned_case(case, poison) for case in run.pictured),
         erasures=tuple(poisoned(row, name) for row in run.erasures),
         verdict=verdict,
     )
 
 
-def picture(sample: Sample) -> bytes:
+def poisoned_case(case: PicturedCase, poison: Callable[[object], dict[str, Any]]) -> PicturedCase:
+    """The case with every name in it changed."""
+    pictures = tuple(
+        dataclasses.replace(
+            found,
+            defence=poison(found)["defence"],
+            readings=tuple(
+                dataclasses.replace(reading, **{"reason": None, **poison(reading)}) for reading in found.readings
+            ),
+        )
+        for found in case.pictures
+    )
+    return dataclasses.replace(case, **poison(case), pictures=pictures)
+
+
+def picture(address: Sample | CasePicture) -> bytes:
     """PNG bytes of a 64 x 64 scene that differs from case to case."""
-    rng = np.random.default_rng(sample.image_id)
+    reading = address.reading() if isinstance(address, CasePicture) else address
+    rng = np.random.default_rng(address.image_id)
     ground = rng.integers(150, 255, 3, dtype=np.uint8)
     image = Image.fromarray(np.broadcast_to(ground, (64, 64, 3)) - rng.integers(0, 12, (64, 64, 3), dtype=np.uint8))
     x, y = (int(v) for v in rng.integers(8, 28, 2))
     color = tuple(int(v) for v in rng.integers(0, 140, 3))
     draw = ImageDraw.Draw(image)
-    if sample.outcome == "hit":
+    if reading is not None and reading.outcome == "hit":
         draw.ellipse((x, y, x + 26, y + 26), outline=color, width=6)
     else:
         draw.rectangle((x, y, x + 22, y + 22), fill=color)
