@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ from scipy.stats import beta
 
 from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.spec.policy import Policy
-from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, PictureRole
+from audit.verdict.case_pictures import CasePicture
 from audit.verdict.comparison import PairedRow
 from audit.verdict.controls import findings
 from audit.verdict.decisions import CheckResult, Verdict, VerdictStatus
@@ -21,6 +20,7 @@ from audit.verdict.gate import decide
 from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, RoundTripRow, RunResult, Sample, UnassessedRow
 from tests.gate_rows import picture_check, retention
 from tests.report.erasures import ERASURES, poisoned
+from tests.report.pictured import first_case, poisoned_case
 
 DETECTORS = (("clip-judge", 11, 0.5), ("classifier", 12, 0.6))
 DEFENCES = ("none", "uce-ring")
@@ -54,7 +54,8 @@ class Builder:
         assessed: int,
         planned: int,
         *,
-        subject: str = "ring",
+        concept: str = "ring",
+        subject: str | None = None,
         role: Role = Role.TARGET,
         control: Control | None = None,
         reason: str = "error",
@@ -67,7 +68,7 @@ class Builder:
             low, high = exact(found, assessed)
             self.crr.append(
                 CrrRow(
-                    number, "ring", subject, role.value, control.value if control else None, defence, scenario, detector,
+                    number, concept, subject or concept, role.value, control.value if control else None, defence, scenario, detector,
                     instrument, threshold, planned, assessed, planned - assessed, found,
                     found / assessed if assessed else None, low, high, (found + planned - assessed) / planned,
                 )
@@ -100,34 +101,6 @@ class Builder:
             for row, (detector, _, _) in zip(rows, DETECTORS, strict=True)
         ]
 
-    def pictured(self, concept: str = "ring", scenario: str = "latent-whitebox") -> tuple[PicturedCase, ...]:
-        """The first case of a scenario, with a picture of every cell that draws it."""
-        roles = {"reference": PictureRole.REFERENCE, "vae-roundtrip": PictureRole.AUTOENCODER}
-        pictures = []
-        for row in self.crr[:: len(DETECTORS)]:
-            shown = row.control in roles or (
-                row.scenario == scenario and (row.role == Role.TARGET or row.control == Control.BACKBONE)
-            )
-            samples = [s for s in self.samples if s.cell_id == row.cell_id and s.case_no == 0]
-            if row.concept == concept and shown and samples:
-                (sample,) = samples
-                role = roles.get(row.control or "") or (
-                    PictureRole.BACKBONE if row.defence == "none"
-                    else PictureRole.GUARDED if "+" in row.defence else PictureRole.ERASED
-                )  # fmt: skip
-                readings = tuple(
-                    CaseReading(name, sample.outcome, sample.reason, sample.score) for name, _, _ in DETECTORS
-                )
-                pictures.append(
-                    CasePicture(
-                        role, row.defence, row.cell_id, 0, sample.image_id, sample.unit_key, sample.sensitive, False, readings
-                    )
-                )  # fmt: skip
-        order = list(PictureRole)
-        pictures.sort(key=lambda found: order.index(found.role))
-        inverted = scenario.startswith("latent")
-        return (PicturedCase("demo", concept, scenario, 0, inverted, tuple(pictures)),) if pictures else ()
-
     def result(self, checks: tuple[CheckResult, ...], *, p_value: float | None = 0.4, **gate: object) -> RunResult:
         """The run with the verdict that the real gate gives it; `gate` are further fields of its policy."""
         crr = tuple(self.crr)
@@ -158,7 +131,7 @@ class Builder:
             retention=tuple(self.retention),
             picture_checks=checked,
             defence_pairs=tuple(_against_the_backbone(detector) for detector, _, _ in DETECTORS),
-            pictured=self.pictured(),
+            pictured=first_case(crr, self.samples),
         )
 
 
@@ -386,21 +359,6 @@ def hostile() -> RunResult:
         erasures=tuple(poisoned(row, name) for row in run.erasures),
         verdict=verdict,
     )
-
-
-def poisoned_case(case: PicturedCase, poison: Callable[[object], dict[str, Any]]) -> PicturedCase:
-    """The case with every name in it changed."""
-    pictures = tuple(
-        dataclasses.replace(
-            found,
-            defence=poison(found)["defence"],
-            readings=tuple(
-                dataclasses.replace(reading, **{"reason": None, **poison(reading)}) for reading in found.readings
-            ),
-        )
-        for found in case.pictures
-    )
-    return dataclasses.replace(case, **poison(case), pictures=pictures)
 
 
 def picture(address: Sample | CasePicture) -> bytes:
