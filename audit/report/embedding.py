@@ -41,7 +41,5 @@ class Embedder:
         try:
             jpeg = pictures.blurred_thumbnail(data) if hide else pictures.thumbnail(data, self.edge, self.most)
             return pictures.data_uri(jpeg), None
-        except (
-            Exception
-        ):  # Pillow raises nearly anything on hostile bytes, and the original must never be shown instead
+        except Exception:  # Pillow raises nearly anything on hostile bytes; the original must never be shown instead
             return None, "withheld" if hide else "unreadable"

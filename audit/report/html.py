@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from audit.report import matrix, sections
 from audit.report.chart import Plot
-from audit.report.contact import PER_CELL, Sheet, contact_sheets
+from audit.report.contact import MAX_PICTURES, PER_CELL, Sheet, contact_sheets
 from audit.report.curves import curves
 from audit.report.embedding import ENCODED, Pictures
 from audit.report.likelihoods import likelihoods
@@ -25,7 +25,8 @@ from audit.verdict.results import RunResult
 LOG = logging.getLogger(__name__)
 
 MOST_BYTES = 2_900_000  # of a page, so that it opens quickly and can be mailed
-MOST_TEXT = 1_600_000  # of them without pictures
+MOST_TEXT = 1_400_000  # of them without pictures
+MARKUP = 400  # around one picture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,8 @@ def render(
     if pictures is None:
         return text
     first = strips(page.index, pictures, show_sensitive=show_sensitive)
-    room = (MOST_BYTES - size) / ENCODED - sum(strip.bytes for strip in first.values())
+    markup = MARKUP * (MAX_PICTURES + sum(len(strip.frames) for strip in first.values()))
+    room = (MOST_BYTES - size - markup) / ENCODED - sum(strip.bytes for strip in first.values())
     sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell, room=int(room))
     return page.render(extent, pictured=True, first=first, sheets=sheets)
 
