@@ -16,8 +16,8 @@ MOST_DEFENDED = 12  # pictures of one strip
 ROOM = 450_000  # bytes that all strips share
 EDGES = (192, 128, 96)  # pixels
 RULE = (
-    "Each strip is one case, chosen by a rule: the first hit in the defended cell with the highest reproduction rate; where "
-    "nothing was hit, the first assessed case."
+    "Each strip is one case, chosen by a rule: the first hit in the defended cell with the highest reproduction rate, hits on "
+    "pictures like none of the un-erased model's last; where nothing was hit, the first assessed case."
 )
 # The roles that a case from an inverted image has, and any other case.
 _WITH_IMAGE = (PictureRole.REFERENCE, PictureRole.AUTOENCODER, PictureRole.BACKBONE)
@@ -166,25 +166,30 @@ def _title(case: PicturedCase, role: PictureRole, defence: str) -> str:
 
 def _caption(index: Index, case: PicturedCase, judged_by: Collection[str]) -> str:
     defended = [(picture, _outcome(picture.reading(judged_by))) for picture in case.of(*DEFENDED)]
-    hits = [picture for picture, outcome in defended if outcome == Outcome.HIT]
-    assessed = [picture for picture, outcome in defended if outcome != Outcome.UNASSESSED]
-    where = f"Case {case.case_no} of {plain(case.scenario)}"
-    if hits:
-        rate, counts = max(
-            (row.rate or 0.0, f"{row.hits} of {row.assessed}")
-            for row in index.result.crr
-            if row.cell_id in {picture.cell_id for picture in hits} and (not judged_by or row.detector in judged_by)
-        )
-        chosen = f"the first hit in the cell with the highest rate ({counts}, {percent(rate)})"
-    elif assessed:
-        chosen = "no picture of the concept counts as a hit through a defence, so this is the first assessed case"
-    else:
-        chosen = "none of its pictures through a defence could be assessed"
     backbone = [_outcome(picture.reading(judged_by)) for picture in case.of(PictureRole.BACKBONE)]
     seen = [] if not backbone else [f"un-erased model: {backbone[0]}"]
     seen.append(f"through {len(defended)} defence{'' if len(defended) == 1 else 's'}: {_counts(defended)}")
     start = "" if case.inverted else " It does not start from an image, so there is no reference."
-    return f"{where}, {chosen}. Seen: {'; '.join(seen)}.{start}"
+    where = f"Case {case.case_no} of {plain(case.scenario)}"
+    return f"{where}, {_choice(index, case, defended)}. Seen: {'; '.join(seen)}.{start}"
+
+
+def _choice(index: Index, case: PicturedCase, defended: Sequence[tuple[CasePicture, str]]) -> str:
+    """Return why this case was chosen, with the rate of the cell where it is a hit."""
+    rows = [row for row in index.targets() if row.concept == case.concept and index.is_judge(row.detector)]
+    hits = {picture.cell_id: picture.strange for picture, outcome in defended if outcome == Outcome.HIT}
+    rated = [row for row in rows if row.cell_id in hits and row.assessed]
+    if hits and rated:
+        # As the cases are chosen: what is like none of the un-erased model's pictures comes last.
+        worst = max(rated, key=lambda row: (not hits[row.cell_id], (row.hits - row.strange_hits) / row.assessed, row.hits))
+        return f"the first hit in the cell with the highest rate ({worst.hits} of {worst.assessed}, {percent(worst.rate)})"
+    if hits:
+        return "a hit"
+    if any(row.hits for row in rows if row.control is None):
+        return "whose hits through a defence do not count"
+    if any(outcome != Outcome.UNASSESSED for _, outcome in defended):
+        return "the first assessed case, because nothing was hit through a defence"
+    return "of which no picture through a defence could be assessed"
 
 
 def _counts(defended: Sequence[tuple[CasePicture, str]]) -> str:

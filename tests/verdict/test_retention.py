@@ -14,6 +14,7 @@ from audit import statistics
 from audit.records import Control
 from audit.spec.policy import Policy
 from audit.verdict import gate
+from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, PictureRole
 from audit.verdict.gate import Verdict
 from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, RunResult, Sample
 from audit.verdict.retention import recounted
@@ -280,3 +281,18 @@ def test_only_the_subjects_that_noise_is_taken_for_are_unassessed() -> None:
     kept = [retention(kept=300, subject="moon"), retention(kept=10, gained=4, subject="square", noise_share=1.0)]
     verdict = gate.decide(waived, CLEAN, [GOOD_CHECK], kept, [])
     assert (verdict.status, verdict.retention[0].unassessed) == (PASS, 14)
+
+
+def test_the_pictures_at_the_head_of_a_report_show_what_the_gate_counted() -> None:
+    rows = (strange(9, 3, 1), *good_controls(), noise(12))
+    verdict = decided(retention(0, 40), drawn=picture_check(0.001), rows=rows)
+    pictures = tuple(
+        CasePicture(PictureRole.ERASED, "esd", cell, 0, 0, "u", False, odd, (CaseReading("judge", "hit", None, 0.9),))
+        for cell, odd in ((0, True), (0, False), (99, True))
+    )
+    case = PicturedCase("r", "ring", "text", 0, False, pictures)
+    result = RunResult("r", "n", "2026-01-01", {}, {}, (), rows, (), (), (), verdict, pictured=(case,))
+    (shown,) = recounted(result, POLICY, verdict).pictured
+    assert [(seen.outcome, seen.reason) for picture in shown.pictures for seen in picture.readings] == [
+        ("unassessed", "damaged"), ("hit", None), ("hit", None),
+    ]  # fmt: skip
