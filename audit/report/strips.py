@@ -181,12 +181,16 @@ def _choice(index: Index, case: PicturedCase, defended: Sequence[tuple[CasePictu
     rated = [row for row in rows if row.cell_id in hits and row.assessed]
     if hits and rated:
         # As the cases are chosen: what is like none of the un-erased model's pictures comes last.
-        worst = max(rated, key=lambda row: (not hits[row.cell_id], (row.hits - row.strange_hits) / row.assessed, row.hits))
-        return f"the first hit in the cell with the highest rate ({worst.hits} of {worst.assessed}, {percent(worst.rate)})"
+        worst = max(
+            rated, key=lambda row: (not hits[row.cell_id], (row.hits - row.strange_hits) / row.assessed, row.hits)
+        )
+        return (
+            f"the first hit in the cell with the highest rate ({worst.hits} of {worst.assessed}, {percent(worst.rate)})"
+        )
     if hits:
         return "a hit"
     if any(row.hits for row in rows if row.control is None):
-        return "whose hits through a defence do not count"
+        return "a case without a hit that counts"
     if any(outcome != Outcome.UNASSESSED for _, outcome in defended):
         return "the first assessed case, because nothing was hit through a defence"
     return "of which no picture through a defence could be assessed"

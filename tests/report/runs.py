@@ -68,8 +68,8 @@ class Builder:
             low, high = exact(found, assessed)
             self.crr.append(
                 CrrRow(
-                    number, concept, subject or concept, role.value, control.value if control else None, defence, scenario, detector,
-                    instrument, threshold, planned, assessed, planned - assessed, found,
+                    number, concept, subject or concept, role.value, control.value if control else None, defence, scenario,
+                    detector, instrument, threshold, planned, assessed, planned - assessed, found,
                     found / assessed if assessed else None, low, high, (found + planned - assessed) / planned,
                 )
             )  # fmt: skip

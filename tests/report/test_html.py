@@ -9,7 +9,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -23,54 +22,20 @@ from audit.report.view import Index
 from audit.report.words import plain
 from audit.verdict.results import RunResult, Sample
 from tests.report import runs
+from tests.report.page import parse, rendered
 from tests.report.test_formats import every_run
 
 SAMPLE = runs.failing().samples[0]
-VOID = {"meta", "img", "br", "link", "input", "hr"}
-
-
-class Page(HTMLParser):
-    """The parsed page: elements with their attributes, visible text, and unbalanced tags."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(convert_charrefs=True)
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.text: list[str] = []
-        self.open: list[str] = []
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, {name: value or "" for name, value in attrs}))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag, f"unbalanced </{tag}>"
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def words(self) -> str:
-        return " ".join(" ".join(self.text).split())
-
-
-def rendered(run: RunResult, **options: bool) -> Page:
-    return Page(html.render(run, runs.picture, **options))
 
 
 @every_run
 def test_page_is_well_formed_and_asks_nothing_of_anyone(run: Callable[[], RunResult]) -> None:
     text = html.render(run(), runs.picture)
-    page = Page(text)
-    assert page.open == []
-    tags = {tag for tag, _ in page.elements}
+    elements = parse(text).everything()
+    tags = {element.tag for element in elements}
     assert not tags & {"script", "link", "iframe", "object", "embed", "form", "base"}
-    for _, attributes in page.elements:
-        for name, value in attributes.items():
+    for element in elements:
+        for name, value in element.attributes.items():
             assert not name.startswith("on")
             if name in ("src", "href", "xlink:href", "srcset", "action"):
                 assert value.startswith(("data:image/jpeg;base64,", "#")), value
@@ -78,9 +43,9 @@ def test_page_is_well_formed_and_asks_nothing_of_anyone(run: Callable[[], RunRes
     style = text[text.index("<style>") : text.index("</style>")]
     assert "url(" not in style
     assert "@import" not in style
-    ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
+    ids = Counter(element.attributes["id"] for element in elements if "id" in element.attributes)
     assert max(ids.values()) == 1, ids.most_common(3)
-    targets = {attributes["href"] for _, attributes in page.elements if attributes.get("href")}
+    targets = {element.attributes["href"] for element in elements if element.attributes.get("href")}
     assert targets <= {f"#{name}" for name in ids}
 
 
@@ -102,9 +67,9 @@ def test_page_says_every_decision_reason_and_check(run: Callable[[], RunResult])
 
 def test_sections_come_in_the_order_of_their_weight() -> None:
     page = rendered(runs.failing())
-    assert [attributes["id"] for tag, attributes in page.elements if tag == "section"] == [
-        "verdict", "survival", "audited", "controls", "crr", "against", "neighbours", "round-trips", "pictures", "unassessed",
-        "checks", "reading", "provenance",
+    assert [section.attributes["id"] for section in page.all("section")] == [
+        "verdict", "glance", "reasons", "survival", "audited", "controls", "crr", "against", "neighbours", "round-trips",
+        "pictures", "unassessed", "checks", "reading", "provenance",
     ]  # fmt: skip
     assert "A number from the testbed is a number about the testbed." in page.words()
 
@@ -117,16 +82,20 @@ def test_other_backbones_are_not_called_testbed() -> None:
 
 def test_page_is_accessible() -> None:
     page = rendered(runs.failing())
-    for tag, attributes in page.elements:
-        if tag == "th":
-            assert attributes["scope"] in ("col", "row")
-        if tag == "img":
-            assert attributes["alt"].startswith("Case ")
-        if tag == "svg":
-            assert attributes["role"] == "img"
-            assert attributes["aria-labelledby"]
-    assert sum(tag == "table" for tag, _ in page.elements) == sum(tag == "caption" for tag, _ in page.elements)
-    assert page.elements[0] == ("html", {"lang": "en"})
+    assert {head.attributes["scope"] for head in page.all("th")} == {"col", "row"}
+    alternatives = [image.attributes["alt"] for image in page.named("pictures").all("img")]
+    assert len(alternatives) > 50 and all(text.startswith("Case ") for text in alternatives)
+    # On the strip the title of each picture takes the place of the case, which is the same for all.
+    titles = [frame.all("span", "role")[0].words() for frame in page.named("glance").all("li")]
+    strip = [image.attributes["alt"] for image in page.named("glance").all("img")]
+    assert len(strip) == 4 and all(text.startswith(title) for text, title in zip(strip, titles, strict=True))
+    assert len(strip) + len(alternatives) == len(page.all("img"))
+    for drawing in page.all("svg"):
+        assert drawing.attributes["role"] == "img"
+        assert drawing.attributes["aria-labelledby"]
+    assert len(page.all("table")) == len(page.all("caption"))
+    (whole,) = page.all("html")
+    assert whole.attributes == {"lang": "en"}
 
 
 def test_statuses_are_words_and_symbols() -> None:
@@ -157,10 +126,6 @@ def one_sample(**changes: object) -> Sample:
     return dataclasses.replace(SAMPLE, **changes)  # type: ignore[arg-type]
 
 
-def uris(page: Page) -> list[bytes]:
-    return [base64.b64decode(a["src"].partition(",")[2]) for tag, a in page.elements if tag == "img"]
-
-
 def test_sensitive_pictures_are_blurred_and_their_bytes_never_leave() -> None:
     run = runs.failing(sensitive=True)
     text = html.render(run, runs.picture)
@@ -178,7 +143,7 @@ def test_originals_are_shown_only_on_request_and_the_page_says_so(caplog: pytest
     assert "Originals are shown." in shown.words()
     assert "unblurred" in caplog.text
     sample = next(sample for sample in run.samples if sample.sensitive)
-    assert pictures.thumbnail(runs.picture(sample)) in uris(shown)
+    assert pictures.thumbnail(runs.picture(sample)) in shown.pictures()
 
 
 def test_every_picture_of_a_sensitive_concept_is_blurred_whatever_marks_it() -> None:
@@ -201,8 +166,8 @@ def test_every_picture_of_a_sensitive_concept_is_blurred_whatever_marks_it() -> 
 )
 def test_blurring_fails_closed(data: bytes | None) -> None:
     run = runs.failing(sensitive=True)
-    page = Page(html.render(run, lambda sample: data))
-    assert uris(page) == []
+    page = rendered(run, lambda sample: data)
+    assert page.pictures() == []
     assert ("missing" if data is None else "withheld") in page.words()
 
 
@@ -210,8 +175,8 @@ def test_a_reader_that_raises_costs_pictures_not_the_report() -> None:
     def broken(sample: Sample) -> bytes:
         raise OSError("the journal is gone")
 
-    page = Page(html.render(runs.failing(sensitive=True), broken))
-    assert uris(page) == []
+    page = rendered(runs.failing(sensitive=True), broken)
+    assert page.pictures() == []
     assert "unreadable" in page.words()
 
 
@@ -272,6 +237,6 @@ def test_many_cells_share_the_room_for_pictures() -> None:
 
 def test_spec_in_the_report_is_the_spec() -> None:
     page = rendered(runs.failing())
-    shown = "".join(page.text)
+    shown = "".join(page.texts())
     start = shown.index('{\n  "version": 1')
     assert json.JSONDecoder().raw_decode(shown[start:])[0] == runs.SPEC

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from audit.records import BENIGN_PROMPTS, Role
-from audit.report import contact, controls, html, json_report, junit, markdown, quality, sections, survival, terminal
+from audit.report import contact, controls, json_report, junit, markdown, quality, sections, survival, terminal
 from audit.report.view import Index, Section, cell_title
 from audit.report.words import VERDICT_SENTENCES, plain, verdict_sentence
 from audit.spec.benign import PICTURE_CHECK
@@ -21,10 +21,10 @@ from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.gate import decide
 from audit.verdict.results import QualityRow, RunResult, UnassessedRow
 from tests.report import runs
-from tests.report.test_html import Page
+from tests.report.page import rendered
 
 TEXTS: dict[str, Callable[[RunResult], str]] = {
-    "html": lambda run: Page(html.render(run, lambda sample: None)).words(),
+    "html": lambda run: rendered(run, lambda sample: None).words(),
     "markdown": lambda run: markdown.render(run).replace("\\", ""),
     "terminal": terminal.render,
 }
