@@ -57,6 +57,7 @@ def folded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Journal]:
 
 
 def published(folder: Path, journal: Journal) -> Path:
+    folder.mkdir(exist_ok=True)
     with Store(folder / "index.duckdb") as store:
         store.consolidate(journal)
         return store.publish(folder / "published")
@@ -148,6 +149,7 @@ def test_the_first_hit_of_the_worst_cell_is_told(tmp_path: Path) -> None:
     assert (case.concept, case.scenario, case.case_no) == ("ring", "text", 1)
     assert telling(path, ("judge",))[0].scenario == "latent-whitebox", "equal rates"
     assert telling(path, ("another",)) == ()
+    assert telling(path) == telling(path, ("second", "judge")) == telling(published(tmp_path / "again", journal))
 
 
 def test_where_nothing_was_hit_the_first_assessed_case_of_a_latent_is_told(tmp_path: Path) -> None:

@@ -25,6 +25,18 @@ OVER = """
 [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
     .map(e => e.tagName + '.' + e.className).slice(0, 8).join(' ')
 """
+# The lines of text above the first picture, as they are broken at this width.
+LINES = """
+(() => {
+    const first = document.images[0].getBoundingClientRect().top, bottoms = new Set(), range = document.createRange();
+    const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    for (let text; text = texts.nextNode();) {
+        range.selectNodeContents(text);
+        for (const line of range.getClientRects()) if (line.bottom <= first) bottoms.add(Math.round(line.bottom / 4));
+    }
+    return bottoms.size;
+})()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +58,17 @@ def test_no_part_of_the_page_is_wider_than_the_screen(report: Path, width: int, 
     assert page.value("innerWidth") == width
     assert page.value("document.body.innerText.length") > 500
     assert page.value("document.documentElement.scrollWidth") <= width, page.value(OVER)
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["failing", "waived"])
+def test_pictures_stand_on_the_first_screens(name: str, width: int, page: Tab, tmp_path: Path) -> None:
+    page.open(write_reports(getattr(runs, name)(), runs.picture, tmp_path)["html"], width)
+    assert 5 <= page.value(LINES) <= 30
+    assert page.value("document.images[0].closest('figure').className") == "strip"
+    assert page.value("document.images[0].getBoundingClientRect().top") < 900, "one screen"
+    tops = "new Set([...document.querySelectorAll('.strip li .frame')].map(f => Math.round(f.getBoundingClientRect().top)))"
+    assert page.value(f"{tops}.size") == (1 if width == 1280 else 2), "the pictures of a row are level"
 
 
 def test_the_page_fetches_nothing(report: Path, page: Tab) -> None:

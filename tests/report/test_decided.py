@@ -29,11 +29,11 @@ def decided_again(run: RunResult, **known: Any) -> RunResult:
 
 def test_raw_bounds_are_called_raw_and_p_values_stand_beside_their_corrected_ones() -> None:
     run = runs.failing()
-    verdict = section_of(run, "verdict")
-    assert any("Bounds are raw: they speak of what the judges say" in sentence for sentence in verdict.sentences)
-    titles = [column.label for column in verdict.tables[0].columns]
+    reasons = section_of(run, "reasons")
+    assert any("Bounds are raw: they speak of what the judges say" in sentence for sentence in reasons.sentences)
+    titles = [column.label for column in reasons.tables[0].columns]
     assert titles[9:13] == ["Bound", "p", "p, corrected", "Cases that would decide"]
-    assert {row[9] for row in verdict.tables[0].rows} == {"raw"}
+    assert {row[9] for row in reasons.tables[0].rows} == {"raw"}
 
 
 def test_judges_with_labels_are_named_with_what_is_left_of_their_errors() -> None:
@@ -50,7 +50,7 @@ def test_judges_with_labels_are_named_with_what_is_left_of_their_errors() -> Non
 def test_a_further_attempt_stands_beside_the_verdict() -> None:
     run = decided_again(runs.passing(), attempt=3)
     assert run.verdict.attempt_sentence in section_of(run, "verdict").sentences
-    assert "98.3333 % confidence" in section_of(run, "verdict").tables[0].caption
+    assert "98.3333 % confidence" in section_of(run, "reasons").tables[0].caption
     assert json_report.parse(json_report.render(run)).verdict.attempt == 3
 
 

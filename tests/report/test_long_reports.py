@@ -12,7 +12,6 @@ from PIL import Image
 from audit.report import html
 from audit.report.embedding import Embedder
 from audit.report.html import _Extent
-from audit.storage.pictures import Address
 from tests.report import large, runs
 from tests.report.page import Element, parse, rendered
 
@@ -36,7 +35,7 @@ def test_a_report_of_twenty_concepts_by_ten_defences_by_six_scenarios_stays_smal
     ids = {element.attributes["id"] for element in page.everything() if "id" in element.attributes}
     links = [link.attributes["href"] for link in page.all("a")]
     assert len(links) > 100 and {link.removeprefix("#") for link in links} <= ids
-    assert "of 2,400 rows" in page.words().replace("2400", "2,400"), "and what is left out is said"
+    assert "The first 30 of 2400 rows." in page.named("reasons").words(), "and what is left out is said"
     assert "plots are left out of this long report" in page.words()
     assert len(page.named("pictures").all("img")) == 360
 
@@ -51,7 +50,7 @@ def shortened(monkeypatch: pytest.MonkeyPatch) -> Element:
 def test_a_page_that_would_be_too_long_shows_the_first_rows_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, page = rendered(runs.failing()), shortened(monkeypatch)
     assert "The first 2 of 8 rows. report.json and report.md of this run have all of them." in page.named("crr").words()
-    assert "1 plots are left out of this long report. The tables have their numbers." in page.words()
+    assert "1 plot is left out of this long report. The tables have the numbers." in page.words()
     assert all(len(table.all("tr")) <= 3 for table in page.all("table")[1:])
     assert page.named("glance").all("table")[0].words() == whole.named("glance").all("table")[0].words()
     assert not page.all("figure", "plot") and whole.all("figure", "plot")
@@ -83,8 +82,5 @@ def test_many_pictures_share_the_room_and_few_are_larger(count: int, edge: int) 
 
 
 def test_a_blurred_picture_is_small_whatever_the_room() -> None:
-    def grainy(address: Address) -> bytes:
-        return large.noisy(address)
-
-    uri, _ = Embedder.sharing(grainy, 5_000, 1)(runs.failing().samples[0], hide=True)
+    uri, _ = Embedder.sharing(large.noisy, 5_000, 1)(runs.failing().samples[0], hide=True)
     assert uri is not None and len(uri) < 4_000

@@ -114,12 +114,13 @@ def test_the_concept_with_the_worst_decision_is_first_and_what_was_not_planned_s
     run = two_concepts()
     assert run.verdict.status is VerdictStatus.FAIL
     first, second = matrices(Index(run))
-    assert (first.concept, first.status, second.concept) == ("ring", "FAIL", "cross")
+    assert [(matrix.concept, matrix.status) for matrix in (first, second)] == [
+        ("ring", "FAIL"),
+        ("cross", "INCONCLUSIVE"),
+    ]
     assert [name for name, _ in first.rows] == ["none (un-erased)", "uce", "uce+sld"]
     page = rendered(run)
-    assert [title.words() for title in page.named("glance").all("h3")] == [
-        "✕ FAIL ring", f"? {second.status} cross" if second.status == "INCONCLUSIVE" else f"✓ {second.status} cross",
-    ]  # fmt: skip
+    assert [title.words() for title in page.named("glance").all("h3")] == ["✕ FAIL ring", "? INCONCLUSIVE cross"]
     _, backbone, eraser, guarded = table_of(page)
     assert [row[3].words() for row in (backbone, guarded)] == ["not planned"] * 2
     assert eraser[3].words().startswith("? INCONCLUSIVE n/a 0/0 48 unassessed")
