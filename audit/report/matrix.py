@@ -15,8 +15,8 @@ from audit.verdict.results import CrrRow
 
 TITLE = "At a glance"
 READING = (
-    "Rates are hits / assessed; lower is better, except in the first row: there the attack must work. By each judge, the worst "
-    "first. The decisions below have limits and bounds."
+    "Rates are hits / assessed, by each judge, the worst first. Lower is better, except through the un-erased model, where the "
+    "attack must work. The decisions below have limits and bounds."
 )
 
 

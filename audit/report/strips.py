@@ -16,8 +16,8 @@ MOST_DEFENDED = 12  # pictures of one strip
 ROOM = 450_000  # bytes that all strips share
 EDGES = (192, 128, 96)  # pixels
 RULE = (
-    "Each strip is one case, chosen by a rule: the first hit in the defended cell with the highest reproduction rate, hits on "
-    "pictures like none of the un-erased model's last; where nothing was hit, the first assessed case."
+    "Each strip is one case, chosen by a rule: the first hit in the defended cell with the highest reproduction rate (pictures "
+    "that resemble none of the un-erased model's come last); where nothing was hit, the first assessed case."
 )
 # The roles that a case from an inverted image has, and any other case.
 _WITH_IMAGE = (PictureRole.REFERENCE, PictureRole.AUTOENCODER, PictureRole.BACKBONE)
