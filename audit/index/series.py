@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.index.store import explained
 
 

@@ -110,7 +110,7 @@ def rates(index: Index) -> tuple[Table, ...]:
 
 
 def _rates(index: Index, concept: str, rows: Iterable[CrrRow]) -> Table:
-    lines = []
+    lines: list[tuple[str, ...]] = []
     anchors: dict[str, int] = {}  # the first row of each cell
     for row in by_scenario(rows):
         anchors.setdefault(cell_anchor(row.cell_id), len(lines))
