@@ -30,6 +30,7 @@ QUALITY = QualityInstrument(2, "likeness", "psnr", "1", "numpy", "", "none", ("p
 SPEC = parse_spec(
     {
         "name": "leaves",
+        "system": {"name": "painter", "version": "1", "owner": "studio", "contact": "desk"},
         "backbone": "models/backbone",
         "concepts": [{"name": "ring", "phrase": "a ring", "synonyms": ["hoop"], "neighbours": ["circle"]}],
         "corpus": [{"url": "x", "concept": "ring"}, {"url": "y", "concept": "arrow", "role": "control"}],
@@ -81,7 +82,7 @@ SPEC = parse_spec(
 DOCUMENT = SPEC.model_dump(mode="json")
 
 NOTHING = (  # a change here recomputes nothing
-    "name", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.name", "scenarios.*.quality_gate.*",
+    "name", "system.*", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.name", "scenarios.*.quality_gate.*",
     "backbone", "corpus.*.url", "corpus.*.regions", "corpus_limits.*",  # what is found there counts by its content
     "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
