@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -35,6 +36,31 @@ def warnings_to(show: Callable[[str], None]) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         log.propagate = before
+
+
+class Pace:
+    """The speed of a stage, from what was done in the last minutes: units of one stage take about the same time."""
+
+    WINDOW = 300.0  # seconds
+
+    def __init__(self, done: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin with `done` parts that were done before."""
+        self._clock = clock
+        self._marks: collections.deque[tuple[float, int]] = collections.deque([(clock(), done)])
+
+    def mark(self, done: int) -> None:
+        """Note that `done` parts are done now."""
+        now = self._clock()
+        while len(self._marks) > 1 and self._marks[1][0] < now - self.WINDOW:
+            self._marks.popleft()
+        self._marks.append((now, done))
+
+    def seconds_left(self, total: int) -> float | None:
+        """Return the time that the rest takes at this speed; None while nothing was done."""
+        (began, first), (now, done) = self._marks[0], self._marks[-1]
+        if done <= first or now <= began:
+            return None
+        return (total - done) * (now - began) / (done - first)
 
 
 class Listener(Protocol):

@@ -33,6 +33,7 @@ from flows.commands import (
     results,
     run,
     schema,
+    status,
     testbed,
     tune,
     waiver,
@@ -56,6 +57,7 @@ doctor.register(app)
 inspect.register(app)
 init.register(app)
 schema.register(app)
+status.register(app)
 methods.register(app)
 export.register(app)
 app.add_typer(db.app, name="db")

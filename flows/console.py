@@ -25,10 +25,12 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from audit.progress import Pace
+
 PROGRAM = "erasure-audit"
 COMMANDS = (
     "corpus", "db", "doctor", "erase", "evidence", "export-embedding", "gate", "init", "inspect", "labels", "methods", "plan",
-    "policy", "report", "resume", "run", "schema", "testbed", "tune", "waiver", "work",
+    "policy", "report", "resume", "run", "schema", "status", "testbed", "tune", "waiver", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often
@@ -109,27 +111,31 @@ def duration(seconds: float) -> str:
 
 
 class PlainReporter:
-    """A reporter of plain lines: one when a stage begins, every few seconds while it lasts, and when it ends."""
+    """A reporter of plain lines: one when a stage begins, every few seconds with the time left, and one at its end."""
 
     def __init__(self, counted: str = "units") -> None:
         self._counted = counted
         self._total: int | None = None
         self._done = self._began_with = 0
         self._said = self._began = 0.0
+        self._pace = Pace(0)
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Say what the stage has to do; a stage without units says nothing."""
         self._total, self._done, self._began_with = total, done, done
         self._said = self._began = time.monotonic()
+        self._pace = Pace(done)
         if total is None or total > done:
             say(f"{stage}: {self._state()}")
 
     def update(self, stage: str, done: int) -> None:
         """Say how far it is when the last line is old."""
         self._done = done
+        self._pace.mark(done)
         if time.monotonic() - self._said >= LINE_SECONDS:
             self._said = time.monotonic()
-            say(f"{stage}: {self._state()}")
+            left = self._pace.seconds_left(self._total) if self._total is not None else None
+            say(f"{stage}: {self._state()}" + (f", {duration(left)} left" if left else ""))
 
     def end(self, stage: str) -> None:
         """Say how the stage ended."""

@@ -10,22 +10,36 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.logging import get_run_logger
 
-from audit.progress import Listener
+from audit.progress import Listener, Pace
 
 ARTIFACT_SECONDS = 5.0  # an artifact update is a request; more often shows nobody anything
+LINE_SECONDS = 60.0  # between two lines of a stage in a log
 TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how far it is
 
 
 class LogReporter:
-    """A reporter that writes to the run's Prefect log, for workers."""
+    """A reporter that writes to the run's Prefect log, for workers: a line a minute while a stage lasts."""
+
+    def __init__(self) -> None:
+        self._total: int | None = None
+        self._pace = Pace(0)
+        self._said = time.monotonic()
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Log the size of the stage."""
+        self._total, self._pace, self._said = total, Pace(done), time.monotonic()
         get_run_logger().info("%s: %s of %s done", stage, done, "?" if total is None else total)
 
     def update(self, stage: str, done: int) -> None:
-        """Log at debug level: the artifact shows the progress."""
-        get_run_logger().debug("%s: %d done", stage, done)
+        """Log how far it is and the time left, when the last line is old."""
+        self._pace.mark(done)
+        if time.monotonic() - self._said < LINE_SECONDS:
+            return
+        self._said = time.monotonic()
+        left = None if self._total is None else self._pace.seconds_left(self._total)
+        of = "?" if self._total is None else self._total
+        rest = "" if not left else f", {left / 60:.0f} min left"
+        get_run_logger().info("%s: %d of %s done%s", stage, done, of, rest)
 
     def end(self, stage: str) -> None:
         """Log the end of the stage."""

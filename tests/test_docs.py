@@ -88,6 +88,7 @@ ELSEWHERE = {
     "erasure-audit labels import RUN_ID": "needs two people's labels: tests/labels/test_import.py",
     "erasure-audit gate RUN_ID --policy": "needs a finished run: tests/test_cli.py",
     "erasure-audit resume RUN_ID": "needs an interrupted run: tests/flows/test_kill.py",
+    "erasure-audit status RUN_ID": "needs a run: tests/plan/test_status.py",
     "erasure-audit work RUN_ID": "needs a bucket: tests/flows/test_prefect.py, test_end_to_end.py",
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

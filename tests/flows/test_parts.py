@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from audit import locations
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem, JournalError
+from audit.progress import Pace
 from audit.storage.journal import StorageUnavailable
 from flows import console, environment
 from tasks.share import Share
@@ -131,6 +132,8 @@ def test_progress_without_a_terminal_is_plain_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
+    ticks = iter((0.0, 0.0, 0.0, 7.0, 8.0))
+    monkeypatch.setattr(console, "Pace", lambda done: Pace(done, lambda: next(ticks)))
     with console.progress_bars() as reporter:
         reporter.begin("erase", 0, 0)
         reporter.end("erase")
@@ -142,7 +145,7 @@ def test_progress_without_a_terminal_is_plain_lines(
     shown = capsys.readouterr()
     assert shown.out == ""
     lines = shown.err.splitlines()
-    assert lines[:4] == ["generate: 2/4 units", "generate: 3/4 units", "a unit failed", "generate: 4/4 units"]
+    assert lines[:4] == ["generate: 2/4 units", "generate: 3/4 units, 7 s left", "a unit failed", "generate: 4/4 units"]
     assert lines[4].startswith("generate: 4/4 units in ")
 
 

@@ -1,0 +1,78 @@
+"""status: how far a run is, from any machine that reads the storage root."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from audit import locations
+from flows.commands import options
+from flows.console import duration, emit_json, table
+
+if TYPE_CHECKING:
+    from audit.plan.status import RunStatus, StageStatus
+
+FOLLOW_SECONDS = 15.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command of this file."""
+    app.command("status")(status)
+
+
+def status(
+    run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
+    root: options.Root = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Ask again every 15 seconds until it is decided; Ctrl-C ends it before.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show how far RUN_ID is, stage by stage: units done, failed, a minute, time left; and its newest verdict."""
+    from audit.plan.status import run_status
+    from audit.storage.journal import Journal
+
+    journal = Journal(locations.storage_root(root))
+    while True:
+        found, now = run_status(journal, run_id), dt.datetime.now(dt.UTC)
+        last = not follow or (found.complete and found.verdict is not None)
+        if not as_json:
+            _show(found, now)
+        elif last:
+            emit_json(_fields(found, now))
+        if last:
+            return
+        time.sleep(FOLLOW_SECONDS)
+
+
+def _fields(found: RunStatus, now: dt.datetime) -> dict[str, object]:
+    stages = [{**dataclasses.asdict(stage), "seconds_left": stage.seconds_left} for stage in found.stages]
+    return {**dataclasses.asdict(found), "stages": stages, "complete": found.complete, "quiet": found.quiet(now)}
+
+
+def _show(found: RunStatus, now: dt.datetime) -> None:
+    table([_row(stage) for stage in found.stages])
+    if found.written_at is not None:
+        print(f"last unit written {duration((now - found.written_at).total_seconds())} ago")
+    if found.quiet(now):
+        print(f"probably nobody computes it any more; go on with: erasure-audit resume {found.run_id}")
+    if found.verdict is not None:
+        print(f"newest verdict: {found.verdict}, {found.decided_at}")
+    elif found.complete:
+        print("every unit is computed; no verdict is on record yet")
+
+
+def _row(stage: StageStatus) -> dict[str, object]:
+    left = stage.seconds_left
+    return {
+        "stage": stage.kind,
+        "units": stage.planned,
+        "complete": stage.complete,
+        "failed": stage.failed,
+        "a minute": None if stage.rate is None else f"{60 * stage.rate:.1f}",
+        "left": None if left is None else duration(left),
+    }
