@@ -18,6 +18,7 @@ from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from audit.machine import environment
 from flows import streams
 from flows.commands import (
+    compliance,
     corpus,
     db,
     doctor,
@@ -60,6 +61,7 @@ schema.register(app)
 status.register(app)
 methods.register(app)
 export.register(app)
+compliance.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")

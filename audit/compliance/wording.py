@@ -1,0 +1,23 @@
+"""Words that the sections of a monthly report share, and the length of names in them."""
+
+from __future__ import annotations
+
+from audit.report.words import plain
+
+NAME = 120  # most characters of a name
+SENTENCE = 400
+
+# What a kind of scenario controls, and whether whoever attacks must have the weights of the audited model (white box).
+ACCESS = {
+    "text": "prompts",
+    "adversarial-text": "prompts found by search",
+    "embedding-whitebox": "embeddings (white box)",
+    "embedding-blackbox": "embeddings (black box)",
+    "latent-whitebox": "start noise (white box)",
+    "latent-blackbox": "start noise (black box)",
+}
+
+
+def name(text: object) -> str:
+    """Return a name on one line, cut where it is too long to print."""
+    return plain(text, NAME)
