@@ -37,7 +37,8 @@ RULES = (
     ("EU AI Act Art. 5(1)(ba), (bb), (1a), (1b), inserted by Regulation (EU) 2026/1744; applies from 2 December 2026",
      "Reasonable and adequate technical measures where such pictures are a foreseeable and reproducible outcome; correction of"
      " observed and reported misuse. It speaks of identifiable persons.", "S", "4, 5, 6, 9, 10"),
-    ("EU AI Act Art. 9(6) to (8), 11 with Annex IV 2(g), 12, 15(3), 18, 19; high-risk systems alone, from 2 December 2027",
+    ("EU AI Act Art. 9(6) to (8), 11 with Annex IV 2(g), 12, 15(3), 18, 19; high-risk systems alone, from 2 December 2027"
+     " (Annex III) or 2 August 2028 (Annex I)",
      "Metrics and thresholds fixed beforehand; test reports dated and signed; logs; declared accuracy; retention", "S",
      "2, 3, 5, 7, 11"),
     ("EU AI Act Art. 50(2)", "Machine-readable marking of pictures", "S", "none: outside this tool"),
@@ -49,6 +50,7 @@ RULES = (
     ("NIST AI 600-1, MS-1.1-009", "What cannot be measured is documented", "P", "4, 12"),
     ("NIST AI 600-1, MS-2.3-003", "Results before release go to whoever approves it", "P", "1, 2"),
     ("NIST AI 600-1, MS-2.5-001", "No extrapolation from narrow tests", "P", "4, 12"),
+    ("NIST AI 600-1, MS-2.6-001", "Harm to staff who are exposed", "P", "none: there are no pictures in this report"),
     ("NIST AI 600-1, MS-2.6-007, MS-2.7-007", "Regular evaluation of ways round protective measures; red-teaming", "P",
      "4, 5, 9, 11"),
     ("NIST AI 600-1, MS-2.7-008", "Fine-tuning does not weaken the measures", "P", "4, 5"),

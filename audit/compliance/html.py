@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from audit.compliance.contents import header, sections
 from audit.compliance.report import Report
-from audit.compliance.wording import name
+from audit.compliance.wording import name, unbroken
 from audit.report.words import SYMBOLS
 
-_PERCENT = re.compile(r"(?<=\d) %")
 
 
 def render(report: Report) -> str:
@@ -20,7 +17,7 @@ def render(report: Report) -> str:
         loader=ChoiceLoader([PackageLoader("audit.compliance"), PackageLoader("audit.report")]),
         autoescape=True,
         undefined=StrictUndefined,
-        finalize=_unbroken,
+        finalize=_shown,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -34,6 +31,6 @@ def render(report: Report) -> str:
     )
 
 
-def _unbroken(value: object) -> object:
-    """Return text in which no line ends between a number and its percent sign; anything else unchanged."""
-    return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
+def _shown(value: object) -> object:
+    """Return text as it is set; anything else, markup among it, unchanged."""
+    return unbroken(value) if type(value) is str else value

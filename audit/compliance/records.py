@@ -250,7 +250,7 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class WaiverRow:
-    """A waiver file, or a waiver that opened a gate."""
+    """A waiver file."""
 
     name: str
     run_id: str | None
@@ -260,7 +260,7 @@ class WaiverRow:
     until: str | None
     reason: str
     compensating_control: str
-    state: str  # in force | expired | does not count
+    state: str  # in force | expired | does not count | for another run
     detail: str
 
 

@@ -12,7 +12,7 @@ from audit.evidence.keys import PublicKey
 from audit.evidence.waivers import read_waiver
 from audit.verdict.waivers import Waiver, not_counting
 
-IN_FORCE, EXPIRED, NOT_COUNTED = "in force", "expired", "does not count"
+IN_FORCE, EXPIRED, NOT_COUNTED, ELSEWHERE = "in force", "expired", "does not count", "for another run"
 
 
 def waivers(
@@ -40,7 +40,7 @@ def _file(
     run = known.get(waiver.run_id)
     if run is None:
         return _row(
-            waiver, NOT_COUNTED, f"it is for run {waiver.run_id}, which is none of {system} that this report reads"
+            waiver, ELSEWHERE, f"it is for run {waiver.run_id}, which is none of {system} that this report reads"
         )
     if until > waiver.until:
         return _row(
