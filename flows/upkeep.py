@@ -1,4 +1,4 @@
-"""What a server does between audits: publish the index, verify bundles, and say what expires."""
+"""What a server does between audits: publish the index, verify bundles, say what expires, and report each month."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from prefect.events import emit_event
 
 from audit import locations
 from audit import run as steps
-from audit.errors import EvidenceError, NotVerified
+from audit.compliance.document import read_month, read_systems
+from audit.compliance.formats import folder_name, parse_formats, write
+from audit.compliance.period import Month, parse_month
+from audit.errors import EvidenceError, NotVerified, StoreError
 from audit.evidence.expiry import Expiring, expiring_labels, expiring_waivers
 from audit.evidence.keys import load_public_key
 from audit.evidence.lines import Answer
@@ -85,3 +88,45 @@ def tell_expiry(
         resource = {"prefect.resource.id": f"erasure-audit.expiry.{sentence.split(':')[0].replace(' ', '-')}"}
         emit_event(event=EXPIRING, resource=resource, payload={"text": sentence})
     return sentences
+
+
+@flow(name="audit-monthly-report", persist_result=False)
+def monthly_report(
+    root: str | None = None,
+    database: str | None = None,
+    month: str | None = None,
+    systems: Sequence[str] = (),
+    expected: str | None = None,
+    waivers: str | None = None,
+    keys: Sequence[str] = (),
+    formats: str = "html,pdf,json",
+) -> list[str]:
+    """Report `month` (the one before this, if none is named) of each system below the root's reports; return the folders.
+
+    Without `systems`, those of which runs started in the month or the one before. `expected` is the cron expression of the
+    audits, UTC; waivers are the files `*.json` of the folder `waivers`. Raises `StoreError` that names the systems of which no
+    run started in the month, after the others are reported.
+    """
+    now = dt.datetime.now(dt.UTC).replace(microsecond=0)
+    period = parse_month(month, now) if month else Month(now.year, now.month).before
+    wanted, trusted = parse_formats(formats), [load_public_key(Path(key)) for key in keys]
+    files = sorted(Path(waivers).glob("*.json")) if waivers else []
+    place = locations.storage_root(root)
+    published, _ = steps.consolidate_all(steps.open_journal(place), locations.database_path(place, database))
+    audited = read_systems(published, period)
+    asked = systems or sorted({*audited, *read_systems(published, period.before)})
+    folders = []
+    for system in asked:
+        if system in audited:
+            report = read_month(published, system, period, now, expected=expected, waiver_files=files, keys=trusted)
+            folder = locations.report_folder(place, folder_name(system, period))
+            write(report, folder, wanted)
+            get_run_logger().info("%s: %s, %d exceptions: %s", system, report.status, len(report.exceptions), folder)
+            folders.append(str(folder))
+    if absent := [system for system in asked if system not in audited]:
+        raise StoreError(
+            f"no run started in {period} of: {', '.join(repr(system[:60]) for system in absent)}",
+            where=str(published),
+            next_step="look for why the audits did not start; the other systems are reported",
+        )
+    return folders

@@ -90,6 +90,17 @@ def read_month(
     )
 
 
+def read_systems(published: Path, month: Month) -> tuple[str, ...]:
+    """Return the systems of which runs started in a month. Raises `StoreError` for an index as `read_month` does."""
+    con = open_published(published)
+    try:
+        with explained(published):
+            rows.require_version(con, str(published))
+            return tuple(rows.systems(con, month.start.isoformat()[:19], month.end.isoformat()[:19]))
+    finally:
+        con.close()
+
+
 def _no_runs(con: Connection, system: str, month: Month, where: str) -> StoreError:
     known = rows.months(con, system)
     listed = ", ".join(known[-12:])

@@ -12,11 +12,17 @@ from audit.compliance.contents import sections
 from audit.compliance.report import Report
 from audit.errors import EnvironmentProblem, SpecError
 from audit.files import write_atomically
+from audit.identity import key
 from audit.report.json_report import plain
 
 SCHEMA = "erasure-audit.monthly-report"
 SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its meaning
 FORMATS = ("html", "pdf", "json")
+
+
+def folder_name(system: str, month: object) -> str:
+    """Return the name of the folder that a report is kept in, of letters, digits and dashes alone."""
+    return f"monthly-{month}-{key(system)[:8]}"
 
 
 def parse_formats(text: str) -> tuple[str, ...]:

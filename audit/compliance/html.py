@@ -10,7 +10,6 @@ from audit.compliance.wording import name, unbroken
 from audit.report.words import SYMBOLS
 
 
-
 def render(report: Report) -> str:
     """Return the whole page."""
     environment = Environment(

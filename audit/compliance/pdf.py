@@ -24,7 +24,11 @@ _MARK = re.compile(r"(?<=[,;=/_.:])")
 _LONG, _PIECE = 13, 10  # a word of so many characters may be broken; so many of it stay together
 _MOST = 40  # characters that the longest text of a column asks room for
 _UPRIGHT, _ACROSS = 504, 751  # points between the margins of a page
-_CHARACTER, _BOLD, _CODE = 0.5, 1.1, 1.0  # width of a character: typical, in sizes; that of a label and of code beside it
+_CHARACTER, _BOLD, _CODE = (
+    0.5,
+    1.1,
+    1.0,
+)  # width of a character: typical, in sizes; that of a label and of code beside it
 _SPACE = 2.5  # characters between columns
 _ROUNDS = 20
 

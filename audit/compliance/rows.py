@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -105,11 +106,19 @@ def require_system(con: Connection, system: str, where: str) -> None:
     if system in known:
         return
     listed = ", ".join(repr(name[:60]) for name in known[:12]) + (", ..." if len(known) > 12 else "")
+    near = difflib.get_close_matches(system[:60], [name[:60] for name in known], n=1)
     raise StoreError(
         f"the index knows no system {system[:60]!r}; it knows: {listed or 'none'}",
         where=where,
-        next_step="name one of these with --system; a run without a system in its spec is known by the spec's name",
+        next_step=(f"perhaps --system {near[0]!r}; " if near else "name one of these with --system; ")
+        + "a run without a system in its spec is known by the spec's name",
     )
+
+
+def systems(con: Connection, since: str, until: str) -> list[str]:
+    """Return the systems of which runs started in [since, until), ISO 8601, by name."""
+    sql = "select distinct system from mart_runs where created_at >= ? and created_at < ? order by all"
+    return [str(row[0]) for row in con.execute(sql, [since, until]).fetchall()]
 
 
 def months(con: Connection, system: str) -> list[str]:

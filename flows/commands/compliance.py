@@ -50,10 +50,9 @@ def compliance_report(
     It reads the newest published copy of the index, and of the runs of one name the newest decided one stands for the month.
     """
     from audit.compliance.document import read_month
-    from audit.compliance.formats import parse_formats, write
+    from audit.compliance.formats import folder_name, parse_formats, write
     from audit.compliance.pdf import require_typst
     from audit.compliance.period import parse_month
-    from audit.identity import key
     from audit.index.store import latest
 
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
@@ -65,9 +64,7 @@ def compliance_report(
     published = latest(locations.database_path(place, database).parent / "published")
     trusted, files = trusted_keys(keys or ()), [Path(os.path.expanduser(file)) for file in waivers or ()]
     report = read_month(published, system, period, now, expected=expected, waiver_files=files, keys=trusted)
-    folder = locations.report_folder(
-        place, f"monthly-{period}-{key(system)[:8]}", os.path.expanduser(to) if to else None
-    )
+    folder = locations.report_folder(place, folder_name(system, period), str(to) if to else None)
     written = write(report, folder, wanted)
     if as_json:
         files_by_format = {name: str(path) for name, path in written.items()}

@@ -72,7 +72,8 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_fo
     file = str(REPOSITORY / "deployments" / "prefect.yaml")
     prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
     found = {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
-    assert set(found) == {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "work", "erase"}
+    names = {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "monthly-report", "work", "erase"}
+    assert set(found) == names
     (schedule,) = found["nightly-audit"]["schedules"]
     assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import duckdb
 import pytest
 import yaml
 
-from audit.errors import EvidenceError, NotVerified
+from audit.compliance.period import Month
+from audit.errors import EvidenceError, NotVerified, StoreError
 from audit.evidence import keys
 from audit.evidence.expiry import expiring_waivers
 from audit.evidence.waivers import create
@@ -72,6 +74,24 @@ def test_a_waiver_is_told_before_it_ends(tmp_path: Path) -> None:
     assert soon.on == until.date() and "expires on" in soon.sentence(before.date())
     (gone,) = expiring_waivers([path], [public], until + dt.timedelta(days=1), dt.timedelta(days=14))
     assert "expired on" in gone.sentence((until + dt.timedelta(days=1)).date())
+
+
+def test_each_system_of_the_month_before_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system of which no run started fails the flow, after the others are reported."""
+    monkeypatch.setattr(upkeep, "get_run_logger", lambda: logging.getLogger("upkeep"))
+    root, now = tmp_path / "runs", dt.datetime.now(dt.UTC)
+    before = Month(now.year, now.month).before
+    for system, month in (("Painter", before), ("Sketcher", before.before), ("Mural", before.before.before)):
+        named = {"name": system, "version": "1"}
+        Run(f"run-{system}", system=named, created_at=f"{month}-05T02:00:00Z").write(Journal(str(root)))
+    with pytest.raises(StoreError, match=f"no run started in {before} of: 'Sketcher'"):
+        upkeep.monthly_report.fn(str(root), expected="0 2 5,6 * *", formats="html,json")
+    (folder,) = (root / "reports").iterdir()
+    assert folder.name.startswith(f"monthly-{before}-")
+    report = json.loads((folder / "report.json").read_text())["report"]
+    assert (report["system"], report["month"], report["status"]) == ("Painter", str(before), "INCONCLUSIVE")
+    assert report["operation"]["missed"] == [f"{before}-06T02:00:00Z"] and report["operation"]["undecided"] == 1
+    assert upkeep.monthly_report.fn(str(root), systems=["Painter"], formats="json") == [str(folder)]
 
 
 def test_automations_know_the_names_of_verdicts_and_events() -> None:
