@@ -71,6 +71,7 @@ ELSEWHERE = {
     "erasure-audit plan deployments/specs/sd14.yaml --measure": "times Stable Diffusion's UNet on a corpus in a bucket",
     "erasure-audit run deployments/specs/sd14.yaml": "needs Stable Diffusion's weights",
     "erasure-audit tune irece deployments/specs/tune-testbed.yaml": "audits 18 candidates: tests/tuning",
+    "erasure-audit compliance-report --month": "needs a month of runs: tests/compliance/test_bad_input.py",
     "erasure-audit export-embedding RUN_ID": "needs a run that learned one: tests/attacks",
     "erasure-audit evidence keygen seal.pem": "with the lines below: tests/evidence/test_commands.py",
     "erasure-audit evidence seal RUN_ID": "needs a decided run: tests/evidence/test_commands.py",
