@@ -24,7 +24,7 @@ from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.servers import cli, prefect_server, process, wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERDICTS = (0, 3, 4)
 
@@ -97,10 +97,8 @@ STAGES = {
     "report": Stage(lambda run: run.has("runs/db/published/*.duckdb"), _lacks("runs/reports/*/report.html")),
 }
 
-# In every run of the tests: half-way through a training. The others take many minutes together.
-USUAL = {(signal.SIGKILL, "training")}
 PARAMETERS = [
-    pytest.param(number, stage, marks=() if (number, stage) in USUAL else pytest.mark.slow, id=f"{number.name}-{stage}")
+    pytest.param(number, stage, id=f"{number.name}-{stage}")
     for number in (signal.SIGKILL, signal.SIGINT)
     for stage in STAGES
 ]

@@ -27,6 +27,7 @@ from tests.flows.servers import clean_environment, cli, prefect, prefect_server,
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
+DEPLOYMENTS = str(REPOSITORY / "deployments" / "prefect.yaml")
 VERDICTS = (0, 3, 4)
 
 
@@ -53,32 +54,52 @@ def complete(root: Path, run_id: str) -> bool:
     return all(not plan.pending(kind, journal) for kind in KINDS)
 
 
-def test_one_command_audits_without_a_server(spec: Path, tmp_path: Path) -> None:
+def test_without_a_server_a_run_that_was_killed_goes_on(spec: Path, tmp_path: Path) -> None:
+    """Each command starts a server of its own and ends it. `test_kill` compares every table, in every stage."""
     environment = clean_environment(tmp_path / "home")
-    done = cli(environment, REPOSITORY, "run", str(spec), "--root", str(tmp_path / "runs"), "--json")
+    root, log = tmp_path / "runs", tmp_path / "run.log"
+    command = [sys.executable, "-m", "flows.cli", "run", str(spec), "--root", str(root)]
+    with process(command, environment, log, REPOSITORY) as child:
+        wait_for("the first generated unit", lambda: Journal(str(root)).keys("generate"), 600, log, pause=0.05)
+        os.killpg(child.pid, signal.SIGKILL)
+        assert child.wait(120) == -signal.SIGKILL
+    (run_id,) = Journal(str(root)).runs()
+    assert not complete(root, run_id)
+
+    done = cli(environment, REPOSITORY, "resume", run_id, "--root", str(root), "--json")
+
     assert done.returncode in VERDICTS, done.stderr
-    result = json.loads(done.stdout)
-    assert complete(tmp_path / "runs", result["run_id"])
-    assert (tmp_path / "runs" / "reports" / result["run_id"] / "report.html").stat().st_size > 1000
+    assert json.loads(done.stdout)["run_id"] == run_id
+    assert complete(root, run_id)
+    assert (root / "reports" / run_id / "report.html").stat().st_size > 1000
     assert "Traceback" not in done.stderr
     assert "resume" not in done.stderr
 
 
-def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_folder: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def deployed(server: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """The shipped deployments, by name, as the server has them."""
+    prefect(server, REPOSITORY, "work-pool", "create", "audit-pool", "--type", "process")
+    prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", DEPLOYMENTS)
+    return {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
+
+
+def test_every_shipped_deployment_is_taken(deployed: dict[str, dict[str, Any]]) -> None:
+    names = {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "monthly-report", "work", "erase"}
+    assert set(deployed) == names
+    (schedule,) = deployed["nightly-audit"]["schedules"]
+    assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
+
+
+@pytest.mark.slow
+def test_a_schedule_fires_and_completes_an_audit(
+    server: dict[str, str], deployed: dict[str, dict[str, Any]], tiny_folder: Path, tmp_path: Path
+) -> None:
     root = tmp_path / "runs"
     text = [{"name": "text", "cases": 1, "sampler": {"steps": 2}}]
     spec = tiny_spec(tmp_path, tiny_folder, scenarios=text, corpus=[], controls={"cases": 1, "random_latent": False})
-    prefect(server, REPOSITORY, "work-pool", "create", "audit-pool", "--type", "process")
-    file = str(REPOSITORY / "deployments" / "prefect.yaml")
-    prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
-    found = {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
-    names = {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "monthly-report", "work", "erase"}
-    assert set(found) == names
-    (schedule,) = found["nightly-audit"]["schedules"]
-    assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
-
     prefect(
-        server, REPOSITORY, "deploy", "--prefect-file", file, "--name", "nightly-audit",
+        server, REPOSITORY, "deploy", "--prefect-file", DEPLOYMENTS, "--name", "nightly-audit",
         "--interval", "10", "--param", f"spec={spec}", "--param", f"root={root}",
     )  # fmt: skip
     worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "audit-pool", "--type", "process"]
@@ -87,7 +108,7 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_fo
     with process([*worker, "--limit", "1"], quick, log, REPOSITORY):
 
         def completed() -> list[dict[str, Any]]:
-            own = {"deployments": {"id": {"any_": [found["nightly-audit"]["id"]]}}}
+            own = {"deployments": {"id": {"any_": [deployed["nightly-audit"]["id"]]}}}
             runs = ask(server, "flow_runs/filter", own)
             failed = [run for run in runs if run["state_type"] == "FAILED"]  # CRASHED is a busy SQLite server
             assert not failed, log.read_text(errors="replace")[-3000:]
