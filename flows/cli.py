@@ -32,6 +32,7 @@ from flows.commands import (
     plan,
     policy,
     results,
+    retention,
     run,
     schema,
     status,
@@ -70,6 +71,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(evidence_more.app, name="evidence")
 app.add_typer(labels.app, name="labels")
+app.add_typer(retention.app, name="retention")
 
 
 @app.callback()

@@ -12,8 +12,8 @@ import pyarrow as pa
 from audit import identity
 from audit.evidence.content import MOST_SHOWN, Content
 from audit.evidence.lines import Line, ok, unchecked, wrong
+from audit.evidence.purge_records import earlier_files
 from audit.evidence.redaction import redaction_of
-from audit.evidence.removal import earlier_files
 from audit.evidence.rows import TABLES, decode_rows, encode_rows, read_rows
 from audit.evidence.units import changed, decode_units, units_root
 from audit.index.published import open_published

@@ -10,6 +10,8 @@ import datetime as dt
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
+from pydantic import JsonValue
+
 from audit.errors import EvidenceError, JournalError
 from audit.evidence.keys import PrivateKey
 from audit.evidence.ledger import Entry
@@ -82,8 +84,8 @@ def purge(journal: Journal, chosen: Candidates, act: Act, clock: Clock, key: Pri
             + (f": its {len(chosen.shared)} units with pictures are other runs' too" if chosen.shared else ""),
             where=f"run {chosen.run_id}",
         )
-    shared = [{"key": unit, "runs": list(runs)} for unit, runs in chosen.shared.items()]
-    part = Part(chosen.run_id, chosen.units, {"shared": [*shared]}, {"shared": len(shared)})
+    shared: list[JsonValue] = [{"key": unit, "runs": list(runs)} for unit, runs in chosen.shared.items()]
+    part = Part(chosen.run_id, chosen.units, {"shared": shared}, {"shared": len(shared)})
     (removed, *_), freed = remove(journal, [part], chosen.known, act, clock, key)
     return Purged(chosen, freed, removed.record_sha256, removed.entry)
 

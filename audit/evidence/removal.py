@@ -24,6 +24,7 @@ from audit.errors import EvidenceError, JournalError
 from audit.evidence import dsse
 from audit.evidence.keys import PrivateKey
 from audit.evidence.ledger import Entry, Json, Place, append
+from audit.evidence.purge_records import earlier_files, recorded_units
 from audit.index import integrity
 from audit.index.integrity import UnitEntry
 from audit.plan.document import planned_keys
@@ -45,6 +46,13 @@ class Act:
 
     by: str
     reason: str
+
+    def require_reason(self) -> None:
+        """Raise `EvidenceError` for a reason that says nothing."""
+        if len(self.reason.strip()) < 8:
+            raise EvidenceError(
+                "a purge says why", where="--reason", next_step="write a sentence for who reads it in two years"
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +97,8 @@ def unit_name(key: str, *, complete: bool = True) -> str:
     return f"units/generate/{key[:2]}/{key}{'' if complete else '.failed'}.parquet"
 
 
-def files_of(journal: Journal, key: str, images: Collection[int] | None = None) -> Iterator[Candidate]:
-    """Yield the unit's files with pictures that can go, of `images` alone where given.
+def files_of(journal: Journal, key: str, goes: Callable[[int], bool] = lambda image: True) -> Iterator[Candidate]:
+    """Yield the unit's files with their pictures that go; `goes` tells it of a picture's id.
 
     Beside its complete file a unit may have one from when it had failed, with pictures of its own. Raises `JournalError` when one
     cannot be read.
@@ -108,11 +116,11 @@ def files_of(journal: Journal, key: str, images: Collection[int] | None = None) 
                 where=journal.store.url(name),
                 next_step="delete this file, then compute it again with: erasure-audit resume RUN_ID",
             ) from None
-        stored = set(rows.filter(pc.is_valid(rows["image"]))["image_id"].to_pylist())
-        going = stored if images is None else stored.intersection(images)
+        stored = rows.filter(pc.is_valid(rows["image"]))["image_id"].to_pylist()
+        going = frozenset(filter(goes, stored))
         if going or complete:
             digest, left = hashlib.sha256(data).hexdigest(), len(stored) - len(going)
-            yield Candidate(key, digest, len(data), len(going), left, frozenset(going), complete)
+            yield Candidate(key, digest, len(data), len(going), left, going, complete)
 
 
 def remove(
@@ -124,10 +132,7 @@ def remove(
     that says nothing and when a file has changed meanwhile, `PlannedMeanwhile`, `LedgerError` as `ledger.append`, `KeyProblem`
     for a key that has expired; nothing is on record then.
     """
-    if len(act.reason.strip()) < 8:
-        raise EvidenceError(
-            "a purge says why", where="--reason", next_step="write a sentence for who reads it in two years"
-        )
+    act.require_reason()
     now = clock()
     if key is not None:
         key.require_valid(now)  # before anything is put on record
@@ -157,23 +162,6 @@ def remove(
     return removed, freed
 
 
-def earlier_files(journal: Journal, run_id: str) -> dict[str, frozenset[str]]:
-    """Return SHA-256 of a file that pictures were taken out of -> those of the files that were there before, of a whole run.
-
-    Raises `RecordChanged` when the record of a removal was changed.
-    """
-    earlier: dict[str, frozenset[str]] = {}
-    for unit in _rows(journal, run_id):
-        before = str(unit["before"])
-        earlier[str(unit["after"])] = earlier.get(before, frozenset()) | {before}
-    return earlier
-
-
-def bare_files(journal: Journal, run_id: str) -> set[str]:
-    """Return the SHA-256 of every file of a run that has no picture left. Raises as `earlier_files`."""
-    return {str(unit["after"]) for unit in _rows(journal, run_id) if not unit.get("left", 0)}
-
-
 def complete(journal: Journal, run_id: str, now: dt.datetime) -> None:
     """Put the files on record that a removal which was interrupted has replaced. Raises as `earlier_files`."""
     earlier = earlier_files(journal, run_id)
@@ -181,18 +169,13 @@ def complete(journal: Journal, run_id: str, now: dt.datetime) -> None:
         return
     recorded = integrity.on_record(journal, run_id).units
     keys = []
-    for key in dict.fromkeys(str(unit["key"]) for unit in _rows(journal, run_id)):
+    for key in dict.fromkeys(str(unit["key"]) for unit in recorded_units(journal, run_id)):
         entry = recorded.get(("generate", key))
         later = {digest for digest, before in earlier.items() if entry and entry.sha256 in before}
         if later and _digest(journal, unit_name(key)) in later:
             keys.append(key)
     if keys:
         _record_files(journal, run_id, keys, now, "an interrupted purge was completed", "erasure-audit")
-
-
-def _rows(journal: Journal, run_id: str) -> Iterator[Mapping[str, object]]:
-    for record in run_records.read_records(journal, run_id, run_records.PURGED):
-        yield from record.fields["units"]
 
 
 def _planning(journal: Journal, asked: Collection[str], files: Sequence[Candidate]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
-from audit.evidence.removal import bare_files
+from audit.evidence.purge_records import bare_files
 from audit.files import ForeignError, parse_json
 from audit.index.integrity import UnitEntry
 from audit.plan.document import planned_keys

@@ -20,8 +20,9 @@ from audit.evidence import keys
 from audit.evidence.ledger import read_entries
 from audit.evidence.lines import Answer
 from audit.evidence.purge import candidates, purge
+from audit.evidence.purge_records import earlier_files
 from audit.evidence.registration import check_signatures
-from audit.evidence.removal import Act, earlier_files
+from audit.evidence.removal import Act
 from audit.evidence.units import sealed_units
 from audit.evidence.verify import verify
 from audit.index import integrity
