@@ -22,7 +22,7 @@ from audit.errors import JournalError
 from audit.evidence.purge import pending, plans_of, runs_by_unit
 from audit.evidence.removal import Candidate, complete, files_of
 from audit.index import integrity
-from audit.index.queries import open_published
+from audit.index.published import open_published
 from audit.index.store import Replaceable, Store, explained
 from audit.plan.document import KINDS, read_outline
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
