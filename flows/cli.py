@@ -25,6 +25,7 @@ from flows.commands import (
     erase,
     evidence_more,
     export,
+    export_tables,
     init,
     inspect,
     labels,
@@ -64,6 +65,7 @@ methods.register(app)
 export.register(app)
 compliance.register(app)
 app.add_typer(db.app, name="db")
+app.add_typer(export_tables.app, name="export")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
