@@ -72,8 +72,17 @@ def test_a_schedule_fires_and_completes_an_audit(server: dict[str, str], tiny_fo
     file = str(REPOSITORY / "deployments" / "prefect.yaml")
     prefect(server, REPOSITORY, "deploy", "--all", "--prefect-file", file)
     found = {deployment["name"]: deployment for deployment in ask(server, "deployments/filter", {})}
-    names = {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "monthly-report", "work", "erase"}
-    assert set(found) == names
+    names = {
+        "nightly-audit",
+        "weekly-full",
+        "publish",
+        "verify-evidence",
+        "expiry",
+        "monthly-report",
+        "retention",
+        "work",
+    }
+    assert set(found) == names | {"erase"}
     (schedule,) = found["nightly-audit"]["schedules"]
     assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]
 
