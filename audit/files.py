@@ -8,9 +8,10 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -206,6 +207,32 @@ def place(
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Give a folder to write to that gets the name `folder` when the block ends, whole; nothing is left when it raises.
+
+    Raises `EnvironmentProblem` when something is there, an empty folder apart, and when it cannot be written.
+    """
+    folder = Path(os.path.abspath(folder))
+    unfinished = shared(folder)
+    try:
+        if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+            raise EnvironmentProblem(
+                "the folder is in use, and nothing is overwritten", where=str(folder), next_step="name a new folder"
+            )
+        unfinished.mkdir(parents=True)
+        yield unfinished
+        os.replace(unfinished, folder)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"the folder cannot be written: {error.strerror or error}",
+            where=str(folder),
+            next_step="make room, or name a folder that can be written",
+        ) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -25,6 +25,7 @@ from flows.commands import (
     erase,
     evidence_more,
     export,
+    export_tables,
     init,
     inspect,
     labels,
@@ -32,6 +33,7 @@ from flows.commands import (
     plan,
     policy,
     results,
+    retention,
     run,
     schema,
     status,
@@ -63,6 +65,7 @@ methods.register(app)
 export.register(app)
 compliance.register(app)
 app.add_typer(db.app, name="db")
+app.add_typer(export_tables.app, name="export")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")
 app.add_typer(tune.app, name="tune")
@@ -70,6 +73,7 @@ app.add_typer(policy.app, name="policy")
 app.add_typer(waiver.app, name="waiver")
 app.add_typer(evidence_more.app, name="evidence")
 app.add_typer(labels.app, name="labels")
+app.add_typer(retention.app, name="retention")
 
 
 @app.callback()

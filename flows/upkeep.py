@@ -1,4 +1,4 @@
-"""What a server does between audits: publish the index, verify bundles, say what expires, and report each month."""
+"""What a server does between audits: publish, verify bundles, say what expires, report each month, remove old pictures."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ from audit import run as steps
 from audit.compliance.document import read_month, read_systems
 from audit.compliance.formats import folder_name, parse_formats, write
 from audit.compliance.period import Month, parse_month
-from audit.errors import EvidenceError, NotVerified, StoreError
+from audit.errors import EvidenceError, NotVerified, SpecError, StoreError
 from audit.evidence.expiry import Expiring, expiring_labels, expiring_waivers
-from audit.evidence.keys import load_public_key
+from audit.evidence.keys import load_private_key, load_public_key
 from audit.evidence.lines import Answer
+from audit.evidence.removal import Act
+from audit.evidence.retention import Terms, apply_retention
 from audit.evidence.verify import verify
 from audit.index.series import newest_runs
 from audit.plan.document import read_outline
+from audit.provenance import operator
 from audit.storage.journal import Journal
 
 EXPIRING = "erasure-audit.expiring"  # the event's name; `deployments/automations.yaml` waits for it
@@ -130,3 +133,37 @@ def monthly_report(
             next_step="look for why the audits did not start; the other systems are reported",
         )
     return folders
+
+
+@flow(name="audit-retention", persist_result=False)
+def retention(
+    hits_after: int,
+    clears_after: int,
+    reason: str,
+    key: str | None = None,
+    root: str | None = None,
+    database: str | None = None,
+) -> int:
+    """Remove every picture that is older than so many days, on record; return how many.
+
+    `key` names the private key that signs the ledger's entries. Raises `SpecError` for days below zero, `NotVerified` when a
+    run was left because it is not what is on record.
+    """
+    if min(hits_after, clears_after) < 0:
+        raise SpecError("days are counted from 0", where="hits_after, clears_after", next_step="name 0 or more days")
+    place = locations.storage_root(root)
+    done = apply_retention(
+        steps.open_journal(place),
+        locations.database_path(place, database),
+        Terms(hits_after, clears_after),
+        Act(operator(), reason),
+        lambda: dt.datetime.now(dt.UTC),
+        load_private_key(Path(key)) if key else None,
+    )
+    for one in done.left:
+        get_run_logger().warning("left: %s: %s", one.run_id, one.reason)
+    get_run_logger().info("%s hits and %s clears removed", done.hits, done.clears)
+    if done.changed:
+        changed = ", ".join(one.run_id for one in done.left if one.changed)
+        raise NotVerified(f"pictures of runs that are not what is on record were left: {changed}", where=place)
+    return done.pictures

@@ -57,6 +57,7 @@ CHEAP = {
     "erasure-audit erase --method uce": 0,
     "erasure-audit db rebuild": 0,
     "erasure-audit db sql": 0,
+    "erasure-audit export marts": 0,
     "erasure-audit policy list": 0,
 }
 ELSEWHERE = {
@@ -83,6 +84,8 @@ ELSEWHERE = {
     "erasure-audit gate RUN_ID --honour-waivers": "needs a waiver: tests/evidence/test_waiver_commands.py",
     "erasure-audit evidence replay RUN_ID": "needs a run with hits: tests/evidence/test_replay.py",
     "erasure-audit evidence purge RUN_ID": "needs a finished run: tests/evidence/test_purge.py",
+    "erasure-audit retention apply": "needs old runs: tests/evidence/test_retention.py",
+    "erasure-audit export dataset RUN_ID": "needs a run: tests/export/test_dataset.py",
     "erasure-audit evidence export bundle": "needs a bundle: tests/evidence/test_export_command.py",
     "erasure-audit db verify RUN_ID": "needs a run on record: tests/index/test_integrity.py",
     "erasure-audit labels export RUN_ID": "needs a finished run: tests/labels/test_export.py",

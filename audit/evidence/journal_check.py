@@ -12,7 +12,7 @@ import pyarrow as pa
 from audit import identity
 from audit.evidence.content import MOST_SHOWN, Content
 from audit.evidence.lines import Line, ok, unchecked, wrong
-from audit.evidence.purge import replaced_files
+from audit.evidence.purge_records import earlier_files
 from audit.evidence.redaction import redaction_of
 from audit.evidence.rows import TABLES, decode_rows, encode_rows, read_rows
 from audit.evidence.units import changed, decode_units, units_root
@@ -42,8 +42,8 @@ def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
     if journal is None:
         yield unchecked(10, "the journal's files (name it with --journal)")
         return
-    replaced = replaced_files(journal, content.run_id)
-    problems = list(changed(journal, files, replaced))
+    earlier = earlier_files(journal, content.run_id)
+    problems = list(changed(journal, files, earlier))
     yield from (wrong(10, what, name) for name, what in problems[:MOST_SHOWN])
     if len(problems) > MOST_SHOWN:
         yield wrong(10, f"and {len(problems) - MOST_SHOWN} more files of the journal")
@@ -55,7 +55,7 @@ def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
     if not other:
         yield ok(10, "the rows are those of the journal's files, folded anew")
     sealed = {file.sha256 for file in files}
-    purged = sum(before in sealed for before in replaced.values())
+    purged = len(sealed & {digest for before in earlier.values() for digest in before})
     if purged:
         yield unchecked(10, f"the pictures of {purged} units: they were purged since, on record")
 

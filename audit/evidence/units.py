@@ -12,7 +12,7 @@ from typing import Any
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
-from audit.evidence.purge import replaced_files
+from audit.evidence.purge_records import bare_files
 from audit.files import ForeignError, parse_json
 from audit.index.integrity import UnitEntry
 from audit.plan.document import planned_keys
@@ -60,8 +60,8 @@ def sealed_units(
 ) -> RunUnits:
     """Return every planned unit of a run with what is on record of it, by kind and key. Raises `JournalError`."""
     planned = sorted(planned_keys(journal, run_id))
-    purged = replaced_files(journal, run_id)
-    files = tuple(_sealed(kind, key, recorded.get((kind, key)), purged) for kind, key in planned)
+    bare = bare_files(journal, run_id)
+    files = tuple(_sealed(kind, key, recorded.get((kind, key)), bare) for kind, key in planned)
     shards = sorted({f"units/{kind}/{key[:2]}" for kind, key in planned})
     with ThreadPoolExecutor(_THREADS) as pool:
         listings = zip(shards, pool.map(journal.store.written, shards), strict=True)
@@ -72,10 +72,10 @@ def sealed_units(
     return RunUnits(files, min(own, default=None), len(times) - len(own))
 
 
-def _sealed(kind: str, key: str, entry: UnitEntry | None, purged: Container[str]) -> SealedUnit:
+def _sealed(kind: str, key: str, entry: UnitEntry | None, bare: Container[str]) -> SealedUnit:
     if entry is None:
         return SealedUnit(kind, key, False, None, 0, None, kind == "generate")
-    pixels = kind == "generate" and entry.sha256 not in purged
+    pixels = kind == "generate" and entry.sha256 not in bare
     return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, pixels)
 
 
@@ -114,23 +114,25 @@ def units_root(text: bytes) -> str:
     return root(text.splitlines())
 
 
-def changed(journal: Journal, files: Sequence[SealedUnit], replaced: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def changed(
+    journal: Journal, files: Sequence[SealedUnit], earlier: Mapping[str, frozenset[str]]
+) -> Iterator[tuple[str, str]]:
     """Yield (path, what is wrong) for every unit whose file in a journal is not the listed one; purged ones are left out.
 
-    `replaced` names, for the digest of a file without its pictures, that of the file which was there before.
+    `earlier` names, for the digest of a file that pictures were taken out of, those of the files that were there before.
     """
     kept = [file for file in files if file.sha256 is not None and file.purged_at is None]
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from (found for found in pool.map(lambda file: _difference(journal, file, replaced), kept) if found)
+        yield from (found for found in pool.map(lambda file: _difference(journal, file, earlier), kept) if found)
 
 
-def _difference(journal: Journal, file: SealedUnit, replaced: Mapping[str, str]) -> tuple[str, str] | None:
+def _difference(journal: Journal, file: SealedUnit, earlier: Mapping[str, frozenset[str]]) -> tuple[str, str] | None:
     try:
         data = journal.store.get(file.name)
     except FileNotFoundError:
         return file.name, "the file is missing"
     digest = hashlib.sha256(data).hexdigest()
-    if file.sha256 not in (digest, replaced.get(digest)):
+    if file.sha256 not in {digest, *earlier.get(digest, ())}:
         return file.name, "the file is not the one that was sealed"
     try:
         if file.blob_sha256:

@@ -207,9 +207,15 @@ def set_aside(path: Path) -> Path:
     return path.with_name(f"{path.name}.replaced")
 
 
+def copy_number(name: str) -> int | None:
+    """Return the number in the name of a published copy; None for any other file."""
+    match = _NAME.fullmatch(name)
+    return int(match[1]) if match else None
+
+
 def published(directory: str | Path) -> list[Path]:
     """Return the published copies in `directory`, oldest first."""
-    return sorted(path for path in Path(directory).glob("index-*.duckdb") if _NAME.fullmatch(path.name))
+    return sorted(path for path in Path(directory).glob("index-*.duckdb") if copy_number(path.name) is not None)
 
 
 def latest(directory: str | Path) -> Path:
@@ -223,8 +229,7 @@ def latest(directory: str | Path) -> Path:
 
 
 def _latest_number(folder: Path) -> int:
-    numbers = [int(match[1]) for path in folder.iterdir() if (match := _NAME.fullmatch(path.name))]
-    return max(numbers, default=0)
+    return max((copy_number(path.name) or 0 for path in folder.iterdir()), default=0)
 
 
 def _named_next(finished: Path, folder: Path) -> Path:

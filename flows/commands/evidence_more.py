@@ -161,8 +161,9 @@ def purge(
     Units that other runs planned too are left, and named.
     """
     from audit.errors import EXIT_USAGE
-    from audit.evidence.purge import Act, candidates
+    from audit.evidence.purge import candidates
     from audit.evidence.purge import purge as remove
+    from audit.evidence.removal import Act
     from audit.provenance import operator
     from audit.storage.journal import Journal
 

@@ -19,8 +19,10 @@ from audit.errors import EvidenceError, KeyProblem
 from audit.evidence import keys
 from audit.evidence.ledger import read_entries
 from audit.evidence.lines import Answer
-from audit.evidence.purge import Act, candidates, purge, replaced_files
+from audit.evidence.purge import candidates, purge
+from audit.evidence.purge_records import earlier_files
 from audit.evidence.registration import check_signatures
+from audit.evidence.removal import Act
 from audit.evidence.units import sealed_units
 from audit.evidence.verify import verify
 from audit.index import integrity
@@ -106,7 +108,7 @@ def test_a_purge_is_on_record_and_in_the_ledger(
     assert said["record_sha256"] == done.record_sha256
     assert said["purged_by"] == {"name": "Ada", "keyid": public.keyid}
     assert check_signatures([entry], [public]) == ([], [])
-    assert set(replaced_files(journal, "run-1").values()) == {unit.sha256 for unit in done.candidates.units}
+    assert set(earlier_files(journal, "run-1").values()) == {frozenset({unit.sha256}) for unit in done.candidates.units}
     assert main(["policy", "list", "--root", journal.root]) == 0
     assert "purge" in capsys.readouterr().out
 
@@ -204,7 +206,7 @@ def test_a_key_that_signs_no_more_leaves_nothing_on_record(journal: Journal, tmp
     chosen = candidates(journal, "run-1", clock())
     with pytest.raises(KeyProblem, match="expired"):
         purge(journal, chosen, ACT, clock, keys.load_private_key(tmp_path / "old.pem"))
-    assert replaced_files(journal, "run-1") == {}
+    assert earlier_files(journal, "run-1") == {}
 
 
 def test_a_file_that_changes_meanwhile_stops_the_purge(journal: Journal) -> None:

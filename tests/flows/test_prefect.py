@@ -85,7 +85,9 @@ def deployed(server: dict[str, str]) -> dict[str, dict[str, Any]]:
 
 
 def test_every_shipped_deployment_is_taken(deployed: dict[str, dict[str, Any]]) -> None:
-    names = {"nightly-audit", "weekly-full", "publish", "verify-evidence", "expiry", "monthly-report", "work", "erase"}
+    names = {
+        "nightly-audit", "weekly-full", "monthly-report", "publish", "verify-evidence", "expiry", "retention", "work", "erase",
+    }  # fmt: skip
     assert set(deployed) == names
     (schedule,) = deployed["nightly-audit"]["schedules"]
     assert schedule["schedule"]["cron"] == "0 2 * * *" and schedule["active"]

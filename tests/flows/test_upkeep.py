@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from audit.compliance.period import Month
-from audit.errors import EvidenceError, NotVerified, StoreError
+from audit.errors import EvidenceError, KeyProblem, NotVerified, SpecError, StoreError
 from audit.evidence import keys
 from audit.evidence.expiry import expiring_waivers
 from audit.evidence.waivers import create
@@ -29,10 +29,10 @@ REPOSITORY = Path(__file__).parents[2]
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(upkeep, "get_run_logger", lambda: logging.getLogger("upkeep"))
-    Run("run-1", system={"name": "Painter", "version": "1"}).write(Journal(str(tmp_path / "runs")))
-    Run("run-2", system={"name": "Painter", "version": "2"}, created_at="2026-11-23T00:00:00Z").write(
-        Journal(str(tmp_path / "runs"))
-    )
+    journal = Journal(str(tmp_path / "runs"))
+    for number in (1, 2):
+        system = {"name": "Painter", "version": str(number)}
+        Run(f"run-{number}", system=system, created_at=f"2025-11-0{number}T00:00:00Z").write(journal)
     return str(tmp_path / "runs")
 
 
@@ -50,6 +50,26 @@ def test_bundles_that_do_not_hold_fail_the_flow(root: str, tmp_path: Path) -> No
     (tmp_path / "bundles" / "one" / "bagit.txt").write_text("BagIt-Version: 1.0\n")
     with pytest.raises(NotVerified, match="1 of 1 bundles do not verify: one"):
         upkeep.verify_evidence.fn(str(tmp_path / "bundles"), [str(public.path)])
+
+
+def test_pictures_whose_time_is_over_are_removed_and_a_changed_run_fails_the_flow(root: str) -> None:
+    journal = Journal(root)
+    upkeep.publish.fn(root)
+    reason = "the retention period of pictures is over"
+    with pytest.raises(SpecError, match="counted from 0"):
+        upkeep.retention.fn(-1, 0, reason, root=root)
+    assert upkeep.retention.fn(36_500, 36_500, reason, root=root) == 0
+    with pytest.raises(KeyProblem):
+        upkeep.retention.fn(0, 0, reason, key=f"{root}/none.pem", root=root)
+    assert upkeep.retention.fn(0, 0, reason, root=root) == 8
+    assert all(journal.read("generate", key)["image"].null_count == 4 for key in journal.keys("generate"))
+    assert upkeep.retention.fn(0, 0, reason, root=root) == 0
+    third = Run("run-3", created_at="2025-11-03T00:00:00Z")
+    third.write(journal)
+    upkeep.publish.fn(root)
+    third.rewrite(journal, "generate", 0, {0: {"unet_calls": 1}})
+    with pytest.raises(NotVerified, match="not what is on record were left: run-3"):
+        upkeep.retention.fn(0, 0, reason, root=root)
 
 
 def test_what_expires_is_told_as_an_event(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
