@@ -1,4 +1,4 @@
-"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML and terminal text. Nothing here imports torch."""
+"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML, SARIF, a summary, terminal text. Without torch."""
 
 from __future__ import annotations
 
@@ -7,19 +7,21 @@ from pathlib import Path
 
 from audit import files
 from audit.errors import AuditError, EnvironmentProblem
-from audit.report import html, json_report, junit, markdown
+from audit.report import html, json_report, junit, markdown, sarif, summary
 from audit.report.contact import PER_CELL
 from audit.report.embedding import Pictures
-from audit.report.terminal import print_report
+from audit.report.terminal import print_comparison, print_report
 from audit.verdict.results import RunResult
 
-__all__ = ["FORMATS", "Pictures", "print_report", "write_reports"]
+__all__ = ["FORMATS", "Pictures", "print_comparison", "print_report", "write_reports"]
 
 FORMATS: Mapping[str, str] = {
     "html": "report.html",
     "markdown": "report.md",
     "json": "report.json",
     "junit": "junit.xml",
+    "sarif": "report.sarif",
+    "summary": "summary.md",
 }
 
 
@@ -51,6 +53,8 @@ def write_reports(
         "markdown": lambda: markdown.render(result),
         "json": lambda: json_report.render(result),
         "junit": lambda: junit.render(result),
+        "sarif": lambda: sarif.render(result),
+        "summary": lambda: summary.render(result),
     }
     texts = {name: renderers[name]() for name in dict.fromkeys(formats)}
     try:

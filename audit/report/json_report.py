@@ -43,10 +43,15 @@ SCHEMA = "erasure-audit.report"
 SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its meaning; new fields do not raise it
 
 
-def render(result: RunResult) -> str:
-    """Return ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
+def render(result: RunResult, regression: Document | None = None) -> str:
+    """Return ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity".
+
+    `regression` is a comparison with an earlier run as JSON values, which `parse` leaves out.
+    """
     fields = {field.name: plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
     document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **fields}
+    if regression is not None:
+        document["regression"] = dict(regression)
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 

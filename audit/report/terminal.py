@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from audit.report import sections
+from audit.report import comparing, sections
 from audit.report.view import Section, Table
 from audit.report.words import SYMBOLS, ascii_text, plain
+from audit.verdict.regression import Comparison
 from audit.verdict.results import RunResult
 
 _STYLES = {"✓": "green", "✕": "bold red", "?": "yellow"}
@@ -28,12 +29,22 @@ _PLAIN_WIDTH = 10_000  # lines in a log file are not wrapped
 
 def print_report(result: RunResult, console: Console | None = None, *, file: TextIO | None = None) -> None:
     """Print the report. Colours and frames on a terminal; elsewhere plain lines, one table row per line."""
-    console = console or Console(file=file)
-    if not console.is_terminal:
-        console = Console(
-            file=console.file, width=_PLAIN_WIDTH, color_system=None, force_terminal=False, legacy_windows=False
-        )
-    _Printer(console).report(result)
+    _Printer(_suited(console or Console(file=file))).report(result)
+
+
+def print_comparison(comparison: Comparison, *, file: TextIO | None = None) -> None:
+    """Print the comparison of two runs in the same way."""
+    printer = _Printer(_suited(Console(file=file)))
+    printer.line(comparing.headline(comparison), _VERDICT_STYLES[comparison.status.value])
+    for section in comparing.sections(comparison):
+        printer.section(section)
+
+
+def _suited(console: Console) -> Console:
+    """Return the console, or one of plain lines for the same file where it is no terminal."""
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=_PLAIN_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
 
 
 def render(result: RunResult) -> str:
