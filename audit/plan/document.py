@@ -185,6 +185,7 @@ class Outline:
     instruments: tuple[Instrument, ...]
     policy: object  # as it was stored, not validated
     corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
+    derived_from: str | None = None  # the run whose pictures it scores again; see `audit.plan.rescoring`
 
     @property
     def cases(self) -> int:
@@ -213,6 +214,7 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
             instruments=_instruments(document),
             policy=document["policy"],
             corpus_sha256=document.get("corpus", {}).get("sha256", ""),
+            derived_from=(document.get("derived_from") or {}).get("run_id"),
         )
     except _DAMAGE as error:
         raise _damaged(run_id, error) from error
