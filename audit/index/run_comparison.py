@@ -11,10 +11,15 @@ from pydantic import ValidationError
 
 from audit.errors import StoreError
 from audit.files import Document
+from audit.index.baselines import Baseline, require_standing
+from audit.index.integrity import require_intact
+from audit.index.publishing import publish
 from audit.index.queries import open_published, require_run
 from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, unpaired_cases
-from audit.index.store import explained
+from audit.index.store import Store, explained
+from audit.plan.document import read_outline
 from audit.spec.policy import Policy
+from audit.storage.journal import Journal
 from audit.verdict.comparison import MARGIN
 from audit.verdict.regression import Comparison, Difference, Pairing, RunFacts, decide
 
@@ -34,6 +39,36 @@ class OtherInstruments(StoreError):
             where=where,
             next_step=f"score the old pictures by the new judges: erasure-audit compare {old} {new} --rescore",
         )
+
+
+def compare_runs(
+    journal: Journal,
+    old: str,
+    new: str,
+    database: Path,
+    *,
+    policy: Policy | None = None,
+    margin: float = MARGIN,
+    baseline: Baseline | None = None,
+) -> Comparison:
+    """Return the comparison of two runs from a fresh copy of the index at `database`, with its verdict.
+
+    `baseline` is the name under which the old run is on record. Raises `JournalError` for an unknown run, `RecordChanged` when a
+    file of either run is not what is on record, and what `read_comparison` raises.
+    """
+    if baseline is not None:
+        require_standing(journal, baseline)
+    for run_id in (old, new):
+        read_outline(journal, run_id)
+        require_intact(journal, run_id)
+
+    def fold(store: Store) -> None:
+        for run_id in (old, new):
+            store.consolidate(journal, run_id)
+
+    published = publish(journal, database, fold)
+    name = baseline.name if baseline else None
+    return read_comparison(published, old, new, policy=policy, margin=margin, baseline=name)
 
 
 def read_comparison(

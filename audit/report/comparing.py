@@ -1,20 +1,15 @@
-"""The comparison of two runs as sections, and in every format that a comparison has of its own."""
+"""The comparison of two runs as sections, for every format."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from collections.abc import Mapping
 
-from audit.report import markdown
-from audit.report.json_report import plain as json_values
 from audit.report.tables import STATUS_ORDER, p_value
 from audit.report.view import Column, Section, Table
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, count, limit_text, plain, status_text
 from audit.verdict.decisions import VerdictStatus
-from audit.verdict.regression import ComparedCell, Comparison, RunFacts, Unpaired
+from audit.verdict.regression import ComparedCell, Comparison, RunFacts, Unpaired, decided
 
-SCHEMA, SCHEMA_VERSION = "erasure-audit.comparison", 1
 MAX_REASONS = 12
 
 SENTENCES: Mapping[VerdictStatus, str] = {
@@ -38,9 +33,12 @@ _READING = (
 )
 
 
-def sections(comparison: Comparison) -> tuple[Section, ...]:
-    """Return the sections of a comparison: the verdict with its table, then what has no partner."""
-    shown = (_verdict(comparison), _unpaired(comparison))
+def sections(comparison: Comparison, gate: VerdictStatus | None = None) -> tuple[Section, ...]:
+    """Return the sections of a comparison: the verdict with its table, then what has no partner.
+
+    With `gate`, the status of the new run's own gate, they also say which of the two decides.
+    """
+    shown = (_verdict(comparison, gate), _unpaired(comparison))
     return tuple(section for section in shown if section is not None)
 
 
@@ -49,26 +47,6 @@ def headline(comparison: Comparison) -> str:
     status = comparison.status.value
     old = f"baseline {comparison.baseline} ({comparison.old.run_id})" if comparison.baseline else comparison.old.run_id
     return f"{SYMBOLS[status]} {status}  {plain(comparison.new.run_id)} against {plain(old)}"
-
-
-def render_json(comparison: Comparison) -> str:
-    """Return the whole comparison as ASCII JSON with sorted keys."""
-    document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **as_json(comparison)}
-    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-
-
-def as_json(comparison: Comparison) -> dict[str, object]:
-    """Return a comparison as values of JSON."""
-    fields = {field.name: json_values(getattr(comparison, field.name)) for field in dataclasses.fields(comparison)}
-    return {**fields, "exit_code": comparison.status.exit_code}
-
-
-def render_markdown(comparison: Comparison) -> str:
-    """Return the comparison as Markdown."""
-    parts = [f"# {markdown.escape(headline(comparison))}"]
-    for section in sections(comparison):
-        parts += [f"## {markdown.escape(section.title)}", markdown.render_section(section)]
-    return "\n\n".join(parts) + "\n"
 
 
 def table(comparison: Comparison) -> Table:
@@ -95,14 +73,18 @@ def table(comparison: Comparison) -> Table:
     return Table(caption, columns, tuple(map(_line, ordered)), stack=True)
 
 
-def _verdict(comparison: Comparison) -> Section:
+def _verdict(comparison: Comparison, gate: VerdictStatus | None) -> Section:
+    decides: tuple[str, ...] = ()
+    if gate is not None:
+        counts = decided(gate, comparison)
+        decides = (f"The worse of gate and regression decides: {counts.value}, exit code {counts.exit_code}.",)
     reasons = [plain(reason) for reason in comparison.reasons[:MAX_REASONS]]
     if len(comparison.reasons) > len(reasons):
         reasons.append(f"and {len(comparison.reasons) - len(reasons)} more; all stand in the table.")
     return Section(
         "regression",
         f"Regression: {status_text(comparison.status.value)}",
-        (SENTENCES[comparison.status], *(plain(note) for note in comparison.notes)),
+        (SENTENCES[comparison.status], *decides, *(plain(note) for note in comparison.notes)),
         tuple(reasons),
         facts=_facts(comparison),
         tables=(table(comparison),) if comparison.cells else (),

@@ -11,6 +11,7 @@ import hashlib
 import importlib.metadata
 import json
 from collections.abc import Iterator, Sequence
+from urllib.parse import quote
 
 from pydantic import JsonValue
 
@@ -133,6 +134,4 @@ def _fingerprint(result: RunResult, rule: str, place: Sequence[str]) -> str:
 
 def _relative(path: str) -> str:
     """Return a path as a URI reference: forward slashes, everything else that a URI cannot hold escaped."""
-    from urllib.parse import quote
-
     return quote(path.replace("\\", "/").removeprefix("./"))

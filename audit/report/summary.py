@@ -10,7 +10,7 @@ from audit.report.markdown import escape
 from audit.report.view import Index
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, limit_text, percent, plain, verdict_sentence
 from audit.verdict.decisions import Decision, VerdictStatus
-from audit.verdict.regression import ComparedCell, Comparison
+from audit.verdict.regression import ComparedCell, Comparison, decided
 from audit.verdict.results import RunResult
 
 MOST_LINES = 60
@@ -23,8 +23,13 @@ _ORDER = (VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE, VerdictStatus.PASS)
 
 def render(result: RunResult, comparison: Comparison | None = None) -> str:
     """Return Markdown of at most `MOST_LINES` lines, worst first; what is left out is counted."""
-    status = result.verdict.status.value
+    status = decided(result.verdict.status, comparison).value
     lines = [f"## {SYMBOLS[status]} {status}: {_short(result.name, 80)}", ""]
+    if comparison is not None:
+        lines += [
+            f"Gate {result.verdict.status.value}, regression {comparison.status.value}; the worse one counts.",
+            "",
+        ]
     lines += [_text(verdict_sentence(result.verdict)), ""]
     lines += _listed(result.verdict.reasons, _MOST_REASONS)
     lines += _matrix(result)

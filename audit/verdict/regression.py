@@ -186,6 +186,11 @@ def worse(first: VerdictStatus, second: VerdictStatus) -> VerdictStatus:
     return min(first, second, key=order.index)
 
 
+def decided(gate: VerdictStatus, comparison: Comparison | None) -> VerdictStatus:
+    """Return what counts for a run: the worse of its gate's status and its comparison's, where there is one."""
+    return gate if comparison is None else worse(gate, comparison.status)
+
+
 def _cell(defence: str, decision: PairedDecision) -> ComparedCell:
     row = decision.row
     place = f"{row.concept} through {defence} in {row.scenario}, by {row.detector}"
