@@ -13,8 +13,8 @@ from audit.errors import StoreError
 from audit.files import Document
 from audit.index.baselines import Baseline, require_standing
 from audit.index.integrity import require_intact
+from audit.index.published import open_published, require_run
 from audit.index.publishing import publish
-from audit.index.queries import open_published, require_run
 from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, unpaired_cases
 from audit.index.store import Store, explained
 from audit.plan.document import read_outline
