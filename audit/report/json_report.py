@@ -64,7 +64,7 @@ def render_comparison(comparison: Comparison) -> str:
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 
-def comparison_values(comparison: Comparison) -> Document:
+def comparison_values(comparison: Comparison) -> dict[str, JsonValue]:
     """Return a comparison as JSON values, with the exit code that its status means."""
     fields = {field.name: plain(getattr(comparison, field.name)) for field in dataclasses.fields(comparison)}
     return {**fields, "exit_code": comparison.status.exit_code}

@@ -108,15 +108,9 @@ def _findings(result: RunResult, comparison: Comparison | None) -> Iterator[tupl
             yield "picture-check", _LEVELS[drawn.status], (drawn.concept, drawn.defence, drawn.instrument), drawn.reason
     for finding in verdict.controls:
         if finding.trouble is not None:
-            place = (
-                finding.concept,
-                finding.defence,
-                finding.scenario,
-                finding.control,
-                finding.subject,
-                finding.detector,
-            )
-            yield "control", "warning", place, f"Control {finding.control} of {finding.subject}: {finding.trouble}."
+            asked = (finding.concept, finding.defence, finding.scenario, finding.control, finding.subject)
+            message = f"Control {finding.control} of {finding.subject}: {finding.trouble}."
+            yield "control", "warning", (*asked, finding.detector), message
     for check in verdict.checks:
         if check.status != "passed":
             level = "error" if check.status == "failed" else "warning"
