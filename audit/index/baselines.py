@@ -58,18 +58,12 @@ def set_baseline(
 
     The run's files must be on record and intact. Raises `SpecError` for a name of another form or that is a run's id, for a name
     that stands for another run unless `replace` is set and says why, and for a run that no decision is on record of;
-    `JournalError` for an unknown run and `RecordChanged` for one whose files were changed.
+    `JournalError` for an unknown or derived run and `RecordChanged` for one whose files were changed.
     """
     _require_name(name)
     if name in journal.runs():
         raise SpecError("this name is the id of a run", where=name, next_step="choose another name for the baseline")
-    outline = read_outline(journal, run_id)
-    if outline.derived_from is not None:
-        raise SpecError(
-            f"this run only scores the pictures of {outline.derived_from} again",
-            where=f"run {run_id}",
-            next_step="name a run that drew its own pictures",
-        )
+    read_outline(journal, run_id).require_own_pictures()
     require_intact(journal, run_id)
     folded, decisions = (read_records(journal, run_id, series) for series in (FOLDED, DECISIONS))
     if not folded or not decisions:

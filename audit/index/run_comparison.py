@@ -58,12 +58,14 @@ def compare_runs(
     """
     if baseline is not None:
         require_standing(journal, baseline)
-    for run_id in (old, new):
+    outline = read_outline(journal, old)
+    runs = (*([outline.derived_from] if outline.derived_from else ()), old, new)  # where the pictures lie comes first
+    for run_id in runs:
         read_outline(journal, run_id)
         require_intact(journal, run_id)
 
     def fold(store: Store) -> None:
-        for run_id in (old, new):
+        for run_id in runs:
             store.consolidate(journal, run_id)
 
     published = publish(journal, database, fold)

@@ -22,6 +22,7 @@ from audit.plan.identities import DetectIdentity, Unit, as_json
 from audit.plan.tables import CASES_SCHEMA, UNITS_SCHEMA, read_cases, with_all_columns
 from audit.provenance import provenance
 from audit.records import Instrument, Role
+from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 
 _LONGEST_ID = 128
@@ -42,18 +43,13 @@ class Rescoring:
         return {unit.depends[0] for unit in self.units}
 
 
-def plan_rescoring(journal: Journal, old: str, new: Plan) -> Rescoring:
-    """Store the plan of the derived run, unless it is there, and return it.
+def plan_rescoring(journal: Journal, old: str, new: Plan, policy: Policy | None = None) -> Rescoring:
+    """Store the plan of the derived run, unless it is there, and return it. `policy` names the judges, by default the new run's.
 
     Raises `JournalError` when a plan is absent or damaged, and when the old run has no cell that could be compared.
     """
     outline = read_outline(journal, old)
-    if outline.derived_from is not None:
-        raise JournalError(
-            f"this run only scores the pictures of {outline.derived_from} again",
-            where=f"run {old}",
-            next_step=f"name that run: erasure-audit compare {outline.derived_from} {new.run_id} --rescore",
-        )
+    outline.require_own_pictures()
     chosen = {
         planned.cell.cell_id: planned
         for planned in outline.cells
@@ -66,14 +62,15 @@ def plan_rescoring(journal: Journal, old: str, new: Plan) -> Rescoring:
     cases = cases.filter(pc.is_in(cases["cell_id"], pa.array(list(chosen), pa.int32())))
     if not cases.num_rows:
         raise JournalError("this run audits no defended model, so there is nothing to score", where=f"run {old}")
-    judges = [i for i in new.instruments if i.detector in new.spec.gate.judges]
+    used = policy or new.spec.gate
+    judges = [i for i in new.instruments if i.detector in used.judges]
     units, table = _units(cases, judges)
     run_id = _derived_id(old, [dataclasses.asdict(i) for i in judges], [dict(rule) for rule in new.rules])
     rescoring = Rescoring(run_id, old, units)
     if journal.store.exists(f"runs/{run_id}/plan.json"):
         return rescoring
     stored = _document(journal, old)
-    policy = new.spec.gate.model_dump(mode="json")
+    stored_policy = used.model_dump(mode="json")
     document = {
         **stored,
         "run_id": run_id,
@@ -83,8 +80,8 @@ def plan_rescoring(journal: Journal, old: str, new: Plan) -> Rescoring:
         "rules": [dict(rule) for rule in new.rules if rule["detector"] in {i.detector for i in judges}],
         "quality_instruments": [],
         "comparisons": [],
-        "policy": policy,
-        "spec": {**stored["spec"], "gate": policy},
+        "policy": stored_policy,
+        "spec": {**stored["spec"], "gate": stored_policy},
         "totals": {"cases": cases.num_rows, "units": len(units)},
     }
     facts = {**provenance(), "derived_from": document["derived_from"]}

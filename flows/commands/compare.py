@@ -12,10 +12,12 @@ from audit import locations
 from audit.errors import SpecError
 from flows.commands import options
 from flows.commands.results import PolicyFile, load_policy, require_answerable, share
-from flows.console import Format, emit_json, say, table, visible
+from flows.console import Format, emit_json, progress_bars, say, table, visible
 
 if TYPE_CHECKING:
     from audit.index.baselines import Baseline
+    from audit.spec.policy import Policy
+    from audit.storage.journal import Journal
     from audit.verdict.regression import Comparison
 
 app = typer.Typer(help="Name the runs that later ones are compared with.", no_args_is_help=True)
@@ -23,6 +25,9 @@ FORMATS = (Format.TERMINAL, Format.JSON, Format.MARKDOWN)
 
 Runs = Annotated[list[str], typer.Argument(metavar="[OLD] NEW", help="Ids of two runs, or of one with --baseline.")]
 BaselineName = Annotated[str | None, typer.Option("--baseline", help="Name of the baseline that is the old run.")]
+Rescore = Annotated[
+    bool, typer.Option("--rescore", help="Score the old run's stored pictures by the judges of the new run first.")
+]
 Name = Annotated[str, typer.Argument(help="Name of the baseline, such as release-1.")]
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why this run, in a sentence; a replacement needs one.")]
@@ -45,14 +50,18 @@ def compare(
     baseline: BaselineName = None,
     margin: options.Margin = None,
     policy: PolicyFile = None,
+    rescore: Rescore = False,
     root: options.Root = None,
     database: options.Database = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = None,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
 ) -> int:
     """Tell what came back from OLD to NEW, case by case: PASS, FAIL or INCONCLUSIVE, with the exit codes of the gate.
 
-    The judges must be the same instruments in both runs. The policy is that of NEW unless --policy names another one.
+    The judges must be the same instruments in both runs; --rescore makes them so. The policy is that of NEW unless --policy
+    names another one.
     """
     from audit import run as steps
     from audit.index.baselines import read_baseline
@@ -75,6 +84,8 @@ def compare(
         require_answerable(chosen, read_outline(journal, new))
     index = locations.database_path(place, database)
     before = named.run_id if named else old
+    if rescore:
+        before = _score_again(journal, before, new, chosen, device, batch_size)
     comparison = compare_runs(journal, before, new, index, policy=chosen, margin=used, baseline=named)
     _print(comparison, form)
     return comparison.status.exit_code
@@ -122,6 +133,30 @@ def names(root: options.Root = None, as_json: options.Json = False) -> None:
 def _row(baseline: Baseline) -> dict[str, object]:
     names = ("name", "number", "run_id", "verdict", "at", "by", "sha256")
     return {**{name: getattr(baseline, name) for name in names}, "reason": visible(baseline.reason)}
+
+
+def _score_again(
+    journal: Journal, old: str, new: str, policy: Policy | None, device: str | None, batch_size: int | None
+) -> str:
+    """Return the derived run: the pictures of the old run, scored by the judges of the new one."""
+    from audit.index.integrity import require_intact
+    from audit.plan.document import read_plan
+    from audit.plan.rescoring import plan_rescoring
+
+    require_intact(journal, old)
+    plan = read_plan(journal, new)
+    rescoring = plan_rescoring(journal, old, plan, policy)
+    from audit.compute.rescoring import score_again  # imports torch
+
+    with progress_bars() as reporter:
+        stage = "rescore"
+
+        def tell(done: int, total: int) -> None:
+            reporter.update(stage, done) if done else reporter.begin(stage, total, 0)
+
+        if score_again(journal, rescoring, plan, device=device, batch_size=batch_size, progress=tell):
+            reporter.end(stage)
+    return rescoring.run_id
 
 
 def _two(runs: list[str], baseline: str | None) -> tuple[str, str]:

@@ -169,6 +169,7 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
     journal = steps.open_journal(root)
     stored = read_outline(journal, run_id)
+    stored.require_own_pictures()
     if policy is not None:
         require_answerable(policy, stored)
     require_intact(journal, run_id)

@@ -17,29 +17,8 @@ from audit.storage.journal import Journal
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import VerdictStatus
 from audit.verdict.regression import Comparison, worse
+from tests.index.pairs import run_of, scored
 from tests.synthetic import Run, cell, instrument
-
-HIT, CLEAR = ([{"label": label, "score": score} for label in ("ring", "disc", "star")] for score in (0.9, 0.05))
-
-
-def run_of(run_id: str, cases: int = 40, system: dict[str, Any] | None = None, **fields: Any) -> Run:
-    return Run(run_id, cells=[cell(0, cases)], instruments=[instrument(**fields)], unit_size=8, system=system)
-
-
-def scored(journal: Journal, run: Run, hits: Collection[int], unread: Collection[int] = ()) -> None:
-    """The run with these cases hits, those not read, and the others clear."""
-    run.write_plan(journal)
-    run.write_units(journal, ("invert", "generate"))
-    for key, unit in run.units.items():
-        if unit["kind"] != "detect":
-            continue
-        numbers = {case["image_id"]: case["case_no"] for case in run.cases}
-        rows = [
-            {**row, "scores": HIT if numbers[row["image_id"]] in hits else CLEAR}
-            for row in run.rows(key)
-            if numbers[row["image_id"]] not in unread
-        ]
-        journal.write("detect", key, run.table("detect", rows), {})
 
 
 def folded(folder: Path, journal: Journal) -> Path:
