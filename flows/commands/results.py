@@ -25,6 +25,7 @@ from flows.console import Format
 from flows.verdicts import print_result
 
 if TYPE_CHECKING:
+    from audit.index.baselines import Baseline
     from audit.plan.document import Outline
     from audit.storage.journal import Journal
     from audit.verdict.regression import Comparison
@@ -104,16 +105,18 @@ def gate(
     cover no regression: with --against, the worse of gate and regression gives the exit code.
     """
     from audit import run as steps
+    from audit.index.baselines import resolve
     from flows.commands import waiving
 
     waiving.require_complete(honour_waivers, waivers, keys)
     trusted, used = trusted_keys(keys or ()), share(margin)
     place = locations.storage_root(root)
+    journal, index = steps.open_journal(place), locations.database_path(place, database)
+    earlier = resolve(journal, against) if against is not None else None
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     honoured = waiving.honour(result, waivers, trusted, place) if waivers else None
     opened_by = tuple(map(str, honoured.waived)) if honoured and honour_waivers and honoured.opens else ()
-    journal, index = steps.open_journal(place), locations.database_path(place, database)
-    comparison, fields = _against(journal, result, against, index, used) if against is not None else (None, None)
+    comparison, fields = _against(journal, result, *earlier, index, used) if earlier is not None else (None, None)
     if not no_record:
         steps.record_decision(journal, result, index, "gate", opened_by, fields)
     files = _write(journal, result, reports, comparison, spec_file) if reports else {}
@@ -178,15 +181,13 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
 
 def _against(
-    journal: Journal, result: RunResult, against: str, database: Path, margin: float
+    journal: Journal, result: RunResult, old: str, baseline: Baseline | None, database: Path, margin: float
 ) -> tuple[Comparison, dict[str, Any]]:
-    """Return the comparison with a baseline or a run, by the policy of the result, and what the record holds of it."""
-    from audit.index.baselines import resolve
+    """Return the comparison with an earlier run, by the policy of the result, and what the record holds of it."""
     from audit.index.integrity import on_record
     from audit.index.run_comparison import compare_runs
     from audit.verdict.record import regression_fields
 
-    old, baseline = resolve(journal, against)
     policy = Policy.model_validate(result.spec["gate"])
     comparison = compare_runs(journal, old, result.run_id, database, policy=policy, margin=margin, baseline=baseline)
     folded = on_record(journal, old).sha256

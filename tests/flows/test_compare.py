@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import duckdb
 import pytest
 import yaml
 
+from audit.locations import database_path
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, read_records
 from flows.cli import main
 from tests.flows.audits import finish_run, tiny_spec
-from tests.index.pairs import decidable, run_of, scored
+from tests.index.pairs import decidable, decided, run_of, scored
 
 
 @pytest.fixture(scope="module")
@@ -27,15 +29,15 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> str:
     decidable(journal, "few", (), cases=8)
     decidable(journal, "judged-otherwise", (), instrument_id=12, weights_sha256="1" * 64)
     for run_id in ("old", "bad"):
-        main(["gate", run_id, "--root", folder, "--format", "junit"])
+        decided(journal, database_path(folder), run_id)
     assert main(["baseline", "set", "release-1", "old", "--root", folder]) == 0
     return folder
 
 
 @pytest.mark.parametrize(
-    ("new", "code", "status"), [("same", 0, "PASS"), ("bad", 3, "FAIL"), ("few", 4, "INCONCLUSIVE")]
+    ("new", "code", "status", "named"),
+    [("same", 0, "PASS", False), ("bad", 3, "FAIL", True), ("few", 4, "INCONCLUSIVE", False)],
 )
-@pytest.mark.parametrize("named", [False, True])
 def test_the_exit_code_is_what_came_back(
     root: str, new: str, code: int, status: str, named: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -128,38 +130,50 @@ def test_runs_that_share_no_case_are_refused_and_say_why(root: str, capsys: pyte
 
 @pytest.mark.parametrize(
     ("new", "gate", "regression", "code"),
-    [("same", 0, "PASS", 0), ("bad", 0, "FAIL", 3), ("few", 4, "INCONCLUSIVE", 4)],
+    [("same", "PASS", "PASS", 0), ("bad", "PASS", "FAIL", 3)],
 )
 def test_the_worse_of_gate_and_regression_is_the_exit_code_and_on_record(
-    root: str, new: str, gate: int, regression: str, code: int, capsys: pytest.CaptureFixture[str]
+    root: str,
+    new: str,
+    gate: str,
+    regression: str,
+    code: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["gate", new, "--root", root, "--no-record", "--format", "json"]) == gate
-    capsys.readouterr()
-    assert main(["gate", new, "--root", root, "--against", "release-1", "--json"]) == code
+    options = ["--against", "release-1", "--reports", str(tmp_path), "--spec-file", "audits/ring.yaml", "--json"]
+    assert main(["gate", new, "--root", root, *options]) == code
     told = json.loads(capsys.readouterr().out)
+    assert told["verdict"]["status"] == gate
     assert told["regression"]["status"] == regression and told["regression"]["baseline"] == "release-1"
     record = read_records(Journal(root), new, DECISIONS)[-1].fields
     assert record["regression"]["status"] == regression and record["regression"]["old"]["run_id"] == "old"
-    assert record["verdict"]["status"] == told["verdict"]["status"]
+    assert record["verdict"]["status"] == gate
     newest = sorted((Path(root) / "db" / "published").glob("index-*.duckdb"))[-1]
     with duckdb.connect(str(newest), read_only=True) as con:
         sql = "select regression, compared_with, baseline from mart_verdicts where run_id = ? and newest"
         assert con.execute(sql, [new]).fetchall() == [(regression, "old", "release-1")]
+    require_reports(tmp_path, regression, code)
 
 
-def test_a_gate_against_a_baseline_writes_every_report_with_the_regression(
-    root: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    options = ["--against", "old", "--reports", str(tmp_path), "--spec-file", "audits/ring.yaml", "--no-record"]
-    assert main(["gate", "bad", "--root", root, *options]) == 3
-    assert "The worse of gate and regression decides: FAIL, exit code 3." in capsys.readouterr().out
-    for name in ("report.html", "report.md", "report.json", "junit.xml", "report.sarif", "summary.md"):
-        assert "12 of 80 cases came back" in (tmp_path / name).read_text(), name
-    findings = json.loads((tmp_path / "report.sarif").read_text())["runs"][0]["results"]
-    (regression,) = [finding for finding in findings if finding["ruleId"] == "regression"]
-    (location,) = regression["locations"]
-    assert location["physicalLocation"]["artifactLocation"]["uri"] == "audits/ring.yaml"
-    assert location["logicalLocations"][0]["fullyQualifiedName"] == "ring/uce/text/judge"
+def require_reports(folder: Path, regression: str, code: int) -> None:
+    """Every report says what came back and which of the two decides."""
+    for name in ("report.html", "report.md"):
+        decides = f"The worse of gate and regression decides: {regression}, exit code {code}."
+        assert decides in (folder / name).read_text(), name
+    findings = json.loads((folder / "report.sarif").read_text())["runs"][0]["results"]
+    regressions = [finding for finding in findings if finding["ruleId"] == "regression"]
+    assert len(regressions) == (regression != "PASS")
+    for finding in regressions:
+        (location,) = finding["locations"]
+        assert location["physicalLocation"]["artifactLocation"]["uri"] == "audits/ring.yaml"
+        assert location["logicalLocations"][0]["fullyQualifiedName"] == "ring/uce/text/judge"
+    suites = ElementTree.parse(folder / "junit.xml").getroot()
+    (suite,) = [suite for suite in suites if suite.get("name", "").endswith("regression")]
+    assert int(suite.get("failures", "")) + int(suite.get("errors", "")) == (0 if regression == "PASS" else 2)
+    summary = (folder / "summary.md").read_text()
+    assert summary.splitlines()[0].endswith(f"{regression}: synthetic")
+    assert f"Regression {regression}, against baseline release" in summary
 
 
 def test_a_baseline_is_replaced_on_record_and_both_are_listed(
@@ -168,7 +182,7 @@ def test_a_baseline_is_replaced_on_record_and_both_are_listed(
     root = str(tmp_path / "runs")
     for run_id in ("first", "second"):
         decidable(Journal(root), run_id, (), cases=8)
-        main(["gate", run_id, "--root", root])
+        decided(Journal(root), database_path(root), run_id)
     where = ["--root", root, "--json"]
     capsys.readouterr()
     assert main(["baseline", "list", *where]) == 0
@@ -191,7 +205,7 @@ def test_a_baseline_whose_run_was_changed_compares_nothing(tmp_path: Path, capsy
     root = tmp_path / "runs"
     for run_id in ("old", "new"):
         decidable(Journal(str(root)), run_id, (), cases=8)
-        main(["gate", run_id, "--root", str(root)])
+        decided(Journal(str(root)), database_path(str(root)), run_id)
     main(["baseline", "set", "release-1", "old", "--root", str(root)])
     for path in (root / "runs" / "old" / "folded").iterdir():
         path.unlink()

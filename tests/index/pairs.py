@@ -5,13 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
+from audit.index.integrity import on_record
+from audit.plan.document import read_outline
+from audit.run import consolidate
+from audit.spec.policy import Policy
 from audit.storage.journal import Journal
+from audit.verdict.decisions import Verdict, VerdictStatus
+from audit.verdict.record import record_verdict
 from tests.synthetic import Run, cell, control, instrument
 
 HIT, CLEAR = ([{"label": label, "score": score} for label in ("ring", "disc", "star")] for score in (0.9, 0.05))
@@ -48,9 +55,17 @@ def decidable(journal: Journal, run_id: str, hits: Collection[int], cases: int =
     pq.write_table(MANIFEST_SCHEMA.empty_table(), sink)
     journal.put_run(run_id, "manifest.parquet", sink.getvalue())
     policy = {
-        "version": "1", "confidence": 0.95, "limits": [{"crr_max": 0.2}], "judges": [run.instruments[0]["detector"]], "attempts": "count",
+        "version": "1", "confidence": 0.95, "limits": [{"crr_max": 0.3}], "judges": ["judge"], "attempts": "count",
         "judge_error": "ignore", "retention_waived": "nothing survives here", "damage_waived": "nothing is drawn here",
     }  # fmt: skip
     plan = run.plan() | {"corpus": {"sha256": manifest_sha256(MANIFEST_SCHEMA.empty_table())}, "policy": policy}
     plan["spec"] = {**plan["spec"], "gate": policy}
     journal.store.put(f"runs/{run_id}/plan.json", json.dumps(plan).encode())
+
+
+def decided(journal: Journal, database: Path, run_id: str) -> None:
+    """The run as a gate that opened has left it, without what the gate computes."""
+    consolidate(journal, run_id, database)
+    policy = Policy.model_validate(read_outline(journal, run_id).policy)
+    verdict = Verdict(VerdictStatus.PASS, ("a reason",), (), ())
+    record_verdict(journal, run_id, "gate", "tester", policy, verdict, on_record(journal, run_id).sha256)
