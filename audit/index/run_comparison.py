@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from audit.index.baselines import Baseline, require_standing
 from audit.index.integrity import require_intact
 from audit.index.published import open_published, require_run
 from audit.index.publishing import publish
-from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, unpaired_cases
+from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, stored_spec, unpaired_cases
 from audit.index.store import Store, explained
 from audit.plan.document import read_outline
 from audit.spec.policy import Policy
@@ -156,7 +155,7 @@ def _instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Docum
 
 def _pairing(con: duckdb.DuckDBPyConnection, old: str, new: str, policy: Policy, most_changes: int) -> Pairing:
     first, second = _facts(con, old), _facts(con, new)
-    changed = changed_settings(_spec(con, old), _spec(con, new))
+    changed = changed_settings(stored_spec(con, old), stored_spec(con, new))
     thresholds = {judge: policy.thresholds.get(judge) for judge in policy.judges}
     rows = pair_cases(con, old, new, thresholds, list(changed))
     return Pairing(
@@ -190,15 +189,9 @@ def _facts(con: duckdb.DuckDBPyConnection, run_id: str) -> RunFacts:
     return RunFacts(*row)
 
 
-def _spec(con: duckdb.DuckDBPyConnection, run_id: str) -> Document:
-    ((text,),) = con.execute("select spec from runs where run_id = ?", [run_id]).fetchall()
-    spec: Document = json.loads(text)
-    return spec
-
-
 def _stored_policy(con: duckdb.DuckDBPyConnection, run_id: str) -> Policy:
     try:
-        return Policy.model_validate(_spec(con, run_id).get("gate"))
+        return Policy.model_validate(stored_spec(con, run_id).get("gate"))
     except ValidationError:
         raise StoreError(
             "the policy stored with this run is not one of this version",

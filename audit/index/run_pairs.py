@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import duckdb
 
+from audit.errors import StoreError
 from audit.files import Document
+from audit.index.published import open_published, require_run
+from audit.index.store import explained
 from audit.verdict.comparison import PairedRow
 from audit.verdict.regression import Change, RunFacts, Unpaired
 
@@ -138,6 +142,46 @@ order by concept, scenario, defence, detector, came_back desc, new_cell_id, new_
 _OF_CASES = {"cases", "name", "perturbations", "perturbed_cases", "prompts", "synonyms", "templates"}
 _LONGEST = 60
 Connection = duckdb.DuckDBPyConnection
+
+
+def read_run_pairs(published: Path, old: str, new: str) -> tuple[PairedRow, ...]:
+    """Return the paired outcomes of two runs, one row per concept, defence, scenario and detector that either has.
+
+    Cases without a partner are counted as unpaired. Only detectors that are the same instrument with the same threshold in both
+    runs are read. Raises `StoreError` for an unknown run, and when no detector is the same.
+    """
+    con = open_published(published)
+    try:
+        with explained(published):
+            for run_id in (old, new):
+                require_run(con, run_id, published)
+            detectors = _same_detectors(con, old, new, published)
+            changed = changed_settings(stored_spec(con, old), stored_spec(con, new))
+            return tuple(row for _, row in pair_cases(con, old, new, dict.fromkeys(detectors), list(changed)))
+    finally:
+        con.close()
+
+
+def _same_detectors(con: Connection, old: str, new: str, published: Path) -> list[str]:
+    sql = (
+        "select a.detector from mart_instruments as a inner join mart_instruments as b using (detector, instrument_id, threshold)"
+        " where a.run_id = ? and b.run_id = ? order by all"
+    )
+    detectors = [str(row[0]) for row in con.execute(sql, [old, new]).fetchall()]
+    if not detectors:
+        raise StoreError(
+            f"no detector of run {old} is the same instrument, with the same threshold, in run {new}",
+            where=str(published),
+            next_step="compare runs that were scored by the same judges",
+        )
+    return detectors
+
+
+def stored_spec(con: Connection, run_id: str) -> Document:
+    """Return the spec of a folded run as it was stored."""
+    ((text,),) = con.execute("select spec from runs where run_id = ?", [run_id]).fetchall()
+    spec: Document = json.loads(text)
+    return spec
 
 
 def pair_cases(

@@ -11,6 +11,7 @@ import pytest
 
 from audit.errors import StoreError
 from audit.index.run_comparison import OtherInstruments, read_comparison
+from audit.index.run_pairs import read_run_pairs
 from audit.index.store import Store
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
@@ -159,6 +160,21 @@ def test_other_instruments_are_refused_by_what_differs(tmp_path: Path, fields: d
     with pytest.raises(OtherInstruments, match=said) as refused:
         read_comparison(folded(tmp_path, journal), "old", "new")
     assert refused.value.next_step and refused.value.next_step.endswith("erasure-audit compare old new --rescore")
+
+
+def test_the_rows_alone_are_those_of_the_detectors_that_are_the_same(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    for run_id, hits, weights in (("old", 1, "0" * 64), ("new", 3, "1" * 64)):
+        judges = [instrument(), instrument("second", 12 if run_id == "old" else 13, weights_sha256=weights)]
+        scored(journal, Run(run_id, cells=[cell(0, 8)], instruments=judges, unit_size=8), range(hits))
+    run_of("judged-otherwise", cases=8, threshold=0.7).write(journal)
+    published = folded(tmp_path, journal)
+    (row,) = read_run_pairs(published, "old", "new")
+    assert (row.detector, row.hit_both, row.second_only, row.clear_both, row.unpaired) == ("judge", 1, 2, 5, 0)
+    with pytest.raises(StoreError, match="no detector of run old is the same instrument"):
+        read_run_pairs(published, "old", "judged-otherwise")
+    with pytest.raises(StoreError, match="does not know the run 'never'"):
+        read_run_pairs(published, "old", "never")
 
 
 def test_a_threshold_of_the_policy_counts_in_both_runs(tmp_path: Path) -> None:
