@@ -8,9 +8,9 @@ import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,7 +23,7 @@ from audit.index.attempts import attempt
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.derivation import derive
 from audit.index.integrity import on_record, record_plan, withdraw_missing
-from audit.index.store import Replaceable, Store, set_aside
+from audit.index.publishing import publish
 from audit.labels.calibrating import known_of_judges
 from audit.plan import forecast
 from audit.plan.document import Draft, Outline, Plan, read_outline
@@ -43,6 +43,7 @@ from audit.storage.pictures import StoredPictures
 from audit.storage.run_records import Record
 from audit.verdict.decisions import Basis
 from audit.verdict.record import policy_sha256, record_verdict
+from audit.verdict.regression import Comparison
 from audit.verdict.results import RunResult
 from audit.weights.references import ModelRef
 
@@ -135,38 +136,14 @@ def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: 
 
 
 def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
-    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy.
-
-    An index that is corrupt, or that another version filled, is first made anew from the journal: it holds nothing
-    that the journal does not, and a run's work must not wait for somebody who rebuilds it.
-    """
-    return _publish(journal, database, lambda store: store.consolidate(journal, run_id))
+    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy."""
+    return publish(journal, database, lambda store: store.consolidate(journal, run_id))
 
 
 def consolidate_all(journal: Journal, database: Path) -> tuple[Path, tuple[str, ...]]:
     """Fold every run's journal into the index; the path of a fresh read-only copy, and a sentence for each damaged run."""
     damaged: list[str] = []
-    return _publish(journal, database, lambda store: damaged.extend(store.consolidate(journal).damaged)), tuple(damaged)
-
-
-def _publish(journal: Journal, database: Path, update: Callable[[Store], object]) -> Path:
-    """Update the index at `database` and return the path of a fresh read-only copy."""
-    try:
-        return _updated(database, update)
-    except Replaceable as problem:
-        log.warning(
-            "%s: %s; it is made anew from the journal, the old file is kept as %s",
-            database, problem.what, set_aside(database),
-        )  # fmt: skip
-        for damaged in Store.rebuild(database, journal, keep_old=True).damaged:
-            log.warning("left out of the index: %s", damaged)
-        return _updated(database, update)
-
-
-def _updated(database: Path, update: Callable[[Store], object]) -> Path:
-    with Store(database) as store:
-        update(store)
-        return store.publish(database.parent / "published")
+    return publish(journal, database, lambda store: damaged.extend(store.consolidate(journal).damaged)), tuple(damaged)
 
 
 def conclude(
@@ -190,17 +167,25 @@ def conclude(
 
 
 def record_decision(
-    journal: Journal, result: RunResult, database: Path, command: str, opened_by: Sequence[str] = ()
+    journal: Journal,
+    result: RunResult,
+    database: Path,
+    command: str,
+    opened_by: Sequence[str] = (),
+    regression: Mapping[str, Any] | None = None,
 ) -> Record:
     """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
 
-    `command` is run, resume or gate; `opened_by` are the decisions that waivers covered where they opened the gate. Raises
+    `command` is run, resume or gate; `opened_by` are the decisions that waivers covered where they opened the gate,
+    `regression` what a comparison with an earlier run showed. Raises
     `RecordChanged` when an earlier record was changed, `StoreError` when the index cannot be written.
     """
     policy = Policy.model_validate(result.spec["gate"])
     folded = on_record(journal, result.run_id).sha256
-    record = record_verdict(journal, result.run_id, command, operator(), policy, result.verdict, folded, opened_by)
-    _publish(journal, database, lambda store: store.load_decisions(journal, result.run_id))
+    record = record_verdict(
+        journal, result.run_id, command, operator(), policy, result.verdict, folded, opened_by, regression
+    )
+    publish(journal, database, lambda store: store.load_decisions(journal, result.run_id))
     return record
 
 
@@ -227,9 +212,20 @@ def stored_policy(outline: Outline) -> Policy:
         ) from None
 
 
-def report(journal: Journal, result: RunResult, directory: Path, *, show_sensitive: bool = False) -> dict[str, Path]:
-    """Write every report format into `directory`; the paths by format."""
-    return write_reports(result, StoredPictures(journal), directory, show_sensitive=show_sensitive)
+def report(
+    journal: Journal,
+    result: RunResult,
+    directory: Path,
+    *,
+    show_sensitive: bool = False,
+    comparison: Comparison | None = None,
+    spec_file: str | None = None,
+) -> dict[str, Path]:
+    """Write every report format into `directory`; the paths by format. `comparison` is the run's with an earlier one."""
+    pictures = StoredPictures(journal)
+    return write_reports(
+        result, pictures, directory, show_sensitive=show_sensitive, comparison=comparison, spec_file=spec_file
+    )
 
 
 @dataclasses.dataclass(frozen=True)

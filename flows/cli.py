@@ -18,6 +18,7 @@ from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from audit.machine import environment
 from flows import streams
 from flows.commands import (
+    compare,
     compliance,
     corpus,
     db,
@@ -63,6 +64,7 @@ schema.register(app)
 status.register(app)
 methods.register(app)
 export.register(app)
+compare.register(app)
 compliance.register(app)
 app.add_typer(db.app, name="db")
 app.add_typer(export_tables.app, name="export")

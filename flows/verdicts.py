@@ -7,20 +7,30 @@ import sys
 from pathlib import Path
 
 from audit import locations
+from audit.verdict.regression import Comparison
 from audit.verdict.results import RunResult
 from flows.console import Format, runnable
 
 
-def print_result(result: RunResult, reports: dict[str, Path], output: Format, root: str | None = None) -> None:
-    """Print the result on stdout; on a terminal also where the reports are and what to try next."""
-    from audit.report import json_report, junit, markdown, print_report
+def print_result(
+    result: RunResult,
+    reports: dict[str, Path],
+    output: Format,
+    root: str | None = None,
+    comparison: Comparison | None = None,
+    spec_file: str | None = None,
+) -> None:
+    """Print the result on stdout; on a terminal also where the reports are and what to try next.
+
+    `comparison` is the run's with an earlier one; `spec_file` is where SARIF places its findings.
+    """
+    from audit.report import print_report, render
 
     if output is not Format.TERMINAL:
-        render = {Format.JSON: json_report.render, Format.JUNIT: junit.render, Format.MARKDOWN: markdown.render}[output]
-        text = render(result)
+        text = render(output.value, result, comparison, spec_file)
         sys.stdout.write(text if text.endswith("\n") else text + "\n")
         return
-    print_report(result)
+    print_report(result, comparison=comparison)
     print()
     if "html" in reports:
         print(f"report  {reports['html']}")

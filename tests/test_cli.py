@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from audit.plan.document import read_plan
+from audit.report import FORMATS
 from audit.storage.journal import Journal
 from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import RunResult
@@ -178,7 +179,7 @@ def test_report_writes_all_files_and_says_where(done: Done, capsys: pytest.Captu
     assert code in (3, 4)
     folder = done.root / "reports" / done.run_id
     assert f"report  {folder / 'report.html'}" in shown
-    assert {path.name for path in folder.iterdir()} == {"report.html", "report.md", "report.json", "junit.xml"}
+    assert {path.name for path in folder.iterdir()} == set(FORMATS.values())
 
 
 def test_showing_sensitive_pictures_is_recorded(done: Done, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -23,7 +23,7 @@ from audit.evidence import sealed_waivers
 from audit.evidence.bag import DECLARATION, Bag
 from audit.evidence.calibration import WHERE as LABELS
 from audit.evidence.calibration import miscounted
-from audit.evidence.decisions import WHERE, basis_of, decode_records
+from audit.evidence.decisions import WHERE, basis_of, decode_records, regression_of
 from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
@@ -224,6 +224,7 @@ def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] =
         yield ok(
             7, "policy as signed; " + ", ".join(f"{name.removesuffix('_at')} {stamp(time)}" for name, time in times)
         )
+    yield from _check_regression(record, verdict)
     yield ok(
         7, f"decision {record.number}, attempt {fields['attempt']} at this claim under this policy, by {fields['by']}"
     )
@@ -235,6 +236,18 @@ def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] =
     first = content.time("first_unit_at") if content.fact("first_unit_at") is not None else None
     planned, decided = content.time("planned_at"), content.time("decided_at")
     yield from check_registration(content.bag, digest, planned, first, decided, keys, content.json("plan.json"))
+
+
+def _check_regression(record: Record, verdict: Document) -> Iterator[Line]:
+    regression = regression_of(record)
+    if verdict.get("regression") != regression:
+        yield wrong(7, "the verdict says of a regression what the signed decision does not", "data/verdict.json")
+    elif regression:
+        yield unchecked(
+            7,
+            f"the regression against {regression['compared_with']}, {regression['status']} on record beside the verdict: that "
+            "run's rows are not in the bundle",
+        )
 
 
 def check_waivers(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:

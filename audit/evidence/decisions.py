@@ -45,3 +45,11 @@ def basis_of(record: Record) -> Basis:
     fields = record.fields["verdict"]["basis"]
     calibrations = tuple(Calibration(**calibration) for calibration in fields["calibrations"])
     return Basis(fields["attempt"], calibrations, fields["decided_at"])
+
+
+def regression_of(record: Record) -> dict[str, Any] | None:
+    """Return what a decision says of a comparison with an earlier run: its status, that run, and the baseline's name."""
+    fields = record.fields.get("regression")
+    if not fields:
+        return None
+    return {"status": fields["status"], "compared_with": fields["old"]["run_id"], "baseline": fields["baseline"]}

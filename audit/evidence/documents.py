@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from audit.errors import EvidenceError
-from audit.evidence.decisions import encode_records
+from audit.evidence.decisions import encode_records, regression_of
 from audit.evidence.redaction import Redaction
 from audit.files import parse_json
 from audit.report import html, json_report
@@ -24,7 +24,7 @@ def documents(
 ) -> dict[str, bytes]:
     """Return the files of the payload that are no tables, name -> bytes. Raises `EvidenceError` where one must not be written."""
     plan = parse_json(journal.get_run(run_id, "plan.json"))
-    fields = record.fields
+    fields, regression = record.fields, regression_of(record)
     documents: dict[str, Any] = {
         "policy.json": fields["policy"],
         "plan.json": redaction.value(plan),
@@ -41,6 +41,7 @@ def documents(
             "policy": fields["policy"]["version"],
             "policy_sha256": fields["policy_sha256"],
             **{name: fields["verdict"][name] for name in ("status", "reasons", "waivers")},
+            **({"regression": regression} if regression else {}),
         },
         "decisions.json": _unspoken(encode_records(records), redaction),
         "checks.json": fields["verdict"]["checks"],

@@ -45,6 +45,14 @@ def load_decisions(
         ) from error
 
 
+def _regression(fields: Document) -> Document:
+    """Return what the comparison with an earlier run showed; null where the decision rests on none."""
+    old = fields["old"]["run_id"] if fields else None
+    reasons = json.dumps(fields["reasons"], ensure_ascii=False) if fields else None
+    return {"regression": fields.get("status"), "compared_with": old, "baseline": fields.get("baseline"),
+            "regression_reasons": reasons}  # fmt: skip
+
+
 def require_recorded(journal: Journal, run_id: str, records: Mapping[int, Record], indexed: Mapping[int, str]) -> None:
     """Return when every decision that an index holds is in the journal. Raises `RecordChanged` otherwise.
 
@@ -77,6 +85,7 @@ def _rows(table: str, record: Record) -> Iterator[Document]:
             "reasons": json.dumps(verdict["reasons"], ensure_ascii=False),
             "waivers": json.dumps(verdict["waivers"], ensure_ascii=False),
             "opened_by": json.dumps(fields.get("opened_by", []), ensure_ascii=False),
+            **_regression(fields.get("regression") or {}),
         }
     elif table == "decisions":
         for side, rows in (("crr", "decisions"), ("retention", "retention"), ("damage", "damage")):

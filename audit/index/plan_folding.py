@@ -68,6 +68,7 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         "contact": system.get("contact"),
         "backbone_sha256": plan.get("backbone", {}).get("sha256"),
         "corpus_sha256": plan.get("corpus", {}).get("sha256"),
+        "derived_from": (plan.get("derived_from") or {}).get("run_id"),
         "confidence": float(policy["confidence"]),
         "first_judge": policy["judges"][0],
         "plan_sha256": digest,

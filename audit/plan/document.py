@@ -145,7 +145,8 @@ def _parquet(table: pa.Table) -> bytes:
 
 
 def read_plan(journal: Journal, run_id: str) -> Plan:
-    """Return the stored plan of a run. Raises `JournalError` when there is none or it is damaged."""
+    """Return the stored plan of a run. Raises `JournalError` when there is none, it is damaged, or the run is a derived one."""
+    read_outline(journal, run_id).require_own_pictures()
     try:
         document = parse_json(journal.get_run(run_id, "plan.json"))
         cases = read_cases(journal.get_run(run_id, "cases.parquet"))
@@ -185,6 +186,16 @@ class Outline:
     instruments: tuple[Instrument, ...]
     policy: object  # as it was stored, not validated
     corpus_sha256: str  # of the manifest that the run was planned from; "" when the plan does not say
+    derived_from: str | None = None  # the run whose pictures it scores again; see `audit.plan.rescoring`
+
+    def require_own_pictures(self) -> None:
+        """Return when the run draws its own pictures. Raises `JournalError` for one that scores another run's again."""
+        if self.derived_from is not None:
+            raise JournalError(
+                f"this run only scores the pictures of {self.derived_from} again; it is there to be compared",
+                where=f"run {self.run_id}",
+                next_step=f"name {self.derived_from} instead, or: erasure-audit compare {self.run_id} NEW",
+            )
 
     @property
     def cases(self) -> int:
@@ -213,6 +224,7 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
             instruments=_instruments(document),
             policy=document["policy"],
             corpus_sha256=document.get("corpus", {}).get("sha256", ""),
+            derived_from=(document.get("derived_from") or {}).get("run_id"),
         )
     except _DAMAGE as error:
         raise _damaged(run_id, error) from error

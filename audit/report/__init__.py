@@ -1,26 +1,42 @@
-"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML and terminal text. Nothing here imports torch."""
+"""Write the reports of a finished run: HTML, Markdown, JSON, JUnit XML, SARIF, a summary, terminal text. Without torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from audit import files
 from audit.errors import AuditError, EnvironmentProblem
-from audit.report import html, json_report, junit, markdown
+from audit.report import html, json_report, junit, markdown, sarif, summary
 from audit.report.contact import PER_CELL
 from audit.report.embedding import Pictures
-from audit.report.terminal import print_report
+from audit.report.terminal import print_comparison, print_report
+from audit.verdict.regression import Comparison
 from audit.verdict.results import RunResult
 
-__all__ = ["FORMATS", "Pictures", "print_report", "write_reports"]
+__all__ = ["FORMATS", "Pictures", "print_comparison", "print_report", "render", "write_reports"]
 
 FORMATS: Mapping[str, str] = {
     "html": "report.html",
     "markdown": "report.md",
     "json": "report.json",
     "junit": "junit.xml",
+    "sarif": "report.sarif",
+    "summary": "summary.md",
 }
+
+
+def render(name: str, result: RunResult, comparison: Comparison | None = None, spec_file: str | None = None) -> str:
+    """Return the text of one format without pictures: markdown, json, junit, sarif or summary.
+
+    `comparison` is the run's with an earlier one; `spec_file` is where SARIF places its findings.
+    """
+    if name == "sarif":
+        return sarif.render(result, comparison, spec_file)
+    renderers = {
+        "markdown": markdown.render, "json": json_report.render, "junit": junit.render, "summary": summary.render
+    }  # fmt: skip
+    return renderers[name](result, comparison)
 
 
 def write_reports(
@@ -31,13 +47,15 @@ def write_reports(
     show_sensitive: bool = False,
     formats: Sequence[str] = tuple(FORMATS),
     per_cell: int = PER_CELL,
+    comparison: Comparison | None = None,
+    spec_file: str | None = None,
 ) -> dict[str, Path]:
     """Format -> the file that was written under `directory`, which is created when it does not exist.
 
     `pictures` gives the PNG bytes of a sample, or None when there are none; when it raises, a placeholder stands in.
-    Sensitive pictures are blurred unless `show_sensitive`. All formats are rendered before the first file is replaced,
-    and each file is replaced atomically. Raises `AuditError` for an unknown format, `EnvironmentProblem` when the
-    directory cannot be written.
+    Sensitive pictures are blurred unless `show_sensitive`. `comparison` and `spec_file` are as in `render`. All
+    formats are rendered before the first file is replaced, and each file is replaced atomically. Raises `AuditError` for
+    an unknown format, `EnvironmentProblem` when the directory cannot be written.
     """
     unknown = sorted(set(formats) - set(FORMATS))
     if unknown:
@@ -46,13 +64,12 @@ def write_reports(
             where="formats",
             next_step=f"use some of: {', '.join(FORMATS)}",
         )
-    renderers: dict[str, Callable[[], str]] = {
-        "html": lambda: html.render(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell),
-        "markdown": lambda: markdown.render(result),
-        "json": lambda: json_report.render(result),
-        "junit": lambda: junit.render(result),
+    texts = {
+        name: html.render(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell, comparison=comparison)
+        if name == "html"
+        else render(name, result, comparison, spec_file)
+        for name in dict.fromkeys(formats)
     }
-    texts = {name: renderers[name]() for name in dict.fromkeys(formats)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
         return {name: _replace(directory / FORMATS[name], text) for name, text in texts.items()}

@@ -20,6 +20,7 @@ from audit.report.plots import plots
 from audit.report.strips import RULE, Strip, strips
 from audit.report.view import Index
 from audit.report.words import SYMBOLS, plain
+from audit.verdict.regression import Comparison, decided
 from audit.verdict.results import RunResult
 
 LOG = logging.getLogger(__name__)
@@ -49,7 +50,12 @@ def _unbroken(value: object) -> object:
 
 
 def render(
-    result: RunResult, pictures: Pictures | None, *, show_sensitive: bool = False, per_cell: int = PER_CELL
+    result: RunResult,
+    pictures: Pictures | None,
+    *,
+    show_sensitive: bool = False,
+    per_cell: int = PER_CELL,
+    comparison: Comparison | None = None,
 ) -> str:
     """Return the whole page. `show_sensitive` shows sensitive pictures unblurred, which the page states and the log records.
 
@@ -58,7 +64,7 @@ def render(
     """
     if show_sensitive:
         LOG.warning("report of run %s shows sensitive pictures unblurred, as asked", plain(result.run_id))
-    page = _Page(result, show_sensitive=show_sensitive)
+    page = _Page(result, comparison, show_sensitive=show_sensitive)
     for extent in EXTENTS:
         text = page.render(extent, pictured=pictures is not None)
         size = len(text.encode())
@@ -76,7 +82,7 @@ def render(
 class _Page:
     """One run's page, built once and rendered to different extents."""
 
-    def __init__(self, result: RunResult, *, show_sensitive: bool) -> None:
+    def __init__(self, result: RunResult, comparison: Comparison | None, *, show_sensitive: bool) -> None:
         self.index = Index(result)
         environment = Environment(
             loader=PackageLoader("audit.report"),
@@ -88,12 +94,12 @@ class _Page:
         )
         self._template = environment.get_template("report.html.j2")
         self._figures = plots(self.index)
-        self._sections = sections.build(result)
+        self._sections = sections.build(result, comparison)
         self._fixed = {
             "name": plain(result.name),
             "run_id": plain(result.run_id),
             "created_at": plain(result.created_at),
-            "status": result.verdict.status.value,
+            "status": decided(result.verdict.status, comparison).value,
             "symbols": SYMBOLS,
             "sections": self._sections,
             "nav_after": "glance" if any(section.key == "glance" for section in self._sections) else "verdict",

@@ -25,6 +25,7 @@ from audit.verdict.decisions import (
     Verdict,
     VerdictStatus,
 )
+from audit.verdict.regression import Comparison
 from audit.verdict.results import (
     CountingRow,
     CrrRow,
@@ -42,12 +43,31 @@ from audit.verdict.results import (
 SCHEMA = "erasure-audit.report"
 SCHEMA_VERSION = 1  # raised when a field is renamed, removed or changes its meaning; new fields do not raise it
 
+COMPARISON_SCHEMA, COMPARISON_VERSION = "erasure-audit.comparison", 1
 
-def render(result: RunResult) -> str:
-    """Return ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity"."""
+
+def render(result: RunResult, comparison: Comparison | None = None) -> str:
+    """Return ASCII JSON with sorted keys. NaN becomes null; infinities become the strings "Infinity" and "-Infinity".
+
+    `comparison` is the run's with an earlier one, under `regression`; `parse` leaves it out.
+    """
     fields = {field.name: plain(getattr(result, field.name)) for field in dataclasses.fields(result)}
     document = {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **fields}
+    if comparison is not None:
+        document["regression"] = comparison_values(comparison)
     return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return a comparison of two runs as ASCII JSON with sorted keys."""
+    document = {"schema": COMPARISON_SCHEMA, "schema_version": COMPARISON_VERSION, **comparison_values(comparison)}
+    return json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
+
+
+def comparison_values(comparison: Comparison) -> dict[str, JsonValue]:
+    """Return a comparison as JSON values, with the exit code that its status means."""
+    fields = {field.name: plain(getattr(comparison, field.name)) for field in dataclasses.fields(comparison)}
+    return {**fields, "exit_code": comparison.status.exit_code}
 
 
 def parse(text: str) -> RunResult:

@@ -7,14 +7,15 @@ from xml.etree import ElementTree
 from audit.report.tables import p_value, would_decide
 from audit.report.words import interval, limit_text, plain
 from audit.verdict.decisions import CheckResult, DamageDecision, Decision, RetentionDecision, VerdictStatus
+from audit.verdict.regression import ComparedCell, Comparison
 from audit.verdict.results import RunResult
 
 
-def render(result: RunResult) -> str:
+def render(result: RunResult, comparison: Comparison | None = None) -> str:
     """Return XML text in which FAIL and failed checks are failures, and INCONCLUSIVE and checks that could not run are errors.
 
     Test cases that the policy waives are skipped. The verdict is a case of its own, so that a run without decisions
-    cannot look green.
+    cannot look green. With `comparison`, every compared cell is a test case too.
     """
     name = plain(result.name)
     root = ElementTree.Element("testsuites", {"name": f"erasure-audit {name}"})
@@ -25,6 +26,9 @@ def render(result: RunResult) -> str:
     survival += [_waiver(waiver) for waiver in result.verdict.waivers]
     _suite(root, "survival", result, survival)
     _suite(root, "checks", result, [_check(check) for check in result.verdict.checks])
+    if comparison is not None:
+        compared = [_compared(cell) for cell in comparison.cells]
+        _suite(root, "regression", result, [_regression(comparison), *compared])
     for count in ("tests", "failures", "errors", "skipped"):
         root.set(count, str(sum(int(suite.get(count, "0")) for suite in root)))
     ElementTree.indent(root)
@@ -102,6 +106,19 @@ def _retention(decision: RetentionDecision) -> ElementTree.Element:
 def _damage(decision: DamageDecision) -> ElementTree.Element:
     case = _case("survival", f"picture check | {decision.concept} | {decision.defence} | {decision.instrument}")
     _problem(case, decision.status, plain(decision.reason), plain(decision.reason))
+    return case
+
+
+def _regression(comparison: Comparison) -> ElementTree.Element:
+    case = _case("regression", f"against {comparison.baseline or comparison.old.run_id}")
+    reasons = [plain(reason) for reason in comparison.reasons]
+    _problem(case, comparison.status, f"{comparison.status.value}: {reasons[0]}", "\n".join(reasons))
+    return case
+
+
+def _compared(cell: ComparedCell) -> ElementTree.Element:
+    case = _case("regression", f"{cell.concept} | {cell.defence} | {cell.scenario} | {cell.detector}")
+    _problem(case, cell.status, plain(cell.reason), plain(cell.reason))
     return case
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-from audit.report import sections
+from audit.report import comparing, sections
 from audit.report.view import Section, Table
 from audit.report.words import SYMBOLS, plain
+from audit.verdict.regression import Comparison, decided
 from audit.verdict.results import RunResult
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]#|~!])")
@@ -14,13 +15,21 @@ _FENCE = re.compile(r"`{3,}")
 _LINE_START = re.compile(r"^(\d+)([.)])(?=\s|$)|^([-+>=])")
 
 
-def render(result: RunResult) -> str:
+def render(result: RunResult, comparison: Comparison | None = None) -> str:
     """Return Markdown text with the same sections as the HTML report, without pictures and plots."""
-    status = result.verdict.status.value
+    status = decided(result.verdict.status, comparison).value
     parts = [f"# {SYMBOLS[status]} {status}: {escape(result.name)}"]
-    for section in sections.build(result):
+    for section in sections.build(result, comparison):
         if section.key != "pictures":
             parts += _section(section)
+    return "\n\n".join(parts) + "\n"
+
+
+def render_comparison(comparison: Comparison) -> str:
+    """Return the comparison of two runs as Markdown."""
+    parts = [f"# {escape(comparing.headline(comparison))}"]
+    for section in comparing.sections(comparison):
+        parts += _section(section)
     return "\n\n".join(parts) + "\n"
 
 

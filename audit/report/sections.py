@@ -10,6 +10,7 @@ from audit.report import (
     against,
     audited,
     benchmark,
+    comparing,
     controls,
     counting,
     decided,
@@ -22,17 +23,22 @@ from audit.report import (
 )
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, percent, plain, plain_lines, verdict_sentence
+from audit.verdict.regression import Comparison
 from audit.verdict.results import RunResult
 
 MAX_REASONS = 12  # of single decisions, in the opening
 
 
-def build(result: RunResult) -> tuple[Section, ...]:
-    """Return all sections of the report on `result`. Empty sections are left out, except those a reader expects."""
+def build(result: RunResult, comparison: Comparison | None = None) -> tuple[Section, ...]:
+    """Return all sections of the report on `result`. Empty sections are left out, except those a reader expects.
+
+    `comparison` is the run's with an earlier one, which follows the verdict.
+    """
     index = Index(result)
     sections = (
         _verdict(index),
         matrix.section(index),
+        *(comparing.sections(comparison, result.verdict.status) if comparison else ()),
         _reasons(index),
         survival.section(index, reasons=_listed(index)),
         audited.section(index),

@@ -13,27 +13,56 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from audit.report import sections
+from audit.report import comparing, sections
 from audit.report.view import Section, Table
 from audit.report.words import SYMBOLS, ascii_text, plain
+from audit.verdict.regression import Comparison, decided
 from audit.verdict.results import RunResult
 
 _STYLES = {"✓": "green", "✕": "bold red", "?": "yellow"}
 _VERDICT_STYLES = {"PASS": "bold green", "FAIL": "bold red", "INCONCLUSIVE": "bold yellow"}
-_SHOWN = ("verdict", "reasons", "survival", "controls", "crr", "neighbours", "guards", "unassessed", "checks")
+_SHOWN = (
+    "verdict",
+    "regression",
+    "unpaired",
+    "reasons",
+    "survival",
+    "controls",
+    "crr",
+    "neighbours",
+    "guards",
+    "unassessed",
+    "checks",
+)
 _LONGEST = 24  # a longer text is folded when a terminal is narrow
 _GUTTER = 2
 _PLAIN_WIDTH = 10_000  # lines in a log file are not wrapped
 
 
-def print_report(result: RunResult, console: Console | None = None, *, file: TextIO | None = None) -> None:
+def print_report(
+    result: RunResult,
+    console: Console | None = None,
+    *,
+    file: TextIO | None = None,
+    comparison: Comparison | None = None,
+) -> None:
     """Print the report. Colours and frames on a terminal; elsewhere plain lines, one table row per line."""
-    console = console or Console(file=file)
-    if not console.is_terminal:
-        console = Console(
-            file=console.file, width=_PLAIN_WIDTH, color_system=None, force_terminal=False, legacy_windows=False
-        )
-    _Printer(console).report(result)
+    _Printer(_suited(console or Console(file=file))).report(result, comparison)
+
+
+def print_comparison(comparison: Comparison, *, file: TextIO | None = None) -> None:
+    """Print the comparison of two runs in the same way."""
+    printer = _Printer(_suited(Console(file=file)))
+    printer.line(comparing.headline(comparison), _VERDICT_STYLES[comparison.status.value])
+    for section in comparing.sections(comparison):
+        printer.section(section)
+
+
+def _suited(console: Console) -> Console:
+    """Return the console, or one of plain lines for the same file where it is no terminal."""
+    if console.is_terminal:
+        return console
+    return Console(file=console.file, width=_PLAIN_WIDTH, color_system=None, force_terminal=False, legacy_windows=False)
 
 
 def render(result: RunResult) -> str:
@@ -51,12 +80,12 @@ class _Printer:
         self.ascii = console.options.ascii_only
         self.framed = console.is_terminal
 
-    def report(self, result: RunResult) -> None:
-        status = result.verdict.status.value
+    def report(self, result: RunResult, comparison: Comparison | None = None) -> None:
+        status = decided(result.verdict.status, comparison).value
         self.line(
             f"{SYMBOLS[status]} {status}  {plain(result.name)}  ({plain(result.run_id)})", _VERDICT_STYLES[status]
         )
-        for section in sections.build(result):
+        for section in sections.build(result, comparison):
             if section.key in _SHOWN:
                 self.section(section)
 

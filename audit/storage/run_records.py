@@ -1,10 +1,11 @@
 """Append-only records of a run: numbered JSON files, each of which carries its own digest and that of the one before.
 
     runs/{run_id}/{series}/000001.json    {"record": {...}, "sha256": of the canonical text of `record`}
+    baselines/{name}/000001.json          the same, of a named baseline
 
-A record is written once and never replaced. `record` has the fields `version`, `run_id`, `number`, `previous` (the `sha256` of
-the record before, null in the first), `at` (UTC) and whatever the series adds. A changed, swapped, renamed or missing record
-breaks the chain; a missing last one is noticed by whoever holds its digest, as the index does.
+A record is written once and never replaced. `record` has the fields `version`, `run_id` (or `baseline`), `number`, `previous`
+(the `sha256` of the record before, null in the first), `at` (UTC) and whatever the series adds. A changed, swapped, renamed or
+missing record breaks the chain; a missing last one is noticed by whoever holds its digest, as the index does.
 """
 
 from __future__ import annotations
@@ -44,13 +45,27 @@ class Record:
     fields: Document
 
 
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Where a series of records lies, and the field by which each of them says whose it is."""
+
+    folder: str
+    field: str
+    owner: str
+
+
 def read_records(journal: Journal, run_id: str, series: str) -> list[Record]:
+    """Return all records of a series of a run; see `read_chain`."""
+    return read_chain(journal, _of_run(run_id, series))
+
+
+def read_chain(journal: Journal, chain: Chain) -> list[Record]:
     """Return all records of a series, oldest first; empty when there is none.
 
     Raises `RecordChanged` that names the file for one that was changed, swapped or renamed, that is missing, or that a newer
     version wrote; `JournalError` when the storage cannot be read.
     """
-    folder = f"runs/{run_id}/{series}"
+    folder = chain.folder
     names = sorted(name for name, _ in journal.store.entries(folder))
     records: list[Record] = []
     for name in names:
@@ -60,7 +75,7 @@ def read_records(journal: Journal, run_id: str, series: str) -> list[Record]:
         expected = len(records) + 1
         if int(match[1]) != expected or name != _file(expected):
             raise _changed(journal, f"{folder}/{_file(expected)}", "a record is missing")
-        records.append(_read(journal, run_id, f"{folder}/{name}", records[-1] if records else None))
+        records.append(_read(journal, chain, f"{folder}/{name}", records[-1] if records else None))
     return records
 
 
@@ -71,19 +86,26 @@ def append(
     now: dt.datetime,
     content: Callable[[list[Record]], Document | None],
 ) -> Record | None:
+    """Write the next record of a series of a run and return it; see `append_to`."""
+    return append_to(journal, _of_run(run_id, series), now, content)
+
+
+def append_to(
+    journal: Journal, chain: Chain, now: dt.datetime, content: Callable[[list[Record]], Document | None]
+) -> Record | None:
     """Write the next record of a series and return it.
 
     `content` gets the records that are there and returns the new one's own fields, or None for no record; it is asked again
     when another process was faster. Raises `RecordChanged` for a broken series, and for a clock that runs backwards.
     """
     for _ in range(_MOST_TRIES):
-        earlier = read_records(journal, run_id, series)
+        earlier = read_chain(journal, chain)
         fields = content(earlier)
         if fields is None:
             return None
         last = earlier[-1] if earlier else None
         at = now.astimezone(dt.UTC)
-        name = f"runs/{run_id}/{series}/{_file(len(earlier) + 1)}"
+        name = f"{chain.folder}/{_file(len(earlier) + 1)}"
         if last:
             before = dt.datetime.fromisoformat(last.fields["at"])
             if at < before - _SKEW:
@@ -95,7 +117,7 @@ def append(
             at = max(at, before)
         record = {
             "version": VERSION,
-            "run_id": run_id,
+            chain.field: chain.owner,
             "number": len(earlier) + 1,
             "previous": last.sha256 if last else None,
             "at": at.isoformat(timespec="seconds"),
@@ -106,12 +128,16 @@ def append(
             return Record(len(earlier) + 1, _digest(text), record)
     raise JournalError(
         "other processes write to this record without a pause",
-        where=journal.store.url(f"runs/{run_id}/{series}"),
+        where=journal.store.url(chain.folder),
         next_step="run the command again when they are done",
     )
 
 
-def _read(journal: Journal, run_id: str, name: str, before: Record | None) -> Record:
+def _of_run(run_id: str, series: str) -> Chain:
+    return Chain(f"runs/{run_id}/{series}", "run_id", run_id)
+
+
+def _read(journal: Journal, chain: Chain, name: str, before: Record | None) -> Record:
     try:
         data = journal.store.get(name)
         document = parse_json(data)
@@ -131,8 +157,9 @@ def _read(journal: Journal, run_id: str, name: str, before: Record | None) -> Re
             where=journal.store.url(name),
             next_step="use the version of erasure-audit that wrote it",
         )
-    if number != (before.number + 1 if before else 1) or record["run_id"] != run_id:
-        raise _changed(journal, name, f"this is record {number} of run {record['run_id']}: it was moved or renamed")
+    if number != (before.number + 1 if before else 1) or record.get(chain.field) != chain.owner:
+        whose = f"{chain.field.removesuffix('_id')} {record.get(chain.field)}"
+        raise _changed(journal, name, f"this is record {number} of {whose}: it was moved or renamed")
     if record["previous"] != (before.sha256 if before else None):
         raise _changed(
             journal, name, "this record follows another one than the record before it: one of them was replaced"

@@ -18,6 +18,7 @@ from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, append
 from audit.verdict.decisions import Verdict
+from audit.verdict.regression import Comparison
 
 
 def policy_sha256(policy: Policy) -> str:
@@ -34,6 +35,16 @@ def verdict_fields(verdict: Verdict) -> dict[str, Any]:
     return fields
 
 
+def regression_fields(comparison: Comparison, old_folded_sha256: str | None, baseline: str | None) -> dict[str, Any]:
+    """Return a comparison as JSON values without its single cases.
+
+    `old_folded_sha256` is the digest of the old run's newest record of folded files, `baseline` that of the baseline's record.
+    """
+    fields: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(comparison, changes=())))
+    del fields["changes"]
+    return {**fields, "old_folded_sha256": old_folded_sha256, "baseline_sha256": baseline}
+
+
 def record_verdict(
     journal: Journal,
     run_id: str,
@@ -43,12 +54,14 @@ def record_verdict(
     verdict: Verdict,
     folded_sha256: str | None,
     opened_by: Sequence[str] = (),
+    regression: Mapping[str, Any] | None = None,
 ) -> Record:
     """Write the next decision of a run and return it.
 
     `command` is run, resume or gate. `folded_sha256` is the digest of the run's newest record of folded files, on which the
-    decision rests; `opened_by` are the decisions that signed waivers covered, when the gate was opened in spite of the status.
-    Raises `RecordChanged` when an earlier record was changed, `JournalError` when the storage cannot be written.
+    decision rests; `opened_by` are the decisions that signed waivers covered, when the gate was opened in spite of the status;
+    `regression` is what a comparison with an earlier run showed. Raises `RecordChanged` when an earlier record was
+    changed, `JournalError` when the storage cannot be written.
     """
     fields = {
         "command": command,
@@ -60,6 +73,7 @@ def record_verdict(
         "folded_sha256": folded_sha256,
         "verdict": verdict_fields(verdict),
         **({"opened_by": list(opened_by)} if opened_by else {}),
+        **({"regression": dict(regression)} if regression else {}),
     }
     record = append(journal, run_id, DECISIONS, dt.datetime.now(dt.UTC), lambda earlier: fields)
     assert record is not None

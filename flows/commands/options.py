@@ -31,4 +31,8 @@ Notify = Annotated[
     list[str] | None,
     typer.Option("--notify", help="Apprise URL that is told how it ended (default: ERASURE_AUDIT_NOTIFY); repeatable."),
 ]
+Margin = Annotated[
+    float | None,
+    typer.Option("--margin", help="Share of cases that may have come back and still be no regression (default: 0.05)."),
+]
 NotifyShut = Annotated[bool, typer.Option("--notify-shut", help="Tell only of a gate that is shut, or of no verdict.")]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
 from pydantic import ValidationError
 
 from audit import locations
-from audit.errors import EXIT_PASS, SpecError
+from audit.errors import SpecError
 from audit.files import ForeignError
 from audit.spec.base import extreme_numbers
 from audit.spec.policy import Policy
+from audit.verdict.comparison import MARGIN
+from audit.verdict.decisions import VerdictStatus
+from audit.verdict.regression import decided
 from audit.yaml_files import read_yaml, reason
 from flows.commands import options
 from flows.commands.keys import Trusted, trusted_keys
@@ -22,7 +25,10 @@ from flows.console import Format
 from flows.verdicts import print_result
 
 if TYPE_CHECKING:
+    from audit.index.baselines import Baseline
     from audit.plan.document import Outline
+    from audit.storage.journal import Journal
+    from audit.verdict.regression import Comparison
     from audit.verdict.results import RunResult
 
 RunId = Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")]
@@ -36,6 +42,13 @@ NoRecord = Annotated[
         "--no-record",
         help="Do not put this decision on record.",
     ),
+]
+Against = Annotated[
+    str | None,
+    typer.Option("--against", help="A baseline or a run: what came back since decides too, and the worse one counts."),
+]
+SpecFile = Annotated[
+    str | None, typer.Option("--spec-file", help="Path of the spec in the repository, where SARIF places its findings.")
 ]
 PolicyFile = Annotated[Path | None, typer.Option("--policy", help="YAML policy instead of the stored one.")]
 
@@ -81,27 +94,47 @@ def gate(
     honour_waivers: HonourWaivers = False,
     waivers: Waivers = None,
     keys: Trusted = None,
+    against: Against = None,
+    margin: options.Margin = None,
+    reports: options.Reports = None,
+    spec_file: SpecFile = None,
 ) -> int:
     """Decide RUN_ID again from its stored numbers, under its own policy or another one, and put the decision on record.
 
-    Waivers change no status; with --honour-waivers the exit code is 0 when they cover every decision that is not PASS.
+    Waivers change no status; with --honour-waivers the exit code is 0 when they cover every decision that is not PASS. They
+    cover no regression: with --against, the worse of gate and regression gives the exit code.
     """
     from audit import run as steps
+    from audit.index.baselines import resolve
     from flows.commands import waiving
 
     waiving.require_complete(honour_waivers, waivers, keys)
-    trusted = trusted_keys(keys or ())
+    trusted, used = trusted_keys(keys or ()), share(margin)
     place = locations.storage_root(root)
+    journal, index = steps.open_journal(place), locations.database_path(place, database)
+    earlier = resolve(journal, against) if against is not None else None
     result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
     honoured = waiving.honour(result, waivers, trusted, place) if waivers else None
     opened_by = tuple(map(str, honoured.waived)) if honoured and honour_waivers and honoured.opens else ()
+    comparison, fields = _against(journal, result, *earlier, index, used) if earlier is not None else (None, None)
     if not no_record:
-        index = locations.database_path(place, database)
-        steps.record_decision(steps.open_journal(place), result, index, "gate", opened_by)
-    print_result(result, {}, Format.JSON if as_json else output, root)
+        steps.record_decision(journal, result, index, "gate", opened_by, fields)
+    files = _write(journal, result, reports, comparison, spec_file) if reports else {}
+    print_result(result, files, Format.JSON if as_json else output, root, comparison, spec_file)
     if honoured:
         waiving.print_honoured(honoured, honour_waivers)
-    return EXIT_PASS if opened_by else result.verdict.status.exit_code
+    return decided(VerdictStatus.PASS if opened_by else result.verdict.status, comparison).exit_code
+
+
+def share(margin: float | None) -> float:
+    """Return the margin of a comparison, by default 5 %. Raises `SpecError` for one outside [0, 1)."""
+    if margin is None:
+        return MARGIN
+    if not 0 <= margin < 1:
+        raise SpecError(
+            f"a margin of {margin:g} means nothing", where="--margin", next_step="give a share from 0 to below 1"
+        )
+    return margin
 
 
 def load_policy(path: Path) -> Policy:
@@ -139,14 +172,37 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
     journal = steps.open_journal(root)
     stored = read_outline(journal, run_id)
+    stored.require_own_pictures()
     if policy is not None:
-        _check_policy(policy, stored)
+        require_answerable(policy, stored)
     require_intact(journal, run_id)
     published = steps.consolidate(journal, run_id, locations.database_path(root, database))
     return steps.conclude(journal, run_id, published, policy)
 
 
-def _check_policy(policy: Policy, plan: Outline) -> None:
+def _against(
+    journal: Journal, result: RunResult, old: str, baseline: Baseline | None, database: Path, margin: float
+) -> tuple[Comparison, dict[str, Any]]:
+    """Return the comparison with an earlier run, by the policy of the result, and what the record holds of it."""
+    from audit.index.integrity import on_record
+    from audit.index.run_comparison import compare_runs
+    from audit.verdict.record import regression_fields
+
+    policy = Policy.model_validate(result.spec["gate"])
+    comparison = compare_runs(journal, old, result.run_id, database, policy=policy, margin=margin, baseline=baseline)
+    folded = on_record(journal, old).sha256
+    return comparison, regression_fields(comparison, folded, baseline.sha256 if baseline else None)
+
+
+def _write(
+    journal: Journal, result: RunResult, reports: str, comparison: Comparison | None, spec_file: str | None
+) -> dict[str, Path]:
+    from audit import run as steps
+
+    return steps.report(journal, result, Path(reports), comparison=comparison, spec_file=spec_file)
+
+
+def require_answerable(policy: Policy, plan: Outline) -> None:
     """Return when the run can answer the policy; raises `SpecError` or `DetectorError`."""
     from audit.instruments.detectors.base import check_threshold
 

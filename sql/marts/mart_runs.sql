@@ -31,6 +31,7 @@ select
     r.audited_sha256,
     r.backbone_sha256,
     r.corpus_sha256,
+    r.derived_from,
     coalesce(p.cells, 0) as cells,
     coalesce(p.cases, 0) as cases,
     coalesce(u.units, 0) as units,

@@ -17,6 +17,10 @@ select
     v.reasons,
     v.waivers,
     v.opened_by,
+    v.regression,
+    v.compared_with,
+    v.baseline,
+    v.regression_reasons,
     row_number() over (partition by v.run_key, v.policy_sha256 order by v.decision_no desc) = 1 as newest_of_policy,
     row_number() over (partition by v.run_key order by v.decision_no desc) = 1 as newest
 from verdicts as v

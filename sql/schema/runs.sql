@@ -11,6 +11,8 @@ create table if not exists runs (
     contact varchar,
     backbone_sha256 varchar,
     corpus_sha256 varchar,
+    -- The run whose pictures this one scores again for a comparison; it is part of no series.
+    derived_from varchar,
     confidence double not null,
     first_judge varchar not null,
     plan_sha256 varchar not null,

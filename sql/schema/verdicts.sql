@@ -15,5 +15,10 @@ create table if not exists verdicts (
     reasons varchar not null,
     waivers varchar not null,
     -- The decisions that signed waivers covered when the gate was opened in spite of the status; empty when it was not.
-    opened_by varchar not null
+    opened_by varchar not null,
+    -- What a comparison with an earlier run showed, of which the worse one counts; null without one.
+    regression varchar,
+    compared_with varchar,
+    baseline varchar,
+    regression_reasons varchar
 );
