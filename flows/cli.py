@@ -21,6 +21,7 @@ from flows.commands import (
     compare,
     compliance,
     corpus,
+    dashboard,
     db,
     doctor,
     erase,
@@ -67,6 +68,7 @@ export.register(app)
 compare.register(app)
 compliance.register(app)
 app.add_typer(db.app, name="db")
+app.add_typer(dashboard.app, name="dashboard")
 app.add_typer(export_tables.app, name="export")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(corpus.app, name="corpus")

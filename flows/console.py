@@ -29,9 +29,9 @@ from audit.progress import Pace
 
 PROGRAM = "erasure-audit"
 COMMANDS = (
-    "baseline", "compare", "compliance-report", "corpus", "db", "doctor", "erase", "evidence", "export", "export-embedding",
-    "gate", "init", "inspect", "labels", "methods", "plan", "policy", "report", "resume", "retention", "run", "schema", "status",
-    "testbed", "tune", "waiver", "work",
+    "baseline", "compare", "compliance-report", "corpus", "dashboard", "db", "doctor", "erase", "evidence", "export",
+    "export-embedding", "gate", "init", "inspect", "labels", "methods", "plan", "policy", "report", "resume", "retention",
+    "run", "schema", "status", "testbed", "tune", "waiver", "work",
 )  # fmt: skip
 _COMMAND = re.compile(rf"\b{PROGRAM} (?=(?:--debug|{'|'.join(COMMANDS)})\b)")
 LINE_SECONDS = 10.0  # plain progress lines come at most this often

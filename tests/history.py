@@ -15,6 +15,7 @@ import dataclasses
 import datetime as dt
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ class HistoryRun:
     judge_version: int  # of the first judge: another one is another instrument
     corpus: str
     policy: Policy
+    attempt: int  # at the same models under the same policy
 
     @property
     def key(self) -> int:
@@ -90,18 +92,21 @@ class History:
     def _of_system(self, system: int) -> Iterator[HistoryRun]:
         count = self.runs // len(self.systems) + (system < self.runs % len(self.systems))
         last = self.until - dt.timedelta(days=35 if system == 2 else 0)  # the third system is stale
+        attempts: Counter[tuple[str, str]] = Counter()
         for number in range(count):
             back = count - 1 - number
             missed = self.every_days * (number < count // 2 and system == 0)  # a night without an audit
             at = last - dt.timedelta(days=back * self.every_days + missed)
             part = 3 * number // max(count, 1)
+            version = ("1.0", "1.1", "2.0")[part]
             limit = FIRST_LIMIT if system == 2 and part == 0 else LIMIT
+            attempts[version, str(limit)] += 1
             yield HistoryRun(
                 number=number,
                 run_id=f"{at:%Y%m%d}-{system}-{number:03d}",
                 system=system,
                 at=at,
-                version=("1.0", "1.1", "2.0")[part],
+                version=version,
                 judge_version=2 if system == 0 and 2 * number >= count else 1,
                 corpus="corpus-2" if system == 1 and 2 * number >= count else "corpus-1",
                 policy=Policy(
@@ -111,6 +116,7 @@ class History:
                     retention_waived="there are no neighbours in this corpus" if system == 1 else None,
                     multiplicity="none",
                 ),
+                attempt=attempts[version, str(limit)],
             )
 
     def rate(self, run: HistoryRun, concept: int, defence: int, scenario: int) -> float:
@@ -296,7 +302,7 @@ def _decide(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun) -
     verdict = {
         **shared, "sha256": key_of(f"{run.run_id} {number}"), "decided_at": f"{decided:%Y-%m-%dT%H:%M:%SZ}",
         "decided_by": "auditor", "command": "run", "policy_version": run.policy.version,
-        "policy_sha256": policy_sha256(run.policy), "attempt": 1, "folded_sha256": None, "status": status,
+        "policy_sha256": policy_sha256(run.policy), "attempt": run.attempt, "folded_sha256": None, "status": status,
         "reasons": json.dumps(worst[:20]), "waivers": json.dumps(run.policy.waivers()),
     }  # fmt: skip
     insert_records(con, "verdicts", [verdict])

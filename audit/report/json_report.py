@@ -113,7 +113,7 @@ def _result(document: Document) -> RunResult:
         unassessed=tuple(UnassessedRow(**row) for row in document["unassessed"]),
         round_trips=tuple(RoundTripRow(**_floats(row)) for row in document["round_trips"]),
         samples=tuple(Sample(**row) for row in document["samples"]),
-        verdict=_verdict(document["verdict"]),
+        verdict=read_verdict(document["verdict"]),
         erasures=tuple(document.get("erasures", ())),  # absent from reports of before the field was there
         guards=tuple(GuardRow(**row) for row in document.get("guards", ())),
         attacks=tuple(document.get("attacks", ())),
@@ -142,7 +142,8 @@ def _pictured(row: Document) -> PicturedCase:
     return PicturedCase(**{**row, "pictures": tuple(pictures)})
 
 
-def _verdict(verdict: Document) -> Verdict:
+def read_verdict(verdict: Document) -> Verdict:
+    """Return a verdict from the fields that `plain` gives of one. Raises as a dataclass does for fields that it lacks."""
     return Verdict(
         VerdictStatus(verdict["status"]),
         tuple(verdict["reasons"]),
