@@ -89,7 +89,7 @@ def _cell(context: Context, rows: Sequence[Row], system: str, newest_run: str) -
         bound=decided_bound(worst),
         judge=plain(worst["detector"], 40),
         judges=len(rows),
-        href=context.link("trend", system=system, judge=worst["detector"], **names),
+        href=context.link("trend", system=system, **names),
         older=worst["run_id"] != newest_run,
         run_id=worst["run_id"],
         weight=_weight(worst),
