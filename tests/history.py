@@ -178,7 +178,7 @@ def _plan(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun) -> 
         "backbone_sha256": key_of(f"{system} {run.version}"), "corpus_sha256": key_of(run.corpus),
         "confidence": run.policy.confidence, "first_judge": history.judges[0], "plan_sha256": key_of(run.run_id),
         "audited_sha256": key_of(f"audited {system} {run.version}"), "spec": json.dumps(spec), "provenance": '{"host": "h"}',
-        "outcomes_current": True,
+        "derived_from": None, "outcomes_current": True,
     }  # fmt: skip
     insert_records(con, "runs", [row])
     cells = [{"run_key": run.key, **cell} for cell in _cells(history)]
