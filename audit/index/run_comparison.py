@@ -92,19 +92,36 @@ def read_comparison(
     con = open_published(path)
     try:
         with explained(path):
-            for run_id in (old, new):
-                require_run(con, run_id, path)
-            if old == new:
-                raise StoreError(f"{new} is compared with itself", where=str(path), next_step="name two different runs")
-            used = policy or _stored_policy(con, new)
-            differences = instrument_differences(con, old, new, used)
-            if differences:
-                raise OtherInstruments(old, new, differences, str(path))
-            pairing = _pairing(con, old, new, used, most_changes)
-            _require_common(pairing, str(path))
-            return decide(pairing, used.confidence, margin, baseline)
+            return compare_indexed(
+                con, path, old, new, policy=policy, margin=margin, baseline=baseline, most_changes=most_changes
+            )
     finally:
         con.close()
+
+
+def compare_indexed(
+    con: duckdb.DuckDBPyConnection,
+    path: str | Path,
+    old: str,
+    new: str,
+    *,
+    policy: Policy | None = None,
+    margin: float = MARGIN,
+    baseline: str | None = None,
+    most_changes: int = _MOST_CHANGES,
+) -> Comparison:
+    """Return the comparison of two runs of the open index at `path`; raises as `read_comparison` does."""
+    for run_id in (old, new):
+        require_run(con, run_id, path)
+    if old == new:
+        raise StoreError(f"{new} is compared with itself", where=str(path), next_step="name two different runs")
+    used = policy or _stored_policy(con, new)
+    differences = instrument_differences(con, old, new, used)
+    if differences:
+        raise OtherInstruments(old, new, differences, str(path))
+    pairing = _pairing(con, old, new, used, most_changes)
+    _require_common(pairing, str(path))
+    return decide(pairing, used.confidence, margin, baseline)
 
 
 def instrument_differences(con: duckdb.DuckDBPyConnection, old: str, new: str, policy: Policy) -> list[Difference]:
