@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import duckdb
 
 from audit.dashboard.links import Links, Query
+from audit.report.embedding import Pictures
 
 STALE_DAYS = 14
 Row = dict[str, Any]
@@ -17,19 +18,6 @@ Row = dict[str, Any]
 
 class PageMissing(Exception):
     """The query names what this index does not have. The message is a sentence for the reader."""
-
-
-class Address(Protocol):
-    """What names a stored picture."""
-
-    @property
-    def unit_key(self) -> str: ...
-
-    @property
-    def image_id(self) -> int: ...
-
-
-Pictures = Callable[[Any], bytes | None]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ from audit.dashboard.context import Context, PageMissing, Row, days_between
 from audit.dashboard.links import Query
 
 # The decision that counts for a run is its newest one; for a cell of a system, that of the newest run that has such a cell.
+# A run that scores the pictures of another again is part of no series.
 _NEWEST_VERDICTS = """
 newest_verdicts as (
     select run_key, max(decision_no) as decision_no from verdicts group by run_key
@@ -21,7 +22,7 @@ newest as (
     from decisions as d
     inner join newest_verdicts as n on d.run_key = n.run_key and d.decision_no = n.decision_no
     inner join runs as r on d.run_key = r.run_key
-    where d.side = 'crr' and ($system = '' or r.system = $system)
+    where d.side = 'crr' and r.derived_from is null and ($system = '' or r.system = $system)
     qualify row_number() over (
         partition by r.system, d.concept, d.defence, d.scenario, d.detector order by r.created_at desc, r.run_id desc
     ) = 1
@@ -39,11 +40,13 @@ decided as (
     from runs as r
     inner join newest_verdicts as n on r.run_key = n.run_key
     inner join verdicts as v on n.run_key = v.run_key and n.decision_no = v.decision_no
+    where r.derived_from is null
     qualify row_number() over (partition by r.system order by r.created_at desc, r.run_id desc) = 1
 ),
 latest as (
     select system, run_id, created_at, system_version, owner, contact, count(*) over (partition by system) as runs
     from runs
+    where derived_from is null
     qualify row_number() over (partition by system order by created_at desc, run_id desc) = 1
 )
 select l.system, l.run_id as latest_run, l.created_at as latest_at, l.runs, coalesce(d.owner, l.owner) as owner,
@@ -56,8 +59,8 @@ order by l.system
 RUNS = f"""
 with {_NEWEST_VERDICTS}
 select r.run_key, r.run_id, r.name, r.created_at, r.system, r.system_version, r.owner, r.contact, r.backbone_sha256,
-    r.corpus_sha256, r.audited_sha256, r.confidence, v.status, v.decision_no, v.decided_at, v.decided_by, v.command,
-    v.policy_version, v.policy_sha256, v.attempt, v.waivers, v.reasons, v.sha256
+    r.corpus_sha256, r.audited_sha256, r.derived_from, r.confidence, v.status, v.decision_no, v.decided_at, v.decided_by,
+    v.command, v.policy_version, v.policy_sha256, v.attempt, v.waivers, v.reasons, v.sha256
 from runs as r
 left join newest_verdicts as n on r.run_key = n.run_key
 left join verdicts as v on n.run_key = v.run_key and n.decision_no = v.decision_no

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 
 from audit.dashboard.context import Context, Row
 from audit.report.json_report import read_verdict
+from audit.report.view import Index
+from audit.verdict.case_pictures import PicturedCase
 from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import CrrRow, RunResult, UnassessedRow
+from audit.verdict.retention import recounted
 
 
-def light_result(context: Context, run: Row) -> RunResult:
-    """Return what the index holds of a run in tables; what a mart would have to compute from outcomes is left out."""
+def light_result(context: Context, run: Row, pictured: Sequence[PicturedCase] = ()) -> RunResult:
+    """Return what the index holds of a run in tables; what a mart would have to compute from outcomes is left out.
+
+    As in a report, the hits of a damaged model that are no evidence are unassessed.
+    """
     key = [run["run_key"]]
     ((spec, provenance),) = context.con.execute("select spec, provenance from runs where run_key = ?", key).fetchall()
     unassessed = (
         "select cell_id, detector, reason, count(*) as cases, min(error) as example from outcomes"
         " where run_key = ? and outcome = 'unassessed' group by all order by all"
     )
-    return RunResult(
+    result = RunResult(
         run_id=run["run_id"],
         name=run["name"],
         created_at=run["created_at"],
@@ -38,7 +45,10 @@ def light_result(context: Context, run: Row) -> RunResult:
         round_trips=(),
         samples=(),
         verdict=verdict_on_record(context, run),
+        pictured=tuple(pictured),
     )
+    policy = Index(result).policy
+    return recounted(result, policy, result.verdict) if policy else result
 
 
 def verdict_on_record(context: Context, run: Row) -> Verdict:

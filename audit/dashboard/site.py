@@ -12,6 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from audit.dashboard.context import Context, Page, PageFunction, PageMissing
 from audit.dashboard.links import HOME, Query
+from audit.dashboard.pages.case import case
+from audit.dashboard.pages.compare import compare
 from audit.dashboard.pages.evidence import evidence
 from audit.dashboard.pages.glossary import glossary
 from audit.dashboard.pages.instruments import instruments
@@ -22,16 +24,17 @@ from audit.dashboard.pages.trend import trend
 from audit.report.words import SYMBOLS, plain
 
 PAGES: Mapping[str, PageFunction] = {
-    HOME: overview, "runs": runs, "run": run, "trend": trend, "instruments": instruments, "evidence": evidence,
-    "glossary": glossary,
+    HOME: overview, "runs": runs, "run": run, "trend": trend, "compare": compare, "case": case, "instruments": instruments,
+    "evidence": evidence, "glossary": glossary,
 }  # fmt: skip
 MENU = (
-    (HOME, "Overview"), ("runs", "Runs"), ("instruments", "Instruments and controls"), ("evidence", "Evidence and attempts"),
+    (HOME, "Overview"), ("runs", "Runs"), ("compare", "Compare"), ("instruments", "Instruments and controls"),
+    ("evidence", "Evidence and attempts"),
     ("glossary", "Glossary"),
 )  # fmt: skip
 STYLE = "style.css"
 # On disk a page's own folder is no origin, so a static site has to allow files by name.
-POLICY = "default-src 'none'; style-src 'self'; img-src 'self' data:; form-action 'self'; base-uri 'none'"
+POLICY = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'"
 FILE_POLICY = "default-src 'none'; style-src 'self' file:; img-src data:; form-action 'none'; base-uri 'none'"
 _PERCENT = re.compile(r"(?<=\d) %")
 

@@ -30,7 +30,7 @@ select c.detector, c.control, r.run_id, r.created_at, any_value(c.instrument_id)
     min(c.confidence) as confidence
 from crr as c
 inner join runs as r on c.run_key = r.run_key
-where c.control is not null and c.perturbation is null and r.system = $system
+where c.control is not null and c.perturbation is null and r.derived_from is null and r.system = $system
 group by c.detector, c.control, r.run_id, r.created_at
 order by c.detector, c.control, r.created_at, r.run_id
 """

@@ -5,14 +5,18 @@ from __future__ import annotations
 from audit.dashboard.context import Context, Page, Row
 from audit.dashboard.heat import heat_map
 from audit.dashboard.links import Query
+from audit.dashboard.pages.case import case_link
+from audit.dashboard.pictures import case_strips
 from audit.dashboard.queries import only
 from audit.dashboard.queries import run as read_run
 from audit.dashboard.queries import runs as read_runs
 from audit.dashboard.results import light_result
 from audit.dashboard.tables import drawn
+from audit.index.case_pictures import telling_cases
 from audit.report import sections
 from audit.report.plots import plots
-from audit.report.view import Index
+from audit.report.strips import RULE, Strip
+from audit.report.view import Index, cell_title
 from audit.report.words import SYMBOLS, plain, verdict_sentence
 
 # Sections of the report that rest on what the index holds in tables; the report of the run has the others too.
@@ -32,7 +36,8 @@ def run(context: Context, query: Query) -> Page:
     """Return the page of one run."""
     only(query, "run")
     row = read_run(context, query.get("run", ""))
-    result = light_result(context, row)
+    cases = telling_cases(context.con, row["run_id"], _judges(context, row))
+    result = light_result(context, row, cases)
     index = Index(result)
     decided = (
         context.rows(_DECISIONS, {name: row[name] for name in ("run_id", "run_key", "decision_no")})
@@ -50,13 +55,36 @@ def run(context: Context, query: Query) -> Page:
         "all_reasons": len(result.verdict.reasons),
         "facts": _facts(context, row, attempts),
         "map": heat_map(context, decided, row["system"], row["run_id"]),
+        "strips": _strips(context, index),
+        "rule": RULE,
+        "cells": _cells(index) if context.links.live else [],
         "figures": drawn(plots(index)),
         "confidence": index.confidence(),
         "decisions": built["verdict"].tables,
         "sections": [built[key] for key in SECTIONS if key in built],
         "around": _around(context, row),
+        "case_form": context.link("case") if context.links.live else "",
     }
     return Page(f"Run {plain(row['run_id'], 60)}", "run.html.j2", values)
+
+
+def _judges(context: Context, row: Row) -> list[str]:
+    """Return the judges by which the pictures are chosen: those that decided, else the run's first."""
+    decided = "select distinct detector from decisions where run_key = ? and decision_no = ? order by detector"
+    names = [r["detector"] for r in context.rows(decided, [row["run_key"], row["decision_no"]])]
+    first = "select first_judge from runs where run_key = ?"
+    return names or [r["first_judge"] for r in context.rows(first, [row["run_key"]])]
+
+
+def _strips(context: Context, index: Index) -> list[tuple[str, Strip, str]]:
+    """Return for each concept its pictures and the address of their case."""
+    found = case_strips(context, index)
+    run_id = index.result.run_id
+    return [(case.concept, found[case.concept], case_link(context, run_id, case)) for case in index.result.pictured]
+
+
+def _cells(index: Index) -> list[tuple[int, str]]:
+    return [(row.cell_id, cell_title(row)) for row in index.cells.values()]
 
 
 def _facts(context: Context, row: Row, attempts: int) -> list[tuple[str, str]]:
@@ -66,6 +94,8 @@ def _facts(context: Context, row: Row, attempts: int) -> list[tuple[str, str]]:
         ("Policy", row["policy_version"]),
     )  # fmt: skip
     facts = [(name, plain(value, 120)) for name, value in stated if value]
+    if row["derived_from"]:
+        facts.append(("Pictures", f"those of {plain(row['derived_from'], 60)}, scored again; part of no series"))
     if row["attempt"]:
         of = f"; this index holds {attempts} runs of the same models" if attempts > 1 else ""
         facts.append(("Attempt", f"{row['attempt']} at the same claim under this policy{of}"))
@@ -74,13 +104,18 @@ def _facts(context: Context, row: Row, attempts: int) -> list[tuple[str, str]]:
 
 def _around(context: Context, row: Row) -> list[tuple[str, str]]:
     """Return links to what stands beside this run: the one before, the one after, the comparison with the one before."""
-    series = [other["run_id"] for other in read_runs(context, row["system"])]
+    series = [other["run_id"] for other in read_runs(context, row["system"]) if not other["derived_from"]]
+    links = [("All runs of this system", context.link("runs", system=row["system"]))]
+    if row["run_id"] not in series:  # it scores the pictures of another run again
+        source = row["derived_from"]
+        return [*links, ("The run of these pictures", context.link("run", run=source))] if source in series else links
     place = series.index(row["run_id"])
     older = series[place + 1] if place + 1 < len(series) else None
     newer = series[place - 1] if place else None
-    links = [("All runs of this system", context.link("runs", system=row["system"]))]
     if older:
         links.append(("The run before", context.link("run", run=older)))
     if newer:
         links.append(("The run after", context.link("run", run=newer)))
+    if older:
+        links.append(("Comparison with the run before", context.link("compare", old=older, new=row["run_id"])))
     return links

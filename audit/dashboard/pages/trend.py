@@ -30,8 +30,9 @@ left join verdicts as v on n.run_key = v.run_key and n.decision_no = v.decision_
 left join decisions as d
     on v.run_key = d.run_key and v.decision_no = d.decision_no and d.side = 'crr' and c.cell_id = d.cell_id
         and c.detector = d.detector
-where r.system = $system and c.concept = $concept and c.subject = $concept and c.defence = $defence and c.scenario = $scenario
-    and c.perturbation is null and (c.role = 'target' or c.control = 'backbone')
+where r.derived_from is null and r.system = $system and c.concept = $concept and c.subject = $concept
+    and c.defence = $defence and c.scenario = $scenario and c.perturbation is null
+    and (c.role = 'target' or c.control = 'backbone')
 order by c.detector, r.created_at, r.run_id
 """
 _COLUMNS = (
