@@ -197,8 +197,9 @@ def _plan(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun) -> 
         "insert into cases by name select run_key, cell_id, n.range::integer as case_no,"
         " (run_key // 1000000 + cell_id * 1000 + n.range)::bigint as image_id, (run_key // 1000 + cell_id)::bigint as unit_id,"
         " n.range as seed, 'a picture of ' || concept as prompt, 7.5 as guidance,"
-        " case when starts_with(kind, 'latent') then n.range end as item_id,"
-        " case when starts_with(kind, 'latent') then 'file:///corpus/' || n.range || '.png' end as item_uri"
+        " case when starts_with(kind, 'latent') or control in ('reference', 'vae-roundtrip') then n.range end as item_id,"
+        " case when item_id is not null then 'file:///corpus/' || n.range || '.png' end as item_uri,"
+        " case when starts_with(kind, 'latent') then (run_key // 1000 + 500000 + cell_id)::bigint end as invert_unit_id"
         f" from cells, range({history.cases}) as n where run_key = ?",
         [run.key],
     )

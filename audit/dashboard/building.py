@@ -14,11 +14,12 @@ from pathlib import Path
 
 import duckdb
 
-from audit.dashboard.context import STALE_DAYS, Context, Pictures
+from audit.dashboard.context import STALE_DAYS, Context
 from audit.dashboard.links import HOME, StaticLinks
 from audit.dashboard.site import STYLE, answer, style_sheet
 from audit.errors import StoreError
 from audit.files import ForeignError, parse_json, read_bounded
+from audit.report.embedding import Pictures
 
 MARKER, DIGESTS = "dashboard.json", "manifest-sha256.txt"
 FORMAT = "erasure-audit dashboard"

@@ -15,10 +15,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audit import locations
-from audit.dashboard.context import STALE_DAYS, Context, Pictures
+from audit.dashboard.context import STALE_DAYS, Context
 from audit.dashboard.copies import Reader
 from audit.dashboard.links import HOME, LiveLinks
 from audit.dashboard.site import POLICY, STYLE, answer, failure, style_sheet
+from audit.report.embedding import Pictures
 
 LOG = logging.getLogger(__name__)
 HEADERS = {

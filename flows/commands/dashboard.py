@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit import locations
-from audit.errors import EnvironmentProblem
+from audit.errors import EnvironmentProblem, JournalError
 from flows.commands import options
 from flows.console import emit_json, say
 
 if TYPE_CHECKING:
-    from audit.dashboard.context import Pictures
     from audit.dashboard.copies import Copies
+    from audit.report.embedding import Pictures
 
 app = typer.Typer(help="Pages over all runs: a folder of files, or a server on this machine.", no_args_is_help=True)
 
@@ -128,7 +128,21 @@ def _copies(index: str | None, root: str | None, database: str | None) -> Copies
 
 
 def _pictures(root: str | None) -> Pictures | None:
-    return None
+    """Return where pictures come from; None without a root. Raises `JournalError` for one that cannot be read."""
+    from audit.storage.journal import Journal
+    from audit.storage.pictures import StoredPictures
+
+    if not root:
+        return None
+    place = locations.storage_root(root)
+    folder = locations.local_folder(place)
+    if folder is not None and not folder.is_dir():
+        raise JournalError(
+            "there is no storage root here", where=place, next_step="correct --root, or leave it out for stand-ins"
+        )
+    journal = Journal(place)
+    journal.store.entries("runs")
+    return StoredPictures(journal)
 
 
 def _require_free(host: str, port: int) -> None:

@@ -84,7 +84,7 @@ def instruments(context: Context, query: Query) -> Page:
 
 
 def _figures(rows: Sequence[Row]) -> list[Plot]:
-    figures = []
+    figures: list[Plot] = []
     for detector, control in dict.fromkeys((row["detector"], row["control"]) for row in rows):
         dots, segment, before = [], 0, None
         for row in rows:
