@@ -22,6 +22,7 @@ from audit.storage.objects import ObjectStore
 
 _NAME = re.compile(r"index-(\d{6,})\.duckdb")
 _LOOK_SECONDS = 2.0  # between two looks for a newer copy
+_CLOSED = {"enable_external_access": "false", "lock_configuration": "true"}
 _MAKE = "make one with: erasure-audit db publish FOLDER"
 
 
@@ -86,10 +87,8 @@ def open_copy(path: Path) -> duckdb.DuckDBPyConnection:
     if not path.stat().st_size:
         raise StoreError("the index is an empty file", where=str(path), next_step=_MAKE)
     with explained(path):
-        con = duckdb.connect(str(path), read_only=True)
+        con = duckdb.connect(str(path), read_only=True, config=_CLOSED)
         try:
-            con.execute("set enable_external_access = false")
-            con.execute("set lock_configuration = true")
             stored = con.execute("select digest from index_version").fetchall()
         except duckdb.CatalogException:
             stored = []
@@ -123,6 +122,11 @@ class Reader:
             yield cursor, name, notice
         finally:
             cursor.close()
+
+    def close(self) -> None:
+        """Close the copy that is open."""
+        with self._lock:
+            self._con.close()
 
     def _look(self) -> None:
         """Open a newer copy when there is one; the one that is open stays when the place or the newer one cannot be read."""

@@ -25,6 +25,10 @@ class Links(Protocol):
     def live(self) -> bool:
         """Whether a server answers: forms have somebody to ask."""
 
+    @property
+    def root(self) -> str:
+        """Where all pages lie, as a page is told it: empty, or one or more `../`."""
+
     def to(self, page: str, query: Query) -> str:
         """Return the address of a page."""
 
@@ -34,16 +38,20 @@ class LiveLinks:
 
     live = True
 
+    def __init__(self, depth: int = 0) -> None:
+        """Name the pages as one does that lies `depth` folders below them, where there is nothing but a way back."""
+        self.root = "../" * depth
+
     def to(self, page: str, query: Query) -> str:
         """Return the page's name with its query."""
-        name = "./" if page == HOME else quote(page)
+        name = self.root + quote(page) if page != HOME else self.root or "./"
         return f"{name}?{urlencode(cleaned(query))}" if cleaned(query) else name
 
 
 class StaticLinks:
     """File names in one folder. `wanted` collects every page that was linked, in the order in which they were."""
 
-    live = False
+    live, root = False, ""
 
     def __init__(self) -> None:
         self.wanted: dict[tuple[str, tuple[tuple[str, str], ...]], str] = {}

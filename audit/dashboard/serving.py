@@ -57,7 +57,9 @@ def application(
         query = dict(request.query_params)
         try:
             with reader.connection() as (con, index, notice):
-                context = Context(con, dt.datetime.now(dt.UTC), LiveLinks(), pictures, stale_days, index, notice)
+                context = Context(
+                    con, dt.datetime.now(dt.UTC), LiveLinks(name.count("/")), pictures, stale_days, index, notice
+                )
                 found = answer(context, name, query)
         except duckdb.Error as error:
             LOG.error("the index cannot be read: %s", locations.readable(str(error)))
@@ -71,7 +73,7 @@ def application(
     routes = [
         Route(f"/{STYLE}", style, methods=["GET"]),
         Route("/", page, methods=["GET"]),
-        Route("/{page}", page, methods=["GET"]),
+        Route("/{page:path}", page, methods=["GET"]),
     ]
     return _Guarded(Starlette(routes=routes), hosts)
 

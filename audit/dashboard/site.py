@@ -89,7 +89,7 @@ def _render(context: Context, page: Page, name: str) -> str:
             menu=menu,
             live=context.links.live,
             policy=None if context.links.live else FILE_POLICY,
-            style=STYLE,
+            style=context.links.root + STYLE,
             index=context.index,
             notice=context.notice,
             now=f"{context.now:%Y-%m-%d %H:%M} UTC",

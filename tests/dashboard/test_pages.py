@@ -178,6 +178,11 @@ def test_every_page_names_when_and_from_which_copy(context: Context) -> None:
         found = page(context, name, **queries.get(name, {}))
         assert "2026-11-29 12:00 UTC from index-000001.duckdb" in found.all("footer")[0].text
         assert len(found.all("h1")) == 1 and found.all("main")
-        ids = [e.attributes["id"] for tag in ("h2", "section", "main", "div") for e in found.all(tag) if "id" in e.attributes]
+        ids = [
+            e.attributes["id"]
+            for tag in ("h2", "section", "main", "div")
+            for e in found.all(tag)
+            if "id" in e.attributes
+        ]
         assert len(ids) == len(set(ids))
     assert context.now.tzinfo is dt.UTC
