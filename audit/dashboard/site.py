@@ -49,12 +49,18 @@ class Answer:
 
 def answer(context: Context, name: str, query: Query) -> Answer:
     """Return the page `name`, or one that says what is missing and leads back."""
+    name, query = _encodable(name), {_encodable(field): _encodable(value) for field, value in query.items()}
     try:
         page = _page(context, name, query)
         return Answer(200, _render(context, page, name))
     except PageMissing as missing:
         page = Page("Not here", "missing.html.j2", {"sentence": str(missing), "home": context.link(HOME)})
         return Answer(404, _render(context, page, name))
+
+
+def _encodable(text: str) -> str:
+    """Return text without unpaired surrogates, which an address can name and no index can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def failure(sentence: str, next_step: str) -> str:
