@@ -11,20 +11,22 @@ from audit.report.strips import Frame
 from audit.report.words import plain
 from audit.verdict.regression import Change, Comparison
 
-_PICTURE = """
-select u.unit_key, k.image_id, c.sensitive
-from cells as c
-inner join runs as r on c.run_key = r.run_key
-inner join cases as k on c.run_key = k.run_key and c.cell_id = k.cell_id
+_PICTURES = """
+with wanted as (
+    select unnest($run_ids::varchar[]) as run_id, unnest($cell_ids::integer[]) as cell_id, unnest($case_nos::integer[]) as case_no
+)
+select w.run_id, w.cell_id, w.case_no, u.unit_key, k.image_id, c.sensitive
+from wanted as w
+inner join runs as r on w.run_id = r.run_id
+inner join cells as c on r.run_key = c.run_key and w.cell_id = c.cell_id
+inner join cases as k on c.run_key = k.run_key and c.cell_id = k.cell_id and w.case_no = k.case_no
 inner join planned_units as u on k.run_key = u.run_key and k.unit_id = u.unit_id
-where r.run_id = $run_id and c.cell_id = $cell_id and k.case_no = $case_no
-limit 1
 """
 _SENSITIVE = """
 select distinct c.concept from cells as c inner join runs as r on c.run_key = r.run_key
 where r.run_id in ($old, $new) and c.sensitive
 """
-MOST_PAIRS = 8
+MOST_PAIRS = 6
 Place = tuple[str, int, int]  # run, cell, case
 
 
@@ -50,11 +52,9 @@ def picture_pairs(context: Context, found: Comparison, changes: Sequence[Change]
     ends = {"old": found.old.run_id, "new": found.new.run_id}
     marked = {row["concept"] for row in context.rows(_SENSITIVE, ends)}
     cases = {_places(change, found): change for change in changes}
-    known = []
-    for places, change in list(cases.items())[:MOST_PAIRS]:
-        pictures = [picture for place in places if (picture := _picture(context, place))]
-        if len(pictures) == len(places):
-            known.append((places, change, pictures))
+    first = list(cases.items())[:MOST_PAIRS]
+    at = _pictures(context, [place for places, _ in first for place in places])
+    known = [(places, change, [at[p] for p in places]) for places, change in first if all(p in at for p in places)]
     hide = [change.concept in marked or any(p.sensitive for p in pictures) for _, change, pictures in known]
     addresses = [picture for _, _, pictures in known for picture in pictures]
     shown = iter(data_uris(context, addresses, [blur for blur in hide for _ in range(2)]))
@@ -79,9 +79,14 @@ def _places(change: Change, found: Comparison) -> tuple[Place, Place]:
     return old, (found.new.run_id, change.new_cell_id, change.new_case_no)
 
 
-def _picture(context: Context, place: Place) -> _Picture | None:
-    rows = context.rows(_PICTURE, dict(zip(("run_id", "cell_id", "case_no"), place, strict=True)))
-    return _Picture(**rows[0]) if rows else None
+def _pictures(context: Context, places: Sequence[Place]) -> dict[Place, _Picture]:
+    names = ("run_ids", "cell_ids", "case_nos")
+    asked = {name: [place[n] for place in places] for n, name in enumerate(names)}
+    rows = context.rows(_PICTURES, asked)
+    return {
+        (row["run_id"], row["cell_id"], row["case_no"]): _Picture(row["unit_key"], row["image_id"], row["sensitive"])
+        for row in rows
+    }
 
 
 def _frame(change: Change, new: bool, shown: tuple[str | None, str | None], blurred: bool) -> Frame:

@@ -62,7 +62,7 @@ def test_what_came_back_is_shown_old_beside_new(context: Context) -> None:
     old, new, _ = series(context)
     found = page(dataclasses.replace(context, pictures=picture), old=old, new=new)
     figures = found.all("figure", cls="strip")
-    assert len(figures) == 8
+    assert len(figures) == 6
     originals = hashes(context, f"c.defence = 'uce' and r.run_id in ('{old}', '{new}')")
     for figure in figures:
         assert [span.text for span in figure.all("span", cls="outcome")] == ["○ clear", "● hit: it came back"]
