@@ -21,6 +21,7 @@ from audit.dashboard.pages.overview import overview
 from audit.dashboard.pages.run import run
 from audit.dashboard.pages.runs import runs
 from audit.dashboard.pages.trend import trend
+from audit.dashboard.tables import laid_out
 from audit.report.words import SYMBOLS, plain
 
 PAGES: Mapping[str, PageFunction] = {
@@ -113,6 +114,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["laid_out"] = laid_out
     environment.filters["cut"] = lambda text, length=60: plain(text, length)
     environment.globals["symbols"] = SYMBOLS
     return environment

@@ -98,7 +98,7 @@ def plain(text: object, limit: int | None = None) -> str:
     White space is collapsed. With `limit` the text is cut to that many characters, the last one being an ellipsis.
     """
     line = " ".join(str(text).split())
-    visible = "".join(_visible(character) for character in line)
+    visible = line if line.isprintable() else "".join(_visible(character) for character in line)
     if limit is not None and len(visible) > limit:
         visible = visible[: limit - 1] + "…"
     return visible
