@@ -31,15 +31,15 @@ class Tab:
         self._events: list[dict[str, Any]] = []
         target = self._call("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime"):
+        for domain in ("Page", "Network", "Runtime", "Log"):
             self._call(f"{domain}.enable")
 
-    def open(self, path: Path, width: int) -> None:
-        """Load a file into a window of this width, in CSS pixels, and wait until all of it is there."""
+    def open(self, page: Path | str, width: int) -> None:
+        """Load a file or an address into a window of this width, in CSS pixels, and wait until all of it is there."""
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
         self._call("Emulation.setDeviceMetricsOverride", **size)
         self._events.clear()
-        self._call("Page.navigate", url=path.as_uri())
+        self._call("Page.navigate", url=page.as_uri() if isinstance(page, Path) else page)
         while not any(event["method"] == "Page.loadEventFired" for event in self._events):
             self._receive()
 
@@ -50,6 +50,13 @@ class Tab:
             for event in self._events
             if event["method"] == "Network.requestWillBeSent"
         ]
+
+    @property
+    def errors(self) -> list[str]:
+        """What the page wrote to its console as an error since it was last opened."""
+        entries = [event["params"]["entry"] for event in self._events if event["method"] == "Log.entryAdded"]
+        thrown = [str(event["params"]) for event in self._events if event["method"] == "Runtime.exceptionThrown"]
+        return thrown + [entry["text"] for entry in entries if entry["level"] == "error"]
 
     def value(self, expression: str) -> Any:
         """What a JavaScript expression gives in the page."""
@@ -78,9 +85,9 @@ class Tab:
         features = [{"name": "prefers-color-scheme", "value": "dark" if on else "light"}]
         self._call("Emulation.setEmulatedMedia", features=features)
 
-    def screenshot(self) -> bytes:
-        """The window as PNG."""
-        return base64.b64decode(self._call("Page.captureScreenshot")["data"])
+    def screenshot(self, whole: bool = False) -> bytes:
+        """The window as PNG, or the whole page."""
+        return base64.b64decode(self._call("Page.captureScreenshot", captureBeyondViewport=whole)["data"])
 
     def pdf(self) -> bytes:
         """The page as it is printed."""
