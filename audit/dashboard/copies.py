@@ -22,7 +22,7 @@ from audit.storage.objects import ObjectStore
 
 _NAME = re.compile(r"index-(\d{6,})\.duckdb")
 _LOOK_SECONDS = 2.0  # between two looks for a newer copy
-_CLOSED = {"enable_external_access": "false", "lock_configuration": "true"}
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": False, "lock_configuration": True}
 _MAKE = "make one with: erasure-audit db publish FOLDER"
 
 
