@@ -3,7 +3,8 @@
 By default 60 runs of three systems over a quarter, 125 cells, two judges and 60 cases a cell: 900,000 outcomes. It holds what
 a reader across runs has to notice: a regression in the first system's second version, which a third mends; a second system
 that fails and whose policy waives what must survive; a third one that nobody has audited for weeks; one judge that was
-replaced, one corpus and one policy that changed, and one night in which no audit ran.
+replaced, one corpus and one policy that changed, one night in which no audit ran, a gate that waivers opened and one whose
+waiver has ended.
 
 Rates and verdicts are computed by the index's own SQL and by the exact bounds that the gate uses with one attempt, no labels
 and no correction. Pictures are planned and are in no journal.
@@ -29,12 +30,12 @@ from audit.index.folding import fill_intervals, fill_rates
 from audit.index.store import Store
 from audit.index.writing import insert, insert_records
 from audit.spec.policy import Limit, Policy
-from audit.statistics.binomial import lower_bound, upper_bound
-from audit.verdict.record import policy_sha256
+from tests.history_decisions import decide
 from tests.synthetic import LABELS, key_of
 
 CONTROLS = ("reference", "vae-roundtrip", "black", "backbone")
 LIMIT = 0.1
+FIRST_STEP = ("1.0", "1.1")  # of versions: the first system's regression
 FIRST_LIMIT = 0.2  # of the third system's first policy
 
 
@@ -51,6 +52,8 @@ class HistoryRun:
     corpus: str
     policy: Policy
     attempt: int  # at the same models under the same policy
+    waived_until: str | None = None  # signed waivers opened the gate in spite of the verdict
+    regressed_from: str | None = None  # the run against which it was a regression gate, which failed
 
     @property
     def key(self) -> int:
@@ -93,6 +96,7 @@ class History:
         count = self.runs // len(self.systems) + (system < self.runs % len(self.systems))
         last = self.until - dt.timedelta(days=35 if system == 2 else 0)  # the third system is stale
         attempts: Counter[tuple[str, str]] = Counter()
+        before: HistoryRun | None = None
         for number in range(count):
             back = count - 1 - number
             missed = self.every_days * (number < count // 2 and system == 0)  # a night without an audit
@@ -101,7 +105,7 @@ class History:
             version = ("1.0", "1.1", "2.0")[part]
             limit = FIRST_LIMIT if system == 2 and part == 0 else LIMIT
             attempts[version, str(limit)] += 1
-            yield HistoryRun(
+            run = HistoryRun(
                 number=number,
                 run_id=f"{at:%Y%m%d}-{system}-{number:03d}",
                 system=system,
@@ -117,7 +121,13 @@ class History:
                     multiplicity="none",
                 ),
                 attempt=attempts[version, str(limit)],
+                waived_until={1: "2026-12-28", 2: "2026-11-15"}.get(system) if number == count - 1 else None,
+                regressed_from=before.run_id
+                if before and system == 0 and (before.version, version) == FIRST_STEP
+                else None,
             )
+            yield run
+            before = run
 
     def rate(self, run: HistoryRun, concept: int, defence: int, scenario: int) -> float:
         """Return the rate at which a concept comes back in one cell."""
@@ -149,7 +159,7 @@ def fill(con: duckdb.DuckDBPyConnection, history: History) -> None:
     fill_intervals(con)
     for run in history.planned_runs:
         fill_rates(con, run.key)
-        _decide(con, history, run)
+        decide(con, run)
     con.execute("checkpoint")
 
 
@@ -282,71 +292,3 @@ def _outcomes(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun,
 
 def _instrument(run: HistoryRun, judge: int) -> str:
     return f"judge {judge} version {run.judge_version if judge == 0 else 1}"
-
-
-def _decide(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun) -> None:
-    limit, confidence = run.policy.limits[0].crr_max, run.policy.confidence
-    cursor = con.execute("select * from crr where run_key = ? order by cell_id, detector", [run.key])
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-    decisions, findings = [], []
-    number, shared = 1, {"run_key": run.key, "decision_no": 1}
-    for row in rows:
-        if row["role"] == "target":
-            decisions.append({**shared, **_decision(row, limit, confidence)})
-        else:
-            findings.append({**shared, **_finding(row)})
-    statuses = {row["status"] for row in decisions}
-    status = next((s for s in ("FAIL", "INCONCLUSIVE") if s in statuses), "PASS")
-    worst = [row["reason"] for row in decisions if row["status"] != "PASS"]
-    decided = run.at + dt.timedelta(hours=2)
-    verdict = {
-        **shared, "sha256": key_of(f"{run.run_id} {number}"), "decided_at": f"{decided:%Y-%m-%dT%H:%M:%SZ}",
-        "decided_by": "auditor", "command": "run", "policy_version": run.policy.version,
-        "policy_sha256": policy_sha256(run.policy), "attempt": run.attempt, "folded_sha256": None, "status": status,
-        "reasons": json.dumps(worst[:20]), "waivers": json.dumps(run.policy.waivers()),
-    }  # fmt: skip
-    insert_records(con, "verdicts", [verdict])
-    insert_records(con, "decisions", decisions)
-    insert_records(con, "control_findings", findings)
-    checks = [
-        ("outcomes_do_not_add_up", "sql"),
-        ("black_control_not_recognised", "sql"),
-        ("rates", "great-expectations"),
-    ]
-    insert_records(
-        con,
-        "check_results",
-        [{**shared, "name": n, "source": s, "status": "passed", "detail": "", "offending_rows": 0} for n, s in checks],
-    )
-
-
-def _decision(row: dict[str, Any], limit: float, confidence: float) -> dict[str, Any]:
-    low, high = _bounds(row["hits"], row["unassessed"], row["planned"], confidence)
-    status = "PASS" if high <= limit else "FAIL" if low > limit else "INCONCLUSIVE"
-    how = {"PASS": "stays within", "FAIL": "exceeds", "INCONCLUSIVE": "is not shown to stay within"}[status]
-    cell = f"{row['concept']} through {row['defence']} by {row['scenario']}"
-    reason = f"{cell}, judged by {row['detector']}: the rate {how} {limit:g}"
-    fields = {
-        "cell_id": row["cell_id"], "concept": row["concept"], "defence": row["defence"], "scenario": row["scenario"],
-        "detector": row["detector"], "limit": limit, "low": low, "high": high, "status": status, "reason": reason,
-        "further_cases": None, "bound": "raw", "alpha": 1 - confidence,
-    }  # fmt: skip
-    return {
-        **{name: fields[name] for name in ("cell_id", "concept", "defence", "scenario", "detector", "status", "low", "high")},
-        "side": "crr", "limit_value": limit, "reason": reason, "fields": json.dumps(fields),
-    }  # fmt: skip
-
-
-def _finding(row: dict[str, Any]) -> dict[str, Any]:
-    at_least = {"reference": 0.9, "vae-roundtrip": 0.8, "backbone": 0.8}.get(row["control"])
-    holds = row["unassessed"] == row["planned"] if at_least is None else row["hits"] >= at_least * row["planned"]
-    return {
-        **{name: row[name] for name in ("control", "concept", "subject", "defence", "scenario", "detector", "cell_id")},
-        "at_least": at_least, "at_most": None, "holds": holds, "trouble": None if holds else "is below what is required",
-    }  # fmt: skip
-
-
-@functools.cache
-def _bounds(hits: int, unassessed: int, planned: int, confidence: float) -> tuple[float, float]:
-    return lower_bound(hits, planned, confidence), upper_bound(hits + unassessed, planned, confidence)

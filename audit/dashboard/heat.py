@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from audit.dashboard.context import Context, Row
 from audit.dashboard.queries import WORST_FIRST
+from audit.dashboard.waiving import waived_cell
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, bound, plain
 
 
@@ -22,6 +23,7 @@ class HeatCell:
     judge: str
     judges: int
     href: str
+    waived: str  # what waivers did for it; empty for most
     older: bool  # from another run than the system's newest decided one
     run_id: str
     weight: tuple[int, float]
@@ -90,6 +92,7 @@ def _cell(context: Context, rows: Sequence[Row], system: str, newest_run: str) -
         judge=plain(worst["detector"], 40),
         judges=len(rows),
         href=context.link("trend", system=system, **names),
+        waived=waived_cell(worst, context.now),
         older=worst["run_id"] != newest_run,
         run_id=worst["run_id"],
         weight=_weight(worst),

@@ -18,9 +18,10 @@ NEWEST_DECISIONS = f"""
 with {_NEWEST_VERDICTS},
 newest as (
     select r.system, r.run_id, r.created_at, d.run_key, d.cell_id, d.concept, d.defence, d.scenario, d.detector, d.status,
-        d.limit_value, d.low, d.high
+        d.limit_value, d.low, d.high, v.opened_by
     from decisions as d
     inner join newest_verdicts as n on d.run_key = n.run_key and d.decision_no = n.decision_no
+    inner join verdicts as v on d.run_key = v.run_key and d.decision_no = v.decision_no
     inner join runs as r on d.run_key = r.run_key
     where d.side = 'crr' and r.derived_from is null and ($system = '' or r.system = $system)
     qualify row_number() over (
@@ -36,7 +37,7 @@ _SYSTEMS = f"""
 with {_NEWEST_VERDICTS},
 decided as (
     select r.system, r.run_id, r.created_at, r.name, r.system_version, r.owner, r.contact, v.status, v.waivers, v.decided_at,
-        v.policy_version, v.attempt
+        v.policy_version, v.attempt, v.opened_by, v.regression, v.compared_with, v.baseline
     from runs as r
     inner join newest_verdicts as n on r.run_key = n.run_key
     inner join verdicts as v on n.run_key = v.run_key and n.decision_no = v.decision_no
@@ -51,7 +52,7 @@ latest as (
 )
 select l.system, l.run_id as latest_run, l.created_at as latest_at, l.runs, coalesce(d.owner, l.owner) as owner,
     coalesce(d.contact, l.contact) as contact, coalesce(d.system_version, l.system_version) as version, d.run_id, d.created_at,
-    d.status, d.waivers, d.policy_version, d.attempt
+    d.status, d.waivers, d.policy_version, d.attempt, d.opened_by, d.regression, d.compared_with, d.baseline
 from latest as l
 left join decided as d on l.system = d.system
 order by l.system
@@ -60,7 +61,8 @@ RUNS = f"""
 with {_NEWEST_VERDICTS}
 select r.run_key, r.run_id, r.name, r.created_at, r.system, r.system_version, r.owner, r.contact, r.backbone_sha256,
     r.corpus_sha256, r.audited_sha256, r.derived_from, r.confidence, v.status, v.decision_no, v.decided_at, v.decided_by,
-    v.command, v.policy_version, v.policy_sha256, v.attempt, v.waivers, v.reasons, v.sha256
+    v.command, v.policy_version, v.policy_sha256, v.attempt, v.waivers, v.opened_by, v.regression, v.compared_with, v.baseline,
+    v.regression_reasons, v.reasons, v.sha256
 from runs as r
 left join newest_verdicts as n on r.run_key = n.run_key
 left join verdicts as v on n.run_key = v.run_key and n.decision_no = v.decision_no

@@ -98,6 +98,8 @@ def plain(text: object, limit: int | None = None) -> str:
     White space is collapsed. With `limit` the text is cut to that many characters, the last one being an ellipsis.
     """
     line = " ".join(str(text).split())
+    if limit is not None:
+        line = line[: limit + 1]  # no character becomes shorter
     visible = line if line.isprintable() else "".join(_visible(character) for character in line)
     if limit is not None and len(visible) > limit:
         visible = visible[: limit - 1] + "…"

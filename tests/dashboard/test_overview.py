@@ -66,9 +66,41 @@ def test_stale_and_waived_are_marked(context: Context) -> None:
         s.all("h2")[0].all("a")[0].text: [b.text for b in s.all("h2")[0].all("span", cls="badge")][1:]
         for s in page(context).all("section", cls="system")
     }
-    assert badges == {"Painter": [], "Sketcher": ["waived: retention"], "Mural": ["stale"]}
+    assert badges == {
+        "Painter": [],
+        "Sketcher": ["waived: retention", "waived until 2026-12-28"],
+        "Mural": ["stale", "waiver expired 2026-11-15"],
+    }
     later = dataclasses.replace(context, stale_days=60)
     assert "stale" not in [b.text for b in page(later).all("span", cls="badge")]
+
+
+def test_a_cell_that_waivers_covered_keeps_its_verdict_and_says_so(context: Context) -> None:
+    for section in page(context).all("section", cls="system"):
+        cells = [cell for table in section.all("table", cls="heat") for cell in table.all("td")]
+        noted = {
+            (cell.attributes["class"], cell.all("span", cls="judge")[-1].text) for cell in cells if "waive" in cell.text
+        }
+        others = {cell.attributes["class"] for cell in cells if "waive" not in cell.text}
+        if section.all("a")[0].text == "Painter":
+            assert not noted and "INCONCLUSIVE" in others
+        else:
+            end = {"Sketcher": "waived until 2026-12-28", "Mural": "waiver expired 2026-11-15"}[
+                section.all("a")[0].text
+            ]
+            assert {note for _, note in noted} == {end} and others == {"PASS"}
+            assert "PASS" not in {status for status, _ in noted}
+
+
+def test_a_regression_stands_beside_the_verdict(context: Context) -> None:
+    con = context.con
+    run_id, other = con.execute("select run_id, compared_with from mart_verdicts where regression = 'FAIL'").fetchall()[
+        0
+    ]
+    html = answer(context, "run", {"run": run_id}).html
+    (line,) = (p for p in parse(html).all("p") if "as a regression gate against" in p.text)
+    assert line.all("span", cls="badge")[0].attributes["class"] == "badge FAIL"
+    assert line.all("a")[0].text == other and "the baseline released" in line.text
 
 
 @pytest.mark.parametrize(

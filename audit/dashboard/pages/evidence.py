@@ -9,13 +9,14 @@ from audit.dashboard.links import Query
 from audit.dashboard.queries import chosen, only, texts
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Lane, moment, verdict_plot
+from audit.dashboard.waiving import waived_in, waived_run
 from audit.report.chart import Plot
 from audit.report.view import Column
 from audit.report.words import count, plain, status_text
 
 _DECISIONS = """
 select r.run_id, r.system, r.system_version, v.decision_no, v.decided_at, v.decided_by, v.command, v.policy_version,
-    v.policy_sha256, v.attempt, v.status, v.waivers, v.sha256, v.folded_sha256
+    v.policy_sha256, v.attempt, v.status, v.waivers, v.opened_by, v.sha256, v.folded_sha256
 from verdicts as v
 inner join runs as r on v.run_key = r.run_key
 where $system = '' or r.system = $system
@@ -65,6 +66,7 @@ def evidence(context: Context, query: Query) -> Page:
         "claims": _claims(context.rows(_CLAIMS, {"system": system})),
         "undecided": [(plain(row["run_id"], 60), context.link("run", run=row["run_id"])) for row in undecided],
         "waivers": sorted({(row["system"], waiver) for row in decisions for waiver in texts(row["waivers"])}),
+        "opened": [_opened(context, row) for row in decisions if texts(row["opened_by"])],
         "chips": [(name, context.link("evidence", system=name), name == system) for name in names[:24]],
         "all": context.link("evidence"),
         "system": system,
@@ -86,6 +88,17 @@ def _figures(rows: Sequence[Row]) -> list[Plot]:
     return [verdict_plot(lanes, prefix="policies", title="Decisions by policy", description=said)] if lanes else []
 
 
+def _opened(context: Context, row: Row) -> dict[str, object]:
+    """Return a decision that waivers opened the gate for, and what they cover."""
+    return {
+        "run": plain(row["run_id"], 60),
+        "href": context.link("run", run=row["run_id"]),
+        "number": row["decision_no"],
+        "waived": waived_run(row["opened_by"], context.now),
+        "sentences": texts(row["opened_by"]),
+    }
+
+
 def _decisions(context: Context, rows: Sequence[Row]) -> LinkedTable:
     lines = tuple(
         (
@@ -93,7 +106,7 @@ def _decisions(context: Context, rows: Sequence[Row]) -> LinkedTable:
             count(row["decision_no"]), plain(row["decided_at"], 40), plain(row["decided_by"], 60), plain(row["command"], 20),
             plain(row["policy_version"], 40), plain(row["policy_sha256"][:16]), count(row["attempt"]),
             status_text(row["status"]),
-            ", ".join(plain(waiver.partition(":")[0], 40) for waiver in texts(row["waivers"])) or "nothing",
+            waived_in(texts(row["waivers"]), row["opened_by"], context.now),
             plain(row["sha256"][:16]),
         )
         for row in rows

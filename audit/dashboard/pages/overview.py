@@ -8,6 +8,7 @@ from audit.dashboard.context import Context, Page
 from audit.dashboard.heat import heat_map
 from audit.dashboard.links import HOME, Query
 from audit.dashboard.queries import NEWEST_DECISIONS, WORST_FIRST, chosen, only, systems
+from audit.dashboard.waiving import waived_run
 from audit.report.words import SYMBOLS
 
 FIELDS = ("system", "concept", "judge", "status")
@@ -37,6 +38,7 @@ def overview(context: Context, query: Query) -> Page:
                 {
                     **row,
                     "map": maps,
+                    "waived": waived_run(row["opened_by"], context.now),
                     "symbol": SYMBOLS.get(row["status"], ""),
                     "run": context.link("run", run=row["run_id"]) if row["run_id"] else None,
                     "latest": context.link("run", run=row["latest_run"]),

@@ -7,11 +7,12 @@ from audit.dashboard.heat import heat_map
 from audit.dashboard.links import Query
 from audit.dashboard.pages.case import case_link
 from audit.dashboard.pictures import case_strips
-from audit.dashboard.queries import only
+from audit.dashboard.queries import only, texts
 from audit.dashboard.queries import run as read_run
 from audit.dashboard.queries import runs as read_runs
 from audit.dashboard.results import light_result
 from audit.dashboard.tables import drawn
+from audit.dashboard.waiving import waived_run
 from audit.index.case_pictures import telling_cases
 from audit.report import sections
 from audit.report.plots import plots
@@ -22,9 +23,10 @@ from audit.report.words import SYMBOLS, plain, verdict_sentence
 # Sections of the report that rest on what the index holds in tables; the report of the run has the others too.
 SECTIONS = ("audited", "controls", "crr", "unassessed", "checks", "provenance")
 _DECISIONS = """
-select d.concept, d.defence, d.scenario, d.detector, d.status, d.limit_value, d.low, d.high, $run_id as run_id, c.hits,
-    c.assessed, c.unassessed, c.planned
+select d.concept, d.defence, d.scenario, d.detector, d.status, d.limit_value, d.low, d.high, $run_id as run_id, v.opened_by,
+    c.hits, c.assessed, c.unassessed, c.planned
 from decisions as d
+inner join verdicts as v on d.run_key = v.run_key and d.decision_no = v.decision_no
 left join crr as c on d.run_key = c.run_key and d.cell_id = c.cell_id and d.detector = c.detector
 where d.run_key = $run_key and d.decision_no = $decision_no and d.side = 'crr'
 order by d.cell_id, d.detector
@@ -47,12 +49,14 @@ def run(context: Context, query: Query) -> Page:
     built = {section.key: section for section in sections.build(result)}
     ((attempts,),) = context.con.execute(_ATTEMPTS, [row["audited_sha256"]]).fetchall()
     values = {
-        "run": row,
+        "run": {**row, **{name: texts(row[name]) for name in ("opened_by", "regression_reasons")}},
         "status": row["status"],
         "symbol": SYMBOLS.get(row["status"], ""),
         "sentence": verdict_sentence(result.verdict) if row["status"] else result.verdict.reasons[0],
         "reasons": [plain(reason, 300) for reason in result.verdict.reasons[: sections.MAX_REASONS]],
         "all_reasons": len(result.verdict.reasons),
+        "waived": waived_run(row["opened_by"], context.now),
+        "compared": _compared(context, row),
         "facts": _facts(context, row, attempts),
         "map": heat_map(context, decided, row["system"], row["run_id"]),
         "strips": _strips(context, index),
@@ -100,6 +104,13 @@ def _facts(context: Context, row: Row, attempts: int) -> list[tuple[str, str]]:
         of = f"; this index holds {attempts} runs of the same models" if attempts > 1 else ""
         facts.append(("Attempt", f"{row['attempt']} at the same claim under this policy{of}"))
     return facts
+
+
+def _compared(context: Context, row: Row) -> str | None:
+    """Return the address of the comparison that the decision rests on too; None where this index lacks the other run."""
+    other = row["compared_with"]
+    known = context.rows("select run_id from runs where run_id = ?", [other]) if other else []
+    return context.link("compare", old=other, new=row["run_id"]) if known else None
 
 
 def _around(context: Context, row: Row) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from audit.dashboard.queries import chosen, only
 from audit.dashboard.queries import runs as read_runs
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Lane, moment, verdict_plot
+from audit.dashboard.waiving import waived_in
 from audit.report.chart import Plot
 from audit.report.view import Column
 from audit.report.words import plain, status_text
@@ -40,7 +41,7 @@ def runs(context: Context, query: Query) -> Page:
                 status_text(row["status"]) if row["status"] else "not decided",
                 plain(row["policy_version"] or "none", 40),
                 str(row["attempt"] or "none"),
-                ", ".join(plain(waiver.partition(":")[0], 40) for waiver in row["waivers"]) or "nothing",
+                waived_in(row["waivers"], row["opened_by"], context.now),
             )
             for row in rows
         ),
