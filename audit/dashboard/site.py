@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Mapping
 from importlib.resources import files
 
@@ -21,7 +20,7 @@ from audit.dashboard.pages.overview import overview
 from audit.dashboard.pages.run import run
 from audit.dashboard.pages.runs import runs
 from audit.dashboard.pages.trend import trend
-from audit.dashboard.tables import laid_out
+from audit.dashboard.tables import badge, body, readable
 from audit.report.words import SYMBOLS, plain
 
 PAGES: Mapping[str, PageFunction] = {
@@ -37,7 +36,6 @@ STYLE = "style.css"
 # On disk a page's own folder is no origin, so a static site has to allow files by name.
 POLICY = "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; base-uri 'none'"
 FILE_POLICY = "default-src 'none'; style-src 'self' file:; img-src data:; form-action 'none'; base-uri 'none'"
-_PERCENT = re.compile(r"(?<=\d) %")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,14 +112,12 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["laid_out"] = laid_out
+    environment.filters["body"] = body
     environment.filters["cut"] = lambda text, length=60: plain(text, length)
-    environment.globals["symbols"] = SYMBOLS
+    environment.globals.update(symbols=SYMBOLS, badge=badge)
     return environment
 
 
 def _safe(value: object) -> object:
     """Return text without characters that control a terminal or a line's direction; anything else unchanged."""
-    if type(value) is not str:
-        return value
-    return _PERCENT.sub("\u00a0%", value if value.isprintable() else plain(value))
+    return readable(value) if type(value) is str else value

@@ -100,7 +100,7 @@ def plain(text: object, limit: int | None = None) -> str:
     line = " ".join(str(text).split())
     if limit is not None:
         line = line[: limit + 1]  # no character becomes shorter
-    visible = line if line.isprintable() else "".join(_visible(character) for character in line)
+    visible = line if line.isprintable() else "".join(c if c.isprintable() else _visible(c) for c in line)
     if limit is not None and len(visible) > limit:
         visible = visible[: limit - 1] + "…"
     return visible
