@@ -10,6 +10,8 @@ from audit.dashboard.queries import WORST_FIRST
 from audit.dashboard.waiving import waived_cell
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, bound, plain
 
+MOST_OPEN = 8  # rows with a cell that does not pass
+
 
 @dataclasses.dataclass(frozen=True)
 class HeatCell:
@@ -51,6 +53,16 @@ class HeatMap:
     open: tuple[HeatRow, ...]  # with a cell that does not pass
     passed: tuple[HeatRow, ...]
     counts: tuple[tuple[str, int], ...]  # status, cells
+
+    @property
+    def worst(self) -> tuple[HeatRow, ...]:
+        """The open rows that are shown at once."""
+        return self.open if len(self.open) <= MOST_OPEN + 2 else self.open[:MOST_OPEN]
+
+    @property
+    def further(self) -> tuple[HeatRow, ...]:
+        """The open rows behind them."""
+        return self.open[len(self.worst) :]
 
     @property
     def cells(self) -> int:

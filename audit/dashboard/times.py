@@ -54,7 +54,8 @@ def moment(created_at: str) -> dt.datetime:
 
 def trend_plot(dots: Sequence[Dot], *, prefix: str, title: str, description: str) -> Plot:
     """Return the figure of rates over time: a band for the interval, a line, a mark for each verdict, the limit dashed."""
-    return plot(lambda width: _trend(dots, width), prefix=prefix, title=title, description=description, marks=MARKS)
+    marks = MARKS if any(dot.status for dot in dots) else ()
+    return plot(lambda width: _trend(dots, width), prefix=prefix, title=title, description=description, marks=marks)
 
 
 def verdict_plot(lanes: Sequence[Lane], *, prefix: str, title: str, description: str) -> Plot:

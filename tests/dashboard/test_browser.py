@@ -31,10 +31,19 @@ pytestmark = [
 ]
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 SECONDS, REQUESTS = 1.0, 5
+TRIES = 5  # this machine may be shared
 CELL = {"system": "Painter", "concept": "ring", "defence": "uce", "scenario": "inverted"}
 OVER = """
 [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
     .map(e => e.tagName + '.' + e.className).slice(0, 8).join(' ')
+"""
+
+# Words below a picture that lie upon other words.
+COVERED = """
+[...document.querySelectorAll('.strip li')].flatMap(li => {
+    const boxes = [...li.querySelectorAll('.role, .frame, .outcome, .by')].map(e => e.getBoundingClientRect());
+    return boxes.filter((a, i) => boxes.some((b, j) => j > i && a.bottom > b.top + 1 && b.bottom > a.top + 1));
+}).length
 """
 
 
@@ -97,8 +106,8 @@ def site(tmp_path_factory: pytest.TempPathFactory, page: Tab) -> Iterator[str]:
 def test_a_page_is_quick_alone_and_accessible(name: str, site: str, page: Tab) -> None:
     path, query = queries(History())[name]
     address = f"{site}{path}?{urlencode(query)}"
-    seconds = []
-    for _ in range(3):
+    seconds: list[float] = []
+    while len(seconds) < TRIES and min(seconds, default=SECONDS + 1) > SECONDS:
         start = time.perf_counter()
         page.open(address, 1280)
         seconds.append(time.perf_counter() - start)
@@ -118,6 +127,7 @@ def require_readable(page: Tab, address: str | Path, width: int) -> None:
         page.value("document.querySelectorAll('details').forEach(details => details.open = true); 0")
         assert page.value("innerWidth") == width
         assert page.value("document.documentElement.scrollWidth") <= width, page.value(OVER)
+        assert page.value(COVERED) == 0
         page.value(AXE + "; axe.run().then(found => { window.found = found; }); 0")
         page.wait("window.found !== undefined")
         violations = page.value(

@@ -147,20 +147,40 @@ def _values(context: Context, every: Sequence[Row], found: Comparison) -> dict[s
             ("Margin", limit_text(found.margin)),
             ("Confidence", limit_text(found.confidence)),
         ],
-        "pairs": picture_pairs(context, found, [change for change in changes if change.came_back]),
+        "pairs": picture_pairs(context, found, _in_turn([change for change in changes if change.came_back])),
         "figures": drawn(_figures(cells, found)),
-        "cells": LinkedTable("Cells, worst first", _CELL_COLUMNS, tuple(_line(c, found) for c in cells), heads=3),
+        "cells": _cells("Cells, worst first", [cell for cell in cells if not _is_steady(cell)]),
+        "steady": _cells("Cells that pass and in which no case changed", [cell for cell in cells if _is_steady(cell)]),
         "unpaired": _unpaired(found),
         "tables": [table for came in (True, False) if (table := _changes(context, found, changes, came))],
         **_form(context, every, found.old.run_id, found.new.run_id),
     }
 
 
+def _in_turn(changes: Sequence[Change]) -> list[Change]:
+    """Return changes so that every cell comes before any comes twice."""
+    seen: dict[tuple[str, ...], int] = {}
+    ranks = []
+    for number, change in enumerate(changes):
+        cell = _place(change)[:3]
+        seen[cell] = seen.get(cell, -1) + 1
+        ranks.append((seen[cell], number))
+    return [changes[number] for _, number in sorted(ranks)]
+
+
 def _place(row: ComparedCell | Change) -> tuple[str, str, str, str]:
     return row.concept, row.defence, row.scenario, row.detector
 
 
-def _line(cell: ComparedCell, found: Comparison) -> tuple[str, ...]:
+def _is_steady(cell: ComparedCell) -> bool:
+    return cell.status is VerdictStatus.PASS and not cell.row.first_only and not cell.row.second_only
+
+
+def _cells(caption: str, cells: Sequence[ComparedCell]) -> LinkedTable:
+    return LinkedTable(caption, _CELL_COLUMNS, tuple(_line(cell) for cell in cells), heads=3)
+
+
+def _line(cell: ComparedCell) -> tuple[str, ...]:
     row, decision = cell.row, cell.decision
     return (
         plain(cell.concept, 60), plain(cell.defence, 60), plain(cell.scenario, 60), plain(cell.detector, 60),

@@ -76,8 +76,7 @@ def instruments(context: Context, query: Query) -> Page:
         "replaced": _replaced(judges),
         "troubles": _troubles(context, troubles[:_MOST_TROUBLES]) if troubles else None,
         "trouble_count": len(troubles),
-        "chips": [(name, context.link("instruments", system=name), name == system) for name in names[:24]],
-        "all": context.link("instruments"),
+        "chips": [(name, context.link("instruments", system=name), name == shown) for name in names[:24]],
         "system": system,
     }
     return Page("Instruments and controls", "instruments.html.j2", values)

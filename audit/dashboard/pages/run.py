@@ -57,6 +57,7 @@ def run(context: Context, query: Query) -> Page:
         "all_reasons": len(result.verdict.reasons),
         "waived": waived_run(row["opened_by"], context.now),
         "compared": _compared(context, row),
+        "summary": _summary(row),
         "facts": _facts(context, row, attempts),
         "map": heat_map(context, decided, row["system"], row["run_id"]),
         "strips": _strips(context, index),
@@ -89,6 +90,12 @@ def _strips(context: Context, index: Index) -> list[tuple[str, Strip, str]]:
 
 def _cells(index: Index) -> list[tuple[int, str]]:
     return [(row.cell_id, cell_title(row)) for row in index.cells.values()]
+
+
+def _summary(row: Row) -> str:
+    version = f", version {plain(row['system_version'], 40)}" if row["system_version"] else ""
+    policy = f" Policy {plain(row['policy_version'], 40)}, attempt {row['attempt']}." if row["status"] else ""
+    return f"{plain(row['system'], 60)}{version}. Started {plain(row['created_at'], 40)}.{policy}"
 
 
 def _facts(context: Context, row: Row, attempts: int) -> list[tuple[str, str]]:
