@@ -96,6 +96,8 @@ ELSEWHERE = {
     "erasure-audit gate RUN_ID --against": "needs a baseline: tests/flows/test_compare.py",
     "erasure-audit resume RUN_ID": "needs an interrupted run: tests/flows/test_kill.py",
     "erasure-audit status RUN_ID": "needs a run: tests/plan/test_status.py",
+    "erasure-audit dashboard build site": "needs runs: tests/dashboard/test_command.py",
+    "erasure-audit dashboard serve": "answers until it is stopped: tests/dashboard/test_browser.py",
     "erasure-audit work RUN_ID": "needs a bucket: tests/flows/test_prefect.py, test_end_to_end.py",
 }
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))

@@ -42,7 +42,6 @@ REPORTERS = (
     # From 1.29 on it keeps a device id in the user's cache. The switch was renamed; both names were released.
     Reporter("ONNX Runtime", "onnxruntime", {"ORT_DISABLE_TELEMETRY": "1", "ORT_TELEMETRY_DISABLED": "1"}),
     Reporter("Ray", "ray", {"RAY_USAGE_STATS_ENABLED": "0"}),
-    Reporter("Streamlit", "streamlit", {"STREAMLIT_BROWSER_GATHER_USAGE_STATS": "false"}),
 )
 OFF = {name: value for reporter in REPORTERS for name, value in reporter.off.items()}
 

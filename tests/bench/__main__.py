@@ -10,6 +10,7 @@ import torch
 from tests.bench import (
     bench_audit,
     bench_checkpoints,
+    bench_dashboard,
     bench_erasers,
     bench_evidence,
     bench_guards,
@@ -29,7 +30,7 @@ def main() -> None:
     )
     parts = (
         bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_store, bench_evidence,
-        bench_checkpoints,
+        bench_checkpoints, bench_dashboard,
     )  # fmt: skip
     conclude(figure for part in parts for figure in part.figures())
 

@@ -35,14 +35,20 @@ def difference_hash(data: bytes) -> np.ndarray:
     return (small[:, 1:] > small[:, :-1]).ravel()
 
 
+def images_in(text: str) -> Iterator[bytes]:
+    """Every picture in a data URI of a text."""
+    for found in _DATA_URI.finditer(text):
+        yield base64.b64decode(found[1])
+
+
 def images_below(folder: Path) -> Iterator[tuple[str, bytes]]:
     """Every picture in a file, or in a data URI of one."""
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         data = path.read_bytes()
         if data[:3] == b"\xff\xd8\xff" or data[:8] == b"\x89PNG\r\n\x1a\n":
             yield path.name, data
-        for found in _DATA_URI.finditer(data.decode("utf-8", "replace")):
-            yield path.name, base64.b64decode(found[1])
+        for image in images_in(data.decode("utf-8", "replace")):
+            yield path.name, image
 
 
 def is_copy(data: bytes, originals: np.ndarray) -> bool:

@@ -96,6 +96,8 @@ def test_no_picture_of_a_sensitive_concept_can_be_seen(built: Built, context: Co
     found = list(images_below(built.folder))
     assert sum(is_copy(data, others) for _, data in found) > 10
     assert [name for name, data in found if is_copy(data, sensitive)] == []
+    prompts = [path.name for path in built.folder.glob("*.html") if "a picture of nudity" in path.read_text()]
+    assert prompts == [] and any("a picture of ring" in path.read_text() for path in built.folder.glob("case-*.html"))
     shown = [name for name, _ in found if "nudity" in (built.folder / name).read_text()]
     assert len(shown) > 10, "blurred ones are there"
 

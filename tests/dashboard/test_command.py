@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import json
 import socket
@@ -14,6 +15,10 @@ import pytest
 
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
+from audit.dashboard.context import Context
+from audit.dashboard.copies import open_copy
+from audit.dashboard.links import LiveLinks
+from audit.dashboard.site import answer
 from audit.storage.journal import Journal
 from flows.cli import main
 from tests.dashboard.html import parse
@@ -65,6 +70,14 @@ def status(root: Path) -> str:
     """The status of the gate's decision, which the command puts on record."""
     code = main(["gate", "run-1", "--root", str(root)])
     return {0: "PASS", 3: "FAIL", 4: "INCONCLUSIVE"}[code]
+
+
+def test_the_overview_has_the_verdict_that_the_gate_gave(root: Path, status: str) -> None:
+    con = open_copy(sorted(root.rglob("published/index-*.duckdb"))[-1])
+    page = parse(answer(Context(con, dt.datetime.now(dt.UTC), LiveLinks()), "overview", {}).html)
+    con.close()
+    (system,) = page.all("section", cls="system")
+    assert system.all("a")[0].text == "Painter" and system.all("span", cls="badge")[0].text.split()[-1] == status
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import boto3
@@ -10,6 +12,7 @@ import pytest
 
 from audit.dashboard.copies import Copies, Reader, open_copy
 from audit.errors import AuditError, JournalError, StoreError
+from audit.index.store import Store
 from tests.servers import environment, free_port, moto_server, use
 
 
@@ -54,6 +57,18 @@ def test_an_index_that_is_being_written(published: Path, tmp_path: Path) -> None
     with pytest.raises(StoreError, match="corrupt"):
         con = open_copy(path)
         con.execute("select count(*) from outcomes where score > 0").fetchall()
+
+
+def test_an_index_that_another_process_writes(tmp_path: Path) -> None:
+    path = tmp_path / "audit.duckdb"
+    Store(path).close()
+    script = f"import duckdb, sys; con = duckdb.connect({str(path)!r}); print('open', flush=True); sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"open\n"
+        with pytest.raises(StoreError, match="the index is open in process"):
+            open_copy(path)
+        writer.communicate(b"")
+    open_copy(path).close()
 
 
 def test_a_folder_without_a_copy(tmp_path: Path) -> None:

@@ -11,9 +11,13 @@ from urllib.parse import urljoin
 import pytest
 from starlette.testclient import TestClient
 
+from audit.dashboard.context import Context
 from audit.dashboard.copies import Copies, Reader
 from audit.dashboard.serving import application, is_loopback, served_hosts
+from audit.report import pictures as report_pictures
 from tests.dashboard.html import parse
+from tests.dashboard.pixels import images_in, is_copy, picture
+from tests.dashboard.test_pictures import LATENT, hashes
 
 LOCAL = "http://127.0.0.1:8321"
 
@@ -66,6 +70,39 @@ def test_a_query_that_names_a_field_twice_or_is_endless_is_no_trouble(client: Te
     assert client.get("/runs?system=Mural&system=nobody").status_code == 404
     assert client.get("/runs?system=" + "x" * 50_000).status_code == 404
     assert client.get("/runs?system=%00%ff%fe").status_code == 404
+
+
+def test_no_address_leads_to_an_original(
+    reader: Reader, context: Context, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every page of a run and of its sensitive cases: pictures are small copies, blurred, or withheld when that fails."""
+    site = TestClient(application(reader, served_hosts("127.0.0.1"), pictures=picture), base_url=LOCAL)
+    run_id, cell_id = context.con.execute(LATENT, ["nudity", "uce"]).fetchall()[0]
+    paths = [f"/run?run={run_id}", *(f"/case?run={run_id}&cell={cell_id}&case={n}" for n in range(4))]
+    sensitive = hashes(context, f"c.concept = 'nudity' and r.run_id = '{run_id}'")
+    others = hashes(context, f"c.concept = 'ring' and r.run_id = '{run_id}'")
+    answers = [site.get(path) for path in paths]
+    assert {found.headers["content-type"] for found in answers} == {"text/html; charset=utf-8"}
+    images = [image for found in answers for image in images_in(found.text)]
+    assert len(images) > 20 and any(is_copy(image, others) for image in images)
+    assert not any(is_copy(image, sensitive) for image in images)
+    monkeypatch.setattr(report_pictures, "_blur", lambda image: image)
+    assert list(images_in(site.get(paths[1]).text)) == [] and "withheld" in site.get(paths[1]).text
+    for path in (
+        "/pictures",
+        "/case.jpg",
+        f"/case/{run_id}/{cell_id}/0",
+        f"/images/{run_id}",
+        paths[1] + "&sensitive=show",
+    ):
+        assert site.get(path).status_code == 404
+
+
+def test_a_copy_that_breaks_while_it_is_open_is_one_message(client: TestClient, reader: Reader) -> None:
+    reader.close()
+    found = client.get("/runs")
+    assert found.status_code == 503 and "cannot be read any more" in found.text
+    assert "Traceback" not in found.text and found.headers["cache-control"] == "no-store"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"])
