@@ -37,6 +37,12 @@ planned as (
     inner join cases as k on c.run_key = k.run_key and c.cell_id = k.cell_id
     where r.run_id in ($old, $new) and c.role = 'target' and c.control is null and c.perturbation is null
         and c.defence <> 'none'
+),
+-- A join from the left would read the outcomes of every run.
+read as (
+    select o.run_key, o.cell_id, o.case_no, o.detector, o.outcome, o.score, o.labels_complete
+    from outcomes as o
+    where o.run_key in (select run_key from runs where run_id in ($old, $new))
 )
 select p.*, j.detector,
     case
@@ -49,7 +55,7 @@ select p.*, j.detector,
 from planned as p
 cross join judges as j
 left join instruments as i on p.run_key = i.run_key and j.detector = i.detector
-left join outcomes as o
+left join read as o
     on p.run_key = o.run_key and p.cell_id = o.cell_id and p.case_no = o.case_no and j.detector = o.detector
 """
 _PAIRS = """

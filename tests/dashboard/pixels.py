@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import re
 from collections.abc import Iterator
@@ -21,7 +22,12 @@ _DATA_URI = re.compile(r"data:image/[a-z+]+;base64,([A-Za-z0-9+/=]+)")
 
 def picture(address: Address) -> bytes:
     """A PNG of coloured fields that no other address has."""
-    random = np.random.default_rng(abs(int_key(f"{address.unit_key} {address.image_id}")))
+    return _drawn(address.unit_key, address.image_id)
+
+
+@functools.lru_cache(maxsize=4096)
+def _drawn(unit_key: str, image_id: int) -> bytes:
+    random = np.random.default_rng(abs(int_key(f"{unit_key} {image_id}")))
     fields = random.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(fields).resize((240, 240), Image.Resampling.NEAREST).save(buffer, "PNG")

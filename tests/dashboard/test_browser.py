@@ -31,7 +31,7 @@ pytestmark = [
 ]
 AXE = (Path(axe_core_python.__file__).parent / "axe.min.js").read_text()
 SECONDS, REQUESTS = 1.0, 5
-TRIES = 5  # this machine may be shared
+TRIES = 10  # this machine may be shared
 CELL = {"system": "Painter", "concept": "ring", "defence": "uce", "scenario": "inverted"}
 OVER = """
 [...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)
@@ -132,13 +132,14 @@ def require_readable(page: Tab, address: str | Path, width: int, *, all_open: bo
         assert page.value("innerWidth") == width
         assert page.value("document.documentElement.scrollWidth") <= width, page.value(OVER)
         assert page.value(COVERED) == 0
-        page.value(AXE + "; axe.run().then(found => { window.found = found; }); 0")
+        rules = "{runOnly: ['color-contrast']}" if dark else "{}"  # nothing else differs by night
+        page.value(AXE + f"; axe.run({rules}).then(found => {{ window.found = found; }}); 0")
         page.wait("window.found !== undefined")
         violations = page.value(
             "found.violations.map(v => v.id + ': ' + v.nodes.slice(0, 3).map(n => n.html + ' ' + n.failureSummary).join(' | '))"
         )
         assert violations == [], (width, dark)
-        assert page.value("found.passes.length") > 10
+        assert page.value("found.passes.length") > (0 if dark else 10)
     page.dark(False)
 
 
