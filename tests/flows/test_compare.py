@@ -241,6 +241,10 @@ def test_old_pictures_are_scored_by_new_judges(
     assert sum(row["hit_both"] + row["clear_both"] + row["unassessed_unassessed"] for row in rows) == 6
     assert {path: path.read_bytes() for path in before} == before
     derived = told["old"]["run_id"]
+    units = {path: path.stat().st_mtime_ns for path in (Path(root) / "units").rglob("*.parquet")}
+    assert main(["compare", old, new, "--rescore", "--device", "cpu", *where]) == 4  # nothing is scored twice
+    assert json.loads(capsys.readouterr().out)["old"]["run_id"] == derived
+    assert {path: path.stat().st_mtime_ns for path in (Path(root) / "units").rglob("*.parquet")} == units
     assert main(["compare", derived, new, *where]) == 4
     for command in (["gate", derived], ["report", derived], ["baseline", "set", "release-1", derived]):
         capsys.readouterr()
