@@ -78,7 +78,7 @@ def status(text: str) -> str:
 
 def badge(verdict: str | None) -> Markup:
     """Return the markup of a verdict: its symbol and its word."""
-    if verdict not in SYMBOLS:
+    if verdict is None or verdict not in SYMBOLS:
         return Markup('<span class="badge none">not decided</span>')
     return _badge(verdict, SYMBOLS[verdict], verdict)
 
