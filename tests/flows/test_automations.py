@@ -14,7 +14,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.flows.audits import tiny_spec
+from audit.storage.journal import Journal
+from flows.cli import main
+from tests.dashboard.html import parse
+from tests.flows.audits import WAIVED, tiny_spec
 from tests.flows.postgres import AVAILABLE, postgres
 from tests.flows.servers import prefect, prefect_server, process, wait_for
 from tests.flows.test_notify import Hook, hook
@@ -99,17 +102,19 @@ def test_a_shut_gate_a_missed_night_and_a_killed_run_are_told(
     shorten(server, "audit-zombie", 45)
     prefect(server, REPOSITORY, "work-pool", "create", "audit-pool", "--type", "process")
     file = str(REPOSITORY / "deployments" / "prefect.yaml")
-    text = [{"name": "text", "cases": 1, "sampler": {"steps": 2}}]
-    spec = tiny_spec(tmp_path, tiny_folder, scenarios=text, corpus=[], controls={"cases": 1, "random_latent": False})
+    root = tmp_path / "runs"
+    spec = failing_spec(tmp_path)
     prefect(
         server, REPOSITORY, "deploy", "--prefect-file", file, "--name", "nightly-audit", "--interval", "3600",
-        "--param", f"spec={spec}", "--param", f"root={tmp_path / 'runs'}",
+        "--param", f"spec={spec}", "--param", f"root={root}",
     )  # fmt: skip
     prefect(server, REPOSITORY, "deployment", "run", "audit/nightly-audit")
     log = tmp_path / "worker.log"
     with process(WORKER, server, log, REPOSITORY):
-        wait_for("the message on a shut gate", lambda: told(hook, "audit: FAIL", "audit: INCONCLUSIVE"), 600, log)
+        wait_for("the message on a shut gate", lambda: told(hook, "audit: FAIL"), 600, log)
         (finished,) = [run for run in flow_runs(server, "nightly-audit") if run["state_type"] == "COMPLETED"]
+        assert finished["state_name"] == "FAIL"
+        shown_on_the_dashboard(root, tmp_path / "site")
 
         shorten(server, "audit-missed-night", 10)
         wait_for("the message on a missed night", lambda: told(hook, "a night was missed"), 120, log)
@@ -132,6 +137,30 @@ def test_a_shut_gate_a_missed_night_and_a_killed_run_are_told(
     assert ask(server, "GET", f"flow_runs/{finished['id']}")["state_type"] == "COMPLETED"
     wait_for("the message on the crash", lambda: told(hook, "audit: Crashed"), 120)
     assert "prompt" not in json.dumps(hook.told) and "a photo of" not in json.dumps(hook.told)
+
+
+def failing_spec(folder: Path) -> Path:
+    """The path of a spec whose eraser changes nothing: its guide is the concept itself."""
+    eraser = {"method": "uce", "preset": "testbed", "parameters": {"guide": "a photo of a ring"}}
+    return tiny_spec(
+        folder,
+        Path("testbed"),
+        system={"name": "Painter", "version": "1"},
+        corpus=[],
+        defences=[{"name": "uce", "eraser": eraser}],
+        scenarios=[{"name": "text", "cases": 12, "sampler": {"steps": 15, "guidance": 3.0}}],
+        controls={"cases": 4, "random_latent": False},
+        detectors=[{"name": "classifier", "kind": "classifier", "model": "testbed/classifier", "threshold": 0.5}],
+        gate={"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}], **WAIVED},
+    )
+
+
+def shown_on_the_dashboard(root: Path, site: Path) -> None:
+    """Build the dashboard of the root and find its only run on the overview, failed."""
+    (run_id,) = Journal(str(root)).runs()
+    assert main(["dashboard", "build", str(site), "--root", str(root)]) == 0
+    overview = parse((site / "index.html").read_text()).text
+    assert "Painter" in overview and run_id in overview and "FAIL" in overview
 
 
 def told(hook: Hook, *titles: str) -> list[dict[str, str]]:
