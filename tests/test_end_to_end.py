@@ -183,6 +183,7 @@ def test_rebuilding_the_index_gives_the_same_marts(
     assert marts(folder) == before
 
 
+@pytest.mark.slow
 def test_another_batch_size_and_a_local_root_give_the_same_outcomes(
     finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
 ) -> None:
@@ -206,9 +207,8 @@ def wait_for_units(root: str, kind: str, process: subprocess.Popen[str]) -> None
     raise AssertionError(f"no unit of kind {kind} appeared")
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=() if kind == "generate" else pytest.mark.slow) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_sigkill_and_resume_give_identical_marts(
     kind: str, finished: tuple[Path, dict[str, Any], int], tmp_path: Path, bucket: tuple[dict[str, str], str]
 ) -> None:

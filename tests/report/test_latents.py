@@ -79,7 +79,7 @@ def test_the_likelihood_is_drawn_by_group_beside_that_of_noise() -> None:
         ):
             assert words in drawing
     concept, other = (float(x) for x in re.findall(r'transform="translate\(([\d.]+) ', plot.wide))
-    noise = float(re.findall(r'points="([\d.]+),[^>]*stroke-dasharray: 5', plot.wide)[0])
+    noise = float(re.findall(r'points="([\d.]+),[^>]*stroke-dasharray="5', plot.wide)[0])
     assert (concept - other) / (noise - concept) == pytest.approx((1.345 - 1.25) / (1.418939 - 1.345), rel=1e-3)
     page = render(run(), picture)
     at = [

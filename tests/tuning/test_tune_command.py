@@ -49,6 +49,7 @@ def tune(spec: Path, out: Path, *further: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_tune_prints_the_frontier_and_writes_the_guard_with_its_evidence(spec: Path, tmp_path: Path) -> None:
     out = tmp_path / "tuned.yaml"
     printed = tune(spec, out)
