@@ -28,7 +28,7 @@ Root = Annotated[
     str | None,
     typer.Option(
         "--root",
-        help="Storage root whose pictures are shown, blurred where sensitive; without it there are stand-ins.",
+        help="Storage root whose pictures are shown, blurred where sensitive; with --index alone there are stand-ins.",
         envvar="ERASURE_AUDIT_ROOT",
     ),
 ]
@@ -60,7 +60,7 @@ def build(
             target,
             dt.datetime.now(dt.UTC).replace(microsecond=0),
             index=path.name,
-            pictures=_pictures(root),
+            pictures=_pictures(index, root),
             stale_days=stale_days,
         )
     finally:
@@ -107,7 +107,7 @@ def serve(
     site = application(
         reader,
         served_hosts(host, name or ()),
-        pictures=_pictures(root),
+        pictures=_pictures(index, root),
         stale_days=stale_days,
         user_header=trust_proxy_user,
     )
@@ -127,12 +127,12 @@ def _copies(index: str | None, root: str | None, database: str | None) -> Copies
     return Copies(str(locations.database_path(locations.storage_root(root), database).parent / "published"))
 
 
-def _pictures(root: str | None) -> Pictures | None:
-    """Return where pictures come from; None without a root. Raises `JournalError` for one that cannot be read."""
+def _pictures(index: str | None, root: str | None) -> Pictures | None:
+    """Return where pictures come from; None for an index without a root. Raises `JournalError` for a root that cannot be read."""
     from audit.storage.journal import Journal
     from audit.storage.pictures import StoredPictures
 
-    if not root:
+    if index and not root:
         return None
     place = locations.storage_root(root)
     folder = locations.local_folder(place)

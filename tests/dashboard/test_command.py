@@ -110,7 +110,17 @@ def test_a_site_of_a_journal(root: Path, status: str, tmp_path: Path, capsys: py
     assert "something else here" in capsys.readouterr().err
 
 
-def test_without_a_root_there_are_stand_ins(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_options_index_and_pictures_are_those_of_the_usual_root(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ERASURE_AUDIT_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").symlink_to(root)
+    assert main(["dashboard", "build", "site"]) == 0
+    assert list(images_below(tmp_path / "site"))
+
+
+def test_with_an_index_alone_there_are_stand_ins(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ERASURE_AUDIT_ROOT", raising=False)
     index = next(root.rglob("published"))
     assert main(["dashboard", "build", str(tmp_path / "site"), "--index", str(index)]) == 0
