@@ -148,7 +148,7 @@ def failing_spec(folder: Path) -> Path:
         system={"name": "Painter", "version": "1"},
         corpus=[],
         defences=[{"name": "uce", "eraser": eraser}],
-        scenarios=[{"name": "text", "cases": 12, "sampler": {"steps": 15, "guidance": 3.0}}],
+        scenarios=[{"name": "text", "cases": 12, "sampler": {"steps": 20, "guidance": 3.0}}],
         controls={"cases": 4, "random_latent": False},
         detectors=[{"name": "classifier", "kind": "classifier", "model": "testbed/classifier", "threshold": 0.5}],
         gate={"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}], **WAIVED},
