@@ -33,10 +33,16 @@ EXPIRING = "erasure-audit.expiring"  # the event's name; `deployments/automation
 def publish(root: str | None = None, database: str | None = None) -> str:
     """Fold every run into the index and publish a copy; return its path. A damaged run is named and keeps no other out."""
     place = locations.storage_root(root)
-    published, damaged = steps.consolidate_all(steps.open_journal(place), locations.database_path(place, database))
+    published, _ = _folded(steps.open_journal(place), place, database)
+    return str(published)
+
+
+def _folded(journal: Journal, place: str, database: str | None) -> tuple[Path, tuple[str, ...]]:
+    """Fold and publish every run; return the copy and a sentence for each damaged run, which is logged too."""
+    published, damaged = steps.consolidate_all(journal, locations.database_path(place, database))
     for run in damaged:
         get_run_logger().warning("left out of the index: %s", run)
-    return str(published)
+    return published, damaged
 
 
 @flow(name="audit-verify-evidence", persist_result=False)
@@ -77,7 +83,7 @@ def tell_expiry(
     now, within = dt.datetime.now(dt.UTC), dt.timedelta(days=days)
     place = locations.storage_root(root)
     journal = steps.open_journal(place)
-    published, _ = steps.consolidate_all(journal, locations.database_path(place, database))
+    published, _ = _folded(journal, place, database)
     soon: list[Expiring] = []
     for run_id in newest_runs(published):
         policy = steps.stored_policy(read_outline(journal, run_id))
@@ -108,14 +114,14 @@ def monthly_report(
 
     Without `systems`, those of which runs started in the month or the one before. `expected` is the cron expression of the
     audits, UTC; waivers are the files `*.json` of the folder `waivers`. Raises `StoreError` that names the systems of which no
-    run started in the month, after the others are reported.
+    run started in the month and the damaged runs, which no report can speak of, after the others are reported.
     """
     now = dt.datetime.now(dt.UTC).replace(microsecond=0)
     period = parse_month(month, now) if month else Month(now.year, now.month).before
     wanted, trusted = parse_formats(formats), [load_public_key(Path(key)) for key in keys]
     files = sorted(Path(waivers).glob("*.json")) if waivers else []
     place = locations.storage_root(root)
-    published, _ = steps.consolidate_all(steps.open_journal(place), locations.database_path(place, database))
+    published, damaged = _folded(steps.open_journal(place), place, database)
     audited = read_systems(published, period)
     asked = systems or sorted({*audited, *read_systems(published, period.before)})
     folders = []
@@ -126,11 +132,14 @@ def monthly_report(
             write(report, folder, wanted)
             get_run_logger().info("%s: %s, %d exceptions: %s", system, report.status, len(report.exceptions), folder)
             folders.append(str(folder))
-    if absent := [system for system in asked if system not in audited]:
+    absent = [repr(system[:60]) for system in asked if system not in audited]
+    problems = [f"no run started in {period} of: {', '.join(absent)}"] if absent else []
+    problems += [f"in no report, because it is damaged: {run}" for run in damaged]
+    if problems:
         raise StoreError(
-            f"no run started in {period} of: {', '.join(repr(system[:60]) for system in absent)}",
+            "; ".join(problems),
             where=str(published),
-            next_step="look for why the audits did not start; the other systems are reported",
+            next_step="look for why; the other runs and systems are reported",
         )
     return folders
 

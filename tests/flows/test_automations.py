@@ -160,7 +160,7 @@ def shown_on_the_dashboard(root: Path, site: Path) -> None:
     (run_id,) = Journal(str(root)).runs()
     assert main(["dashboard", "build", str(site), "--root", str(root)]) == 0
     overview = parse((site / "index.html").read_text()).text
-    assert "Painter" in overview and run_id in overview and "FAIL" in overview
+    assert "✕ 1 FAIL ? 0 INCONCLUSIVE ✓ 0 PASS" in overview and "Painter ✕ FAIL" in overview and run_id in overview
 
 
 def told(hook: Hook, *titles: str) -> list[dict[str, str]]:
