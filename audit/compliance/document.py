@@ -15,7 +15,7 @@ from audit.compliance.rows import Connection
 from audit.errors import StoreError
 from audit.evidence.keys import PublicKey
 from audit.files import Document
-from audit.index.published import open_published
+from audit.index.published import open_published, require_version
 from audit.index.store import explained
 from audit.report.words import limit_text
 from audit.spec.scenarios import KINDS
@@ -42,7 +42,7 @@ def read_month(
     con = open_published(published)
     try:
         with explained(published):
-            version = rows.require_version(con, str(published))
+            version = require_version(con, str(published))
             rows.require_system(con, system, str(published))
             runs, specs = rows.read_runs(con, system, month.start.isoformat()[:19], month.end.isoformat()[:19])
             if not runs:
@@ -95,7 +95,7 @@ def read_systems(published: Path, month: Month) -> tuple[str, ...]:
     con = open_published(published)
     try:
         with explained(published):
-            rows.require_version(con, str(published))
+            require_version(con, str(published))
             return tuple(rows.systems(con, month.start.isoformat()[:19], month.end.isoformat()[:19]))
     finally:
         con.close()

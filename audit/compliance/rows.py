@@ -21,13 +21,10 @@ from audit.compliance.records import (
 )
 from audit.errors import StoreError
 from audit.files import Document
-from audit.index.sql_files import digest
 from audit.spec.policy import Policy
 from audit.verdict.record import policy_sha256
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
-_FOREIGN = "the index was filled by another version of erasure-audit"
-_REBUILD = "rebuild it from the journal with: erasure-audit db rebuild"
 
 _RUNS = """
 with missing as (
@@ -87,17 +84,6 @@ inner join cells as c on r.run_key = c.run_key and q.cell_id = c.cell_id
 where list_contains(?, q.run_id)
 order by all
 """
-
-
-def require_version(con: Connection, where: str) -> str:
-    """Return the digest of the definitions that filled the index. Raises `StoreError` when they are another version's."""
-    try:
-        stored = con.execute("select digest from index_version").fetchall()
-    except duckdb.CatalogException:
-        stored = []
-    if stored != [(digest(),)]:
-        raise StoreError(_FOREIGN, where=where, next_step=_REBUILD)
-    return digest()
 
 
 def require_system(con: Connection, system: str, where: str) -> None:

@@ -17,7 +17,7 @@ from audit.export import MartFormat
 from audit.export.manifest import ExportedFile, exported, write_manifest
 from audit.files import Document, new_folder
 from audit.identity import file_sha256
-from audit.index.copies import open_confined
+from audit.index.copies import open_copy
 from audit.index.published import require_run
 from audit.index.store import explained
 
@@ -36,7 +36,7 @@ def export_marts(copy: Path, folder: Path, form: MartFormat, run_id: str | None 
     index and for a run that it does not know.
     """
     with new_folder(folder) as unfinished, explained(copy):
-        con = open_confined(copy, unfinished)
+        con = open_copy(copy, unfinished)
         try:
             if run_id is not None:
                 require_run(con, run_id, copy)

@@ -3,75 +3,100 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator
+import os
+import uuid
 from pathlib import Path
 
 import duckdb
 
 from audit import locations
 from audit.errors import StoreError
-from audit.index.sql_files import digest
+from audit.identity import key
+from audit.index.published import require_version
 from audit.index.store import copy_number, explained, latest
 from audit.storage.objects import ObjectStore
 
+_CLOSED: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": False, "lock_configuration": True}
 _PUBLISH = "publish one with: erasure-audit db publish FOLDER"
 
 
-@contextlib.contextmanager
-def newest_copy(place: str) -> Iterator[Path]:
-    """Give the newest published copy at `place` (a folder, `s3://bucket/prefix` or one file) as a file, for the block.
+class Copies:
+    """The published copies at one place: a folder, `s3://bucket/prefix`, or one file."""
 
-    Raises `StoreError` when there is none, `JournalError` for an address that cannot be one or is not answered.
-    """
-    folder = locations.local_folder(place)
-    if folder is not None:
-        yield folder if folder.is_file() else latest(folder)
-        return
-    store = ObjectStore(place)
-    numbers = {number: name for name, _ in store.entries("") if (number := copy_number(name)) is not None}
-    if not numbers:
-        raise StoreError("no published index here", where=place, next_step=_PUBLISH)
-    name = numbers[max(numbers)]
-    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as temporary:
-        path = Path(temporary) / name
+    def __init__(self, place: str) -> None:
+        """Name the place without touching it. Raises `JournalError` for an address that cannot be one."""
+        self.place = place
+        self._store = None if locations.local_folder(place) is not None else ObjectStore(place)
+
+    def newest(self) -> Path:
+        """Return the newest copy as a file on this machine. Raises `StoreError` when there is none."""
+        if self._store is None:
+            folder = locations.local_folder(self.place)
+            assert folder is not None
+            if folder.is_file():
+                return folder
+            return latest(folder)
+        numbers = {number: name for name, _ in self._store.entries("") if (number := copy_number(name)) is not None}
+        if not numbers:
+            raise StoreError("no published index here", where=self.place, next_step=_PUBLISH)
+        return _fetched(self._store, numbers[max(numbers)])
+
+
+def copies_at(index: str | None, root: str | None, database: str | None) -> Copies:
+    """Return the copies at the place `index`, or those of a storage root's own index. Raises for an address with credentials."""
+    if index:
+        locations.refuse_credentials(index)
+        return Copies(index)
+    return Copies(str(locations.database_path(locations.storage_root(root), database).parent / "published"))
+
+
+def _fetched(store: ObjectStore, name: str) -> Path:
+    """Return a copy of an object in the cache; a published name never gets another content, so it comes once."""
+    folder = locations.cache_folder() / "published" / key(store.root)[:16]
+    target = folder / name
+    if target.exists():
+        return target
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        unfinished = folder / f"{name}.{uuid.uuid4().hex}.tmp"
         try:
-            path.write_bytes(store.get(name))
-        except FileNotFoundError:
-            raise StoreError("the newest copy is gone", where=store.url(name), next_step="try again") from None
-        except OSError as error:
-            raise StoreError(
-                f"the copy cannot be kept here: {error.strerror or error}",
-                where=temporary,
-                next_step="free space there, or set TMPDIR",
-            ) from None
-        yield path
+            unfinished.write_bytes(store.get(name))
+            os.replace(unfinished, target)
+        finally:
+            unfinished.unlink(missing_ok=True)
+    except FileNotFoundError:
+        raise StoreError("the newest copy is gone", where=store.url(name), next_step="try again") from None
+    except OSError as error:
+        raise StoreError(
+            f"the copy cannot be kept here: {error.strerror or error}",
+            where=str(folder),
+            next_step="free space there, or set XDG_CACHE_HOME",
+        ) from None
+    for old in folder.glob("index-*.duckdb"):
+        if old != target:
+            with contextlib.suppress(OSError):
+                old.unlink()
+    return target
 
 
-def open_confined(path: Path, writable: Path) -> duckdb.DuckDBPyConnection:
-    """Open a published copy read-only; what its views say reaches for no file or address but those below `writable`.
+def open_copy(path: Path, writable: Path | None = None) -> duckdb.DuckDBPyConnection:
+    """Open a published copy read-only; its queries reach for no file or address but those below `writable`.
 
-    Raises `StoreError` when it is absent, empty, corrupt, or filled by another version of this tool.
+    Raises `StoreError` when it is absent, being written, corrupt, or filled by another version of this tool.
     """
+    if not path.is_file():
+        raise StoreError("there is no index here", where=str(path), next_step=_PUBLISH)
     if not path.stat().st_size:
         raise StoreError("the index is an empty file", where=str(path), next_step=_PUBLISH)
     with explained(path):
-        con = duckdb.connect(str(path), read_only=True)
+        con = duckdb.connect(str(path), read_only=True, config={} if writable else _CLOSED)
         try:
-            con.execute("set allowed_directories = $folders", {"folders": [str(writable)]})
-            con.execute("set enable_external_access = false")
-            con.execute("set lock_configuration = true")
-            stored = con.execute("select digest from index_version").fetchall()
-        except duckdb.CatalogException:
-            stored = []
-        except duckdb.Error:
+            if writable is not None:  # DuckDB takes a list of folders in a statement only
+                con.execute("set allowed_directories = $folders", {"folders": [str(writable)]})
+                for name, value in _CLOSED.items():
+                    con.execute(f"set {name} = {value}")
+            require_version(con, str(path))
+        except (duckdb.Error, StoreError):
             con.close()
             raise
-        if stored == [(digest(),)]:
-            return con
-        con.close()
-    raise StoreError(
-        "the index was filled by another version of erasure-audit",
-        where=str(path),
-        next_step="rebuild it from the journal with: erasure-audit db rebuild",
-    )
+    return con

@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from audit.errors import StoreError
+from audit.index.sql_files import digest
 from audit.index.store import explained
 
 
@@ -17,6 +18,21 @@ def open_published(path: str | Path) -> duckdb.DuckDBPyConnection:
         raise StoreError("there is no index here", where=str(path), next_step="make one with: erasure-audit db rebuild")
     with explained(path):
         return duckdb.connect(str(path), read_only=True)
+
+
+def require_version(con: duckdb.DuckDBPyConnection, where: str) -> str:
+    """Return the digest of the definitions that filled the index. Raises `StoreError` when they are another version's."""
+    try:
+        stored = con.execute("select digest from index_version").fetchall()
+    except duckdb.CatalogException:
+        stored = []
+    if stored != [(digest(),)]:
+        raise StoreError(
+            "the index was filled by another version of erasure-audit",
+            where=where,
+            next_step="rebuild it from the journal with: erasure-audit db rebuild",
+        )
+    return digest()
 
 
 def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -> None:

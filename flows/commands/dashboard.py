@@ -15,7 +15,6 @@ from flows.commands import options
 from flows.console import emit_json, say
 
 if TYPE_CHECKING:
-    from audit.dashboard.copies import Copies
     from audit.report.embedding import Pictures
 
 app = typer.Typer(help="Pages over all runs: a folder of files, or a server on this machine.", no_args_is_help=True)
@@ -48,11 +47,11 @@ def build(
 ) -> None:
     """Write every page into FOLDER as a file: it needs no server, and can be archived."""
     from audit.dashboard import building
-    from audit.dashboard.copies import open_copy
+    from audit.index.copies import copies_at, open_copy
 
     target = Path(os.path.expanduser(folder))
     building.require_replaceable(target)
-    path = _copies(index, root, database).newest()
+    path = copies_at(index, root, database).newest()
     con = open_copy(path)
     try:
         built = building.build(
@@ -93,6 +92,7 @@ def serve(
     """Answer browsers on this machine from the newest published copy, until Ctrl-C. Nobody is asked for a password."""
     from audit.dashboard.copies import Reader
     from audit.dashboard.serving import application, is_loopback, served_hosts
+    from audit.index.copies import copies_at
 
     try:
         import uvicorn
@@ -103,7 +103,7 @@ def serve(
             next_step="pip install 'erasure-audit[dashboard]', or write files with: erasure-audit dashboard build FOLDER",
         ) from None
 
-    reader = Reader(_copies(index, root, database))
+    reader = Reader(copies_at(index, root, database))
     site = application(
         reader,
         served_hosts(host, name or ()),
@@ -116,15 +116,6 @@ def serve(
         say(f"warning: {host} is not loopback: whoever reaches it reads every page, unless a proxy asks who they are")
     say(f"http://{f'[{host}]' if ':' in host else host}:{port}/ shows {reader.path.name}; stop it with Ctrl-C")
     uvicorn.run(site, host=host, port=port, log_level="warning", server_header=False, access_log=False)
-
-
-def _copies(index: str | None, root: str | None, database: str | None) -> Copies:
-    from audit.dashboard.copies import Copies
-
-    if index:
-        locations.refuse_credentials(index)
-        return Copies(index)
-    return Copies(str(locations.database_path(locations.storage_root(root), database).parent / "published"))
 
 
 def _pictures(index: str | None, root: str | None) -> Pictures | None:

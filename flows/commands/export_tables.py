@@ -41,12 +41,10 @@ def marts(
 ) -> None:
     """Write every mart of the newest published index into FOLDER, with a manifest."""
     from audit.export.marts import export_marts
-    from audit.index.copies import newest_copy
+    from audit.index.copies import copies_at
 
-    place = index or str(locations.database_path(locations.storage_root(root), database).parent / "published")
     target = Path(os.path.expanduser(folder))
-    with newest_copy(place) as copy:
-        manifest = export_marts(copy, target, form, run_id)
+    manifest = export_marts(copies_at(index, root, database).newest(), target, form, run_id)
     if as_json:
         emit_json({"folder": str(target), **manifest})
         return

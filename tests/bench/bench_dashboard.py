@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from audit.dashboard.context import Context
-from audit.dashboard.copies import open_copy
 from audit.dashboard.links import LiveLinks
 from audit.dashboard.site import answer
+from audit.index.copies import open_copy
 from tests.bench.table import Figure, conclude
 from tests.history import History, write
 

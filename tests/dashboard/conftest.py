@@ -10,8 +10,8 @@ import duckdb
 import pytest
 
 from audit.dashboard.context import Context
-from audit.dashboard.copies import open_copy
 from audit.dashboard.links import LiveLinks
+from audit.index.copies import open_copy
 from tests.history import History, write
 
 SMALL = History(

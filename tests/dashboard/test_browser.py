@@ -14,8 +14,9 @@ import pytest
 import uvicorn
 
 from audit.dashboard.building import build
-from audit.dashboard.copies import Copies, Reader, open_copy
+from audit.dashboard.copies import Reader
 from audit.dashboard.serving import application, served_hosts
+from audit.index.copies import Copies, open_copy
 from tests.dashboard import hostile
 from tests.dashboard.conftest import NOW, SMALL
 from tests.dashboard.pixels import picture

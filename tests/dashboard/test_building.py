@@ -14,10 +14,10 @@ import pytest
 from audit.dashboard import building
 from audit.dashboard.building import Built, build, require_replaceable
 from audit.dashboard.context import Context
-from audit.dashboard.copies import open_copy
 from audit.dashboard.links import LiveLinks
 from audit.dashboard.site import PAGES, answer
 from audit.errors import StoreError
+from audit.index.copies import open_copy
 from audit.index.store import Store
 from tests.dashboard.conftest import NOW, SMALL
 from tests.dashboard.html import parse

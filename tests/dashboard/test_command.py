@@ -16,9 +16,9 @@ import pytest
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
 from audit.dashboard.context import Context
-from audit.dashboard.copies import open_copy
 from audit.dashboard.links import LiveLinks
 from audit.dashboard.site import answer
+from audit.index.copies import open_copy
 from audit.storage.journal import Journal
 from flows.cli import main
 from tests.dashboard.html import parse

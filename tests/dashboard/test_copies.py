@@ -10,8 +10,9 @@ import boto3
 import duckdb
 import pytest
 
-from audit.dashboard.copies import Copies, Reader, open_copy
+from audit.dashboard.copies import Reader
 from audit.errors import AuditError, JournalError, StoreError
+from audit.index.copies import Copies, open_copy
 from audit.index.store import Store
 from tests.servers import environment, free_port, moto_server, use
 
@@ -101,13 +102,13 @@ def test_the_newest_copy_in_a_bucket_comes_once_and_an_unreachable_bucket_is_sai
     with moto_server() as variables:
         use(monkeypatch, variables)
         client = boto3.client("s3")
-        client.create_bucket(Bucket="audits")
-        copies = Copies("s3://audits/published")
+        client.create_bucket(Bucket="dashboards")
+        copies = Copies("s3://dashboards/published")
         with pytest.raises(StoreError, match="no published index here"):
             copies.newest()
-        client.put_object(Bucket="audits", Key="published/index-000002.duckdb", Body=b"old")
+        client.put_object(Bucket="dashboards", Key="published/index-000002.duckdb", Body=b"old")
         assert copies.newest().read_bytes() == b"old"
-        client.put_object(Bucket="audits", Key="published/index-000010.duckdb", Body=published.read_bytes())
+        client.put_object(Bucket="dashboards", Key="published/index-000010.duckdb", Body=published.read_bytes())
         reader = Reader(copies)
         assert [p.name for p in reader.path.parent.iterdir()] == ["index-000010.duckdb"]
         with reader.connection() as (con, name, notice):
@@ -123,7 +124,7 @@ def test_the_newest_copy_in_a_bucket_comes_once_and_an_unreachable_bucket_is_sai
 def test_an_address_that_cannot_be_one_or_answers_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     use(monkeypatch, environment(f"http://127.0.0.1:{free_port()}", "k", "s"))
     with pytest.raises(AuditError) as refused:
-        Copies("s3://audits/published").newest()
-    assert "127.0.0.1" in str(refused.value) or "s3://audits" in str(refused.value)
+        Copies("s3://dashboards/published").newest()
+    assert "127.0.0.1" in str(refused.value) or "s3://dashboards" in str(refused.value)
     with pytest.raises(JournalError):
         Copies("s3://")

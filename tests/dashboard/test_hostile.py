@@ -11,9 +11,9 @@ import pytest
 
 from audit.dashboard.building import build
 from audit.dashboard.context import Context
-from audit.dashboard.copies import open_copy
 from audit.dashboard.links import LiveLinks
 from audit.dashboard.site import PAGES, answer
+from audit.index.copies import open_copy
 from tests.dashboard import hostile
 from tests.dashboard.conftest import NOW
 from tests.dashboard.html import Element, parse

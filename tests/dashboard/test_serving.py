@@ -12,8 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from audit.dashboard.context import Context
-from audit.dashboard.copies import Copies, Reader
+from audit.dashboard.copies import Reader
 from audit.dashboard.serving import application, is_loopback, served_hosts
+from audit.index.copies import Copies
 from audit.report import pictures as report_pictures
 from tests.dashboard.html import parse
 from tests.dashboard.pixels import images_in, is_copy, picture

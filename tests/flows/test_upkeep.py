@@ -113,7 +113,7 @@ def test_each_system_of_the_month_before_is_reported(tmp_path: Path, monkeypatch
     assert report["operation"]["missed"] == [f"{before}-06T02:00:00Z"] and report["operation"]["undecided"] == 1
     assert upkeep.monthly_report.fn(str(root), systems=["Painter"], formats="json") == [str(folder)]
     (root / "runs" / "run-Mural" / "plan.json").write_text("{}")
-    with pytest.raises(StoreError, match="in no report, because it is damaged: .*run-Mural"):
+    with pytest.raises(StoreError, match=r"in no report, because it is damaged: .*run-Mural"):
         upkeep.monthly_report.fn(str(root), systems=["Painter"], formats="json")
 
 
