@@ -37,7 +37,7 @@ _CODE: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 # Their arithmetic is part of every result. Detectors name what else they use (onnxruntime, nudenet) in their instrument.
-_LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")
+LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 def canonical(value: object) -> str:
@@ -100,5 +100,5 @@ def source_digests(names: Sequence[str]) -> dict[str, str]:
 @functools.cache
 def code_digest(kind: str) -> str:
     """Return the hex SHA-256 over the source files and the library versions that decide what units of `kind` compute."""
-    libraries = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
     return key({"sources": source_digests(_CODE[kind]), "libraries": libraries})

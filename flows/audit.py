@@ -16,7 +16,7 @@ from tasks.context import Settings
 from tasks.opening import open_run
 from tasks.plan import plan
 from tasks.report import report
-from tasks.stages import attack, detect, erase, generate, invert, quality
+from tasks.stages import compute
 from tasks.units import StageReport
 
 
@@ -41,7 +41,7 @@ def audit(
     run = open_run(spec, root, run_id, settings)
     if not run.planned:
         plan(run, collect(run))
-    stages = (erase(run), attack(run), invert(run), generate(run), detect(run), quality(run))
+    stages = compute(run)
     result = conclude(run, consolidate(run))
     finished = Finished(result, report(run, result), stages)
     return Completed(name=result.verdict.status.value, message=f"verdict of {run.run_id}", data=finished)

@@ -7,7 +7,7 @@ import functools
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +28,22 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    runner: Literal["inline", "processes", "ray"] = Field(
+        default_factory=lambda: os.environ.get("ERASURE_AUDIT_RUNNER") or "inline",  # type: ignore[arg-type,return-value]
+        description="where units are computed: in this process, in several of this machine, or on a Ray cluster",
+        validate_default=True,
+    )
+    address: str | None = Field(
+        default_factory=lambda: os.environ.get("ERASURE_AUDIT_RAY_ADDRESS") or None,
+        description="address of the Ray cluster, such as ray://head-node:10001",
+    )
+    workers: int | None = Field(
+        default=None, ge=1, description="processes of the runner `processes`; one a GPU or core"
+    )
+    cpus_per_unit: float = Field(default=1.0, gt=0, description="CPUs that Ray reserves for a unit")
+    gpus_per_unit: float | None = Field(
+        default=None, ge=0, description="GPUs that Ray reserves for a unit; one by default where nodes have some"
+    )
     device: str | None = Field(default=None, description="torch device, e.g. cpu or cuda:1; the best one by default")
     batch_size: int | None = Field(default=None, ge=1, description="pictures per model call; by device by default")
     gpu_slot: str | None = Field(

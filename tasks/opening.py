@@ -9,6 +9,7 @@ from audit.errors import SpecError
 from audit.spec.document import load_spec
 from tasks import context
 from tasks.context import Run, Settings
+from tasks.runners import require_runner
 from tasks.slots import require_slot
 
 
@@ -27,6 +28,7 @@ def open_run(
     if spec is None and run_id is None:
         raise SpecError("neither a spec nor a run is named", next_step="name a spec file or a run id")
     parsed = kept or (load_spec(spec) if spec else None)
+    require_runner(settings)
     if settings.gpu_slot:
         require_slot(settings.gpu_slot)
     journal = run.open_journal(root)

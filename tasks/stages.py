@@ -1,4 +1,4 @@
-"""The six stages of computing: a Prefect task for one unit of each, and the stage that runs them."""
+"""The six stages of computing: a Prefect task for one unit of each, and what runs them here or on other machines."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from prefect import task
 
 from audit.plan.identities import Unit
+from audit.plan.installation import Installation
 from audit.progress import Listener
 from tasks.context import Run
+from tasks.fitness import require_fit
 from tasks.progress import TrainingProgress
 from tasks.retrying import TASK
-from tasks.share import Share
 from tasks.slots import gpu_slot
 from tasks.units import StageReport, UnitTask, run_units
 
@@ -25,7 +26,9 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
     """Return the Prefect task that computes one unit of `kind`; its rows are in the journal then."""
 
     @task(name=kind, task_run_name=f"{kind}-{{unit.key:.8}}", **TASK)
-    def compute(run: Run, unit: Unit) -> UnitReport:
+    def compute(run: Run, unit: Unit, expected: Installation | None = None) -> UnitReport:
+        if expected is not None:  # not in the process that planned it
+            require_fit(run, expected)
         with gpu_slot(run.settings.gpu_slot):
             return run.worker.run(unit, listen())
 
@@ -43,14 +46,18 @@ _UNITS = {
 erase = functools.partial(run_units, kind="erase", unit_task=_UNITS["erase"], essential=True)
 
 
-def attack(run: Run, share: Share | None = None) -> StageReport:
+def attack(run: Run, helps: bool = False) -> StageReport:
     """Search the inputs of attacks: one unit is one attack on one model, or a batch of what it searches for."""
+    report = run_units(run, helps, kind="attack", unit_task=_UNITS["attack"])
+    _sweep(run)
+    return report
+
+
+def _sweep(run: Run) -> None:
     from audit.compute.training_folders import sweep  # loads torch
 
-    report = run_units(run, share, kind="attack", unit_task=_UNITS["attack"])
     done = run.journal.keys("attack")
     sweep(unit for unit in run.plan.units_of("attack") if unit.key in done)
-    return report
 
 
 # One unit inverts a batch of images.
@@ -61,3 +68,14 @@ generate = functools.partial(run_units, kind="generate", unit_task=_UNITS["gener
 detect = functools.partial(run_units, kind="detect", unit_task=_UNITS["detect"])
 # One unit is one quality instrument on the pictures of one generate unit and their baselines.
 quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality"])
+
+
+def compute(run: Run) -> tuple[StageReport, ...]:
+    """Compute what the run lacks, on the runner of its settings; return the reports of the stages."""
+    if run.settings.runner == "inline":
+        return tuple(stage(run) for stage in (erase, attack, invert, generate, detect, quality))
+    from tasks.spread import spread
+
+    reports = spread(run, _UNITS, essential=frozenset({"erase"}))
+    _sweep(run)
+    return reports

@@ -16,7 +16,6 @@ from audit.plan.identities import Unit
 from tasks.context import Run
 from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
-from tasks.share import Share
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -51,14 +50,12 @@ class StageReport:
     failures: tuple[Failure, ...]
 
 
-def run_units(
-    run: Run, share: Share | None = None, *, kind: str, unit_task: UnitTask, essential: bool = False
-) -> StageReport:
-    """Try every unit of `kind` once; return the report of the stage.
+def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, essential: bool = False) -> StageReport:
+    """Try every unit of `kind` once; return the report of the stage. One who `helps` begins at the end.
 
     A unit that raises is recorded and the others go on, unless the stage is essential or the storage itself is gone.
     """
-    stage = _Stage(run, kind, share)
+    stage = _Stage(run, kind, helps)
     progress = StageProgress(run.run_id, kind, len(stage.rows), stage.before)
     reports, failures = [], []
     for unit in stage.pending():
@@ -95,20 +92,24 @@ def _failed(run: Run, unit: Unit, error: BaseException, essential: bool) -> Fail
     if essential or not isinstance(error, Exception):
         raise error
     run.journal.probe()  # raises when nothing more could be stored: computing on would be wasted
+    reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first_line(error)}")
+    return Failure(unit.kind, unit.key, first_line(error))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says."""
     what = error.what if isinstance(error, AuditError) else f"{type(error).__name__}: {error}"
-    first = (what or "no message").splitlines()[0]
-    reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first}")
-    return Failure(unit.kind, unit.key, first)
+    return (what or "no message").splitlines()[0]
 
 
 class _Stage:
     """The units of one kind and what the journal has of them."""
 
-    def __init__(self, run: Run, kind: str, share: Share | None) -> None:
+    def __init__(self, run: Run, kind: str, helps: bool) -> None:
         self.run, self.kind = run, kind
         self.plan: Plan = run.plan
         self.rows = pc.indices_nonzero(pc.equal(self.plan.units["kind"], kind)).to_pylist()
-        self.order = share.order(self.rows) if share else self.rows
+        self.order = self.rows[::-1] if helps else self.rows
         self.elsewhere = 0
         self._refresh()
         keys = self.plan.units["key"]

@@ -501,8 +501,15 @@ COMMANDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "an unknown format": (lambda b: ["run", b.spec(), "--format", "pdf"], "pdf"),
     "a plan as JUnit": (lambda b: ["plan", b.spec(), "--format", "junit"], "a plan has no junit form"),
     "an empty batch": (lambda b: ["run", b.spec(), "--batch-size", "0"], "batch-size"),
-    "a shard beyond the last": (lambda b: ["work", "x", "--shard", "5/4"], "'5/4' is not a shard"),
-    "a shard that is a word": (lambda b: ["work", "x", "--shard", "first"], "'first' is not a shard"),
+    "Ray without an address": (lambda b: ["run", str(b.spec()), "--runner", "ray"], "needs the address of a cluster"),
+    "an address without Ray": (
+        lambda b: ["run", str(b.spec()), "--address", "ray://127.0.0.1:1"],
+        "only of use to the Ray runner",
+    ),
+    "Ray without a Prefect server": (
+        lambda b: ["run", str(b.spec()), "--runner", "ray", "--address", "ray://127.0.0.1:1"],
+        "needs a Prefect server that its nodes reach",
+    ),
     "a missing policy": (lambda b: ["gate", "x", "--policy", "nowhere.yaml"], "policy cannot be read"),
     "a policy with mistakes": (
         lambda b: ["gate", "x", "--policy", str(touch(b.folder / "p.yaml", b"version: '1'\nlimits: []\n"))],

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from flows.console import Format
+
+
+class Where(StrEnum):
+    """Where units are computed."""
+
+    INLINE = "inline"
+    PROCESSES = "processes"
+    RAY = "ray"
+
 
 Root = Annotated[
     str | None,
@@ -19,6 +29,29 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pict
 GpuSlot = Annotated[
     str | None,
     typer.Option("--gpu-slot", envvar="ERASURE_AUDIT_GPU_SLOT", help="Prefect concurrency limit that each unit holds."),
+]
+Runner = Annotated[
+    Where,
+    typer.Option(
+        "--runner",
+        envvar="ERASURE_AUDIT_RUNNER",
+        help="Where units are computed: in this process, in several of this machine, or on a Ray cluster.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", envvar="ERASURE_AUDIT_RAY_ADDRESS", help="Ray cluster, such as ray://head-node:10001."),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=1, help="Processes of --runner processes (default: one for each GPU, or core)."),
+]
+CpusPerUnit = Annotated[float, typer.Option("--cpus-per-unit", min=0.01, help="CPUs that Ray reserves for a unit.")]
+GpusPerUnit = Annotated[
+    float | None,
+    typer.Option(
+        "--gpus-per-unit", min=0.0, help="GPUs that Ray reserves for a unit (default: 1 where nodes have some)."
+    ),
 ]
 ShowSensitive = Annotated[
     bool, typer.Option("--show-sensitive", help="Show sensitive pictures unblurred in the HTML report.")

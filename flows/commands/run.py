@@ -17,6 +17,7 @@ from audit.errors import EXIT_INCONCLUSIVE, AuditError, Interrupted
 from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
+from flows.commands.options import Where
 from flows.console import Format, emit_json, progress_bars, say
 from flows.notify import notifying
 from flows.verdicts import print_result
@@ -45,6 +46,11 @@ def run(
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     gpu_slot: options.GpuSlot = None,
+    runner: options.Runner = Where.INLINE,
+    address: options.Address = None,
+    workers: options.Workers = None,
+    cpus_per_unit: options.CpusPerUnit = 1.0,
+    gpus_per_unit: options.GpusPerUnit = None,
     show_sensitive: options.ShowSensitive = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
@@ -55,7 +61,11 @@ def run(
 ) -> int:
     """Audit SPEC from corpus to verdict and reports."""
     parsed = load_spec(spec)
-    chosen = _settings(device, batch_size, gpu_slot, database, reports, show_sensitive)
+    chosen = _settings(
+        device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
+        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, database=database, reports=reports,
+        show_sensitive=show_sensitive,
+    )  # fmt: skip
     from audit.run import new_run_id
 
     run_id = new_run_id(parsed.name, dt.datetime.now(dt.UTC))
@@ -72,6 +82,11 @@ def resume(
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     gpu_slot: options.GpuSlot = None,
+    runner: options.Runner = Where.INLINE,
+    address: options.Address = None,
+    workers: options.Workers = None,
+    cpus_per_unit: options.CpusPerUnit = 1.0,
+    gpus_per_unit: options.GpusPerUnit = None,
     show_sensitive: options.ShowSensitive = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
@@ -81,7 +96,11 @@ def resume(
     notify_shut: options.NotifyShut = False,
 ) -> int:
     """Compute what RUN_ID lacks, then conclude and report it again."""
-    chosen = _settings(device, batch_size, gpu_slot, database, reports, show_sensitive)
+    chosen = _settings(
+        device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
+        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, database=database, reports=reports,
+        show_sensitive=show_sensitive,
+    )  # fmt: skip
     form = Format.JSON if as_json else output
     with notifying(notify, run_id, only_shut=notify_shut) as tell:
         return _audit(None, root, run_id, chosen, form, exit_zero, verbose, tell)
@@ -90,7 +109,6 @@ def resume(
 def work(
     run_id: Annotated[str, typer.Argument(help="Run id, as `erasure-audit db runs` lists it.")],
     root: options.Root = None,
-    shard: Annotated[str | None, typer.Option("--shard", help="Begin with slice i of n, such as 2/4.")] = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
     gpu_slot: options.GpuSlot = None,
@@ -98,15 +116,12 @@ def work(
     verbose: options.Verbose = False,
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
-    from tasks.share import Share
-
-    Share.parse(shard)  # mistakes are told before Prefect starts
     locations.storage_root(root)
-    chosen = _settings(device, batch_size, gpu_slot, None, None, False)
+    chosen = _settings(device=device, batch_size=batch_size, gpu_slot=gpu_slot)
     with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 
-        stages = flow(run_id, root=root, shard=shard, settings=chosen())
+        stages = flow(run_id, root=root, settings=chosen())
     computed = sum(stage.computed for stage in stages)
     failed = _tell_failures(stages)
     if as_json:
@@ -116,27 +131,18 @@ def work(
     return EXIT_INCONCLUSIVE if failed else 0
 
 
-def _settings(
-    device: str | None,
-    batch_size: int | None,
-    gpu_slot: str | None,
-    database: str | None,
-    reports: str | None,
-    show_sensitive: bool,
-) -> Callable[[], Settings]:
-    """Return what makes the settings, once Prefect may be imported."""
+def _settings(**values: object) -> Callable[[], Settings]:
+    """Return what makes the settings, once Prefect may be imported. Raises `EnvironmentProblem` for a runner that cannot run."""
+    if values.get("runner", "inline") != "inline":
+        from tasks.context import Settings
+        from tasks.runners import require_runner
+
+        require_runner(Settings.model_validate(values))  # mistakes are told before Prefect starts
 
     def make() -> Settings:
         from tasks.context import Settings
 
-        return Settings(
-            device=device,
-            batch_size=batch_size,
-            gpu_slot=gpu_slot,
-            database=database,
-            reports=reports,
-            show_sensitive=show_sensitive,
-        )
+        return Settings.model_validate(values)
 
     return make
 

@@ -9,35 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from audit import locations
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem, JournalError
 from audit.progress import Pace
 from audit.storage.journal import StorageUnavailable
 from flows import console, environment
-from tasks.share import Share
-
-
-@given(st.integers(0, 200), st.integers(1, 12))
-def test_helpers_together_begin_everywhere_and_each_visits_every_unit(units: int, count: int) -> None:
-    rows = list(range(units))
-    orders = [Share(index, count).order(rows) for index in range(count)]
-    assert all(sorted(order) == rows for order in orders)
-    own = [order[: units * (i + 1) // count - units * i // count] for i, order in enumerate(orders)]
-    assert sorted(row for part in own for row in part) == rows
-
-
-def test_a_helper_without_a_shard_comes_from_the_other_end() -> None:
-    assert Share.parse(None).order([0, 1, 2]) == [2, 1, 0]
-    assert Share.parse("2/3") == Share(1, 3)
-
-
-@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "1/", "-1/2", "1/2/3", "a/b"])
-def test_what_is_no_shard_is_refused(text: str) -> None:
-    with pytest.raises(AuditError, match="is not a shard"):
-        Share.parse(text)
 
 
 @pytest.mark.parametrize(

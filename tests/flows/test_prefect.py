@@ -152,7 +152,7 @@ def test_an_interrupted_run_is_resumed_by_helpers(server: dict[str, str], spec: 
     assert "Traceback" not in shown
     assert not complete(root, run_id)
 
-    helper = cli(server, REPOSITORY, "work", run_id, "--root", str(root), "--shard", "2/2", "--json")
+    helper = cli(server, REPOSITORY, "work", run_id, "--root", str(root), "--json")
     assert helper.returncode == 0, helper.stderr
     assert json.loads(helper.stdout)["computed"] > 0
     assert complete(root, run_id)

@@ -1,0 +1,57 @@
+"""A machine computes units of a run only with the versions, code and weights that the run has elsewhere."""
+
+from __future__ import annotations
+
+import functools
+import socket
+import sys
+
+from audit.errors import AuditError, JournalError
+from audit.plan.installation import SHOWN, Installation, differences, installation
+from audit.storage.errors import StorageUnavailable
+from tasks.context import Run
+
+
+class MachineRefused(Exception):
+    """A machine that must not compute units of a run; nothing was computed there."""
+
+    def __init__(self, node: str, host: str, what: str) -> None:
+        self.node, self.host, self.what = node, host, what
+        super().__init__(node, host, what)
+
+    def __str__(self) -> str:
+        return f"{self.host} computes nothing of this run: {self.what}"
+
+
+def require_fit(run: Run, expected: Installation) -> None:
+    """Return when this process may compute units of `run`, asked once. Raises `MachineRefused` otherwise."""
+    problem = _problem(run, tuple(sorted(expected.items())))
+    if problem is not None:
+        raise MachineRefused(_node(), socket.gethostname(), problem)
+
+
+@functools.lru_cache(maxsize=1)
+def _problem(run: Run, expected: tuple[tuple[str, str], ...]) -> str | None:
+    try:
+        if not run.planned:
+            return f"it does not see the run at {run.root}; the storage root must be one that all machines share"
+        unlike = differences(installation(run.plan.spec), dict(expected))
+        if unlike:
+            more = f" and {len(unlike) - SHOWN} more" if len(unlike) > SHOWN else ""
+            return "; ".join(unlike[:SHOWN]) + more
+        _ = run.worker
+    except StorageUnavailable:
+        raise  # it may answer later
+    except JournalError as error:
+        return f"it cannot read the run at {run.root}: {error.what}"
+    except AuditError as error:
+        return error.what
+    return None
+
+
+def _node() -> str:
+    if "ray" in sys.modules:
+        from tasks.ray_runner import node_here
+
+        return node_here()
+    return socket.gethostname()

@@ -1,0 +1,83 @@
+"""A real Ray cluster on loopback: a head and nodes, each in a process group of its own that is gone when the block ends."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.flows.servers import process, wait_for
+from tests.servers import free_port
+
+START_SECONDS = 180.0
+_MEMORY = 100_000_000  # bytes of each node's object store, which the audit hardly uses
+
+
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A head without CPUs and what is needed to add nodes to it and to connect."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    gcs: int
+    client: int
+
+    @property
+    def address(self) -> str:
+        """The address for `--address`."""
+        return f"ray://127.0.0.1:{self.client}"
+
+    @contextlib.contextmanager
+    def node(self, name: str, cpus: float = 2, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A node of the cluster with `cpus`; `changes` are variables of its environment."""
+        command = [
+            *_RAY, "start", "--block", f"--address=127.0.0.1:{self.gcs}", "--node-ip-address=127.0.0.1",
+            f"--num-cpus={cpus}", *_COMMON,
+        ]  # fmt: skip
+        log = self.folder / f"{name}.log"
+        with process(command, {**self.environment, **changes}, log, self.folder) as child:
+            wait_for(f"the start of node {name}", lambda: _started(child, log), START_SECONDS, log)
+            yield child
+
+
+_RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
+_COMMON = ("--num-gpus=0", f"--object-store-memory={_MEMORY}", "--disable-usage-stats")
+
+
+def _started(child: subprocess.Popen[bytes], log: Path) -> bool:
+    text = log.read_text(errors="replace")
+    assert child.poll() is None, f"it ended:\n{text[-3000:]}"
+    return "Ray runtime started" in text
+
+
+@contextlib.contextmanager
+def ray_cluster(environment: Mapping[str, str], *nodes: str) -> Iterator[Cluster]:
+    """A cluster with token authentication and nodes of two CPUs; children get `environment` beside Ray's own variables."""
+    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # short: Ray's sockets lie below it
+    token = secrets.token_hex(32)
+    variables = {
+        **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0",
+        "HOME": str(folder), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+    }  # fmt: skip
+    cluster = Cluster(folder, variables, free_port(), free_port())
+    command = [
+        *_RAY, "start", "--head", "--block", f"--port={cluster.gcs}", f"--ray-client-server-port={cluster.client}",
+        "--node-ip-address=127.0.0.1", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", *_COMMON,
+        "--min-worker-port=0", "--max-worker-port=0",
+    ]  # fmt: skip
+    log = folder / "head.log"
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        child = stack.enter_context(process(command, variables, log, folder))
+        wait_for("the start of the head", lambda: _started(child, log), START_SECONDS, log)
+        for name in nodes:
+            stack.enter_context(cluster.node(name))
+        yield cluster
