@@ -114,43 +114,62 @@ def duration(seconds: float) -> str:
 
 
 class PlainReporter:
-    """A reporter of plain lines: one when a stage begins, every few seconds with the time left, and one at its end."""
+    """A reporter of plain lines: one when a stage begins, every few seconds with the time left, and one at its end.
+
+    Several stages may go on at once.
+    """
 
     def __init__(self, counted: str = "units") -> None:
         self._counted = counted
-        self._total: int | None = None
-        self._done = self._began_with = 0
-        self._said = self._began = 0.0
-        self._pace = Pace(0)
+        self._stages: dict[str, _Lines] = {}
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Say what the stage has to do; a stage without units says nothing."""
-        self._total, self._done, self._began_with = total, done, done
-        self._said = self._began = time.monotonic()
-        self._pace = Pace(done)
+        lines = self._stages[stage] = _Lines(self._counted, total, done)
         if total is None or total > done:
-            say(f"{stage}: {self._state()}")
+            say(f"{stage}: {lines.state()}")
 
     def update(self, stage: str, done: int) -> None:
         """Say how far it is when the last line is old."""
-        self._done = done
-        self._pace.mark(done)
-        if time.monotonic() - self._said >= LINE_SECONDS:
-            self._said = time.monotonic()
-            left = self._pace.seconds_left(self._total) if self._total is not None else None
-            say(f"{stage}: {self._state()}" + (f", {duration(left)} left" if left else ""))
+        lines = self._stages[stage]
+        lines.mark(done)
+        if time.monotonic() - lines.said >= LINE_SECONDS:
+            lines.said = time.monotonic()
+            left = lines.seconds_left()
+            say(f"{stage}: {lines.state()}" + (f", {duration(left)} left" if left else ""))
 
     def end(self, stage: str) -> None:
         """Say how the stage ended."""
-        if self._done > self._began_with:
-            say(f"{stage}: {self._state()} in {duration(time.monotonic() - self._began)}")
+        lines = self._stages.get(stage)
+        if lines is not None and lines.done > lines.began_with:
+            say(f"{stage}: {lines.state()} in {duration(time.monotonic() - lines.began)}")
 
     def note(self, text: str) -> None:
         """Say it."""
         say(text)
 
-    def _state(self) -> str:
-        return f"{self._done} objects" if self._total is None else f"{self._done}/{self._total} {self._counted}"
+
+class _Lines:
+    """One stage of a plain reporter."""
+
+    def __init__(self, counted: str, total: int | None, done: int) -> None:
+        self._counted, self._total = counted, total
+        self.done = self.began_with = done
+        self.said = self.began = time.monotonic()
+        self._pace = Pace(done)
+
+    def mark(self, done: int) -> None:
+        """Note how far the stage is."""
+        self.done = done
+        self._pace.mark(done)
+
+    def seconds_left(self) -> float | None:
+        """Return the seconds that the stage still takes; None when nobody can tell."""
+        return None if self._total is None else self._pace.seconds_left(self._total)
+
+    def state(self) -> str:
+        """Return how far the stage is, in words."""
+        return f"{self.done} objects" if self._total is None else f"{self.done}/{self._total} {self._counted}"
 
 
 class BarReporter:

@@ -29,7 +29,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     runner: Literal["inline", "processes", "ray"] = Field(
-        default_factory=lambda: os.environ.get("ERASURE_AUDIT_RUNNER") or "inline",  # type: ignore[arg-type,return-value]
+        default_factory=lambda: os.environ.get("ERASURE_AUDIT_RUNNER") or "inline",
         description="where units are computed: in this process, in several of this machine, or on a Ray cluster",
         validate_default=True,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Iterator
 from uuid import UUID
@@ -17,27 +18,38 @@ LINE_SECONDS = 60.0  # between two lines of a stage in a log
 TRAINING_SECONDS = 30.0  # a training that has said nothing for so long says how far it is
 
 
+@dataclasses.dataclass
+class _Logged:
+    """One stage of a log."""
+
+    total: int | None
+    pace: Pace
+    said: float  # when its last line was logged
+
+
 class LogReporter:
-    """A reporter that writes to the run's Prefect log, for workers: a line a minute while a stage lasts."""
+    """A reporter that writes to the run's Prefect log, for workers: a line a minute while a stage lasts.
+
+    Several stages may go on at once.
+    """
 
     def __init__(self) -> None:
-        self._total: int | None = None
-        self._pace = Pace(0)
-        self._said = time.monotonic()
+        self._stages: dict[str, _Logged] = {}
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
         """Log the size of the stage."""
-        self._total, self._pace, self._said = total, Pace(done), time.monotonic()
+        self._stages[stage] = _Logged(total, Pace(done), time.monotonic())
         get_run_logger().info("%s: %s of %s done", stage, done, "?" if total is None else total)
 
     def update(self, stage: str, done: int) -> None:
         """Log how far it is and the time left, when the last line is old."""
-        self._pace.mark(done)
-        if time.monotonic() - self._said < LINE_SECONDS:
+        logged = self._stages[stage]
+        logged.pace.mark(done)
+        if time.monotonic() - logged.said < LINE_SECONDS:
             return
-        self._said = time.monotonic()
-        left = None if self._total is None else self._pace.seconds_left(self._total)
-        of = "?" if self._total is None else self._total
+        logged.said = time.monotonic()
+        left = None if logged.total is None else logged.pace.seconds_left(logged.total)
+        of = "?" if logged.total is None else logged.total
         rest = "" if not left else f", {left / 60:.0f} min left"
         get_run_logger().info("%s: %d of %s done%s", stage, done, of, rest)
 

@@ -7,7 +7,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import ray
@@ -21,6 +22,9 @@ from audit.errors import EnvironmentProblem
 from audit.machine import telemetry
 from tasks.context import Settings
 
+if TYPE_CHECKING:
+    from audit.compute.worker import UnitReport
+
 CONNECT_SECONDS = 5.0
 LOOK_SECONDS = 5.0  # how often the cluster is asked what it has now: nodes come and go
 RETRIES = 3  # times that Ray computes a unit again after its process or node was lost
@@ -30,14 +34,16 @@ _LOST = (exceptions.WorkerCrashedError, exceptions.NodeDiedError, exceptions.Loc
 class RayRunner:
     """A connected Ray cluster."""
 
-    def __init__(self, runner: RayTaskRunner[object], settings: Settings) -> None:
+    falls_together = False
+
+    def __init__(self, runner: RayTaskRunner[UnitReport], settings: Settings) -> None:
         """Take on a runner that is started. Raises `EnvironmentProblem` when no node could ever compute a unit."""
         self._runner, self._address = runner, settings.address
         self._cpus = settings.cpus_per_unit
         self._asked: float | None = None
         self._excluded: set[str] = set()
         self._slots = 0
-        gpus = any(node["Resources"].get("GPU") for node in self._nodes())
+        gpus = any(resources.get("GPU") for resources in self._nodes())
         self._gpus = (1.0 if gpus else 0.0) if settings.gpus_per_unit is None else settings.gpus_per_unit
         if not self.slots():
             wanted = f"{self._cpus:g} CPUs" + (f" and {self._gpus:g} GPUs" if self._gpus else "")
@@ -54,7 +60,7 @@ class RayRunner:
         address = str(settings.address)
         _require_listening(address)
         options = {"logging_level": logging.WARNING, "log_to_driver": False, "runtime_env": {"env_vars": _variables()}}
-        runner: RayTaskRunner[object] = RayTaskRunner(address=address, init_kwargs=options)
+        runner: RayTaskRunner[UnitReport] = RayTaskRunner(address=address, init_kwargs=options)
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(runner)
@@ -62,23 +68,23 @@ class RayRunner:
                 raise _no_cluster(address, " ".join(str(error).split())[:300] or type(error).__name__) from error
             yield cls(runner, settings)
 
-    def _nodes(self) -> list[dict[str, object]]:
-        nodes: list[dict[str, object]] = [node for node in ray.nodes() if node["Alive"]]
-        return [node for node in nodes if node["NodeID"] not in self._excluded]
+    def _nodes(self) -> list[dict[str, float]]:
+        """Return the resources of each node that is alive and has not refused the run."""
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        return [node["Resources"] for node in nodes if node["NodeID"] not in self._excluded]
 
     def slots(self) -> int:
         """Return the number of units that the nodes of now can compute at once."""
         if self._asked is None or time.monotonic() - self._asked > LOOK_SECONDS:
-            self._slots = sum(self._on_node(node["Resources"]) for node in self._nodes())
+            self._slots = sum(map(self._on_node, self._nodes()))
             self._asked = time.monotonic()
         return self._slots
 
-    def _on_node(self, resources: object) -> int:
-        assert isinstance(resources, dict)
+    def _on_node(self, resources: Mapping[str, float]) -> int:
         wanted = {"CPU": self._cpus, "GPU": self._gpus}
         return min(int(resources.get(name, 0.0) / amount) for name, amount in wanted.items() if amount)
 
-    def submit(self, task: Task[..., object], parameters: dict[str, object]) -> PrefectFuture[object]:
+    def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
         """Let Ray compute a unit on a node that has its resources and has not refused the run."""
         options: dict[str, object] = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": RETRIES}
         if self._excluded:

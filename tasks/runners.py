@@ -11,7 +11,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from prefect.futures import PrefectFuture
 from prefect.settings import get_current_settings
@@ -20,6 +20,9 @@ from prefect.tasks import Task
 
 from audit.errors import EnvironmentProblem
 from tasks.context import Settings
+
+if TYPE_CHECKING:
+    from audit.compute.worker import UnitReport
 
 TRIES = 3  # times that a unit is given to a process again after it was lost with one
 
@@ -30,7 +33,7 @@ class Runner(Protocol):
     def slots(self) -> int:
         """Return the number of units that can be computed at once now; it may change."""
 
-    def submit(self, task: Task[..., object], parameters: dict[str, object]) -> PrefectFuture[object]:
+    def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
         """Begin to compute one unit."""
 
     def exclude(self, node: str) -> None:
@@ -38,6 +41,10 @@ class Runner(Protocol):
 
     def mend(self, error: BaseException) -> bool:
         """Return whether `error` lost a process and not a unit, so that the unit can be submitted again now."""
+
+    @property
+    def falls_together(self) -> bool:
+        """Whether all units in flight are lost where one is."""
 
 
 def require_runner(settings: Settings) -> None:
@@ -87,6 +94,8 @@ def opened(settings: Settings) -> Iterator[Runner]:
 class Processes(contextlib.AbstractContextManager["Processes"]):
     """Processes of this machine, each with a GPU of its own where there are some."""
 
+    falls_together = True  # the pool ends with any one of its processes
+
     def __init__(self, workers: int | None) -> None:
         """Prepare `workers` processes: by default one for each GPU, and one for each core without any."""
         gpus = _gpus()
@@ -106,31 +115,21 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         """Return the number of processes."""
         return self._count
 
-    def submit(self, task: Task[..., object], parameters: dict[str, object]) -> PrefectFuture[object]:
-        """Give a unit to the next process that is free."""
-        try:
-            return self._pool.submit(task, parameters)
-        except BrokenProcessPool:  # one was killed since the last unit ended
-            self._restart()
-            return self._pool.submit(task, parameters)
+    def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
+        """Give a unit to the next process that is free. Raises `BrokenProcessPool` when one was killed."""
+        return self._pool.submit(task, parameters)
 
     def exclude(self, node: str) -> None:
         """Raise `EnvironmentProblem`: all processes run on the machine that refused."""
         raise EnvironmentProblem("this machine cannot compute the run", where=node)
 
     def mend(self, error: BaseException) -> bool:
-        """Return whether a process was killed. All are started anew then, as the pool ends with any one of them."""
+        """Return whether a process was killed; all are started anew then."""
         if not isinstance(error, BrokenProcessPool):
             return False
-        self._restart()
-        return True
-
-    def _restart(self) -> None:
-        broken = getattr(self._pool, "_executor", None)
-        if broken is None or not getattr(broken, "_broken", True):
-            return  # it was started anew already: every unit of the old pool says that it broke
         self._pool.__exit__(None, None, None)
         self._pool = self._started()
+        return True
 
 
 def _gpus() -> int:

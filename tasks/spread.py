@@ -7,9 +7,11 @@ import dataclasses
 import heapq
 import queue
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from prefect.futures import PrefectFuture
+from prefect.tasks import Task
 
 from audit.plan.document import KINDS
 from audit.plan.identities import Unit
@@ -20,7 +22,7 @@ from tasks.fitness import MachineRefused
 from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
 from tasks.runners import TRIES, Runner
-from tasks.units import REFRESH_SECONDS, Failure, StageReport, UnitTask, first_line
+from tasks.units import REFRESH_SECONDS, Failure, StageReport, first_line
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
@@ -29,7 +31,7 @@ AHEAD = 2  # units in flight for each that can be computed at once: the next one
 LOOK_SECONDS = 5.0  # a runner may have got more slots, and the journal more units, while nothing ended here
 
 
-def spread(run: Run, tasks: dict[str, UnitTask], essential: frozenset[str]) -> tuple[StageReport, ...]:
+def spread(run: Run, tasks: Mapping[str, Task[..., UnitReport]], essential: frozenset[str]) -> tuple[StageReport, ...]:
     """Try every unit that the journal lacks once, on the runner of the run's settings; return a report for each stage.
 
     A unit that raises is recorded and the others go on, unless its kind is `essential` or the storage itself is gone.
@@ -153,13 +155,18 @@ class _Dispatch:
     """The units in flight: as many as the runner has slots for, and some more, so that no slot waits."""
 
     def __init__(
-        self, run: Run, runner: Runner, pending: _Pending, tasks: dict[str, UnitTask], essential: frozenset[str]
+        self,
+        run: Run,
+        runner: Runner,
+        pending: _Pending,
+        tasks: Mapping[str, Task[..., UnitReport]],
+        essential: frozenset[str],
     ) -> None:
         self._run, self._runner, self._pending, self._tasks = run, runner, pending, tasks
         self._essential = essential
         self._expected: Installation = installation(run.plan.spec)
-        self._ended: queue.SimpleQueue[PrefectFuture[object]] = queue.SimpleQueue()
-        self._flying: dict[int, tuple[PrefectFuture[object], Unit]] = {}
+        self._ended: queue.SimpleQueue[PrefectFuture[UnitReport]] = queue.SimpleQueue()
+        self._flying: dict[int, tuple[PrefectFuture[UnitReport], Unit]] = {}
         self._lost: collections.Counter[str] = collections.Counter()
 
     def run(self) -> None:
@@ -179,11 +186,30 @@ class _Dispatch:
 
     def _submit(self, unit: Unit) -> None:
         parameters: dict[str, object] = {"run": self._run, "unit": unit, "expected": self._expected}
-        future = self._runner.submit(self._tasks[unit.kind], parameters)
+        try:
+            future = self._runner.submit(self._tasks[unit.kind], parameters)
+        except Exception as error:
+            if not self._regain(unit, error):
+                raise
+            return
         self._flying[id(future)] = (future, unit)
         future.add_done_callback(self._ended.put)
 
-    def _settle(self, future: PrefectFuture[object], unit: Unit) -> None:
+    def _regain(self, unit: Unit, error: BaseException) -> bool:
+        """Return whether `error` lost a process and not the unit; it, and what was lost with it, is submitted again then."""
+        if self._lost[unit.key] >= TRIES or not self._runner.mend(error):
+            return False
+        self._lost[unit.key] += 1
+        reporter().note(f"a process that computed {unit.kind} unit {unit.key[:12]} was lost; trying again")
+        lost = [unit]
+        if self._runner.falls_together:
+            lost += [other for _, other in self._flying.values()]
+            self._flying.clear()
+        for other in lost:
+            self._submit(other)
+        return True
+
+    def _settle(self, future: PrefectFuture[UnitReport], unit: Unit) -> None:
         """Record how a unit ended, and let those begin that waited for it."""
         error = self._outcome(future, unit)
         if isinstance(error, MachineRefused):
@@ -191,10 +217,7 @@ class _Dispatch:
             self._runner.exclude(error.node)
             self._submit(unit)
             return
-        if error is not None and self._runner.mend(error) and self._lost[unit.key] < TRIES:
-            self._lost[unit.key] += 1
-            reporter().note(f"a process that computed {unit.kind} unit {unit.key[:12]} was lost; trying again")
-            self._submit(unit)
+        if error is not None and self._regain(unit, error):
             return
         stage = self._pending.stages[unit.kind]
         if error is None:
@@ -204,7 +227,7 @@ class _Dispatch:
             self._pending.abandon(unit.key)
         stage.settle()
 
-    def _outcome(self, future: PrefectFuture[object], unit: Unit) -> BaseException | None:
+    def _outcome(self, future: PrefectFuture[UnitReport], unit: Unit) -> BaseException | None:
         """Return the error that a unit ended with; None, and its report on record, when it is journalled."""
         try:
             future.wait()
@@ -213,7 +236,7 @@ class _Dispatch:
         state = future.state
         if not state.is_completed():
             return failure(state)
-        report: UnitReport = state.result()
+        report: UnitReport = future.result()
         stage = self._pending.stages[unit.kind]
         stage.reports.append(report)
         if report.errors:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from prefect import task
+from prefect.tasks import Task
 
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
@@ -16,13 +17,13 @@ from tasks.fitness import require_fit
 from tasks.progress import TrainingProgress
 from tasks.retrying import TASK
 from tasks.slots import gpu_slot
-from tasks.units import StageReport, UnitTask, run_units
+from tasks.units import StageReport, run_units
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
 
 
-def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) -> UnitTask:
+def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) -> Task[..., UnitReport]:
     """Return the Prefect task that computes one unit of `kind`; its rows are in the journal then."""
 
     @task(name=kind, task_run_name=f"{kind}-{{unit.key:.8}}", **TASK)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.clusters import Cluster, ray_cluster
-from tests.flows.servers import cli, prefect_server, process, wait_for
+from tests.flows.servers import cli, prefect_server
 from tests.flows.test_kill import tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
