@@ -44,6 +44,9 @@ class Settings(BaseModel):
     gpus_per_unit: float | None = Field(
         default=None, ge=0, description="GPUs that Ray reserves for a unit; one by default where nodes have some"
     )
+    share_weights: bool = Field(
+        default=False, description="copy the run's local model files to the storage root, for nodes that lack them"
+    )
     device: str | None = Field(default=None, description="torch device, e.g. cpu or cuda:1; the best one by default")
     batch_size: int | None = Field(default=None, ge=1, description="pictures per model call; by device by default")
     gpu_slot: str | None = Field(

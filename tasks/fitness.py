@@ -9,6 +9,7 @@ import sys
 from audit.errors import AuditError, JournalError
 from audit.plan.installation import SHOWN, Installation, differences, installation
 from audit.storage.errors import StorageUnavailable
+from audit.weights.sharing import adopt
 from tasks.context import Run
 
 
@@ -35,6 +36,7 @@ def _problem(run: Run, expected: tuple[tuple[str, str], ...]) -> str | None:
     try:
         if not run.planned:
             return f"it does not see the run at {run.root}; the storage root must be one that all machines share"
+        adopt(run.journal, run.run_id)
         unlike = differences(installation(run.plan.spec), dict(expected))
         if unlike:
             more = f" and {len(unlike) - SHOWN} more" if len(unlike) > SHOWN else ""

@@ -15,7 +15,8 @@ from prefect.tasks import Task
 
 from audit.plan.document import KINDS
 from audit.plan.identities import Unit
-from audit.plan.installation import Installation, installation
+from audit.plan.installation import Installation, installation, shareable
+from audit.weights.sharing import share
 from tasks import runners
 from tasks.context import Run
 from tasks.fitness import MachineRefused
@@ -36,6 +37,8 @@ def spread(run: Run, tasks: Mapping[str, Task[..., UnitReport]], essential: froz
 
     A unit that raises is recorded and the others go on, unless its kind is `essential` or the storage itself is gone.
     """
+    if run.settings.share_weights:
+        share(run.journal, run.run_id, shareable(run.plan.spec))
     queue_of_units = _Pending(run)
     with runners.opened(run.settings) as runner:
         dispatch = _Dispatch(run, runner, queue_of_units, tasks, essential)

@@ -9,12 +9,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+from audit.checkpoints.personalisation import PersonalisationRef
 from audit.identity import LIBRARIES, code_digest
 from audit.plan.document import KINDS
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Missing, Resolved
 from audit.spec.document import Spec
+from audit.weights.checkpoints import CheckpointRef, shared_checkpoint
+from audit.weights.references import ModelRef, shared_model
+from audit.weights.sharing import SharedModel
 
 Installation = Mapping[str, str]  # what it is, in words -> its version or digest; a missing input -> why it is missing
 SHOWN = 3  # differences that a message names
@@ -39,6 +44,18 @@ def differences(here: Installation, planned: Installation) -> list[str]:
         if mine != theirs:
             parts.append(f"{name} is {_short(mine)}, the run has {_short(theirs)}")
     return sorted(parts, key=lambda part: "missing" not in part)
+
+
+def shareable(spec: Spec) -> Iterator[tuple[SharedModel, Path]]:
+    """Yield every model and checkpoint of `spec` that lies on this machine outside of the package, with its folder."""
+    resolved = resolve(spec)
+    for model in (resolved.backbone, *resolved.energies.values(), *resolved.networks.values()):
+        if isinstance(model, ModelRef) and model.source != "testbed":
+            yield shared_model(model), model.path
+    for checkpoint in (*resolved.checkpoints.values(), *resolved.personalisations.values()):
+        files = checkpoint.files if isinstance(checkpoint, PersonalisationRef) else checkpoint
+        if isinstance(files, CheckpointRef):
+            yield shared_checkpoint(files)
 
 
 def _short(value: str) -> str:

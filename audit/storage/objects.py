@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import errno
+import functools
 import os
+import shutil
 import time
 import uuid
 from collections.abc import Iterator
@@ -108,6 +110,26 @@ class ObjectStore:
         """The bytes of object `name`. Raises FileNotFoundError when it is absent, `JournalError` for other troubles."""
         with translated(self.url(name), absent_is_error=False):
             return bytes(self._whole(name))
+
+    def put_file(self, name: str, path: Path) -> bool:
+        """Store a local file under `name` unless something is there; whether it was stored. It is never whole in memory.
+
+        Raises `JournalError`.
+        """
+        with translated(self.url(name)):
+            if self.fs.exists(self.path(name)):
+                return False
+            if not self.local:
+                self.fs.put_file(str(path), self.path(name))
+                return True
+            target = Path(self.path(name))
+            copy = functools.partial(shutil.copyfile, path)
+            return files.place(target, copy, unfinished=files.shared(target), finish=link_new)
+
+    def fetch(self, name: str, path: Path) -> None:
+        """Copy object `name` to the local file `path`, never whole in memory. Raises `JournalError`, of an absent one too."""
+        with translated(self.url(name)):
+            self.fs.get_file(self.path(name), str(path))
 
     def open(self, name: str, *, partial: bool) -> pa.NativeFile:
         """The object, open for reading by position. Raises FileNotFoundError when it is absent, else `JournalError`.

@@ -17,6 +17,7 @@ from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weights.files import cached_sha256, loaded_weights, unreadable
 from audit.weights.references import unpinned
+from audit.weights.sharing import SharedModel, copy_of
 
 Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 
@@ -58,7 +59,7 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
     Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one.
     """
     ref = ref.strip()
-    path = Path(os.path.expanduser(ref))
+    path = copy_of(ref) or Path(os.path.expanduser(ref))
     if ref and path.exists():
         return _from_path(ref, path.absolute(), None)
     hub = _HUB.fullmatch(ref)
@@ -80,6 +81,13 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
     if inside and ".." in PurePosixPath(inside).parts:
         raise CheckpointError("the path inside the repository leaves it", where=ref, next_step="write it without '..'")
     return _from_hub(ref, hub["repo"], revision, inside or "")
+
+
+def shared_checkpoint(ref: CheckpointRef) -> tuple[SharedModel, Path]:
+    """Return the files that another machine needs to compute with a checkpoint, and the folder that they lie in."""
+    if ref.path.is_dir():
+        return SharedModel(ref.name, ref.files, None), ref.path
+    return SharedModel(ref.name, ref.files, ref.path.name), ref.path.parent
 
 
 def is_safetensors(path: Path) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -16,6 +16,7 @@ from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weights import settings
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
+from audit.weights.sharing import SharedModel, copy_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -52,7 +53,7 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):
         return _testbed(ref, testbed_name or "pipeline")
-    folder = Path(os.path.expanduser(ref))
+    folder = copy_of(ref) or Path(os.path.expanduser(ref))
     if folder.is_dir():
         return _from_folder(ref, "local", folder, None)
     if folder.is_file():
@@ -87,6 +88,11 @@ def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointEr
         where=ref,
         next_step=next_step,
     )
+
+
+def shared_model(ref: ModelRef) -> SharedModel:
+    """Return the files that another machine needs to compute with a model: weights, configurations and vocabularies."""
+    return SharedModel(ref.name, {**_configs(ref.path, _parts(ref.path)), **ref.files}, None)
 
 
 def component_files(ref: ModelRef, component: str) -> dict[str, str]:
@@ -228,14 +234,17 @@ def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: 
             where=str(folder),
             next_step="download one variant for all parts",
         )
-    configs = {
+    digest = key({"weights": weights, "configs": _configs(folder, parts)})
+    return ModelRef(name, source, folder, revision, weights, digest, variants.pop())
+
+
+def _configs(folder: Path, parts: Iterable[str]) -> dict[str, str]:
+    return {
         path.relative_to(folder).as_posix(): cached_sha256(path)
         for part in ["", *parts]
         for path in sorted((folder / part).iterdir())
         if path.is_file() and path.suffix in _CONFIG_SUFFIXES
     }
-    digest = key({"weights": weights, "configs": configs})
-    return ModelRef(name, source, folder, revision, weights, digest, variants.pop())
 
 
 def _parts(folder: Path) -> dict[str, bool]:

@@ -53,6 +53,12 @@ GpusPerUnit = Annotated[
         "--gpus-per-unit", min=0.0, help="GPUs that Ray reserves for a unit (default: 1 where nodes have some)."
     ),
 ]
+ShareWeights = Annotated[
+    bool,
+    typer.Option(
+        "--share-weights", help="Copy the run's local model files to the storage root, for nodes that lack them."
+    ),
+]
 ShowSensitive = Annotated[
     bool, typer.Option("--show-sensitive", help="Show sensitive pictures unblurred in the HTML report.")
 ]

@@ -51,6 +51,7 @@ def run(
     workers: options.Workers = None,
     cpus_per_unit: options.CpusPerUnit = 1.0,
     gpus_per_unit: options.GpusPerUnit = None,
+    share_weights: options.ShareWeights = False,
     show_sensitive: options.ShowSensitive = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
@@ -63,7 +64,7 @@ def run(
     parsed = load_spec(spec)
     chosen = _settings(
         device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
-        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, database=database, reports=reports,
+        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, share_weights=share_weights, database=database, reports=reports,
         show_sensitive=show_sensitive,
     )  # fmt: skip
     from audit.run import new_run_id
@@ -87,6 +88,7 @@ def resume(
     workers: options.Workers = None,
     cpus_per_unit: options.CpusPerUnit = 1.0,
     gpus_per_unit: options.GpusPerUnit = None,
+    share_weights: options.ShareWeights = False,
     show_sensitive: options.ShowSensitive = False,
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
@@ -98,7 +100,7 @@ def resume(
     """Compute what RUN_ID lacks, then conclude and report it again."""
     chosen = _settings(
         device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
-        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, database=database, reports=reports,
+        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, share_weights=share_weights, database=database, reports=reports,
         show_sensitive=show_sensitive,
     )  # fmt: skip
     form = Format.JSON if as_json else output

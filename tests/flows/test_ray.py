@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
+from audit.plan.document import KINDS
 from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, tiny_spec
 from tests.flows.clusters import Cluster, ray_cluster
-from tests.flows.servers import cli, prefect_server
+from tests.flows.servers import cli, prefect_server, process, wait_for
 from tests.flows.test_kill import tables
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
@@ -32,13 +40,26 @@ def cluster(server: dict[str, str]) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    return tiny_spec(tmp_path_factory.mktemp("spec"), tiny_folder, unit_size=1)
+    learning = {"iterations": 3, "batch_size": 1, "images": 2, "held_out": 1}
+    text = {"steps": 2, "guidance": 3.0}
+    return tiny_spec(
+        tmp_path_factory.mktemp("spec"), tiny_folder, unit_size=1, quality=[{"name": "ssim", "kind": "ssim"}],
+        scenarios=[
+            {"name": "text", "cases": 3, "sampler": text},
+            {"name": "embedding-whitebox", "cases": 1, "parameters": learning, "sampler": text},
+            {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1},
+        ],
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> dict[str, object]:
-    root = tmp_path_factory.mktemp("inline") / "runs"
-    return dict(tables(root, finish_run(spec, root)))
+    root, threads = tmp_path_factory.mktemp("inline") / "runs", torch.get_num_threads()
+    torch.set_num_threads(1)  # as on the nodes: how a sum is split shows in its last digits
+    try:
+        return dict(tables(root, finish_run(spec, root)))
+    finally:
+        torch.set_num_threads(threads)
 
 
 def only_run(root: Path) -> str:
@@ -46,15 +67,98 @@ def only_run(root: Path) -> str:
     return run_id
 
 
-def test_a_run_on_two_nodes_equals_the_inline_run(
-    cluster: Cluster, spec: Path, undisturbed: dict[str, object], tmp_path: Path
+def on_ray(cluster: Cluster, spec: Path, root: Path) -> list[str]:
+    return ["run", str(spec), "--root", str(root), "--runner", "ray", "--address", cluster.address, "--json"]
+
+
+def processes_called(title: str) -> list[int]:
+    """The ids of the processes whose title is `title`, as Ray sets it while a task runs."""
+    ids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace").strip() == title:
+                ids.append(int(folder.name))
+    return ids
+
+
+def kill_one_of_each_stage(ended: threading.Event, killed: set[str]) -> None:
+    while not ended.wait(0.02):
+        for kind in KINDS:
+            if kind not in killed and (ids := processes_called(f"ray::{kind}")):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(ids[0], signal.SIGKILL)
+                    killed.add(kind)
+
+
+def test_a_run_that_loses_a_process_in_every_stage_equals_the_inline_run(
+    undisturbed: dict[str, object], cluster: Cluster, spec: Path, tmp_path: Path
 ) -> None:
-    root = tmp_path / "runs"
-    done = cli(
-        cluster.environment, REPOSITORY, "run", str(spec), "--root", str(root), "--runner", "ray",
-        "--address", cluster.address, "--json",
-    )  # fmt: skip
+    root, ended, killed = tmp_path / "runs", threading.Event(), set[str]()
+    killer = threading.Thread(target=kill_one_of_each_stage, args=(ended, killed))
+    killer.start()
+    try:
+        done = cli(cluster.environment, REPOSITORY, *on_ray(cluster, spec, root))
+    finally:
+        ended.set()
+        killer.join()
 
     assert done.returncode in VERDICTS, done.stderr
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.stderr and "not tried" not in done.stderr
+    assert killed == set(KINDS)
+    assert tables(root, only_run(root)) == undisturbed
+
+
+def test_a_node_that_comes_takes_over_from_one_that_dies(
+    server: dict[str, str], spec: Path, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    root, log = tmp_path / "runs", tmp_path / "run.log"
+    with ray_cluster(server) as cluster, cluster.node("old") as old:
+        command = [sys.executable, "-m", "flows.cli", *on_ray(cluster, spec, root)]
+        with process(command, cluster.environment, log, REPOSITORY) as child:
+            wait_for("the first inversion", lambda: Journal(str(root)).keys("invert"), 300, log)
+            with cluster.node("new"):
+                os.killpg(old.pid, signal.SIGKILL)
+                assert child.wait(600) in VERDICTS, log.read_text()
+    assert tables(root, only_run(root)) == undisturbed
+
+
+def test_a_node_with_another_version_computes_nothing(
+    server: dict[str, str], spec: Path, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    strange = tmp_path / "strange" / "diffusers-0.0.1.dist-info"
+    strange.mkdir(parents=True)
+    (strange / "METADATA").write_text("Metadata-Version: 2.1\nName: diffusers\nVersion: 0.0.1\n")
+    root = tmp_path / "runs"
+    with ray_cluster(server) as cluster:
+        path = os.pathsep.join([str(strange.parent), cluster.environment["PYTHONPATH"]])
+        with cluster.node("other", PYTHONPATH=path):
+            refused = cli(cluster.environment, REPOSITORY, *on_ray(cluster, spec, root))
+            assert refused.returncode == 2, refused.stderr
+            assert re.search(r"computes nothing of this run: .*diffusers is 0\.0\.1", refused.stderr)
+            assert "no node of the Ray cluster can compute this run" in refused.stderr
+            assert "Traceback" not in refused.stderr
+            assert not any(Journal(str(root)).keys(kind) for kind in KINDS)
+
+            run_id = only_run(root)
+            with cluster.node("same"):
+                resumed = cli(
+                    cluster.environment, REPOSITORY, "resume", run_id, "--root", str(root), "--runner", "ray",
+                    "--address", cluster.address,
+                )  # fmt: skip
+    assert resumed.returncode in VERDICTS, resumed.stderr
+    assert tables(root, run_id) == undisturbed
+
+
+def test_processes_of_one_machine_equal_the_inline_run(
+    server: dict[str, str], spec: Path, undisturbed: dict[str, object], tmp_path: Path
+) -> None:
+    root, log = tmp_path / "runs", tmp_path / "run.log"
+    command = ["run", str(spec), "--root", str(root), "--runner", "processes", "--workers", "2", "--json"]
+    with process([sys.executable, "-m", "flows.cli", *command], server, log, REPOSITORY) as child:
+        wait_for("the first inversion", lambda: Journal(str(root)).keys("invert"), 300, log)
+        children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
+        pool = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+        os.kill(int(pool[0]), signal.SIGKILL)
+        assert child.wait(600) in VERDICTS, log.read_text()
+    assert "was lost; trying again" in log.read_text()
     assert tables(root, only_run(root)) == undisturbed
