@@ -63,6 +63,7 @@ CHEAP = {
 ELSEWHERE = {
     "make ": "its targets are looked up below",
     "source ": "the tests run in the environment that it switches on",
+    "pip install 'erasure-audit[ray]'": "installs half a gigabyte: tests/flows/test_ray.py runs with it",
     "export ": "sets a variable of a server or worker: tests/flows/test_prefect.py",
     "prefect ": "needs a server: tests/flows/test_prefect.py",
     "python -m deployments.automations": "needs a server: tests/flows/test_automations.py",
