@@ -46,6 +46,32 @@ def tiny_spec(folder: Path, pipeline: Path, **changes: Any) -> Path:
     return path
 
 
+def spec_of_every_kind(folder: Path, **changes: Any) -> Path:
+    """The path of a spec of the testbed at two steps that has every kind of unit: searches, inversions, a trained eraser."""
+    text, latent = {"steps": 2, "guidance": 3.0}, {"steps": 2, "guidance": 1.0}
+    gate = {"residual_max": 100.0, "psnr_min_db": 0.1}  # two steps invert nothing well; what comes back is counted
+    inversion = {"cases": 3, "sampler": latent, "fixed_point_passes": 1, "quality_gate": gate}
+    erasing = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
+    learning = {"iterations": 15, "batch_size": 1, "images": 2, "held_out": 2}
+    searching = {"population": 16, "generations": 15, "tokens": 3}
+    eraser = {"method": "esd-x", "preset": "testbed", "parameters": erasing}
+    sections = {
+        "defences": [{"name": "esd-x+irece", "eraser": eraser, "guards": [{"name": "irece"}]}],
+        "scenarios": [
+            {"name": "text", "cases": 3, "sampler": text},
+            {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": text},
+            {"name": "embedding-whitebox", "cases": 2, "parameters": learning, "sampler": text},
+            {"name": "latent-whitebox", **inversion},
+            {"name": "latent-blackbox", **inversion},
+        ],
+        "detectors": [{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
+        "quality": [{"name": "ssim", "kind": "ssim"}],
+        "gate": {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}]},
+        "unit_size": 2,
+    }
+    return tiny_spec(folder, Path("testbed"), **{**sections, **changes})
+
+
 def plan_run(spec_path: Path, root: Path) -> str:
     """The id of a run that is planned and stored below `root`, and not begun."""
     spec, journal, now = load_spec(spec_path), run.open_journal(str(root)), dt.datetime.now(dt.UTC)

@@ -21,7 +21,7 @@ import torch
 from audit.index.store import latest
 from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import finish_run, spec_of_every_kind
 from tests.flows.servers import cli, prefect_server, process, wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
@@ -112,35 +112,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The testbed at two steps: every kind of unit, two searches, two ways to invert, a trained eraser and a guard."""
-    text, latent = {"steps": 2, "guidance": 3.0}, {"steps": 2, "guidance": 1.0}
-    gate = {"residual_max": 100.0, "psnr_min_db": 0.1}  # two steps invert nothing well; what comes back is counted
-    inversion = {"cases": 3, "sampler": latent, "fixed_point_passes": 1, "quality_gate": gate}
-    erasing = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
-    learning = {"iterations": 15, "batch_size": 1, "images": 2, "held_out": 2}
-    searching = {"population": 16, "generations": 15, "tokens": 3}
-    return tiny_spec(
-        tmp_path_factory.mktemp("spec"),
-        Path("testbed"),
-        defences=[
-            {
-                "name": "esd-x+irece",
-                "eraser": {"method": "esd-x", "preset": "testbed", "parameters": erasing},
-                "guards": [{"name": "irece"}],
-            }
-        ],
-        scenarios=[
-            {"name": "text", "cases": 3, "sampler": text},
-            {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": text},
-            {"name": "embedding-whitebox", "cases": 2, "parameters": learning, "sampler": text},
-            {"name": "latent-whitebox", **inversion},
-            {"name": "latent-blackbox", **inversion},
-        ],
-        detectors=[{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
-        quality=[{"name": "ssim", "kind": "ssim"}],
-        gate={"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}]},
-        unit_size=2,
-    )
+    return spec_of_every_kind(tmp_path_factory.mktemp("spec"))
 
 
 def comparable(mart: str, row: dict[str, Any]) -> dict[str, Any]:

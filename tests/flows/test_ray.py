@@ -16,7 +16,7 @@ import torch
 
 from audit.plan.document import KINDS
 from audit.storage.journal import Journal
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import finish_run, spec_of_every_kind
 from tests.flows.clusters import Cluster, ray_cluster
 from tests.flows.servers import cli, prefect_server, process, wait_for
 from tests.flows.test_kill import tables
@@ -39,17 +39,8 @@ def cluster(server: dict[str, str]) -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
-def spec(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
-    learning = {"iterations": 3, "batch_size": 1, "images": 2, "held_out": 1}
-    text = {"steps": 2, "guidance": 3.0}
-    return tiny_spec(
-        tmp_path_factory.mktemp("spec"), tiny_folder, unit_size=1, quality=[{"name": "ssim", "kind": "ssim"}],
-        scenarios=[
-            {"name": "text", "cases": 3, "sampler": text},
-            {"name": "embedding-whitebox", "cases": 1, "parameters": learning, "sampler": text},
-            {"name": "latent-whitebox", "cases": 3, "sampler": {"steps": 2, "guidance": 1.0}, "fixed_point_passes": 1},
-        ],
-    )  # fmt: skip
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return spec_of_every_kind(tmp_path_factory.mktemp("spec"))
 
 
 @pytest.fixture(scope="module")
