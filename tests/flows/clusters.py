@@ -35,11 +35,11 @@ class Cluster:
         return f"ray://127.0.0.1:{self.client}"
 
     @contextlib.contextmanager
-    def node(self, name: str, cpus: float = 2, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A node of the cluster with `cpus`; `changes` are variables of its environment."""
+    def node(self, name: str, cpus: float = 2, gpus: int = 0, **changes: str) -> Iterator[subprocess.Popen[bytes]]:
+        """A node of the cluster that says it has `cpus` and `gpus`; `changes` are variables of its environment."""
         command = [
             *_RAY, "start", "--block", f"--address=127.0.0.1:{self.gcs}", "--node-ip-address=127.0.0.1",
-            f"--num-cpus={cpus}", *_COMMON,
+            f"--num-cpus={cpus}", f"--num-gpus={gpus}", *_COMMON,
         ]  # fmt: skip
         log = self.folder / f"{name}.log"
         with process(command, {**self.environment, **changes}, log, self.folder) as child:
@@ -48,7 +48,7 @@ class Cluster:
 
 
 _RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
-_COMMON = ("--num-gpus=0", f"--object-store-memory={_MEMORY}", "--disable-usage-stats")
+_COMMON = (f"--object-store-memory={_MEMORY}", "--disable-usage-stats")
 
 
 def _started(child: subprocess.Popen[bytes], log: Path) -> bool:
@@ -70,8 +70,8 @@ def ray_cluster(environment: Mapping[str, str], *nodes: str) -> Iterator[Cluster
     cluster = Cluster(folder, variables, free_port(), free_port())
     command = [
         *_RAY, "start", "--head", "--block", f"--port={cluster.gcs}", f"--ray-client-server-port={cluster.client}",
-        "--node-ip-address=127.0.0.1", "--num-cpus=0", "--include-dashboard=false", f"--temp-dir={folder / 'r'}", *_COMMON,
-        "--min-worker-port=0", "--max-worker-port=0",
+        "--node-ip-address=127.0.0.1", "--num-cpus=0", "--num-gpus=0", "--include-dashboard=false", f"--temp-dir={folder / 'r'}",
+        "--min-worker-port=0", "--max-worker-port=0", *_COMMON,
     ]  # fmt: skip
     log = folder / "head.log"
     with contextlib.ExitStack() as stack:

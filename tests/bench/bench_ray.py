@@ -1,0 +1,162 @@
+"""Print how near a Ray cluster of many GPUs comes to the ideal: units that sleep, everything else is real.
+
+python -m tests.bench.bench_ray [--gpus 64] [--seconds 20] [--rounds 3]
+
+A Prefect server, a Ray head and one node that says it has the GPUs, and an S3 server run as processes of this machine, so
+that what limits a cluster here are this machine's cores: the figures say how many CPU seconds a unit costs in each of them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from tests.bench.sleeping import SECONDS
+from tests.bench.table import Figure, conclude
+from tests.flows.clusters import ray_cluster
+from tests.flows.servers import prefect_server
+from tests.servers import rclone_server
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+GPUS, UNIT_SECONDS, ROUNDS = 64, 20.0, 3
+LEAST = 0.9
+_TICKS = os.sysconf("SC_CLK_TCK")
+# The parts of the system, by what stands in the command lines of their processes.
+PARTS = {
+    "Prefect server": ("prefect", "server", "start"),
+    "Ray's own processes": ("raylet", "gcs_server", "ray/util/client", "ray/_private", "ray.scripts"),
+    "the units' processes": ("ray::",),
+    "S3 server": ("rclone",),
+    "the run": ("tests.bench.bench_ray",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """What a run took: seconds from the first to the last unit, and their number."""
+
+    seconds: float
+    units: int
+
+
+def main() -> None:
+    """Measure and print; or be the run, in FOLDER."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", type=int, default=GPUS)
+    parser.add_argument("--seconds", type=float, default=UNIT_SECONDS)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--drive", nargs=3, metavar=("SPEC", "ROOT", "ADDRESS"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.drive:
+        spec, root, address = arguments.drive
+        print(json.dumps(dataclasses.asdict(drive(Path(spec), root, address))))
+    else:
+        conclude(figures(arguments.gpus, arguments.seconds, arguments.rounds))
+
+
+def drive(spec: Path, root: str, address: str) -> Spread:
+    """Plan a run of `spec` and spread it over the cluster; its units sleep."""
+    from prefect import flow
+
+    from audit.plan.document import KINDS, read_plan
+    from audit.storage.journal import Journal
+    from tasks.context import Run, Settings
+    from tasks.spread import spread
+    from tests.bench.sleeping import sleep
+    from tests.flows.audits import plan_run
+
+    run_id = plan_run(spec, root)
+    settings = Settings(runner="ray", address=address, cpus_per_unit=0.01)
+    run = Run(run_id, root, settings)
+
+    @flow(name="simulation", persist_result=False)
+    def simulation() -> int:
+        reports = spread(run, dict.fromkeys(KINDS, sleep), frozenset())
+        return sum(report.computed for report in reports)
+
+    computed = simulation()
+    journal, plan = Journal(root), read_plan(Journal(root), run_id)
+    moments = [moment for kind in KINDS for moment in _moments(journal, kind)]
+    assert computed == plan.units.num_rows, f"{computed} of {plan.units.num_rows} units"
+    return Spread(max(moments) - min(moments) + float(os.environ[SECONDS]), computed)
+
+
+def _moments(journal: object, kind: str) -> Iterator[float]:
+    from audit.storage.journal import Journal
+
+    assert isinstance(journal, Journal)
+    for shard, _ in journal.store.entries(f"units/{kind}"):
+        yield from (moment.timestamp() for moment in journal.store.written(f"units/{kind}/{shard}").values())
+
+
+def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUNDS) -> list[Figure]:
+    """The speed-up of `gpus` sleeping GPUs, and the CPU seconds of each part for a unit."""
+    from tests.flows.audits import tiny_spec
+    from tests.tiny import write_pipeline
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "buckets" / "audits").mkdir(parents=True)
+        text = {"name": "text", "cases": gpus * rounds // 2, "sampler": {"steps": 2, "guidance": 3.0}}
+        spec = tiny_spec(
+            folder,
+            write_pipeline(folder / "pipeline"),
+            scenarios=[text],
+            defences=[],
+            controls={"cases": 1},
+            unit_size=1,
+        )
+        with (
+            rclone_server(folder / "buckets") as s3,
+            prefect_server(folder / "home", REPOSITORY) as server,
+            ray_cluster({**server, **s3, SECONDS: str(seconds)}) as cluster,
+            cluster.node("gpus", cpus=gpus, gpus=gpus),
+        ):
+            before = _cpu_seconds()
+            began = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-m", "tests.bench.bench_ray", "--drive", str(spec), "s3://audits/run", cluster.address],
+                env=dict(cluster.environment), cwd=REPOSITORY, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr[-3000:]
+            wall = time.monotonic() - began
+            after = _cpu_seconds()
+        result = Spread(**json.loads(done.stdout.strip().splitlines()[-1]))
+    ideal = result.units * seconds / gpus
+    share = ideal / result.seconds
+    costs = {part: (after[part] - before[part]) / result.units for part in PARTS if part != "the run"}
+    dearest = max(costs, key=lambda part: costs[part])
+    how = f"{result.units} units of {seconds:g} s in {result.seconds:.0f} s, ideal {ideal:.0f} s; {wall:.0f} s with the start"
+    figures = [
+        Figure(
+            f"ideal speed-up reached on {gpus} GPUs", share, "{:.2f}", LEAST, f"{how}; dearest: {dearest}", least=True
+        )
+    ]
+    return figures + [Figure(f"CPU seconds a unit, {part}", cost, "{:.3f} s") for part, cost in costs.items()]
+
+
+def _cpu_seconds() -> Mapping[str, float]:
+    """The CPU seconds of each part's living processes and their ended children."""
+    used = dict.fromkeys(PARTS, 0.0)
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        part = next((part for part, words in PARTS.items() if any(word in line for word in words)), None)
+        if part is not None:
+            used[part] += sum(int(field) for field in fields[11:15]) / _TICKS
+    return used
+
+
+if __name__ == "__main__":
+    main()
