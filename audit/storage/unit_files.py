@@ -87,25 +87,25 @@ _HUGGINGFACE = {
 
 
 def header_of(table: pa.Table) -> dict[str, Any]:
-    """The header of the unit that a table was read from; empty without one."""
+    """Return the header of the unit that a table was read from; empty without one."""
     return header_in(table.schema)
 
 
 def runtime(table: pa.Table) -> dict[str, Any]:
-    """Where and how long a unit was computed, from the header that its table carries; empty without one."""
+    """Return where and how long a unit was computed, from the header that its table carries; empty without one."""
     found: dict[str, Any] = header_of(table).get("runtime", {})
     return found
 
 
 def header_in(schema: pa.Schema) -> dict[str, Any]:
-    """The header that a file's schema carries; empty without one."""
+    """Return the header that a file's schema carries; empty without one."""
     document = (schema.metadata or {}).get(_METADATA)
     found: dict[str, Any] = json.loads(document) if document else {}
     return found
 
 
 def encoded(kind: str, table: pa.Table, header: Mapping[str, Any]) -> bytes:
-    """The bytes of one unit's file; `table` has `SCHEMAS[kind]`."""
+    """Return the bytes of one unit's file; `table` has `SCHEMAS[kind]`."""
     metadata = {_METADATA: json.dumps(header, sort_keys=True).encode()}
     if kind == "generate":
         metadata[b"huggingface"] = json.dumps(_HUGGINGFACE).encode()

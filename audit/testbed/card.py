@@ -69,7 +69,7 @@ def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
 
 
 def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
-    """Accuracy on held-out scenes of one and of two objects."""
+    """Return a judge's accuracy on held-out scenes of one and of two objects."""
 
     def share(scenes: list[Scene], count: int) -> float:
         order = class_scores(detector, [scene.image for scene in scenes]).argsort(1)[:, -count:]
@@ -83,7 +83,7 @@ def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Ac
 
 
 def forward_ms(pipeline: Pipeline, bfloat16: bool, batch: int = 64) -> float:
-    """Milliseconds per image of one UNet evaluation in float32 or bfloat16: the best of five, after a warm-up."""
+    """Measure one UNet evaluation in float32 or bfloat16; return milliseconds per image, the best of five after a warm-up."""
     latents = initial_noise(list(range(batch)), pipeline.latent_shape).to(pipeline.device)
     states, model = pipeline.encode_text([""] * batch), noise_model(pipeline.unet)
     times = []

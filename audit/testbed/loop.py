@@ -20,19 +20,19 @@ EMA_DECAY = 0.998
 
 
 def pick_device() -> torch.device:
-    """CUDA when present, else the CPU."""
+    """Return the CUDA device when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(make: Callable[[], M], seed: int) -> M:
-    """A module initialised under a local seed; the global random state is left as it was."""
+    """Return a module initialised under `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return make()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 2 % of `peak`."""
+    """Return the learning rate of one step: linear warm-up, then a cosine down to 2 % of `peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -40,7 +40,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 
 
 def recorded(folder: Path, name: str) -> tuple[int, float] | None:
-    """Steps and seconds of a training, over all its sittings, as its checkpoint in `folder` records them; None without."""
+    """Return the steps and seconds of a training, all its sittings together; None without a checkpoint in `folder`."""
     path = folder / f"{name}.pt"
     if not path.exists():
         return None
