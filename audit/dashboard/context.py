@@ -1,4 +1,4 @@
-"""What every page is made from: an index, the moment, the addresses of other pages, and where pictures come from."""
+"""The context of every page: an index, the time, the addresses of other pages, and the source of pictures."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ class HeatMap:
 
     @property
     def cells(self) -> int:
-        """How many cells were decided."""
+        """The number of cells that were decided."""
         return sum(count for _, count in self.counts)
 
 

@@ -23,11 +23,11 @@ class Links(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether a server answers: forms have somebody to ask."""
+        """Whether a server answers the pages, so that their forms work."""
 
     @property
     def root(self) -> str:
-        """Where all pages lie, as a page is told it: empty, or one or more `../`."""
+        """The way from this page to the folder of all pages: empty, or one or more `../`."""
 
     def to(self, page: str, query: Query) -> str:
         """Return the address of a page."""

@@ -1,4 +1,4 @@
-"""What several pages ask of the index: systems and their newest decisions, runs, and values that a query may name."""
+"""Queries that several pages share: systems and their newest decisions, runs, and values that a query may name."""
 
 from __future__ import annotations
 

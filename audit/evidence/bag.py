@@ -155,7 +155,7 @@ def lies_at(path: str | None) -> str:
 
 
 def _may_be_listed(name: str, unreadable: Container[str]) -> bool:
-    """Whether a file may stand in a manifest that cannot be read, or needs to stand in none."""
+    """Return whether a file may be listed in a manifest that cannot be read, or needs no manifest."""
     if name == TAG_MANIFEST or name.startswith(f"{ATTESTATIONS}/"):
         return True
     if name.startswith("data/"):

@@ -81,7 +81,7 @@ def miscounted(rows: Sequence[Row], calibrations: Iterable[Calibration]) -> Iter
 
 
 def _used(rows: Sequence[Row], calibration: Calibration) -> list[Row] | None:
-    """The rows of the one run whose labels have the digest of the calibration; None when there is none."""
+    """Return the rows of the run whose labels have the digest of the calibration; None when there is none."""
     for run_id, judge in sorted({(row["run_id"], judge) for row in rows for judge in row["judges"]}):
         of_judge = (row for row in rows if row["run_id"] == run_id and judge in row["judges"])
         found = [row for row in of_judge if _answers(_picture(row), calibration)]

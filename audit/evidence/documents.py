@@ -63,7 +63,7 @@ def _unspoken(documents: list[dict[str, Any]], redaction: Redaction) -> list[dic
 
 
 def _environment() -> dict[str, Any]:
-    """What is installed where the bundle was sealed; where units were computed is in the rows and the provenance."""
+    """Describe the machine where the bundle was sealed; those that computed units are in the rows and the provenance."""
     # Names of folders, because reading every package's metadata takes longer than sealing.
     folders = {found.stem for place in sys.path for found in Path(place or ".").glob("*.dist-info")}
     installed = dict(folder.rsplit("-", 1) for folder in folders if "-" in folder)

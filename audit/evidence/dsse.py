@@ -174,7 +174,7 @@ def _base64(data: bytes) -> str:
 
 
 def _canonical(text: object) -> bool:
-    """Whether a value is base64 in the one form that the encoder writes."""
+    """Return whether a value is base64 in the one form that the encoder writes."""
     try:
         return isinstance(text, str) and _base64(base64.b64decode(text, validate=True)) == text
     except (binascii.Error, ValueError):

@@ -140,7 +140,7 @@ def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None, s
 
 
 def _late(time: dt.datetime, sealed_at: object) -> bool:
-    """Whether a seal was stamped long after it says that it was made: sealing asks for the stamp at once."""
+    """Return whether a seal was stamped long after the time that it states: sealing asks for the stamp at once."""
     try:
         return time > moment(str(sealed_at)) + _AT_ONCE
     except ValueError:

@@ -50,7 +50,7 @@ class RetentionReport:
 
     @property
     def pictures(self) -> int:
-        """How many pictures it is about, each counted once."""
+        """The number of pictures in the report, each counted once."""
         return self.hits + self.clears
 
     @property

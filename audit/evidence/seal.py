@@ -187,7 +187,7 @@ def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[st
 
 
 def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
-    """What the signer says beside the digests."""
+    """Return the facts that the signer states beside the digests."""
     decided_at = moment(record.fields["at"])
     # A copied journal's files have the time of the copy, which says nothing about the run.
     first = units.first_at if units.first_at and units.first_at <= decided_at else None

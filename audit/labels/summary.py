@@ -1,4 +1,4 @@
-"""What an import tells: agreement of the raters, errors of each judge, and how many of its hits and clears are real."""
+"""The summary of an import: agreement of the raters, errors of each judge, and how many of its hits and clears are real."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an error of the storage means, and what to do next: for who keeps a journal there, and for who named a corpus."""
+"""Explain errors of the storage and what to do next, to those who keep a journal there and those who named a corpus."""
 
 from __future__ import annotations
 

@@ -82,9 +82,9 @@ class Journal:
     def write(self, kind: str, key: str, table: pa.Table, header: Document, blob: bytes | None = None) -> bool:
         """Store one unit: `blob` first, then the Parquet file that commits it; return whether it was stored.
 
-        A complete unit that is there already stays, and nothing is stored. Raises `JournalError`. Where the storage cannot write on
-        condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever used
-        its tensors then refuses the others (`Models`).
+        A complete unit that is there already stays, and nothing is stored. Raises `JournalError`. Where the storage cannot
+        write on condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever
+        used its tensors then refuses the others (`Models`).
         `table` has `SCHEMAS[kind]`. A row with status 'error' makes the unit failed: resume tries it again.
         `header` is kept as JSON in the file: at least identity and runtime; kind, key and `blob_sha256` are added here.
         """
@@ -318,5 +318,5 @@ def _run_name(run_id: str, name: str) -> str:
 
 
 def _whole(size: int | None) -> bool:
-    """Whether a Parquet file of `size` bytes can be one at all."""
+    """Return whether a Parquet file of `size` bytes can be a whole one."""
     return size is not None and size >= _SMALLEST_PARQUET

@@ -1,4 +1,4 @@
-"""One door to storage: an fsspec root on disk or in an object store, and atomic writes.
+"""Read and write objects below one storage root, on disk or in an object store; every write is atomic.
 
 Credentials come from the environment or the usual AWS files; a root that carries them is refused.
 """
@@ -133,7 +133,10 @@ class ObjectStore:
             return bool(self.fs.exists(self.path(name)))
 
     def size(self, name: str) -> int | None:
-        """Return the size of object `name` in bytes, None when it is absent. Raises `JournalError` when the storage cannot be asked."""
+        """Return the size of object `name` in bytes, None when it is absent.
+
+        Raises `JournalError` when the storage cannot be asked.
+        """
         with translated(self.url(name)):
             try:
                 return int(self.fs.info(self.path(name))["size"] or 0)

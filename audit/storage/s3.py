@@ -1,4 +1,4 @@
-"""The one way to an S3 server: its settings, how long it may take, and that no answer of it is followed without an end."""
+"""Open S3 servers, all by the same settings: how long an answer may take, and how many redirections are followed."""
 
 from __future__ import annotations
 

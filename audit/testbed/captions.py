@@ -111,7 +111,8 @@ def mention(thing: Describable, rng: np.random.Generator, bare: bool) -> str:
 def caption(things: Sequence[Describable], background: str, rng: np.random.Generator) -> str:
     """Return a random caption that is true of a scene with exactly these objects.
 
-    Every object is mentioned, the background in about half of the captions. Without objects the caption names the background only ("an empty gray background").
+    Every object is mentioned, the background in about half of the captions. Without objects the caption names the
+    background only ("an empty gray background").
     """
     medium = f"{article(MEDIA[int(rng.integers(len(MEDIA)))])} of " if rng.random() < 0.5 else ""
     if not things:

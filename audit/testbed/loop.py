@@ -1,4 +1,4 @@
-"""A resumable training loop: seeded, checkpointed atomically, logged as plain lines."""
+"""Train with a loop that resumes: seeded, checkpointed atomically, logged as plain lines."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
 
 
 def _energy(between: Features, first: Features, second: Features) -> float:
-    """Energy distance of two sets from the distances between and within them: 0 for equal sets, never negative.
+    """Return the energy distance of two sets from the distances between and within them: 0 for equal sets, never negative.
 
     2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs, a vector's with itself too. Szekely and Rizzo, "Energy statistics: a
     class of statistics based on distances", Journal of Statistical Planning and Inference 143, 2013, equation 6.1.

@@ -130,16 +130,16 @@ class Comparison:
 
     @property
     def regression(self) -> bool | None:
-        """True when one is shown, False when none beyond the margin is, None when neither is shown."""
+        """True when a regression is shown, False when it is shown that none exceeds the margin, None when neither is."""
         return {VerdictStatus.FAIL: True, VerdictStatus.PASS: False}.get(self.status)
 
     @property
     def pairs(self) -> int:
-        """Cases that both runs have, by the first judge."""
+        """The number of cases that both runs have, by the first judge."""
         return sum(c.row.pairs - c.row.unpaired for c in self.cells if c.detector == self.judges[0])
 
     def unpaired_of(self, cell: ComparedCell) -> tuple[Unpaired, ...]:
-        """The cases of one cell that have no partner."""
+        """Return the cases of one cell that have no partner."""
         place = (cell.concept, cell.defence, cell.scenario)
         return tuple(u for u in self.unpaired if (u.concept, u.defence, u.scenario) == place)
 

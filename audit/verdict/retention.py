@@ -221,7 +221,10 @@ def without_hits_on_damage(
 
 
 def _no_evidence(row: CrrRow, policy: Policy) -> int:
-    """The hits that do not count: those on strange pictures, and all where more are strange than chance would make."""
+    """Return the number of hits that do not count: all of them where more pictures are strange than chance would make.
+
+    Elsewhere these are the hits on strange pictures.
+    """
     more = statistics.lower_bound(min(row.strange, row.planned), row.planned, 1.0 - policy.damage_level)
     return row.hits if more > 1.0 - damage.USUAL else row.strange_hits
 
