@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from audit.compliance.records import Audit, Break, Comparison, Criterion, InstrumentRow, PairRow, RunRow
-from audit.compliance.rows import Connection, planned_policy, records
+from audit.compliance.rows import Connection, planned_policy
 from audit.errors import StoreError
 from audit.files import Document
+from audit.index.records import records
 from audit.index.run_pairs import read_run_pairs
 from audit.verdict.comparison import PairedDecision, compare
 

@@ -21,6 +21,7 @@ from audit.compliance.records import (
 )
 from audit.errors import StoreError
 from audit.files import Document
+from audit.index.records import records
 from audit.spec.policy import Policy
 from audit.verdict.record import policy_sha256
 
@@ -111,13 +112,6 @@ def months(con: Connection, system: str) -> list[str]:
     """Return the months in which runs of the system started, oldest first."""
     sql = "select distinct left(created_at, 7) from mart_runs where system = ? order by all"
     return [str(row[0]) for row in con.execute(sql, [system]).fetchall()]
-
-
-def records(con: Connection, sql: str, arguments: Sequence[object]) -> list[Document]:
-    """Return the rows of a query by column name."""
-    cursor = con.execute(sql, list(arguments))
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
 
 def read_runs(con: Connection, system: str, since: str, until: str) -> tuple[tuple[RunRow, ...], dict[str, Document]]:
@@ -229,7 +223,7 @@ def read_controls(con: Connection, run_ids: Sequence[str]) -> tuple[ControlRow, 
     return tuple(ControlRow(**row) for row in records(con, _CONTROLS, [list(run_ids)]))
 
 
-def read_failed_checks(con: Connection, run_ids: Sequence[str]) -> list[Document]:
+def read_failed_checks(con: Connection, run_ids: Sequence[str]) -> Sequence[Document]:
     """Return the data checks that did not pass at the newest decisions of runs."""
     return records(con, _CHECKS, [list(run_ids)])
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from audit.dashboard.context import Context, Row
+from audit.dashboard.context import Context
 from audit.dashboard.queries import WORST_FIRST
 from audit.dashboard.waiving import waived_cell
+from audit.index.records import Row
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, bound, plain
 
 MOST_OPEN = 8  # rows with a cell that does not pass

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 
-from audit.dashboard.context import Context, PageMissing, Row, days_between
+from audit.dashboard.context import Context, PageMissing, days_between
 from audit.dashboard.links import Query
+from audit.index.records import Row
 
 # The decision that counts for a run is its newest one; for a cell of a system, that of the newest run that has such a cell.
 # A run that scores the pictures of another again is part of no series.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
-from audit.dashboard.context import Context, Page, PageMissing, Row
+from audit.dashboard.context import Context, Page, PageMissing
 from audit.dashboard.links import Query
 from audit.dashboard.pictures import case_strips
 from audit.dashboard.queries import only
@@ -13,6 +13,7 @@ from audit.dashboard.queries import run as read_run
 from audit.dashboard.results import light_result
 from audit.dashboard.tables import Linked, LinkedTable
 from audit.index.case_pictures import case_pictures
+from audit.index.records import Row
 from audit.records import Outcome
 from audit.report.contact import sensitive_names
 from audit.report.strips import Strip, is_hidden

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.dashboard.context import Context, Page, Row
+from audit.dashboard.context import Context, Page
 from audit.dashboard.heat import heat_map
 from audit.dashboard.links import Query
 from audit.dashboard.pages.case import case_link
@@ -14,6 +14,7 @@ from audit.dashboard.results import light_result
 from audit.dashboard.tables import drawn
 from audit.dashboard.waiving import waived_run
 from audit.index.case_pictures import telling_cases
+from audit.index.records import Row
 from audit.report import sections
 from audit.report.plots import plots
 from audit.report.strips import RULE, Strip

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
-from audit.dashboard.context import Context, Page, PageMissing, Row
+from audit.dashboard.context import Context, Page, PageMissing
 from audit.dashboard.links import HOME, Query
 from audit.dashboard.queries import only
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Dot, in_words, moment, trend_plot
+from audit.index.records import Row
 from audit.report.tables import CASES
 from audit.report.view import Column
 from audit.report.words import bound, count, interval, limit_text, percent, plain, status_text
