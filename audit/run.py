@@ -22,7 +22,8 @@ from audit.errors import CorpusError, SpecError
 from audit.index.attempts import attempt
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.derivation import derive
-from audit.index.integrity import on_record, record_plan, withdraw_missing
+from audit.index.folded_files import on_record, record_plan
+from audit.index.integrity import withdraw_missing
 from audit.index.publishing import publish
 from audit.labels.calibrating import known_of_judges
 from audit.plan import forecast

@@ -14,7 +14,7 @@ from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
 from audit.evidence.purge_records import bare_files
 from audit.files import ForeignError, parse_json
-from audit.index.integrity import UnitEntry
+from audit.index.folded_files import UnitEntry
 from audit.plan.document import planned_keys
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import FOLDED, read_records

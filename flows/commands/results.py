@@ -184,7 +184,7 @@ def _against(
     journal: Journal, result: RunResult, old: str, baseline: Baseline | None, database: Path, margin: float
 ) -> tuple[Comparison, dict[str, Any]]:
     """Return the comparison with an earlier run, by the policy of the result, and what the record holds of it."""
-    from audit.index.integrity import on_record
+    from audit.index.folded_files import on_record
     from audit.index.run_comparison import compare_runs
     from audit.verdict.record import regression_fields
 
