@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import duckdb
 from pydantic import ValidationError
@@ -155,24 +155,24 @@ def planned_policy(spec: Document) -> Policy | None:
 
 
 def read_results(
-    con: Connection, run_ids: Sequence[str], previous: dict[tuple[Any, ...], str]
+    con: Connection, run_ids: Sequence[str], previous: Mapping[tuple[str, ...], str]
 ) -> tuple[ResultRow, ...]:
     """Return the newest decisions on the audited cells of runs. `previous` gives last month's status by `result_key`."""
     return tuple(_result(row, previous) for row in records(con, _RESULTS, [list(run_ids)]))
 
 
-def statuses(con: Connection, run_id: str) -> dict[tuple[Any, ...], str]:
+def statuses(con: Connection, run_id: str) -> dict[tuple[str, ...], str]:
     """Return concept, defence, scenario and judge -> status of the newest decisions on one run."""
     rows = records(con, _RESULTS, [[run_id]])
     return {result_key(row): str(row["status"]) for row in rows}
 
 
-def result_key(row: Document) -> tuple[Any, ...]:
+def result_key(row: Document) -> tuple[str, ...]:
     """Return what a cell and judge are known by from one run to another."""
     return row["concept"], row["defence"], row["scenario"], row["detector"]
 
 
-def _result(row: Document, previous: dict[tuple[Any, ...], str]) -> ResultRow:
+def _result(row: Document, previous: Mapping[tuple[str, ...], str]) -> ResultRow:
     fields: Document = json.loads(row["fields"])
     calibrated = fields.get("melded_low") is not None and fields.get("melded_high") is not None
     return ResultRow(

@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,7 +40,7 @@ from audit.plan.document import read_outline
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
-from audit.verdict.decisions import CheckResult, Verdict
+from audit.verdict.decisions import Basis, CheckResult, Verdict
 from audit.verdict.record import policy_sha256, verdict_fields
 from audit.verdict.results import RunResult
 
@@ -61,6 +60,17 @@ class Sealed:
     tag_manifest_sha256: str
     units: int
     bytes: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Decided:
+    """A decision on record, as the rows of the index give it again; the rows are redacted."""
+
+    policy: Policy
+    basis: Basis
+    redaction: Redaction
+    rows: Mapping[str, pa.Table]
+    result: RunResult
 
 
 def seal(
@@ -92,30 +102,19 @@ def seal(
         raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
     on_file = require_intact(journal, run_id)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
-    policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
-    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
-        index = Path(name) / "rows.duckdb"
-        redaction, rows = _rows(published, run_id, index)
-        # Great Expectations has said what it says of these rows; a verifier asks it again.
-        frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
-        planned = is_planned(outline.policy, policy)
-        result = derive(index, run_id, manifest, policy, basis, planned=planned, frames=frames)
-    if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
-        raise EvidenceError(
-            f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
-            next_step=f"make the index anew with: erasure-audit db rebuild, then decide again: erasure-audit gate {run_id}",
-        )
+    decided = _decided_again(published, run_id, outline.policy, manifest, record)
+    policy, redaction, result = decided.policy, decided.redaction, decided.result
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     with ThreadPoolExecutor() as pool:
-        encoded = zip(rows, pool.map(encode_rows, rows.values()), strict=True)
+        encoded = zip(decided.rows, pool.map(encode_rows, decided.rows.values()), strict=True)
         payload = {f"rows/{table}.parquet": data for table, data in encoded}
     payload |= documents(journal, run_id, records, record, result, redaction)
     waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
     payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}
     payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
-    if basis.calibrations:
-        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))
+    if calibrations := decided.basis.calibrations:
+        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, calibrations))
     facts = _facts(outline.created_at, record, result, units) | {
         "policy_sha256": policy_sha256(policy),
         "sealed_at": stamp(now),
@@ -134,7 +133,7 @@ def is_planned(stored: object, policy: Policy) -> bool:
         return False
 
 
-def as_recorded(verdict: Verdict) -> Any:
+def as_recorded(verdict: Verdict) -> object:
     """Return a verdict as a record of decisions holds it."""
     return json.loads(json.dumps(verdict_fields(verdict)))
 
@@ -165,6 +164,26 @@ def _require_order(planned_at: dt.datetime, decided_at: dt.datetime, now: dt.dat
             )
 
 
+def _decided_again(
+    published: Path, run_id: str, planned_policy: object, manifest: pa.Table, record: Record
+) -> _Decided:
+    """Decide a run again from its rows in the index. Raises `EvidenceError` when that gives another decision than `record`."""
+    policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
+    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
+        index = Path(name) / "rows.duckdb"
+        redaction, rows = _rows(published, run_id, index)
+        # Great Expectations has said what it says of these rows; a verifier asks it again.
+        frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
+        planned = is_planned(planned_policy, policy)
+        result = derive(index, run_id, manifest, policy, basis, planned=planned, frames=frames)
+    if difference := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
+        raise EvidenceError(
+            f"the rows do not give decision {record.number} any more: {difference.replace('in the bundle', 'on record')}",
+            next_step=f"make the index anew with: erasure-audit db rebuild, then decide again: erasure-audit gate {run_id}",
+        )
+    return _Decided(policy, basis, redaction, rows, result)
+
+
 def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[str, pa.Table]]:
     """Return what must not be said, and the rows without it, from which `index` is made."""
     con = open_published(published)
@@ -186,7 +205,7 @@ def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[st
     return redaction, {**rows, "outcomes": outcomes}
 
 
-def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
+def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, object]:
     """Return the facts that the signer states beside the digests."""
     decided_at = moment(record.fields["at"])
     # A copied journal's files have the time of the copy, which says nothing about the run.

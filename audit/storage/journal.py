@@ -155,10 +155,7 @@ class Journal:
         return self.blob_of(kind, key, self.header(kind, key))
 
     def blob_of(self, kind: str, key: str, header: Document) -> bytes:
-        """Return a unit's safetensors bytes as `blob` does, for a header that was read already (`header`, `header_of`).
-
-        They belong to exactly the rows that were read with that header.
-        """
+        """Return the safetensors bytes that belong to the rows with this header (`header`, `header_of`), as `blob` does."""
         digest = header.get("blob_sha256")
         if not digest:
             raise self._without_tensors(kind, key, "it names none")
