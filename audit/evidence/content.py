@@ -28,7 +28,8 @@ from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
-from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned, tool
+from audit.evidence.seal import FORMAT, VERDICT, tool
+from audit.evidence.sealed_decision import as_recorded, is_planned
 from audit.evidence.sealed_registration import check_registration
 from audit.files import Document, ForeignError, parse_json
 from audit.index.derivation import derive
