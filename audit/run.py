@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -179,7 +179,7 @@ def record_decision(
     database: Path,
     command: str,
     opened_by: Sequence[str] = (),
-    regression: Mapping[str, Any] | None = None,
+    regression: Mapping[str, object] | None = None,
 ) -> Record:
     """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
 

@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from audit.errors import EvidenceError, NotVerified
 from audit.evidence import dsse
@@ -106,7 +105,7 @@ def of_run(journal: Journal, result: RunResult, policy: Policy, decided_at: dt.d
     return Evidence(result, policy, decided_at, subjects)
 
 
-def test_result(evidence: Evidence) -> dict[str, Any]:
+def test_result(evidence: Evidence) -> dict[str, object]:
     """Return an in-toto statement of predicate test-result v0.1: PASSED for PASS alone, FAILED for anything else."""
     evidence.require_subjects()
     verdict = evidence.result.verdict
@@ -126,7 +125,7 @@ def test_result(evidence: Evidence) -> dict[str, Any]:
     return _statement(evidence, TEST_RESULT, predicate)
 
 
-def verification_result(evidence: Evidence) -> dict[str, Any]:
+def verification_result(evidence: Evidence) -> dict[str, object]:
     """Return an in-toto statement of predicate SVR v0.2, which lists only what holds.
 
     Raises `EvidenceError` for every verdict but PASS: a list of what else holds would be read as one.
@@ -164,7 +163,7 @@ def version() -> str:
         return "unknown"
 
 
-def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> dict[str, Any]:
+def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> dict[str, object]:
     return {
         "_type": dsse.STATEMENT,
         "subject": [_descriptor(name, digest) for name, digest in evidence.subjects.items()],
@@ -173,5 +172,5 @@ def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> 
     }
 
 
-def _descriptor(name: str, sha256: str) -> dict[str, Any]:
+def _descriptor(name: str, sha256: str) -> dict[str, object]:
     return {"name": name, "digest": {"sha256": sha256}}

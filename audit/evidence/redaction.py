@@ -11,8 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
@@ -75,14 +74,14 @@ class Redaction:
                 table = self._without_secrets(table, name)
         return table
 
-    def value(self, value: Any) -> Any:
+    def value(self, value: object) -> object:
         """Return a JSON value with every text in it, keys included, by its digest where it must not be said."""
         if not self.acts:
             return value
         narrowed = self._occurring(json.dumps(value, ensure_ascii=False))
         return narrowed._walk(value) if narrowed.secrets else value
 
-    def _walk(self, value: Any) -> Any:
+    def _walk(self, value: object) -> object:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, Mapping):
@@ -151,7 +150,7 @@ def _error(text: str) -> str:
     return f"{match[1] + ': ' if match else ''}text withheld, {digest(text)}"
 
 
-def _replaced(table: pa.Table, name: str, change: Any) -> pa.Table:
+def _replaced(table: pa.Table, name: str, change: Callable[[str], str]) -> pa.Table:
     """Return the table with `change` done to each text of a column; each distinct text is changed once."""
     encoded = pc.dictionary_encode(table[name].combine_chunks())
     if isinstance(encoded, pa.ChunkedArray):

@@ -158,7 +158,7 @@ def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) 
 
 
 def _models(journal: Journal, result: RunResult, units: RunUnits) -> dict[str, str]:
-    """Name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
+    """Return name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
     backbone = result.provenance.get("backbone") or {}
     files = {f"backbone/{name}": str(digest) for name, digest in sorted((backbone.get("files") or {}).items())}
     if not files and backbone.get("sha256"):

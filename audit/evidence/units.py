@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
@@ -79,7 +78,7 @@ def _sealed(kind: str, key: str, entry: UnitEntry | None, bare: Container[str]) 
     return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, pixels)
 
 
-def replacements(journal: Journal, run_id: str) -> list[dict[str, Any]]:
+def replacements(journal: Journal, run_id: str) -> list[dict[str, object]]:
     """Return every time that files of a run were put on record anew or taken off it: when, by whom, why, and how many."""
     return [
         {

@@ -168,8 +168,10 @@ def decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
 def _pending(
     con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
 ) -> tuple[dict[str, str], set[str], list[str]]:
-    """Planned units to load from complete files, with these files' stamps; from failed files; and loaded ones whose
-    files are gone."""
+    """Return the planned units to load: from complete files, with these files' stamps, and from failed ones.
+
+    Third, the loaded units whose files are gone.
+    """
     planned = con.execute(
         "select p.unit_key, l.complete, l.stamp from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
         " where p.run_key = ? and p.kind = ?",

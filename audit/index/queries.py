@@ -210,7 +210,7 @@ def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: 
 
 
 def _typed(record: type[Record], rows: list[Row]) -> tuple[Record, ...]:
-    """Records from mart rows; a number that no case gave is NaN where the record wants a float."""
+    """Return mart rows as records; a number that no case gave is NaN where the record wants a float."""
     found = []
     for row in rows:
         values: Document = {
@@ -222,7 +222,7 @@ def _typed(record: type[Record], rows: list[Row]) -> tuple[Record, ...]:
 
 
 def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy: Policy) -> duckdb.DuckDBPyConnection:
-    """A connection in which the marts count the run's stored scores under `policy`; closes `con`.
+    """Return a connection in which the marts count the run's stored scores under `policy`; close `con`.
 
     A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
     decides it exactly as counting every raw score would.

@@ -17,7 +17,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -142,7 +141,7 @@ class Journal:
         with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
             return _columns(parquet, kind, columns)
 
-    def header(self, kind: str, key: str) -> dict[str, Any]:
+    def header(self, kind: str, key: str) -> Document:
         """Return a unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=True) as parquet:
             header = header_in(parquet.schema_arrow)

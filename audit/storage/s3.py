@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import fsspec
 
 # A wrong endpoint must be named within seconds: botocore alone would wait 60 s and try five times.
-CONFIG: dict[str, Any] = {
+CONFIG: Mapping[str, object] = {
     "connect_timeout": 3,
     "read_timeout": 30,
     "retries": {"total_max_attempts": 2, "mode": "standard"},
@@ -65,7 +65,7 @@ def _session() -> Any:
     return made
 
 
-def _redirected(params: MutableMapping[str, Any], **_: Any) -> None:
+def _redirected(params: MutableMapping[str, Any], **_: object) -> None:
     """Mark a question for a bucket's region as one that was redirected already, which boto redirects no further."""
     context = params.setdefault("context", {})
     context["s3_redirect"] = {**context.get("s3_redirect", {}), "redirected": True}

@@ -198,7 +198,7 @@ def verify(
 
 
 def _ask(key: Path) -> Callable[[], str] | None:
-    """A question for the passphrase; None where nobody can answer."""
+    """Return a function that asks for the passphrase; None where nobody can answer."""
     return (lambda: getpass.getpass(f"passphrase of {key}: ")) if sys.stdin.isatty() else None
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -81,7 +81,7 @@ def export(
     return 0
 
 
-def _writers() -> Mapping[ExportFormat, Callable[[Evidence], dict[str, Any]]]:
+def _writers() -> Mapping[ExportFormat, Callable[[Evidence], Mapping[str, object]]]:
     from audit.evidence.exports import test_result, verification_result
     from audit.evidence.exports_cyclonedx import bill_of_materials
     from audit.evidence.exports_oscal import assessment_results

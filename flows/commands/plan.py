@@ -224,7 +224,7 @@ def _power(plan: Draft, true_rate: float) -> RunPower:
 
 
 def _chance(power: RunPower) -> str:
-    """Say how likely a model passes all of its cells, and with how many cases it usually would."""
+    """Return a sentence on how likely a model passes all of its cells, and with how many cases it usually would."""
     from audit.verdict.shares import percent
 
     chance = percent(power.agreeing, 1)

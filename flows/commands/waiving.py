@@ -57,7 +57,7 @@ def honour(result: RunResult, files: Sequence[Path], trusted: Sequence[PublicKey
 
 
 def print_honoured(found: Honoured, honour: bool) -> None:
-    """Say on stderr what is waived, what is not, and which waivers do not count; the verdict's own words stay as they are."""
+    """Print on stderr what is waived, what is not, and which waivers do not count; the verdict's own words stay."""
     for line in (*(str(one) for one in found.waived), *found.uncovered, *found.ignored):
         say(line)
     if found.opens:
