@@ -30,7 +30,7 @@ def io_failed(task: Task[..., object], task_run: TaskRun, state: State[object]) 
     return passing(failure(state))
 
 
-def failure(state: State[object]) -> BaseException:
+def failure(state: State[Any]) -> BaseException:
     """Return the exception of a state that did not complete."""
     error = state.result(raise_on_failure=False)
     return error if isinstance(error, BaseException) else RuntimeError(state.message or state.name or "failed")

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 
 from cryptography.exceptions import InvalidSignature
+from pydantic import JsonValue
 
 from audit.errors import NotVerified
 from audit.evidence.keys import PrivateKey, PublicKey, stamp
@@ -38,7 +39,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def sign_payload(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, object]:
+def sign_payload(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, JsonValue]:
     """Return an envelope with one signature. Raises `KeyProblem` when the key has expired."""
     key.require_valid(dt.datetime.now(dt.UTC))
     return {

@@ -16,6 +16,7 @@ from audit.evidence.decisions import basis_of
 from audit.evidence.differences import differences
 from audit.evidence.redaction import Redaction, redaction_of
 from audit.evidence.rows import build_index, outcomes_from_scores, read_rows
+from audit.files import Document
 from audit.index.derivation import derive
 from audit.index.published import open_published, require_run
 from audit.spec.policy import Policy
@@ -85,6 +86,7 @@ def is_planned(stored: object, policy: Policy) -> bool:
         return False
 
 
-def as_recorded(verdict: Verdict) -> object:
+def as_recorded(verdict: Verdict) -> Document:
     """Return a verdict as a record of decisions holds it."""
-    return json.loads(json.dumps(verdict_fields(verdict)))
+    fields: Document = json.loads(json.dumps(verdict_fields(verdict)))
+    return fields
