@@ -89,23 +89,23 @@ def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: p
     from audit.diffusion.pipeline import check_weights  # imports torch, which a run needs anyway
 
     resolved = resolve(spec, listed_pictures(spec, manifest))
-    made = _complete_plan(resolved, run_id, created_at)
+    planned = _complete_plan(resolved, run_id, created_at)
     assert isinstance(resolved.backbone, ModelRef)  # else there were no plan
     check_weights(resolved.backbone)
-    stored = json.dumps(made.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
+    stored = json.dumps(planned.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
     facts = {
         **provenance(),
-        "backbone": dict(made.backbone),
-        "corpus": dict(made.corpus),
-        "prompt_sets": dict(made.prompt_sets),
-        "methods": methods_of(made.spec),
+        "backbone": dict(planned.backbone),
+        "corpus": dict(planned.corpus),
+        "prompt_sets": dict(planned.prompt_sets),
+        "methods": methods_of(planned.spec),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
-    made.write(journal)
+    planned.write(journal)
     record_plan(journal, run_id, dt.datetime.fromisoformat(created_at))
-    return made
+    return planned
 
 
 def unstored_plan(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:

@@ -120,15 +120,15 @@ def _table(table: Table, wide: bool) -> dict[str, object]:
 
 def _columns(table: Table) -> list[tuple[float, float]]:
     """Return the least and the wanted width of each column, in characters, the space between columns included."""
-    found = []
+    widths = []
     for number, column in enumerate(table.columns):
         cells = [row[number] for row in table.rows]
         pieces = [len(piece) for text in cells for piece in _pieces(text)]
         label = max(map(len, column.label.split())) * _BOLD
         least = max(label, max(pieces, default=0) * (_CODE if column.kind == "code" else 1))
         wanted = min(max(map(len, cells), default=0), _MOST)
-        found.append((least + _SPACE, max(least, wanted) + _SPACE))
-    return found
+        widths.append((least + _SPACE, max(least, wanted) + _SPACE))
+    return widths
 
 
 def _room(table: Table, wide: bool) -> float:

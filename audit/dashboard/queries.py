@@ -103,10 +103,10 @@ def run(context: Context, run_id: str) -> Row:
 def texts(stored: object) -> list[str]:
     """Return a JSON list of sentences; none where it is none."""
     try:
-        found = json.loads(str(stored)) if stored else []
+        values = json.loads(str(stored)) if stored else []
     except ValueError:
         return []
-    return [str(text) for text in found] if isinstance(found, list) else []
+    return [str(text) for text in values] if isinstance(values, list) else []
 
 
 def chosen(query: Query, name: str, known: Collection[str]) -> str:

@@ -97,8 +97,8 @@ def _require_valid(document: Document) -> None:
     from cyclonedx.validation.json import JsonStrictValidator
 
     try:
-        found = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+        problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
     except MissingOptionalDependencyException:
         return
-    if found is not None:
-        raise ValueError(f"the document does not follow CycloneDX 1.6: {found}")
+    if problem is not None:
+        raise ValueError(f"the document does not follow CycloneDX 1.6: {problem}")

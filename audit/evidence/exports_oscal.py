@@ -84,8 +84,8 @@ def _numbers(decision: AnyDecision) -> Mapping[str, str]:
             {} if decision.p_value is None else {"p-value": repr(decision.p_value)}
         )
     limit = getattr(decision, "limit", None)
-    asked = {"limit": repr(limit)} if limit is not None else {"minimum": repr(getattr(decision, "minimum", None))}
-    return {**asked, "bound-low": repr(decision.low), "bound-high": repr(decision.high)}
+    threshold = {"limit": repr(limit)} if limit is not None else {"minimum": repr(getattr(decision, "minimum", None))}
+    return {**threshold, "bound-low": repr(decision.low), "bound-high": repr(decision.high)}
 
 
 def _finding(run_id: str, decision: AnyDecision) -> dict[str, object]:
@@ -115,11 +115,11 @@ def _verdict(evidence: Evidence) -> dict[str, object]:
 def _checks(evidence: Evidence) -> dict[str, object]:
     checks = evidence.result.verdict.checks
     bad = [f"{check.name}: {check.detail}" for check in checks if check.status != "passed"]
-    said = f"{len(checks) - len(bad)} of {len(checks)} data checks passed."
+    summary = f"{len(checks) - len(bad)} of {len(checks)} data checks passed."
     return {
         "uuid": _uuid(evidence.result.run_id, "checks"),
         "title": "data checks",
-        "description": " ".join([said, *bad]),
+        "description": " ".join([summary, *bad]),
         "methods": ["TEST"],
         "collected": stamp(evidence.decided_at),
     }

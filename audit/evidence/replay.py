@@ -260,14 +260,14 @@ def _compared(hit: Hit, scratch: _Scratch, outcomes: Mapping[str, str], near_db:
         return Replayed(hit, Result.EXACT, "the same pixels", math.inf, outcomes)
     first = scratch.original(hit)
     changed = [judge for judge, before in hit.outcomes.items() if outcomes.get(judge) != before]
-    said = f"judged otherwise by {', '.join(changed)}" if changed else "every judge says the same"
+    judges_say = f"judged otherwise by {', '.join(changed)}" if changed else "every judge says the same"
     if first is None:
         why = "those on record are not here (purged, or another file), so how near cannot be told"
-        return Replayed(hit, Result.DIFFERS, f"other pixels; {why}; {said}", outcomes=outcomes)
+        return Replayed(hit, Result.DIFFERS, f"other pixels; {why}; {judges_say}", outcomes=outcomes)
     second = decode_stored(row["image"]["bytes"])
     if first.shape != second.shape:
         return Replayed(hit, Result.DIFFERS, "a picture of another size", outcomes=outcomes)
     decibels = psnr(first, second)
     near = decibels >= near_db and not changed
-    detail = f"PSNR {decibels:.1f} dB, {'at least' if decibels >= near_db else 'under'} {near_db:g}; {said}"
+    detail = f"PSNR {decibels:.1f} dB, {'at least' if decibels >= near_db else 'under'} {near_db:g}; {judges_say}"
     return Replayed(hit, Result.NEAR if near else Result.DIFFERS, detail, decibels, outcomes)

@@ -68,19 +68,19 @@ class Matrix:
 def matrices(index: Index) -> tuple[Matrix, ...]:
     """Return one matrix per concept, those with the worst decision first and otherwise in plan order."""
     concepts = dict.fromkeys(row.concept for row in index.targets())
-    made = [_matrix(index, concept) for concept in concepts]
+    listed = [_matrix(index, concept) for concept in concepts]
     order = {status.value: place for status, place in STATUS_ORDER.items()}
-    return tuple(sorted(made, key=lambda matrix: order.get(matrix.status, len(order))))
+    return tuple(sorted(listed, key=lambda matrix: order.get(matrix.status, len(order))))
 
 
 def section(index: Index) -> Section | None:
     """Return what a report begins with, as text: for each concept its pictured case in one line, and its matrix."""
-    made = matrices(index)
-    if not made:
+    listed = matrices(index)
+    if not listed:
         return None
     lines = strips.captions(index)
-    bullets = tuple(f"{m.title}: {lines[m.concept]}" for m in made if m.concept in lines)
-    return Section("glance", TITLE, (READING,), bullets, tables=tuple(map(_table, made)))
+    bullets = tuple(f"{m.title}: {lines[m.concept]}" for m in listed if m.concept in lines)
+    return Section("glance", TITLE, (READING,), bullets, tables=tuple(map(_table, listed)))
 
 
 def _matrix(index: Index, concept: str) -> Matrix:

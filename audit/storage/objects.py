@@ -169,8 +169,8 @@ class ObjectStore:
                 return []
         # Some servers list the folder marker itself.
         own = self.path(name).rstrip("/")
-        found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
-        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in found if path != own]
+        objects = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
+        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in objects if path != own]
 
     def written(self, name: str) -> dict[str, dt.datetime]:
         """Return when everything directly below `name` was written, as the storage says: last part of the path -> UTC."""

@@ -60,9 +60,9 @@ def _session() -> Any:
     """
     from aiobotocore.session import AioSession
 
-    made = AioSession()
-    made.register("before-call.s3.HeadBucket", _redirected)
-    return made
+    created = AioSession()
+    created.register("before-call.s3.HeadBucket", _redirected)
+    return created
 
 
 def _redirected(params: MutableMapping[str, Any], **_: object) -> None:

@@ -71,7 +71,7 @@ class Training:
     def run(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> None:
         """Train to the end. `loss_of` draws a batch with the step's own generator, so a resumed run sees the same data."""
         self.modules.train()
-        started, shown = time.perf_counter(), 0.0
+        started, smoothed = time.perf_counter(), 0.0
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -86,11 +86,11 @@ class Training:
             self.optimiser.step()
             self.step += 1
             self._average()
-            shown = loss.item() if shown == 0 else 0.98 * shown + 0.02 * loss.item()
+            smoothed = loss.item() if smoothed == 0 else 0.98 * smoothed + 0.02 * loss.item()
             now = time.perf_counter()
             self.seconds, started = self.seconds + now - started, now
             if self.step % 50 == 0:
-                print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
+                print(f"{self.name} step {self.step}/{self.steps} loss {smoothed:.4f} {self.seconds:.0f} s", flush=True)
             if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self._save()
         self.use_average()

@@ -183,7 +183,7 @@ def _place(rng: np.random.Generator, names: list[str]) -> list[_Placement]:
     """Draw placements inside the frame whose boxes stay at least two pixels apart."""
     low, high = SINGLE_SIZE if len(names) == 1 else PAIR_SIZE
     while True:
-        found: list[_Placement] = []
+        places: list[_Placement] = []
         for name in names:
             outline = OUTLINES[name]
             size = float(rng.uniform(low, high))
@@ -192,9 +192,9 @@ def _place(rng: np.random.Generator, names: list[str]) -> list[_Placement]:
             (left, top), (right, bottom) = loop.min(0), loop.max(0)
             x = float(rng.uniform(MARGIN - left, IMAGE_SIDE - MARGIN - right))
             y = float(rng.uniform(MARGIN - top, IMAGE_SIDE - MARGIN - bottom))
-            found.append(_Placement(name, size, rotation, (x, y), (x + left, y + top, x + right, y + bottom)))
-        if len(found) < 2 or _apart(found[0].extent, found[1].extent):
-            return found
+            places.append(_Placement(name, size, rotation, (x, y), (x + left, y + top, x + right, y + bottom)))
+        if len(places) < 2 or _apart(places[0].extent, places[1].extent):
+            return places
 
 
 def _apart(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:

@@ -46,9 +46,9 @@ def random_statement(scenes: Scenes, row: int, rng: np.random.Generator) -> Stat
         claim, phrase = _claim(present[int(index)], bare, rng)
         claims.append(claim)
         phrases.append(article(phrase))
-    said = background if rng.random() < 0.3 else NOTHING
-    tail = f" on {article(background_phrase(BACKGROUNDS[said]))}" if said != NOTHING else ""
-    return Statement(medium + " and ".join(phrases) + tail, tuple(claims), said, False)
+    named = background if rng.random() < 0.3 else NOTHING
+    tail = f" on {article(background_phrase(BACKGROUNDS[named]))}" if named != NOTHING else ""
+    return Statement(medium + " and ".join(phrases) + tail, tuple(claims), named, False)
 
 
 def _claim(thing: tuple[int, ...], bare: bool, rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:

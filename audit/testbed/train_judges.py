@@ -168,8 +168,8 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
         tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
         shown = faded(decoded(scenes.batch(rows), vae, generator), generator)
         images = augment(shown, generator).to(training.device)
-        made = model(**tokens, pixel_values=images)
-        logits, hidden = made.logits_per_image.float(), made.vision_model_output.last_hidden_state
+        outputs = model(**tokens, pixel_values=images)
+        logits, hidden = outputs.logits_per_image.float(), outputs.vision_model_output.last_hidden_state
         return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T) + lessons.loss(hidden, rows)
 
     training.run(loss_of)

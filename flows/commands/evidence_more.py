@@ -128,8 +128,8 @@ def _require_verified(folder: Path, keys: Sequence[Path] | None) -> None:
             where=str(folder),
             next_step="name the signer's public key with --key PUBLIC_KEY",
         )
-    found = verify(folder, trusted_keys(keys), now=dt.datetime.now(dt.UTC))
-    wrong = [line for line in found.lines if line.answer is Answer.WRONG]
+    verification = verify(folder, trusted_keys(keys), now=dt.datetime.now(dt.UTC))
+    wrong = [line for line in verification.lines if line.answer is Answer.WRONG]
     if wrong:
         raise NotVerified(
             f"the bundle does not verify: {wrong[0].detail}",

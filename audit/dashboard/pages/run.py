@@ -84,9 +84,9 @@ def _judges(context: Context, row: Row) -> list[str]:
 
 def _strips(context: Context, index: Index) -> list[tuple[str, Strip, str]]:
     """Return for each concept its pictures and the address of their case."""
-    found = case_strips(context, index)
+    strips = case_strips(context, index)
     run_id = index.result.run_id
-    return [(case.concept, found[case.concept], case_link(context, run_id, case)) for case in index.result.pictured]
+    return [(case.concept, strips[case.concept], case_link(context, run_id, case)) for case in index.result.pictured]
 
 
 def _cells(index: Index) -> list[tuple[int, str]]:
