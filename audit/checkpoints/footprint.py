@@ -103,7 +103,7 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
 def _compare(
     new: LazyTensors, old: LazyTensors, group: Callable[[str], str], sums: dict[str, _Sums], where: str
 ) -> tuple[list[str], list[str]]:
-    """Names that differ, and names that are equal at a precision that hides small changes; sums are grown by group."""
+    """Return the names that differ, and those that are equal at a precision that hides small changes; add to `sums` by group."""
     differing, rounded = [], []
     for name, tensor in new.items():
         after, before = finite(name, tensor, where), old[name].load()

@@ -168,7 +168,7 @@ def statuses(con: Connection, run_id: str) -> dict[tuple[str, ...], str]:
 
 
 def result_key(row: Document) -> tuple[str, ...]:
-    """Return what a cell and judge are known by from one run to another."""
+    """Return the fields by which a cell and judge are matched from one run to another."""
     return row["concept"], row["defence"], row["scenario"], row["detector"]
 
 
@@ -202,7 +202,7 @@ def _result(row: Document, previous: Mapping[tuple[str, ...], str]) -> ResultRow
 
 
 def read_sides(con: Connection, run_ids: Sequence[str]) -> tuple[tuple[RetentionRow, ...], tuple[DamageRow, ...]]:
-    """Return the newest decisions of runs on what must survive, and on the pictures of their defences as pictures."""
+    """Return the newest decisions of runs on retention, and on the picture checks of their defences."""
     kept: list[RetentionRow] = []
     damage: list[DamageRow] = []
     for row in records(con, _SIDES, [list(run_ids)]):
@@ -219,7 +219,7 @@ def read_sides(con: Connection, run_ids: Sequence[str]) -> tuple[tuple[Retention
 
 
 def read_controls(con: Connection, run_ids: Sequence[str]) -> tuple[ControlRow, ...]:
-    """Return what the newest decisions of runs found of their controls."""
+    """Return the control findings of the newest decisions of runs."""
     return tuple(ControlRow(**row) for row in records(con, _CONTROLS, [list(run_ids)]))
 
 

@@ -77,7 +77,7 @@ class Bag:
         return sorted(name for name in self.digests if name.startswith(f"{ATTESTATIONS}/"))
 
     def listed(self, name: str) -> dict[str, str]:
-        """Return path -> digest as a manifest says. Raises `NotVerified` when it is none that this tool writes."""
+        """Return path -> digest of a manifest. Raises `NotVerified` for one that this tool would not write."""
         if name not in self.digests:
             raise NotVerified("the file is missing", where=name)
         if (self.folder / name).stat().st_size > _LARGEST_LIST:
@@ -150,7 +150,7 @@ def differences(bag: Bag) -> list[tuple[str, str]]:
 
 
 def lies_at(path: str | None) -> str:
-    """Return where the content of a file lies instead, as the end of a sentence; empty for None."""
+    """Return the end of a sentence that says at which path the content of a file lies instead; empty for None."""
     return f"; what was sealed lies at {path}" if path else ""
 
 

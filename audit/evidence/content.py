@@ -69,13 +69,13 @@ class Content:
             raise NotVerified(f"the file cannot be read: {error}", where=f"data/{name}") from None
 
     def fact(self, name: str) -> Any:
-        """Return what the signer says of one thing. Raises `NotVerified`."""
+        """Return one field of the signed statement. Raises `NotVerified` when it is missing."""
         if name not in self.facts:
             raise NotVerified(f"the signed statement does not say {name!r}")
         return self.facts[name]
 
     def time(self, name: str) -> dt.datetime:
-        """Return a time that the signer states. Raises `NotVerified`."""
+        """Return a time in the signed statement. Raises `NotVerified`."""
         try:
             return moment(self.fact(name))
         except (TypeError, ValueError):

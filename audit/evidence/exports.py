@@ -71,7 +71,7 @@ class Evidence:
 
 
 def of_bundle(folder: Path) -> Evidence:
-    """Return what a bundle says. Whoever calls has verified it: nothing is checked here but that it can be read.
+    """Return the evidence in a bundle. The caller has verified it: nothing is checked here but that it can be read.
 
     Raises `NotVerified` for files that are not those of a bundle.
     """
@@ -91,7 +91,10 @@ def of_bundle(folder: Path) -> Evidence:
 
 
 def of_run(journal: Journal, result: RunResult, policy: Policy, decided_at: dt.datetime) -> Evidence:
-    """Return what a run in a journal says, decided at `decided_at`. Raises `JournalError` when an erased model is not there."""
+    """Return the evidence of a run in a journal, decided at `decided_at`.
+
+    Raises `JournalError` when an erased model is not there.
+    """
     backbone = result.provenance.get("backbone") or {}
     files = backbone.get("files") or {}
     subjects = {f"backbone/{name}": str(digest) for name, digest in sorted(files.items())}

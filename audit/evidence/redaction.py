@@ -45,7 +45,7 @@ TEXTS = ("facts", "report", "guard_report", "reason", "spec", "provenance", "par
 
 
 def digest(text: str) -> str:
-    """Return what stands in the place of a text."""
+    """Return the digest that stands in the place of a text."""
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -62,7 +62,7 @@ class Redaction:
         return bool(self.names)
 
     def table(self, table: pa.Table) -> pa.Table:
-        """Return a table of the index without what it must not say."""
+        """Return a table of the index with prompts, errors and secrets in it replaced by their digests."""
         if not self.acts:
             return table
         for name in table.column_names:
@@ -75,7 +75,7 @@ class Redaction:
         return table
 
     def value(self, value: object) -> object:
-        """Return a JSON value with every text in it, keys included, by its digest where it must not be said."""
+        """Return a JSON value in which every secret, in keys too, is replaced by its digest."""
         if not self.acts:
             return value
         narrowed = self._occurring(json.dumps(value, ensure_ascii=False))
@@ -122,7 +122,7 @@ class Redaction:
 
 
 def redaction_of(con: duckdb.DuckDBPyConnection, run_key: int) -> Redaction:
-    """Return what the evidence of a run in an index must not say."""
+    """Return the redaction of a run in an index: the texts that its evidence must not hold, and its sensitive names."""
 
     def texts(sql: str) -> list[str]:
         return [str(row[0]) for row in con.execute(sql, {"run_key": run_key}).fetchall()]

@@ -121,7 +121,7 @@ def hits_on_record(published: Path, plan: Plan, judges: Collection[str]) -> list
 
 
 def sealed_hits(folder: Path, plan: Plan, judges: Collection[str]) -> list[Hit]:
-    """Return the same from the rows of a bundle, as they were sealed. Whoever calls has verified it.
+    """Return the hits as `hits_on_record` does, from the rows that a bundle holds. The caller has verified it.
 
     Raises `NotVerified` when its rows cannot be read.
     """

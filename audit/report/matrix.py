@@ -74,7 +74,7 @@ def matrices(index: Index) -> tuple[Matrix, ...]:
 
 
 def section(index: Index) -> Section | None:
-    """Return what a report begins with, as text: for each concept its pictured case in one line, and its matrix."""
+    """Return the first section of a report, as text: for each concept its pictured case in one line, and its matrix."""
     listed = matrices(index)
     if not listed:
         return None
@@ -144,5 +144,5 @@ def _table(matrix: Matrix) -> Table:
 
 
 def caption(matrix: Matrix) -> str:
-    """Return what a matrix is of."""
+    """Return the caption of a matrix."""
     return f"{matrix.title}: how often it came back, by defence and scenario"
