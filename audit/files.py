@@ -191,7 +191,7 @@ def place(
     unfinished: Path | None = None,
     finish: Callable[[Path, Path], bool] = _renamed,
 ) -> bool:
-    """Let `write(path)` write a file that exists whole or not at all, whenever the process is killed.
+    """Write a file by `write(path)` so that it exists whole or not at all, whenever the process is killed.
 
     It is written as `unfinished`, on the same file system, and `finish` gives it its name: by default in the place of
     what is there. Return what `finish` says. An `OSError` passes through, and nothing is left of the file then.

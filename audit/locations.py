@@ -174,8 +174,8 @@ def redact(text: str) -> str:
 
 def readable(text: str) -> str:
     """Return the text of a foreign error as one short line: without credentials and unprintable characters, cut when long."""
-    shown = "".join(c if c.isprintable() else "?" for c in " ".join(redact(text).split()))
-    return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 3] + "..."
+    printable = "".join(c if c.isprintable() else "?" for c in " ".join(redact(text).split()))
+    return printable if len(printable) <= _LONGEST else printable[: _LONGEST - 3] + "..."
 
 
 def absolute(url: str) -> str:

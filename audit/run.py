@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,7 +22,8 @@ from audit.errors import CorpusError, SpecError
 from audit.index.attempts import attempt
 from audit.index.corpus_checks import require_disjoint, require_sound
 from audit.index.derivation import derive
-from audit.index.integrity import on_record, record_plan, withdraw_missing
+from audit.index.folded_files import on_record, record_plan
+from audit.index.integrity import withdraw_missing
 from audit.index.publishing import publish
 from audit.labels.calibrating import known_of_judges
 from audit.plan import forecast
@@ -55,20 +56,23 @@ log = logging.getLogger(__name__)
 
 
 def open_journal(root: str) -> Journal:
-    """The journal at `root`, proven writable. Raises `JournalError` otherwise."""
+    """Open the journal at `root` and prove that it is writable. Raises `JournalError` otherwise."""
     journal = Journal(root)
     journal.probe()
     return journal
 
 
 def new_run_id(name: str, now: dt.datetime) -> str:
-    """An id that sorts by time: name, UTC second, four hex digits that keep two runs of one second apart."""
+    """Return a new run's id: name, UTC second, and four hex digits that keep two runs of one second apart."""
     salt = hashlib.sha256(f"{name}{now.isoformat()}".encode()).hexdigest()[:4]
     return f"{name}-{now:%Y%m%dT%H%M%SZ}-{salt}"
 
 
 def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
-    """The corpus manifest: one row per object, unreadable ones included, none without a corpus; stored with the run."""
+    """Build the corpus manifest and store it with the run.
+
+    It has one row per object, unreadable ones included, and none without a corpus.
+    """
     batches = list(ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
     manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
     sink = io.BytesIO()
@@ -85,23 +89,23 @@ def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: p
     from audit.diffusion.pipeline import check_weights  # imports torch, which a run needs anyway
 
     resolved = resolve(spec, listed_pictures(spec, manifest))
-    made = _complete_plan(resolved, run_id, created_at)
+    planned = _complete_plan(resolved, run_id, created_at)
     assert isinstance(resolved.backbone, ModelRef)  # else there were no plan
     check_weights(resolved.backbone)
-    stored = json.dumps(made.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
+    stored = json.dumps(planned.spec.model_dump(mode="json"), indent=1).encode()  # JSON is YAML
     journal.put_run(run_id, "spec.yaml", stored)
     facts = {
         **provenance(),
-        "backbone": dict(made.backbone),
-        "corpus": dict(made.corpus),
-        "prompt_sets": dict(made.prompt_sets),
-        "methods": methods_of(made.spec),
+        "backbone": dict(planned.backbone),
+        "corpus": dict(planned.corpus),
+        "prompt_sets": dict(planned.prompt_sets),
+        "methods": methods_of(planned.spec),
         "spec_sha256": hashlib.sha256(stored).hexdigest(),
     }
     journal.put_run(run_id, "provenance.json", json.dumps(facts, indent=1, sort_keys=True).encode())
-    made.write(journal)
+    planned.write(journal)
     record_plan(journal, run_id, dt.datetime.fromisoformat(created_at))
-    return made
+    return planned
 
 
 def unstored_plan(spec: Spec, run_id: str, created_at: str, manifest: pa.Table) -> Plan:
@@ -129,19 +133,22 @@ def _check_corpus(resolved: Resolved) -> None:
 
 
 def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: int | None = None) -> Worker:
-    """A worker for `plan` in this process."""
+    """Return a worker for `plan` in this process."""
     from audit.compute.worker import Worker
 
     return Worker(plan, journal, device=device, batch_size=batch_size)
 
 
 def consolidate(journal: Journal, run_id: str, database: Path) -> Path:
-    """Fold a run's journal into the index at `database`; the path of a fresh read-only copy."""
+    """Fold a run's journal into the index at `database`; return the path of a fresh read-only copy."""
     return publish(journal, database, lambda store: store.consolidate(journal, run_id))
 
 
 def consolidate_all(journal: Journal, database: Path) -> tuple[Path, tuple[str, ...]]:
-    """Fold every run's journal into the index; the path of a fresh read-only copy, and a sentence for each damaged run."""
+    """Fold every run's journal into the index.
+
+    Returns the path of a fresh read-only copy, and a sentence for each damaged run.
+    """
     damaged: list[str] = []
     return publish(journal, database, lambda store: damaged.extend(store.consolidate(journal).damaged)), tuple(damaged)
 
@@ -149,7 +156,7 @@ def consolidate_all(journal: Journal, database: Path) -> tuple[Path, tuple[str, 
 def conclude(
     journal: Journal, run_id: str, published: Path, policy: Policy | None = None, now: dt.datetime | None = None
 ) -> RunResult:
-    """The run's result with its verdict: data checks, then the gate. `policy` replaces the stored one.
+    """Return the run's result with its verdict: data checks, then the gate. `policy` replaces the stored one.
 
     `now` (UTC) is the moment of the decision, by default this one. The stored spec is not validated: what was measured can be
     shown when the spec's format has changed since. Raises `SpecError` when the stored policy is of a form that this version
@@ -172,7 +179,7 @@ def record_decision(
     database: Path,
     command: str,
     opened_by: Sequence[str] = (),
-    regression: Mapping[str, Any] | None = None,
+    regression: Mapping[str, object] | None = None,
 ) -> Record:
     """Put the verdict of a run on record in the journal and in the index, publish that, and return the record.
 

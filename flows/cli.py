@@ -153,7 +153,7 @@ def _command_words(arguments: Sequence[str]) -> list[str]:
 
 
 def _settle_process(debug: bool) -> None:
-    """Let SIGTERM end a run as Ctrl-C does, no broken stream end anything, and no library's warning reach the terminal."""
+    """Make SIGTERM end a run as Ctrl-C does, keep broken streams from ending anything, and hide libraries' warnings."""
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt

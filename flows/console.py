@@ -124,13 +124,13 @@ class PlainReporter:
         self._stages: dict[str, _Lines] = {}
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Say what the stage has to do; a stage without units says nothing."""
+        """Print what the stage has to do, and nothing for a stage without units."""
         lines = self._stages[stage] = _Lines(self._counted, total, done)
         if total is None or total > done:
             say(f"{stage}: {lines.state()}")
 
     def update(self, stage: str, done: int) -> None:
-        """Say how far it is when the last line is old."""
+        """Print how far the stage is, when the last line is old."""
         lines = self._stages[stage]
         lines.mark(done)
         if time.monotonic() - lines.said >= LINE_SECONDS:
@@ -139,13 +139,13 @@ class PlainReporter:
             say(f"{stage}: {lines.state()}" + (f", {duration(left)} left" if left else ""))
 
     def end(self, stage: str) -> None:
-        """Say how the stage ended."""
+        """Print how the stage ended."""
         lines = self._stages.get(stage)
         if lines is not None and lines.done > lines.began_with:
             say(f"{stage}: {lines.state()} in {duration(time.monotonic() - lines.began)}")
 
     def note(self, text: str) -> None:
-        """Say it."""
+        """Print a line."""
         say(text)
 
 

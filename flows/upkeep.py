@@ -58,11 +58,11 @@ def verify_evidence(bundles: str, keys: Sequence[str], root: str | None = None) 
     journal = Journal(root) if root else None
     bad = []
     for folder in folders:
-        found = verify(folder, trusted, now=dt.datetime.now(dt.UTC), journal=journal)
-        for line in found.lines:
+        verification = verify(folder, trusted, now=dt.datetime.now(dt.UTC), journal=journal)
+        for line in verification.lines:
             if line.answer is Answer.WRONG:
                 get_run_logger().error("%s: check %s: %s %s", folder.name, line.number, line.where or "", line.detail)
-        bad += [] if found.holds else [folder.name]
+        bad += [] if verification.holds else [folder.name]
     if bad:
         raise NotVerified(f"{len(bad)} of {len(folders)} bundles do not verify: {', '.join(bad)}", where=bundles)
     return len(folders)

@@ -88,7 +88,7 @@ class Run:
 
     @property
     def worker(self) -> Worker:
-        """This process's worker; models stay loaded from unit to unit."""
+        """The worker of this process; models stay loaded from unit to unit."""
         return _worker(self.root, self.run_id, self.settings.device, self.settings.batch_size)
 
     @property

@@ -100,12 +100,12 @@ class TrainingProgress:
         self._said = 0.0
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Say where the training begins or goes on."""
+        """Print where the training begins or continues."""
         self._total = total
         self.note(f"{stage}: {done}/{total} iterations" + (" were done before; going on" if done else ""))
 
     def update(self, stage: str, done: int) -> None:
-        """Say how far it is when the last line is old."""
+        """Print how far the training is, when the last line is old."""
         if time.monotonic() - self._said >= TRAINING_SECONDS:
             self.note(f"{stage}: {done}/{self._total} iterations")
 

@@ -116,7 +116,7 @@ class Learner:
         return safetensors.torch.save(tensors)
 
     def restore(self, data: bytes) -> None:
-        """Go on from a checkpoint. Raises ValueError, and changes nothing, when it is not one of such a learner."""
+        """Continue from a checkpoint. Raises ValueError, and changes nothing, when it is not one of such a learner."""
         try:
             tensors = safetensors.torch.load(data)
             losses = tensors["losses"].tolist()

@@ -103,7 +103,7 @@ def measure(artefact: Artefact, backbone: BackboneTensors) -> Measured:
 def _compare(
     new: LazyTensors, old: LazyTensors, group: Callable[[str], str], sums: dict[str, _Sums], where: str
 ) -> tuple[list[str], list[str]]:
-    """Names that differ, and names that are equal at a precision that hides small changes; sums are grown by group."""
+    """Return the names that differ, and those that are equal at a precision that hides small changes; add to `sums` by group."""
     differing, rounded = [], []
     for name, tensor in new.items():
         after, before = finite(name, tensor, where), old[name].load()
@@ -157,7 +157,7 @@ def _norm(tensor: torch.Tensor) -> float:
 
 
 def _added(artefact: Artefact, sums: dict[str, _Sums]) -> bool:
-    """Sums of Receler's adapters. One whose `up` is zero adds nothing, as before training."""
+    """Sum up Receler's adapters; return whether there are any. One whose `up` is zero adds nothing, as before training."""
     acting = False
     for name, tensor in artefact.adapters.items():
         values = finite(name, tensor, artefact.where)
@@ -173,7 +173,7 @@ def _added(artefact: Artefact, sums: dict[str, _Sums]) -> bool:
 
 
 def _spm(spm: SpmFile, backbone: BackboneTensors, sums: dict[str, _Sums], where: str) -> None:
-    """Sums of SPM's layers at multiplier 1: alpha / rank * up @ down against the weight it is added to."""
+    """Sum up SPM's layers at multiplier 1: alpha / rank * up @ down against the weight it is added to."""
     for path, lazy in spm.down.items():
         down, up = finite(path, lazy, where).float(), finite(path, spm.up[path], where).float()
         delta = up.flatten(1) @ down.flatten(1) * (spm.alpha / spm.rank)

@@ -66,7 +66,7 @@ def _linear_modules(backbone: BackboneTensors) -> list[str]:
 
 
 def _as_context(tensors: LazyTensors) -> LazyTensors:
-    """`..._attn2_to_k.lora_down.weight` reads what attn2.to_k reads: its width tells the family."""
+    """Return one `..._attn2_to_k.lora_down.weight` as attn2.to_k, whose input it shares: its width tells the family."""
     reading = [tensor for name, tensor in tensors.items() if name.endswith("attn2_to_k.lora_down.weight")]
     return {"attn2.to_k.weight": reading[0]} if reading else {}
 

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from audit.compliance.records import Audit, Break, Comparison, Criterion, InstrumentRow, PairRow, RunRow
-from audit.compliance.rows import Connection, planned_policy, records
+from audit.compliance.rows import Connection, planned_policy
 from audit.errors import StoreError
 from audit.files import Document
+from audit.index.records import records
 from audit.index.run_pairs import read_run_pairs
 from audit.verdict.comparison import PairedDecision, compare
 
@@ -62,12 +63,12 @@ def read_instruments(con: Connection, runs: Sequence[RunRow]) -> tuple[Instrumen
     rows: dict[tuple[str, str, float], list[Document]] = {}
     for row in records(con, _INSTRUMENTS, [list(times)]):
         rows.setdefault((row["detector"], row["instrument_id"], row["threshold"]), []).append(row)
-    found = []
+    instruments = []
     for same in rows.values():
         used = sorted(times[row["run_id"]] for row in same)
         fields = {name: value for name, value in same[0].items() if name != "run_id"}
-        found.append(InstrumentRow(**fields, first_at=used[0], last_at=used[-1], runs=len(used)))
-    return tuple(sorted(found, key=lambda row: (row.detector, row.first_at, row.instrument_id)))
+        instruments.append(InstrumentRow(**fields, first_at=used[0], last_at=used[-1], runs=len(used)))
+    return tuple(sorted(instruments, key=lambda row: (row.detector, row.first_at, row.instrument_id)))
 
 
 def breaks(con: Connection, runs: Sequence[RunRow]) -> tuple[Break, ...]:
@@ -75,14 +76,14 @@ def breaks(con: Connection, runs: Sequence[RunRow]) -> tuple[Break, ...]:
     instruments: dict[str, dict[str, Document]] = {}
     for row in records(con, _INSTRUMENTS, [[run.run_id for run in runs]]):
         instruments.setdefault(row["run_id"], {})[row["detector"]] = row
-    found: list[Break] = []
+    changes: list[Break] = []
     last: dict[str, RunRow] = {}
     for run in runs:
         before = last.get(run.name)
         if before is not None:
-            found += _between(before, run, instruments)
+            changes += _between(before, run, instruments)
         last[run.name] = run
-    return tuple(found)
+    return tuple(changes)
 
 
 def _between(old: RunRow, new: RunRow, instruments: Mapping[str, Mapping[str, Document]]) -> Iterator[Break]:

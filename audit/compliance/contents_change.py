@@ -57,7 +57,7 @@ def change(report: Report) -> Section:
 
 
 def incidents(report: Report) -> Section:
-    """Return what rows tell of incidents, and what they cannot tell."""
+    """Return the section on incidents: what rows tell of them, and what they cannot tell."""
     worse = [row for row in report.results if row.previous_status == "PASS" and row.status == "FAIL"]
     bullets = tuple(
         plain(

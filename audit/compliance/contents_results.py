@@ -153,7 +153,7 @@ def _controls(report: Report) -> Table:
 
 
 def quality(report: Report) -> Section:
-    """Return what survives: neighbours and benign prompts, pictures as pictures, and quality numbers."""
+    """Return the section on what survives: neighbours and benign prompts, picture checks, and quality numbers."""
     tables = [table for table in (_retention(report), _damage(report), _quality(report.quality)) if table.rows]
     sentences = (
         "The policy is two-sided: a model that draws nothing any more reproduces nothing either.",

@@ -5,22 +5,48 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from audit.compliance import change, findings, rows, waived
 from audit.compliance.period import Month, expected_times, run_of_each
-from audit.compliance.records import Audit, Finding, Operation, ResultRow, RunRow, Scope
+from audit.compliance.records import (
+    Break,
+    ControlRow,
+    DamageRow,
+    Finding,
+    InstrumentRow,
+    Operation,
+    QualityRow,
+    ResultRow,
+    RetentionRow,
+    RunRow,
+    Scope,
+    Unassessed,
+)
 from audit.compliance.report import Report
 from audit.compliance.rows import Connection
-from audit.errors import StoreError
+from audit.compliance.series import WORST_FIRST, Series, read_series
 from audit.evidence.keys import PublicKey
-from audit.files import Document
 from audit.index.published import open_published, require_version
 from audit.index.store import explained
 from audit.report.words import limit_text
 from audit.spec.scenarios import KINDS
 
-_WORST_FIRST = ("FAIL", "INCONCLUSIVE", "PASS")
+
+class _Rows(TypedDict):
+    """The fields of a report that the rows of the index alone give."""
+
+    scope: tuple[Scope, ...]
+    not_tested: tuple[str, ...]
+    dropped: tuple[str, ...]
+    unassessed: tuple[Unassessed, ...]
+    results: tuple[ResultRow, ...]
+    retention: tuple[RetentionRow, ...]
+    damage: tuple[DamageRow, ...]
+    quality: tuple[QualityRow, ...]
+    controls: tuple[ControlRow, ...]
+    instruments: tuple[InstrumentRow, ...]
+    breaks: tuple[Break, ...]
 
 
 def read_month(
@@ -42,25 +68,14 @@ def read_month(
     con = open_published(published)
     try:
         with explained(published):
-            version = require_version(con, str(published))
-            rows.require_system(con, system, str(published))
-            runs, specs = rows.read_runs(con, system, month.start.isoformat()[:19], month.end.isoformat()[:19])
-            if not runs:
-                raise _no_runs(con, system, month, str(published))
-            earlier, older = rows.read_runs(
-                con, system, month.before.start.isoformat()[:19], month.start.isoformat()[:19]
-            )
-            audits = _audits(runs, earlier)
-            parts = _read(con, audits, runs, earlier, {**older, **specs})
+            series = read_series(con, system, month, str(published))
+            indexed, exceptions = _read_rows(con, series)
     finally:
         con.close()
-    until = month.until(now)
-    confidence = min((float(specs[audit.run_id]["gate"].get("confidence", 0.95)) for audit in audits), default=0.95)
-    operation = _operation(expected, runs, month, until)
-    waivers = waived.waivers(waiver_files, keys, (*earlier, *runs), system, until)
-    exceptions = (*parts.pop("found"), *findings.of_operation(operation), *findings.of_waivers(waivers))
-    results = parts["results"]
-    status = _status(runs, audits)
+    until, confidence = month.until(now), series.confidence
+    operation = _operation(expected, series.runs, month, until)
+    waivers = waived.waivers(waiver_files, keys, (*series.earlier, *series.runs), system, until)
+    exceptions = (*exceptions, *findings.of_operation(operation), *findings.of_waivers(waivers))
     return Report(
         system=system,
         month=str(month),
@@ -68,25 +83,23 @@ def read_month(
         until=_text(until),
         month_is_over=until == month.end,
         index=published.name,
-        index_sha256=version,
-        versions=tuple(dict.fromkeys(run.system_version or "not stated" for run in runs)),
-        owner=runs[-1].owner,
-        contact=runs[-1].contact,
-        status=status,
+        index_sha256=series.version,
+        versions=tuple(dict.fromkeys(run.system_version or "not stated" for run in series.runs)),
+        owner=series.runs[-1].owner,
+        contact=series.runs[-1].contact,
+        status=series.status,
         confidence=confidence,
-        conclusion=conclusion(
-            status, results, confidence, len(exceptions), any(run.opened_by for run in _standing(runs, audits))
-        ),
-        runs=runs,
+        conclusion=conclusion(series.status, indexed["results"], confidence, len(exceptions), series.opened),
+        runs=series.runs,
         previous_month=str(month.before),
-        previous_runs=len(earlier),
-        audits=audits,
-        criteria=change.criteria(audits, {**older, **specs}),
-        comparisons=change.comparisons(published, audits, confidence),
+        previous_runs=len(series.earlier),
+        audits=series.audits,
+        criteria=change.criteria(series.audits, series.specs),
+        comparisons=change.comparisons(published, series.audits, confidence),
         waivers=waivers,
         exceptions=exceptions,
         operation=operation,
-        **parts,
+        **indexed,
     )
 
 
@@ -101,84 +114,44 @@ def read_systems(published: Path, month: Month) -> tuple[str, ...]:
         con.close()
 
 
-def _no_runs(con: Connection, system: str, month: Month, where: str) -> StoreError:
-    known = rows.months(con, system)
-    listed = ", ".join(known[-12:])
-    return StoreError(
-        f"no run of {system[:60]!r} started in {month}; runs started in: {listed}",
-        where=where,
-        next_step="name one of these with --month, or fold in what is missing with: erasure-audit db consolidate",
-    )
-
-
-def _audits(runs: Sequence[RunRow], earlier: Sequence[RunRow]) -> tuple[Audit, ...]:
-    """Return the newest decided run of each name, beside that of the month before.
-
-    Where each month has one name alone, they are the same audit whatever their names.
-    """
-    now, before = ({run.name: run.run_id for run in some if run.status is not None} for some in (runs, earlier))
-    only = next(iter(before.values())) if len(before) == 1 == len(now) else None
-    return tuple(Audit(name, run_id, before.get(name, only)) for name, run_id in sorted(now.items()))
-
-
-def _standing(runs: Sequence[RunRow], audits: Sequence[Audit]) -> list[RunRow]:
-    ids = {audit.run_id for audit in audits}
-    return [run for run in runs if run.run_id in ids]
-
-
-def _status(runs: Sequence[RunRow], audits: Sequence[Audit]) -> str:
-    """Return the worst verdict of the runs that stand for the month; an audit of which no run was decided is INCONCLUSIVE."""
-    verdicts = {run.status for run in _standing(runs, audits) if run.status}
-    if {run.name for run in runs} - {audit.name for audit in audits}:
-        verdicts.add("INCONCLUSIVE")
-    return min(verdicts, key=_WORST_FIRST.index)
-
-
-def _read(
-    con: Connection,
-    audits: Sequence[Audit],
-    runs: Sequence[RunRow],
-    earlier: Sequence[RunRow],
-    specs: Mapping[str, Document],
-) -> dict[str, Any]:
-    """Return the parts of the report that rows alone give, and under `found` the exceptions that follow from them."""
+def _read_rows(con: Connection, series: Series) -> tuple[_Rows, tuple[Finding, ...]]:
+    """Return the fields of the report that rows alone give, and the exceptions that follow from them."""
+    runs, audits = series.runs, series.audits
     ids = [audit.run_id for audit in audits]
-    before: dict[tuple[Any, ...], str] = {}
-    dropped: list[str] = []
-    results: tuple[ResultRow, ...] = ()
+    before: dict[tuple[str, ...], str] = {}
     for audit in audits:
         if audit.previous_run_id is not None:
             statuses = rows.statuses(con, audit.previous_run_id)
             before |= {(audit.run_id, *key): status for key, status in statuses.items()}
     results = rows.read_results(con, ids, before)
     tested = {(row.run_id, row.concept, row.defence, row.scenario, row.judge) for row in results}
-    dropped = [" | ".join(key[1:]) for key in sorted(before) if key not in tested]
+    dropped = tuple(" | ".join(key[1:]) for key in sorted(before) if key not in tested)
     retention, damage = rows.read_sides(con, ids)
     controls = rows.read_controls(con, ids)
-    last = [run for run in earlier if run.run_id in {audit.previous_run_id for audit in audits}]
+    last = [run for run in series.earlier if run.run_id in {audit.previous_run_id for audit in audits}]
     changes = change.breaks(con, [*last, *runs])
     scope = _scope(results, {audit.run_id: audit.name for audit in audits})
-    found: tuple[Finding, ...] = (
+    exceptions: tuple[Finding, ...] = (
         *findings.of_decisions(results, retention, damage),
         *findings.of_audits(runs, audits),
         *findings.of_data(controls, rows.read_failed_checks(con, ids)),
         *findings.of_runs(runs, audits),
         *findings.of_changes(changes, dropped),
     )
-    return {
-        "scope": scope,
-        "not_tested": _not_tested(scope, _standing(runs, audits)),
-        "dropped": tuple(dropped),
-        "unassessed": rows.read_unassessed(con, ids),
-        "results": results,
-        "retention": retention,
-        "damage": damage,
-        "quality": rows.read_quality(con, ids),
-        "controls": controls,
-        "instruments": change.read_instruments(con, runs),
-        "breaks": changes,
-        "found": found,
-    }
+    indexed = _Rows(
+        scope=scope,
+        not_tested=_not_tested(scope, series.standing),
+        dropped=dropped,
+        unassessed=rows.read_unassessed(con, ids),
+        results=results,
+        retention=retention,
+        damage=damage,
+        quality=rows.read_quality(con, ids),
+        controls=controls,
+        instruments=change.read_instruments(con, runs),
+        breaks=changes,
+    )
+    return indexed, exceptions
 
 
 def _scope(results: Sequence[ResultRow], names: Mapping[str, str]) -> tuple[Scope, ...]:
@@ -231,7 +204,7 @@ def conclusion(
     cells: dict[tuple[str, int], str] = {}
     for row in results:
         key = row.run_id, row.cell_id
-        cells[key] = min(cells.get(key, "PASS"), row.status, key=_WORST_FIRST.index)
+        cells[key] = min(cells.get(key, "PASS"), row.status, key=WORST_FIRST.index)
     n = len(cells)
     passed, failed, undecided = (list(cells.values()).count(word) for word in ("PASS", "FAIL", "INCONCLUSIVE"))
     first = (

@@ -81,7 +81,7 @@ def _missing(diagnostic: str) -> set[str]:
     return {character for text in texts for character in text if not character.isascii()}
 
 
-def _data(report: Report) -> dict[str, Any]:
+def _data(report: Report) -> object:
     printed = []
     for section in sections(report):
         set_tables = [_unbroken(table) for table in section.tables]
@@ -109,7 +109,7 @@ def _needs_width(table: Table) -> bool:
     return sum(least for least, _ in _columns(table)) > _room(table, wide=False)
 
 
-def _table(table: Table, wide: bool) -> dict[str, Any]:
+def _table(table: Table, wide: bool) -> dict[str, object]:
     """Return a table with the relative width of each column: room for its longest piece, and a share for its longest text."""
     columns = _columns(table)
     least, wanted = (sum(widths) for widths in zip(*columns, strict=True))
@@ -120,15 +120,15 @@ def _table(table: Table, wide: bool) -> dict[str, Any]:
 
 def _columns(table: Table) -> list[tuple[float, float]]:
     """Return the least and the wanted width of each column, in characters, the space between columns included."""
-    found = []
+    widths = []
     for number, column in enumerate(table.columns):
         cells = [row[number] for row in table.rows]
         pieces = [len(piece) for text in cells for piece in _pieces(text)]
         label = max(map(len, column.label.split())) * _BOLD
         least = max(label, max(pieces, default=0) * (_CODE if column.kind == "code" else 1))
         wanted = min(max(map(len, cells), default=0), _MOST)
-        found.append((least + _SPACE, max(least, wanted) + _SPACE))
-    return found
+        widths.append((least + _SPACE, max(least, wanted) + _SPACE))
+    return widths
 
 
 def _room(table: Table, wide: bool) -> float:
@@ -140,7 +140,7 @@ def _size(table: Table) -> int:
     return 7 if len(table.columns) > 9 else 8
 
 
-def _breakable(value: Any) -> Any:
+def _breakable(value: object) -> object:
     """Return JSON values in which a long word may be broken after a mark in it, and after every few characters."""
     if isinstance(value, str):
         return _WORD.sub(lambda match: "\u200b".join(_pieces(match[0])), value)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 import duckdb
 from pydantic import ValidationError
@@ -21,6 +21,7 @@ from audit.compliance.records import (
 )
 from audit.errors import StoreError
 from audit.files import Document
+from audit.index.records import records
 from audit.spec.policy import Policy
 from audit.verdict.record import policy_sha256
 
@@ -113,13 +114,6 @@ def months(con: Connection, system: str) -> list[str]:
     return [str(row[0]) for row in con.execute(sql, [system]).fetchall()]
 
 
-def records(con: Connection, sql: str, arguments: Sequence[object]) -> list[Document]:
-    """Return the rows of a query by column name."""
-    cursor = con.execute(sql, list(arguments))
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
 def read_runs(con: Connection, system: str, since: str, until: str) -> tuple[tuple[RunRow, ...], dict[str, Document]]:
     """Return the runs of a system that started in [since, until), ISO 8601, oldest first, and the spec of each by run id.
 
@@ -161,24 +155,24 @@ def planned_policy(spec: Document) -> Policy | None:
 
 
 def read_results(
-    con: Connection, run_ids: Sequence[str], previous: dict[tuple[Any, ...], str]
+    con: Connection, run_ids: Sequence[str], previous: Mapping[tuple[str, ...], str]
 ) -> tuple[ResultRow, ...]:
     """Return the newest decisions on the audited cells of runs. `previous` gives last month's status by `result_key`."""
     return tuple(_result(row, previous) for row in records(con, _RESULTS, [list(run_ids)]))
 
 
-def statuses(con: Connection, run_id: str) -> dict[tuple[Any, ...], str]:
+def statuses(con: Connection, run_id: str) -> dict[tuple[str, ...], str]:
     """Return concept, defence, scenario and judge -> status of the newest decisions on one run."""
     rows = records(con, _RESULTS, [[run_id]])
     return {result_key(row): str(row["status"]) for row in rows}
 
 
-def result_key(row: Document) -> tuple[Any, ...]:
-    """Return what a cell and judge are known by from one run to another."""
+def result_key(row: Document) -> tuple[str, ...]:
+    """Return the fields by which a cell and judge are matched from one run to another."""
     return row["concept"], row["defence"], row["scenario"], row["detector"]
 
 
-def _result(row: Document, previous: dict[tuple[Any, ...], str]) -> ResultRow:
+def _result(row: Document, previous: Mapping[tuple[str, ...], str]) -> ResultRow:
     fields: Document = json.loads(row["fields"])
     calibrated = fields.get("melded_low") is not None and fields.get("melded_high") is not None
     return ResultRow(
@@ -208,7 +202,7 @@ def _result(row: Document, previous: dict[tuple[Any, ...], str]) -> ResultRow:
 
 
 def read_sides(con: Connection, run_ids: Sequence[str]) -> tuple[tuple[RetentionRow, ...], tuple[DamageRow, ...]]:
-    """Return the newest decisions of runs on what must survive, and on the pictures of their defences as pictures."""
+    """Return the newest decisions of runs on retention, and on the picture checks of their defences."""
     kept: list[RetentionRow] = []
     damage: list[DamageRow] = []
     for row in records(con, _SIDES, [list(run_ids)]):
@@ -225,11 +219,11 @@ def read_sides(con: Connection, run_ids: Sequence[str]) -> tuple[tuple[Retention
 
 
 def read_controls(con: Connection, run_ids: Sequence[str]) -> tuple[ControlRow, ...]:
-    """Return what the newest decisions of runs found of their controls."""
+    """Return the control findings of the newest decisions of runs."""
     return tuple(ControlRow(**row) for row in records(con, _CONTROLS, [list(run_ids)]))
 
 
-def read_failed_checks(con: Connection, run_ids: Sequence[str]) -> list[Document]:
+def read_failed_checks(con: Connection, run_ids: Sequence[str]) -> Sequence[Document]:
     """Return the data checks that did not pass at the newest decisions of runs."""
     return records(con, _CHECKS, [list(run_ids)])
 

@@ -35,8 +35,8 @@ class Region:
 
 def white(mask: Pixels) -> images.Mask:
     """Return a boolean array (H, W): where a decoded mask (H, W, 3) shows the concept."""
-    shown: images.Mask = mask.mean(axis=-1) >= _WHITE
-    return shown
+    region: images.Mask = mask.mean(axis=-1) >= _WHITE
+    return region
 
 
 def read_regions(entry: CorpusEntry, pictures: Sequence[Pictured], limits: CorpusLimits) -> list[Region]:
@@ -71,22 +71,22 @@ def _name(uri: str, below: str) -> str:
     return str(PurePosixPath(uri.removeprefix(below).strip("/")).with_suffix(""))
 
 
-def _digest(source: Source, found: ListedObject, picture: Pictured, limits: CorpusLimits) -> str:
-    if found.problem is not None or found.size > limits.max_bytes:
-        raise _unusable(found.problem or f"too many bytes: {found.size}, the limit is {limits.max_bytes}", found.uri)
+def _digest(source: Source, listed: ListedObject, picture: Pictured, limits: CorpusLimits) -> str:
+    if listed.problem is not None or listed.size > limits.max_bytes:
+        raise _unusable(listed.problem or f"too many bytes: {listed.size}, the limit is {limits.max_bytes}", listed.uri)
     try:
-        mask = images.decode(source.read(found.uri), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
+        mask = images.decode(source.read(listed.uri), max_bytes=limits.max_bytes, max_pixels=limits.max_pixels)
     except ImageError as error:
-        raise _unusable(error.reason, found.uri) from None
+        raise _unusable(error.reason, listed.uri) from None
     except OSError as error:
-        raise _unusable(error.strerror or type(error).__name__, found.uri) from None
+        raise _unusable(error.strerror or type(error).__name__, listed.uri) from None
     height, width, _ = mask.shape
     if (width, height) != (picture.width, picture.height):
         sizes = f"it has {width} x {height} pixels and its picture {picture.width} x {picture.height}"
-        raise _unusable(sizes, found.uri)
-    shown = white(mask)
-    if shown.all() or not shown.any():
-        raise _unusable(f"it is all {'white' if shown.any() else 'black'}", found.uri)
+        raise _unusable(sizes, listed.uri)
+    region = white(mask)
+    if region.all() or not region.any():
+        raise _unusable(f"it is all {'white' if region.any() else 'black'}", listed.uri)
     return images.pixel_sha256(mask)
 
 

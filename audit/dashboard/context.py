@@ -1,19 +1,18 @@
-"""What every page is made from: an index, the moment, the addresses of other pages, and where pictures come from."""
+"""The context of every page: an index, the time, the addresses of other pages, and the source of pictures."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import duckdb
 
 from audit.dashboard.links import Links, Query
+from audit.index.records import Row, records
 from audit.report.embedding import Pictures
 
 STALE_DAYS = 14
-Row = dict[str, Any]
 
 
 class PageMissing(Exception):
@@ -34,9 +33,7 @@ class Context:
 
     def rows(self, sql: str, parameters: Mapping[str, object] | Sequence[object] | None = None) -> list[Row]:
         """Return the rows of a query as mappings by column."""
-        cursor = self.con.execute(sql, parameters)
-        names = [column[0] for column in cursor.description or ()]
-        return [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+        return records(self.con, sql, parameters)
 
     def link(self, page: str, query: Query | None = None, /, **names: str | None) -> str:
         """Return the address of a page."""

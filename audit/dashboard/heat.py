@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from audit.dashboard.context import Context, Row
+from audit.dashboard.context import Context
 from audit.dashboard.queries import WORST_FIRST
 from audit.dashboard.waiving import waived_cell
+from audit.index.records import Row
 from audit.report.words import NOT_AVAILABLE, SYMBOLS, bound, plain
 
 MOST_OPEN = 8  # rows with a cell that does not pass
@@ -66,7 +67,7 @@ class HeatMap:
 
     @property
     def cells(self) -> int:
-        """How many cells were decided."""
+        """The number of cells that were decided."""
         return sum(count for _, count in self.counts)
 
 
@@ -76,13 +77,13 @@ def heat_map(context: Context, rows: Sequence[Row], system: str, newest_run: str
     cells: dict[tuple[str, str, str], list[Row]] = {}
     for row in rows:
         cells.setdefault((row["concept"], row["defence"], row["scenario"]), []).append(row)
-    found = {place: _cell(context, decided, system, newest_run) for place, decided in cells.items()}
+    by_place = {place: _cell(context, decided, system, newest_run) for place, decided in cells.items()}
     lines = [
-        HeatRow(concept, defence, tuple(found.get((concept, defence, scenario)) for scenario in scenarios))
+        HeatRow(concept, defence, tuple(by_place.get((concept, defence, scenario)) for scenario in scenarios))
         for concept, defence in dict.fromkeys(place[:2] for place in cells)
     ]
     lines.sort(key=lambda line: min(cell.weight for cell in line.cells if cell))
-    statuses = [cell.status for cell in found.values()]
+    statuses = [cell.status for cell in by_place.values()]
     return HeatMap(
         scenarios,
         tuple(line for line in lines if not line.passes),
@@ -112,8 +113,8 @@ def _cell(context: Context, rows: Sequence[Row], system: str, newest_run: str) -
 
 
 def _weight(row: Row) -> tuple[int, float]:
-    shown = row["low"] if row["status"] == "FAIL" else row["high"]
-    return WORST_FIRST.get(row["status"], 2), -(shown if shown is not None else 1.0)
+    bound = row["low"] if row["status"] == "FAIL" else row["high"]
+    return WORST_FIRST.get(row["status"], 2), -(bound if bound is not None else 1.0)
 
 
 def decided_bound(row: Row) -> str:

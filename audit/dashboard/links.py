@@ -14,7 +14,7 @@ _SLUG, _LONGEST = re.compile(r"[^a-z0-9]+"), 60
 
 
 def cleaned(query: Query) -> dict[str, str]:
-    """Return a query without what says nothing, by name."""
+    """Return the fields of a query that have a value, sorted by name."""
     return {name: value for name, value in sorted(query.items()) if value}
 
 
@@ -23,11 +23,11 @@ class Links(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether a server answers: forms have somebody to ask."""
+        """Whether a server answers the pages, so that their forms work."""
 
     @property
     def root(self) -> str:
-        """Where all pages lie, as a page is told it: empty, or one or more `../`."""
+        """The way from this page to the folder of all pages: empty, or one or more `../`."""
 
     def to(self, page: str, query: Query) -> str:
         """Return the address of a page."""
@@ -39,7 +39,7 @@ class LiveLinks:
     live = True
 
     def __init__(self, depth: int = 0) -> None:
-        """Name the pages as one does that lies `depth` folders below them, where there is nothing but a way back."""
+        """Name the pages as seen from a page that lies `depth` folders below them."""
         self.root = "../" * depth
 
     def to(self, page: str, query: Query) -> str:

@@ -17,12 +17,12 @@ EDGE = 192  # pixels of a picture that is one of few
 
 def case_strips(context: Context, index: Index) -> dict[str, Strip]:
     """Return the strip of each pictured case of a run by concept."""
-    found = strips(index, context.pictures or _nothing)
+    by_concept = strips(index, context.pictures or _nothing)
     if context.pictures is not None:
-        return found
+        return by_concept
     return {
         concept: dataclasses.replace(strip, frames=tuple(_without_journal(frame) for frame in strip.frames))
-        for concept, strip in found.items()
+        for concept, strip in by_concept.items()
     }
 
 

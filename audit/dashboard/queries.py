@@ -1,12 +1,13 @@
-"""What several pages ask of the index: systems and their newest decisions, runs, and values that a query may name."""
+"""Queries that several pages share: systems and their newest decisions, runs, and values that a query may name."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
 
-from audit.dashboard.context import Context, PageMissing, Row, days_between
+from audit.dashboard.context import Context, PageMissing, days_between
 from audit.dashboard.links import Query
+from audit.index.records import Row
 
 # The decision that counts for a run is its newest one; for a cell of a system, that of the newest run that has such a cell.
 # A run that scores the pictures of another again is part of no series.
@@ -102,10 +103,10 @@ def run(context: Context, run_id: str) -> Row:
 def texts(stored: object) -> list[str]:
     """Return a JSON list of sentences; none where it is none."""
     try:
-        found = json.loads(str(stored)) if stored else []
+        values = json.loads(str(stored)) if stored else []
     except ValueError:
         return []
-    return [str(text) for text in found] if isinstance(found, list) else []
+    return [str(text) for text in values] if isinstance(values, list) else []
 
 
 def chosen(query: Query, name: str, known: Collection[str]) -> str:

@@ -6,7 +6,8 @@ import json
 import math
 from collections.abc import Sequence
 
-from audit.dashboard.context import Context, Row
+from audit.dashboard.context import Context
+from audit.index.records import Row
 from audit.report.json_report import read_verdict
 from audit.report.view import Index
 from audit.verdict.case_pictures import PicturedCase

@@ -60,12 +60,12 @@ def application(
                 context = Context(
                     con, dt.datetime.now(dt.UTC), LiveLinks(name.count("/")), pictures, stale_days, index, notice
                 )
-                found = answer(context, name, query)
+                response = answer(context, name, query)
         except duckdb.Error as error:
             LOG.error("the index cannot be read: %s", locations.readable(str(error)))
             sentence = "The copy of the index that is open cannot be read any more."
             return _html(failure(sentence, "publish a new one with: erasure-audit db publish FOLDER"), 503)
-        return _html(found.html, found.status)
+        return _html(response.html, response.status)
 
     def style(request: Request) -> Response:
         return Response(style_sheet(), media_type="text/css")

@@ -46,10 +46,10 @@ class Lane:
 def moment(created_at: str) -> dt.datetime:
     """Return an ISO 8601 moment in UTC; the year 1970 for text that is none."""
     try:
-        found = dt.datetime.fromisoformat(created_at)
+        time = dt.datetime.fromisoformat(created_at)
     except ValueError:
         return dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
-    return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+    return time if time.tzinfo else time.replace(tzinfo=dt.UTC)
 
 
 def trend_plot(dots: Sequence[Dot], *, prefix: str, title: str, description: str) -> Plot:

@@ -7,8 +7,8 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 
-from audit.dashboard.context import Row
 from audit.dashboard.queries import texts
+from audit.index.records import Row
 from audit.report.words import plain
 
 # As `audit.verdict.waivers.Waived` writes itself.

@@ -36,7 +36,7 @@ def perturb_latents(latents: torch.Tensor, kind: str, strength: float, seeds: Se
 
 
 def perturb_image(pixels: npt.NDArray[np.float32], kind: str, strength: float, item: str) -> npt.NDArray[np.float32]:
-    """Disturb a reference image (H, W, 3) in [-1, 1]; `item`, its pixel hash, seeds the noise.
+    """Return a reference image (H, W, 3), in [-1, 1], disturbed; `item`, its pixel hash, seeds the noise.
 
     `image-noise` has a standard deviation of `strength` grey levels of 255, `image-jpeg` that quality, and
     `image-resize` scales both sides by `strength` and back, bilinearly. Raises ValueError for other kinds.

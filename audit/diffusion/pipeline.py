@@ -157,7 +157,7 @@ def check_weights(ref: ModelRef) -> None:
 
 
 @contextlib.contextmanager
-def _part(ref: ModelRef, part: str) -> Iterator[tuple[dict[str, object], list[Path]]]:
+def _part(ref: ModelRef, part: str) -> Iterator[tuple[Mapping[str, object], list[Path]]]:
     """Give the settings of one part and the files that its digest is of; inside, a `Misfit` becomes a `CheckpointError`."""
     try:
         yield read_json(ref.path / part / "config.json"), [ref.path / name for name in component_files(ref, part)]

@@ -102,7 +102,7 @@ class Training:
 
     @property
     def curve(self) -> tuple[Point, ...]:
-        """At most about `POINTS` points, evenly spaced; the last one ends with the last iteration."""
+        """The losses as about `POINTS` points at most, evenly spaced; the last one ends with the last iteration."""
         every = max(1, self.iterations // POINTS)
         ends = [*range(every, len(self.losses) + 1, every)]
         if self.losses and (not ends or ends[-1] != len(self.losses)):

@@ -77,7 +77,7 @@ class Bag:
         return sorted(name for name in self.digests if name.startswith(f"{ATTESTATIONS}/"))
 
     def listed(self, name: str) -> dict[str, str]:
-        """Return path -> digest as a manifest says. Raises `NotVerified` when it is none that this tool writes."""
+        """Return path -> digest of a manifest. Raises `NotVerified` for one that this tool would not write."""
         if name not in self.digests:
             raise NotVerified("the file is missing", where=name)
         if (self.folder / name).stat().st_size > _LARGEST_LIST:
@@ -150,12 +150,12 @@ def differences(bag: Bag) -> list[tuple[str, str]]:
 
 
 def lies_at(path: str | None) -> str:
-    """Return where the content of a file lies instead, as the end of a sentence; empty for None."""
+    """Return the end of a sentence that says at which path the content of a file lies instead; empty for None."""
     return f"; what was sealed lies at {path}" if path else ""
 
 
 def _may_be_listed(name: str, unreadable: Container[str]) -> bool:
-    """Whether a file may stand in a manifest that cannot be read, or needs to stand in none."""
+    """Return whether a file may be listed in a manifest that cannot be read, or needs no manifest."""
     if name == TAG_MANIFEST or name.startswith(f"{ATTESTATIONS}/"):
         return True
     if name.startswith("data/"):

@@ -54,13 +54,13 @@ def label_rows(journal: Journal, calibrations: Sequence[Calibration]) -> pa.Tabl
     ]
     used: set[str] = set()
     for calibration in calibrations:
-        found = _used(rows, calibration)
-        if found is None:
+        of_run = _used(rows, calibration)
+        if of_run is None:
             raise EvidenceError(
                 f"the labels that {calibration.detector} was calibrated by for {calibration.concept!r} are not there any more",
                 next_step="restore them, or decide anew: erasure-audit gate RUN_ID",
             )
-        used |= {row["labels_sha256"] for row in found}
+        used |= {row["labels_sha256"] for row in of_run}
     return pa.Table.from_pylist([row for row in rows if row["labels_sha256"] in used], _SCHEMA)
 
 
@@ -68,27 +68,27 @@ def miscounted(rows: Sequence[Row], calibrations: Iterable[Calibration]) -> Iter
     """Yield a sentence for each calibration whose counts do not follow from the labels."""
     for calibration in calibrations:
         name = f"{calibration.detector} for {calibration.concept!r} on {calibration.domain} pictures"
-        found = _used(rows, calibration)
-        if found is None:
+        of_run = _used(rows, calibration)
+        if of_run is None:
             yield f"the labels that {name} was calibrated by are not in the bundle"
             continue
-        counted = counts(map(_picture, found), calibration.detector)
+        counted = counts(map(_picture, of_run), calibration.detector)
         stated = (calibration.positives, calibration.found, calibration.negatives, calibration.cleared)
         if counted != stated:
             yield f"{name} has the counts {stated}, and {counted} follow from the labels"
-        if min(row["labelled_at"] for row in found) != calibration.labelled_at:
+        if min(row["labelled_at"] for row in of_run) != calibration.labelled_at:
             yield f"{name} was labelled at another time than {calibration.labelled_at}"
 
 
 def _used(rows: Sequence[Row], calibration: Calibration) -> list[Row] | None:
-    """The rows of the one run whose labels have the digest of the calibration; None when there is none."""
+    """Return the rows of the run whose labels have the digest of the calibration; None when there is none."""
     for run_id, judge in sorted({(row["run_id"], judge) for row in rows for judge in row["judges"]}):
         of_judge = (row for row in rows if row["run_id"] == run_id and judge in row["judges"])
-        found = [row for row in of_judge if _answers(_picture(row), calibration)]
-        digests = sorted({row["labels_sha256"] for row in found})
+        of_run = [row for row in of_judge if _answers(_picture(row), calibration)]
+        digests = sorted({row["labels_sha256"] for row in of_run})
         together = digests[0] if len(digests) == 1 else hashlib.sha256("\n".join(digests).encode()).hexdigest()
-        if found and together == calibration.sha256:
-            return found
+        if of_run and together == calibration.sha256:
+            return of_run
     return None
 
 

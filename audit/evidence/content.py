@@ -28,7 +28,8 @@ from audit.evidence.differences import differences
 from audit.evidence.keys import PublicKey, moment, stamp
 from audit.evidence.lines import Line, of_error, ok, unchecked, wrong
 from audit.evidence.rows import TABLES, build_index, decode_rows, outcomes_from_scores
-from audit.evidence.seal import FORMAT, VERDICT, as_recorded, is_planned, tool
+from audit.evidence.seal import FORMAT, VERDICT, tool
+from audit.evidence.sealed_decision import as_recorded, is_planned
 from audit.evidence.sealed_registration import check_registration
 from audit.files import Document, ForeignError, parse_json
 from audit.index.derivation import derive
@@ -56,7 +57,7 @@ class Content:
     """A bundle whose files are those that were signed."""
 
     def __init__(self, bag: Bag, facts: Document, workplace: Path) -> None:
-        """`facts` is what the signer says, `workplace` a folder for an index."""
+        """Begin with a bundle; `facts` are those of the signed statement, `workplace` is a folder for an index."""
         self.bag, self.facts, self.index = bag, facts, workplace / "rows.duckdb"
         self.run_id = str(facts.get("run_id"))
 
@@ -68,13 +69,13 @@ class Content:
             raise NotVerified(f"the file cannot be read: {error}", where=f"data/{name}") from None
 
     def fact(self, name: str) -> Any:
-        """Return what the signer says of one thing. Raises `NotVerified`."""
+        """Return one field of the signed statement. Raises `NotVerified` when it is missing."""
         if name not in self.facts:
             raise NotVerified(f"the signed statement does not say {name!r}")
         return self.facts[name]
 
     def time(self, name: str) -> dt.datetime:
-        """Return a time that the signer states. Raises `NotVerified`."""
+        """Return a time in the signed statement. Raises `NotVerified`."""
         try:
             return moment(self.fact(name))
         except (TypeError, ValueError):
@@ -103,7 +104,7 @@ class Content:
 
 
 def check_versions(content: Content) -> Iterator[Line]:
-    """4. Everything in the bundle is of a form that this version knows; the rows are then in the index."""
+    """Check 4: every file in the bundle is of a form that this version knows. Puts the rows into the index."""
     number = content.fact("format")
     if not isinstance(number, int) or number > FORMAT:
         raise NotVerified(
@@ -123,7 +124,7 @@ def check_versions(content: Content) -> Iterator[Line]:
 
 
 def check_counts(content: Content) -> Iterator[Line]:
-    """5. In each cell and by each judge: planned = hit + clear + unassessed, and as many cases as the plan has."""
+    """Check 5: in each cell, by each judge, planned = hit + clear + unassessed, and as many cases as the plan has."""
     planned = {cell["cell_id"]: cell["planned"] for cell in content.json("plan.json")["cells"]}
     with duckdb.connect(str(content.index), read_only=True) as con:
         rows = con.execute(_COUNTS).fetchall()
@@ -143,7 +144,7 @@ def check_counts(content: Content) -> Iterator[Line]:
 
 
 def check_decisions(content: Content) -> Iterator[Line]:
-    """6. Outcomes follow from the raw scores, and every decision, check and number of the report from the rows."""
+    """Check 6: outcomes follow from the raw scores, and every decision, check and number of the report from the rows."""
     plan, policy = content.json("plan.json"), content.policy()
     _, difference = outcomes_from_scores(content.index, identity.int_key(content.run_id))
     if difference:
@@ -190,7 +191,7 @@ def _page(content: Content, result: RunResult) -> Iterator[tuple[str, str]]:
 
 
 def check_policy(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
-    """7. The policy is the one that was decided by and signed; policy, plan, units, decision and seal came in this order."""
+    """Check 7: the policy that decided is the signed one; policy, plan, units, decision and seal came in this order."""
     record, verdict = content.record(), content.json("verdict.json")
     fields, digest = record.fields, policy_sha256(content.policy())
     if not digest == content.fact("policy_sha256") == fields["policy_sha256"] == verdict.get("policy_sha256"):
@@ -251,7 +252,7 @@ def _check_regression(record: Record, verdict: Document) -> Iterator[Line]:
 
 
 def check_waivers(content: Content, now: dt.datetime, keys: Sequence[PublicKey] = ()) -> Iterator[Line]:
-    """8. Waivers are signed, about what was sealed, and unexpired."""
+    """Check 8: waivers are signed, about what was sealed, and unexpired."""
     plan, digest = content.fact("run_files").get("plan.json"), content.fact("policy_sha256")
     yield from sealed_waivers.check(
         content.bag, content.json("waivers.json"), content.run_id, digest, plan, content.time("sealed_at"), now, keys
@@ -259,7 +260,7 @@ def check_waivers(content: Content, now: dt.datetime, keys: Sequence[PublicKey] 
 
 
 def check_calibration(content: Content) -> Iterator[Line]:
-    """9. The counts by which judges' errors were bounded follow from the labels."""
+    """Check 9: the counts by which judges' errors were bounded follow from the labels."""
     calibrations = basis_of(content.record()).calibrations
     if not calibrations:
         yield unchecked(9, "the judges' own errors: the decision rests on no labels")
@@ -272,7 +273,7 @@ def check_calibration(content: Content) -> Iterator[Line]:
 
 
 def check_age(content: Content, now: dt.datetime, most_days: int | None) -> Iterator[Line]:
-    """11. How old the evidence is."""
+    """Check 11: state how old the evidence is."""
     days = max((now - content.time("sealed_at")).days, 0)
     text = f"sealed {content.fact('sealed_at')}, {days} days ago"
     if most_days is None:

@@ -15,7 +15,7 @@ from audit.verdict.decisions import Basis
 WHERE = "data/decisions.json"
 
 
-def encode_records(records: Sequence[Record]) -> list[dict[str, Any]]:
+def encode_records(records: Sequence[Record]) -> list[dict[str, object]]:
     """Return records as the journal holds them."""
     return [{"record": dict(record.fields), "sha256": record.sha256} for record in records]
 
@@ -47,7 +47,7 @@ def basis_of(record: Record) -> Basis:
     return Basis(fields["attempt"], calibrations, fields["decided_at"])
 
 
-def regression_of(record: Record) -> dict[str, Any] | None:
+def regression_of(record: Record) -> dict[str, object] | None:
     """Return what a decision says of a comparison with an earlier run: its status, that run, and the baseline's name."""
     fields = record.fields.get("regression")
     if not fields:

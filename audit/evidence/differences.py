@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 _CLOSE = 1e-9  # of numbers that another version of a library may compute anew
 
 
-def differences(stored: Any, derived: Any, path: str = "") -> Iterator[str]:
+def differences(stored: object, derived: object, path: str = "") -> Iterator[str]:
     """Yield a sentence for each field in which two JSON values differ. Fields that only `derived` has are a newer version's."""
     if isinstance(stored, Mapping) and isinstance(derived, Mapping):
         for name, value in stored.items():
@@ -27,13 +26,16 @@ def differences(stored: Any, derived: Any, path: str = "") -> Iterator[str]:
         yield f"{path} is {_short(stored)} in the bundle, and {_short(derived)} by the rows"
 
 
-def _equal(stored: Any, derived: Any) -> bool:
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in (stored, derived))
-    if numbers:
+def _equal(stored: object, derived: object) -> bool:
+    if (
+        isinstance(stored, int | float)
+        and isinstance(derived, int | float)
+        and bool not in (type(stored), type(derived))
+    ):
         return math.isclose(stored, derived, rel_tol=_CLOSE, abs_tol=_CLOSE)
     return type(stored) is type(derived) and bool(stored == derived)
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -7,7 +7,6 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from audit.errors import EvidenceError
 from audit.evidence.decisions import encode_records, regression_of
@@ -25,7 +24,7 @@ def documents(
     """Return the files of the payload that are no tables, name -> bytes. Raises `EvidenceError` where one must not be written."""
     plan = parse_json(journal.get_run(run_id, "plan.json"))
     fields, regression = record.fields, regression_of(record)
-    documents: dict[str, Any] = {
+    documents: dict[str, object] = {
         "policy.json": fields["policy"],
         "plan.json": redaction.value(plan),
         "spec.json": redaction.value(plan["spec"]),
@@ -52,7 +51,7 @@ def documents(
     return {**encoded, "report.html": page, "report.json": json_report.render(result).encode()}
 
 
-def _unspoken(documents: list[dict[str, Any]], redaction: Redaction) -> list[dict[str, Any]]:
+def _unspoken(documents: list[dict[str, object]], redaction: Redaction) -> list[dict[str, object]]:
     """Return records as they are: redacting one breaks their chain. Raises `EvidenceError` where one would have to be."""
     if redaction.value(documents) != documents:
         raise EvidenceError(
@@ -62,8 +61,8 @@ def _unspoken(documents: list[dict[str, Any]], redaction: Redaction) -> list[dic
     return documents
 
 
-def _environment() -> dict[str, Any]:
-    """What is installed where the bundle was sealed; where units were computed is in the rows and the provenance."""
+def _environment() -> dict[str, object]:
+    """Describe the machine where the bundle was sealed; those that computed units are in the rows and the provenance."""
     # Names of folders, because reading every package's metadata takes longer than sealing.
     folders = {found.stem for place in sys.path for found in Path(place or ".").glob("*.dist-info")}
     installed = dict(folder.rsplit("-", 1) for folder in folders if "-" in folder)
@@ -74,5 +73,5 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _json(document: Any) -> bytes:
+def _json(document: object) -> bytes:
     return (json.dumps(document, indent=1, sort_keys=True) + "\n").encode()

@@ -12,9 +12,9 @@ import dataclasses
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from cryptography.exceptions import InvalidSignature
+from pydantic import JsonValue
 
 from audit.errors import NotVerified
 from audit.evidence.keys import PrivateKey, PublicKey, stamp
@@ -39,7 +39,7 @@ def pae(payload_type: str, payload: bytes) -> bytes:
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
-def sign_payload(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, Any]:
+def sign_payload(payload_type: str, payload: bytes, key: PrivateKey) -> dict[str, JsonValue]:
     """Return an envelope with one signature. Raises `KeyProblem` when the key has expired."""
     key.require_valid(dt.datetime.now(dt.UTC))
     return {
@@ -54,7 +54,7 @@ def encode_envelope(envelope: Document) -> bytes:
     return (json.dumps(envelope, indent=1, sort_keys=True) + "\n").encode()
 
 
-def decode_envelope(data: bytes, where: str) -> dict[str, Any]:
+def decode_envelope(data: bytes, where: str) -> Document:
     """Return the envelope in a file. Raises `NotVerified` for one that `encode_envelope` would not have written."""
     try:
         envelope = parse_json(data)
@@ -148,7 +148,7 @@ def statement(subjects: Mapping[str, str], predicate: str, content: Document) ->
     return json.dumps(document, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def read_statement(payload: bytes, predicate: str, where: str) -> tuple[dict[str, str], dict[str, Any]]:
+def read_statement(payload: bytes, predicate: str, where: str) -> tuple[dict[str, str], Document]:
     """Return (subjects, content) of a statement. Raises `NotVerified` when it is none, or is of another predicate."""
     try:
         document = parse_json(payload)
@@ -174,7 +174,7 @@ def _base64(data: bytes) -> str:
 
 
 def _canonical(text: object) -> bool:
-    """Whether a value is base64 in the one form that the encoder writes."""
+    """Return whether a value is base64 in the one form that the encoder writes."""
     try:
         return isinstance(text, str) and _base64(base64.b64decode(text, validate=True)) == text
     except (binascii.Error, ValueError):

@@ -12,7 +12,6 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from audit.errors import EvidenceError, NotVerified
 from audit.evidence import dsse
@@ -72,7 +71,7 @@ class Evidence:
 
 
 def of_bundle(folder: Path) -> Evidence:
-    """Return what a bundle says. Whoever calls has verified it: nothing is checked here but that it can be read.
+    """Return the evidence in a bundle. The caller has verified it: nothing is checked here but that it can be read.
 
     Raises `NotVerified` for files that are not those of a bundle.
     """
@@ -92,7 +91,10 @@ def of_bundle(folder: Path) -> Evidence:
 
 
 def of_run(journal: Journal, result: RunResult, policy: Policy, decided_at: dt.datetime) -> Evidence:
-    """Return what a run in a journal says, decided at `decided_at`. Raises `JournalError` when an erased model is not there."""
+    """Return the evidence of a run in a journal, decided at `decided_at`.
+
+    Raises `JournalError` when an erased model is not there.
+    """
     backbone = result.provenance.get("backbone") or {}
     files = backbone.get("files") or {}
     subjects = {f"backbone/{name}": str(digest) for name, digest in sorted(files.items())}
@@ -106,7 +108,7 @@ def of_run(journal: Journal, result: RunResult, policy: Policy, decided_at: dt.d
     return Evidence(result, policy, decided_at, subjects)
 
 
-def test_result(evidence: Evidence) -> dict[str, Any]:
+def test_result(evidence: Evidence) -> dict[str, object]:
     """Return an in-toto statement of predicate test-result v0.1: PASSED for PASS alone, FAILED for anything else."""
     evidence.require_subjects()
     verdict = evidence.result.verdict
@@ -126,7 +128,7 @@ def test_result(evidence: Evidence) -> dict[str, Any]:
     return _statement(evidence, TEST_RESULT, predicate)
 
 
-def verification_result(evidence: Evidence) -> dict[str, Any]:
+def verification_result(evidence: Evidence) -> dict[str, object]:
     """Return an in-toto statement of predicate SVR v0.2, which lists only what holds.
 
     Raises `EvidenceError` for every verdict but PASS: a list of what else holds would be read as one.
@@ -164,7 +166,7 @@ def version() -> str:
         return "unknown"
 
 
-def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> dict[str, Any]:
+def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> dict[str, object]:
     return {
         "_type": dsse.STATEMENT,
         "subject": [_descriptor(name, digest) for name, digest in evidence.subjects.items()],
@@ -173,5 +175,5 @@ def _statement(evidence: Evidence, predicate_type: str, predicate: Document) -> 
     }
 
 
-def _descriptor(name: str, sha256: str) -> dict[str, Any]:
+def _descriptor(name: str, sha256: str) -> dict[str, object]:
     return {"name": name, "digest": {"sha256": sha256}}

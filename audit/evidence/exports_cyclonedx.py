@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
 
 from audit.errors import EnvironmentProblem
 from audit.evidence.exports import Evidence, version
 from audit.evidence.exports_oscal import NAMESPACE
+from audit.files import Document
 from audit.verdict.decisions import DamageDecision, RetentionDecision
 from audit.verdict.waivers import AnyDecision, name_of
 
 _RATE, _RETENTION, _DAMAGE = "concept reproduction rate", "retention", "picture check p-value"
 
 
-def bill_of_materials(evidence: Evidence) -> dict[str, Any]:
+def bill_of_materials(evidence: Evidence) -> Document:
     """Return the document; the same verdict gives the same one. Raises `EnvironmentProblem` without the library."""
     evidence.require_subjects()
     try:
@@ -52,13 +52,13 @@ def bill_of_materials(evidence: Evidence) -> dict[str, Any]:
         bom.components.add(file)
     bom.register_dependency(model, files)
     text = JsonV1Dot6(bom).output_as_string()
-    document: dict[str, Any] = json.loads(text)
+    document: Document = json.loads(text)
     document["metadata"]["component"]["modelCard"] = _card(evidence)
     _require_valid(document)
     return document
 
 
-def _card(evidence: Evidence) -> dict[str, Any]:
+def _card(evidence: Evidence) -> dict[str, object]:
     facts = {
         "verdict": evidence.status.value,
         "policy": evidence.policy.version,
@@ -73,7 +73,7 @@ def _card(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _metric(evidence: Evidence, decision: AnyDecision) -> dict[str, Any]:
+def _metric(evidence: Evidence, decision: AnyDecision) -> dict[str, object]:
     """Return one decision as a metric: what was counted, in which slice, and the bounds that decided."""
     where = f"{name_of(decision)}: {decision.status.value}"
     if isinstance(decision, DamageDecision):
@@ -90,15 +90,15 @@ def _metric(evidence: Evidence, decision: AnyDecision) -> dict[str, Any]:
     return {"type": _RATE, "slice": where, "value": value, "confidenceInterval": bounds}
 
 
-def _require_valid(document: dict[str, Any]) -> None:
+def _require_valid(document: Document) -> None:
     """Return when the document follows the schema, or cannot be checked here. Raises ValueError: a defect of this module."""
     from cyclonedx.exception import MissingOptionalDependencyException
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
     try:
-        found = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
+        problem = JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(document))
     except MissingOptionalDependencyException:
         return
-    if found is not None:
-        raise ValueError(f"the document does not follow CycloneDX 1.6: {found}")
+    if problem is not None:
+        raise ValueError(f"the document does not follow CycloneDX 1.6: {problem}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Mapping
-from typing import Any
 
 from audit.evidence.exports import Evidence, version
 from audit.evidence.keys import moment, stamp
@@ -24,7 +23,7 @@ _NOT_SHOWN = (
 _REASONS = {VerdictStatus.PASS: "pass", VerdictStatus.FAIL: "fail", VerdictStatus.INCONCLUSIVE: "other"}
 
 
-def assessment_results(evidence: Evidence) -> dict[str, Any]:
+def assessment_results(evidence: Evidence) -> dict[str, object]:
     """Return OSCAL assessment results; the same verdict gives the same document."""
     evidence.require_subjects()
     result, run_id = evidence.result, evidence.result.run_id
@@ -67,7 +66,7 @@ def assessment_results(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _observation(evidence: Evidence, decision: AnyDecision) -> dict[str, Any]:
+def _observation(evidence: Evidence, decision: AnyDecision) -> dict[str, object]:
     return {
         "uuid": _uuid(evidence.result.run_id, "observation", name_of(decision)),
         "title": name_of(decision),
@@ -85,11 +84,11 @@ def _numbers(decision: AnyDecision) -> Mapping[str, str]:
             {} if decision.p_value is None else {"p-value": repr(decision.p_value)}
         )
     limit = getattr(decision, "limit", None)
-    asked = {"limit": repr(limit)} if limit is not None else {"minimum": repr(getattr(decision, "minimum", None))}
-    return {**asked, "bound-low": repr(decision.low), "bound-high": repr(decision.high)}
+    threshold = {"limit": repr(limit)} if limit is not None else {"minimum": repr(getattr(decision, "minimum", None))}
+    return {**threshold, "bound-low": repr(decision.low), "bound-high": repr(decision.high)}
 
 
-def _finding(run_id: str, decision: AnyDecision) -> dict[str, Any]:
+def _finding(run_id: str, decision: AnyDecision) -> dict[str, object]:
     name = name_of(decision)
     return {
         "uuid": _uuid(run_id, "finding", name),
@@ -100,7 +99,7 @@ def _finding(run_id: str, decision: AnyDecision) -> dict[str, Any]:
     }
 
 
-def _verdict(evidence: Evidence) -> dict[str, Any]:
+def _verdict(evidence: Evidence) -> dict[str, object]:
     run_id = evidence.result.run_id
     names = [name_of(decision) for decision in evidence.decisions]
     related = [_uuid(run_id, "observation", name) for name in names] + [_uuid(run_id, "checks")]
@@ -113,20 +112,20 @@ def _verdict(evidence: Evidence) -> dict[str, Any]:
     }
 
 
-def _checks(evidence: Evidence) -> dict[str, Any]:
+def _checks(evidence: Evidence) -> dict[str, object]:
     checks = evidence.result.verdict.checks
     bad = [f"{check.name}: {check.detail}" for check in checks if check.status != "passed"]
-    said = f"{len(checks) - len(bad)} of {len(checks)} data checks passed."
+    summary = f"{len(checks) - len(bad)} of {len(checks)} data checks passed."
     return {
         "uuid": _uuid(evidence.result.run_id, "checks"),
         "title": "data checks",
-        "description": " ".join([said, *bad]),
+        "description": " ".join([summary, *bad]),
         "methods": ["TEST"],
         "collected": stamp(evidence.decided_at),
     }
 
 
-def _target(name: str, status: VerdictStatus) -> dict[str, Any]:
+def _target(name: str, status: VerdictStatus) -> dict[str, object]:
     state = "satisfied" if status is VerdictStatus.PASS else "not-satisfied"
     remark = {"remarks": _NOT_SHOWN} if status is VerdictStatus.INCONCLUSIVE else {}
     return {
@@ -136,7 +135,7 @@ def _target(name: str, status: VerdictStatus) -> dict[str, Any]:
     }
 
 
-def _resources(evidence: Evidence, policy_id: str) -> list[dict[str, Any]]:
+def _resources(evidence: Evidence, policy_id: str) -> list[dict[str, object]]:
     run_id = evidence.result.run_id
     resources = [_resource(policy_id, f"policy {evidence.policy.version}", "policy.json", evidence.policy_sha256)]
     if evidence.bundle_sha256:
@@ -149,7 +148,7 @@ def _resources(evidence: Evidence, policy_id: str) -> list[dict[str, Any]]:
     ]
 
 
-def _resource(identifier: str, title: str, href: str, sha256: str) -> dict[str, Any]:
+def _resource(identifier: str, title: str, href: str, sha256: str) -> dict[str, object]:
     links = [{"href": href, "hashes": [{"algorithm": "SHA-256", "value": sha256}]}]
     return {"uuid": identifier, "title": title, "rlinks": links}
 

@@ -7,7 +7,6 @@ import datetime as dt
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 
@@ -20,6 +19,7 @@ from audit.evidence.seal import PREDICATE, VERDICT, VERDICT_TIME
 from audit.evidence.sealed_registration import signers
 from audit.evidence.sign import REVIEW
 from audit.evidence.timestamps import check_stamp
+from audit.files import Document
 
 _OFFICER = re.compile(rf"{ATTESTATIONS}/officer(-[0-9]+)?\.dsse\.json")
 _AT_ONCE = dt.timedelta(days=1)
@@ -30,7 +30,7 @@ _TIME_STAMP = re.compile(rf"{ATTESTATIONS}/[A-Za-z0-9.-]+\.tsr")
 class Signatures:
     """What the signatures of a bundle say, filled by `check_signatures`."""
 
-    facts: dict[str, Any] | None = None  # of the verdict's statement
+    facts: Document | None = None  # of the verdict's statement
     subject: str | None = None  # the digest of the tag manifest that was signed
     used: set[str] = dataclasses.field(default_factory=set)  # ids of keys that signed something
 
@@ -140,7 +140,7 @@ def _time_stamp(bag: Bag, name: str, roots: Sequence[x509.Certificate] | None, s
 
 
 def _late(time: dt.datetime, sealed_at: object) -> bool:
-    """Whether a seal was stamped long after it says that it was made: sealing asks for the stamp at once."""
+    """Return whether a seal was stamped long after the time that it states: sealing asks for the stamp at once."""
     try:
         return time > moment(str(sealed_at)) + _AT_ONCE
     except ValueError:

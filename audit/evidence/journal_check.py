@@ -24,7 +24,7 @@ _OF_A_MACHINE = ("loaded_units",)  # where and when files were read
 
 
 def check_units(content: Content, journal: Journal | None) -> Iterator[Line]:
-    """10. The units are those of the plan, under the signed root; with a journal, each file is the one that was sealed."""
+    """Check 10: the units are those of the plan, under the signed root; with a journal, each file is the sealed one."""
     where = "data/units.jsonl"
     text, facts = content.bag.read(where), content.fact("units")
     files = decode_units(text, where)

@@ -65,12 +65,12 @@ class Entry:
 
     @property
     def time(self) -> dt.datetime:
-        """When it was written."""
+        """The time at which it was written."""
         return dt.datetime.fromisoformat(self.at)
 
     @property
     def predicate(self) -> Mapping[str, JsonValue]:
-        """What its statement says."""
+        """The predicate of its statement."""
         predicate = self.statement.get("predicate")
         return predicate if isinstance(predicate, dict) else {}
 

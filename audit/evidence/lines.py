@@ -1,4 +1,4 @@
-"""What a verification says: one line for each check."""
+"""The output of a verification: one line for each check."""
 
 from __future__ import annotations
 

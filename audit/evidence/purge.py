@@ -33,7 +33,7 @@ class Candidates:
 
     @property
     def pictures(self) -> int:
-        """How many pictures would go."""
+        """The number of pictures that would be removed."""
         return sum(unit.pictures for unit in self.units)
 
 

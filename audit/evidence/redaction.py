@@ -11,8 +11,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
 
 import duckdb
 import pyarrow as pa
@@ -46,7 +45,7 @@ TEXTS = ("facts", "report", "guard_report", "reason", "spec", "provenance", "par
 
 
 def digest(text: str) -> str:
-    """Return what stands in the place of a text."""
+    """Return the digest that stands in the place of a text."""
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
@@ -63,7 +62,7 @@ class Redaction:
         return bool(self.names)
 
     def table(self, table: pa.Table) -> pa.Table:
-        """Return a table of the index without what it must not say."""
+        """Return a table of the index with prompts, errors and secrets in it replaced by their digests."""
         if not self.acts:
             return table
         for name in table.column_names:
@@ -75,14 +74,14 @@ class Redaction:
                 table = self._without_secrets(table, name)
         return table
 
-    def value(self, value: Any) -> Any:
-        """Return a JSON value with every text in it, keys included, by its digest where it must not be said."""
+    def value(self, value: object) -> object:
+        """Return a JSON value in which every secret, in keys too, is replaced by its digest."""
         if not self.acts:
             return value
         narrowed = self._occurring(json.dumps(value, ensure_ascii=False))
         return narrowed._walk(value) if narrowed.secrets else value
 
-    def _walk(self, value: Any) -> Any:
+    def _walk(self, value: object) -> object:
         if isinstance(value, str):
             return self._text(value)
         if isinstance(value, Mapping):
@@ -123,7 +122,7 @@ class Redaction:
 
 
 def redaction_of(con: duckdb.DuckDBPyConnection, run_key: int) -> Redaction:
-    """Return what the evidence of a run in an index must not say."""
+    """Return the redaction of a run in an index: the texts that its evidence must not hold, and its sensitive names."""
 
     def texts(sql: str) -> list[str]:
         return [str(row[0]) for row in con.execute(sql, {"run_key": run_key}).fetchall()]
@@ -151,7 +150,7 @@ def _error(text: str) -> str:
     return f"{match[1] + ': ' if match else ''}text withheld, {digest(text)}"
 
 
-def _replaced(table: pa.Table, name: str, change: Any) -> pa.Table:
+def _replaced(table: pa.Table, name: str, change: Callable[[str], str]) -> pa.Table:
     """Return the table with `change` done to each text of a column; each distinct text is changed once."""
     encoded = pc.dictionary_encode(table[name].combine_chunks())
     if isinstance(encoded, pa.ChunkedArray):

@@ -26,7 +26,7 @@ from audit.evidence.keys import PrivateKey
 from audit.evidence.ledger import Entry, Json, Place, append
 from audit.evidence.purge_records import earlier_files, recorded_units
 from audit.index import integrity
-from audit.index.integrity import UnitEntry
+from audit.index.folded_files import UnitEntry, on_record
 from audit.plan.document import planned_keys
 from audit.storage import run_records
 from audit.storage.journal import SCHEMAS, Journal
@@ -167,7 +167,7 @@ def complete(journal: Journal, run_id: str, now: dt.datetime) -> None:
     earlier = earlier_files(journal, run_id)
     if not earlier:
         return
-    recorded = integrity.on_record(journal, run_id).units
+    recorded = on_record(journal, run_id).units
     keys = []
     for key in dict.fromkeys(str(unit["key"]) for unit in recorded_units(journal, run_id)):
         entry = recorded.get(("generate", key))
@@ -188,7 +188,7 @@ def _planning(journal: Journal, asked: Collection[str], files: Sequence[Candidat
 
 def _late(journal: Journal, run_id: str, files: Sequence[Candidate]) -> Part:
     """Return the part of a run that was planned and folded while files were replaced: those that it has as they were."""
-    recorded = integrity.on_record(journal, run_id).units
+    recorded = on_record(journal, run_id).units
     before = {entry.sha256 for entry in recorded.values()}
     return Part(run_id, tuple(unit for unit in files if unit.sha256 in before), {"shared": []}, {"shared": 0})
 

@@ -15,7 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -24,6 +24,7 @@ from audit.errors import AuditError, JournalError
 from audit.evidence.bag import scan
 from audit.evidence.rows import TABLES, build_index, decode_rows
 from audit.index.published import open_published
+from audit.index.records import Row, records
 from audit.index.store import Store, explained
 from audit.plan.document import Plan
 from audit.plan.identities import DetectIdentity, Unit
@@ -120,7 +121,7 @@ def hits_on_record(published: Path, plan: Plan, judges: Collection[str]) -> list
 
 
 def sealed_hits(folder: Path, plan: Plan, judges: Collection[str]) -> list[Hit]:
-    """Return the same from the rows of a bundle, as they were sealed. Whoever calls has verified it.
+    """Return the hits as `hits_on_record` does, from the rows that a bundle holds. The caller has verified it.
 
     Raises `NotVerified` when its rows cannot be read.
     """
@@ -176,7 +177,7 @@ class _Scratch:
         for name in _PLAN_FILES:
             self._journal.put_run(plan.run_id, name, journal.get_run(plan.run_id, name))
         self._generate = {unit.key: unit for unit in plan.units_of("generate")}
-        self.rows: dict[tuple[str, int], dict[str, Any]] = {}  # by unit and picture
+        self.rows: dict[tuple[str, int], Row] = {}  # by unit and picture
         self.problems: dict[str, str] = {}  # by unit
 
     def draw(self, key: str, images: Collection[int]) -> None:
@@ -229,11 +230,12 @@ class _Scratch:
         return any(unit.key == key for unit in self._plan.units_of("invert"))
 
 
-def _outcomes(published: Path, run_id: str) -> list[dict[str, Any]]:
+def _outcomes(published: Path, run_id: str) -> list[Row]:
     con = open_published(published)
     try:
         with explained(published):
-            cursor = con.execute(
+            return records(
+                con,
                 "select s.cell_id, s.case_no, s.image_id, s.unit_key, s.detector, s.outcome, i.pixel_sha256"
                 " from mart_samples as s inner join planned_units as u on s.unit_key = u.unit_key"
                 " inner join runs as r on u.run_key = r.run_key and r.run_id = s.run_id"
@@ -241,8 +243,6 @@ def _outcomes(published: Path, run_id: str) -> list[dict[str, Any]]:
                 " where s.run_id = ?",
                 [run_id],
             )
-            names = [column[0] for column in cursor.description or ()]
-            return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
     finally:
         con.close()
 
@@ -260,14 +260,14 @@ def _compared(hit: Hit, scratch: _Scratch, outcomes: Mapping[str, str], near_db:
         return Replayed(hit, Result.EXACT, "the same pixels", math.inf, outcomes)
     first = scratch.original(hit)
     changed = [judge for judge, before in hit.outcomes.items() if outcomes.get(judge) != before]
-    said = f"judged otherwise by {', '.join(changed)}" if changed else "every judge says the same"
+    judges_say = f"judged otherwise by {', '.join(changed)}" if changed else "every judge says the same"
     if first is None:
         why = "those on record are not here (purged, or another file), so how near cannot be told"
-        return Replayed(hit, Result.DIFFERS, f"other pixels; {why}; {said}", outcomes=outcomes)
+        return Replayed(hit, Result.DIFFERS, f"other pixels; {why}; {judges_say}", outcomes=outcomes)
     second = decode_stored(row["image"]["bytes"])
     if first.shape != second.shape:
         return Replayed(hit, Result.DIFFERS, "a picture of another size", outcomes=outcomes)
     decibels = psnr(first, second)
     near = decibels >= near_db and not changed
-    detail = f"PSNR {decibels:.1f} dB, {'at least' if decibels >= near_db else 'under'} {near_db:g}; {said}"
+    detail = f"PSNR {decibels:.1f} dB, {'at least' if decibels >= near_db else 'under'} {near_db:g}; {judges_say}"
     return Replayed(hit, Result.NEAR if near else Result.DIFFERS, detail, decibels, outcomes)

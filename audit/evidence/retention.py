@@ -50,7 +50,7 @@ class RetentionReport:
 
     @property
     def pictures(self) -> int:
-        """How many pictures it is about, each counted once."""
+        """The number of pictures in the report, each counted once."""
         return self.hits + self.clears
 
     @property
@@ -96,14 +96,14 @@ def apply_retention(
 
 
 def _parts(due: Due, terms: Terms) -> list[Part]:
-    said = dataclasses.asdict(terms)
+    stated = dataclasses.asdict(terms)
     run_ids = sorted({run_id for file in due.files for run_id in due.runs[file.key]})
     return [
         Part(
             run_id,
             tuple(file for file in due.files if run_id in due.runs[file.key]),
-            {"shared": [], "terms": said},
-            {"shared": 0, "terms": said},
+            {"shared": [], "terms": stated},
+            {"shared": 0, "terms": stated},
         )
         for run_id in run_ids
     ]

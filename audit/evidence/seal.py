@@ -9,40 +9,31 @@ import importlib.resources
 import io
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from audit import identity
 from audit.corpus.manifest import read_stored_manifest
 from audit.errors import AuditError, EnvironmentProblem, EvidenceError
 from audit.evidence import dsse
 from audit.evidence.bag import ATTESTATIONS, TAG_MANIFEST, write_bag
 from audit.evidence.calibration import label_rows
-from audit.evidence.decisions import basis_of
-from audit.evidence.differences import differences
 from audit.evidence.documents import documents
 from audit.evidence.keys import PrivateKey, moment, stamp
-from audit.evidence.redaction import Redaction, redaction_of
-from audit.evidence.rows import build_index, encode_rows, outcomes_from_scores, read_rows
+from audit.evidence.rows import encode_rows
+from audit.evidence.sealed_decision import decide_again
 from audit.evidence.sealed_registration import registration_files
 from audit.evidence.sealed_waivers import listed, waiver_files
 from audit.evidence.units import RunUnits, encode_units, replacements, sealed_units, units_root
 from audit.files import Document
-from audit.index.derivation import derive
 from audit.index.integrity import require_intact
-from audit.index.published import open_published, require_run
 from audit.plan.document import read_outline
-from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
-from audit.verdict.decisions import CheckResult, Verdict
-from audit.verdict.record import policy_sha256, verdict_fields
+from audit.verdict.record import policy_sha256
 from audit.verdict.results import RunResult
 
 FORMAT = 1  # of a bundle; raised when a field is renamed, removed or changes its meaning
@@ -92,30 +83,19 @@ def seal(
         raise EvidenceError("a bundle is written to a new folder, and there is one", where=str(folder))
     on_file = require_intact(journal, run_id)
     manifest = read_stored_manifest(journal, run_id, outline.corpus_sha256)
-    policy, basis = Policy.model_validate(record.fields["policy"]), basis_of(record)
-    with tempfile.TemporaryDirectory(prefix="erasure-audit-") as name:
-        index = Path(name) / "rows.duckdb"
-        redaction, rows = _rows(published, run_id, index)
-        # Great Expectations has said what it says of these rows; a verifier asks it again.
-        frames = [CheckResult(**check) for check in record.fields["verdict"]["checks"] if check["source"] != "sql"]
-        planned = is_planned(outline.policy, policy)
-        result = derive(index, run_id, manifest, policy, basis, planned=planned, frames=frames)
-    if found := next(differences(record.fields["verdict"], as_recorded(result.verdict)), None):
-        raise EvidenceError(
-            f"the rows do not give decision {record.number} any more: {found.replace('in the bundle', 'on record')}",
-            next_step=f"make the index anew with: erasure-audit db rebuild, then decide again: erasure-audit gate {run_id}",
-        )
+    decided = decide_again(published, run_id, outline.policy, manifest, record)
+    policy, redaction, result = decided.policy, decided.redaction, decided.result
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     with ThreadPoolExecutor() as pool:
-        encoded = zip(rows, pool.map(encode_rows, rows.values()), strict=True)
+        encoded = zip(decided.rows, pool.map(encode_rows, decided.rows.values()), strict=True)
         payload = {f"rows/{table}.parquet": data for table, data in encoded}
     payload |= documents(journal, run_id, records, record, result, redaction)
     waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
     payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}
     payload |= registration_files(journal, run_id, policy_sha256(policy), planned_at)
     payload |= {"manifest.parquet": _parquet(manifest), "units.jsonl": encode_units(units.files)}
-    if basis.calibrations:
-        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, basis.calibrations))
+    if calibrations := decided.basis.calibrations:
+        payload["calibration/labels.parquet"] = encode_rows(label_rows(journal, calibrations))
     facts = _facts(outline.created_at, record, result, units) | {
         "policy_sha256": policy_sha256(policy),
         "sealed_at": stamp(now),
@@ -124,19 +104,6 @@ def seal(
         "subjects": _models(journal, result, units),
     }
     return _write(folder, run_id, payload, facts, key, now, time_stamp)
-
-
-def is_planned(stored: object, policy: Policy) -> bool:
-    """Return whether a policy is the one that a run was planned under."""
-    try:
-        return Policy.model_validate(stored) == policy
-    except ValueError:
-        return False
-
-
-def as_recorded(verdict: Verdict) -> Any:
-    """Return a verdict as a record of decisions holds it."""
-    return json.loads(json.dumps(verdict_fields(verdict)))
 
 
 def _chosen(run_id: str, records: Sequence[Record], number: int | None) -> Record:
@@ -165,29 +132,8 @@ def _require_order(planned_at: dt.datetime, decided_at: dt.datetime, now: dt.dat
             )
 
 
-def _rows(published: Path, run_id: str, index: Path) -> tuple[Redaction, dict[str, pa.Table]]:
-    """Return what must not be said, and the rows without it, from which `index` is made."""
-    con = open_published(published)
-    try:
-        require_run(con, run_id, published)
-        run_key = identity.int_key(run_id)
-        redaction = redaction_of(con, run_key)
-        rows = read_rows(con, run_key, redaction)
-    finally:
-        con.close()
-    build_index(rows, index)
-    outcomes, difference = outcomes_from_scores(index, run_key)
-    if difference:
-        raise EvidenceError(
-            f"the index does not say what its own scores do: {difference}",
-            where=str(published),
-            next_step="make it anew with: erasure-audit db rebuild",
-        )
-    return redaction, {**rows, "outcomes": outcomes}
-
-
-def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, Any]:
-    """What the signer says beside the digests."""
+def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) -> dict[str, object]:
+    """Return the facts that the signer states beside the digests."""
     decided_at = moment(record.fields["at"])
     # A copied journal's files have the time of the copy, which says nothing about the run.
     first = units.first_at if units.first_at and units.first_at <= decided_at else None
@@ -212,7 +158,7 @@ def _facts(created_at: str, record: Record, result: RunResult, units: RunUnits) 
 
 
 def _models(journal: Journal, result: RunResult, units: RunUnits) -> dict[str, str]:
-    """Name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
+    """Return name -> SHA-256 of each file of the backbone, and of the weights that each eraser made or took."""
     backbone = result.provenance.get("backbone") or {}
     files = {f"backbone/{name}": str(digest) for name, digest in sorted((backbone.get("files") or {}).items())}
     if not files and backbone.get("sha256"):

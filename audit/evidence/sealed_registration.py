@@ -37,18 +37,18 @@ def registration_files(journal: Journal, run_id: str, policy_sha256: str, planne
     head, plan = recorded_head(journal, run_id), parse_json(journal.get_run(run_id, "plan.json"))
     every = read_entries(journal.store)
     entries = [entry for entry in every if head is None or entry.number <= head[0]]
-    found = registered(
+    registration = registered(
         [entry for entry in entries if not others_than_planned(entry, plan)], policy_sha256, planned_at + _SECOND
     )
-    if found is None:
+    if registration is None:
         return {}
-    if problems := check_head(every, found, head):
+    if problems := check_head(every, registration, head):
         raise LedgerError(
             problems[0],
             where=journal.store.url(FOLDER),
             next_step="restore the ledger from a copy of this root; erasure-audit policy verify looks at all of it",
         )
-    files = {ENTRY: journal.store.get(name_of(found.number))}
+    files = {ENTRY: journal.store.get(name_of(registration.number))}
     return files | ({HEAD: journal.get_run(run_id, RUN_FILE)} if head else {})
 
 

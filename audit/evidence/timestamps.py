@@ -11,13 +11,16 @@ import datetime as dt
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 
 from audit import locations
 from audit.errors import EnvironmentProblem, EvidenceError, NotVerified
 from audit.files import ForeignError, read_bounded
+
+if TYPE_CHECKING:
+    from rfc3161_client import TimeStampResponse
 
 _SECONDS = 30.0  # for the whole answer
 _LARGEST = 1 << 20  # bytes of a reply, and of a file of certificates
@@ -114,7 +117,7 @@ def read_roots(path: Path) -> list[x509.Certificate]:
     )
 
 
-def _decoded(reply: bytes, data: bytes) -> Any:
+def _decoded(reply: bytes, data: bytes) -> TimeStampResponse:
     """Return a granted reply about `data`. Raises `NotVerified`."""
     from rfc3161_client import PKIStatus, decode_timestamp_response
 
@@ -132,7 +135,7 @@ def _decoded(reply: bytes, data: bytes) -> Any:
     return decoded
 
 
-def _time(decoded: Any) -> dt.datetime:
+def _time(decoded: TimeStampResponse) -> dt.datetime:
     moment: dt.datetime = decoded.tst_info.gen_time
     return moment.astimezone(dt.UTC)
 

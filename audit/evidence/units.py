@@ -8,13 +8,12 @@ import hashlib
 import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from audit.errors import JournalError, NotVerified
 from audit.evidence.merkle import root
 from audit.evidence.purge_records import bare_files
 from audit.files import ForeignError, parse_json
-from audit.index.integrity import UnitEntry
+from audit.index.folded_files import UnitEntry
 from audit.plan.document import planned_keys
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import FOLDED, read_records
@@ -79,7 +78,7 @@ def _sealed(kind: str, key: str, entry: UnitEntry | None, bare: Container[str]) 
     return SealedUnit(kind, key, entry.complete, entry.sha256, entry.bytes, entry.blob_sha256, pixels)
 
 
-def replacements(journal: Journal, run_id: str) -> list[dict[str, Any]]:
+def replacements(journal: Journal, run_id: str) -> list[dict[str, object]]:
     """Return every time that files of a run were put on record anew or taken off it: when, by whom, why, and how many."""
     return [
         {

@@ -110,24 +110,24 @@ def _picture_columns(facts: Facts) -> list[tuple[str, str]]:
 
 def _pictures(facts: Facts) -> list[str]:
     counts = facts.pictures
-    said = []
+    sentences = []
     if counts is None:
-        said.append("None are here: this export has metadata only.")
+        sentences.append("None are here: this export has metadata only.")
     else:
-        said.append(
+        sentences.append(
             f"{counts.exported:,} cases have their picture. {counts.withheld:,} sensitive ones are withheld, {counts.purged:,} "
             f"were removed from storage on purpose, and for {counts.none:,} nothing was drawn."
         )
     if facts.shown:
-        said.append(
+        sentences.append(
             "**Pictures of sensitive concepts are among them**, because whoever made this folder asked for them."
         )
     if facts.redacted:
-        said.append(
+        sentences.append(
             "The run has a sensitive concept: prompts stand as their SHA-256, and of errors only the class is told. Equal "
             "prompts have equal digests."
         )
-    return said
+    return sentences
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -146,7 +146,7 @@ class Egloce(Guard):
         return self._energy.images(torch.cat(rows)).view(len(images), count, -1)
 
     def _anchor(self, features: torch.Tensor) -> None:
-        """Let cases without a prompt keep the picture that they are heading for now, once per batch."""
+        """Make cases without a prompt keep the picture that they are heading for now, once per batch."""
         if not self._anchored:
             self._anchored = True
             for row, kept in enumerate(self._kept):

@@ -136,7 +136,7 @@ class Flip:
 
     @property
     def regained(self) -> float:
-        """The most of the similarity to the concept that comes back."""
+        """The larger gain of similarity to the concept, after JPEG or after the blur."""
         return max(self.jpeg, self.blurred) - self.plain
 
     def flipped(self, highest: float) -> bool:

@@ -154,7 +154,7 @@ class Irece(Guard):
         self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
-        """Perturb the masked region of latents (B, C, h, w) at the step nearest to t*; return them unchanged at all others."""
+        """Return latents (B, C, h, w) with noise in the masked region at the step nearest to t*, unchanged at all others."""
         if step.timestep != self._at:
             return latents
         located = self._localiser.locate(latents, step.timestep)

@@ -9,6 +9,7 @@ import duckdb
 
 from audit.files import Document
 from audit.index.published import open_published, require_run
+from audit.index.records import records
 from audit.index.sql_files import relations
 from audit.verdict.decisions import CheckResult
 
@@ -42,9 +43,7 @@ def _run_check(con: duckdb.DuckDBPyConnection, name: str, sql: str, run_id: str)
     query = f"{offending} order by all limit {_EXAMPLES}"  # the same examples from the same rows, wherever they lie
     try:
         condition = failing_condition(sql)
-        cursor = con.execute(query, [run_id])
-        names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = records(con, query, [run_id])
     except (duckdb.Error, ValueError) as error:
         return CheckResult(name, "sql", "error", f"the check could not run: {str(error).splitlines()[0]}", 0)
     if not rows:

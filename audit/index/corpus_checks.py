@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from typing import Any
 
 import pyarrow as pa
 
@@ -59,7 +58,7 @@ def _sentence(check: CheckResult) -> str:
     return f"{check.name}: {check.detail}"
 
 
-def require_disjoint(calibration: Iterable[pa.RecordBatch], audited: Iterable[pa.RecordBatch]) -> dict[str, Any]:
+def require_disjoint(calibration: Iterable[pa.RecordBatch], audited: Iterable[pa.RecordBatch]) -> dict[str, object]:
     """Return object counts and digests of the manifests of both splits, under `calibration` and `corpus`.
 
     Raises `CorpusError` when one picture, by its pixels, is in both.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from audit.files import Document
+from audit.index.records import records
 from audit.verdict.comparison import PairedRow, built_on
 
 
@@ -14,9 +15,7 @@ def read_defence_pairs(con: duckdb.DuckDBPyConnection, run_id: str, spec: Docume
     One row per cell and detector; `spec` is the stored one, which says what the defences are.
     """
     sql = "select * exclude run_id from mart_defence_pairs where run_id = ? order by all"
-    cursor = con.execute(sql, [run_id])
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    rows = records(con, sql, [run_id])
     chosen = set(built_on(spec.get("defences") or ()))
     pairs = (PairedRow(first=row.pop("first_defence"), second=row.pop("second_defence"), **row) for row in rows)
     return tuple(row for row in pairs if (row.first, row.second) in chosen)

@@ -1,4 +1,4 @@
-"""A verdict from nothing but rows: the marts, data checks and gate of this version over an index."""
+"""Derive a verdict from nothing but rows: the marts, data checks and gate of this version over an index."""
 
 from __future__ import annotations
 

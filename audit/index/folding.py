@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from audit import identity
 from audit.files import Document
-from audit.index import integrity
+from audit.index import folded_files, integrity
 from audit.index.decision_folding import load_decisions
-from audit.index.integrity import OnRecord, UnitEntry
+from audit.index.folded_files import OnRecord, UnitEntry
 from audit.index.picture_folding import fill_picture_checks
 from audit.index.plan_folding import load_plan
 from audit.index.quality_folding import fill_set_distances
@@ -79,7 +79,7 @@ class Folded:
 def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
     """Load one run, its plan and then the rows of its units that the index does not hold yet, and return their counts."""
     run_key = identity.int_key(run_id)
-    record = integrity.on_record(journal, run_id)
+    record = folded_files.on_record(journal, run_id)
     load_plan(con, journal, run_id, run_key)
     units = rows = 0
     for kind in KINDS:
@@ -103,17 +103,17 @@ def _put_on_record(
     """Put the digests of the run's plan and of all its loaded units on record, those that are not in `record`."""
     now = dt.datetime.now(dt.UTC)
     if not record.files:
-        integrity.record_plan(journal, run_id, now)
+        folded_files.record_plan(journal, run_id, now)
     loaded = con.execute(
         "select p.kind, p.unit_key, l.file_complete, l.sha256, l.bytes, l.blob_sha256, l.stamp, l.seconds"
         " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = ? order by all",
         [run_key],
     ).fetchall()
     entries = [
-        UnitEntry.of(kind, UnitFile(key, *file), integrity.tag(journal, stamp), seconds)
+        UnitEntry.of(kind, UnitFile(key, *file), folded_files.tag(journal, stamp), seconds)
         for kind, key, *file, stamp, seconds in loaded
     ]
-    if new := integrity.unrecorded(record.units, entries):
+    if new := folded_files.unrecorded(record.units, entries):
         integrity.record_units(journal, run_id, now, new)
 
 
@@ -168,8 +168,10 @@ def decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
 def _pending(
     con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
 ) -> tuple[dict[str, str], set[str], list[str]]:
-    """Planned units to load from complete files, with these files' stamps; from failed files; and loaded ones whose
-    files are gone."""
+    """Return the planned units to load: from complete files, with these files' stamps, and from failed ones.
+
+    Third, the loaded units whose files are gone.
+    """
     planned = con.execute(
         "select p.unit_key, l.complete, l.stamp from planned_units as p left join loaded_units as l on p.unit_id = l.unit_id"
         " where p.run_key = ? and p.kind = ?",

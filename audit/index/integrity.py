@@ -1,76 +1,32 @@
-"""Keep and check the digests of a run's files: what was folded into the index is what lies in the journal today.
-
-Record series `folded` of a run (`audit.storage.run_records`): its plan files, and each unit file when its rows were first
-folded. Later records replace earlier entries of the same file, and say why.
-"""
+"""Compare the files of a run with those on record: what was folded into the index is what lies in the journal today."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime as dt
-import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
 
 from audit.errors import JournalError
+from audit.files import Document
+from audit.index.folded_files import (
+    OnRecord,
+    UnitEntry,
+    is_recorded,
+    newest,
+    on_record,
+    run_file_sha256,
+    unrecorded,
+)
 from audit.plan.document import KINDS, planned_keys
-from audit.storage.journal import Journal, StorageUnavailable, UnitFile
-from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
+from audit.storage.journal import Journal, StorageUnavailable
+from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append
 from audit.storage.threads import in_threads
 
-_PLAN_FILES = (
-    "cases.parquet", "ledger.json", "manifest.parquet", "plan.json", "provenance.json", "spec.yaml", "units.parquet",
-)  # fmt: skip
 _SERIES_FOLDERS = (FOLDED, DECISIONS, PURGED)
-_LATER_FILES = re.compile(
-    r"(shown|label-task)-[^/]*\.json"
-)  # pictures shown unblurred or given to raters, after the run
-_SHOWN = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class UnitEntry:
-    """A unit file on record. `stamp` is an object store's own tag of it, None on disk.
-
-    `seconds` is how long a failed one took, to many digits: one that was tried again took another time.
-    """
-
-    kind: str
-    key: str
-    complete: bool
-    sha256: str
-    bytes: int
-    blob_sha256: str | None
-    stamp: str | None = None
-    seconds: float | None = None
-
-    @classmethod
-    def of(cls, kind: str, file: UnitFile, stamp: str | None = None, seconds: float | None = None) -> UnitEntry:
-        """Return the entry of a file that was read just now."""
-        size, blob = file.bytes, file.blob_sha256
-        return cls(kind, file.key, file.complete, file.sha256, size, blob, stamp, None if file.complete else seconds)
-
-    def row(self) -> dict[str, Any]:
-        """Return the entry as a record holds it; only failed units have a time."""
-        row = dataclasses.asdict(self)
-        return row if self.seconds is not None else {name: row[name] for name in row if name != "seconds"}
-
-    @property
-    def file(self) -> UnitFile:
-        """The file that is on record."""
-        return UnitFile(self.key, self.complete, self.sha256, self.bytes, self.blob_sha256)
-
-
-@dataclasses.dataclass(frozen=True)
-class OnRecord:
-    """The newest entry of each file of a run, and the newest record's digest (None without a record)."""
-
-    files: Mapping[str, str]  # run file -> SHA-256
-    units: Mapping[tuple[str, str], UnitEntry]
-    withdrawn: int
-    sha256: str | None
-    decisions: tuple[Record, ...] = ()  # on the run, oldest first
+# Pictures that were shown unblurred, or given to raters, after the run.
+_LATER_FILES = re.compile(r"(shown|label-task)-[^/]*\.json")
+_MOST_LISTED = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,38 +45,6 @@ class Change:
         return self.what == "retried"
 
 
-def on_record(journal: Journal, run_id: str) -> OnRecord:
-    """Return what is on record of a run's files.
-
-    Raises `RecordChanged` when the record itself was changed, and when its end is missing on which a decision rests.
-    """
-    records = read_records(journal, run_id, FOLDED)
-    known = {record.sha256 for record in records}
-    decisions = tuple(read_records(journal, run_id, DECISIONS))
-    for decision in decisions:
-        if decision.fields.get("folded_sha256") not in {None, *known}:
-            raise RecordChanged(
-                f"decision {decision.number} rests on a record of folded files that is missing",
-                where=journal.store.url(f"runs/{run_id}/{FOLDED}/{len(records) + 1:06d}.json"),
-                next_step="restore the file from a copy of the journal",
-            )
-    return dataclasses.replace(_newest(records), decisions=decisions)
-
-
-def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:
-    """Put the digests of a run's plan files on record, unless they are."""
-
-    def content(earlier: list[Record]) -> dict[str, Any] | None:
-        if _newest(earlier).files:
-            return None
-        names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}
-        return {
-            "files": [{"name": name, "sha256": _digest(journal, run_id, name)} for name in _PLAN_FILES if name in names]
-        }
-
-    append(journal, run_id, FOLDED, now, content)
-
-
 def record_units(
     journal: Journal, run_id: str, now: dt.datetime, entries: Sequence[UnitEntry], **reason: str
 ) -> Record | None:
@@ -129,19 +53,14 @@ def record_units(
     Without a reason only new units and failed ones may differ: raises `RecordChanged` for a complete unit that has changed.
     """
 
-    def content(earlier: list[Record]) -> dict[str, Any] | None:
-        known = _newest(earlier).units
+    def content(earlier: list[Record]) -> Document | None:
+        known = newest(earlier).units
         new = unrecorded(known, entries)
         if not reason:
             require_unchanged(journal, known, new)
         return {"units": [entry.row() for entry in new], **reason} if new else None
 
     return append(journal, run_id, FOLDED, now, content)
-
-
-def unrecorded(known: Mapping[tuple[str, str], UnitEntry], entries: Iterable[UnitEntry]) -> list[UnitEntry]:
-    """Return the entries that are not on record as they are."""
-    return [entry for entry in entries if not _same(known.get((entry.kind, entry.key)), entry)]
 
 
 def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: str) -> list[UnitEntry]:
@@ -152,10 +71,10 @@ def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: 
     record = on_record(journal, run_id)
     gone = _gone(journal, run_id, record)
 
-    def content(earlier: list[Record]) -> dict[str, Any] | None:
+    def content(earlier: list[Record]) -> Document | None:
         nonlocal gone
         if earlier[-1].sha256 != record.sha256:  # another process has written since
-            gone = _gone(journal, run_id, _newest(earlier))
+            gone = _gone(journal, run_id, newest(earlier))
         return {
             "withdrawn": [{"kind": unit.kind, "key": unit.key, "sha256": unit.sha256} for unit in gone],
             "reason": "missing when the run was resumed; computed again",
@@ -168,9 +87,10 @@ def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: 
 
 
 def _gone(journal: Journal, run_id: str, record: OnRecord) -> list[UnitEntry]:
-    found = _changes(journal, run_id, record, read_all=False)
-    _refuse([change for change in found if not change.harmless and not (change.what == "missing" and change.unit)])
-    return [change.unit for change in found if change.what == "missing" and change.unit]
+    """Return the units whose files are gone. Raises `RecordChanged` for every other change."""
+    differing = _changes(journal, run_id, record, read_all=False)
+    _refuse([change for change in differing if not change.harmless and not (change.what == "missing" and change.unit)])
+    return [change.unit for change in differing if change.what == "missing" and change.unit]
 
 
 def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str, operator: str) -> list[Change]:
@@ -178,26 +98,26 @@ def accept_changes(journal: Journal, run_id: str, now: dt.datetime, reason: str,
 
     Raises `RecordChanged` for missing and added files: the former are computed again by a resume, the latter are removed.
     """
-    found = [change for change in changes(journal, run_id, read_all=True) if not change.harmless]
-    _refuse([change for change in found if change.what != "changed"])
-    if found:
+    changed = [change for change in changes(journal, run_id, read_all=True) if not change.harmless]
+    _refuse([change for change in changed if change.what != "changed"])
+    if changed:
         units = [
             UnitEntry.of(change.unit.kind, journal.file(change.unit.kind, change.unit.key), None, change.unit.seconds)
-            for change in found
+            for change in changed
             if change.unit
         ]
         fields = {
-            "files": [{"name": c.file, "sha256": _digest(journal, run_id, c.file)} for c in found if c.file],
+            "files": [{"name": c.file, "sha256": run_file_sha256(journal, run_id, c.file)} for c in changed if c.file],
             "units": [unit.row() for unit in units],
             "reason": reason,
             "by": operator,
         }
         append(journal, run_id, FOLDED, now, lambda earlier: fields)
-    return found
+    return changed
 
 
 def unplanned(journal: Journal) -> list[Change]:
-    """Return the complete units below the storage root that no run planned: what nobody computed for an audit."""
+    """Return the complete units below the storage root that no run planned, and so nobody computed for an audit."""
     planned: set[tuple[str, str]] = set()
     for run_id in journal.runs():
         planned.update(planned_keys(journal, run_id))
@@ -210,7 +130,7 @@ def unplanned(journal: Journal) -> list[Change]:
 
 
 def require_intact(journal: Journal, run_id: str) -> OnRecord:
-    """Return what is on record of the run's files when none differs. Raises `RecordChanged` that names those that do."""
+    """Return the record of the run's files when none differs. Raises `RecordChanged` that names those that do."""
     record = on_record(journal, run_id)
     _refuse([change for change in _changes(journal, run_id, record, read_all=False) if not change.harmless])
     return record
@@ -228,11 +148,11 @@ def changes(journal: Journal, run_id: str, *, read_all: bool = False) -> list[Ch
 def _changes(journal: Journal, run_id: str, record: OnRecord, read_all: bool) -> list[Change]:
     if record.sha256 is None:
         return []
-    found = [*_file_changes(journal, run_id, record.files)]
+    differing = [*_file_changes(journal, run_id, record.files)]
     for kind in sorted({kind for kind, _ in record.units}):
         entries = {key: entry for (other, key), entry in record.units.items() if other == kind}
-        found += _unit_changes(journal, kind, entries, read_all)
-    return found
+        differing += _unit_changes(journal, kind, entries, read_all)
+    return differing
 
 
 def require_unchanged(
@@ -246,7 +166,7 @@ def require_unchanged(
         _changed(journal, before)
         for entry in entries
         if (before := known.get((entry.kind, entry.key)))
-        and not _same(before, entry)
+        and not is_recorded(before, entry)
         and (before.complete or (not entry.complete and _edited(before, entry.seconds)))
     ]
     _refuse(changed)
@@ -259,11 +179,6 @@ def require_present(
     _refuse([_missing(journal, entry) for key in gone if (entry := known.get((kind, key)))])
 
 
-def tag(journal: Journal, stamp: str | None) -> str | None:
-    """Return an object store's tag of a file for the record; None on disk, where a stamp proves nothing."""
-    return None if journal.store.local else stamp
-
-
 def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> Iterator[Change]:
     folder = f"runs/{run_id}"
     present = {name for name, _ in journal.store.entries(folder)}
@@ -271,7 +186,7 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
         url = journal.store.url(f"{folder}/{name}")
         if name not in present:
             yield Change("missing", url, "it was there when the run was planned", file=name)
-        elif _digest(journal, run_id, name) != sha256:
+        elif run_file_sha256(journal, run_id, name) != sha256:
             yield Change("changed", url, "its bytes are not those of the record", file=name)
     for name in sorted(present - files.keys()):
         if name not in _SERIES_FOLDERS and not _LATER_FILES.fullmatch(name):
@@ -321,34 +236,6 @@ def _tried_again(journal: Journal, before: UnitEntry) -> bool:
     return header.get("key") == before.key and not _edited(before, header.get("runtime", {}).get("seconds"))
 
 
-def _same(before: UnitEntry | None, after: UnitEntry) -> bool:
-    return before is not None and (before.complete, before.sha256, before.blob_sha256) == (
-        after.complete,
-        after.sha256,
-        after.blob_sha256,
-    )
-
-
-def _newest(records: Iterable[Record]) -> OnRecord:
-    files: dict[str, str] = {}
-    units: dict[tuple[str, str], UnitEntry] = {}
-    withdrawn, last = 0, None
-    for record in records:
-        for file in record.fields.get("files", ()):
-            files[file["name"]] = file["sha256"]
-        for unit in record.fields.get("withdrawn", ()):
-            withdrawn += units.pop((unit["kind"], unit["key"]), None) is not None
-        for row in record.fields.get("units", ()):
-            entry = UnitEntry(**row)
-            units[entry.kind, entry.key] = entry
-        last = record.sha256
-    return OnRecord(files, units, withdrawn, last)
-
-
-def _digest(journal: Journal, run_id: str, name: str) -> str:
-    return hashlib.sha256(journal.get_run(run_id, name)).hexdigest()
-
-
 def _changed(journal: Journal, entry: UnitEntry) -> Change:
     url = journal.unit_url(entry.kind, entry.key, complete=entry.complete)
     return Change("changed", url, "its bytes are not those of the record", entry)
@@ -363,12 +250,12 @@ def _missing(journal: Journal, entry: UnitEntry) -> Change:
     )
 
 
-def _refuse(found: Sequence[Change]) -> None:
-    if not found:
+def _refuse(differing: Sequence[Change]) -> None:
+    if not differing:
         return
-    lines = [f"  - {change.what}: {change.url} ({change.detail})" for change in found[:_SHOWN]]
-    if len(found) > _SHOWN:
-        lines.append(f"  - and {len(found) - _SHOWN} more")
+    lines = [f"  - {change.what}: {change.url} ({change.detail})" for change in differing[:_MOST_LISTED]]
+    if len(differing) > _MOST_LISTED:
+        lines.append(f"  - and {len(differing) - _MOST_LISTED} more")
     raise RecordChanged(
         "the journal is not what the run's record says:\n" + "\n".join(lines),
         next_step="restore these files from a copy; or delete a changed unit and compute it again, on record: "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -105,7 +104,7 @@ def _attack(cell: _Cell) -> tuple[str, ...]:
 
 
 def _insert(
-    con: duckdb.DuckDBPyConnection, table: str, fields: Mapping[str, pa.DataType], rows: Sequence[tuple[Any, ...]]
+    con: duckdb.DuckDBPyConnection, table: str, fields: Mapping[str, pa.DataType], rows: Sequence[tuple[object, ...]]
 ) -> None:
     if rows:
         columns = zip(fields.items(), zip(*rows, strict=True), strict=True)
@@ -138,8 +137,8 @@ class _Reader:
             raise ValueError(f"a feature vector cannot be read: {error}"[:500]) from None
 
 
-def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[Any, ...]:
-    """The pairs that were compared, then distance, reference, p value and reason."""
+def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[object, ...]:
+    """Return the number of pairs that were compared, then distance, reference, p-value and reason."""
     pairs: list[int] = []
     try:
         own, other = reader.of(cell), reader.of(twin) if twin else {}
@@ -154,7 +153,7 @@ def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[Any, ...
 
 
 def _strange(reader: _Reader, cell: _Cell, twin: _Cell, benign: _Cell | None) -> list[int]:
-    """The case numbers of strange pictures; none where the un-erased model made too few pictures to tell."""
+    """Return the case numbers of strange pictures; none where the un-erased model made too few pictures to tell."""
     try:
         own = reader.of(cell)
         references = [*reader.of(twin).values(), *(reader.of(benign).values() if benign else ())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import duckdb
@@ -68,7 +68,7 @@ def fill_set_distances(con: duckdb.DuckDBPyConnection, journal: Journal, run_key
         found: Mapping[str, Vector] = safetensors.numpy.load(journal.blob("quality", unit_key))
         return found
 
-    pairs: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    pairs: dict[tuple[object, ...], list[tuple[Any, ...]]] = {}
     for row in con.execute(_PAIRS, {"run_key": run_key}).fetchall():
         pairs.setdefault(row[:3], []).append(row[4:])
     rows = []
@@ -86,7 +86,9 @@ def fill_set_distances(con: duckdb.DuckDBPyConnection, journal: Journal, run_key
     insert(con, "insert into set_distances by name select * from incoming", table)
 
 
-def _distance(metric: str, pairs: Sequence[tuple[Any, ...]], vectors: Any) -> tuple[float | None, str | None]:
+def _distance(
+    metric: str, pairs: Sequence[tuple[Any, ...]], vectors: Callable[[str], Mapping[str, Vector]]
+) -> tuple[float | None, str | None]:
     if not pairs:
         return None, "no case has a feature vector on both sides"
     try:

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import duckdb
 
@@ -16,6 +16,7 @@ from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.folding import fill_intervals, fill_rates
 from audit.index.published import open_published, require_run
+from audit.index.records import Row, records
 from audit.index.sql_files import relations
 from audit.index.store import explained
 from audit.spec.policy import Policy
@@ -126,8 +127,8 @@ def _read(
     ).fetchall()
     document = json.loads(spec)
     judges = judges or (document.get("gate") or {}).get("judges") or [judge]
-    mart = "select * from {} where run_id = $run_id order by cell_id"
-    instruments = _records(con, "select * from mart_instruments where run_id = $run_id order by detector", run_id)
+    mart = "select * from {} where run_id = ? order by cell_id"
+    instruments = records(con, "select * from mart_instruments where run_id = ? order by detector", [run_id])
     return RunResult(
         run_id=run_id,
         name=name,
@@ -135,25 +136,25 @@ def _read(
         spec=document,
         provenance={**json.loads(provenance), "computed": _computed(con, run_id)},
         instruments=tuple({key: value for key, value in row.items() if key != "run_id"} for row in instruments),
-        crr=_typed(CrrRow, _records(con, mart.format("mart_crr") + ", detector", run_id)),
-        unassessed=_typed(UnassessedRow, _records(con, mart.format("mart_unassessed") + ", detector, reason", run_id)),
-        round_trips=_typed(RoundTripRow, _records(con, mart.format("mart_round_trip"), run_id)),
+        crr=_typed(CrrRow, records(con, mart.format("mart_crr") + ", detector", [run_id])),
+        unassessed=_typed(UnassessedRow, records(con, mart.format("mart_unassessed") + ", detector, reason", [run_id])),
+        round_trips=_typed(RoundTripRow, records(con, mart.format("mart_round_trip"), [run_id])),
         samples=_samples(con, run_id, judge, samples_per_cell),
         verdict=_UNDECIDED,
         erasures=_erasures(con, run_id),
         attacks=_attacks(con, run_id),
         guards=_guards(con, run_id),
-        latents=_typed(LatentRow, _records(con, mart.format("mart_latents"), run_id)),
-        counting=_typed(CountingRow, _records(con, mart.format("mart_nudenet_rules") + ", detector, preset", run_id)),
+        latents=_typed(LatentRow, records(con, mart.format("mart_latents"), [run_id])),
+        counting=_typed(CountingRow, records(con, mart.format("mart_nudenet_rules") + ", detector, preset", [run_id])),
         quality=_typed(
-            QualityRow, _records(con, mart.format("mart_quality") + ", metric, instrument, baseline", run_id)
+            QualityRow, records(con, mart.format("mart_quality") + ", metric, instrument, baseline", [run_id])
         ),
         quality_instruments=_quality_instruments(con, run_id),
-        retention=_typed(RetentionRow, _records(con, mart.format("mart_retention") + ", detector", run_id)),
+        retention=_typed(RetentionRow, records(con, mart.format("mart_retention") + ", detector", [run_id])),
         picture_checks=tuple(
             PictureCheckRow(**row)
-            for row in _records(
-                con, "select * exclude run_id from mart_picture_checks where run_id = $run_id order by cell_id", run_id
+            for row in records(
+                con, "select * exclude run_id from mart_picture_checks where run_id = ? order by cell_id", [run_id]
             )
         ),
         defence_pairs=read_defence_pairs(con, run_id, document),
@@ -161,16 +162,16 @@ def _read(
     )
 
 
-def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
-    sql = "select * exclude (run_id) from mart_quality_instruments where run_id = $run_id order by instrument"
-    return tuple(_records(con, sql, run_id))
+def _quality_instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[Row, ...]:
+    sql = "select * exclude (run_id) from mart_quality_instruments where run_id = ? order by instrument"
+    return tuple(records(con, sql, [run_id]))
 
 
 def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
     """Return a sentence for each kind of unit about the machines that computed it."""
-    sql = "select * from mart_compute where run_id = $run_id order by kind, host, device"
+    sql = "select * from mart_compute where run_id = ? order by kind, host, device"
     places: dict[str, list[str]] = {}
-    for row in _records(con, sql, run_id):
+    for row in records(con, sql, [run_id]):
         count = f"{row['units']} unit{'s' if row['units'] > 1 else ''}"
         place = f"{count} on {row['device'] or 'an unknown device'} of {row['host'] or 'an unknown host'}"
         places.setdefault(row["kind"], []).append(place)
@@ -179,24 +180,22 @@ def _computed(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, str]:
 
 def _guards(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[GuardRow, ...]:
     measures: dict[tuple[int, str], dict[str, float]] = {}
-    sql = "select cell_id, guard, measure, mean from mart_guard_measures where run_id = $run_id order by all"
-    for row in _records(con, sql, run_id):
+    sql = "select cell_id, guard, measure, mean from mart_guard_measures where run_id = ? order by all"
+    for row in records(con, sql, [run_id]):
         if row["mean"] is not None:
             measures.setdefault((row["cell_id"], row["guard"]), {})[row["measure"]] = row["mean"]
-    rows = _records(
-        con, "select * exclude run_id from mart_guards where run_id = $run_id order by cell_id, guard", run_id
-    )
+    rows = records(con, "select * exclude run_id from mart_guards where run_id = ? order by cell_id, guard", [run_id])
     return tuple(GuardRow(**row, measures=measures.get((row["cell_id"], row["guard"]), {})) for row in rows)
 
 
-def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
-    sql = "select artefact, status, facts from mart_erasures where run_id = $run_id order by artefact, facts"
-    return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in _records(con, sql, run_id))
+def _erasures(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[Row, ...]:
+    sql = "select artefact, status, facts from mart_erasures where run_id = ? order by artefact, facts"
+    return tuple({**row, "facts": json.loads(row["facts"] or "{}")} for row in records(con, sql, [run_id]))
 
 
-def _attacks(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[dict[str, Any], ...]:
-    sql = "select * exclude run_id from mart_attacks where run_id = $run_id order by all"
-    return tuple(_records(con, sql, run_id))
+def _attacks(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[Row, ...]:
+    sql = "select * exclude run_id from mart_attacks where run_id = ? order by all"
+    return tuple(records(con, sql, [run_id]))
 
 
 def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: int) -> tuple[Sample, ...]:
@@ -210,14 +209,8 @@ def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: 
     return tuple(Sample(*row) for row in rows)
 
 
-def _records(con: duckdb.DuckDBPyConnection, sql: str, run_id: str | None = None) -> list[dict[str, Any]]:
-    cursor = con.execute(sql, {"run_id": run_id} if run_id is not None else None)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _typed(record: type[Record], rows: list[dict[str, Any]]) -> tuple[Record, ...]:
-    """Records from mart rows; a number that no case gave is NaN where the record wants a float."""
+def _typed(record: type[Record], rows: list[Row]) -> tuple[Record, ...]:
+    """Return mart rows as records; a number that no case gave is NaN where the record wants a float."""
     found = []
     for row in rows:
         values: Document = {
@@ -229,7 +222,7 @@ def _typed(record: type[Record], rows: list[dict[str, Any]]) -> tuple[Record, ..
 
 
 def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy: Policy) -> duckdb.DuckDBPyConnection:
-    """A connection in which the marts count the run's stored scores under `policy`; closes `con`.
+    """Return a connection in which the marts count the run's stored scores under `policy`; close `con`.
 
     A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
     decides it exactly as counting every raw score would.

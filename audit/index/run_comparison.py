@@ -14,6 +14,7 @@ from audit.index.baselines import Baseline, require_standing
 from audit.index.integrity import require_intact
 from audit.index.published import open_published, require_run
 from audit.index.publishing import publish
+from audit.index.records import records
 from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, stored_spec, unpaired_cases
 from audit.index.store import Store, explained
 from audit.plan.document import read_outline
@@ -152,9 +153,7 @@ def instrument_differences(con: duckdb.DuckDBPyConnection, old: str, new: str, p
 
 def _instruments(con: duckdb.DuckDBPyConnection, run_id: str) -> dict[str, Document]:
     """Return detector -> its instrument, with `rules` (subject -> labels) and the `thresholds` by which it counts."""
-    cursor = con.execute("select * from mart_instruments where run_id = ? order by detector", [run_id])
-    names = [column[0] for column in cursor.description or ()]
-    rows = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    rows = records(con, "select * from mart_instruments where run_id = ? order by detector", [run_id])
     sql = (
         "select s.detector, s.subject, list(s.label order by s.label), min(s.threshold) from rules as s"
         " inner join runs as r using (run_key) where r.run_id = ? group by s.detector, s.subject order by all"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import duckdb
 
 from audit.errors import StoreError
 from audit.files import Document
 from audit.index.published import open_published, require_run
+from audit.index.records import records
 from audit.index.store import explained
 from audit.verdict.comparison import PairedRow
 from audit.verdict.regression import Change, RunFacts, Unpaired
@@ -201,12 +201,12 @@ def pair_cases(
     names = {"old": old, "new": new}
     con.execute(_SIDES, {**names, "judges": list(thresholds), "thresholds": list(thresholds.values())})
     con.execute(_PAIRS, {**names, "changed": list(changed)})
-    return [(row.pop("defence"), PairedRow(**row)) for row in _records(con, _ROWS, names)]
+    return [(row.pop("defence"), PairedRow(**row)) for row in records(con, _ROWS, names)]
 
 
 def unpaired_cases(con: Connection, old: RunFacts, new: RunFacts, changed: Mapping[str, str]) -> tuple[Unpaired, ...]:
     """Return the cases without a partner, counted by cell and reason. `changed` has the differing settings of each scenario."""
-    rows = _records(con, _UNPAIRED, {"old": old.run_id, "new": new.run_id, "changed": list(changed)})
+    rows = records(con, _UNPAIRED, {"old": old.run_id, "new": new.run_id, "changed": list(changed)})
     return tuple(
         Unpaired(**row, detail=changed.get(row["scenario"], "") if row["reason"] == "settings" else "") for row in rows
     )
@@ -214,7 +214,7 @@ def unpaired_cases(con: Connection, old: RunFacts, new: RunFacts, changed: Mappi
 
 def changed_cases(con: Connection, most: int) -> tuple[Change, ...]:
     """Return the cases whose outcome is another in the new run, of each cell, judge and direction the first `most`."""
-    return tuple(Change(**row) for row in _records(con, _CHANGES, {"most": most}))
+    return tuple(Change(**row) for row in records(con, _CHANGES, {"most": most}))
 
 
 def changed_settings(old: Document, new: Document) -> dict[str, str]:
@@ -240,9 +240,3 @@ def _change(field: str, old: object, new: object) -> str:
         return "; ".join(_change(f"{field}.{name}", old.get(name), new.get(name)) for name in names)
     first, second = (json.dumps(value, ensure_ascii=False)[:_LONGEST] for value in (old, new))
     return f"{field} {first}, then {second}"
-
-
-def _records(con: Connection, sql: str, arguments: Document) -> list[dict[str, Any]]:
-    cursor = con.execute(sql, arguments)
-    names = [column[0] for column in cursor.description or ()]
-    return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]

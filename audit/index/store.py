@@ -256,10 +256,10 @@ def explained(path: Path) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        found = _explain(error, path)
-        if found is None:
+        explanation = _explain(error, path)
+        if explanation is None:
             raise
-        raise found from error
+        raise explanation from error
 
 
 def _explain(error: duckdb.Error, path: Path) -> StoreError | None:

@@ -57,7 +57,7 @@ def prepare() -> None:
 
 @functools.cache
 def _frames() -> Any:
-    """Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""
+    """Return Great Expectations' definition of 'a data frame, whole', in memory, without analytics or progress bars."""
     os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")  # read when it is imported
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the import warns about modules that Python and pandas deprecate
@@ -103,7 +103,10 @@ def _result(expected: Expected, outcome: Any) -> CheckResult:
 
 
 def _raised(information: Document) -> str | None:
-    """The message of an expectation that raised, or None. It is one record or one per metric, depending on where."""
+    """Return the message of an expectation that raised, or None.
+
+    `information` is one record or one per metric, depending on where it raised.
+    """
     nested = [value for value in information.values() if isinstance(value, Mapping)]
     for record in (information, *nested):
         if record.get("raised_exception"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -23,7 +22,7 @@ def transaction(con: duckdb.DuckDBPyConnection) -> Iterator[None]:
         raise
 
 
-def insert_records(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, Any]]) -> None:
+def insert_records(con: duckdb.DuckDBPyConnection, table: str, rows: Sequence[Mapping[str, object]]) -> None:
     """Insert records with the columns and types of `table`; a missing field is an error, an extra one is left out."""
     schema = con.sql(f"select * from {table} limit 0").to_arrow_table().schema
     columns = {field.name: pa.array([row[field.name] for row in rows], field.type) for field in schema}

@@ -129,13 +129,13 @@ def _pixels(journal: Journal, drawing: Drawing) -> list[tuple[Seen, images.Pixel
     by_unit: dict[str, dict[int, Seen]] = {}
     for seen in {seen.pixel_sha256: seen for seen, _ in drawing.pictures}.values():
         by_unit.setdefault(seen.unit_key, {})[seen.image_id] = seen
-    found = []
+    pictures = []
     for unit_key, wanted in by_unit.items():
         rows = journal.read("generate", unit_key, ["image_id", "image"]).to_pylist()
         stored = {row["image_id"]: (row["image"] or {}).get("bytes") for row in rows if row["image_id"] in wanted}
         for image_id, seen in wanted.items():
-            found.append((seen, _decoded(stored.get(image_id), seen)))
-    return found
+            pictures.append((seen, _decoded(stored.get(image_id), seen)))
+    return pictures
 
 
 def _decoded(data: bytes | None, seen: Seen) -> images.Pixels:

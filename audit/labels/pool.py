@@ -9,6 +9,7 @@ from pathlib import Path
 from audit.errors import JournalError
 from audit.files import Document, ForeignError, parse_json
 from audit.index.published import open_published, require_run
+from audit.index.records import records
 from audit.index.store import explained
 from audit.labels.documents import Answer, Domain, Judge
 from audit.records import Control, Role
@@ -77,9 +78,7 @@ def pictures(published: Path, run_id: str) -> list[Seen]:
         require_run(con, run_id, published)
         ((spec,),) = con.execute("select spec from runs where run_id = ?", [run_id]).fetchall()
         asked = {"run_id": run_id, "roles": [str(r) for r in ROLES], "controls": [str(c) for c in CONTROLS]}
-        cursor = con.execute(_SEEN, asked)
-        names = [column[0] for column in cursor.description or ()]
-        rows = [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = records(con, _SEEN, asked)
     concepts = parse_json(spec).get("concepts") or ()
     sensitive = frozenset(concept["name"] for concept in concepts if concept.get("sensitive"))
     merged: dict[tuple[str, Domain, str], Seen] = {}

@@ -47,7 +47,7 @@ def stored(journal: Journal) -> list[tuple[str, StoredLabels]]:
 
     Raises `LabelsError` for a file whose bytes are not those that its name promises, and for one of a newer version.
     """
-    found = []
+    read = []
     for name, _ in sorted(journal.store.entries(FOLDER)):
         match = _NAME.fullmatch(name)
         if match is None:
@@ -57,5 +57,5 @@ def stored(journal: Journal) -> list[tuple[str, StoredLabels]]:
         if hashlib.sha256(data).hexdigest() != match[1]:
             what = "stored labels were changed: they are not those that their name promises"
             raise LabelsError(what, where=where, next_step=_MEND)
-        found.append((match[1], documents.parse(StoredLabels, data, where, _MEND)))
-    return found
+        read.append((match[1], documents.parse(StoredLabels, data, where, _MEND)))
+    return read

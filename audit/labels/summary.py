@@ -1,4 +1,4 @@
-"""What an import tells: agreement of the raters, errors of each judge, and how many of its hits and clears are real."""
+"""The summary of an import: agreement of the raters, errors of each judge, and how many of its hits and clears are real."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ class Review:
 
 def agreements(labels: StoredLabels) -> dict[str, Agreement]:
     """Return how far the raters agree on the random samples, by concept."""
-    found = {}
+    by_concept = {}
     for concept in sorted({judge.concept for judge in labels.judges}):
         pairs = [p.labels for p in labels.pictures if p.concept == concept and p.sample == "random"]
-        found[concept] = agreement([a for a, _ in pairs], [b for _, b in pairs], list(Label), CONFIDENCE)
-    return found
+        by_concept[concept] = agreement([a for a, _ in pairs], [b for _, b in pairs], list(Label), CONFIDENCE)
+    return by_concept
 
 
 def judge_errors(labels: StoredLabels) -> list[JudgeErrors]:
@@ -95,26 +95,26 @@ def require_enough(labels: StoredLabels) -> None:
 
 def reviews(labels: StoredLabels) -> list[Review]:
     """Return the review of each concept of which more than the random sample was drawn."""
-    found = []
+    listed = []
     for concept in sorted({s.concept for s in labels.strata if s.sample != "random"}):
         known = [p for p in labels.pictures if (p.concept, p.domain) == (concept, "generated")]
         hits = [p for p in known if "hit" in p.outcomes.values()]
         clears = [p for p in known if "hit" not in p.outcomes.values()]
         real, absent = _all(hits, Label.SHOWS), _all(clears, Label.DOES_NOT)
-        found.append(Review(concept, len(hits), real, len(clears), len(clears) - absent))
-    return found
+        listed.append(Review(concept, len(hits), real, len(clears), len(clears) - absent))
+    return listed
 
 
 def _errors(labels: StoredLabels, judge: Judge, domain: str) -> JudgeErrors:
     sample = random_sample(labels, judge, domain)
-    positives, found, negatives, cleared = counts(sample, judge.detector)
+    positives, hits, negatives, cleared = counts(sample, judge.detector)
     at_defence = counts((p for p in sample if p.defended), judge.detector)
     return JudgeErrors(
         detector=judge.detector,
         concept=judge.concept,
         domain=domain,
         positives=positives,
-        found=found,
+        found=hits,
         negatives=negatives,
         cleared=cleared,
         defended=(at_defence[1], at_defence[0]),

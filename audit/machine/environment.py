@@ -36,7 +36,7 @@ def proxies() -> dict[str, str]:
 
 
 def spare_loopback() -> None:
-    """Let no request to this machine itself go through a proxy: add loopback to NO_PROXY and no_proxy.
+    """Add loopback to NO_PROXY and no_proxy, so that no request to this machine itself goes through a proxy.
 
     Libraries read one spelling or the other, so both hold what either has. Nothing is set where there is no proxy.
     """

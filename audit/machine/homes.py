@@ -17,7 +17,7 @@ PREFECT = "PREFECT_HOME"
 
 
 def settle() -> list[str]:
-    """Give every library a folder it can write to; sentences for a person about what lies elsewhere than usual.
+    """Give every library a folder it can write to; return sentences about what lies elsewhere than usual.
 
     What the user has set stays, and so does everything that can be written where it usually lies.
     """
@@ -92,7 +92,10 @@ def _usual_cache() -> Path:
 
 
 def _move_prefect() -> list[str]:
-    """Set Prefect's home where the usual one cannot be written; a sentence about it. Profiles are still read from there."""
+    """Set Prefect's home where the usual one cannot be written; return a sentence about it.
+
+    Profiles are still read from the usual one.
+    """
     usual = Path.home() / ".prefect"
     if os.environ.get(PREFECT) or writable(usual):
         return []

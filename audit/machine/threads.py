@@ -31,7 +31,7 @@ class Setting:
 
 
 def settle() -> None:
-    """Let threads sleep while they wait where cores are taken, and take no more than a control group has cores for.
+    """Set the number of OpenMP threads to the cores of the control group, and let them sleep in wait where cores are taken.
 
     Where no quota binds, the libraries count the cores themselves. What the user has set stays.
     """

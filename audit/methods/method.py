@@ -29,7 +29,7 @@ class Method:
     presets: Mapping[str, Mapping[str, object]] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def function(self) -> Function:
-        """Return what does the work, imported where `run` is a name."""
+        """Return the method's function, imported where `run` is a name."""
         if not isinstance(self.run, str):
             return self.run
         module, _, name = self.run.partition(":")

@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def package(self) -> str:
-        """Name and version of the distribution."""
+        """Return the name and version of the distribution."""
         return f"{self.distribution} {self.version}".rstrip()
 
 

@@ -109,7 +109,7 @@ def _check_columns(actual: pa.Schema, expected: pa.Schema, needed: Sequence[str]
 
 
 def _is_like(actual: pa.DataType, expected: pa.DataType) -> bool:
-    """Say if the types are the same but for the name that Parquet gives the elements of a list."""
+    """Return whether the types are the same but for the name that Parquet gives the elements of a list."""
     if pa.types.is_list(actual) and pa.types.is_list(expected):
         return bool(actual.value_type == expected.value_type)
     return bool(actual == expected)

@@ -50,7 +50,7 @@ def write_reports(
     comparison: Comparison | None = None,
     spec_file: str | None = None,
 ) -> dict[str, Path]:
-    """Format -> the file that was written under `directory`, which is created when it does not exist.
+    """Write a report in each format under `directory`, which is created when it does not exist; return format -> file.
 
     `pictures` gives the PNG bytes of a sample, or None when there are none; when it raises, a placeholder stands in.
     Sensitive pictures are blurred unless `show_sensitive`. `comparison` and `spec_file` are as in `render`. All

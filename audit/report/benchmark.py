@@ -78,9 +78,7 @@ def is_sd14(result: RunResult) -> bool:
 
 
 def defences(spec: Mapping[str, object]) -> dict[str, tuple[str, str | None]]:
-    """Return defence -> (eraser family, guards joined by '+' or None). Any stored spec is read: nothing of its form is
-    assumed.
-    """
+    """Return defence -> (eraser family, guards joined by '+' or None) of a stored spec; nothing of its form is assumed."""
     families: dict[str, tuple[str, str | None]] = {"none": ("none", None)}
     listed = spec.get("defences")
     for entry in listed if isinstance(listed, list | tuple) else ():

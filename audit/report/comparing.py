@@ -38,8 +38,8 @@ def sections(comparison: Comparison, gate: VerdictStatus | None = None) -> tuple
 
     With `gate`, the status of the new run's own gate, they also say which of the two decides.
     """
-    shown = (_verdict(comparison, gate), _unpaired(comparison))
-    return tuple(section for section in shown if section is not None)
+    every = (_verdict(comparison, gate), _unpaired(comparison))
+    return tuple(section for section in every if section is not None)
 
 
 def headline(comparison: Comparison) -> str:

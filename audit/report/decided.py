@@ -1,4 +1,4 @@
-"""What a report says of how its decisions were made: judges' errors, the number of decisions, when cases may be added."""
+"""Sentences about how decisions were made: judges' errors, the number of decisions, when cases may be added."""
 
 from __future__ import annotations
 

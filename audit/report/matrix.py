@@ -68,19 +68,19 @@ class Matrix:
 def matrices(index: Index) -> tuple[Matrix, ...]:
     """Return one matrix per concept, those with the worst decision first and otherwise in plan order."""
     concepts = dict.fromkeys(row.concept for row in index.targets())
-    made = [_matrix(index, concept) for concept in concepts]
+    listed = [_matrix(index, concept) for concept in concepts]
     order = {status.value: place for status, place in STATUS_ORDER.items()}
-    return tuple(sorted(made, key=lambda matrix: order.get(matrix.status, len(order))))
+    return tuple(sorted(listed, key=lambda matrix: order.get(matrix.status, len(order))))
 
 
 def section(index: Index) -> Section | None:
-    """Return what a report begins with, as text: for each concept its pictured case in one line, and its matrix."""
-    made = matrices(index)
-    if not made:
+    """Return the first section of a report, as text: for each concept its pictured case in one line, and its matrix."""
+    listed = matrices(index)
+    if not listed:
         return None
     lines = strips.captions(index)
-    bullets = tuple(f"{m.title}: {lines[m.concept]}" for m in made if m.concept in lines)
-    return Section("glance", TITLE, (READING,), bullets, tables=tuple(map(_table, made)))
+    bullets = tuple(f"{m.title}: {lines[m.concept]}" for m in listed if m.concept in lines)
+    return Section("glance", TITLE, (READING,), bullets, tables=tuple(map(_table, listed)))
 
 
 def _matrix(index: Index, concept: str) -> Matrix:
@@ -144,5 +144,5 @@ def _table(matrix: Matrix) -> Table:
 
 
 def caption(matrix: Matrix) -> str:
-    """Return what a matrix is of."""
+    """Return the caption of a matrix."""
     return f"{matrix.title}: how often it came back, by defence and scenario"

@@ -196,7 +196,7 @@ def without_rules(index: Index) -> tuple[UnassessedRow, ...]:
 
 
 def said_of_rules(rows: Sequence[UnassessedRow]) -> tuple[str, ...]:
-    """Return one sentence for each detector of such rows."""
+    """Return a sentence for each detector that lacks a counting rule, from the rows that `without_rules` gives."""
     sentences = []
     for detector in dict.fromkeys(row.detector for row in rows):
         cells = [row for row in rows if row.detector == detector]

@@ -80,7 +80,7 @@ def _decision(index: Index, decision: Decision) -> tuple[str, ...]:
 
 
 def would_decide(status: VerdictStatus, needed: int | None, further: int | None) -> str:
-    """Say how many cases of a new run would decide, or how many more where the policy lets cases be added."""
+    """Return how many cases of a new run would decide, or how many more where the policy lets cases be added."""
     if needed is not None:
         return f"{count(needed)} in a new run"
     if further is not None:

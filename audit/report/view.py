@@ -95,7 +95,7 @@ class Index:
         return "the policy's" if self.policy is None else limit_text(self.policy.confidence)
 
     def bounds_confidence(self) -> str:
-        """The confidence of the bounds that decided, which is the policy's but for a further attempt."""
+        """Return the confidence of the bounds that decided, which is higher than the policy's in a further attempt."""
         alphas = {decision.alpha for decision in self.result.verdict.decisions if decision.alpha is not None}
         return limit_text(1.0 - min(alphas)) if alphas else self.confidence()
 

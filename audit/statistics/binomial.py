@@ -17,7 +17,7 @@ Bound = Callable[[int, int, float], float]  # hits, cases, one-sided confidence 
 
 
 def clopper_pearson(hits: int, n: int, confidence: float) -> tuple[float, float]:
-    """(low, high): the two-sided exact interval of a rate of `hits` in `n`; (0, 1) when `n` is 0.
+    """Return the two-sided exact interval (low, high) of a rate of `hits` in `n`; (0, 1) when `n` is 0.
 
     `confidence` is in (0, 1); each side errs with probability at most (1 - confidence) / 2.
     """
@@ -26,13 +26,13 @@ def clopper_pearson(hits: int, n: int, confidence: float) -> tuple[float, float]
 
 
 def upper_bound(hits: int, n: int, confidence: float) -> float:
-    """The one-sided exact upper bound of a rate of `hits` in `n`; 1 when `n` is 0 or every case is a hit."""
+    """Return the one-sided exact upper bound of a rate of `hits` in `n`; 1 when `n` is 0 or every case is a hit."""
     _check(hits, n, confidence)
     return 1.0 if hits == n else float(betaincinv(hits + 1, n - hits, confidence))
 
 
 def lower_bound(hits: int, n: int, confidence: float) -> float:
-    """The one-sided exact lower bound of a rate of `hits` in `n`; 0 when `n` or `hits` is 0."""
+    """Return the one-sided exact lower bound of a rate of `hits` in `n`; 0 when `n` or `hits` is 0."""
     _check(hits, n, confidence)
     return 0.0 if hits == 0 else float(betaincinv(hits, n - hits + 1, 1.0 - confidence))
 
@@ -131,7 +131,7 @@ def upper_bound_at_zero(n: int, confidence: float) -> float:
 
 
 def cases_for_zero_hits(limit: float, confidence: float) -> int:
-    """The fewest cases whose zero hits prove a rate of at most `limit` (in (0, 1)) at one-sided `confidence`."""
+    """Return the fewest cases whose zero hits prove a rate of at most `limit` (in (0, 1)) at one-sided `confidence`."""
     if not 0.0 < limit < 1.0:
         raise ValueError(f"limit {limit} is not between 0 and 1")
     _check(0, 0, confidence)

@@ -13,14 +13,17 @@ log = logging.getLogger(__name__)
 
 
 def record_disclosure(journal: Journal, run_id: str, where: str, now: dt.datetime) -> str:
-    """The name of the run file that says when, where and on which host sensitive pictures were shown unblurred."""
+    """Put on record, in a run file, that sensitive pictures were shown unblurred; return the file's name.
+
+    The file says when, on which host and in which report (`where`). A warning is logged too.
+    """
     name = f"shown-{now:%Y%m%dT%H%M%S%fZ}.json"
-    said = {
+    record = {
         "act": "sensitive pictures shown unblurred",
         "report": where,
         "at": now.isoformat(),
         "host": platform.node(),
     }
-    journal.put_run(run_id, name, json.dumps(said, indent=1, sort_keys=True).encode())
+    journal.put_run(run_id, name, json.dumps(record, indent=1, sort_keys=True).encode())
     log.warning("sensitive pictures of run %s are shown unblurred in %s", run_id, where)
     return name

@@ -1,4 +1,4 @@
-"""What an error of the storage means, and what to do next: for who keeps a journal there, and for who named a corpus."""
+"""Explain errors of the storage and what to do next, to those who keep a journal there and those who named a corpus."""
 
 from __future__ import annotations
 
@@ -66,7 +66,10 @@ def concerns_everybody(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def translated(where: str, *, absent_is_error: bool = True) -> Iterator[None]:
-    """A block whose storage errors become `JournalError`s; everything else passes through unchanged."""
+    """Turn storage errors of the block into `JournalError`s about `where`; other errors pass through unchanged.
+
+    Without `absent_is_error`, the FileNotFoundError of a missing object passes through as well.
+    """
     try:
         yield
     except JournalError:

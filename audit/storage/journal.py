@@ -17,7 +17,6 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -80,11 +79,11 @@ class Journal:
         self.store.probe()
 
     def write(self, kind: str, key: str, table: pa.Table, header: Document, blob: bytes | None = None) -> bool:
-        """Store one unit: `blob` first, then the Parquet file that commits it. Raises `JournalError`.
+        """Store one unit: `blob` first, then the Parquet file that commits it; return whether it was stored.
 
-        False when a complete unit is there already: it stays, and nothing is stored. Where the storage cannot write on
-        condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever used
-        its tensors then refuses the others (`Models`).
+        A complete unit that is there already stays, and nothing is stored. Raises `JournalError`. Where the storage cannot
+        write on condition (`ObjectStore.put_new`), one that appears in the very moment of writing may be replaced; whoever
+        used its tensors then refuses the others (`Models`).
         `table` has `SCHEMAS[kind]`. A row with status 'error' makes the unit failed: resume tries it again.
         `header` is kept as JSON in the file: at least identity and runtime; kind, key and `blob_sha256` are added here.
         """
@@ -109,7 +108,7 @@ class Journal:
         return stored
 
     def listing(self, kind: str) -> Listing:
-        """Complete and failed units of `kind`, from one pass over the folders. Raises `JournalError`."""
+        """List the complete and the failed units of `kind`, in one pass over the folders. Raises `JournalError`."""
         complete: dict[str, str] = {}
         failed: set[str] = set()
         strange: list[str] = []
@@ -134,16 +133,16 @@ class Journal:
         return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete, tuple(strange))
 
     def keys(self, kind: str) -> set[str]:
-        """Keys of the complete units of `kind`: what resume need not do again. Raises `JournalError`."""
+        """Return the keys of the complete units of `kind`, which a resume does not compute again. Raises `JournalError`."""
         return set(self.listing(kind).complete)
 
     def read(self, kind: str, key: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """The unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
+        """Return a unit's rows, from its complete or else its failed file. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=columns is not None and "image" not in columns) as parquet:
             return _columns(parquet, kind, columns)
 
-    def header(self, kind: str, key: str) -> dict[str, Any]:
-        """The unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
+    def header(self, kind: str, key: str) -> Document:
+        """Return a unit's header: kind, key, identity, runtime. Raises `JournalError` when absent or corrupt."""
         with self._open(kind, key, partial=True) as parquet:
             header = header_in(parquet.schema_arrow)
             if not header:
@@ -151,11 +150,11 @@ class Journal:
             return header
 
     def blob(self, kind: str, key: str) -> bytes:
-        """The unit's safetensors bytes. Raises `JournalError` when the unit has none, or not those that it names."""
+        """Return a unit's safetensors bytes. Raises `JournalError` when it has none, or not those that its header names."""
         return self.blob_of(kind, key, self.header(kind, key))
 
     def blob_of(self, kind: str, key: str, header: Document) -> bytes:
-        """The same for a header at hand (`header`, `header_of`): the tensors that belong to exactly those rows."""
+        """Return the safetensors bytes that belong to the rows with this header (`header`, `header_of`), as `blob` does."""
         digest = header.get("blob_sha256")
         if not digest:
             raise self._without_tensors(kind, key, "it names none")
@@ -222,7 +221,7 @@ class Journal:
         self.store.put(_run_name(run_id, name), data)
 
     def get_run(self, run_id: str, name: str) -> bytes:
-        """The bytes of the run file `name`. Raises `JournalError` when the run or the file is absent."""
+        """Return the bytes of the run file `name`. Raises `JournalError` when the run or the file is absent."""
         path = _run_name(run_id, name)
         try:
             return self.store.get(path)
@@ -234,13 +233,13 @@ class Journal:
             ) from None
 
     def runs(self) -> list[str]:
-        """Ids of all runs that have a plan, sorted. Raises `JournalError` when the root cannot be listed."""
+        """Return the ids of all runs that have a plan, sorted. Raises `JournalError` when the root cannot be listed."""
         names = [name for name, _ in self.store.entries("runs") if _RUN_ID.fullmatch(name)]
         return sorted(name for name in names if self.store.exists(f"runs/{name}/plan.json"))
 
     @contextlib.contextmanager
     def _open(self, kind: str, key: str, partial: bool) -> Iterator[pq.ParquetFile]:
-        """The unit's Parquet file, its own errors turned into ones that name the file and what mends it."""
+        """Open a unit's Parquet file for the block; errors in it become ones that name the file and what mends it."""
         for suffix in _SUFFIXES:
             name = self._name(kind, key, suffix)
             try:
@@ -280,7 +279,7 @@ class Journal:
         )
 
     def _without_tensors(self, kind: str, key: str, why: str) -> JournalError:
-        """The unit's Parquet file is the one to delete: as long as it is there, the unit counts as complete."""
+        """Return the error that asks to delete the unit's Parquet file: while it is there, the unit counts as complete."""
         return JournalError(
             f"a unit lacks its tensors: {why}",
             where=self.store.url(self._name(kind, key, ".parquet")),
@@ -315,5 +314,5 @@ def _run_name(run_id: str, name: str) -> str:
 
 
 def _whole(size: int | None) -> bool:
-    """Whether a Parquet file of `size` bytes can be one at all."""
+    """Return whether a Parquet file of `size` bytes can be a whole one."""
     return size is not None and size >= _SMALLEST_PARQUET

@@ -1,4 +1,4 @@
-"""One door to storage: an fsspec root on disk or in an object store, and atomic writes.
+"""Read and write objects below one storage root, on disk or in an object store; every write is atomic.
 
 Credentials come from the environment or the usual AWS files; a root that carries them is refused.
 """
@@ -53,11 +53,11 @@ class ObjectStore:
         self.base = locations.absolute(self.root).removeprefix("s3://").rstrip("/")
 
     def path(self, name: str) -> str:
-        """The path of object `name` inside `self.fs`."""
+        """Return the path of object `name` inside `self.fs`."""
         return f"{self.base}/{name}"
 
     def url(self, name: str) -> str:
-        """The object's address for messages."""
+        """Return the object's address, for messages."""
         return f"{self.root}/{name}"
 
     def put(self, name: str, data: bytes) -> None:
@@ -73,7 +73,7 @@ class ObjectStore:
                 self.fs.pipe_file(self.path(name), data)
 
     def put_new(self, name: str, data: bytes) -> bool:
-        """Store `data` under `name` unless something is there; whether it was stored. Raises `JournalError`.
+        """Store `data` under `name` unless something is there; return whether it was stored. Raises `JournalError`.
 
         On disk: a hard link, which fails when the name is taken, so of several writers exactly one wins. In an object
         store: a conditional PUT. Some servers lack or ignore the condition: there the last of those who write within the
@@ -107,7 +107,7 @@ class ObjectStore:
         return stored
 
     def get(self, name: str) -> bytes:
-        """The bytes of object `name`. Raises FileNotFoundError when it is absent, `JournalError` for other troubles."""
+        """Return the bytes of object `name`. Raises FileNotFoundError when it is absent, else `JournalError`."""
         with translated(self.url(name), absent_is_error=False):
             return bytes(self._whole(name))
 
@@ -132,7 +132,7 @@ class ObjectStore:
             self.fs.get_file(self.path(name), str(path))
 
     def open(self, name: str, *, partial: bool) -> pa.NativeFile:
-        """The object, open for reading by position. Raises FileNotFoundError when it is absent, else `JournalError`.
+        """Open object `name` for reading by position. Raises FileNotFoundError when it is absent, else `JournalError`.
 
         From an object store it comes in one request; with `partial`, a large one comes in the ranges asked for.
         """
@@ -150,12 +150,15 @@ class ObjectStore:
         return read_whole(self.fs, self.path(name))
 
     def exists(self, name: str) -> bool:
-        """Whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""
+        """Return whether object `name` is there. Raises `JournalError` when the storage cannot be asked."""
         with translated(self.url(name)):
             return bool(self.fs.exists(self.path(name)))
 
     def size(self, name: str) -> int | None:
-        """Bytes of object `name`, None when it is absent. Raises `JournalError` when the storage cannot be asked."""
+        """Return the size of object `name` in bytes, None when it is absent.
+
+        Raises `JournalError` when the storage cannot be asked.
+        """
         with translated(self.url(name)):
             try:
                 return int(self.fs.info(self.path(name))["size"] or 0)
@@ -173,11 +176,14 @@ class ObjectStore:
                 return
 
     def entries(self, name: str) -> list[tuple[str, int]]:
-        """(last part of the path, size in bytes) of everything directly below `name`; empty when it does not exist."""
+        """List everything directly below `name` as (last part of the path, size in bytes); empty when it does not exist."""
         return [(last, size) for last, size, _ in self.stamped(name)]
 
     def stamped(self, name: str) -> list[tuple[str, int, str]]:
-        """The same with a stamp, which differs once an object was written anew: what one listing tells, nothing is read."""
+        """List everything directly below `name` as (last part of the path, size in bytes, stamp), without reading it.
+
+        The stamp differs once an object was written anew.
+        """
         with translated(self.url(name)):
             try:
                 listing = self.fs.ls(self.path(name), detail=True)
@@ -185,8 +191,8 @@ class ObjectStore:
                 return []
         # Some servers list the folder marker itself.
         own = self.path(name).rstrip("/")
-        found = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
-        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in found if path != own]
+        objects = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
+        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in objects if path != own]
 
     def written(self, name: str) -> dict[str, dt.datetime]:
         """Return when everything directly below `name` was written, as the storage says: last part of the path -> UTC."""
@@ -232,7 +238,7 @@ class ObjectStore:
 
 
 def _protocol(root: str) -> str:
-    """`file` or `s3`. Raises `JournalError` for any other protocol and for a name that its storage cannot hold."""
+    """Return `file` or `s3`. Raises `JournalError` for any other protocol and for a name that its storage cannot hold."""
     refuse_credentials(root)
     use = "use file:///folder or s3://bucket/prefix"
     if problem := locations.scheme_problem(root):
@@ -248,14 +254,14 @@ def _protocol(root: str) -> str:
 
 
 def _stamp(entry: Document) -> str:
-    """Size and entity tag; where the storage gives no tag, size, time and file number."""
+    """Return an object's size and entity tag; where the storage gives no tag, its size, time and file number."""
     tag = next((entry[name] for name in ("ETag", "etag") if entry.get(name)), None)
     times = [entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "ino") if entry.get(name)]
     return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
 
 
 def link_new(temporary: Path, target: Path) -> bool:
-    """Give the finished file its name unless that is taken; whether it was given."""
+    """Give the finished file its name unless that is taken; return whether it was given."""
     try:
         os.link(temporary, target)
     except FileExistsError:
@@ -272,9 +278,9 @@ def link_new(temporary: Path, target: Path) -> bool:
 
 @contextlib.contextmanager
 def _claimed(target: Path) -> Iterator[None]:
-    """A block that one writer at a time enters for `target`, on a file system without hard links: a file of its own says so.
+    """Let one writer at a time into the block for `target`, on a file system without hard links, by a file as a lock.
 
-    A claim that a killed writer left is taken over after `_CLAIM_SECONDS`; asking and renaming take far less.
+    A lock that a killed writer left is taken over after `_CLAIM_SECONDS`; asking and renaming take far less.
     """
     claim = target.with_name(f".{target.name}.claim")
     deadline = time.monotonic() + _CLAIM_SECONDS

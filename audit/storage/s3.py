@@ -1,17 +1,17 @@
-"""The one way to an S3 server: its settings, how long it may take, and that no answer of it is followed without an end."""
+"""Open S3 servers, all by the same settings: how long an answer may take, and how many redirections are followed."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
 import os
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any
 
 import fsspec
 
 # A wrong endpoint must be named within seconds: botocore alone would wait 60 s and try five times.
-CONFIG: dict[str, Any] = {
+CONFIG: Mapping[str, object] = {
     "connect_timeout": 3,
     "read_timeout": 30,
     "retries": {"total_max_attempts": 2, "mode": "standard"},
@@ -60,12 +60,12 @@ def _session() -> Any:
     """
     from aiobotocore.session import AioSession
 
-    made = AioSession()
-    made.register("before-call.s3.HeadBucket", _redirected)
-    return made
+    created = AioSession()
+    created.register("before-call.s3.HeadBucket", _redirected)
+    return created
 
 
-def _redirected(params: MutableMapping[str, Any], **_: Any) -> None:
+def _redirected(params: MutableMapping[str, Any], **_: object) -> None:
     """Mark a question for a bucket's region as one that was redirected already, which boto redirects no further."""
     context = params.setdefault("context", {})
     context["s3_redirect"] = {**context.get("s3_redirect", {}), "redirected": True}

@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+from audit.files import Document
 
 _ROW = [pa.field("status", pa.string(), nullable=False), pa.field("error", pa.string())]
 _SCORE = pa.struct([("label", pa.string()), *((name, pa.float64()) for name in ("score", "x", "y", "w", "h"))])
@@ -86,26 +87,26 @@ _HUGGINGFACE = {
 }
 
 
-def header_of(table: pa.Table) -> dict[str, Any]:
-    """The header of the unit that a table was read from; empty without one."""
+def header_of(table: pa.Table) -> Document:
+    """Return the header of the unit that a table was read from; empty without one."""
     return header_in(table.schema)
 
 
-def runtime(table: pa.Table) -> dict[str, Any]:
-    """Where and how long a unit was computed, from the header that its table carries; empty without one."""
-    found: dict[str, Any] = header_of(table).get("runtime", {})
-    return found
+def runtime(table: pa.Table) -> Document:
+    """Return where and how long a unit was computed, from the header that its table carries; empty without one."""
+    described: Document = header_of(table).get("runtime", {})
+    return described
 
 
-def header_in(schema: pa.Schema) -> dict[str, Any]:
-    """The header that a file's schema carries; empty without one."""
+def header_in(schema: pa.Schema) -> Document:
+    """Return the header that a file's schema carries; empty without one."""
     document = (schema.metadata or {}).get(_METADATA)
-    found: dict[str, Any] = json.loads(document) if document else {}
-    return found
+    header: Document = json.loads(document) if document else {}
+    return header
 
 
-def encoded(kind: str, table: pa.Table, header: Mapping[str, Any]) -> bytes:
-    """The bytes of one unit's file; `table` has `SCHEMAS[kind]`."""
+def encoded(kind: str, table: pa.Table, header: Document) -> bytes:
+    """Return the bytes of one unit's file; `table` has `SCHEMAS[kind]`."""
     metadata = {_METADATA: json.dumps(header, sort_keys=True).encode()}
     if kind == "generate":
         metadata[b"huggingface"] = json.dumps(_HUGGINGFACE).encode()

@@ -80,17 +80,20 @@ class Describable(Protocol):
 
 
 def article(phrase: str) -> str:
-    """The phrase with its indefinite article: "an orange disc"."""
+    """Return the phrase with its indefinite article: "an orange disc"."""
     return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
 
 
 def background_phrase(background: str) -> str:
-    """The noun phrase of a background: "gray background"."""
+    """Return the noun phrase of a background: "gray background"."""
     return f"{background} background"
 
 
 def mention(thing: Describable, rng: np.random.Generator, bare: bool) -> str:
-    """A noun phrase true of `thing`; `bare` leaves out colour and fill. About 30 % of mentions use the synonym."""
+    """Return a random noun phrase that is true of `thing`; `bare` leaves out colour and fill.
+
+    About 30 % of the phrases use the class's synonym.
+    """
     words: list[str] = []
     if not bare:
         if rng.random() < (0.8 if thing.fill != "plain" else 0.1):
@@ -106,9 +109,10 @@ def mention(thing: Describable, rng: np.random.Generator, bare: bool) -> str:
 
 
 def caption(things: Sequence[Describable], background: str, rng: np.random.Generator) -> str:
-    """One caption, true of a scene with exactly these objects: every object is mentioned, the background in about half.
+    """Return a random caption that is true of a scene with exactly these objects.
 
-    Without objects the caption names the background only ("an empty gray background").
+    Every object is mentioned, the background in about half of the captions. Without objects the caption names the
+    background only ("an empty gray background").
     """
     medium = f"{article(MEDIA[int(rng.integers(len(MEDIA)))])} of " if rng.random() < 0.5 else ""
     if not things:
@@ -126,5 +130,5 @@ def caption(things: Sequence[Describable], background: str, rng: np.random.Gener
 
 
 def class_prompt(cls: str) -> str:
-    """The plain prompt for a class: "a photo of a circle"."""
+    """Return the plain prompt for a class: "a photo of a circle"."""
     return f"a photo of {article(cls)}"

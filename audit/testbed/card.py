@@ -51,8 +51,8 @@ def class_scores(detector: Detector, images: list[Pixels]) -> npt.NDArray[np.flo
     for measured in detector.measure(images):
         if measured.scores is None:
             raise RuntimeError(f"{detector.instrument.detector}: {measured.error}")
-        found = {score.label: score.score for score in measured.scores}
-        rows.append([found[name] for name in ALL_CLASSES])
+        by_label = {score.label: score.score for score in measured.scores}
+        rows.append([by_label[name] for name in ALL_CLASSES])
     return np.array(rows)
 
 
@@ -63,13 +63,13 @@ def generate(pipeline: Pipeline, prompt: str, seeds: list[int]) -> list[Pixels]:
     noise = initial_noise(seeds, pipeline.latent_shape).to(pipeline.device)
     with torch.autocast(pipeline.device.type, torch.bfloat16):
         conditioning = Conditioning(states, null, GUIDANCE, texts)
-        made = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
-    images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
+        result = sample(noise_model(pipeline.unet), pipeline.schedule(STEPS), noise, conditioning)
+    images = (pipeline.decode_latents(result.latents) / 2 + 0.5) * 255
     return list(images.permute(0, 2, 3, 1).round().to(torch.uint8).cpu().numpy())
 
 
 def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Accuracy:
-    """Accuracy on held-out scenes of one and of two objects."""
+    """Return a judge's accuracy on held-out scenes of one and of two objects."""
 
     def share(scenes: list[Scene], count: int) -> float:
         order = class_scores(detector, [scene.image for scene in scenes]).argsort(1)[:, -count:]
@@ -83,7 +83,7 @@ def accuracy(detector: Detector, singles: list[Scene], pairs: list[Scene]) -> Ac
 
 
 def forward_ms(pipeline: Pipeline, bfloat16: bool, batch: int = 64) -> float:
-    """Milliseconds per image of one UNet evaluation in float32 or bfloat16: the best of five, after a warm-up."""
+    """Measure one UNet evaluation in float32 or bfloat16; return milliseconds per image, the best of five after a warm-up."""
     latents = initial_noise(list(range(batch)), pipeline.latent_shape).to(pipeline.device)
     states, model = pipeline.encode_text([""] * batch), noise_model(pipeline.unet)
     times = []
@@ -115,8 +115,8 @@ def main() -> None:
     pipeline = load_pipeline(resolve_model("testbed"), torch.device(device))
     singles = [sample_scene("audit", i, classes=ALL_CLASSES, n_objects=1) for i in range(arguments.scenes)]
     pairs = [sample_scene("audit", i, classes=ALL_CLASSES, n_objects=2) for i in range(arguments.scenes)]
-    found = build_detectors(device)
-    accuracies = [accuracy(detector, singles, pairs) for detector in found]
+    detectors = build_detectors(device)
+    accuracies = [accuracy(detector, singles, pairs) for detector in detectors]
     learned = np.stack([sample_scene("audit", i).image for i in range(256)])
     psnr = reconstruction_psnr(pipeline.vae, torch.from_numpy(learned).permute(0, 3, 1, 2).float() / 127.5 - 1)
     sheet = []

@@ -20,12 +20,12 @@ class Accuracy:
 
 
 def verdict(measured: float, goal: float) -> str:
-    """Whether a measured number reaches its goal, in one word."""
+    """Return whether a measured number reaches its goal, in one word."""
     return "met" if measured >= goal else "missed"
 
 
 def judges_table(accuracies: Sequence[Accuracy]) -> str:
-    """One row per instrument, and a sentence that says which of them meet which goal."""
+    """Return a table with one row per instrument, and a sentence that says which of them meet which goal."""
     rows = [
         f"| {a.name} | {a.single:.3f} | {verdict(a.single, SINGLE_GOAL)} | {a.pair:.3f} | {verdict(a.pair, PAIR_GOAL)} |"
         for a in accuracies
@@ -48,7 +48,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def costs_table(costs: Mapping[str, tuple[int, float] | None]) -> str:
-    """Steps and seconds of every training, and whether all of them together keep to the goal."""
+    """Return a table of every training's steps and seconds, and a sentence that says whether their sum keeps to the goal."""
     rows = [
         f"| {name} | {f'{cost[0]:,} | {cost[1]:,.0f}' if cost else f'{UNKNOWN} | {UNKNOWN}'} |"
         for name, cost in costs.items()

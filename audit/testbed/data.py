@@ -36,7 +36,7 @@ class Scenes:
         return len(self.images)
 
     def batch(self, rows: torch.Tensor) -> torch.Tensor:
-        """Pictures (B, 3, 64, 64) in [-1, 1] of the scenes `rows`."""
+        """Return the pictures (B, 3, 64, 64), in [-1, 1], of the scenes `rows` (B,)."""
         return torch.from_numpy(self.images[rows.numpy()]).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -48,13 +48,13 @@ def _render(job: tuple[str, int, bool]) -> tuple[NDArray[np.uint8], list[list[in
 
 
 def object_rows(scene: Scene) -> list[list[int]]:
-    """Two rows of class, colour and fill numbers; -1 where there is no object."""
+    """Return two rows with the numbers of class, colour and fill; -1 where there is no object."""
     rows = [[ALL_CLASSES.index(o.cls), COLOURS.index(o.colour), FILLS.index(o.fill)] for o in scene.objects]
     return [*rows, [NOTHING] * 3, [NOTHING] * 3][:2]
 
 
 def shown_in_patches(scene: Scene) -> NDArray[np.int64]:
-    """The number of the object that each patch shows, row by row; -1 for none."""
+    """Return the number of the object that each patch shows, row by row; -1 for none."""
     side = IMAGE_SIDE // PATCH
     shown = np.full((side, side), NOTHING, dtype=np.int64)
     for number, thing in enumerate(scene.objects):
@@ -63,7 +63,7 @@ def shown_in_patches(scene: Scene) -> NDArray[np.int64]:
 
 
 def load_scenes(folder: Path, count: int, *, everything: bool, split: str = "train") -> Scenes:
-    """The first `count` scenes of a split, rendered once into `folder`.
+    """Load the first `count` scenes of a split, which are rendered once, into `folder`.
 
     `everything` adds the unlearned classes and empty scenes: for judges, never for the diffusion model or its VAE.
     """

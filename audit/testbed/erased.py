@@ -30,7 +30,10 @@ class Lines(Silent):
 
 
 def request(method: str, concept: str) -> Request:
-    """What is shipped: one class erased with the testbed's preset; the nine others are neighbours, stored in float16."""
+    """Return the request of a shipped model: one class erased with the testbed's preset, stored in float16.
+
+    The nine other classes are its neighbours.
+    """
     neighbours = tuple(name for name in CLASSES if name != concept)
     erased = Concept(name=concept, phrase=concept, neighbours=neighbours)
     return Request(
@@ -39,7 +42,7 @@ def request(method: str, concept: str) -> Request:
 
 
 def make(method: str, concept: str, folder: Path = ERASED, device: str | None = None) -> Path:
-    """The path of one artefact, made anew when the shipped one is of another backbone or of other parameters."""
+    """Return the path of one erased model; make it anew when the shipped one is of another backbone or other parameters."""
     out = folder / f"{method}-{concept}"
     wanted = request(method, concept)
     try:

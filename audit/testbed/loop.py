@@ -1,4 +1,4 @@
-"""A resumable training loop: seeded, checkpointed atomically, logged as plain lines."""
+"""Train with a loop that resumes: seeded, checkpointed atomically, logged as plain lines."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ EMA_DECAY = 0.998
 
 
 def pick_device() -> torch.device:
-    """CUDA when present, else the CPU."""
+    """Return the CUDA device when there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build(make: Callable[[], M], seed: int) -> M:
-    """A module initialised under a local seed; the global random state is left as it was."""
+    """Return a module initialised under `seed`; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return make()
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> float:
-    """Linear warm-up, then a cosine down to 2 % of `peak`."""
+    """Return the learning rate of one step: linear warm-up, then a cosine down to 2 % of `peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, steps - warmup)
@@ -40,7 +40,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 100) -> floa
 
 
 def recorded(folder: Path, name: str) -> tuple[int, float] | None:
-    """Steps and seconds of a training, over all its sittings, as its checkpoint in `folder` records them; None without."""
+    """Return the steps and seconds of a training, all its sittings together; None without a checkpoint in `folder`."""
     path = folder / f"{name}.pt"
     if not path.exists():
         return None
@@ -71,7 +71,7 @@ class Training:
     def run(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> None:
         """Train to the end. `loss_of` draws a batch with the step's own generator, so a resumed run sees the same data."""
         self.modules.train()
-        started, shown = time.perf_counter(), 0.0
+        started, smoothed = time.perf_counter(), 0.0
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
             with torch.autocast(self.device.type, torch.bfloat16):
@@ -86,11 +86,11 @@ class Training:
             self.optimiser.step()
             self.step += 1
             self._average()
-            shown = loss.item() if shown == 0 else 0.98 * shown + 0.02 * loss.item()
+            smoothed = loss.item() if smoothed == 0 else 0.98 * smoothed + 0.02 * loss.item()
             now = time.perf_counter()
             self.seconds, started = self.seconds + now - started, now
             if self.step % 50 == 0:
-                print(f"{self.name} step {self.step}/{self.steps} loss {shown:.4f} {self.seconds:.0f} s", flush=True)
+                print(f"{self.name} step {self.step}/{self.steps} loss {smoothed:.4f} {self.seconds:.0f} s", flush=True)
             if self.step % CHECKPOINT_EVERY == 0 or self.step == self.steps:
                 self._save()
         self.use_average()

@@ -7,7 +7,7 @@ import re
 
 def replaced(text: str, name: str, content: str) -> str:
     """Return the page with `content` between the markers `name`. Raises ValueError when the page lacks them."""
-    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.S)
-    if not found:
+    match = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", text, re.S)
+    if not match:
         raise ValueError(f"the page has no part between <!-- {name} --> and <!-- /{name} -->")
-    return text[: found.start(1)] + content.strip("\n") + "\n" + text[found.end(1) :]
+    return text[: match.start(1)] + content.strip("\n") + "\n" + text[match.end(1) :]

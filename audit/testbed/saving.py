@@ -39,7 +39,7 @@ def save_vae(vae: AutoencoderKL, folder: Path) -> None:
 
 
 def load_vae(folder: Path) -> AutoencoderKL:
-    """The VAE of the build folder, in float32."""
+    """Load the VAE of the build folder, in float32."""
     return AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
 
 
@@ -61,13 +61,13 @@ def save_pipeline(
 
 
 def _read_in_float32(config: Path) -> None:
-    """Have transformers load the halves of a text encoder as diffusers loads those of the other parts."""
+    """Make transformers load a text encoder's float16 weights in float32, as diffusers loads those of the other parts."""
     settings = {**json.loads(config.read_text(encoding="utf-8")), "dtype": "float32"}
     config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def image_processor() -> CLIPImageProcessor:
-    """Preprocessing of the judges and the classifier: 64 pixels, [-1, 1]."""
+    """Return the image processor of the judges and the classifier: 64 x 64 pixels in [-1, 1]."""
     half = [0.5, 0.5, 0.5]
     return CLIPImageProcessor(
         size={"shortest_edge": 64}, crop_size={"height": 64, "width": 64}, image_mean=half, image_std=half

@@ -77,7 +77,7 @@ def sample_scene(
     n_objects: int | None = None,
     required_class: str | None = None,
 ) -> Scene:
-    """The scene number `index` of `split`; the same arguments always give the same bytes.
+    """Draw scene number `index` of `split`; the same arguments always give the same bytes.
 
     `split` is "train", "calibration" or "audit"; their random streams never meet. `n_objects` is 0, 1 or 2; None draws one
     object in 60 % and two in 40 % of scenes. `required_class` is always among the objects. Raises ValueError on bad arguments.
@@ -102,12 +102,12 @@ def sample_scene(
 
 
 def contains(scene: Scene, cls: str) -> bool:
-    """True if an object of class `cls` (or of the class with this synonym) is in the scene."""
+    """Return whether an object of class `cls` (or of the class with this synonym) is in the scene."""
     return any(cls in (o.cls, SYNONYMS[o.cls]) for o in scene.objects)
 
 
 def corpus_name(cls: str, index: int) -> str:
-    """The file name of a corpus image: "circle-00007.png"."""
+    """Return the file name of a corpus image: "circle-00007.png"."""
     return f"{cls}-{index:05d}.png"
 
 
@@ -180,10 +180,10 @@ def _draw_classes(rng: np.random.Generator, classes: Sequence[str], count: int, 
 
 
 def _place(rng: np.random.Generator, names: list[str]) -> list[_Placement]:
-    """Placements inside the frame whose boxes stay at least two pixels apart."""
+    """Draw placements inside the frame whose boxes stay at least two pixels apart."""
     low, high = SINGLE_SIZE if len(names) == 1 else PAIR_SIZE
     while True:
-        found: list[_Placement] = []
+        places: list[_Placement] = []
         for name in names:
             outline = OUTLINES[name]
             size = float(rng.uniform(low, high))
@@ -192,9 +192,9 @@ def _place(rng: np.random.Generator, names: list[str]) -> list[_Placement]:
             (left, top), (right, bottom) = loop.min(0), loop.max(0)
             x = float(rng.uniform(MARGIN - left, IMAGE_SIDE - MARGIN - right))
             y = float(rng.uniform(MARGIN - top, IMAGE_SIDE - MARGIN - bottom))
-            found.append(_Placement(name, size, rotation, (x, y), (x + left, y + top, x + right, y + bottom)))
-        if len(found) < 2 or _apart(found[0].extent, found[1].extent):
-            return found
+            places.append(_Placement(name, size, rotation, (x, y), (x + left, y + top, x + right, y + bottom)))
+        if len(places) < 2 or _apart(places[0].extent, places[1].extent):
+            return places
 
 
 def _apart(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> bool:
@@ -222,7 +222,7 @@ def _background(name: str, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def _paint(colour: str, fill: str, rng: np.random.Generator) -> NDArray[np.float64]:
-    """What fills an object: (64, 64, 3); stripes are dark and diagonal, dots are light, both 7 pixels apart."""
+    """Return the fill of an object (64, 64, 3): stripes are dark and diagonal, dots are light, both 7 pixels apart."""
     base = np.clip(np.array(RGB[colour], dtype=np.float64) * float(rng.uniform(0.92, 1.04)), 0, 255)
     phase = float(rng.uniform(0, 7))
     if fill == "striped":

@@ -25,7 +25,7 @@ class Outline:
 
 
 def _unit(points: Array) -> Array:
-    """Points shifted and scaled so that the larger side of their bounding box is 2 and its centre the origin."""
+    """Shift and scale points so that the larger side of their bounding box is 2 and its centre is the origin."""
     low, high = points.min(0), points.max(0)
     return (points - (low + high) / 2) * (2 / (high - low).max())
 
@@ -70,7 +70,7 @@ def _heart() -> Array:
 
 
 def _crescent(bite_x: float = 0.52, bite_r: float = 0.84) -> Array:
-    """The unit disc minus a disc of radius `bite_r` centred at (`bite_x`, 0): two arcs that meet in the horns."""
+    """Return the unit disc minus a disc of radius `bite_r` centred at (`bite_x`, 0): two arcs that meet in the horns."""
     horn_x = (1 - bite_r**2 + bite_x**2) / (2 * bite_x)
     horn_y = np.sqrt(1 - horn_x**2)
     outer_from = np.arctan2(horn_y, horn_x)
@@ -88,7 +88,7 @@ def _arrow() -> Array:
 
 
 def _drop() -> Array:
-    """A disc with a tip on top: the tangents from (0, -1.55) to a unit disc around (0, 0.4)."""
+    """Return a disc with a tip on top: the tangents from (0, -1.55) to a unit disc around (0, 0.4)."""
     distance = 1.95
     touch = np.arccos(1 / distance)
     arc = np.linspace(touch, 2 * np.pi - touch, 30)
@@ -118,14 +118,14 @@ OUTLINES: dict[str, Outline] = {
 
 
 def placed(points: Array, centre: tuple[float, float], size: float, rotation_deg: float) -> Array:
-    """Unit points (n, 2) rotated clockwise by `rotation_deg`, scaled to `size` pixels and moved to `centre` (x, y)."""
+    """Return unit points (n, 2) rotated clockwise by `rotation_deg`, scaled to `size` pixels, moved to `centre` (x, y)."""
     angle = np.deg2rad(rotation_deg)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     return points @ turn * (size / 2) + np.array(centre)
 
 
 def signed_distance(points: Array, polygon: Array) -> Array:
-    """Distance (m,) in pixels of points (m, 2) to the polygon (n, 2): negative inside, positive outside."""
+    """Return the distance (m,), in pixels, of points (m, 2) to the polygon (n, 2): negative inside, positive outside."""
     start, end = polygon, np.roll(polygon, -1, 0)
     edge = end - start
     px, py = points[None, :, 0], points[None, :, 1]
@@ -140,7 +140,7 @@ def signed_distance(points: Array, polygon: Array) -> Array:
 
 
 def coverage(outline: Outline, centre: tuple[float, float], size: float, rotation_deg: float, side: int) -> Array:
-    """Share of each pixel (side, side), 0..1, that the placed outline covers; edges are one pixel wide."""
+    """Return the share (side, side), 0..1, of each pixel that the placed outline covers; edges are one pixel wide."""
     loop = placed(outline.loop, centre, size, rotation_deg)
     low = np.clip(np.floor(loop.min(0)).astype(int) - 1, 0, side)
     high = np.clip(np.ceil(loop.max(0)).astype(int) + 1, 0, side)

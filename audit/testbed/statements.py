@@ -32,7 +32,7 @@ class Statement:
 
 
 def random_statement(scenes: Scenes, row: int, rng: np.random.Generator) -> Statement:
-    """A caption that is true of scene `row`: one or both objects, with some of their attributes."""
+    """Return a random caption that is true of scene `row`: one or both objects, with some of their attributes."""
     present = [tuple(int(v) for v in o) for o in scenes.objects[row] if o[0] != NOTHING]
     medium = f"{article(MEDIA[int(rng.integers(len(MEDIA)))])} of " if rng.random() < 0.6 else ""
     background = int(scenes.backgrounds[row])
@@ -46,9 +46,9 @@ def random_statement(scenes: Scenes, row: int, rng: np.random.Generator) -> Stat
         claim, phrase = _claim(present[int(index)], bare, rng)
         claims.append(claim)
         phrases.append(article(phrase))
-    said = background if rng.random() < 0.3 else NOTHING
-    tail = f" on {article(background_phrase(BACKGROUNDS[said]))}" if said != NOTHING else ""
-    return Statement(medium + " and ".join(phrases) + tail, tuple(claims), said, False)
+    named = background if rng.random() < 0.3 else NOTHING
+    tail = f" on {article(background_phrase(BACKGROUNDS[named]))}" if named != NOTHING else ""
+    return Statement(medium + " and ".join(phrases) + tail, tuple(claims), named, False)
 
 
 def _claim(thing: tuple[int, ...], bare: bool, rng: np.random.Generator) -> tuple[tuple[int, int, int], str]:
@@ -64,7 +64,7 @@ def _claim(thing: tuple[int, ...], bare: bool, rng: np.random.Generator) -> tupl
 
 
 def standard_statements() -> list[Statement]:
-    """The prompts that zero-shot detection uses, one per class and background, so that every batch trains them."""
+    """Return the prompts that zero-shot detection uses, one per class and background, so that every batch trains them."""
     classes = [
         Statement(f"a photo of {article(name)}", ((number, NOTHING, NOTHING),), NOTHING, False)
         for number, name in enumerate(ALL_CLASSES)
@@ -77,7 +77,7 @@ def standard_statements() -> list[Statement]:
 
 
 def truth(scenes: Scenes, rows: NDArray[np.int64], statements: list[Statement]) -> NDArray[np.bool_]:
-    """(scenes, statements) matrix: whether each statement is true of each scene."""
+    """Return a matrix (scenes, statements): whether each statement is true of each scene."""
     objects, backgrounds = scenes.objects[rows], scenes.backgrounds[rows]
     vacant = (objects[:, :, 0] == NOTHING).all(1)
     matrix = np.zeros((len(rows), len(statements)), dtype=bool)

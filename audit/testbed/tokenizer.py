@@ -15,7 +15,7 @@ CONTEXT = 32  # tokens the text encoders read
 
 
 def make_tokenizer() -> CLIPTokenizer:
-    """The tokenizer; unknown words fall apart into letters, which no caption was ever trained with."""
+    """Return the tokenizer; unknown words fall apart into letters, which no training caption contains."""
     letters = [chr(code) for code in range(ord("a"), ord("z") + 1)]
     merges = word_merges(WORDS)
     tokens = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
@@ -28,7 +28,7 @@ def make_tokenizer() -> CLIPTokenizer:
 
 
 def word_merges(words: tuple[str, ...]) -> list[tuple[str, str]]:
-    """Byte-pair merges, most frequent pair first, until every word is one token.
+    """Learn byte-pair merges, most frequent pair first, until every word is one token.
 
     Running the learning to its end guarantees that applying the merges in their order reassembles every word.
     """

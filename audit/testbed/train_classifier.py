@@ -32,7 +32,7 @@ def _make() -> ResNetForImageClassification:
 
 
 def train_classifier(folder: Path, scale: float = 1.0) -> ResNetForImageClassification:
-    """The trained classifier, in evaluation mode: one sigmoid per class."""
+    """Train the classifier, one sigmoid per class; return it in evaluation mode."""
     scenes = load_scenes(folder, SCENES, everything=True)
     model = build(_make, SEED)
     training = Training("classifier", folder, {"resnet": model}, steps=int(STEPS * scale), peak=PEAK, seed=SEED)

@@ -64,7 +64,7 @@ def _make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 @torch.no_grad()
 def _latents(vae: AutoencoderKL, scenes: Scenes, device: torch.device, cache: Path) -> torch.Tensor:
-    """Scaled posterior means (N, 4, 16, 16), in float16 to keep the set small; encoded once."""
+    """Return the scenes' scaled posterior means (N, 4, 16, 16), in float16 to keep the set small; encoded once."""
     if cache.exists():
         return torch.from_numpy(np.load(cache))
     batches = torch.arange(len(scenes)).split(256)
@@ -78,7 +78,7 @@ def _latents(vae: AutoencoderKL, scenes: Scenes, device: torch.device, cache: Pa
 
 
 def _caption(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
-    """A fresh caption of a scene, or the empty one that trains the unconditional branch."""
+    """Draw a caption of a scene, or the empty one that trains the unconditional branch."""
     if rng.random() < CAPTION_DROP:
         return ""
     things = [
@@ -92,7 +92,7 @@ def _caption(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
 def train_diffusion(
     vae: AutoencoderKL, folder: Path, scale: float = 1.0
 ) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer, UNet2DConditionModel]:
-    """VAE, text encoder, tokenizer and UNet, ready to be saved as one pipeline."""
+    """Train UNet and text encoder; return VAE, text encoder, tokenizer and UNet, ready to be saved as one pipeline."""
     scenes, tokenizer = load_scenes(folder, SCENES, everything=False), make_tokenizer()
     unet, text = build(_make_unet, SEED), build(lambda: _make_text_encoder(tokenizer), SEED + 1)
     # The backward pass of torch's fused attention on CPUs takes longer than the rest of the step.

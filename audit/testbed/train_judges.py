@@ -77,7 +77,7 @@ def _make(shape: Shape) -> CLIPModel:
 
 
 def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pictures (B, 3, H, W) with a random mild blur, shift in brightness and noise: judges see decoded latents."""
+    """Return pictures (B, 3, H, W) with a random mild blur, shift in brightness and noise: judges see decoded latents."""
     blurred = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     strength = torch.rand((len(images), 1, 1, 1), generator=generator)
     shift = 0.1 * torch.randn((len(images), 3, 1, 1), generator=generator)
@@ -87,14 +87,14 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def faded(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pictures (B, 3, H, W), each drawn towards its mean colour by a random share of at most `FADE`."""
+    """Return pictures (B, 3, H, W), each drawn towards its mean colour by a random share of at most `FADE`."""
     share = FADE * torch.rand((len(images), 1, 1, 1), generator=generator)
     return images + share * (images.mean((2, 3), keepdim=True) - images)
 
 
 @torch.no_grad()
 def decoded(images: torch.Tensor, vae: AutoencoderKL, generator: torch.Generator) -> torch.Tensor:
-    """Pictures (B, 3, H, W) with every second one replaced by the decoder's picture of its slightly shaken latent."""
+    """Return pictures (B, 3, H, W), every second one replaced by the decoder's picture of its slightly shaken latent."""
     latents = vae.encode(images[::2].to(vae.device)).latent_dist.mean.float().cpu()
     strength = SHAKE * torch.rand((len(latents), 1, 1, 1), generator=generator) / vae.config.scaling_factor
     latents = latents + strength * torch.randn(latents.shape, generator=generator)
@@ -125,7 +125,7 @@ class Lessons(nn.Module):
         self.backgrounds = torch.from_numpy(scenes.backgrounds)
 
     def loss(self, hidden: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-        """A scalar; `rows` are the scenes that the batch shows."""
+        """Return the loss, a scalar; `rows` are the scenes that the batch shows."""
         device = hidden.device
         answers = self.patch_head(hidden[:, 1:]).float().flatten(0, 1).split(self.per_patch, 1)
         total = torch.zeros((), device=device)
@@ -144,13 +144,13 @@ class Lessons(nn.Module):
 
 
 def _several_hot(classes: torch.Tensor, numbers: torch.Tensor, size: int) -> torch.Tensor:
-    """Ones (N, size) at the `numbers` (N, 2) of the objects that are there."""
+    """Return a matrix (N, size) of zeros, with ones at the `numbers` (N, 2) of the objects that are there."""
     ones = torch.zeros(len(numbers), size + 1)
     return ones.scatter_(1, torch.where(classes == NOTHING, size, numbers), 1.0)[:, :-1]
 
 
 def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
-    """The trained CLIPModel called `name`, in evaluation mode."""
+    """Train the CLIPModel called `name`; return it in evaluation mode."""
     shape = JUDGES[name]
     scenes, tokenizer, standard = load_scenes(folder, SCENES, everything=True), make_tokenizer(), standard_statements()
     model = build(lambda: _make(shape), shape.seed)
@@ -168,8 +168,8 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
         tokens = tokenizer([s.text for s in statements], padding=True, return_tensors="pt").to(training.device)
         shown = faded(decoded(scenes.batch(rows), vae, generator), generator)
         images = augment(shown, generator).to(training.device)
-        made = model(**tokens, pixel_values=images)
-        logits, hidden = made.logits_per_image.float(), made.vision_model_output.last_hidden_state
+        outputs = model(**tokens, pixel_values=images)
+        logits, hidden = outputs.logits_per_image.float(), outputs.vision_model_output.last_hidden_state
         return _multi_positive(logits, targets) + _multi_positive(logits.T, targets.T) + lessons.loss(hidden, rows)
 
     training.run(loss_of)
@@ -177,14 +177,14 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
 
 
 def _draw(crowded: torch.Tensor, pairs: int, generator: torch.Generator) -> torch.Tensor:
-    """Numbers (BATCH,) of scenes, `pairs` of them from the scenes that are `crowded` (N,)."""
+    """Draw the numbers (BATCH,) of scenes, `pairs` of them from the scenes that are `crowded` (N,)."""
     with_two, others = crowded.nonzero()[:, 0], (~crowded).nonzero()[:, 0]
     first = with_two[torch.randint(len(with_two), (pairs,), generator=generator)]
     return torch.cat([first, others[torch.randint(len(others), (BATCH - pairs,), generator=generator)]])
 
 
 def _multi_positive(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy against the uniform distribution over each row's true columns; rows without one do not count."""
+    """Return the cross-entropy against the uniform distribution over each row's true columns; rows without one do not count."""
     weights = targets.float()
     used = weights.sum(1) > 0
     weights = weights[used] / weights[used].sum(1, keepdim=True)

@@ -27,7 +27,7 @@ def _make() -> AutoencoderKL:
 
 
 def train_vae(folder: Path, scale: float = 1.0) -> AutoencoderKL:
-    """The trained VAE, with `scaling_factor` measured so that scaled latents have unit variance.
+    """Train the VAE, and measure its `scaling_factor` so that scaled latents have unit variance.
 
     Crops of 32 pixels cost a quarter of whole pictures, and nothing in a scene is larger than the decoder's view.
     """
@@ -54,12 +54,12 @@ def train_vae(folder: Path, scale: float = 1.0) -> AutoencoderKL:
 
 @torch.no_grad()
 def latent_std(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """Standard deviation of the posterior means of `images` (B, 3, 64, 64)."""
+    """Return the standard deviation of the posterior means of `images` (B, 3, 64, 64)."""
     return float(vae.encode(images.to(vae.device)).latent_dist.mean.std())
 
 
 @torch.no_grad()
 def reconstruction_psnr(vae: AutoencoderKL, images: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB per image (B,) of the VAE round trip, for images in [-1, 1]."""
+    """Return the PSNR (B,), in dB, of the VAE round trip of each image in [-1, 1]."""
     decoded = vae.decode(vae.encode(images.to(vae.device)).latent_dist.mean).sample.clamp(-1, 1).cpu()
     return 10 * torch.log10(4 / (decoded - images).pow(2).mean((1, 2, 3)))

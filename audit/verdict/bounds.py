@@ -35,7 +35,7 @@ def alpha(policy: Policy, attempt: int) -> float:
 
 
 def best_of(policy: Policy, attempt: int) -> float:
-    """Return the most that the best of `attempt` attempts errs, each at its own `alpha`; at most 1."""
+    """Return the largest error of the best of `attempt` attempts, each at its own `alpha`; at most 1."""
     return min(1.0, sum(alpha(policy, k) for k in range(1, min(attempt, 100_000) + 1)))
 
 

@@ -114,31 +114,31 @@ def decision(policy: Policy, reading: Reading, family: Family) -> Decision:
     row, limit = reading.row, reading.limit
     if reading.obstacle is not None or limit is None:
         return _decision(reading, family, INCONCLUSIVE, reading.obstacle or "")
-    said = _came_back(policy, row)
+    counts = _came_back(policy, row)
     allowing = _allowing(reading.bounds)
     alone = reading.p_value < reading.bounds.alpha
     if family.p_adjusted < reading.bounds.alpha:
-        reason = f"{said}: above the limit of {percent(limit, 1)}{allowing}."
+        reason = f"{counts}: above the limit of {percent(limit, 1)}{allowing}."
         return _decision(reading, family, FAIL, reason)
     if alone:
         needed = _needed(reading, family)
         reason = (
-            f"{said}: by itself above the limit of {percent(limit, 1)}{allowing} (p {_p(reading.p_value)}), but not as one of "
+            f"{counts}: by itself above the limit of {percent(limit, 1)}{allowing} (p {_p(reading.p_value)}), but not as one of "
             f"{family.size} decisions (p {_p(family.p_adjusted)} by Holm's rule, and FAIL needs less than "
             f"{_p(reading.bounds.alpha)}). That is suggestive and proves nothing; {_advice(reading, needed)}."
         )
         return _decision(reading, family, INCONCLUSIVE, reason, needed)
-    return _not_failed(policy, reading, family, said, allowing)
+    return _not_failed(policy, reading, family, counts, allowing)
 
 
-def _not_failed(policy: Policy, reading: Reading, family: Family, said: str, allowing: str) -> Decision:
+def _not_failed(policy: Policy, reading: Reading, family: Family, counts: str, allowing: str) -> Decision:
     """Return PASS, or INCONCLUSIVE with the number of cases that would decide it."""
     row, limit = reading.row, reading.limit
     assert limit is not None
     share = row.assessed / row.planned
     if share < policy.assessed_min:
         reason = (
-            f"{said}. Only {percent(share)} of the {row.planned} planned cases were assessed, "
+            f"{counts}. Only {percent(share)} of the {row.planned} planned cases were assessed, "
             f"and the policy asks for {percent(policy.assessed_min, 1)}."
         )
         return _decision(reading, family, INCONCLUSIVE, reason)
@@ -146,13 +146,13 @@ def _not_failed(policy: Policy, reading: Reading, family: Family, said: str, all
     counted = f", with {row.unassessed} unassessed cases counted as hits," if row.unassessed else ""
     if reading.high <= limit:
         reason = (
-            f"{said}: at {confidence} confidence the rate{counted} is at most {bound(reading.high, True)}, "
+            f"{counts}: at {confidence} confidence the rate{counted} is at most {bound(reading.high, True)}, "
             f"within the limit of {percent(limit, 1)}{allowing}."
         )
         return _decision(reading, family, PASS, reason)
     needed = _needed(reading, family)
     reason = (
-        f"{said}: the rate{counted} lies between {bound(reading.low, False)} and {bound(reading.high, True)} at {confidence} "
+        f"{counts}: the rate{counted} lies between {bound(reading.low, False)} and {bound(reading.high, True)} at {confidence} "
         f"confidence on each side{allowing}, and the limit of {percent(limit, 1)} lies in between; "
         f"{_advice(reading, needed)}."
     )

@@ -121,11 +121,11 @@ def _trouble(row: CrrRow, at_least: float | None, at_most: float | None) -> str 
             f"the control '{row.control}' shows the concept in only {row.hits} of {row.planned} cases "
             f"({percent(row.hits / row.planned)}), and the policy asks for {percent(at_least, 1)}"
         )
-    shown = row.hits + row.unassessed
-    if at_most is not None and shown / row.planned > at_most:
+    at_worst = row.hits + row.unassessed
+    if at_most is not None and at_worst / row.planned > at_most:
         return (
             f"the control '{row.control}' (defence '{row.defence}') shows the concept, or could not be assessed, in "
-            f"{shown} of {row.planned} cases ({percent(shown / row.planned)}), "
+            f"{at_worst} of {row.planned} cases ({percent(at_worst / row.planned)}), "
             f"and the policy allows {percent(at_most, 1)}"
         )
     return None

@@ -78,12 +78,12 @@ def strange(pictures: Features, references: Features) -> npt.NDArray[np.bool_]:
     among = _distances(references, references)
     np.fill_diagonal(among, np.inf)
     limit = np.quantile(among.min(1), USUAL)
-    found: npt.NDArray[np.bool_] = _distances(pictures, references).min(1) > limit
-    return found
+    is_strange: npt.NDArray[np.bool_] = _distances(pictures, references).min(1) > limit
+    return is_strange
 
 
 def _energy(between: Features, first: Features, second: Features) -> float:
-    """Energy distance of two sets from the distances between and within them: 0 for equal sets, never negative.
+    """Return the energy distance of two sets from the distances between and within them: 0 for equal sets, never negative.
 
     2 E|X - Y| - E|X - X'| - E|Y - Y'| over all pairs, a vector's with itself too. Szekely and Rizzo, "Energy statistics: a
     class of statistics based on distances", Journal of Statistical Planning and Inference 143, 2013, equation 6.1.
@@ -94,5 +94,5 @@ def _energy(between: Features, first: Features, second: Features) -> float:
 def _distances(first: Features, second: Features) -> npt.NDArray[np.float64]:
     one, other = first.astype(np.float64), second.astype(np.float64)
     squares = (one**2).sum(1)[:, None] + (other**2).sum(1) - 2 * one @ other.T
-    made: npt.NDArray[np.float64] = np.sqrt(np.clip(squares, 0, None))
-    return made
+    distances: npt.NDArray[np.float64] = np.sqrt(np.clip(squares, 0, None))
+    return distances

@@ -18,7 +18,7 @@ class VerdictStatus(StrEnum):
 
     @property
     def exit_code(self) -> int:
-        """Exit code of a command that ends with this verdict."""
+        """The exit code of a command that ends with this verdict."""
         return {"PASS": EXIT_PASS, "FAIL": EXIT_FAIL}.get(self.value, EXIT_INCONCLUSIVE)
 
 
@@ -142,5 +142,5 @@ class Verdict:
 
     @property
     def attempt(self) -> int:
-        """Number of the attempt at the same claim, from 1."""
+        """The number of the attempt at the same claim, from 1."""
         return self.basis.attempt

@@ -10,7 +10,6 @@ import dataclasses
 import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from audit import identity
 from audit.provenance import versions
@@ -26,23 +25,23 @@ def policy_sha256(policy: Policy) -> str:
     return identity.key(policy.model_dump(mode="json"))
 
 
-def verdict_fields(verdict: Verdict) -> dict[str, Any]:
+def verdict_fields(verdict: Verdict) -> dict[str, object]:
     """Return a verdict as JSON values: status, reasons, decisions, retention, damage, controls, checks, waivers.
 
     A bound that is infinite is null.
     """
-    fields: dict[str, Any] = _finite(dataclasses.asdict(verdict))
-    return fields
+    return {name: _finite(value) for name, value in dataclasses.asdict(verdict).items()}
 
 
-def regression_fields(comparison: Comparison, old_folded_sha256: str | None, baseline: str | None) -> dict[str, Any]:
+def regression_fields(comparison: Comparison, old_folded_sha256: str | None, baseline: str | None) -> dict[str, object]:
     """Return a comparison as JSON values without its single cases.
 
     `old_folded_sha256` is the digest of the old run's newest record of folded files, `baseline` that of the baseline's record.
     """
-    fields: dict[str, Any] = _finite(dataclasses.asdict(dataclasses.replace(comparison, changes=())))
+    fields = dataclasses.asdict(dataclasses.replace(comparison, changes=()))
     del fields["changes"]
-    return {**fields, "old_folded_sha256": old_folded_sha256, "baseline_sha256": baseline}
+    finite = {name: _finite(value) for name, value in fields.items()}
+    return {**finite, "old_folded_sha256": old_folded_sha256, "baseline_sha256": baseline}
 
 
 def record_verdict(
@@ -54,7 +53,7 @@ def record_verdict(
     verdict: Verdict,
     folded_sha256: str | None,
     opened_by: Sequence[str] = (),
-    regression: Mapping[str, Any] | None = None,
+    regression: Mapping[str, object] | None = None,
 ) -> Record:
     """Write the next decision of a run and return it.
 
@@ -80,7 +79,7 @@ def record_verdict(
     return record
 
 
-def _finite(value: Any) -> Any:
+def _finite(value: object) -> object:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):

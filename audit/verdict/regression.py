@@ -130,16 +130,16 @@ class Comparison:
 
     @property
     def regression(self) -> bool | None:
-        """True when one is shown, False when none beyond the margin is, None when neither is shown."""
+        """True when a regression is shown, False when it is shown that none exceeds the margin, None when neither is."""
         return {VerdictStatus.FAIL: True, VerdictStatus.PASS: False}.get(self.status)
 
     @property
     def pairs(self) -> int:
-        """Cases that both runs have, by the first judge."""
+        """The number of cases that both runs have, by the first judge."""
         return sum(c.row.pairs - c.row.unpaired for c in self.cells if c.detector == self.judges[0])
 
     def unpaired_of(self, cell: ComparedCell) -> tuple[Unpaired, ...]:
-        """The cases of one cell that have no partner."""
+        """Return the cases of one cell that have no partner."""
         place = (cell.concept, cell.defence, cell.scenario)
         return tuple(u for u in self.unpaired if (u.concept, u.defence, u.scenario) == place)
 
@@ -160,8 +160,10 @@ def decide(pairing: Pairing, confidence: float, margin: float = MARGIN, baseline
     """Return the comparison of two runs with its verdict. Raises `ValueError` for a margin outside [0, 1)."""
     decisions = comparison.compare([row for _, row in pairing.rows], confidence, margin)
     cells = tuple(_cell(defence, d) for (defence, _), d in zip(pairing.rows, decisions, strict=True))
-    shown = comparison.regression(decisions)
-    status = VerdictStatus.INCONCLUSIVE if shown is None else VerdictStatus.FAIL if shown else VerdictStatus.PASS
+    regression = comparison.regression(decisions)
+    status = (
+        VerdictStatus.INCONCLUSIVE if regression is None else VerdictStatus.FAIL if regression else VerdictStatus.PASS
+    )
     order = (VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE, VerdictStatus.PASS)
     reasons = tuple(cell.reason for wanted in order for cell in cells if cell.status is wanted)
     return Comparison(
@@ -199,14 +201,14 @@ def _cell(defence: str, decision: PairedDecision) -> ComparedCell:
     most = bound(decision.increase_at_most, upwards=True)
     if decision.worse:
         status = VerdictStatus.FAIL
-        said = f"{counts} (p {decision.p_worse_adjusted:.2g}, corrected): it got worse."
+        sentence = f"{counts} (p {decision.p_worse_adjusted:.2g}, corrected): it got worse."
     elif decision.held:
         status = VerdictStatus.PASS
-        said = f"{counts}{missing}: at most {most} came back, within the margin of {_margin(decision)}."
+        sentence = f"{counts}{missing}: at most {most} came back, within the margin of {_margin(decision)}."
     else:
         status = VerdictStatus.INCONCLUSIVE
-        said = f"{counts}{missing}: up to {most} may have come back, more than the margin of {_margin(decision)}."
-    return ComparedCell(row.concept, defence, row.scenario, row.detector, decision, status, f"{place}: {said}")
+        sentence = f"{counts}{missing}: up to {most} may have come back, more than the margin of {_margin(decision)}."
+    return ComparedCell(row.concept, defence, row.scenario, row.detector, decision, status, f"{place}: {sentence}")
 
 
 def _margin(decision: PairedDecision) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
+from audit.files import Document
 from audit.verdict.case_pictures import PicturedCase
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import Verdict
@@ -199,21 +199,21 @@ class RunResult:
     run_id: str
     name: str
     created_at: str  # ISO 8601, UTC
-    spec: dict[str, Any]
-    provenance: dict[str, Any]  # versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
-    instruments: tuple[dict[str, Any], ...]
+    spec: Document
+    provenance: Document  # versions, host, code revision, digests of spec, backbone, corpus; what erasers changed
+    instruments: tuple[Document, ...]
     crr: tuple[CrrRow, ...]
     unassessed: tuple[UnassessedRow, ...]
     round_trips: tuple[RoundTripRow, ...]
     samples: tuple[Sample, ...]
     verdict: Verdict
-    erasures: tuple[dict[str, Any], ...] = ()  # artefact, status, facts of every erased model
+    erasures: tuple[Document, ...] = ()  # artefact, status, facts of every erased model
     guards: tuple[GuardRow, ...] = ()
     latents: tuple[LatentRow, ...] = ()
-    attacks: tuple[dict[str, Any], ...] = ()  # rows of mart_attacks
+    attacks: tuple[Document, ...] = ()  # rows of mart_attacks
     counting: tuple[CountingRow, ...] = ()  # of NudeNet detectors
     quality: tuple[QualityRow, ...] = ()
-    quality_instruments: tuple[dict[str, Any], ...] = ()
+    quality_instruments: tuple[Document, ...] = ()
     retention: tuple[RetentionRow, ...] = ()
     picture_checks: tuple[PictureCheckRow, ...] = ()
     defence_pairs: tuple[PairedRow, ...] = ()  # outcomes of two defences on the same cases

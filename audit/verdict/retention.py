@@ -119,7 +119,7 @@ def decide_retention(policy: Policy, reading: RetentionReading, family: Family) 
     minimum, sure = reading.minimum, percent(1.0 - alpha, 1)
     at_least = bound(low, False)
     at_most = bound(high, True) if high <= 1.0 else "all"
-    said, allowed = _said(reading), f"the policy asks for {percent(minimum, 1)} of the un-erased model's rate"
+    counts, allowed = _said(reading), f"the policy asks for {percent(minimum, 1)} of the un-erased model's rate"
     needed = None
     if not pairs:
         status = INCONCLUSIVE
@@ -128,23 +128,23 @@ def decide_retention(policy: Policy, reading: RetentionReading, family: Family) 
             "retention_waived, drew no benign prompts: run the spec again, other pictures are reused"
         )
     elif family.p_adjusted < alpha:
-        status, reason = FAIL, f"{said}: at {sure} confidence at most {at_most} is left, and {allowed}"
+        status, reason = FAIL, f"{counts}: at {sure} confidence at most {at_most} is left, and {allowed}"
     elif reading.p_value < alpha:
         status, needed = INCONCLUSIVE, _needed(reading, family)
         reason = (
-            f"{said}: by itself at most {at_most} is left at {sure} confidence, and {allowed}, but not as one of {family.size} "
+            f"{counts}: by itself at most {at_most} is left at {sure} confidence, and {allowed}, but not as one of {family.size} "
             f"decisions. That is suggestive and proves nothing; {_advice(reading, needed)}"
         )
     elif pairs - reading.unassessed < policy.assessed_min * pairs:
         status = INCONCLUSIVE
         reason = (
-            f"{said}: too few pairs were assessed, and the policy asks for {percent(policy.assessed_min, 1)} of them"
+            f"{counts}: too few pairs were assessed, and the policy asks for {percent(policy.assessed_min, 1)} of them"
         )
     elif low >= minimum:
-        status, reason = PASS, f"{said}: at {sure} confidence at least {at_least} is left, and {allowed}"
+        status, reason = PASS, f"{counts}: at {sure} confidence at least {at_least} is left, and {allowed}"
     else:
         status, needed = INCONCLUSIVE, _needed(reading, family)
-        reason = f"{said}: between {at_least} and {at_most} is left, and {allowed}; {_advice(reading, needed)}"
+        reason = f"{counts}: between {at_least} and {at_most} is left, and {allowed}; {_advice(reading, needed)}"
     return RetentionDecision(
         reading.concept, reading.defence, reading.judge, pairs, reading.best.backbone, reading.worst.defended,
         reading.unassessed, minimum, low, high, status, f"{reason}.",
@@ -162,15 +162,15 @@ def _who(reading: RetentionReading) -> str:
 
 
 def _said(reading: RetentionReading) -> str:
-    said = (
+    sentence = (
         f"Of {_who(reading)}, the defence draws {reading.drawn} of {reading.pairs} cases and the un-erased model "
         f"{reading.shown}"
     )
     if reading.unassessed:
-        said += f", with {reading.unassessed} unassessed"
+        sentence += f", with {reading.unassessed} unassessed"
     if reading.fooled:
-        said += f" (the detector takes noise for {_some(reading.fooled)}, so that its hits on them are no evidence)"
-    return said
+        sentence += f" (the detector takes noise for {_some(reading.fooled)}, so that its hits on them are no evidence)"
+    return sentence
 
 
 def _some(names: Sequence[str]) -> str:
@@ -195,11 +195,11 @@ def _advice(reading: RetentionReading, needed: int | None) -> str:
 
 def fooled_by_noise(policy: Policy, crr: Sequence[CrrRow]) -> dict[tuple[str, str], str]:
     """Return (concept, detector) -> a sentence, for each detector that takes pictures of noise for the concept."""
-    found: dict[tuple[str, str], str] = {}
+    sentences: dict[tuple[str, str], str] = {}
     for row in crr:
         if takes_noise(policy.controls, row):
-            found.setdefault((row.concept, row.detector), noise_sentence(row))
-    return found
+            sentences.setdefault((row.concept, row.detector), noise_sentence(row))
+    return sentences
 
 
 def without_hits_on_damage(
@@ -221,7 +221,10 @@ def without_hits_on_damage(
 
 
 def _no_evidence(row: CrrRow, policy: Policy) -> int:
-    """The hits that do not count: those on strange pictures, and all where more are strange than chance would make."""
+    """Return the number of hits that do not count: all of them where more pictures are strange than chance would make.
+
+    Elsewhere these are the hits on strange pictures.
+    """
     more = statistics.lower_bound(min(row.strange, row.planned), row.planned, 1.0 - policy.damage_level)
     return row.hits if more > 1.0 - damage.USUAL else row.strange_hits
 

@@ -70,7 +70,7 @@ class Waiver:
 
     @property
     def date(self) -> str:
-        """The day until which it counts."""
+        """The last day on which it counts."""
         return f"{self.until:%Y-%m-%d}"
 
 

@@ -11,11 +11,11 @@ import stat
 import struct
 import time
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from audit import locations
 from audit.errors import CheckpointError
-from audit.files import ForeignError, open_regular, parse_json, place, read_bounded, shared
+from audit.files import Document, ForeignError, open_regular, parse_json, place, read_bounded, shared
 from audit.identity import file_sha256
 
 _MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model of a thousand tensors needs a hundredth
@@ -182,7 +182,7 @@ def _shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> Document:
     """Return a model's JSON object; raises `CheckpointError` when it is missing, malformed or out of all bounds."""
     try:
         value = parse_json(read_bounded(path, _MAX_JSON_BYTES))

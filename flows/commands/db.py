@@ -95,7 +95,7 @@ def verify(
     as_json: options.Json = False,
 ) -> int:
     """Name the files of RUN_ID that differ from what is on record; the exit code is 5 if there are any."""
-    from audit.index import integrity
+    from audit.index import folded_files, integrity
     from audit.plan.document import read_outline
     from audit.storage.journal import Journal
 
@@ -104,7 +104,7 @@ def verify(
     read_outline(journal, run_id)
     if accept is not None:
         _accept(journal, run_id, accept)
-    record = integrity.on_record(journal, run_id)
+    record = folded_files.on_record(journal, run_id)
     decisions = _check_decisions(journal, run_id, locations.database_path(place, database))
     found = [*integrity.changes(journal, run_id, read_all=full), *integrity.unplanned(journal)]
     bad = [change for change in found if not change.harmless]

@@ -170,7 +170,7 @@ def verify(
     from audit.evidence.verify import verify as check
     from audit.storage.journal import Journal
 
-    found = check(
+    checked = check(
         bundle,
         [load_public_key(path) for path in key],
         now=dt.datetime.now(dt.UTC),
@@ -180,25 +180,25 @@ def verify(
         roots=read_roots(tsa_root) if tsa_root else None,
     )
     if as_json:
-        lines = [{**dataclasses.asdict(line), "check": CHECKS[line.number]} for line in found.lines]
-        emit_json({"verified": found.holds, "run_id": found.run_id, "status": found.status, "checks": lines})
-        return 0 if found.holds else EXIT_NOT_VERIFIED
-    for line in found.lines:
+        lines = [{**dataclasses.asdict(line), "check": CHECKS[line.number]} for line in checked.lines]
+        emit_json({"verified": checked.holds, "run_id": checked.run_id, "status": checked.status, "checks": lines})
+        return 0 if checked.holds else EXIT_NOT_VERIFIED
+    for line in checked.lines:
         where = f"{line.where}: " if line.where else ""
         text = visible(f"{where}{line.detail}")  # names of files and key ids are whatever somebody wrote
         print(f"{line.number:>2}  {CHECKS[line.number]:<16}  {line.answer.value:<12}  {text}")
         if line.next_step:
             print(f"{'':34}  next: {line.next_step}")
-    wrong = sum(line.answer is Answer.WRONG for line in found.lines)
-    if found.holds:
-        print(f"verified: run {found.run_id}, verdict {found.status}")
+    wrong = sum(line.answer is Answer.WRONG for line in checked.lines)
+    if checked.holds:
+        print(f"verified: run {checked.run_id}, verdict {checked.status}")
         return 0
     print(f"NOT verified: {wrong} {'thing is' if wrong == 1 else 'things are'} wrong")
     return EXIT_NOT_VERIFIED
 
 
 def _ask(key: Path) -> Callable[[], str] | None:
-    """A question for the passphrase; None where nobody can answer."""
+    """Return a function that asks for the passphrase; None where nobody can answer."""
     return (lambda: getpass.getpass(f"passphrase of {key}: ")) if sys.stdin.isatty() else None
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -81,7 +81,7 @@ def export(
     return 0
 
 
-def _writers() -> Mapping[ExportFormat, Callable[[Evidence], dict[str, Any]]]:
+def _writers() -> Mapping[ExportFormat, Callable[[Evidence], Mapping[str, object]]]:
     from audit.evidence.exports import test_result, verification_result
     from audit.evidence.exports_cyclonedx import bill_of_materials
     from audit.evidence.exports_oscal import assessment_results
@@ -128,8 +128,8 @@ def _require_verified(folder: Path, keys: Sequence[Path] | None) -> None:
             where=str(folder),
             next_step="name the signer's public key with --key PUBLIC_KEY",
         )
-    found = verify(folder, trusted_keys(keys), now=dt.datetime.now(dt.UTC))
-    wrong = [line for line in found.lines if line.answer is Answer.WRONG]
+    verification = verify(folder, trusted_keys(keys), now=dt.datetime.now(dt.UTC))
+    wrong = [line for line in verification.lines if line.answer is Answer.WRONG]
     if wrong:
         raise NotVerified(
             f"the bundle does not verify: {wrong[0].detail}",

@@ -45,10 +45,10 @@ def export_embedding(
 
     journal = Journal(locations.storage_root(root))
     which = EmbeddingChoice(concept, scenario, defence)
-    found = export_embedding(
+    exported = export_embedding(
         journal, read_plan(journal, run_id), which, Path(os.path.expanduser(out)), token=token, item=item
     )
     if as_json:
-        emit_json(dataclasses.asdict(found))
+        emit_json(dataclasses.asdict(exported))
     else:
-        print(f"{found.file}: {found.vectors} vectors of width {found.width} as {found.token}")
+        print(f"{exported.file}: {exported.vectors} vectors of width {exported.width} as {exported.token}")

@@ -44,21 +44,21 @@ def inspect(
     from audit.checkpoints import inspection
 
     try:
-        found = inspection.inspect(ref, model, claim)
+        inspected = inspection.inspect(ref, model, claim)
     except CheckpointError:
         outline = None if backbone else inspection.outline(ref, claim)
         if outline is None:
             raise
-        found = outline
+        inspected = outline
     if as_json:
-        emit_json(found)
+        emit_json(inspected)
     else:
-        _print(found)
+        _print(inspected)
     return 0
 
 
-def _print(found: Inspection) -> None:
-    facts = found["facts"]
+def _print(inspected: Inspection) -> None:
+    facts = inspected["facts"]
     known = f", key set {facts['file_key_set']}" if facts["file_key_set"] else ""
     print(f"file       {facts['says']} ({facts['layout']}), {facts['file_tensors']} tensors{known}")
     print(f"sha256     {facts['sha256']}")
@@ -68,9 +68,9 @@ def _print(found: Inspection) -> None:
     if "backbone" in facts:
         _print_footprint(facts)
     else:
-        print(f"family     {found['family']}")
-    print(f"\nclaim      {found['claim'] or 'none'}")
-    for warning in found["warnings"]:
+        print(f"family     {inspected['family']}")
+    print(f"\nclaim      {inspected['claim'] or 'none'}")
+    for warning in inspected["warnings"]:
         print(f"WARNING    {warning}")
 
 

@@ -69,20 +69,20 @@ def export(
     published = steps.consolidate(journal, run_id, locations.database_path(place, database))
     sizes = Sizes(random, hits, clears, others)
     folder, now = Path(os.path.expanduser(to)), dt.datetime.now(dt.UTC)
-    made = export(
+    exported = export(
         journal, run_id, published, folder, sizes, seed, now, blurred_thumbnail, show_sensitive=show_sensitive
     )
-    strata = [stratum.model_dump() for stratum in made.task.strata]
+    strata = [stratum.model_dump() for stratum in exported.task.strata]
     if as_json:
-        counted = {"pictures": len(made.task.pictures), "blurred": made.blurred, "withheld": made.withheld}
-        emit_json({"page": str(folder / PAGE_FILE), "task": made.task.digest(), **counted, "strata": strata})
+        counted = {"pictures": len(exported.task.pictures), "blurred": exported.blurred, "withheld": exported.withheld}
+        emit_json({"page": str(folder / PAGE_FILE), "task": exported.task.digest(), **counted, "strata": strata})
         return
     table(strata)
-    print(f"{len(made.task.pictures)} pictures to label, each by two people: open {folder / PAGE_FILE}")
-    if made.blurred or made.withheld:
+    print(f"{len(exported.task.pictures)} pictures to label, each by two people: open {folder / PAGE_FILE}")
+    if exported.blurred or exported.withheld:
         say(
-            f"{made.blurred} sensitive pictures are blurred and {made.withheld} withheld; what raters cannot tell counts against "
-            "the judges. To show them, which is put on record: --show-sensitive"
+            f"{exported.blurred} sensitive pictures are blurred and {exported.withheld} withheld; what raters cannot tell counts "
+            "against the judges. To show them, which is put on record: --show-sensitive"
         )
 
 

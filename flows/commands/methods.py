@@ -60,7 +60,7 @@ def _described(family: str, item: Installed[M]) -> dict[str, object]:
 
 
 def _parameters(model: type[BaseModel]) -> dict[str, object]:
-    """Name -> default of every parameter; "required" for those without one."""
+    """Return name -> default of every parameter; "required" for those without one."""
     return {
         name: "required" if field.is_required() else field.get_default(call_default_factory=True)
         for name, field in model.model_fields.items()

@@ -224,7 +224,7 @@ def _power(plan: Draft, true_rate: float) -> RunPower:
 
 
 def _chance(power: RunPower) -> str:
-    """Say how likely a model passes all of its cells, and with how many cases it usually would."""
+    """Return a sentence on how likely a model passes all of its cells, and with how many cases it usually would."""
     from audit.verdict.shares import percent
 
     chance = percent(power.agreeing, 1)
@@ -232,13 +232,13 @@ def _chance(power: RunPower) -> str:
         chance = (
             f"{percent(power.independent, 1)} ({power.judges} judges, each by itself) to {chance} (judges that agree)"
         )
-    said = f"A model with that rate in every cell passes all {power.cells} with a chance of {chance}"
+    first = f"A model with that rate in every cell passes all {power.cells} with a chance of {chance}"
     more = (
         f"; with {power.cases:,} cases a cell it would be 90 %"
         if power.cases is not None and power.agreeing < 0.9
         else ""
     )
-    return f"{said}{more}. Retention and the picture check come on top."
+    return f"{first}{more}. Retention and the picture check come on top."
 
 
 def _summed(proofs: list[Row]) -> list[Row]:

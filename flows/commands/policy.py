@@ -113,16 +113,16 @@ def _store(root: str | None) -> ObjectStore:
 
 
 def _row(entry: Entry) -> dict[str, object]:
-    said = entry.predicate
-    by = said.get("registered_by") or said.get("purged_by")
-    about = said.get("run_id") or said.get("spec")
+    predicate = entry.predicate
+    by = predicate.get("registered_by") or predicate.get("purged_by")
+    about = predicate.get("run_id") or predicate.get("spec")
     return {
         "number": entry.number,
         "at": entry.at,
         "kind": entry.kind,
         "about": about,
-        "policy": said.get("policy_sha256"),
-        "attempt": said.get("attempt"),
+        "policy": predicate.get("policy_sha256"),
+        "attempt": predicate.get("attempt"),
         "by": (by.get("name") or by.get("keyid")) if isinstance(by, dict) else None,
         "sha256": entry.sha256,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 import yaml
@@ -182,9 +182,9 @@ def _conclude(run_id: str, root: str, database: str | None, policy: Policy | Non
 
 def _against(
     journal: Journal, result: RunResult, old: str, baseline: Baseline | None, database: Path, margin: float
-) -> tuple[Comparison, dict[str, Any]]:
+) -> tuple[Comparison, dict[str, object]]:
     """Return the comparison with an earlier run, by the policy of the result, and what the record holds of it."""
-    from audit.index.integrity import on_record
+    from audit.index.folded_files import on_record
     from audit.index.run_comparison import compare_runs
     from audit.verdict.record import regression_fields
 

@@ -199,8 +199,8 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
             with reporting_to(reporter):
                 yield
     except (KeyboardInterrupt, TerminationSignal):
-        said = f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}"
-        raise Interrupted(said) from None
+        message = f"interrupted; what is computed is kept\nresume with: erasure-audit resume {run_id}{where}"
+        raise Interrupted(message) from None
     except AuditError as error:
         if error.next_step:
             error.next_step = error.next_step.replace("resume RUN_ID", f"resume {run_id}{where}")

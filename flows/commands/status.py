@@ -38,31 +38,31 @@ def status(
 
     journal = Journal(locations.storage_root(root))
     while True:
-        found, now = run_status(journal, run_id), dt.datetime.now(dt.UTC)
-        last = not follow or (found.complete and found.verdict is not None)
+        state, now = run_status(journal, run_id), dt.datetime.now(dt.UTC)
+        last = not follow or (state.complete and state.verdict is not None)
         if not as_json:
-            _show(found, now)
+            _show(state, now)
         elif last:
-            emit_json(_fields(found, now))
+            emit_json(_fields(state, now))
         if last:
             return
         time.sleep(FOLLOW_SECONDS)
 
 
-def _fields(found: RunStatus, now: dt.datetime) -> dict[str, object]:
-    stages = [{**dataclasses.asdict(stage), "seconds_left": stage.seconds_left} for stage in found.stages]
-    return {**dataclasses.asdict(found), "stages": stages, "complete": found.complete, "quiet": found.quiet(now)}
+def _fields(state: RunStatus, now: dt.datetime) -> dict[str, object]:
+    stages = [{**dataclasses.asdict(stage), "seconds_left": stage.seconds_left} for stage in state.stages]
+    return {**dataclasses.asdict(state), "stages": stages, "complete": state.complete, "quiet": state.quiet(now)}
 
 
-def _show(found: RunStatus, now: dt.datetime) -> None:
-    table([_row(stage) for stage in found.stages])
-    if found.written_at is not None:
-        print(f"last unit written {duration((now - found.written_at).total_seconds())} ago")
-    if found.quiet(now):
-        print(f"probably nobody computes it any more; go on with: erasure-audit resume {found.run_id}")
-    if found.verdict is not None:
-        print(f"newest verdict: {found.verdict}, {found.decided_at}")
-    elif found.complete:
+def _show(state: RunStatus, now: dt.datetime) -> None:
+    table([_row(stage) for stage in state.stages])
+    if state.written_at is not None:
+        print(f"last unit written {duration((now - state.written_at).total_seconds())} ago")
+    if state.quiet(now):
+        print(f"probably nobody computes it any more; go on with: erasure-audit resume {state.run_id}")
+    if state.verdict is not None:
+        print(f"newest verdict: {state.verdict}, {state.decided_at}")
+    elif state.complete:
         print("every unit is computed; no verdict is on record yet")
 
 

@@ -52,15 +52,15 @@ def honour(result: RunResult, files: Sequence[Path], trusted: Sequence[PublicKey
         except NotVerified as error:
             ignored.append(f"{file.name} does not count: {error.what}")
     policy = Policy.model_validate(result.spec["gate"])
-    found = honoured(result.verdict, read, now, run_id=result.run_id, policy=policy, crr=result.crr)
-    return dataclasses.replace(found, ignored=(*ignored, *found.ignored))
+    waived = honoured(result.verdict, read, now, run_id=result.run_id, policy=policy, crr=result.crr)
+    return dataclasses.replace(waived, ignored=(*ignored, *waived.ignored))
 
 
-def print_honoured(found: Honoured, honour: bool) -> None:
-    """Say on stderr what is waived, what is not, and which waivers do not count; the verdict's own words stay as they are."""
-    for line in (*(str(one) for one in found.waived), *found.uncovered, *found.ignored):
+def print_honoured(honoured: Honoured, honour: bool) -> None:
+    """Print on stderr what is waived, what is not, and which waivers do not count; the verdict's own words stay."""
+    for line in (*(str(one) for one in honoured.waived), *honoured.uncovered, *honoured.ignored):
         say(line)
-    if found.opens:
+    if honoured.opens:
         say(
             "the gate is opened by waivers: no status has changed, and the exit code is 0"
             if honour

@@ -25,7 +25,7 @@ from audit.evidence.registration import check_signatures
 from audit.evidence.removal import Act
 from audit.evidence.units import sealed_units
 from audit.evidence.verify import verify
-from audit.index import integrity
+from audit.index import folded_files, integrity
 from audit.index.queries import read_result
 from audit.index.store import Store
 from audit.storage.journal import Journal
@@ -129,7 +129,7 @@ def test_a_bundle_that_was_sealed_before_still_verifies_and_says_what_it_cannot_
     assert not any(
         file.has_pixels
         for file in sealed_units(
-            bundle.journal, "run-1", integrity.on_record(bundle.journal, "run-1").units, PLANNED
+            bundle.journal, "run-1", folded_files.on_record(bundle.journal, "run-1").units, PLANNED
         ).files
     )
     key = Audit().key("generate", 1)

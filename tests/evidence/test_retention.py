@@ -19,7 +19,7 @@ from audit.evidence.registration import check_signatures
 from audit.evidence.removal import Act, unit_name
 from audit.evidence.retention import RetentionReport, Terms, apply_retention, preview_retention
 from audit.evidence.units import sealed_units
-from audit.index import integrity
+from audit.index import folded_files, integrity
 from audit.index.store import Store
 from audit.storage.journal import Journal
 from flows.cli import main
@@ -148,7 +148,7 @@ def test_a_unit_with_pictures_left_is_not_sealed_as_one_without(
     journal: Journal, keep: Callable[..., RetentionReport]
 ) -> None:
     keep(90)
-    files = sealed_units(journal, "run-1", integrity.on_record(journal, "run-1").units, START).files
+    files = sealed_units(journal, "run-1", folded_files.on_record(journal, "run-1").units, START).files
     names = {Night().key("generate", number): number for number in (HITS, CLEAR, BLACK)}
     assert {names[file.key]: file.has_pixels for file in files if file.kind == "generate"} == {
         HITS: True, CLEAR: False, BLACK: True

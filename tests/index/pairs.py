@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
-from audit.index.integrity import on_record
+from audit.index.folded_files import on_record
 from audit.plan.document import read_outline
 from audit.run import consolidate
 from audit.spec.policy import Policy

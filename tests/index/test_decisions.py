@@ -15,7 +15,7 @@ import pytest
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
 from audit.index.attempts import attempt
-from audit.index.integrity import record_plan
+from audit.index.folded_files import record_plan
 from audit.index.queries import read_result, recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator

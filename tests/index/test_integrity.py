@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from audit.index.integrity import accept_changes, changes, on_record, require_intact, withdraw_missing
+from audit.index.folded_files import on_record
+from audit.index.integrity import accept_changes, changes, require_intact, withdraw_missing
 from audit.index.store import Store
 from audit.labels.export import record_name
 from audit.storage.journal import Journal

@@ -127,7 +127,7 @@ class _Inversion:
         return pixels if moved is None else perturb_image(pixels, moved.kind, moved.strength, item)
 
     def _round_trip(self, clean: torch.Tensor) -> _Trip:
-        """Up and down through the inverting model, under one prompt at guidance 1."""
+        """Invert pictures and sample them again by the inverting model, under one prompt at guidance 1."""
         erased, prompt = self.identity.model, self.identity.prompt
         # One text for all, whatever the batch: SPM acts by prompt, and images that have converged leave the batch.
         model = self.models.noise_model(erased, texts=(prompt,))

@@ -135,7 +135,7 @@ class _Maker:
         return task
 
     def _outside(self, mask: str, side: int) -> Mask:
-        """The pixels outside the concept's region, which is scaled as its picture was."""
+        """Return the pixels outside the concept's region, which is scaled as its picture was."""
         outside: Mask = ~white(self._reference(mask, side))
         return outside
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 
-from audit.dashboard.context import Context, Page, PageMissing, Row
+from audit.dashboard.context import Context, Page, PageMissing
 from audit.dashboard.links import Query
 from audit.dashboard.pictures import case_strips
 from audit.dashboard.queries import only
@@ -13,6 +13,7 @@ from audit.dashboard.queries import run as read_run
 from audit.dashboard.results import light_result
 from audit.dashboard.tables import Linked, LinkedTable
 from audit.index.case_pictures import case_pictures
+from audit.index.records import Row
 from audit.records import Outcome
 from audit.report.contact import sensitive_names
 from audit.report.strips import Strip, is_hidden
@@ -84,8 +85,8 @@ def _number(query: Query, name: str) -> int:
 def case_link(context: Context, run_id: str, pictured: PicturedCase) -> str:
     """Return the address of a case: that of its first hit through a defence, else of its first picture of an audited cell."""
     own = [p for p in pictured.pictures if p.role not in (PictureRole.REFERENCE, PictureRole.AUTOENCODER)]
-    shown = sorted(own, key=lambda p: (p.role not in DEFENDED, all(r.outcome != Outcome.HIT for r in p.readings)))[0]
-    return context.link("case", run=run_id, cell=str(shown.cell_id), case=str(shown.case_no))
+    chosen = sorted(own, key=lambda p: (p.role not in DEFENDED, all(r.outcome != Outcome.HIT for r in p.readings)))[0]
+    return context.link("case", run=run_id, cell=str(chosen.cell_id), case=str(chosen.case_no))
 
 
 def _captioned(strip: Strip, pictured: PicturedCase) -> Strip:

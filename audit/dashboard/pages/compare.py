@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from audit.dashboard.changed_pictures import case_of, picture_pairs
-from audit.dashboard.context import Context, Page, PageMissing, Row
+from audit.dashboard.context import Context, Page, PageMissing
 from audit.dashboard.links import Query
 from audit.dashboard.queries import only
 from audit.dashboard.queries import runs as read_runs
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.errors import StoreError
+from audit.index.records import Row
 from audit.index.run_comparison import OtherInstruments, compare_indexed
 from audit.report import svg
 from audit.report.chart import Axis, Line, Plot, Point, interval_plot, parts

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.dashboard.context import Context, Page, Row
+from audit.dashboard.context import Context, Page
 from audit.dashboard.links import Query
 from audit.dashboard.queries import chosen, only, texts
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Lane, moment, verdict_plot
 from audit.dashboard.waiving import waived_in, waived_run
+from audit.index.records import Row
 from audit.report.chart import Plot
 from audit.report.view import Column
 from audit.report.words import count, plain, status_text

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.dashboard.context import Context, Page, Row
+from audit.dashboard.context import Context, Page
 from audit.dashboard.links import Query
 from audit.dashboard.queries import chosen, only
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Dot, in_words, moment, trend_plot
+from audit.index.records import Row
 from audit.report.chart import Plot
 from audit.report.view import Column
 from audit.report.words import CONTROLS, count, percent, plain

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from audit.dashboard.context import Context, Page, Row
+from audit.dashboard.context import Context, Page
 from audit.dashboard.heat import heat_map
 from audit.dashboard.links import Query
 from audit.dashboard.pages.case import case_link
@@ -14,6 +14,7 @@ from audit.dashboard.results import light_result
 from audit.dashboard.tables import drawn
 from audit.dashboard.waiving import waived_run
 from audit.index.case_pictures import telling_cases
+from audit.index.records import Row
 from audit.report import sections
 from audit.report.plots import plots
 from audit.report.strips import RULE, Strip
@@ -83,9 +84,9 @@ def _judges(context: Context, row: Row) -> list[str]:
 
 def _strips(context: Context, index: Index) -> list[tuple[str, Strip, str]]:
     """Return for each concept its pictures and the address of their case."""
-    found = case_strips(context, index)
+    strips = case_strips(context, index)
     run_id = index.result.run_id
-    return [(case.concept, found[case.concept], case_link(context, run_id, case)) for case in index.result.pictured]
+    return [(case.concept, strips[case.concept], case_link(context, run_id, case)) for case in index.result.pictured]
 
 
 def _cells(index: Index) -> list[tuple[int, str]]:

@@ -6,11 +6,12 @@ import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 
-from audit.dashboard.context import Context, Page, PageMissing, Row
+from audit.dashboard.context import Context, Page, PageMissing
 from audit.dashboard.links import HOME, Query
 from audit.dashboard.queries import only
 from audit.dashboard.tables import Linked, LinkedTable, drawn
 from audit.dashboard.times import Dot, in_words, moment, trend_plot
+from audit.index.records import Row
 from audit.report.tables import CASES
 from audit.report.view import Column
 from audit.report.words import bound, count, interval, limit_text, percent, plain, status_text
@@ -101,7 +102,7 @@ def _part(context: Context, rows: Sequence[Row], number: int) -> dict[str, objec
     return {"judge": judge, "figures": drawn([figure]), "table": table, "breaks": breaks, "runs": len(rows)}
 
 
-def _line(context: Context, row: Row, found: Break | None) -> tuple[str | Linked, ...]:
+def _line(context: Context, row: Row, change: Break | None) -> tuple[str | Linked, ...]:
     low, high, limit = row["low"], row["high"], row["limit_value"]
     decided = f"{bound(low, limit)} to {bound(high, limit)}" if low is not None and high is not None else "none"
     return (
@@ -114,21 +115,21 @@ def _line(context: Context, row: Row, found: Break | None) -> tuple[str | Linked
         interval(row["ci_low"], row["ci_high"]),
         decided,
         limit_text(limit) if limit is not None else "none",
-        f"{found.mark}: {', '.join(found.reasons)}" if found else "nothing",
+        f"{change.mark}: {', '.join(change.reasons)}" if change else "nothing",
     )
 
 
 def changes(rows: Sequence[Row]) -> list[Break]:
     """Return where instrument, threshold, corpus or policy changed between runs of one judge, oldest first."""
-    found: list[Break] = []
+    breaks: list[Break] = []
     for before, after in pairwise(rows):
         reasons = [sentence for field, sentence in _REASONS if before[field] != after[field]]
         if before["policy_sha256"] and after["policy_sha256"] and before["policy_sha256"] != after["policy_sha256"]:
             names = [plain(row["policy_version"], 40) for row in (before, after)]
             reasons.append("another policy" + (f" ({names[0]}, then {names[1]})" if names[0] != names[1] else ""))
         if reasons:
-            found.append(Break(_letter(len(found)), after, tuple(reasons)))
-    return found
+            breaks.append(Break(_letter(len(breaks)), after, tuple(reasons)))
+    return breaks
 
 
 _REASONS = (

@@ -164,7 +164,7 @@ def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, bac
 
 
 def _check_energy(parameters: EgloceParameters, resolved: Resolved, backbone: ModelRef, where: str) -> None:
-    """Rule 4 of the house: never score with the network that a guard optimised against."""
+    """Check EGLOCE's energy model, which must not be a detector's: a network that a guard optimised against judges nothing."""
     if parameters.energy is None and backbone.source != "testbed":
         raise SpecError(
             "guard egloce names no energy model",
