@@ -74,9 +74,12 @@ class RayRunner:
         return [node["Resources"] for node in nodes if node["NodeID"] not in self._excluded]
 
     def slots(self) -> int:
-        """Return the number of units that the nodes of now can compute at once."""
+        """Return the number of units that the nodes of now can compute at once. Raises `EnvironmentProblem` without a cluster."""
         if self._asked is None or time.monotonic() - self._asked > LOOK_SECONDS:
-            self._slots = sum(map(self._on_node, self._nodes()))
+            try:
+                self._slots = sum(map(self._on_node, self._nodes()))
+            except Exception as error:  # Ray's and grpc's own
+                raise _no_cluster(str(self._address), "the connection was lost") from error
             self._asked = time.monotonic()
         return self._slots
 
@@ -92,21 +95,19 @@ class RayRunner:
         with remote_options(**options):
             return self._runner.submit(task, parameters)
 
-    def exclude(self, node: str) -> None:
+    def exclude(self, node: str, why: str) -> None:
         """Give no further unit to a node. Raises `EnvironmentProblem` when none is left that could compute one."""
         self._excluded.add(node)
         self._asked = None
         if not self.slots():
             raise EnvironmentProblem(
-                "no node of the Ray cluster can compute this run",
+                f"no node of the Ray cluster can compute this run: {why}",
                 where=str(self._address),
                 next_step="install on every node what the run was planned with, then: erasure-audit resume RUN_ID",
             )
 
     def mend(self, error: BaseException) -> bool:
         """Return whether a process or node was lost more often than Ray itself tries again."""
-        if isinstance(error, ConnectionError | exceptions.RaySystemError) and not ray.is_initialized():
-            raise _no_cluster(str(self._address), "the connection was lost") from error
         return isinstance(error, _LOST)
 
 

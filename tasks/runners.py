@@ -36,7 +36,7 @@ class Runner(Protocol):
     def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
         """Begin to compute one unit."""
 
-    def exclude(self, node: str) -> None:
+    def exclude(self, node: str, why: str) -> None:
         """Give no further unit to the machine `node`. Raises `EnvironmentProblem` when none is left."""
 
     def mend(self, error: BaseException) -> bool:
@@ -119,9 +119,13 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         """Give a unit to the next process that is free. Raises `BrokenProcessPool` when one was killed."""
         return self._pool.submit(task, parameters)
 
-    def exclude(self, node: str) -> None:
+    def exclude(self, node: str, why: str) -> None:
         """Raise `EnvironmentProblem`: all processes run on the machine that refused."""
-        raise EnvironmentProblem("this machine cannot compute the run", where=node)
+        raise EnvironmentProblem(
+            f"this machine cannot compute the run: {why}",
+            where=node,
+            next_step="restore what the run was planned with, or start a new run: erasure-audit run SPEC",
+        )
 
     def mend(self, error: BaseException) -> bool:
         """Return whether a process was killed; all are started anew then."""

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
+from audit.errors import EnvironmentProblem
 from audit.plan.document import KINDS
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation, installation, shareable
+from audit.plan.resolve import resolve
 from audit.weights.sharing import share
 from tasks import runners
 from tasks.context import Run
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 AHEAD = 2  # units in flight for each that can be computed at once: the next one is there when a slot becomes free
 LOOK_SECONDS = 5.0  # a runner may have got more slots, and the journal more units, while nothing ended here
+PATIENCE_SECONDS = 600.0  # that a run waits for a cluster which has lost all its nodes
 
 
 def spread(run: Run, tasks: Mapping[str, Task[..., UnitReport]], essential: frozenset[str]) -> tuple[StageReport, ...]:
@@ -37,13 +40,13 @@ def spread(run: Run, tasks: Mapping[str, Task[..., UnitReport]], essential: froz
 
     A unit that raises is recorded and the others go on, unless its kind is `essential` or the storage itself is gone.
     """
+    resolve(run.plan.spec).require_complete()  # this machine says what the others must have
     if run.settings.share_weights:
         share(run.journal, run.run_id, shareable(run.plan.spec))
-    queue_of_units = _Pending(run)
+    pending = _Pending(run)
     with runners.opened(run.settings) as runner:
-        dispatch = _Dispatch(run, runner, queue_of_units, tasks, essential)
-        dispatch.run()
-    return tuple(stage.report() for stage in queue_of_units.stages.values())
+        _Dispatch(run, runner, pending, tasks, essential).run()
+    return tuple(stage.report() for stage in pending.stages.values())
 
 
 @dataclasses.dataclass
@@ -91,6 +94,7 @@ class _Pending:
         self._keys: list[str] = units["key"].to_pylist()
         depends: list[list[str]] = units["depends"].to_pylist()
         self._refresh()
+        self._damaged = {key for kind in KINDS for key in self._journal.listing(kind).failed}
         available = set().union(*self._done.values())
         self.stages: dict[str, _StageState] = {}
         self._ready: list[int] = []  # rows, a heap: units of one model stand beside each other in the plan
@@ -141,8 +145,19 @@ class _Pending:
                 del self._needs[row]
                 heapq.heappush(self._ready, row)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether no unit could begin now."""
+        return not self._ready
+
     def abandon(self, key: str) -> None:
-        """Record everything that depends on `key`, which cannot be computed, as not tried."""
+        """Record everything that depends on `key`, which cannot be computed, as not tried.
+
+        What an earlier try left of it, rows with errors among them, is still something to go on with.
+        """
+        if key in self._damaged:
+            self.available(key)
+            return
         for row in self._waiting.pop(key, ()):
             if self._needs.pop(row, None) is None:
                 continue  # another unit that it depends on failed before
@@ -171,13 +186,13 @@ class _Dispatch:
         self._ended: queue.SimpleQueue[PrefectFuture[UnitReport]] = queue.SimpleQueue()
         self._flying: dict[int, tuple[PrefectFuture[UnitReport], Unit]] = {}
         self._lost: collections.Counter[str] = collections.Counter()
+        self._since: float | None = None  # when the last machine went
 
     def run(self) -> None:
-        """Compute until nothing is left that could be."""
+        """Compute until nothing is left that could be. Raises `EnvironmentProblem` when there is nowhere to compute."""
         while True:
-            while len(self._flying) < AHEAD * self._runner.slots() and (unit := self._pending.next()) is not None:
-                self._submit(unit)
-            if not self._flying:
+            self._fill()
+            if not self._flying and self._pending.exhausted:
                 return
             try:
                 future = self._ended.get(timeout=LOOK_SECONDS)
@@ -186,6 +201,23 @@ class _Dispatch:
             entry = self._flying.pop(id(future), None)
             if entry is not None:
                 self._settle(*entry)
+
+    def _fill(self) -> None:
+        """Submit as many units as the runner has slots for, and some more."""
+        slots = self._runner.slots()
+        if slots:
+            self._since = None
+        elif self._since is None:
+            self._since = time.monotonic()
+            reporter().note("no machine is left that could compute a unit; waiting for one")
+        elif time.monotonic() - self._since > PATIENCE_SECONDS:
+            raise EnvironmentProblem(
+                f"no machine that could compute a unit came for {PATIENCE_SECONDS / 60:.0f} minutes",
+                where=self._run.settings.address,
+                next_step="start nodes, then: erasure-audit resume RUN_ID",
+            )
+        while len(self._flying) < AHEAD * slots and (unit := self._pending.next()) is not None:
+            self._submit(unit)
 
     def _submit(self, unit: Unit) -> None:
         parameters: dict[str, object] = {"run": self._run, "unit": unit, "expected": self._expected}
@@ -217,7 +249,7 @@ class _Dispatch:
         error = self._outcome(future, unit)
         if isinstance(error, MachineRefused):
             reporter().note(str(error))
-            self._runner.exclude(error.node)
+            self._runner.exclude(error.node, error.what)
             self._submit(unit)
             return
         if error is not None and self._regain(unit, error):

@@ -11,6 +11,7 @@ from prefect import task
 
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
+from audit.storage.journal import SCHEMAS
 from tasks.context import Run
 from tasks.retrying import TASK
 
@@ -30,12 +31,27 @@ class Slept:
     seconds: float
 
 
+def blank_rows(kind: str, rows: int, status: str) -> pa.Table:
+    """Rows of a unit of `kind` that hold nothing but their status."""
+    schema = SCHEMAS[kind]
+    row = {field.name: _blank(field.type) for field in schema if not field.nullable}
+    return pa.Table.from_pylist([{**row, "status": status}] * rows, schema=schema)
+
+
+def _blank(kind: pa.DataType) -> object:
+    if pa.types.is_binary(kind):
+        return b""
+    if pa.types.is_list(kind):
+        return []
+    return "" if pa.types.is_string(kind) else 0
+
+
 @task(name="sleep", task_run_name="sleep-{unit.key:.8}", **TASK)
 def sleep(run: Run, unit: Unit, expected: Installation | None = None) -> Slept:
     """Sleep for the seconds of a unit and write a file of a unit's size to the journal."""
     seconds = float(os.environ[SECONDS])
     began = time.monotonic()
     time.sleep(seconds)
-    table = pa.table({"status": ["ok"] * unit.rows, "picture": [os.urandom(4_000)] * unit.rows})
+    table = blank_rows(unit.kind, unit.rows, "ok")
     run.journal.write(unit.kind, unit.key, table, {"identity": {}, "runtime": {"seconds": time.monotonic() - began}})
     return Slept(unit.kind, unit.key, unit.rows, 0, 0, 0, seconds)

@@ -1,0 +1,125 @@
+"""The order in which a spread run computes: a unit begins when what it needs is there, and never when it cannot be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from audit.errors import EnvironmentProblem
+from audit.plan.document import Plan, read_plan
+from audit.storage.journal import Journal
+from tasks import spread
+from tasks.context import Run, Settings
+from tasks.runners import Processes, require_runner
+from tests.bench.sleeping import blank_rows
+from tests.flows.audits import plan_run, tiny_spec
+
+
+class Quiet:
+    """A stage's progress that shows nothing: outside of a flow there is nowhere to show it."""
+
+    def __init__(self, *about: object) -> None:
+        pass
+
+    def show(self, done: int) -> None:
+        pass
+
+    def end(self) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def planned(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Path, str, Plan]:
+    folder = tmp_path_factory.mktemp("spread")
+    run_id = plan_run(tiny_spec(folder, tiny_folder, unit_size=1), folder / "runs")
+    return folder / "runs", run_id, read_plan(Journal(str(folder / "runs")), run_id)
+
+
+@pytest.fixture
+def run(planned: tuple[Path, str, Plan], monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setattr(spread, "StageProgress", Quiet)
+    root, run_id, _ = planned
+    return Run(run_id, str(root), Settings())
+
+
+def test_every_unit_begins_after_what_it_depends_on(run: Run, planned: tuple[Path, str, Plan]) -> None:
+    pending, flying, done = spread._Pending(run), [], list[str]()
+    while (unit := pending.next()) is not None or flying:
+        if unit is not None:
+            assert set(unit.depends) <= set(done)
+            flying.append(unit)
+        if unit is None or len(flying) > 3:  # some units are always under way, and the last to begin ends first
+            ended = flying.pop()
+            done.append(ended.key)
+            pending.available(ended.key)
+            pending.stages[ended.kind].settle()
+    assert pending.exhausted
+    assert sorted(done) == sorted(planned[2].units["key"].to_pylist())
+
+
+def test_what_depends_on_a_failed_unit_is_not_tried_and_everything_else_is(run: Run) -> None:
+    pending = spread._Pending(run)
+    (broken,) = run.plan.units_of("erase")
+    tried = set[str]()
+    while (unit := pending.next()) is not None:
+        tried.add(unit.key)
+        (pending.abandon if unit.key == broken.key else pending.available)(unit.key)
+
+    def needs(key: str) -> bool:
+        depends = dict(zip(run.plan.units["key"].to_pylist(), run.plan.units["depends"].to_pylist(), strict=True))
+        return key == broken.key or any(needs(other) for other in depends[key])
+
+    expected = {key for key in run.plan.units["key"].to_pylist() if key == broken.key or not needs(key)}
+    assert tried == expected
+    failures = [failure for stage in pending.stages.values() for failure in stage.failures]
+    assert len(failures) == run.plan.units.num_rows - len(tried) > 0
+    assert all(failure.message.startswith("not tried: unit ") for failure in failures)
+
+
+def test_rows_that_an_earlier_try_left_are_enough_to_go_on_with(run: Run) -> None:
+    (erase,) = run.plan.units_of("erase")
+    run.journal.write("erase", erase.key, blank_rows("erase", 1, "error"), {"identity": {}})
+    assert erase.key in run.journal.listing("erase").failed
+    pending = spread._Pending(run)
+    waiting = {row for rows in pending._waiting.values() for row in rows}
+    pending.abandon(erase.key)
+    assert waiting - set(pending._needs)  # they begin
+    assert not any(stage.failures for stage in pending.stages.values())
+
+
+def test_a_machine_that_cannot_compute_ends_a_run_on_its_processes() -> None:
+    with pytest.raises(EnvironmentProblem, match="this machine cannot compute the run: torch is older"):
+        Processes.exclude(object(), "here", "torch is older")  # type: ignore[arg-type]
+
+
+def test_a_runner_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "ray")
+    monkeypatch.delenv("ERASURE_AUDIT_RAY_ADDRESS", raising=False)
+    assert Settings().runner == "ray"
+    with pytest.raises(EnvironmentProblem, match="needs the address of a cluster"):
+        require_runner(Settings())
+    monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "dask")
+    with pytest.raises(ValueError, match="'inline', 'processes' or 'ray'"):
+        Settings()
+
+
+@pytest.mark.parametrize("address", ["head-node", "http://head:1", "ray://head:x", "ray://"])
+def test_what_is_no_address_is_refused_at_once(address: str) -> None:
+    from tasks.ray_runner import RayRunner
+
+    with (
+        pytest.raises(EnvironmentProblem, match="is no address of a Ray cluster"),
+        RayRunner.connected(Settings(runner="ray", address=address)),
+    ):
+        pass
+
+
+def test_an_address_that_does_not_answer_is_one_message() -> None:
+    from tasks.ray_runner import RayRunner
+
+    with (
+        pytest.raises(EnvironmentProblem, match="the Ray cluster does not answer: Connection refused"),
+        RayRunner.connected(Settings(runner="ray", address="ray://127.0.0.1:1")),
+    ):
+        pass
