@@ -38,6 +38,7 @@ from audit.index.derivation import derive
 from audit.index.integrity import require_intact
 from audit.index.published import open_published, require_run
 from audit.plan.document import read_outline
+from audit.progress.steps import counted
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
@@ -108,7 +109,8 @@ def seal(
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     with ThreadPoolExecutor() as pool:
         encoded = zip(rows, pool.map(encode_rows, rows.values()), strict=True)
-        payload = {f"rows/{table}.parquet": data for table, data in encoded}
+        tables = counted(encoded, "seal", len(rows), "tables")
+        payload = {f"rows/{table}.parquet": data for table, data in tables}
     payload |= documents(journal, run_id, records, record, result, redaction)
     waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
     payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}

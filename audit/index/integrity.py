@@ -15,6 +15,7 @@ from typing import Any
 
 from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys
+from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
 from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append, read_records
 from audit.storage.threads import in_threads
@@ -296,7 +297,8 @@ def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry],
     def holds(key: str) -> bool:
         return journal.holds(kind, entries[key].file)
 
-    for key, held in zip(to_read, in_threads(holds, to_read), strict=True):
+    held_files = counted(in_threads(holds, to_read), f"check {kind}", len(to_read), "files")
+    for key, held in zip(to_read, held_files, strict=True):
         entry = entries[key]
         if held:
             continue

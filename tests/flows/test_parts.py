@@ -12,7 +12,7 @@ import pytest
 
 from audit import locations
 from audit.errors import CheckpointError, EnvironmentProblem, JournalError
-from audit.progress import Pace
+from audit.progress import Pace, lines
 from audit.storage.journal import StorageUnavailable
 from flows import console, environment
 
@@ -110,7 +110,7 @@ def test_progress_without_a_terminal_is_plain_lines(
 ) -> None:
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
     ticks = iter((0.0, 0.0, 7.0, 8.0))
-    monkeypatch.setattr(console, "Pace", lambda done: Pace(done, lambda: next(ticks)))
+    monkeypatch.setattr(lines, "Pace", lambda done: Pace(done, lambda: next(ticks)))
     with console.progress_bars() as reporter:
         reporter.begin("erase", 0, 0)
         reporter.end("erase")
@@ -121,9 +121,10 @@ def test_progress_without_a_terminal_is_plain_lines(
         reporter.end("generate")
     shown = capsys.readouterr()
     assert shown.out == ""
-    lines = shown.err.splitlines()
-    assert lines[:4] == ["generate: 2/4 units", "generate: 3/4 units, 7 s left", "a unit failed", "generate: 4/4 units"]
-    assert lines[4].startswith("generate: 4/4 units in ")
+    told = shown.err.splitlines()
+    half, whole = "generate: 3/4 units, 8.6/min, 7 s left", "generate: 4/4 units, 15.0/min"
+    assert told[:4] == ["generate: 2/4 units", half, "a unit failed", whole]
+    assert told[4].startswith("generate: 4/4 units in ")
 
 
 @pytest.mark.parametrize(
