@@ -12,6 +12,7 @@ from prefect.tasks import Task
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
 from audit.progress import Listener
+from tasks import telemetry
 from tasks.context import Run
 from tasks.fitness import require_fit
 from tasks.progress import TrainingProgress
@@ -30,8 +31,8 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
     def compute(run: Run, unit: Unit, expected: Installation | None = None) -> UnitReport:
         if expected is not None:  # not in the process that planned it
             require_fit(run, expected)
-        with gpu_slot(run.settings.gpu_slot):
-            return run.worker.run(unit, listen())
+        with gpu_slot(run.settings.gpu_slot), telemetry.unit(unit) as measured:
+            return measured(run.worker.run(unit, listen()))
 
     return compute
 

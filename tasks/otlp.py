@@ -1,0 +1,151 @@
+"""Send metrics and traces of one run to an OTLP endpoint over HTTP. Importing this loads OpenTelemetry.
+
+The providers are this module's own: nothing that another library records through OpenTelemetry is sent with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from audit.machine.telemetry import shown_endpoint
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import Counter, Meter, _Gauge
+    from opentelemetry.trace import Tracer
+
+PREFIX = "erasure_audit"
+REQUEST_SECONDS = 3.0  # for one request with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT says another
+CLOSING_SECONDS = 5.0  # for everything that is left at the end of a run
+_UNITS = {"seconds": "s", "memory": "By"}
+
+
+class _Troubles(logging.Handler):
+    """A handler that keeps the first complaint of OpenTelemetry's libraries and shows none of them."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.first: str | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or record.getMessage().splitlines()[0][:200]
+
+
+class _Span:
+    def __init__(self, span: trace.Span) -> None:
+        self.span = span
+
+    def set(self, attributes: Mapping[str, str | int | float]) -> None:
+        """Add attributes."""
+        self.span.set_attributes({f"{PREFIX}.{name}": value for name, value in attributes.items()})
+
+
+class Exporting:
+    """The tracer and the meter of one run. Spans and numbers are queued and sent by threads of their own."""
+
+    def __init__(self, run_id: str, endpoints: Mapping[str, str]) -> None:
+        """`endpoints` has an address for each signal that is sent, traces and metrics."""
+        self._endpoints = endpoints
+        self._troubles, self._warned = _Troubles(), False
+        log = logging.getLogger("opentelemetry")
+        log.handlers[:] = [handler for handler in log.handlers if not isinstance(handler, _Troubles)]
+        log.addHandler(self._troubles)
+        log.propagate = False
+        resource = Resource.create({
+            "service.name": os.environ.get("OTEL_SERVICE_NAME") or "erasure-audit",
+            "service.version": importlib.metadata.version("erasure-audit"),
+            f"{PREFIX}.run": run_id,
+        })  # fmt: skip
+        self._closing: list[Callable[[], object]] = []
+        self._tracer: Tracer = trace.NoOpTracer()
+        self._meter: Meter | None = None
+        if "traces" in endpoints:
+            tracing = TracerProvider(resource=resource, shutdown_on_exit=False)
+            tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=_timeout("TRACES"))))
+            self._closing.append(tracing.shutdown)
+            self._tracer = tracing.get_tracer(PREFIX)
+        if "metrics" in endpoints:
+            reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=_timeout("METRICS")))
+            metering = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
+            self._closing.append(metering.shutdown)
+            self._meter = metering.get_meter(PREFIX)
+        self._counters: dict[str, Counter] = {}
+        self._gauges: dict[str, _Gauge] = {}
+        carried = {"traceparent": os.environ.get("TRACEPARENT", "")}
+        self._contexts = [TraceContextTextMapPropagator().extract(carried)]
+
+    @contextlib.contextmanager
+    def span(self, name: str, attributes: Mapping[str, str | int | float]) -> Iterator[_Span]:
+        """Open a span inside the innermost one that is open; an error in the block is named by its class alone."""
+        span = self._tracer.start_span(name, self._contexts[-1])
+        opened = _Span(span)
+        opened.set(attributes)
+        self._contexts.append(trace.set_span_in_context(span, self._contexts[-1]))
+        try:
+            yield opened
+        except BaseException as error:
+            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
+        finally:
+            self._contexts.pop()
+            span.end()
+
+    def count(self, name: str, amount: float, attributes: Mapping[str, str]) -> None:
+        """Add to a counter."""
+        if self._meter is not None:
+            if name not in self._counters:
+                self._counters[name] = self._meter.create_counter(f"{PREFIX}.{name}", _unit(name))
+            self._counters[name].add(amount, dict(attributes))
+
+    def gauge(self, name: str, value: float, attributes: Mapping[str, str]) -> None:
+        """Set a gauge."""
+        if self._meter is not None:
+            if name not in self._gauges:
+                self._gauges[name] = self._meter.create_gauge(f"{PREFIX}.{name}", _unit(name))
+            self._gauges[name].set(value, dict(attributes))
+
+    def trouble(self) -> str | None:
+        """Return the first complaint, once; None before there is one."""
+        if self._warned or self._troubles.first is None:
+            return None
+        self._warned = True
+        hosts = " and ".join(dict.fromkeys(map(shown_endpoint, self._endpoints.values())))
+        return f"{hosts} does not take them ({self._troubles.first})"
+
+    def close(self) -> None:
+        """Send what is left; what takes longer than `CLOSING_SECONDS` is given up."""
+        threads = [threading.Thread(target=close, daemon=True) for close in self._closing]
+        for thread in threads:
+            thread.start()
+        deadline = time.monotonic() + CLOSING_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            self._troubles.first = self._troubles.first or f"no answer within {CLOSING_SECONDS:.0f} seconds"
+
+
+def _timeout(signal: str) -> float | None:
+    """Return the time for one request; None where the user has set it."""
+    names = ("OTEL_EXPORTER_OTLP_TIMEOUT", f"OTEL_EXPORTER_OTLP_{signal}_TIMEOUT")
+    return None if any(os.environ.get(name) for name in names) else REQUEST_SECONDS
+
+
+def _unit(name: str) -> str:
+    """Return the unit of a metric, as UCUM writes it."""
+    return _UNITS.get(name.rpartition(".")[2], "1")
