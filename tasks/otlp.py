@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import Counter, Meter, _Gauge
     from opentelemetry.trace import Tracer
 
+Value: TypeAlias = "str | int | float"
 PREFIX = "erasure_audit"
 REQUEST_SECONDS = 3.0  # for one request with its retries, unless OTEL_EXPORTER_OTLP_TIMEOUT says another
 CLOSING_SECONDS = 5.0  # for everything that is left at the end of a run
@@ -37,10 +38,10 @@ _UNITS = {"seconds": "s", "memory": "By"}
 
 
 class _Troubles(logging.Handler):
-    """A handler that keeps the first complaint of OpenTelemetry's libraries and shows none of them."""
+    """A handler that keeps the first error of OpenTelemetry's libraries; what they try again is none."""
 
     def __init__(self) -> None:
-        super().__init__(logging.WARNING)
+        super().__init__(logging.ERROR)
         self.first: str | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -51,7 +52,7 @@ class _Span:
     def __init__(self, span: trace.Span) -> None:
         self.span = span
 
-    def set(self, attributes: Mapping[str, str | int | float]) -> None:
+    def set(self, attributes: Mapping[str, Value]) -> None:
         """Add attributes."""
         self.span.set_attributes({f"{PREFIX}.{name}": value for name, value in attributes.items()})
 
@@ -59,8 +60,11 @@ class _Span:
 class Exporting:
     """The tracer and the meter of one run. Spans and numbers are queued and sent by threads of their own."""
 
-    def __init__(self, run_id: str, endpoints: Mapping[str, str]) -> None:
-        """`endpoints` has an address for each signal that is sent, traces and metrics."""
+    def __init__(self, run_id: str, endpoints: Mapping[str, str], parent: str) -> None:
+        """`endpoints` has an address for each signal that is sent, traces and metrics.
+
+        `parent` is the W3C `traceparent` of what the run is a part of; empty for a trace of its own.
+        """
         self._endpoints = endpoints
         self._troubles, self._warned = _Troubles(), False
         log = logging.getLogger("opentelemetry")
@@ -87,24 +91,36 @@ class Exporting:
             self._meter = metering.get_meter(PREFIX)
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, _Gauge] = {}
-        carried = {"traceparent": os.environ.get("TRACEPARENT", "")}
-        self._contexts = [TraceContextTextMapPropagator().extract(carried)]
+        self._contexts = [TraceContextTextMapPropagator().extract({"traceparent": parent})]
 
     @contextlib.contextmanager
-    def span(self, name: str, attributes: Mapping[str, str | int | float]) -> Iterator[_Span]:
-        """Open a span inside the innermost one that is open; an error in the block is named by its class alone."""
-        span = self._tracer.start_span(name, self._contexts[-1])
-        opened = _Span(span)
+    def step(self, name: str, attributes: Mapping[str, Value]) -> Iterator[_Span]:
+        """Open a span inside the innermost step; what is opened in the block lies inside this one."""
+        with self.span(name, attributes) as opened:
+            self._contexts.append(trace.set_span_in_context(opened.span, self._contexts[-1]))
+            try:
+                yield opened
+            finally:
+                self._contexts.pop()
+
+    @contextlib.contextmanager
+    def span(self, name: str, attributes: Mapping[str, Value]) -> Iterator[_Span]:
+        """Open a span inside the innermost step, in any thread; an error in the block is named by its class alone."""
+        opened = _Span(self._tracer.start_span(name, self._contexts[-1]))
         opened.set(attributes)
-        self._contexts.append(trace.set_span_in_context(span, self._contexts[-1]))
         try:
             yield opened
         except BaseException as error:
-            span.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            opened.span.set_status(trace.StatusCode.ERROR, type(error).__name__)
             raise
         finally:
-            self._contexts.pop()
-            span.end()
+            opened.span.end()
+
+    def parent(self) -> str:
+        """Return the W3C `traceparent` of the innermost step."""
+        carried: dict[str, str] = {}
+        TraceContextTextMapPropagator().inject(carried, self._contexts[-1])
+        return carried.get("traceparent", "")
 
     def count(self, name: str, amount: float, attributes: Mapping[str, str]) -> None:
         """Add to a counter."""

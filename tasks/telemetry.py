@@ -6,11 +6,13 @@ What is sent never slows a run down: what cannot be sent is dropped, with one wa
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
+import os
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, ParamSpec, Protocol
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias
 
 from audit.machine import telemetry
 from tasks.progress import reporter
@@ -22,13 +24,20 @@ if TYPE_CHECKING:
     from tasks.units import StageReport
 
 P = ParamSpec("P")
+Attributes: TypeAlias = Mapping[str, str | int | float]
 
 
 class Sender(Protocol):
     """What sends the telemetry of one run."""
 
-    def span(self, name: str, attributes: dict[str, str | int | float]) -> contextlib.AbstractContextManager[Span]:
-        """Open a span inside the innermost one that is open."""
+    def step(self, name: str, attributes: Attributes) -> contextlib.AbstractContextManager[Span]:
+        """Open a span inside the innermost step; what is opened in the block lies inside this one."""
+
+    def span(self, name: str, attributes: Attributes) -> contextlib.AbstractContextManager[Span]:
+        """Open a span inside the innermost step, in any thread."""
+
+    def parent(self) -> str:
+        """Return the W3C `traceparent` of the innermost step."""
 
     def count(self, name: str, amount: float, attributes: dict[str, str]) -> None:
         """Add to a counter."""
@@ -46,7 +55,7 @@ class Sender(Protocol):
 class Span(Protocol):
     """A span that is open."""
 
-    def set(self, attributes: dict[str, str | int | float]) -> None:
+    def set(self, attributes: Attributes) -> None:
         """Add attributes."""
 
 
@@ -56,38 +65,63 @@ _sender: Sender | None = None
 @contextlib.contextmanager
 def running(run: Run) -> Iterator[None]:
     """Send the telemetry of a run inside the block, as one trace; one warning says when that is not possible."""
-    global _sender
-    endpoints = telemetry.endpoints()
-    if not endpoints or _sender is not None:
-        yield
-        return
-    try:
-        from tasks.otlp import Exporting  # loads OpenTelemetry
-
-        _sender = Exporting(run.run_id, endpoints)
-    except Exception as error:  # packages that are missing or unfit, settings that they refuse
-        missing = f"its packages are not installed; {telemetry.EXTRA}"
-        why = missing if isinstance(error, ImportError) else f"{type(error).__name__}: {str(error)[:200]}"
-        reporter().note(f"no metrics and traces are sent: an endpoint is set, and {why}; the run goes on")
+    opened = None if _sender else _open(run.run_id, os.environ.get("TRACEPARENT", ""))
+    if opened is None:
         yield
         return
     try:
         with step("run", {"command": run.command}):
             yield
     finally:
-        sender, _sender = _sender, None
-        sender.close()
-        _warn(sender)
+        _close(opened)
+
+
+def join(run_id: str, parent: str) -> None:
+    """Send the telemetry of the units that this process computes for a run that another one leads, until it ends.
+
+    `parent` is what `parent` returned there.
+    """
+    if _sender is None and (opened := _open(run_id, parent)):
+        atexit.register(_close, opened)
+
+
+def parent() -> str:
+    """Return the W3C `traceparent` of the step that this process is in; empty without one."""
+    return _sender.parent() if _sender else ""
+
+
+def _open(run_id: str, parent: str) -> Sender | None:
+    """Return what sends the telemetry of a run, this process's from now on; None when nothing is to be sent, or can be."""
+    global _sender
+    endpoints = telemetry.endpoints()
+    if not endpoints:
+        return None
+    try:
+        from tasks.otlp import Exporting  # loads OpenTelemetry
+
+        _sender = Exporting(run_id, endpoints, parent)
+    except Exception as error:  # packages that are missing or unfit, settings that they refuse
+        missing = f"its packages are not installed; {telemetry.EXTRA}"
+        why = missing if isinstance(error, ImportError) else f"{type(error).__name__}: {str(error)[:200]}"
+        reporter().note(f"no metrics and traces are sent: an endpoint is set, and {why}; the run goes on")
+    return _sender
+
+
+def _close(sender: Sender) -> None:
+    global _sender
+    _sender = None
+    sender.close()
+    _warn(sender)
 
 
 @contextlib.contextmanager
-def step(name: str, attributes: dict[str, str | int | float] | None = None) -> Iterator[Span | None]:
+def step(name: str, attributes: Attributes | None = None) -> Iterator[Span | None]:
     """Trace one step of a run."""
     sender = _sender
     if sender is None:
         yield None
         return
-    with sender.span(name, attributes or {}) as span:
+    with sender.step(name, attributes or {}) as span:
         yield span
     _warn(sender)
 
@@ -149,7 +183,7 @@ def pending(kind: str, units: int) -> None:
         _sender.gauge("queue", units, {"kind": kind})
 
 
-def _facts(report: UnitReport) -> dict[str, str | int | float]:
+def _facts(report: UnitReport) -> Attributes:
     return {
         "rows": report.rows, "errors": report.errors, "unassessed": report.unassessed,
         "unet_calls": report.unet_calls, "seconds": report.seconds,
@@ -178,4 +212,5 @@ def _gpu_memory(sender: Sender) -> None:
 
 def _warn(sender: Sender) -> None:
     if trouble := sender.trouble():
-        reporter().note(f"metrics and traces do not arrive: {trouble}; the run goes on without them")
+        with contextlib.suppress(RuntimeError):  # at the end of a process that only computed units
+            reporter().note(f"metrics and traces do not arrive: {trouble}; the run goes on without them")
