@@ -94,8 +94,8 @@ def listening_at(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[s
         server.server_close()
 
 
-@pytest.fixture
-def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+@contextlib.contextmanager
+def receiving(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
     got = Receiver("")
 
     def keep(request: BaseHTTPRequestHandler) -> None:
@@ -123,25 +123,39 @@ class Notes(progress.LogReporter):
 
 
 @pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The warnings of the run; no Prefect API is asked for an artifact."""
-    monkeypatch.setattr(progress, "create_progress_artifact", lambda *_, **__: None)
+def notes() -> Iterator[list[str]]:
+    """The warnings of the run."""
     reporter = Notes()
     with progress.reporting_to(reporter):
         yield reporter.notes
 
 
-@pytest.fixture
-def run(tmp_path: Path, tiny_folder: Path) -> Run:
-    """A run of a few pictures that is not planned yet."""
+@dataclasses.dataclass(frozen=True)
+class Sent:
+    """What a run of a few pictures sent, of which one unit failed."""
+
+    run: Run
+    receiver: Receiver
+    notes: list[str]
+
+
+@pytest.fixture(scope="module")
+def sent(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Sent]:
     changes = {
         "concepts": [{"name": "ring", "phrase": SECRET}],
         "scenarios": [{"name": "text", "cases": 1, "sampler": {"steps": 1}}],
         "defences": [{"name": "negative", "guards": [{"name": "negative-prompt"}]}],
         "controls": {"cases": 1, "random_latent": False},
     }
-    spec = tiny_spec(tmp_path, tiny_folder, **changes)
-    return open_run(str(spec), str(tmp_path / "runs"), "tiny-1", context.Settings(device="cpu"))
+    folder, reporter = tmp_path_factory.mktemp("telemetry"), Notes()
+    spec = tiny_spec(folder, tiny_folder, **changes)
+    with pytest.MonkeyPatch.context() as patch, receiving(patch) as receiver, progress.reporting_to(reporter):
+        patch.setattr(progress, "create_progress_artifact", lambda *_, **__: None)  # no Prefect API is asked
+        run = open_run(str(spec), str(folder / "runs"), "tiny-1", context.Settings(device="cpu"))
+        with telemetry.running(run):
+            plan.fn(run, collect.fn(run))
+            stages.run_units(run, kind="generate", unit_task=unit_task("generate", 1))
+        yield Sent(run, receiver, reporter.notes)
 
 
 def unit_task(kind: str, broken: int = 0) -> Any:
@@ -161,22 +175,13 @@ def unit_task(kind: str, broken: int = 0) -> Any:
     return call
 
 
-def audit(run: Run, broken: int = 0) -> None:
-    with telemetry.running(run):
-        plan.fn(run, collect.fn(run))
-        stages.run_units(run, kind="generate", unit_task=unit_task("generate", broken))
-
-
-def test_a_run_is_one_trace_with_its_stages_and_units_and_its_numbers_add_up(
-    receiver: Receiver, run: Run, notes: list[str]
-) -> None:
-    audit(run, broken=1)
-    spans = {span.span_id: span for span in receiver.spans()}
+def test_a_run_is_one_trace_with_its_stages_and_units(sent: Sent) -> None:
+    spans = {span.span_id: span for span in sent.receiver.spans()}
     names = [span.name for span in spans.values()]
     (root,) = [span for span in spans.values() if not span.parent_span_id]
     assert root.name == "run" and len({span.trace_id for span in spans.values()}) == 1
     assert {"collect", "plan", "stage generate"} <= set(names)
-    planned = [unit.key for unit in run.plan.units_of("generate")]
+    planned = [unit.key for unit in sent.run.plan.units_of("generate")]
     units = [span for span in spans.values() if span.name == "unit generate"]
     assert {attributes(span)["unit"] for span in units} == set(planned) and len(units) == len(planned)
     assert {spans[span.parent_span_id].name for span in units} == {"stage generate"}
@@ -184,22 +189,24 @@ def test_a_run_is_one_trace_with_its_stages_and_units_and_its_numbers_add_up(
     assert outcomes == ["complete"] * (len(planned) - 1) + ["failed"]
     (failed,) = [span for span in units if attributes(span)["outcome"] == "failed"]
     assert failed.status.message == "ValueError"
-    metrics = receiver.metrics()
+
+
+def test_the_numbers_of_a_run_add_up(sent: Sent) -> None:
+    metrics, planned = sent.receiver.metrics(), list(sent.run.plan.units_of("generate"))
     kind = ("kind", "generate")
     assert metrics["erasure_audit.units", (kind, ("outcome", "complete"))] == len(planned) - 1
     assert metrics["erasure_audit.units", (kind, ("outcome", "failed"))] == 1
     assert metrics["erasure_audit.rows", (kind,)] >= len(planned) - 1
     assert metrics["erasure_audit.queue", (kind,)] == 0
     assert 0 < metrics["erasure_audit.compute.seconds", (kind,)] <= metrics["erasure_audit.unit.seconds", (kind,)]
-    assert not [note for note in notes if "metrics" in note]
+    assert not [note for note in sent.notes if "metrics" in note]
 
 
-def test_no_prompt_no_path_and_no_host_name_is_sent(receiver: Receiver, run: Run, notes: list[str]) -> None:
-    audit(run, broken=1)
-    sent = b"".join(body for bodies in receiver.bodies.values() for body in bodies)
-    assert b"tiny-1" in sent and b"erasure-audit" in sent
-    for secret in (SECRET, run.root, str(Path.home()), socket.gethostname(), "ring"):
-        assert secret.encode() not in sent, secret
+def test_no_prompt_no_path_and_no_host_name_is_sent(sent: Sent) -> None:
+    everything = b"".join(body for bodies in sent.receiver.bodies.values() for body in bodies)
+    assert b"tiny-1" in everything and b"erasure-audit" in everything
+    for secret in (SECRET, sent.run.root, str(Path.home()), socket.gethostname(), "ring"):
+        assert secret.encode() not in everything, secret
 
 
 def refused() -> Iterator[str]:
@@ -255,7 +262,7 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], env=fresh_environment(), cwd=REPOSITORY, check=True)
 
 
-def test_units_of_another_process_join_the_trace(receiver: Receiver) -> None:
+def test_units_of_another_process_join_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
 import sys
 from tasks import telemetry
@@ -263,7 +270,7 @@ telemetry.join("tiny-1", sys.argv[1])
 with telemetry.step("unit generate"):
     pass
 """
-    with telemetry.running(IDLE), telemetry.step("stage generate"):
+    with receiving(monkeypatch) as receiver, telemetry.running(IDLE), telemetry.step("stage generate"):
         command = [sys.executable, "-c", code, telemetry.parent()]
         variables = fresh_environment(**{settings.ENDPOINT: receiver.url})
         subprocess.run(command, env=variables, cwd=REPOSITORY, check=True)
