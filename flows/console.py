@@ -130,7 +130,7 @@ class _Left(ProgressColumn):
 
 
 class BarReporter:
-    """A reporter with one progress bar for each stage, on a terminal. The bar of a stage inside another goes when it ends."""
+    """A reporter with one progress bar for each stage, on a terminal. The bar of a step inside a stage goes when it ends."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -164,11 +164,11 @@ class BarReporter:
         bar = self._bars.pop(stage, None)
         if self._progress is None or bar is None:
             return
-        if self._bars:
-            self._progress.remove_task(bar)
-        else:
-            self._progress.stop_task(bar)
+        self._progress.stop_task(bar)
+        if not self._bars:
             self.close()
+        elif self._progress.tasks[self._progress.task_ids.index(bar)].fields["counted"]:
+            self._progress.remove_task(bar)  # a step inside a stage
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""

@@ -11,7 +11,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry import trace
@@ -74,20 +75,24 @@ class Exporting:
         resource = Resource.create({
             "service.name": os.environ.get("OTEL_SERVICE_NAME") or "erasure-audit",
             "service.version": importlib.metadata.version("erasure-audit"),
+            "service.instance.id": uuid.uuid4().hex,  # of this process and run: counters of several are added up
             f"{PREFIX}.run": run_id,
         })  # fmt: skip
         self._closing: list[Callable[[], object]] = []
+        self._flushing: list[Callable[[], object]] = []
         self._tracer: Tracer = trace.NoOpTracer()
         self._meter: Meter | None = None
         if "traces" in endpoints:
             tracing = TracerProvider(resource=resource, shutdown_on_exit=False)
             tracing.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(timeout=_timeout("TRACES"))))
             self._closing.append(tracing.shutdown)
+            self._flushing.append(tracing.force_flush)
             self._tracer = tracing.get_tracer(PREFIX)
         if "metrics" in endpoints:
             reader = PeriodicExportingMetricReader(OTLPMetricExporter(timeout=_timeout("METRICS")))
             metering = MeterProvider(metric_readers=[reader], resource=resource, shutdown_on_exit=False)
             self._closing.append(metering.shutdown)
+            self._flushing.append(metering.force_flush)
             self._meter = metering.get_meter(PREFIX)
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, _Gauge] = {}
@@ -115,6 +120,12 @@ class Exporting:
             raise
         finally:
             opened.span.end()
+
+    def past(self, name: str, began: int, attributes: Mapping[str, Value]) -> None:
+        """Record a span that began at a time, in nanoseconds since 1970, and ends now."""
+        opened = _Span(self._tracer.start_span(name, self._contexts[-1], start_time=began))
+        opened.set(attributes)
+        opened.span.end()
 
     def parent(self) -> str:
         """Return the W3C `traceparent` of the innermost step."""
@@ -144,9 +155,17 @@ class Exporting:
         hosts = " and ".join(dict.fromkeys(map(shown_endpoint, self._endpoints.values())))
         return f"{hosts} does not take them ({self._troubles.first})"
 
+    def flush(self) -> None:
+        """Send what there is now; nothing after the first error or `CLOSING_SECONDS` without an answer."""
+        if self._troubles.first is None:
+            self._within(self._flushing)
+
     def close(self) -> None:
         """Send what is left; what takes longer than `CLOSING_SECONDS` is given up."""
-        threads = [threading.Thread(target=close, daemon=True) for close in self._closing]
+        self._within(self._closing)
+
+    def _within(self, calls: Sequence[Callable[[], object]]) -> None:
+        threads = [threading.Thread(target=call, daemon=True) for call in calls]
         for thread in threads:
             thread.start()
         deadline = time.monotonic() + CLOSING_SECONDS

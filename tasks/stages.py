@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
     def compute(run: Run, unit: Unit, expected: Installation | None = None) -> UnitReport:
         if expected is not None:  # not in the process that planned it
             require_fit(run, expected)
+            telemetry.join(run)
         with gpu_slot(run.settings.gpu_slot), telemetry.unit(unit) as measured:
             return measured(run.worker.run(unit, listen()))
 
@@ -78,6 +80,6 @@ def compute(run: Run) -> tuple[StageReport, ...]:
         return tuple(stage(run) for stage in (erase, attack, invert, generate, detect, quality))
     from tasks.spread import spread
 
-    reports = spread(run, _UNITS, essential=frozenset({"erase"}))
+    reports = spread(dataclasses.replace(run, trace=telemetry.parent()), _UNITS, essential=frozenset({"erase"}))
     _sweep(run)
     return reports

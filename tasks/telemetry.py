@@ -6,7 +6,6 @@ What is sent never slows a run down: what cannot be sent is dropped, with one wa
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import os
@@ -36,6 +35,9 @@ class Sender(Protocol):
     def span(self, name: str, attributes: Attributes) -> contextlib.AbstractContextManager[Span]:
         """Open a span inside the innermost step, in any thread."""
 
+    def past(self, name: str, began: int, attributes: Attributes) -> None:
+        """Record a span that began at a time, in nanoseconds since 1970, and ends now."""
+
     def parent(self) -> str:
         """Return the W3C `traceparent` of the innermost step."""
 
@@ -47,6 +49,9 @@ class Sender(Protocol):
 
     def trouble(self) -> str | None:
         """Return why nothing arrives, once; None when nothing is known of it."""
+
+    def flush(self) -> None:
+        """Send what there is, for a bounded time, and not where nothing arrives."""
 
     def close(self) -> None:
         """Send what is left, for a bounded time."""
@@ -60,6 +65,7 @@ class Span(Protocol):
 
 
 _sender: Sender | None = None
+_joined: str | None = None  # the run whose units this process computes for another one
 
 
 @contextlib.contextmanager
@@ -76,13 +82,19 @@ def running(run: Run) -> Iterator[None]:
         _close(opened)
 
 
-def join(run_id: str, parent: str) -> None:
-    """Send the telemetry of the units that this process computes for a run that another one leads, until it ends.
+def join(run: Run) -> None:
+    """Send the telemetry of the units that this process computes for a run that another one leads.
 
-    `parent` is what `parent` returned there.
+    It is sent after each unit: whoever started this process may end it at any time.
     """
-    if _sender is None and (opened := _open(run_id, parent)):
-        atexit.register(_close, opened)
+    global _joined
+    if _joined == run.run_id:
+        return
+    if _joined is not None and _sender is not None:
+        _close(_sender)
+    if _sender is None:
+        _joined = run.run_id
+        _open(run.run_id, run.trace)
 
 
 def parent() -> str:
@@ -134,13 +146,23 @@ def staged(run_units: Callable[P, StageReport]) -> Callable[P, StageReport]:
         with step(f"stage {kwargs['kind']}", {"kind": str(kwargs["kind"])}) as span:
             report = run_units(*args, **kwargs)
             if span is not None:
-                span.set({
-                    "units": report.units, "before": report.before, "computed": report.computed,
-                    "elsewhere": report.elsewhere, "failed": len(report.failures),
-                })  # fmt: skip
+                span.set(_outcome(report))
         return report
 
     return traced
+
+
+def stage_ended(report: StageReport, began: int) -> None:
+    """Trace a stage that ended now and began at a time, in nanoseconds since 1970, beside others that may go on."""
+    if _sender is not None:
+        _sender.past(f"stage {report.kind}", began, {"kind": report.kind, **_outcome(report)})
+
+
+def _outcome(report: StageReport) -> Attributes:
+    return {
+        "units": report.units, "before": report.before, "computed": report.computed, "elsewhere": report.elsewhere,
+        "failed": len(report.failures),
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -174,7 +196,15 @@ def unit(unit: Unit) -> Iterator[Callable[[UnitReport], UnitReport]]:
                 sender.count("errors", report.errors, kind)
                 sender.count("unet.evaluations", report.unet_calls, kind)
             _gpu_memory(sender)
+    if _joined is not None:
+        sender.flush()
     _warn(sender)
+
+
+def retried(kind: str) -> None:
+    """Count a unit that is computed again because its process was lost."""
+    if _sender is not None:
+        _sender.count("retries", 1, {"kind": kind})
 
 
 def pending(kind: str, units: int) -> None:

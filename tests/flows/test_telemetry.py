@@ -264,11 +264,15 @@ assert not loaded, loaded
 
 def test_units_of_another_process_join_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     code = """
-import sys
+import os, sys
+from audit.compute.worker import UnitReport
 from tasks import telemetry
-telemetry.join("tiny-1", sys.argv[1])
-with telemetry.step("unit generate"):
-    pass
+from tasks.context import Run, Settings
+from tests.synthetic import unit
+telemetry.join(Run("tiny-1", "nowhere", Settings(), trace=sys.argv[1]))
+with telemetry.unit(unit("generate")) as measured:
+    measured(UnitReport("generate", "0", 3, 0, 0, 50, 1.5))
+os._exit(0)  # as whoever started a worker ends it
 """
     with receiving(monkeypatch) as receiver, telemetry.running(IDLE), telemetry.step("stage generate"):
         command = [sys.executable, "-c", code, telemetry.parent()]
@@ -277,6 +281,7 @@ with telemetry.step("unit generate"):
     spans = {span.name: span for span in receiver.spans()}
     assert spans["unit generate"].parent_span_id == spans["stage generate"].span_id
     assert spans["unit generate"].trace_id == spans["run"].trace_id
+    assert receiver.metrics()["erasure_audit.rows", (("kind", "generate"),)] == 3
 
 
 @pytest.mark.parametrize(
