@@ -19,6 +19,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prefect.states import Completed, Failed
 
+from audit.compute.worker import UnitReport
 from audit.machine import telemetry as settings
 from audit.plan.identities import Unit
 from tasks import context, progress, stages, telemetry
@@ -28,6 +29,7 @@ from tasks.opening import open_run
 from tasks.plan import plan
 from tests.flows.audits import tiny_spec
 from tests.machines import REPOSITORY, fresh_environment
+from tests.synthetic import unit
 
 SECRET = "zyx"
 IDLE = Run("tiny-1", "nowhere", context.Settings())
@@ -140,7 +142,7 @@ class Sent:
 
 
 @pytest.fixture(scope="module")
-def sent(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterator[Sent]:
+def sent(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Sent:
     changes = {
         "concepts": [{"name": "ring", "phrase": SECRET}],
         "scenarios": [{"name": "text", "cases": 1, "sampler": {"steps": 1}}],
@@ -155,7 +157,7 @@ def sent(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Iterato
         with telemetry.running(run):
             plan.fn(run, collect.fn(run))
             stages.run_units(run, kind="generate", unit_task=unit_task("generate", 1))
-        yield Sent(run, receiver, reporter.notes)
+    return Sent(run, receiver, reporter.notes)
 
 
 def unit_task(kind: str, broken: int = 0) -> Any:
@@ -262,26 +264,26 @@ assert not loaded, loaded
     subprocess.run([sys.executable, "-c", code], env=fresh_environment(), cwd=REPOSITORY, check=True)
 
 
-def test_units_of_another_process_join_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = """
-import os, sys
-from audit.compute.worker import UnitReport
-from tasks import telemetry
-from tasks.context import Run, Settings
-from tests.synthetic import unit
-telemetry.join(Run("tiny-1", "nowhere", Settings(), trace=sys.argv[1]))
-with telemetry.unit(unit("generate")) as measured:
-    measured(UnitReport("generate", "0", 3, 0, 0, 50, 1.5))
-os._exit(0)  # as whoever started a worker ends it
-"""
-    with receiving(monkeypatch) as receiver, telemetry.running(IDLE), telemetry.step("stage generate"):
-        command = [sys.executable, "-c", code, telemetry.parent()]
-        variables = fresh_environment(**{settings.ENDPOINT: receiver.url})
-        subprocess.run(command, env=variables, cwd=REPOSITORY, check=True)
-    spans = {span.name: span for span in receiver.spans()}
-    assert spans["unit generate"].parent_span_id == spans["stage generate"].span_id
-    assert spans["unit generate"].trace_id == spans["run"].trace_id
-    assert receiver.metrics()["erasure_audit.rows", (("kind", "generate"),)] == 3
+def test_units_that_another_process_computes_join_the_trace_and_are_sent_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with receiving(monkeypatch) as receiver:
+        with telemetry.running(IDLE):
+            led = dataclasses.replace(IDLE, trace=telemetry.parent())
+        monkeypatch.setattr(telemetry, "_joined", None)  # and all of the rest as in a process that has just begun
+        try:
+            telemetry.join(led)
+            with telemetry.unit(unit("generate")) as measured:
+                measured(UnitReport("generate", "0", 3, 0, 0, 50, 1.5))
+            telemetry.join(led)  # the next unit
+            # Here the process may be killed.
+            spans = {span.name: span for span in receiver.spans()}
+            assert spans["unit generate"].parent_span_id == spans["run"].span_id
+            assert spans["unit generate"].trace_id == spans["run"].trace_id
+            assert receiver.metrics()["erasure_audit.rows", (("kind", "generate"),)] == 3
+        finally:
+            assert telemetry._sender is not None
+            telemetry._close(telemetry._sender)
 
 
 @pytest.mark.parametrize(
