@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
@@ -78,12 +78,13 @@ def int_key(value: object) -> int:
     return int(key(value)[:16], 16) >> 1
 
 
-def file_sha256(path: Path) -> str:
-    """Return the hex SHA-256 of a file's bytes, read in 1 MiB blocks."""
+def file_sha256(path: Path, block_read: Callable[[], object] = lambda: None) -> str:
+    """Return the hex SHA-256 of a file's bytes, read in 1 MiB blocks; `block_read` is called after each."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
+            block_read()
     return digest.hexdigest()
 
 

@@ -9,6 +9,7 @@ from prefect import State, flow
 from prefect.states import Completed
 
 from audit.verdict.results import RunResult
+from tasks import telemetry
 from tasks.collect import collect
 from tasks.conclude import conclude
 from tasks.consolidate import consolidate
@@ -39,9 +40,10 @@ def audit(
     tell PASS from FAIL. The caller of the flow gets the state's data, which is `Finished`.
     """
     run = open_run(spec, root, run_id, settings)
-    if not run.planned:
-        plan(run, collect(run))
-    stages = compute(run)
-    result = conclude(run, consolidate(run))
-    finished = Finished(result, report(run, result), stages)
+    with telemetry.running(run):
+        if not run.planned:
+            plan(run, collect(run))
+        stages = compute(run)
+        result = conclude(run, consolidate(run))
+        finished = Finished(result, report(run, result), stages)
     return Completed(name=result.verdict.status.value, message=f"verdict of {run.run_id}", data=finished)

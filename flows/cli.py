@@ -43,7 +43,7 @@ from flows.commands import (
     tune,
     waiver,
 )
-from flows.console import runnable, say
+from flows.console import progress_bars, runnable, say
 
 app = typer.Typer(
     name="erasure-audit",
@@ -102,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in environment.take_notices():
             say(line)
     try:
-        answer = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
+        with progress_bars():  # for the long steps of every command
+            answer = app(args=arguments, prog_name="erasure-audit", standalone_mode=False)
         sys.stdout.flush()  # here, because Ctrl-C may come while a pager holds it up
         code = answer if isinstance(answer, int) else 0
         if code == EXIT_INTERRUPTED:  # what typer makes of Ctrl-C

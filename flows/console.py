@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
@@ -19,13 +18,18 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
 
 from audit.progress import Pace
+from audit.progress.lines import Lines, speed
+from audit.progress.lines import duration as duration
+from audit.progress.steps import listening
 
 PROGRAM = "erasure-audit"
 COMMANDS = (
@@ -104,113 +108,95 @@ def amount(size: float) -> str:
     return f"{size:.1f} TB"
 
 
-def duration(seconds: float) -> str:
-    """Return seconds as a person reads them."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-class PlainReporter:
-    """A reporter of plain lines: one when a stage begins, every few seconds with the time left, and one at its end.
-
-    Several stages may go on at once.
-    """
+class PlainReporter(Lines):
+    """A reporter of plain lines on stderr."""
 
     def __init__(self, counted: str = "units") -> None:
-        self._counted = counted
-        self._stages: dict[str, _Lines] = {}
-
-    def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Print what the stage has to do, and nothing for a stage without units."""
-        lines = self._stages[stage] = _Lines(self._counted, total, done)
-        if total is None or total > done:
-            say(f"{stage}: {lines.state()}")
-
-    def update(self, stage: str, done: int) -> None:
-        """Print how far the stage is, when the last line is old."""
-        lines = self._stages[stage]
-        lines.mark(done)
-        if time.monotonic() - lines.said >= LINE_SECONDS:
-            lines.said = time.monotonic()
-            left = lines.seconds_left()
-            say(f"{stage}: {lines.state()}" + (f", {duration(left)} left" if left else ""))
-
-    def end(self, stage: str) -> None:
-        """Print how the stage ended."""
-        lines = self._stages.get(stage)
-        if lines is not None and lines.done > lines.began_with:
-            say(f"{stage}: {lines.state()} in {duration(time.monotonic() - lines.began)}")
-
-    def note(self, text: str) -> None:
-        """Print a line."""
-        say(text)
+        super().__init__(say, LINE_SECONDS, counted)
 
 
-class _Lines:
-    """One stage of a plain reporter."""
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Return parts a second, a minute or an hour."""
+        rate = task.fields["pace"].rate
+        return Text("" if rate is None else speed(rate), style="progress.data.speed")
 
-    def __init__(self, counted: str, total: int | None, done: int) -> None:
-        self._counted, self._total = counted, total
-        self.done = self.began_with = done
-        self.said = self.began = time.monotonic()
-        self._pace = Pace(done)
 
-    def mark(self, done: int) -> None:
-        """Note how far the stage is."""
-        self.done = done
-        self._pace.mark(done)
-
-    def seconds_left(self) -> float | None:
-        """Return the seconds that the stage still takes; None when nobody can tell."""
-        return None if self._total is None else self._pace.seconds_left(self._total)
-
-    def state(self) -> str:
-        """Return how far the stage is, in words."""
-        return f"{self.done} objects" if self._total is None else f"{self.done}/{self._total} {self._counted}"
+class _Left(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Return the time left; rich's own column forgets parts that take longer than half a minute."""
+        left = None if task.total is None or task.finished else task.fields["pace"].seconds_left(int(task.total))
+        return Text("" if left is None else f"{duration(left)} left", style="progress.remaining")
 
 
 class BarReporter:
-    """A reporter with one progress bar for each stage, on a terminal."""
+    """A reporter with one progress bar for each stage, on a terminal. The bar of a step inside a stage goes when it ends."""
 
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress: Progress | None = None
         self._bars: dict[str, TaskID] = {}
+        self._paces: dict[str, Pace] = {}
 
-    def begin(self, stage: str, total: int | None, done: int) -> None:
+    def begin(self, stage: str, total: int | None, done: int, counted: str = "") -> None:
         """Show a bar; a stage without units shows none."""
-        if total is None or total:
-            self._bars[stage] = self._progress.add_task(stage, total=total, completed=done)
+        if total == 0:
+            return
+        if self._progress is not None and stage in self._bars:
+            self._progress.update(self._bars[stage], total=total)
+            return
+        if self._progress is None:
+            name, bar, counts = TextColumn("{task.description:>9}"), BarColumn(), MofNCompleteColumn()
+            columns = (name, bar, counts, TextColumn("{task.fields[counted]}"), TimeElapsedColumn(), _Rate(), _Left())
+            self._progress = Progress(*columns, console=self._console, redirect_stdout=False)
+            self._progress.start()
+        self._paces[stage] = pace = Pace(done)
+        self._bars[stage] = self._progress.add_task(stage, total=total, completed=done, pace=pace, counted=counted)
 
     def update(self, stage: str, done: int) -> None:
         """Move the bar."""
-        self._progress.update(self._bars[stage], completed=done)
+        if self._progress is not None and stage in self._bars:
+            self._paces[stage].mark(done)
+            self._progress.update(self._bars[stage], completed=done)
 
     def end(self, stage: str) -> None:
         """Leave the bar where it is."""
-        if stage in self._bars:
-            self._progress.stop_task(self._bars[stage])
+        bar = self._bars.pop(stage, None)
+        if self._progress is None or bar is None:
+            return
+        self._progress.stop_task(bar)
+        if not self._bars:
+            self.close()
+        elif self._progress.tasks[self._progress.task_ids.index(bar)].fields["counted"]:
+            self._progress.remove_task(bar)  # a step inside a stage
 
     def note(self, text: str) -> None:
         """Print a line above the bars."""
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Leave the bars as they are."""
+        if self._progress is not None:
+            self._progress.stop()
+        self._progress = None
+        self._bars.clear()
 
 
 @contextlib.contextmanager
 def progress_bars(counted: str = "units") -> Iterator[BarReporter | PlainReporter]:
-    """Give the reporter that fits stderr: bars on a terminal, plain lines elsewhere. `counted` names what a total counts."""
+    """Give the reporter that fits stderr: bars on a terminal, plain lines elsewhere. `counted` names what a total counts.
+
+    It listens to the long steps inside the block.
+    """
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield PlainReporter(counted)
+        plain = PlainReporter(counted)
+        with listening(plain):
+            yield plain
         return
-    columns = (
-        TextColumn("{task.description:>9}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, redirect_stdout=False) as progress:
-        yield BarReporter(progress)
+    bars = BarReporter(console)
+    try:
+        with listening(bars):
+            yield bars
+    finally:
+        bars.close()

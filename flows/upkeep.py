@@ -25,6 +25,7 @@ from audit.index.series import newest_runs
 from audit.plan.document import read_outline
 from audit.provenance import operator
 from audit.storage.journal import Journal
+from tasks.progress import heard
 
 EXPIRING = "erasure-audit.expiring"  # the event's name; `deployments/automations.yaml` waits for it
 
@@ -39,7 +40,8 @@ def publish(root: str | None = None, database: str | None = None) -> str:
 
 def _folded(journal: Journal, place: str, database: str | None) -> tuple[Path, tuple[str, ...]]:
     """Fold and publish every run; return the copy and a sentence for each damaged run, which is logged too."""
-    published, damaged = steps.consolidate_all(journal, locations.database_path(place, database))
+    with heard():
+        published, damaged = steps.consolidate_all(journal, locations.database_path(place, database))
     for run in damaged:
         get_run_logger().warning("left out of the index: %s", run)
     return published, damaged
@@ -58,7 +60,8 @@ def verify_evidence(bundles: str, keys: Sequence[str], root: str | None = None) 
     journal = Journal(root) if root else None
     bad = []
     for folder in folders:
-        verification = verify(folder, trusted, now=dt.datetime.now(dt.UTC), journal=journal)
+        with heard():
+            verification = verify(folder, trusted, now=dt.datetime.now(dt.UTC), journal=journal)
         for line in verification.lines:
             if line.answer is Answer.WRONG:
                 get_run_logger().error("%s: check %s: %s %s", folder.name, line.number, line.where or "", line.detail)
@@ -161,14 +164,15 @@ def retention(
     if min(hits_after, clears_after) < 0:
         raise SpecError("days are counted from 0", where="hits_after, clears_after", next_step="name 0 or more days")
     place = locations.storage_root(root)
-    done = apply_retention(
-        steps.open_journal(place),
-        locations.database_path(place, database),
-        Terms(hits_after, clears_after),
-        Act(operator(), reason),
-        lambda: dt.datetime.now(dt.UTC),
-        load_private_key(Path(key)) if key else None,
-    )
+    with heard():
+        done = apply_retention(
+            steps.open_journal(place),
+            locations.database_path(place, database),
+            Terms(hits_after, clears_after),
+            Act(operator(), reason),
+            lambda: dt.datetime.now(dt.UTC),
+            load_private_key(Path(key)) if key else None,
+        )
     for one in done.left:
         get_run_logger().warning("left: %s: %s", one.run_id, one.reason)
     get_run_logger().info("%s hits and %s clears removed", done.hits, done.clears)

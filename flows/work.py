@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from tasks import telemetry
 from tasks.context import Settings
 from tasks.opening import open_run
 from tasks.stages import attack, detect, erase, generate, invert, quality
@@ -17,4 +18,5 @@ def work(run_id: str, root: str | None = None, settings: Settings | None = None)
     Nobody waits for anybody: a helper begins at the end of each stage and goes on with whatever is still missing.
     """
     run = open_run(None, root, run_id, settings, concludes=False)
-    return tuple(stage(run, helps=True) for stage in (erase, attack, invert, generate, detect, quality))
+    with telemetry.running(run):
+        return tuple(stage(run, helps=True) for stage in (erase, attack, invert, generate, detect, quality))

@@ -7,8 +7,9 @@ from prefect import task
 
 from audit import run as steps
 from audit.progress import warnings_to
+from tasks import telemetry
 from tasks.context import Run
-from tasks.progress import reporter
+from tasks.progress import heard, reporter
 from tasks.retrying import TASK
 
 
@@ -17,7 +18,7 @@ def collect(run: Run) -> pa.Table:
     """Build and store the manifest of the run; return it, one row per corpus object."""
     reporter().begin("collect", None, 0)
     try:
-        with warnings_to(reporter().note):
+        with telemetry.step("collect"), heard(), warnings_to(reporter().note):
             return steps.collect(run.spec, run.journal, run.run_id, lambda done: reporter().update("collect", done))
     finally:
         reporter().end("collect")

@@ -8,15 +8,18 @@ from prefect import task
 
 from audit import run as steps
 from audit.verdict.results import RunResult
+from tasks import telemetry
 from tasks.artifacts import store_artifacts
 from tasks.context import Run
+from tasks.progress import heard
 from tasks.retrying import TASK
 
 
 @task(name="conclude", **TASK)
 def conclude(run: Run, published: Path) -> RunResult:
     """Decide the run and put the decision on record; return the result with its verdict."""
-    result = steps.conclude(run.journal, run.run_id, published)
-    steps.record_decision(run.journal, result, run.database, run.command)
+    with telemetry.step("conclude"), heard():
+        result = steps.conclude(run.journal, run.run_id, published)
+        steps.record_decision(run.journal, result, run.database, run.command)
     store_artifacts(result)
     return result

@@ -10,8 +10,9 @@ from prefect.tasks import Task
 
 from audit import run as steps
 from audit.errors import StoreError
+from tasks import telemetry
 from tasks.context import Run
-from tasks.progress import reporter
+from tasks.progress import heard, reporter
 from tasks.retrying import TASK, failure, passing
 
 
@@ -27,4 +28,5 @@ def may_succeed_later(task: Task[..., object], task_run: TaskRun, state: State[o
 @task(name="consolidate", **{**TASK, "retries": 4, "retry_condition_fn": may_succeed_later})
 def consolidate(run: Run) -> Path:
     """Fold the run into the index; return the path of the published copy that holds it."""
-    return steps.consolidate(run.journal, run.run_id, run.database)
+    with telemetry.step("consolidate"), heard():
+        return steps.consolidate(run.journal, run.run_id, run.database)

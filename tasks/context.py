@@ -66,6 +66,7 @@ class Run:
     root: str
     settings: Settings
     command: str = "run"  # run | resume: what its decision on record names
+    trace: str = ""  # W3C traceparent, for the processes that compute its units; empty where none is sent
 
     @property
     def journal(self) -> Journal:

@@ -11,8 +11,9 @@ from audit import run as steps
 from audit.evidence.registration import record_head
 from audit.plan.document import Plan
 from audit.progress import warnings_to
+from tasks import telemetry
 from tasks.context import Run
-from tasks.progress import reporter
+from tasks.progress import heard, reporter
 from tasks.retrying import TASK
 
 
@@ -21,7 +22,7 @@ def plan(run: Run, manifest: pa.Table) -> Plan:
     """Return the stored plan, which this process keeps. Raises an `AuditError` for everything that would stop the run later."""
     created_at = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
     record_head(run.journal, run.run_id)
-    with warnings_to(reporter().note):
+    with telemetry.step("plan"), heard(), warnings_to(reporter().note):
         stored = steps.plan(run.spec, run.journal, run.run_id, created_at, manifest)
     run.keep(stored)
     return stored

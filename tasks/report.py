@@ -10,7 +10,9 @@ from prefect import task
 from audit import run as steps
 from audit.storage.disclosure import record_disclosure
 from audit.verdict.results import RunResult
+from tasks import telemetry
 from tasks.context import Run
+from tasks.progress import heard
 from tasks.retrying import TASK
 
 
@@ -20,4 +22,5 @@ def report(run: Run, result: RunResult) -> dict[str, Path]:
     shown = run.settings.show_sensitive
     if shown:
         record_disclosure(run.journal, run.run_id, str(run.report_folder), dt.datetime.now(dt.UTC))
-    return steps.report(run.journal, result, run.report_folder, show_sensitive=shown)
+    with telemetry.step("report"), heard():
+        return steps.report(run.journal, result, run.report_folder, show_sensitive=shown)

@@ -19,7 +19,7 @@ from audit.plan.identities import Unit
 from audit.plan.installation import Installation, installation, shareable
 from audit.plan.resolve import resolve
 from audit.weights.sharing import share
-from tasks import runners
+from tasks import runners, telemetry
 from tasks.context import Run
 from tasks.fitness import MachineRefused
 from tasks.progress import StageProgress, reporter
@@ -61,13 +61,16 @@ class _StageState:
     reports: list[UnitReport] = dataclasses.field(default_factory=list)
     failures: list[Failure] = dataclasses.field(default_factory=list)
     settled: int = 0
+    began: int = dataclasses.field(default_factory=time.time_ns)
 
     def settle(self) -> None:
         """Count a unit that needs nothing more."""
         self.settled += 1
         self.progress.show(self.settled)
+        telemetry.pending(self.kind, self.units - self.settled)
         if self.settled == self.units:
             self.progress.end()
+            telemetry.stage_ended(self.report(), self.began)
 
     def report(self) -> StageReport:
         """Return what happened to the units of the kind."""
@@ -235,6 +238,7 @@ class _Dispatch:
         if self._lost[unit.key] >= TRIES or not self._runner.mend(error):
             return False
         self._lost[unit.key] += 1
+        telemetry.retried(unit.kind)
         reporter().note(f"a process that computed {unit.kind} unit {unit.key[:12]} was lost; trying again")
         lost = [unit]
         if self._runner.falls_together:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from prefect.tasks import Task
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
 from audit.progress import Listener
+from tasks import telemetry
 from tasks.context import Run
 from tasks.fitness import require_fit
 from tasks.progress import TrainingProgress
@@ -30,8 +32,9 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
     def compute(run: Run, unit: Unit, expected: Installation | None = None) -> UnitReport:
         if expected is not None:  # not in the process that planned it
             require_fit(run, expected)
-        with gpu_slot(run.settings.gpu_slot):
-            return run.worker.run(unit, listen())
+            telemetry.join(run)
+        with gpu_slot(run.settings.gpu_slot), telemetry.unit(unit) as measured:
+            return measured(run.worker.run(unit, listen()))
 
     return compute
 
@@ -77,6 +80,6 @@ def compute(run: Run) -> tuple[StageReport, ...]:
         return tuple(stage(run) for stage in (erase, attack, invert, generate, detect, quality))
     from tasks.spread import spread
 
-    reports = spread(run, _UNITS, essential=frozenset({"erase"}))
+    reports = spread(dataclasses.replace(run, trace=telemetry.parent()), _UNITS, essential=frozenset({"erase"}))
     _sweep(run)
     return reports

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from audit.errors import AuditError
 from audit.plan.document import KINDS, Plan
 from audit.plan.identities import Unit
+from tasks import telemetry
 from tasks.context import Run
 from tasks.progress import StageProgress, reporter
 from tasks.retrying import failure
@@ -50,6 +51,7 @@ class StageReport:
     failures: tuple[Failure, ...]
 
 
+@telemetry.staged
 def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, essential: bool = False) -> StageReport:
     """Try every unit of `kind` once; return the report of the stage. One who `helps` begins at the end.
 
@@ -74,6 +76,7 @@ def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, 
         else:
             failures.append(_failed(run, unit, failure(state), essential))
         progress.show(stage.settled)
+        telemetry.pending(kind, len(stage.rows) - stage.settled)
     progress.end()
     return StageReport(
         kind=kind,

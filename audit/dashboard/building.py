@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -19,6 +18,7 @@ from audit.dashboard.links import HOME, StaticLinks
 from audit.dashboard.site import STYLE, answer, style_sheet
 from audit.errors import StoreError
 from audit.files import ForeignError, parse_json, read_bounded
+from audit.progress.steps import Step
 from audit.report.embedding import Pictures
 
 MARKER, DIGESTS = "dashboard.json", "manifest-sha256.txt"
@@ -43,12 +43,11 @@ def build(
     index: str,
     pictures: Pictures | None = None,
     stale_days: int = STALE_DAYS,
-    report: Callable[[int, int], None] = lambda done, known: None,
 ) -> Built:
     """Write the site into `folder`, in place of an earlier build, and return what was written.
 
-    The same index and moment give the same bytes. `report` hears how many pages are written and how many are known of.
-    Raises `StoreError` when the folder holds anything but an earlier build, or cannot be written.
+    The same index and moment give the same bytes. Raises `StoreError` when the folder holds anything but an earlier build, or
+    cannot be written.
     """
     require_replaceable(folder)
     unfinished = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.tmp")
@@ -59,11 +58,12 @@ def build(
         digests = {STYLE: _write(unfinished / STYLE, style_sheet())}
         links.to(HOME, {})
         done = 0
-        while done < len(links.wanted):
-            (page, query), name = list(links.wanted.items())[done]
-            digests[name] = _write(unfinished / name, answer(context, page, dict(query)).html.encode())
-            done += 1
-            report(done, len(links.wanted))
+        with Step("dashboard", None, "pages") as step:
+            while done < len(links.wanted):
+                (page, query), name = list(links.wanted.items())[done]
+                digests[name] = _write(unfinished / name, answer(context, page, dict(query)).html.encode())
+                done += 1
+                step.advance(total=len(links.wanted))
         facts = {"format": FORMAT, "index": index, "written_at": f"{now:%Y-%m-%dT%H:%M:%SZ}", "pages": done}
         marker = json.dumps({**facts, "files": sorted(digests)}, indent=1).encode()
         digests[MARKER] = _write(unfinished / MARKER, marker)

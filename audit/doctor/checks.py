@@ -53,6 +53,7 @@ def examine(root: str, spec: Spec | None = None) -> list[Finding]:
         machine.check_folders,
         machine.check_proxies,
         machine.check_telemetry,
+        machine.check_endpoint,
         _nudenet,
     ]
     checks.append(_testbed if spec is None else lambda: _models(spec))

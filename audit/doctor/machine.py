@@ -35,6 +35,25 @@ def check_telemetry() -> Iterator[Finding]:
         yield Finding("telemetry", "ok", found)
 
 
+def check_endpoint() -> Iterator[Finding]:
+    """Yield whether this tool sends metrics and traces of its own: nowhere, unless an OpenTelemetry endpoint is set."""
+    endpoints = telemetry.endpoints()
+    if not endpoints:
+        yield Finding("metrics and traces", "ok", f"off: {telemetry.ENDPOINT} is not set")
+        return
+    found = "; ".join(f"{signal} to {telemetry.shown_endpoint(url)}" for signal, url in endpoints.items())
+    if telemetry.exporter_installed():
+        yield Finding("metrics and traces", "ok", f"on: {found}; no prompts, pictures or paths")
+    else:
+        yield Finding(
+            "metrics and traces",
+            "warning",
+            f"an endpoint is set and its packages are not installed: {found}",
+            "runs send nothing there",
+            telemetry.EXTRA,
+        )
+
+
 def check_threads() -> Iterator[Finding]:
     """Yield the number of computing threads and how idle ones wait, each with its origin; a warning on a busy machine."""
     import torch

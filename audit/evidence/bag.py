@@ -16,6 +16,7 @@ from pathlib import Path
 
 from audit.errors import NotVerified
 from audit.files import ForeignError, open_regular
+from audit.progress.steps import counted
 
 MANIFEST, TAG_MANIFEST = "manifest-sha256.txt", "tagmanifest-sha256.txt"
 ATTESTATIONS = "attestations"
@@ -105,7 +106,7 @@ def scan(folder: Path) -> Bag:
     def unreadable(error: OSError) -> None:
         strange[_name(folder, Path(error.filename))] = f"a folder that cannot be read: {error.strerror}"
 
-    for parent, folders, names in os.walk(folder, onerror=unreadable):
+    for parent, folders, names in counted(os.walk(folder, onerror=unreadable), "hash", None, "folders"):
         below = Path(parent)
         if below != folder and not folders and not names:
             strange[_name(folder, below)] = "an empty folder"

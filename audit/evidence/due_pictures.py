@@ -25,6 +25,7 @@ from audit.index import integrity
 from audit.index.published import open_published
 from audit.index.store import Replaceable, Store, explained
 from audit.plan.document import KINDS, read_outline
+from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable, UnitFile
 from audit.storage.run_records import DECISIONS, RecordChanged, read_records
 from audit.storage.threads import in_threads
@@ -124,7 +125,8 @@ def due_pictures(journal: Journal, database: Path, terms: Terms, now: dt.datetim
     due = list(filter(has_due, free(old)))
     _check(journal, _planned_by(due, runs), left)  # reads whole files, so only of runs that lose some
     files = []
-    for key in free(due):
+    going = free(due)
+    for key in counted(going, "read pictures", len(going), "units"):
         rule = _rule(terms, age(key), clears.get(key, _Clears()))
         files += [file for file in files_of(journal, key, rule) if file.pictures]
     everywhere = {key: clears[key].everywhere for key in {file.key for file in files} & clears.keys()}
@@ -184,7 +186,7 @@ def _with_pictures(journal: Journal, keys: Sequence[str]) -> dict[str, frozenset
             return frozenset()  # whoever compares it with the record names it
         return frozenset(purged.get("images", ())) if purged.get("left", 0) else None
 
-    found = zip(keys, in_threads(lost, keys), strict=True)
+    found = zip(keys, counted(in_threads(lost, keys), "read headers", len(keys), "units"), strict=True)
     return {key: images for key, images in found if images is not None}
 
 

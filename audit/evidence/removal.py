@@ -28,6 +28,7 @@ from audit.evidence.purge_records import earlier_files, recorded_units
 from audit.index import integrity
 from audit.index.folded_files import UnitEntry, on_record
 from audit.plan.document import planned_keys
+from audit.progress.steps import counted
 from audit.storage import run_records
 from audit.storage.journal import SCHEMAS, Journal
 from audit.storage.unit_files import encoded, header_in
@@ -144,10 +145,14 @@ def remove(
             where=f"run {run_id}",
             next_step="run the command again",
         )
-    after = {unit: hashlib.sha256(_without_pictures(journal, unit, now, act)).hexdigest() for unit in files}
+    after = {
+        unit: hashlib.sha256(_without_pictures(journal, unit, now, act)).hexdigest()
+        for unit in counted(files, "prepare removal", len(files), "files")
+    }
     removed = [_put_on_record(journal, part, after, act, clock, key) for part in parts]
     freed = 0
-    for unit in files:  # built once more, because all of them together may not fit into memory
+    # Built once more, because all of them together may not fit into memory.
+    for unit in counted(files, "remove pictures", len(files), "files"):
         data = _without_pictures(journal, unit, now, act)
         journal.store.put(unit.name, data)
         freed += unit.bytes - len(data)

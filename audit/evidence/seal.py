@@ -31,6 +31,7 @@ from audit.evidence.units import RunUnits, encode_units, replacements, sealed_un
 from audit.files import Document
 from audit.index.integrity import require_intact
 from audit.plan.document import read_outline
+from audit.progress.steps import counted
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, read_records
 from audit.verdict.record import policy_sha256
@@ -88,7 +89,8 @@ def seal(
     units = sealed_units(journal, run_id, on_file.units, planned_at)
     with ThreadPoolExecutor() as pool:
         encoded = zip(decided.rows, pool.map(encode_rows, decided.rows.values()), strict=True)
-        payload = {f"rows/{table}.parquet": data for table, data in encoded}
+        tables = counted(encoded, "seal", len(decided.rows), "tables")
+        payload = {f"rows/{table}.parquet": data for table, data in tables}
     payload |= documents(journal, run_id, records, record, result, redaction)
     waived = waiver_files(waivers, run_id, policy_sha256(policy), on_file.files.get("plan.json"), redaction)
     payload |= waived | {"waivers.json": (json.dumps(listed(waived), indent=1) + "\n").encode()}

@@ -15,6 +15,7 @@ from audit.evidence.purge_records import bare_files
 from audit.files import ForeignError, parse_json
 from audit.index.folded_files import UnitEntry
 from audit.plan.document import planned_keys
+from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import FOLDED, read_records
 
@@ -63,7 +64,8 @@ def sealed_units(
     files = tuple(_sealed(kind, key, recorded.get((kind, key)), bare) for kind, key in planned)
     shards = sorted({f"units/{kind}/{key[:2]}" for kind, key in planned})
     with ThreadPoolExecutor(_THREADS) as pool:
-        listings = zip(shards, pool.map(journal.store.written, shards), strict=True)
+        times_of = counted(pool.map(journal.store.written, shards), "list units", len(shards), "folders")
+        listings = zip(shards, times_of, strict=True)
         written = {f"{shard}/{last}": moment for shard, listing in listings for last, moment in listing.items()}
     times = [written[file.name] for file in files if file.name in written]
     # Storage may keep whole seconds only.
@@ -122,7 +124,8 @@ def changed(
     """
     kept = [file for file in files if file.sha256 is not None and file.purged_at is None]
     with ThreadPoolExecutor(_THREADS) as pool:
-        yield from (found for found in pool.map(lambda file: _difference(journal, file, earlier), kept) if found)
+        compared = pool.map(lambda file: _difference(journal, file, earlier), kept)
+        yield from filter(None, counted(compared, "compare", len(kept), "files"))
 
 
 def _difference(journal: Journal, file: SealedUnit, earlier: Mapping[str, frozenset[str]]) -> tuple[str, str] | None:

@@ -25,6 +25,7 @@ from audit.evidence.integrity import (
 from audit.evidence.journal_check import check_units
 from audit.evidence.keys import PublicKey
 from audit.evidence.lines import Answer, Line, unchecked
+from audit.progress.steps import counted
 from audit.storage.journal import Journal
 
 CHECKS: Mapping[int, str] = {
@@ -98,7 +99,7 @@ def _content(
     lines = list(guarded(4, contents.check_versions(content)))
     if any(line.answer is Answer.WRONG for line in lines):
         return lines + [unchecked(number, "the versions are not known") for number in CHECKS if number > 4]
-    for number, check in (
+    checks = (
         (5, contents.check_counts(content)),
         (6, contents.check_decisions(content)),
         (7, contents.check_policy(content, now, keys)),
@@ -106,6 +107,7 @@ def _content(
         (9, contents.check_calibration(content)),
         (10, check_units(content, journal)),
         (11, contents.check_age(content, now, most_days)),
-    ):
+    )
+    for number, check in counted(checks, "verify", len(checks), "checks"):
         lines += guarded(number, check)
     return lines

@@ -25,6 +25,7 @@ from audit.export.manifest import ExportedFile, exported, write_manifest
 from audit.files import Document, new_folder
 from audit.index.published import open_published, require_run
 from audit.index.store import explained
+from audit.progress.steps import counted
 from audit.storage.disclosure import record_disclosure
 from audit.storage.journal import Journal
 from audit.storage.pictures import Purged, StoredPictures
@@ -128,7 +129,8 @@ def _sensitive(cases: pa.Table, redaction: Redaction) -> frozenset[str]:
 def _write_pictures(shards: _Shards, cases: pa.Table, read: StoredPictures, hidden: Container[str]) -> PictureCounts:
     """Write the cases with their pictures, so many at a time that memory stays bounded, and return how many are there."""
     counts: collections.Counter[str] = collections.Counter()
-    for batch in cases.to_batches(max_chunksize=_GROUP_ROWS):
+    batches = cases.to_batches(max_chunksize=_GROUP_ROWS)
+    for batch in counted(batches, "export", len(batches), f"times {_GROUP_ROWS} cases"):
         images, states = [], []
         for row in batch.select([*_WHERE, "pixel_sha256", "cell_id", "case_no"]).to_pylist():
             data, state = _picture(read, row, hidden)

@@ -20,6 +20,7 @@ from audit.identity import file_sha256
 from audit.index.copies import open_copy
 from audit.index.published import require_run
 from audit.index.store import explained
+from audit.progress.steps import counted
 
 # The full-width signs are formulas in some languages.
 _HARMLESS = r"""regexp_replace({0}, '(^|[;\t\r\n])([ "]*[=+\-@\t\r＝＋－＠])', '\1''\2', 'g')"""
@@ -41,7 +42,8 @@ def export_marts(copy: Path, folder: Path, form: MartFormat, run_id: str | None 
             if run_id is not None:
                 require_run(con, run_id, copy)
             names = [str(row[0]) for row in con.execute(_MARTS).fetchall()]
-            files = [_export(con, name, unfinished, form, run_id) for name in names]
+            marts = counted(names, "export", len(names), "tables")
+            files = [_export(con, name, unfinished, form, run_id) for name in marts]
             ((sensitive,),) = con.execute(_SENSITIVE).fetchall()
         except (duckdb.CatalogException, duckdb.BinderException, duckdb.PermissionException) as error:
             raise StoreError(

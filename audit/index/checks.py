@@ -11,6 +11,7 @@ from audit.files import Document
 from audit.index.published import open_published, require_run
 from audit.index.records import records
 from audit.index.sql_files import relations
+from audit.progress.steps import counted
 from audit.verdict.decisions import CheckResult
 
 _EXAMPLES = 3
@@ -25,7 +26,9 @@ def run_checks(path: str | Path, run_id: str) -> list[CheckResult]:
     con = open_published(path)
     try:
         require_run(con, run_id, path)
-        return [_run_check(con, name, sql, run_id) for name, sql in relations("checks").items()]
+        checks = relations("checks")
+        asked = counted(checks.items(), "checks", len(checks), "checks")
+        return [_run_check(con, name, sql, run_id) for name, sql in asked]
     finally:
         con.close()
 

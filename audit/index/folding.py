@@ -27,6 +27,7 @@ from audit.index.quality_folding import fill_set_distances
 from audit.index.sql_files import STAGING, relations
 from audit.index.writing import insert, insert_records, transaction
 from audit.plan.document import KINDS
+from audit.progress.steps import Step, counted
 from audit.statistics.binomial import clopper_pearson
 from audit.storage.journal import SCHEMAS, Journal, UnitFile
 from audit.storage.run_records import RecordChanged
@@ -82,16 +83,17 @@ def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> F
     record = folded_files.on_record(journal, run_id)
     load_plan(con, journal, run_id, run_key)
     units = rows = 0
-    for kind in KINDS:
-        complete, failed, gone = _pending(con, journal, run_key, kind)
-        integrity.require_present(journal, record.units, kind, gone)
-        for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
-            stamps = {key: complete[key] for key in chunk}
-            units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, stamps, [])
-        for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
-            units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, {}, chunk)
-        if gone:
-            _load_units(con, journal, record.units, kind, {}, [], gone)
+    pending = {kind: _pending(con, journal, run_key, kind) for kind in KINDS}
+    with Step("fold", sum(len(complete) + len(failed) for complete, failed, _ in pending.values()), "units") as step:
+        for kind, (complete, failed, gone) in pending.items():
+            integrity.require_present(journal, record.units, kind, gone)
+            for chunk in _chunks(sorted(complete), _CHUNK_UNITS):
+                stamps = {key: complete[key] for key in chunk}
+                units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, stamps, [], step)
+            for chunk in _chunks(sorted(failed), _CHUNK_UNITS):
+                units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, {}, chunk, step)
+            if gone:
+                _load_units(con, journal, record.units, kind, {}, [], step, gone)
     _put_on_record(con, journal, run_id, run_key, record)
     load_decisions(con, journal, run_id, run_key, record.decisions)
     return Folded(1, units, rows)
@@ -122,7 +124,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
     stale = con.execute("select run_key from runs where not outcomes_current order by run_key").fetchall()
     if not stale:
         return
-    for (run_key,) in stale:
+    for (run_key,) in counted(stale, "decide cases", len(stale), "runs"):
         with transaction(con):
             decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
@@ -197,6 +199,7 @@ def _load_units(
     kind: str,
     complete: Mapping[str, str],
     failed: Collection[str],
+    step: Step,
     gone: Collection[str] = (),
 ) -> int:
     """Replace whatever the index holds of these units in one transaction, and return the number of their rows.
@@ -225,6 +228,7 @@ def _load_units(
             _require_failure(journal, kind, file, table)
             counts[key], runtimes[key], files[key] = table.num_rows, runtime(table), file
             waiting.append((unit_ids[key], table))
+            step.advance()
             if len(waiting) == _BATCH_UNITS:
                 _insert_rows(con, kind, waiting)
                 waiting = []

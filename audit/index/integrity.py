@@ -19,6 +19,7 @@ from audit.index.folded_files import (
     unrecorded,
 )
 from audit.plan.document import KINDS, planned_keys
+from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import DECISIONS, FOLDED, PURGED, Record, RecordChanged, append
 from audit.storage.threads import in_threads
@@ -211,7 +212,8 @@ def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry],
     def holds(key: str) -> bool:
         return journal.holds(kind, entries[key].file)
 
-    for key, held in zip(to_read, in_threads(holds, to_read), strict=True):
+    held_files = counted(in_threads(holds, to_read), f"check {kind}", len(to_read), "files")
+    for key, held in zip(to_read, held_files, strict=True):
         entry = entries[key]
         if held:
             continue

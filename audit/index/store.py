@@ -25,6 +25,7 @@ from audit.index.decision_folding import load_decisions
 from audit.index.folding import Folded
 from audit.index.lock import in_use, locked, no_locks, unusable
 from audit.index.sql_files import digest, relations
+from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
 from audit.storage.run_records import DECISIONS, read_records
@@ -109,7 +110,8 @@ class Store:
         """
         with explained(self.path):
             total = Folded(runs=0, units=0, rows=0)
-            for run in [run_id] if run_id is not None else journal.runs():
+            runs = [run_id] if run_id is not None else journal.runs()
+            for run in counted(runs, "fold runs", len(runs), "runs"):
                 try:
                     folded = folding.load_run(self._con, journal, run)
                 except JournalError as error:

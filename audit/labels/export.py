@@ -18,6 +18,7 @@ from audit.labels.documents import Exported, Judge, Question, Record, RecordedPi
 from audit.labels.drawing import Drawing, Sizes, draw
 from audit.labels.page import page
 from audit.labels.pool import Seen
+from audit.progress.steps import counted
 from audit.storage.disclosure import record_disclosure
 from audit.storage.journal import Journal
 
@@ -130,7 +131,7 @@ def _pixels(journal: Journal, drawing: Drawing) -> list[tuple[Seen, images.Pixel
     for seen in {seen.pixel_sha256: seen for seen, _ in drawing.pictures}.values():
         by_unit.setdefault(seen.unit_key, {})[seen.image_id] = seen
     pictures = []
-    for unit_key, wanted in by_unit.items():
+    for unit_key, wanted in counted(by_unit.items(), "read pictures", len(by_unit), "units"):
         rows = journal.read("generate", unit_key, ["image_id", "image"]).to_pylist()
         stored = {row["image_id"]: (row["image"] or {}).get("bytes") for row in rows if row["image_id"] in wanted}
         for image_id, seen in wanted.items():

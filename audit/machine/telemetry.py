@@ -1,10 +1,11 @@
-"""Switch off the telemetry of libraries, and report whether the environment still allows it."""
+"""Switch off the telemetry of libraries, report whether the environment still allows it, and where our own goes."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import os
+import urllib.parse
 from collections.abc import Iterator, Mapping
 
 _YES = frozenset({"1", "true", "yes", "on", "y"})
@@ -36,7 +37,16 @@ class Reporter:
 
 REPORTERS = (
     # Analytics of the server also cause 'database is locked' when a temporary one starts.
-    Reporter("Prefect", "prefect", {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "1"}),
+    # Its resource metrics would go with flow names to the endpoint of our own ones, or to its vendor's cloud.
+    Reporter(
+        "Prefect",
+        "prefect",
+        {
+            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "DO_NOT_TRACK": "1",
+            "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+        },
+    ),
     Reporter("Great Expectations", "great_expectations", {"GX_ANALYTICS_ENABLED": "false"}),
     Reporter("the Hugging Face hub", "huggingface_hub", {"HF_HUB_DISABLE_TELEMETRY": "1"}),
     # From 1.29 on it keeps a device id in the user's cache. The switch was renamed; both names were released.
@@ -44,6 +54,36 @@ REPORTERS = (
     Reporter("Ray", "ray", {"RAY_USAGE_STATS_ENABLED": "0"}),
 )
 OFF = {name: value for reporter in REPORTERS for name, value in reporter.off.items()}
+
+
+ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+SIGNALS = {"traces": "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "metrics": "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"}
+EXPORTER = "opentelemetry.exporter.otlp.proto.http"
+EXTRA = "pip install 'erasure-audit[telemetry]'"
+
+
+def endpoints() -> dict[str, str]:
+    """Return where this tool's own traces and metrics go, as the variables of OpenTelemetry say; empty: nothing is sent."""
+    if _value("OTEL_SDK_DISABLED") == "true":
+        return {}
+    wanted = {signal: os.environ.get(name) or os.environ.get(ENDPOINT, "") for signal, name in SIGNALS.items()}
+    return {
+        signal: url for signal, url in wanted.items() if url and _value(f"OTEL_{signal.upper()}_EXPORTER") != "none"
+    }
+
+
+def shown_endpoint(url: str) -> str:
+    """Return the scheme, host and port of an endpoint; its path and a password in it are nobody's business."""
+    parts = urllib.parse.urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else "an address without a scheme"
+
+
+def exporter_installed() -> bool:
+    """Return whether the packages of the extra `telemetry` can be imported here."""
+    try:
+        return importlib.util.find_spec(EXPORTER) is not None
+    except ModuleNotFoundError:
+        return False
 
 
 def settle() -> None:

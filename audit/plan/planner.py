@@ -20,6 +20,7 @@ from audit.plan.personalised_cases import personalised_cases
 from audit.plan.preflight.unusable import Checked, reason, require_some
 from audit.plan.quality import plan_quality
 from audit.plan.resolved import Missing, Resolved, raise_first
+from audit.progress.steps import counted
 from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
 from audit.spec.perturbation import Perturbation
@@ -42,7 +43,7 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
     """
     spec, instruments, quality = resolved.spec, instruments_of(resolved), quality_of(resolved)
     builder = Builder(resolved, checked.unusable)
-    for concept in spec.concepts:
+    for concept in counted(spec.concepts, "plan", len(spec.concepts), "concepts"):
         for scenario in spec.scenarios:
             chosen = checked.prompt_sets.get(scenario.name)
             for defence in spec.defence_names():

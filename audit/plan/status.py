@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import heapq
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys, read_outline
-from audit.storage.journal import Journal
+from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import DECISIONS, read_records
-from audit.storage.threads import THREADS
+from audit.storage.threads import THREADS, in_threads
 
 WINDOW = dt.timedelta(minutes=10)  # a rate is that of the units written in this time before the newest one
 QUIET = dt.timedelta(minutes=30)  # a run of which nothing was written for so long is probably computed by nobody
+LATE = dt.timedelta(minutes=5)  # the shortest silence that is told of
+_LATE_GAPS = 5  # so many times the usual time between two units
+_ASKED = 64  # newest units whose files are asked who computed them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +46,21 @@ class StageStatus:
 
 
 @dataclasses.dataclass(frozen=True)
+class WorkerStatus:
+    """A machine and its device, how many of the newest units it wrote, and when the last of them."""
+
+    host: str
+    device: str
+    units: int
+    written_at: dt.datetime
+
+
+@dataclasses.dataclass(frozen=True)
 class RunStatus:
-    """The stages of a run that have units, when a unit was written last, and the newest decision on record."""
+    """The stages of a run that have units, when a unit was written last and by whom, and the newest decision on record.
+
+    `workers` are those of the newest units, `gap` is the usual time between two of these.
+    """
 
     run_id: str
     created_at: str  # ISO 8601, UTC
@@ -49,16 +68,39 @@ class RunStatus:
     written_at: dt.datetime | None
     verdict: str | None
     decided_at: str | None
+    workers: tuple[WorkerStatus, ...] = ()
+    gap: dt.timedelta | None = None
 
     @property
     def complete(self) -> bool:
         """Return whether every planned unit has a complete file."""
         return all(stage.complete == stage.planned for stage in self.stages)
 
+    @property
+    def decided(self) -> bool:
+        """Return whether every unit was tried and a decision came after the last of them: nothing more is to be expected."""
+        if self.decided_at is None or any(stage.complete + stage.failed < stage.planned for stage in self.stages):
+            return False
+        decided = dt.datetime.fromisoformat(self.decided_at)  # in whole seconds
+        return self.written_at is None or decided >= self.written_at.replace(microsecond=0)
+
+    def late(self, now: dt.datetime) -> dt.timedelta | None:
+        """Return how long nothing was written where units are missing and they came much more often before; else None."""
+        if self.complete or self.decided or self.written_at is None:
+            return None
+        silence = now - self.written_at
+        return silence if silence > max(LATE, _LATE_GAPS * (self.gap or LATE)) else None
+
     def quiet(self, now: dt.datetime) -> bool:
         """Return whether units are missing and none was written for a long time."""
         began = self.written_at or dt.datetime.fromisoformat(self.created_at)
-        return not self.complete and now - began > QUIET
+        return not self.complete and not self.decided and now - began > QUIET
+
+
+def unplanned(journal: Journal, run_id: str) -> bool:
+    """Return whether a run has begun and is not planned yet: it lists its corpus, or was stopped before it had a plan."""
+    names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}
+    return "spec.yaml" in names and "plan.json" not in names
 
 
 def run_status(journal: Journal, run_id: str) -> RunStatus:
@@ -71,31 +113,55 @@ def run_status(journal: Journal, run_id: str) -> RunStatus:
     planned = planned_keys(journal, run_id)
     began = dt.datetime.fromisoformat(outline.created_at)
     counts = Counter(kind for kind, _ in planned)
-    stages, newest = [], list[dt.datetime]()
+    stages, newest = [], list[tuple[dt.datetime, str, str]]()
     for kind in (kind for kind in KINDS if counts[kind]):
         keys = {key for of, key in planned if of == kind}
         listing = journal.listing(kind)
-        complete = keys & listing.complete
-        own = sorted(time for time in _written(journal, kind, complete) if time >= began)
-        newest += own[-1:]
-        stages.append(StageStatus(kind, counts[kind], len(complete), len(keys & listing.failed), _rate(own)))
+        complete, failed = keys & listing.complete, keys & listing.failed
+        own = sorted((time, name) for time, name in _written(journal, kind, complete | failed) if time >= began)
+        newest = heapq.nlargest(_ASKED, [*newest, *((time, kind, name.partition(".")[0]) for time, name in own)])
+        rate = _rate([time for time, name in own if not name.endswith(".failed.parquet")])
+        stages.append(StageStatus(kind, counts[kind], len(complete), len(failed), rate))
     decisions = read_records(journal, run_id, DECISIONS)
     return RunStatus(
         run_id,
         outline.created_at,
         tuple(stages),
-        max(newest, default=None),
+        newest[0][0] if newest else None,
         str(decisions[-1].fields["verdict"]["status"]) if decisions else None,
         str(decisions[-1].fields["at"]) if decisions else None,
+        _workers(journal, newest),
+        _gap([time for time, _, _ in newest]),
     )
 
 
-def _written(journal: Journal, kind: str, keys: set[str]) -> Iterator[dt.datetime]:
-    """Yield when the storage wrote each of the complete units `keys`."""
+def _written(journal: Journal, kind: str, keys: Collection[str]) -> Iterator[tuple[dt.datetime, str]]:
+    """Yield when the storage wrote each file of the units `keys`, and its name."""
     shards = sorted({f"units/{kind}/{key[:2]}" for key in keys})
     with ThreadPoolExecutor(THREADS) as pool:
         for times in pool.map(journal.store.written, shards):
-            yield from (time for name, time in times.items() if name.removesuffix(".parquet") in keys)
+            yield from ((time, name) for name, time in times.items() if name.partition(".")[0] in keys)
+
+
+def _workers(journal: Journal, newest: Sequence[tuple[dt.datetime, str, str]]) -> tuple[WorkerStatus, ...]:
+    """Return who wrote the newest units, newest first, as the complete ones say that are there still."""
+
+    def runtime(unit: tuple[dt.datetime, str, str]) -> dict[str, object]:
+        _, kind, key = unit
+        try:
+            return dict(journal.header(kind, key).get("runtime", {}))
+        except StorageUnavailable:
+            raise
+        except JournalError:
+            return {}  # a failed unit, which has no complete file
+
+    seen: dict[tuple[str, str], WorkerStatus] = {}
+    for (time, _, _), facts in zip(newest, in_threads(runtime, newest), strict=True):
+        if facts:
+            host, device = str(facts.get("host")), str(facts.get("device"))
+            one = seen.setdefault((host, device), WorkerStatus(host, device, 0, time))
+            seen[host, device] = dataclasses.replace(one, units=one.units + 1)
+    return tuple(seen.values())
 
 
 def _rate(times: Sequence[dt.datetime]) -> float | None:
@@ -105,3 +171,9 @@ def _rate(times: Sequence[dt.datetime]) -> float | None:
     lately = [time for time in times if time >= times[-1] - WINDOW]
     seconds = (lately[-1] - lately[0]).total_seconds()
     return (len(lately) - 1) / seconds if seconds > 0 else None
+
+
+def _gap(times: Sequence[dt.datetime]) -> dt.timedelta | None:
+    """Return the median time between two of the times, newest first; None when they are too few to tell."""
+    gaps = [later - earlier for later, earlier in itertools.pairwise(times)]
+    return sorted(gaps)[len(gaps) // 2] if gaps else None

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from audit import files
 from audit.errors import AuditError, EnvironmentProblem
+from audit.progress.steps import counted
 from audit.report import html, json_report, junit, markdown, sarif, summary
 from audit.report.contact import PER_CELL
 from audit.report.embedding import Pictures
@@ -68,7 +69,7 @@ def write_reports(
         name: html.render(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell, comparison=comparison)
         if name == "html"
         else render(name, result, comparison, spec_file)
-        for name in dict.fromkeys(formats)
+        for name in counted(dict.fromkeys(formats), "report", len(set(formats)), "formats")
     }
     try:
         directory.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from audit.progress.steps import counted
 from audit.records import Outcome
 from audit.report.embedding import Embedder, Pictures
 from audit.report.view import Index
@@ -68,7 +69,8 @@ def contact_sheets(
     }
     embed = Embedder.sharing(read, sum(map(len, chosen.values())), min(room, ROOM))
     return tuple(
-        _sheet(index, cell_id, samples, embed, None if show_sensitive else names) for cell_id, samples in chosen.items()
+        _sheet(index, cell_id, samples, embed, None if show_sensitive else names)
+        for cell_id, samples in counted(chosen.items(), "contact sheets", len(chosen), "cells")
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import os
 import re
 import stat
@@ -17,6 +18,7 @@ from audit import locations
 from audit.errors import CheckpointError
 from audit.files import Document, ForeignError, open_regular, parse_json, place, read_bounded, shared
 from audit.identity import file_sha256
+from audit.progress.steps import Step
 
 _MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model of a thousand tensors needs a hundredth
 LONGEST_NAME = 500  # characters of a tensor's name; real ones have up to 150
@@ -228,7 +230,8 @@ def cached_sha256(path: Path) -> str:
         known = _remembered(entry)
         if known is not None:
             return known
-        digest = file_sha256(resolved)
+        with Step(f"hash {path.name}", math.ceil(before.st_size / 2**20), "MiB") as step:
+            digest = file_sha256(resolved, step.advance)
     except OSError as error:
         raise unreadable(path, error) from None
     if time.time() - max(before.st_mtime, before.st_ctime) > _SETTLED_SECONDS:

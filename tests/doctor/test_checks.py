@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from audit.doctor import checks
 from audit.doctor.checks import Finding, examine
+from audit.machine import telemetry
 from audit.spec.document import Spec, parse_spec
 
 
@@ -106,6 +107,16 @@ def test_telemetry_that_is_on_is_a_warning(
     monkeypatch.setenv(name, value)
     finding = find(examine(str(tmp_path)), "telemetry")
     assert finding.level == "warning" and name in finding.found
+
+
+def test_metrics_and_traces_are_off_unless_an_endpoint_is_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert find(examine(str(tmp_path)), "metrics and traces").found.startswith("off")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "https://me:secret@collector:4318/path")
+    finding = find(examine(str(tmp_path)), "metrics and traces")
+    assert finding.level == "ok" and "traces to https://collector:4318; metrics" in finding.found
+    monkeypatch.setattr(telemetry, "EXPORTER", "opentelemetry.nowhere.http")
+    finding = find(examine(str(tmp_path)), "metrics and traces")
+    assert finding.level == "warning" and "erasure-audit[telemetry]" in (finding.next_step or "")
 
 
 def test_a_spec_is_checked_down_to_its_corpus(tmp_path: Path) -> None:

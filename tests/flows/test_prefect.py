@@ -122,8 +122,10 @@ def test_a_schedule_fires_and_completes_an_audit(
     run_id = Journal(str(root)).runs()[0]
     assert complete(root, run_id)
     assert (root / "reports" / run_id / "report.html").exists()
-    keys = {artifact["key"] for artifact in ask(server, "artifacts/filter", {})}
-    assert {"audit-verdict", "audit-rates", "audit-generate"} <= keys
+    artifacts = {artifact["key"]: artifact for artifact in ask(server, "artifacts/filter", {})}
+    assert {"audit-verdict", "audit-rates", "audit-generate"} <= artifacts.keys()
+    told = artifacts["audit-generate"]["description"]
+    assert re.fullmatch(rf"generate: (\d+)/\1 units of run {run_id}, \d.*/(s|min|h)", told)
 
 
 def test_a_missing_slot_is_refused_before_anything_is_computed(

@@ -42,6 +42,7 @@ class Pace:
     """The speed of a stage, from what was done in the last minutes: units of one stage take about the same time."""
 
     WINDOW = 300.0  # seconds
+    RESOLUTION = 1.0  # seconds between two marks that are kept: their number stays bounded however quick the parts are
 
     def __init__(self, done: int, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin with `done` parts that were done before."""
@@ -53,24 +54,35 @@ class Pace:
         now = self._clock()
         while len(self._marks) > 1 and self._marks[1][0] < now - self.WINDOW:
             self._marks.popleft()
+        if len(self._marks) > 1 and now - self._marks[-2][0] < self.RESOLUTION:
+            self._marks.pop()
         self._marks.append((now, done))
+
+    @property
+    def rate(self) -> float | None:
+        """Return parts a second; None while nothing was done."""
+        (began, first), (now, done) = self._marks[0], self._marks[-1]
+        return (done - first) / (now - began) if done > first and now > began else None
 
     def seconds_left(self, total: int) -> float | None:
         """Return the time that the rest takes at this speed; None while nothing was done."""
-        (began, first), (now, done) = self._marks[0], self._marks[-1]
-        if done <= first or now <= began:
-            return None
-        return (total - done) * (now - began) / (done - first)
+        rate, (_, done) = self.rate, self._marks[-1]
+        return None if rate is None else (total - done) / rate
 
 
 class Listener(Protocol):
     """An observer that shows the progress of work, on a terminal or in a log.
 
     `done` and `total` count the parts of the stage: units of a run, iterations of a training, objects of a corpus.
+    A stage may begin while another lasts, under a name of its own.
     """
 
-    def begin(self, stage: str, total: int | None, done: int) -> None:
-        """Begin a stage of which `done` parts were done before. `total` is None when it is not known yet."""
+    def begin(self, stage: str, total: int | None, done: int, counted: str = "") -> None:
+        """Begin a stage of which `done` parts were done before.
+
+        `total` is None when it is not known; `counted` names the parts where they are not the listener's own. A stage that is
+        begun again while it lasts has another total now.
+        """
 
     def update(self, stage: str, done: int) -> None:
         """Show the progress of the stage."""
@@ -85,7 +97,7 @@ class Listener(Protocol):
 class Silent:
     """A listener that shows nothing."""
 
-    def begin(self, stage: str, total: int | None, done: int) -> None:
+    def begin(self, stage: str, total: int | None, done: int, counted: str = "") -> None:
         """Do nothing."""
 
     def update(self, stage: str, done: int) -> None:
