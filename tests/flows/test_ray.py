@@ -72,6 +72,17 @@ def processes_called(title: str) -> list[int]:
     return ids
 
 
+def pool_processes(parent: int) -> list[int]:
+    """The ids of the processes that a pool of `parent` has spawned."""
+    ids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            ours = int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent
+            if ours and b"spawn_main" in (folder / "cmdline").read_bytes():
+                ids.append(int(folder.name))
+    return ids
+
+
 def kill_one_of_each_stage(ended: threading.Event, killed: set[str]) -> None:
     while not ended.wait(0.02):
         for kind in KINDS:
@@ -147,9 +158,7 @@ def test_processes_of_one_machine_equal_the_inline_run(
     command = ["run", str(spec), "--root", str(root), "--runner", "processes", "--workers", "2", "--json"]
     with process([sys.executable, "-m", "flows.cli", *command], server, log, REPOSITORY) as child:
         wait_for("the first inversion", lambda: Journal(str(root)).keys("invert"), 300, log)
-        children = Path(f"/proc/{child.pid}/task/{child.pid}/children").read_text().split()
-        pool = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-        os.kill(int(pool[0]), signal.SIGKILL)
+        os.kill(pool_processes(child.pid)[0], signal.SIGKILL)
         assert child.wait(600) in VERDICTS, log.read_text()
     assert "was lost; trying again" in log.read_text()
     assert tables(root, only_run(root)) == undisturbed
