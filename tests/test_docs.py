@@ -65,6 +65,7 @@ ELSEWHERE = {
     "source ": "the tests run in the environment that it switches on",
     "pip install 'erasure-audit[ray]'": "installs half a gigabyte: tests/flows/test_ray.py runs with it",
     "export ": "sets a variable of a server or worker: tests/flows/test_prefect.py",
+    "pip install 'erasure-audit[telemetry]'": "comes with the development tools: tests/flows/test_telemetry.py",
     "prefect ": "needs a server: tests/flows/test_prefect.py",
     "python -m deployments.automations": "needs a server: tests/flows/test_automations.py",
     "CUDA_VISIBLE_DEVICES=0 prefect worker start": "needs a server: tests/flows/test_prefect.py",
