@@ -71,7 +71,9 @@ def compare(expected: Tables, found: Tables) -> Difference:
         lost += missing.total() - other
         doubled += extra.total() - other
         changed += other
-        examples += [f"{mart} lacks {row[:600]}" for row in missing][:2] + [f"{mart} adds {row[:600]}" for row in extra][:2]
+        examples += [f"{mart} lacks {row[:600]}" for row in missing][:2] + [
+            f"{mart} adds {row[:600]}" for row in extra
+        ][:2]
     return Difference(lost, doubled, changed, verdict(expected) != verdict(found), tuple(examples))
 
 

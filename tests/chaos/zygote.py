@@ -112,7 +112,7 @@ class Zygote:
 
 def _warm() -> None:
     """Import what an audit uses. No tensor is computed: torch's pool of threads does not survive a fork."""
-    import torch._dynamo  # what an optimiser's first step imports
+    import torch._dynamo  # noqa: F401 - what an optimiser's first step imports
 
     import flows.audit
     import flows.cli
@@ -153,7 +153,11 @@ def _serve() -> dict[str, Any] | None:
             ended, status, usage = os.wait4(pid, os.WNOHANG)
             if ended:
                 running.discard(pid)
-                answer = {"ended": pid, "code": os.waitstatus_to_exitcode(status), "cpu": usage.ru_utime + usage.ru_stime}
+                answer = {
+                    "ended": pid,
+                    "code": os.waitstatus_to_exitcode(status),
+                    "cpu": usage.ru_utime + usage.ru_stime,
+                }
                 answers.write(json.dumps(answer).encode() + b"\n")
     return None
 
