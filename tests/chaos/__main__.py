@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def main() -> int:
     parser.add_argument("--state", type=Path, default=Path("build/chaos"), help="folder of the campaign")
     parser.add_argument("--table", action="store_true", help="only print the table")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # servers end with the campaign
     os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     state = chosen.state.absolute()
     state.mkdir(parents=True, exist_ok=True)

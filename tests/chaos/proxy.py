@@ -123,7 +123,11 @@ class Proxy:
         self.requests += 1
         rule = self.rule
         if rule is not None:
-            response = await rule.answer(request, self._forward)
+            try:
+                response = await rule.answer(request, self._forward)
+            except ConnectionResetError:
+                self.hits += 1
+                raise
             if response is not None:
                 self.hits += 1
                 return response

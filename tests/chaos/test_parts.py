@@ -1,0 +1,220 @@
+"""The parts of a campaign of faults can fail: what they compare, what they draw, and the harm that they do."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from audit.errors import JournalError
+from audit.index.store import Store, latest
+from audit.storage.errors import StorageUnavailable
+from audit.storage.journal import Journal
+from audit.storage.objects import ObjectStore
+from tests import synthetic
+from tests.chaos.campaign import table
+from tests.chaos.comparison import Difference, compare, read_tables
+from tests.chaos.faults import FAULTS
+from tests.chaos.power_loss import lose_power
+from tests.chaos.proxy import Proxy
+from tests.chaos.rounds import Result, Results, draw
+from tests.chaos.s3_rules import HARMS, Harm
+from tests.chaos.zygote import note_fsyncs
+from tests.servers import moto_server, use
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published index with one run."""
+    folder = tmp_path_factory.mktemp("index")
+    journal = Journal(str(folder / "runs"))
+    synthetic.Run().write(journal)
+    with Store(folder / "audit.duckdb") as store:
+        store.consolidate(journal)
+        store.publish(folder / "published")
+    return folder / "published"
+
+
+def changed(index: Path, folder: Path, *statements: str) -> Difference:
+    """How a copy of the index on which statements were run differs from it."""
+    folder.mkdir()
+    copy = folder / "index-000001.duckdb"
+    shutil.copyfile(latest(index), copy)
+    with duckdb.connect(str(copy)) as con:
+        for statement in statements:
+            con.execute(statement)
+    return compare(read_tables(index, "run-1"), read_tables(folder, "run-1"))
+
+
+def test_an_equal_index_has_no_difference(index: Path, tmp_path: Path) -> None:
+    assert not changed(index, tmp_path / "copy")
+    assert sum(rows.total() for rows in read_tables(index, "run-1").values()) > 20
+
+
+def test_a_lost_row_a_doubled_row_and_a_changed_row_are_told_apart(index: Path, tmp_path: Path) -> None:
+    one = "rowid in (select min(rowid) from outcomes)"
+    lost = changed(index, tmp_path / "lost", f"delete from outcomes where {one}")
+    assert lost.lost and not lost.doubled
+    doubled = changed(index, tmp_path / "doubled", f"insert into outcomes select * from outcomes where {one}")
+    assert doubled.doubled and not doubled.lost
+    other = changed(index, tmp_path / "other", "update crr set ci_high = ci_high - 0.001")
+    assert other.changed and not other.lost and not other.doubled
+    assert all(difference.examples for difference in (lost, doubled, other))
+
+
+def test_a_changed_verdict_is_seen() -> None:
+    row = '{"status": "%s", "reasons": "[]"}'
+    before, after = ({"mart_verdicts": Counter([row % status])} for status in ("PASS", "FAIL"))
+    assert compare(before, after).verdict
+    assert compare(before, {"mart_verdicts": Counter()}).verdict
+    assert not compare(before, before).verdict
+
+
+def test_rounds_are_drawn_from_the_seed_and_reach_every_kind_and_stage() -> None:
+    rounds = [draw(7, number, FAULTS) for number in range(2000)]
+    assert rounds == [draw(7, number, FAULTS) for number in range(2000)]
+    assert rounds[:50] != [draw(8, number, FAULTS) for number in range(50)]
+    for fault in FAULTS:
+        drawn = [round_ for round_ in rounds if round_.kind == fault.kind]
+        assert {round_.stage for round_ in drawn} == set(fault.stages)
+        assert {round_.storage for round_ in drawn} == set(fault.storages)
+        assert {round_.engine for round_ in drawn} == {"inline"}
+    assert draw(7, 3, FAULTS, "read-only").kind == "read-only"
+
+
+def test_a_stopped_campaign_goes_on_after_its_last_whole_result(tmp_path: Path) -> None:
+    results = Results(tmp_path / "results.jsonl")
+    for number in range(3):
+        results.add(Result(draw(7, number, FAULTS), fired=True, seconds=number, examples=("a row",)))
+    with results.path.open("a") as stream:
+        stream.write('{"round": {"num')  # killed while it wrote
+    again = Results(results.path)
+    assert again.all == results.all
+    assert (again.next(7), again.next(8)) == (3, 0)
+    again.add(Result(draw(7, 3, FAULTS), fired=False))
+    assert Results(results.path).next(7) == 4
+
+
+def test_a_fault_that_did_not_fire_counts_nowhere_but_among_the_rounds() -> None:
+    drawn = draw(7, 0, FAULTS, "sigkill")
+    one = Result(drawn, fired=True, lost=2, changed=1, verdict_changed=True, seconds=4.0)
+    text = table([one, Result(drawn, fired=False, lost=9, stuck=True, seconds=2.0)])
+    assert "| sigkill | 2 | 1 | 2 | 0 | 1 | 1 | 0 | 3 |" in text
+    assert text.splitlines()[-1].startswith("| all | 2 | 1 |")
+
+
+def test_power_loss_spares_what_was_synchronised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", os.fsync)  # goes back with the test
+    log, home = tmp_path / "fsyncs", tmp_path / "home"
+    home.mkdir()
+    (home / "before").write_bytes(b"x" * 100)
+    time.sleep(0.05)
+    since = time.time_ns()
+    note_fsyncs(str(log))
+    store = ObjectStore(str(home / "store"))
+    for number in range(20):
+        store.put(f"units/{number}", b"y" * 100)
+        (home / f"loose-{number}").write_bytes(b"z" * 100)
+    harmed = lose_power(home, log, since, random.Random(1))
+    assert (home / "before").read_bytes() == b"x" * 100
+    assert all(store.get(f"units/{number}") == b"y" * 100 for number in range(20))
+    assert {word.split()[0] for word in harmed} == {"cut", "zeros", "lost"}
+    assert all("loose-" in word for word in harmed) and len(harmed) > 5
+
+
+@dataclasses.dataclass
+class Storage:
+    """A storage root behind a proxy."""
+
+    store: ObjectStore
+    proxy: Proxy
+
+    def harm(self, name: str, left: int, seed: int = 1) -> Harm:
+        rule = HARMS[name](random.Random(seed), left)
+        self.proxy.hits, self.proxy.rule = 0, rule
+        return rule
+
+
+@pytest.fixture(scope="module")
+def storage() -> Iterator[Storage]:
+    import boto3
+
+    with (
+        moto_server() as environment,
+        Proxy(environment["AWS_ENDPOINT_URL"]) as proxy,
+        pytest.MonkeyPatch.context() as m,
+    ):
+        use(m, {**environment, "AWS_ENDPOINT_URL": proxy.url})
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="audits")
+        client.close()
+        yield Storage(ObjectStore("s3://audits/root"), proxy)
+
+
+@pytest.fixture
+def quiet(storage: Storage) -> Iterator[Storage]:
+    storage.proxy.rule = None
+    yield storage
+    storage.proxy.rule = None
+
+
+@pytest.mark.server
+class TestProxy:
+    def test_it_passes_everything_on_while_it_has_no_rule(self, quiet: Storage) -> None:
+        store, data = quiet.store, os.urandom(100_000)
+        store.probe()
+        store.put("a/b", data)
+        assert store.get("a/b") == data
+        assert store.size("a/b") == len(data)
+        assert not store.put_new("a/b", b"other")
+        assert store.entries("a") == [("b", len(data))]
+        store.delete("a/b")
+        assert not store.exists("a/b")
+
+    @pytest.mark.parametrize("name", ["s3-500", "s3-503", "s3-reset", "s3-slow"])
+    def test_one_harmed_request_is_repeated(self, name: str, quiet: Storage) -> None:
+        quiet.harm(name, 1)
+        quiet.store.put(f"{name}/object", b"data")
+        assert quiet.store.get(f"{name}/object") == b"data"
+        assert quiet.proxy.hits == 1
+
+    @pytest.mark.parametrize("name", ["s3-clock-skew", "s3-expired-token"])
+    def test_a_refusal_is_one_until_it_is_over(self, name: str, quiet: Storage) -> None:
+        quiet.harm(name, 1_000)
+        with pytest.raises(JournalError, match="rejects these credentials"):
+            quiet.store.put(f"{name}/object", b"data")
+        assert quiet.proxy.hits
+        quiet.proxy.rule = None
+        assert quiet.store.put_new(f"{name}/object", b"data")
+
+    def test_a_body_that_breaks_off_is_never_taken_for_the_object(self, quiet: Storage) -> None:
+        quiet.store.put("truncated", b"data" * 1000)
+        quiet.harm("s3-truncated", 1)
+        with contextlib.suppress(StorageUnavailable):
+            assert quiet.store.get("truncated") == b"data" * 1000
+        assert quiet.proxy.hits == 1
+
+    def test_a_stale_listing_lacks_what_came_since(self, quiet: Storage) -> None:
+        quiet.harm("s3-stale-listing", 1)
+        assert quiet.store.entries("stale") == []
+        quiet.store.put("stale/new", b"data")
+        assert quiet.store.entries("stale") == []
+        assert quiet.store.entries("stale") == [("new", 4)]
+
+    def test_a_put_is_delivered_twice(self, quiet: Storage) -> None:
+        before = quiet.proxy.paths["PUT twice"]
+        quiet.harm("s3-duplicate-put", 1)
+        quiet.store.put("duplicate/twice", b"data")
+        deadline = time.monotonic() + 5
+        while quiet.proxy.paths["PUT twice"] < before + 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert quiet.proxy.paths["PUT twice"] == before + 2
