@@ -59,6 +59,13 @@ def verdict(tables: Tables) -> str:
     return " ".join(f"{row['status']}: {row['reasons']}" for row in rows)
 
 
+def decisions(published: Path, run_id: str) -> int:
+    """Return how many decisions on a run the newest copy of the index in `published` has."""
+    with duckdb.connect(str(latest(published)), read_only=True) as con:
+        (count,) = con.execute("select count(*) from mart_verdicts where run_id = ?", [run_id]).fetchall()[0]
+        return int(count)
+
+
 def compare(expected: Tables, found: Tables) -> Difference:
     """Return the difference. A row of which one column differs counts as changed, not as one lost and one more."""
     lost = doubled = changed = 0

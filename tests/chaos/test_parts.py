@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import os
 import random
 import shutil
@@ -20,6 +21,7 @@ from audit.index.store import Store, latest
 from audit.storage.errors import StorageUnavailable
 from audit.storage.journal import Journal
 from audit.storage.objects import ObjectStore
+from audit.storage.run_records import DECISIONS, append, read_records
 from tests import synthetic
 from tests.chaos.campaign import table
 from tests.chaos.comparison import Difference, compare, read_tables
@@ -218,3 +220,11 @@ class TestProxy:
         while quiet.proxy.paths["PUT twice"] < before + 2 and time.monotonic() < deadline:
             time.sleep(0.05)
         assert quiet.proxy.paths["PUT twice"] == before + 2
+
+    def test_a_record_whose_first_answer_was_lost_is_written_once(self, quiet: Storage) -> None:
+        journal = Journal(quiet.store.root)
+        quiet.harm("s3-duplicate-put", 1, seed=1)  # the answer to the second PUT: the name is taken
+        now = dt.datetime.now(dt.UTC)
+        record = append(journal, "run-1", DECISIONS, now, lambda earlier: {"by": f"command {len(earlier)}"})
+        assert quiet.proxy.hits == 1
+        assert read_records(journal, "run-1", DECISIONS) == [record]
