@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import datetime as dt
 import os
 import random
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pytest
 
-from audit.errors import JournalError
 from audit.index.store import Store, latest
-from audit.storage.errors import StorageUnavailable
 from audit.storage.journal import Journal
 from audit.storage.objects import ObjectStore
-from audit.storage.run_records import DECISIONS, append, read_records
 from tests import synthetic
 from tests.chaos.campaign import table
 from tests.chaos.comparison import Difference, compare, read_tables
 from tests.chaos.faults import FAULTS
 from tests.chaos.power_loss import lose_power
-from tests.chaos.proxy import Proxy
 from tests.chaos.rounds import Result, Results, draw
-from tests.chaos.s3_rules import HARMS, Harm
 from tests.chaos.zygote import note_fsyncs
-from tests.servers import moto_server, use
 
 
 @pytest.fixture(scope="module")
@@ -131,100 +121,3 @@ def test_power_loss_spares_what_was_synchronised(tmp_path: Path, monkeypatch: py
     assert all(store.get(f"units/{number}") == b"y" * 100 for number in range(20))
     assert {word.split()[0] for word in harmed} == {"cut", "zeros", "lost"}
     assert all("loose-" in word for word in harmed) and len(harmed) > 5
-
-
-@dataclasses.dataclass
-class Storage:
-    """A storage root behind a proxy."""
-
-    store: ObjectStore
-    proxy: Proxy
-
-    def harm(self, name: str, left: int, seed: int = 1) -> Harm:
-        rule = HARMS[name](random.Random(seed), left)
-        self.proxy.hits, self.proxy.rule = 0, rule
-        return rule
-
-
-@pytest.fixture(scope="module")
-def storage() -> Iterator[Storage]:
-    import boto3
-
-    with (
-        moto_server() as environment,
-        Proxy(environment["AWS_ENDPOINT_URL"]) as proxy,
-        pytest.MonkeyPatch.context() as m,
-    ):
-        use(m, {**environment, "AWS_ENDPOINT_URL": proxy.url})
-        client = boto3.client("s3")
-        client.create_bucket(Bucket="audits")
-        client.close()
-        yield Storage(ObjectStore("s3://audits/root"), proxy)
-
-
-@pytest.fixture
-def quiet(storage: Storage) -> Iterator[Storage]:
-    storage.proxy.rule = None
-    yield storage
-    storage.proxy.rule = None
-
-
-@pytest.mark.server
-class TestProxy:
-    def test_it_passes_everything_on_while_it_has_no_rule(self, quiet: Storage) -> None:
-        store, data = quiet.store, os.urandom(100_000)
-        store.probe()
-        store.put("a/b", data)
-        assert store.get("a/b") == data
-        assert store.size("a/b") == len(data)
-        assert not store.put_new("a/b", b"other")
-        assert store.entries("a") == [("b", len(data))]
-        store.delete("a/b")
-        assert not store.exists("a/b")
-
-    @pytest.mark.parametrize("name", ["s3-500", "s3-503", "s3-reset", "s3-slow"])
-    def test_one_harmed_request_is_repeated(self, name: str, quiet: Storage) -> None:
-        quiet.harm(name, 1)
-        quiet.store.put(f"{name}/object", b"data")
-        assert quiet.store.get(f"{name}/object") == b"data"
-        assert quiet.proxy.hits == 1
-
-    @pytest.mark.parametrize("name", ["s3-clock-skew", "s3-expired-token"])
-    def test_a_refusal_is_one_until_it_is_over(self, name: str, quiet: Storage) -> None:
-        quiet.harm(name, 1_000)
-        with pytest.raises(JournalError, match="rejects these credentials"):
-            quiet.store.put(f"{name}/object", b"data")
-        assert quiet.proxy.hits
-        quiet.proxy.rule = None
-        assert quiet.store.put_new(f"{name}/object", b"data")
-
-    def test_a_body_that_breaks_off_is_never_taken_for_the_object(self, quiet: Storage) -> None:
-        quiet.store.put("truncated", b"data" * 1000)
-        quiet.harm("s3-truncated", 1)
-        with contextlib.suppress(StorageUnavailable):
-            assert quiet.store.get("truncated") == b"data" * 1000
-        assert quiet.proxy.hits == 1
-
-    def test_a_stale_listing_lacks_what_came_since(self, quiet: Storage) -> None:
-        quiet.harm("s3-stale-listing", 1)
-        assert quiet.store.entries("stale") == []
-        quiet.store.put("stale/new", b"data")
-        assert quiet.store.entries("stale") == []
-        assert quiet.store.entries("stale") == [("new", 4)]
-
-    def test_a_put_is_delivered_twice(self, quiet: Storage) -> None:
-        before = quiet.proxy.paths["PUT twice"]
-        quiet.harm("s3-duplicate-put", 1)
-        quiet.store.put("duplicate/twice", b"data")
-        deadline = time.monotonic() + 5
-        while quiet.proxy.paths["PUT twice"] < before + 2 and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert quiet.proxy.paths["PUT twice"] == before + 2
-
-    def test_a_record_whose_first_answer_was_lost_is_written_once(self, quiet: Storage) -> None:
-        journal = Journal(quiet.store.root)
-        quiet.harm("s3-duplicate-put", 1, seed=1)  # the answer to the second PUT: the name is taken
-        now = dt.datetime.now(dt.UTC)
-        record = append(journal, "run-1", DECISIONS, now, lambda earlier: {"by": f"command {len(earlier)}"})
-        assert quiet.proxy.hits == 1
-        assert read_records(journal, "run-1", DECISIONS) == [record]
