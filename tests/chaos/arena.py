@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import shutil
 import subprocess
 import time
@@ -23,6 +24,7 @@ VERDICTS = (0, 3, 4)
 SECONDS = 420.0  # for one command; one that is stuck longer is a finding
 MOUNT_BYTES = 96 << 20
 _PAUSE = 0.01
+_FIRST_REQUESTS = 40
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +95,12 @@ class Arena:
     def _begun(self) -> Callable[[], bool]:
         stage, proxy = self.round.stage, self.proxy
         if stage in KINDS:
-            wanted = int(self.round.part * self.campaign.reference.units[stage])
+            rest, whole = math.modf(self.round.part * self.campaign.reference.units[stage])
+            wanted = int(whole)
+            if not wanted and proxy:  # somewhere between the command's first request and the stage's first unit
+                return lambda: proxy.requests >= rest * _FIRST_REQUESTS
+            if not wanted and stage in ("erase", "attack") and rest > 0.3:  # within a training or a search
+                return lambda: any(self.home.glob("cache/erasure-audit/trainings/*/*"))
             if proxy:
                 return lambda: proxy.units[stage] >= wanted
             return lambda: len(list((self.local_root / "units" / stage).glob("*/*.parquet"))) >= wanted
