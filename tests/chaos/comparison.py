@@ -55,7 +55,7 @@ def read_tables(published: Path, run_id: str) -> dict[str, Counter[str]]:
 
 def verdict(tables: Tables) -> str:
     """Return the newest verdict on record, with its reasons; empty without one."""
-    rows = [json.loads(row) for row in tables["mart_verdicts"]]
+    rows = [json.loads(row) for row in tables.get("mart_verdicts", ())]
     return " ".join(f"{row['status']}: {row['reasons']}" for row in rows)
 
 
