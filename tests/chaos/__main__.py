@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=500, help="rounds in all, those of earlier calls included")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", choices=sorted(faults), help="one kind of fault")
-    parser.add_argument("--round", type=int, action="append", help="play these rounds of the seed again")
+    parser.add_argument("--round", type=int, action="append", help="play this round of the seed, again if need be")
     parser.add_argument("--state", type=Path, default=Path("build/chaos"), help="folder of the campaign")
     parser.add_argument("--table", action="store_true", help="only print the table")
     chosen = parser.parse_args()
@@ -30,14 +30,13 @@ def main() -> int:
     state.mkdir(parents=True, exist_ok=True)
     results = Results(state / (f"results-{chosen.only}.jsonl" if chosen.only else "results.jsonl"))
     if not chosen.table:
-        numbers = chosen.round or range(results.next(chosen.seed), chosen.rounds)
+        numbers = chosen.round or results.left(chosen.seed, chosen.rounds)
         with opened(state) as campaign:
             for number in numbers:
                 drawn = draw(chosen.seed, number, list(faults.values()), chosen.only)
                 result = play(campaign, drawn, faults[drawn.kind])
                 print(line(result), flush=True)
-                if not chosen.round:
-                    results.add(result)
+                results.add(result)
     print(table(results.all))
     return int(any(result.bad for result in results.all))
 

@@ -82,11 +82,11 @@ class Result:
 
 
 class Results:
-    """The results of a campaign, one JSON line each; a line that a crash has torn is left out."""
+    """The results of a campaign, one JSON line each: of a round that was played again the last, of a torn line nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.all: list[Result] = []
+        self._by_round: dict[tuple[int, int], Result] = {}
         for line in path.read_text().splitlines() if path.exists() else ():
             try:
                 document = json.loads(line)
@@ -94,17 +94,25 @@ class Results:
                 continue
             document["round"] = Round(**document["round"])
             document["examples"] = tuple(document["examples"])
-            self.all.append(Result(**document))
+            self._keep(Result(**document))
+
+    @property
+    def all(self) -> list[Result]:
+        """Return the results, one a round."""
+        return list(self._by_round.values())
 
     def add(self, result: Result) -> None:
         """Append one."""
-        self.all.append(result)
+        self._keep(result)
         torn = self.path.exists() and not self.path.read_bytes().endswith(b"\n")
         with self.path.open("a") as stream:
             stream.write(("\n" if torn else "") + json.dumps(dataclasses.asdict(result)) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
 
-    def next(self, seed: int) -> int:
-        """Return the number of the first round of `seed` that has no result, after those that have one."""
-        return max((result.round.number for result in self.all if result.round.seed == seed), default=-1) + 1
+    def left(self, seed: int, rounds: int) -> list[int]:
+        """Return the numbers below `rounds` that have no result of `seed` yet."""
+        return [number for number in range(rounds) if (seed, number) not in self._by_round]
+
+    def _keep(self, result: Result) -> None:
+        self._by_round[result.round.seed, result.round.number] = result

@@ -73,17 +73,23 @@ def test_rounds_are_drawn_from_the_seed_and_reach_every_kind_and_stage() -> None
     assert draw(7, 3, FAULTS, "read-only").kind == "read-only"
 
 
-def test_a_stopped_campaign_goes_on_after_its_last_whole_result(tmp_path: Path) -> None:
+def test_a_stopped_campaign_goes_on_with_the_rounds_that_have_no_result(tmp_path: Path) -> None:
     results = Results(tmp_path / "results.jsonl")
-    for number in range(3):
+    for number in (0, 1, 3):
         results.add(Result(draw(7, number, FAULTS), fired=True, seconds=number, examples=("a row",)))
     with results.path.open("a") as stream:
         stream.write('{"round": {"num')  # killed while it wrote
     again = Results(results.path)
     assert again.all == results.all
-    assert (again.next(7), again.next(8)) == (3, 0)
-    again.add(Result(draw(7, 3, FAULTS), fired=False))
-    assert Results(results.path).next(7) == 4
+    assert (again.left(7, 6), again.left(8, 2)) == ([2, 4, 5], [0, 1])
+    again.add(Result(draw(7, 2, FAULTS), fired=False))
+    again.add(Result(draw(7, 0, FAULTS), fired=False))  # played again
+    assert [(r.round.number, r.fired) for r in Results(results.path).all] == [
+        (0, False),
+        (1, True),
+        (3, True),
+        (2, False),
+    ]
 
 
 def test_a_fault_that_did_not_fire_counts_nowhere_but_among_the_rounds() -> None:
