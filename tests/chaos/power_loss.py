@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 from pathlib import Path
 
 _FILE_SYSTEM_TICK = 10_000_000  # ns: times of files are those of the kernel's last tick
 
 
-def lose_power(home: Path, log: Path, since: int, rng: random.Random) -> list[str]:
+def folders_below(home: Path) -> frozenset[Path]:
+    """Return the folders below `home`."""
+    return frozenset(path for path in home.rglob("*") if path.is_dir())
+
+
+def lose_power(home: Path, log: Path, since: int, old: frozenset[Path], rng: random.Random) -> list[str]:
     """Harm a random part of what was written below `home` after `since` (ns) and not synchronised; return what was done.
 
     `log` is what `tests.chaos.zygote.note_fsyncs` wrote. A file whose bytes were not synchronised is cut, filled with zeros
-    from some place on, or gone. One whose bytes were, but not the folder since it got its name, may lack the name. DuckDB
+    from some place on, or gone. One whose bytes were, but not the folder since it got its name, may lack the name; so may a
+    folder that is none of the `old` ones, with all that is in it, as long as the one it was made in was not synchronised. DuckDB
     synchronises its files by itself and unseen: only the end of its write-ahead log and unfinished copies are harmed.
     """
     contents, folders = _synchronised(log)
@@ -35,6 +42,10 @@ def lose_power(home: Path, log: Path, since: int, rng: random.Random) -> list[st
         elif not _named(path, folders, state.st_ctime_ns) and rng.random() < 0.7:
             path.unlink()
             harmed.append(f"lost the name of {path.relative_to(home)}")
+    for folder in sorted(folders_below(home) - old):
+        if folder.exists() and not _named(folder, folders, since) and rng.random() < 0.5:
+            shutil.rmtree(folder)
+            harmed.append(f"lost the folder {folder.relative_to(home)}")
     return harmed
 
 

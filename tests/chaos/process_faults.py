@@ -9,7 +9,7 @@ from typing import ClassVar
 from audit.plan.document import KINDS
 from tests.chaos.arena import SECONDS, VERDICTS, Arena
 from tests.chaos.fault import Base, Outcome
-from tests.chaos.power_loss import lose_power
+from tests.chaos.power_loss import folders_below, lose_power
 from tests.chaos.zygote import FSYNC_LOG
 
 
@@ -40,13 +40,14 @@ class PowerLoss(Base):
 
     def apply(self, arena: Arena) -> Outcome:
         log = arena.folder / "fsyncs"
+        old = folders_below(arena.home)
         before = time.time_ns()
         child = arena.resume(**{FSYNC_LOG: str(log)})
         arena.moment(child)
         child.signal(signal.SIGKILL)
         code = child.wait(SECONDS)
-        harmed = lose_power(arena.home, log, before, arena.round.random())
-        return Outcome(code == -signal.SIGKILL, {arena.run_id: code}, "; ".join(harmed))
+        harmed = lose_power(arena.home, log, before, old, arena.round.random())
+        return Outcome(code == -signal.SIGKILL and bool(harmed), {arena.run_id: code}, "; ".join(harmed))
 
 
 class TwoConsolidators(Base):

@@ -19,7 +19,7 @@ from tests import synthetic
 from tests.chaos.campaign import table
 from tests.chaos.comparison import compare, read_tables
 from tests.chaos.faults import FAULTS
-from tests.chaos.power_loss import lose_power
+from tests.chaos.power_loss import folders_below, lose_power
 from tests.chaos.rounds import Result, Results, draw
 from tests.chaos.zygote import note_fsyncs
 
@@ -104,16 +104,17 @@ def test_power_loss_spares_what_was_synchronised(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "fsync", os.fsync)  # goes back with the test
     log, home = tmp_path / "fsyncs", tmp_path / "home"
     home.mkdir()
+    (home / "store").mkdir()
     (home / "before").write_bytes(b"x" * 100)
     time.sleep(0.05)
-    since = time.time_ns()
+    since, old = time.time_ns(), folders_below(home)
     note_fsyncs(str(log))
     store = ObjectStore(str(home / "store"))
     for number in range(20):
-        store.put(f"units/{number}", b"y" * 100)
+        store.put(f"units/{number}/file", b"y" * 100)
         (home / f"loose-{number}").write_bytes(b"z" * 100)
-    harmed = lose_power(home, log, since, random.Random(1))
+    harmed = lose_power(home, log, since, old, random.Random(1))
     assert (home / "before").read_bytes() == b"x" * 100
-    assert all(store.get(f"units/{number}") == b"y" * 100 for number in range(20))
+    assert all(store.get(f"units/{number}/file") == b"y" * 100 for number in range(20))
     assert {word.split()[0] for word in harmed} == {"cut", "zeros", "lost"}
-    assert all("loose-" in word for word in harmed) and len(harmed) > 5
+    assert all("loose-" in word or word == "lost the folder store/.tmp" for word in harmed) and len(harmed) > 5
