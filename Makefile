@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu statistics testbed testbed-card testbed-erased erasers-table guards-table constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-erased erasers-table guards-table constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,12 @@ bench: $(STAMP) ## print speed and memory ratios, measured in one run
 
 bench-gpu: $(STAMP) ## print what an NVIDIA GPU makes of Stable Diffusion v1.4's architecture (random weights, 8 minutes)
 	$(BIN)/python -m tests.bench.bench_gpu --rates build/gpu-rates.json
+
+ROUNDS ?= 500
+SEED ?= 1
+
+chaos: $(STAMP) ## disturb ROUNDS audits by faults drawn from SEED, resume, compare (resumable; hours; needs PostgreSQL)
+	$(BIN)/python -m tests.chaos --rounds $(ROUNDS) --seed $(SEED)
 
 statistics: $(STAMP) ## print how often the gate's bounds and tests err, into docs/statistics.md (minutes)
 	$(BIN)/python -m tests.bench.statistics_table

@@ -28,7 +28,7 @@ from audit.index.sql_files import digest, relations
 from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
-from audit.storage.run_records import DECISIONS, read_records
+from audit.storage.run_records import DECISIONS, Record, read_records
 
 __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]
 
@@ -126,9 +126,10 @@ class Store:
             self._con.execute("checkpoint")
             return total
 
-    def load_decisions(self, journal: Journal, run_id: str) -> None:
+    def load_decisions(self, journal: Journal, run_id: str, newest: Record | None = None) -> None:
         """Load the decisions on a folded run that came since; a run that the index does not hold is folded whole.
 
+        `newest` is one that was written just now: a listing of an object store may not show it yet.
         Raises `RecordChanged` when a decision on record was changed, `StoreError` when the index cannot be written.
         """
         run_key = identity.int_key(run_id)
@@ -136,7 +137,10 @@ class Store:
             if not self._con.execute("select 1 from runs where run_key = ?", [run_key]).fetchall():
                 self.consolidate(journal, run_id)  # somebody replaced the index since
                 return
-            load_decisions(self._con, journal, run_id, run_key, read_records(journal, run_id, DECISIONS))
+            decisions = read_records(journal, run_id, DECISIONS)
+            if newest and newest.number == len(decisions) + 1:
+                decisions.append(newest)
+            load_decisions(self._con, journal, run_id, run_key, decisions)
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
         """Write a read-only copy to `directory` under a name that no publisher has used, and return its path.

@@ -9,6 +9,7 @@ import contextlib
 import datetime as dt
 import errno
 import functools
+import itertools
 import os
 import shutil
 import time
@@ -102,8 +103,10 @@ class ObjectStore:
         staging.mkdir(parents=True, exist_ok=True)
         unfinished = staging / f"{target.name}.{uuid.uuid4().hex}"
         finish = {} if replace else {"finish": link_new}
+        new = list(itertools.takewhile(lambda folder: not folder.exists(), target.parents))
         stored = files.place(target, lambda path: path.write_bytes(data), unfinished=unfinished, **finish)
-        _sync_folder(target.parent)
+        for folder in (target.parent, *(folder.parent for folder in new)):  # a new folder's name too
+            _sync_folder(folder)
         return stored
 
     def get(self, name: str) -> bytes:

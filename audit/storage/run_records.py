@@ -124,13 +124,24 @@ def append_to(
             **fields,
         }
         text = canonical(record)
-        if journal.store.put_new(name, _encoded(text)):
+        if journal.store.put_new(name, _encoded(text)) or _holds(journal, name, _encoded(text)):
             return Record(len(earlier) + 1, _digest(text), record)
     raise JournalError(
         "other processes write to this record without a pause",
         where=journal.store.url(chain.folder),
         next_step="run the command again when they are done",
     )
+
+
+def _holds(journal: Journal, name: str, data: bytes) -> bool:
+    """Return whether a record that was refused is there all the same.
+
+    The answer to the request that stored it was lost then, and the one that repeated it found the name taken.
+    """
+    try:
+        return journal.store.get(name) == data
+    except FileNotFoundError:  # seen by the server that refused, not yet by the one that answers
+        return False
 
 
 def _of_run(run_id: str, series: str) -> Chain:
