@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.servers import free_port
 
@@ -31,6 +32,24 @@ def clean_environment(home: Path) -> dict[str, str]:
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+@contextlib.contextmanager
+def prefect_settings(environment: Mapping[str, str]) -> Iterator[None]:
+    """Let Prefect in this process read what `environment` says of it, and nothing else that is set."""
+    from prefect.context import refresh_global_settings_context
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+                patch.delenv(name)
+            for name, value in environment.items():
+                if name.startswith("PREFECT_"):
+                    patch.setenv(name, value)
+            refresh_global_settings_context()
+            yield
+    finally:
+        refresh_global_settings_context()
 
 
 @contextlib.contextmanager
