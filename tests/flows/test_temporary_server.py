@@ -54,7 +54,6 @@ def test_a_temporary_server_records_the_flow_and_ends_with_its_killed_caller(
     log = tmp_path / "log"
     environment = {**clean_environment(prefect_home), "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "true"}
     environment["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "CRITICAL"
-    environment["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "240"
     with process([sys.executable, "-c", HOLDER], environment, log, REPOSITORY) as child:
         wait_for("the flow", lambda: "/api" in log.read_text() or child.poll() is not None, 300, log)
         assert child.poll() is None, log.read_text()
