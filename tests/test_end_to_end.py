@@ -41,7 +41,10 @@ def document(corpus: str) -> dict[str, Any]:
     """A small audit of the testbed: every stage, every kind of control, seconds of compute."""
     sampler = {"steps": 8, "guidance": 1.0}
     searching = {"population": 8, "generations": 4, "tokens": 3}
-    gate = {"residual_max": 0.05, "psnr_min_db": 25.0}  # eight steps and five passes invert less exactly than fifty and ten
+    gate = {
+        "residual_max": 0.05,
+        "psnr_min_db": 25.0,
+    }  # eight steps and five passes invert less exactly than fifty and ten
     inversion = {"cases": 4, "sampler": sampler, "fixed_point_passes": 5, "quality_gate": gate}
     return {
         "name": "end-to-end",
