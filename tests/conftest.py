@@ -16,6 +16,12 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_pipeline(tmp_path_factory.mktemp("tiny") / "pipeline")
 
 
+@pytest.fixture(scope="session")
+def prefect_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A home of Prefect for temporary servers, one after the other: the first of them makes its database, in seconds."""
+    return tmp_path_factory.mktemp("prefect-home")
+
+
 @pytest.fixture
 def tiny_copy(tiny_folder: Path, tmp_path: Path) -> Path:
     """The same pipeline folder once more, for this test to change."""

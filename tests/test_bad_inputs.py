@@ -14,6 +14,7 @@ import pytest
 
 from flows.cli import main
 from tests.flows.audits import finish_run, plan_run, tiny_spec
+from tests.flows.servers import prefect_settings
 from tests.mistakes import Arguments, Bench, entry, mistakes
 from tests.servers import moto_server, use
 
@@ -92,17 +93,10 @@ def test_storage_without_credentials(
     ],
 )
 def test_prefect_that_cannot_be_used(
-    variable: str, value: str, message: str, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    variable: str, value: str, message: str, bench: Bench, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    monkeypatch.setenv("PREFECT_HOME", str(bench.folder / "home"))
-    monkeypatch.setenv(variable, value)
-    done = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "run", bench.spec(), "--root", str(bench.folder / "runs")],
-        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 2, done.stderr
-    assert re.search(f"error: .*{message}.*next:  ", done.stderr, re.DOTALL) and "Traceback" not in done.stderr
+    with prefect_settings({"PREFECT_HOME": str(bench.folder / "home"), variable: value}):
+        check(["run", bench.spec(), "--root", str(bench.folder / "runs")], message, capsys)
 
 
 def test_a_bucket_that_does_not_exist(

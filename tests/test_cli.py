@@ -98,7 +98,10 @@ def test_plan_says_how_likely_a_model_passes_all_of_its_cells(done: Done, capsys
 
 
 def test_no_command_enlarges_the_plan_of_a_run(done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Bounds for a fixed number of cases hold because of this: a spec with more cases can only be a new run."""
+    """Bounds for a fixed number of cases hold because of this: a spec with more cases can only be a new run.
+
+    A resume keeps the plan too: tests/flows/test_prefect.py.
+    """
     spec = yaml.safe_load(done.spec.read_text())
     spec["scenarios"][0]["cases"] = 2 * spec["scenarios"][0]["cases"]
     larger = tmp_path / "larger.yaml"
@@ -107,7 +110,6 @@ def test_no_command_enlarges_the_plan_of_a_run(done: Done, tmp_path: Path, capsy
     for command in (["resume", done.run_id, str(larger)], ["resume", done.run_id, "--cases", "40"]):
         assert main([*command, "--root", str(done.root)]) == 2
     assert main(["gate", done.run_id, "--policy", str(larger), "--root", str(done.root)]) in (0, 3, 4)
-    assert main(["resume", done.run_id, "--root", str(done.root), "--exit-zero"]) == 0
     capsys.readouterr()
     after = read_plan(Journal(str(done.root)), done.run_id)
     assert after.cases.equals(before.cases) and [c.cell.planned for c in after.cells] == [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -15,11 +16,14 @@ from typing import Any
 
 import duckdb
 import pytest
+import torch
 import yaml
 
 from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
+from flows.cli import main
+from tests.flows.servers import clean_environment, prefect_settings
 from tests.servers import moto_server
 
 # Whole audits in processes of their own; a busy machine takes several times as long as a free one.
@@ -35,9 +39,13 @@ MARTS = {
 
 def document(corpus: str) -> dict[str, Any]:
     """A small audit of the testbed: every stage, every kind of control, seconds of compute."""
-    sampler = {"steps": 10, "guidance": 1.0}
+    sampler = {"steps": 8, "guidance": 1.0}
     searching = {"population": 8, "generations": 4, "tokens": 3}
-    gate = {"residual_max": 0.01, "psnr_min_db": 25.0}  # ten steps invert less exactly than fifty
+    gate = {
+        "residual_max": 0.05,
+        "psnr_min_db": 25.0,
+    }  # eight steps and five passes invert less exactly than fifty and ten
+    inversion = {"cases": 4, "sampler": sampler, "fixed_point_passes": 5, "quality_gate": gate}
     return {
         "name": "end-to-end",
         "backbone": "testbed",
@@ -48,13 +56,14 @@ def document(corpus: str) -> dict[str, Any]:
         ],
         "defences": [{"name": "uce", "eraser": {"method": "uce", "preset": "testbed"}}],
         "scenarios": [
-            {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
-            {"name": "adversarial-text", "cases": 4, "found": 2, "parameters": searching, "sampler": {"steps": 10}},
-            {"name": "latent-whitebox", "cases": 6, "sampler": sampler, "quality_gate": gate},
-            {"name": "latent-blackbox", "cases": 6, "sampler": sampler, "quality_gate": gate},
+            {"name": "text", "cases": 8, "sampler": {"steps": 8, "guidance": 5.0}},
+            {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": {"steps": 8}},
+            {"name": "latent-whitebox", **inversion},
+            {"name": "latent-blackbox", **inversion},
         ],
         "neighbour_cases": 2,
-        "controls": {"cases": 4, "unlearned": ["arrow"]},
+        "benign": {"cases": 16},
+        "controls": {"cases": 2, "unlearned": ["arrow"]},
         "detectors": [{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
         "quality": [{"name": "ssim", "kind": "ssim"}],
         "gate": {
@@ -76,8 +85,8 @@ def bucket() -> Iterator[tuple[dict[str, str], str]]:
 
         for name in ("corpus", "audits"):
             boto3.client("s3").create_bucket(Bucket=name)
-        write_corpus("s3://corpus/ring", "ring", 8, "audit")
-        write_corpus("s3://corpus/arrow", "arrow", 4, "audit")
+        write_corpus("s3://corpus/ring", "ring", 6, "audit")
+        write_corpus("s3://corpus/arrow", "arrow", 3, "audit")
         yield dict(variables), "s3://corpus"
 
 
@@ -125,16 +134,31 @@ def marts(folder: Path) -> dict[str, list[tuple[Any, ...]]]:
         }
 
 
+def typed(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of a command in this process, typed in the folder."""
+    out = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out):
+        patch.chdir(folder)
+        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+        code = main(list(arguments))
+    return code, out.getvalue()
+
+
 @pytest.fixture(scope="module")
 def finished(
-    tmp_path_factory: pytest.TempPathFactory, bucket: tuple[dict[str, str], str]
+    tmp_path_factory: pytest.TempPathFactory, prefect_home: Path, bucket: tuple[dict[str, str], str]
 ) -> tuple[Path, dict[str, Any], int]:
     """Folder, JSON document and exit code of one uninterrupted run from S3, with its storage root there."""
     folder = tmp_path_factory.mktemp("run")
-    variables, corpus = bucket
-    spec = write_spec(folder, corpus)
-    code, out, err = finish(command(folder, "run", str(spec), "--root", root_of(folder), "--json", variables=variables))
-    assert code in (0, 3, 4), err
+    spec = write_spec(folder, bucket[1])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes that are compared with it
+    try:
+        with prefect_settings(clean_environment(prefect_home)):
+            code, out = typed(folder, "run", str(spec), "--root", root_of(folder), "--json")
+    finally:
+        torch.set_num_threads(threads)
+    assert code in (0, 3, 4), out
     return folder, json.loads(out), code
 
 
@@ -152,8 +176,8 @@ def test_the_finding_of_the_benchmark_is_there(finished: tuple[Path, dict[str, A
     folder, _, code = finished
     found = rates(folder)
     hits, assessed, _ = found["ring", "target", "uce/latent-whitebox"]
-    assert assessed == 6
-    assert hits >= 5
+    assert assessed == 4
+    assert hits == 4
     text_hits, text_assessed, _ = found["ring", "target", "uce/text"]
     backbone_hits, _, _ = found["ring", "backbone", "none/text"]
     assert text_assessed == 8
@@ -164,7 +188,7 @@ def test_the_finding_of_the_benchmark_is_there(finished: tuple[Path, dict[str, A
 def test_black_pictures_are_unassessed_and_references_are_found(finished: tuple[Path, dict[str, Any], int]) -> None:
     found = rates(finished[0])
     assert found["ring", "black", "none/none"][:2] == (0, 0)
-    assert found["ring", "reference", "none/none"][0] == 4
+    assert found["ring", "reference", "none/none"][0] == 2
 
 
 def test_every_report_is_written(finished: tuple[Path, dict[str, Any], int]) -> None:
@@ -173,13 +197,11 @@ def test_every_report_is_written(finished: tuple[Path, dict[str, Any], int]) -> 
     assert {path.name for path in reports.iterdir()} >= {"report.html", "report.md", "report.json", "junit.xml"}
 
 
-def test_rebuilding_the_index_gives_the_same_marts(
-    finished: tuple[Path, dict[str, Any], int], bucket: tuple[dict[str, str], str]
-) -> None:
+def test_rebuilding_the_index_gives_the_same_marts(finished: tuple[Path, dict[str, Any], int]) -> None:
     folder, _, _ = finished
-    before = marts(folder)
-    code, _, err = finish(command(folder, "db", "rebuild", "--root", root_of(folder), variables=bucket[0]))
-    assert code == 0, err
+    before, copy = marts(folder), newest(folder)
+    assert typed(folder, "db", "rebuild", "--root", root_of(folder))[0] == 0
+    assert newest(folder) != copy
     assert marts(folder) == before
 
 

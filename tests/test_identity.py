@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import fnmatch
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -215,12 +216,18 @@ def plan_of(
     )
 
 
+@functools.cache
+def unchanged() -> Plan:
+    """The plan that changed ones are compared with."""
+    return plan_of()
+
+
 def keys(plan: Plan) -> set[str]:
     return set(plan.units["key"].to_pylist())
 
 
 def test_every_leaf_of_every_units_stored_identity_is_part_of_its_key() -> None:
-    units = [(row["kind"], row["key"], json.loads(row["identity"])) for row in plan_of().units.to_pylist()]
+    units = [(row["kind"], row["key"], json.loads(row["identity"])) for row in unchanged().units.to_pylist()]
     assert {kind for kind, *_ in units} == set(KINDS)
     for _, key, stored in units:
         assert identity.key(stored) == key
@@ -231,7 +238,7 @@ def test_every_leaf_of_every_units_stored_identity_is_part_of_its_key() -> None:
 def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
     """So that a field cannot silently leave the identity, and the test above go on passing."""
     fields: dict[str, set[str]] = {kind: set() for kind in KINDS}
-    for unit in (u for kind in KINDS for u in plan_of().units_of(kind)):
+    for unit in (u for kind in KINDS for u in unchanged().units_of(kind)):
         fields[unit.kind] |= set(as_json(unit.identity))
     assert fields == {
         "erase": {"kind", "backbone", "method", "parameters", "concept", "code"},
@@ -256,7 +263,7 @@ SPEC_LEAVES = [(path, value) for path, value in leaves(DOCUMENT) if not listed(d
 def test_every_leaf_of_a_spec_changes_keys_unless_it_is_declared_to_recompute_nothing(path: Leaf, value: Any) -> None:
     changed = changed_spec(path, value)
     assert parse_spec(changed, "test") != SPEC
-    assert (keys(plan_of(changed)) == keys(plan_of())) is listed(dotted(path), NOTHING)
+    assert (keys(plan_of(changed)) == keys(unchanged())) is listed(dotted(path), NOTHING)
 
 
 def test_the_declared_lists_speak_of_leaves_that_exist() -> None:
@@ -269,7 +276,7 @@ def test_the_declared_lists_speak_of_leaves_that_exist() -> None:
 def test_every_field_of_an_instrument_but_its_name_and_threshold_changes_the_detect_keys(field: str) -> None:
     value = getattr(INSTRUMENT, field)
     other = (*value, "b") if isinstance(value, tuple) else another(value)
-    before = plan_of()
+    before = unchanged()
     after = plan_of(instrument=dataclasses.replace(INSTRUMENT, **{field: other}))
     old, new = ({unit.key for unit in plan.units_of("detect")} for plan in (before, after))
     assert (old == new) is (field in ("detector", "threshold"))
@@ -302,7 +309,7 @@ def test_phrases_of_neighbours_are_filled_in_and_never_given() -> None:
 def test_every_field_of_a_quality_instrument_but_its_name_changes_the_quality_keys_alone(field: str) -> None:
     value = getattr(QUALITY, field)
     other = (*value, "b") if isinstance(value, tuple) else "ssim" if field == "kind" else another(value)
-    before, after = plan_of(), plan_of(quality=dataclasses.replace(QUALITY, **{field: other}))
+    before, after = unchanged(), plan_of(quality=dataclasses.replace(QUALITY, **{field: other}))
     old, new = ({unit.key for unit in plan.units_of("quality")} for plan in (before, after))
     assert old and (not old & new if field != "instrument" else old == new)
     assert keys(before) - old == keys(after) - new

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ FAMILIES: dict[str, Registry[Any]] = {
 }  # fmt: skip
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     """Dotted name below `audit` -> file, packages included."""
     root = Path(audit.__file__).parent
@@ -51,15 +53,16 @@ def modules() -> dict[str, Path]:
     return {name.removesuffix("__init__").rstrip("."): path for path, name in dotted.items()}
 
 
-def imported(path: Path, known: Mapping[str, Path]) -> set[str]:
+@functools.cache
+def imported(path: Path) -> frozenset[str]:
     """The modules of `audit` that a file names in its imports, those inside functions included."""
-    names = set()
+    names, known = set[str](), modules()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "audit":
             base = (node.module or "")[len("audit.") :]
             full = [f"{base}.{alias.name}".lstrip(".") for alias in node.names]
             names |= {name if name in known else base for name in full}
-    return names - {""}
+    return frozenset(names - {""})
 
 
 def methods_of(kind: str) -> set[str]:
@@ -73,12 +76,12 @@ def methods_of(kind: str) -> set[str]:
 
 def closure(*roots: str) -> set[str]:
     """The modules that importing `roots` can load, their packages included."""
-    known, seen, left = modules(), set[str](), [*roots]
+    seen, left = set[str](), [*roots]
     while left:
         name = left.pop()
         if name and name not in seen:
             seen.add(name)
-            left += [*imported(known[name], known), name.rpartition(".")[0]]
+            left += [*imported(modules()[name]), name.rpartition(".")[0]]
     return seen
 
 
@@ -119,8 +122,7 @@ def test_which_prompts_an_attack_may_find_is_part_of_its_code() -> None:
 
 def test_no_module_imports_itself_through_others() -> None:
     """Imports inside functions and under TYPE_CHECKING count: they are dependencies as any other."""
-    known = modules()
-    graph = {name: imported(path, known) - {name} for name, path in known.items()}
+    graph = {name: imported(path) - {name} for name, path in modules().items()}
     graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the cycle
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from tests.servers import free_port
 
@@ -26,11 +27,30 @@ def clean_environment(home: Path) -> dict[str, str]:
         **kept,
         "PREFECT_HOME": str(home),
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": f"{START_SECONDS:.0f}",
         "DO_NOT_TRACK": "1",
         "NO_PROXY": "127.0.0.1,localhost",
         "OMP_NUM_THREADS": "1",
         "PYTHONWARNINGS": "ignore",
     }
+
+
+@contextlib.contextmanager
+def prefect_settings(environment: Mapping[str, str]) -> Iterator[None]:
+    """Let Prefect in this process read what `environment` says of it, and nothing else that is set."""
+    from prefect.context import refresh_global_settings_context
+
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+                patch.delenv(name)
+            for name, value in environment.items():
+                if name.startswith("PREFECT_"):
+                    patch.setenv(name, value)
+            refresh_global_settings_context()
+            yield
+    finally:
+        refresh_global_settings_context()
 
 
 @contextlib.contextmanager

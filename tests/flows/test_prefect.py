@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,11 +20,13 @@ import pytest
 from PIL import Image
 
 from audit import run
+from audit.errors import AuditError
 from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
+from flows.cli import main
 from tasks.slots import LEASE_SECONDS
 from tests.flows.audits import plan_run, tiny_spec
-from tests.flows.servers import clean_environment, cli, prefect, prefect_server, process, wait_for
+from tests.flows.servers import clean_environment, cli, prefect, prefect_server, prefect_settings, process, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -32,8 +35,10 @@ VERDICTS = (0, 3, 4)
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with prefect_server(tmp_path_factory.mktemp("prefect") / "home", REPOSITORY) as environment:
+def server(tmp_path_factory: pytest.TempPathFactory, prefect_home: Path) -> Iterator[dict[str, str]]:
+    """A server with a database of its own, which temporary servers may have made before."""
+    home = shutil.copytree(prefect_home, tmp_path_factory.mktemp("prefect") / "home")
+    with prefect_server(home, REPOSITORY) as environment:
         yield environment
 
 
@@ -54,9 +59,14 @@ def complete(root: Path, run_id: str) -> bool:
     return all(not plan.pending(kind, journal) for kind in KINDS)
 
 
-def test_without_a_server_a_run_that_was_killed_goes_on(spec: Path, tmp_path: Path) -> None:
-    """Each command starts a server of its own and ends it. `test_kill` compares every table, in every stage."""
-    environment = clean_environment(tmp_path / "home")
+def test_without_a_server_a_run_that_was_killed_goes_on(
+    spec: Path, prefect_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each command starts a server of its own and ends it. `test_kill` compares every table, in every stage.
+
+    Bounds for a fixed number of cases hold because a resume never enlarges the plan.
+    """
+    environment = clean_environment(prefect_home)
     root, log = tmp_path / "runs", tmp_path / "run.log"
     command = [sys.executable, "-m", "flows.cli", "run", str(spec), "--root", str(root)]
     with process(command, environment, log, REPOSITORY) as child:
@@ -65,15 +75,20 @@ def test_without_a_server_a_run_that_was_killed_goes_on(spec: Path, tmp_path: Pa
         assert child.wait(120) == -signal.SIGKILL
     (run_id,) = Journal(str(root)).runs()
     assert not complete(root, run_id)
+    before = read_plan(Journal(str(root)), run_id)
 
-    done = cli(environment, REPOSITORY, "resume", run_id, "--root", str(root), "--json")
+    with prefect_settings(environment):
+        code = main(["resume", run_id, "--root", str(root), "--json"])
 
-    assert done.returncode in VERDICTS, done.stderr
-    assert json.loads(done.stdout)["run_id"] == run_id
+    told = capsys.readouterr()
+    assert code in VERDICTS, told.err
+    assert json.loads(told.out)["run_id"] == run_id
     assert complete(root, run_id)
     assert (root / "reports" / run_id / "report.html").stat().st_size > 1000
-    assert "Traceback" not in done.stderr
-    assert "resume" not in done.stderr
+    assert "Traceback" not in told.err
+    assert "resume" not in told.err
+    after = read_plan(Journal(str(root)), run_id)
+    assert after.cases.equals(before.cases) and after.cells == before.cells
 
 
 @pytest.fixture(scope="module")
@@ -129,14 +144,29 @@ def test_a_schedule_fires_and_completes_an_audit(
 
 
 def test_a_missing_slot_is_refused_before_anything_is_computed(
-    server: dict[str, str], spec: Path, tmp_path: Path
+    server: dict[str, str], spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = tmp_path / "runs"
-    done = cli(server, REPOSITORY, "run", str(spec), "--root", str(root), "--gpu-slot", "nobody-made-it")
-    assert done.returncode == 2
-    assert "prefect gcl create nobody-made-it --limit 1" in done.stderr
-    assert "Traceback" not in done.stderr
+    with prefect_settings(server):
+        assert main(["run", str(spec), "--root", str(root), "--gpu-slot", "nobody-made-it"]) == 2
+    told = capsys.readouterr().err
+    assert "prefect gcl create nobody-made-it --limit 1" in told
+    assert "Traceback" not in told
     assert not Journal(str(root)).runs()
+
+
+def test_the_flow_that_erases_makes_an_artefact_and_refuses_a_method_that_would_train_nothing(
+    server: dict[str, str], tiny_folder: Path, tmp_path: Path
+) -> None:
+    from flows.erase import erase
+
+    out, options = str(tmp_path / "out"), {"backbone": str(tiny_folder), "device": "cpu"}
+    with prefect_settings(server):
+        with pytest.raises(AuditError, match=r"did you mean esd-x\?"):
+            erase("xattn", ["abc"], out, settings=["stored=float32"], **options)
+        path = Path(erase("uce", ["abc"], out, settings=["stored=float32"], **options))
+    assert path.is_file()
+    assert {made.name for made in path.parent.iterdir()} == {path.name, "README.md"}  # the refusal left nothing
 
 
 @pytest.mark.slow

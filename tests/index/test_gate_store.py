@@ -23,6 +23,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -197,7 +198,7 @@ def seen(**fields: Any) -> Seen:
     return Seen(cells=CELLS, unit_size=8, **fields)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SEEN, BROKEN)
 @example(seen(**TWO_ALIKE), {("detect", 0)})  # the pictures are known, so their likeness is
 @example(seen(**TWO_ALIKE), {("generate", 0)})
@@ -205,6 +206,18 @@ def seen(**fields: Any) -> Seen:
 @example(seen(lit={(BLACK, 1)}), {("detect", 88)})
 @example(seen(lit={(BLACK, 1)}), {("generate", 89)})
 def test_results_that_become_errors_never_improve_a_verdict(run: Seen, broken: set[tuple[str, int]]) -> None:
+    """The known ways to improve one, and a few random ones; the next test tries many."""
+    check_that_errors_improve_nothing(run, broken)
+
+
+@pytest.mark.slow
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(SEEN, BROKEN)
+def test_many_results_that_become_errors_never_improve_a_verdict(run: Seen, broken: set[tuple[str, int]]) -> None:
+    check_that_errors_improve_nothing(run, broken)
+
+
+def check_that_errors_improve_nothing(run: Seen, broken: set[tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         journal = Journal(str(folder / "journal"))
