@@ -145,7 +145,9 @@ class Worker:
         require_planned(unit.kind, as_json(unit.identity))
         cases, read_item = self._inputs(unit.key)
         chosen = [case for case in cases if case.image_id in images]
-        return run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size)[0]
+        # With nothing reused: a round trip that is looked up would confirm itself.
+        made = run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size, reuse=False)
+        return made[0]
 
     def judge_again(self, unit: Unit, pictures: Journal) -> pa.Table:
         """Return the rows of a detect unit for its pictures in another journal; nothing is journalled."""

@@ -14,13 +14,13 @@ from audit.compute.personalised import with_personalisation
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
-from audit.compute.stages.invert import SECOND, Pixels, ReadItem
+from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
-from audit.plan.identities import GenerateIdentity
+from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
 from audit.records import Case, Status
 from audit.storage.journal import SCHEMAS, Journal
 
@@ -36,9 +36,15 @@ def run_generate(
     journal: Journal,
     read_item: ReadItem,
     batch_size: int,
+    *,
+    reuse: bool = True,
 ) -> Made:
-    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
-    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
+    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason.
+
+    With `reuse`, latents that the round trip of an inversion has denoised in the same way are decoded as they are, and
+    their rows name that unit in `denoised_by`. Without it everything is denoised here.
+    """
+    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures, reuse)
     possible = [case for case in cases if not case.problem]
     computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
     rows = {row["image_id"]: row for row in computed}
@@ -69,6 +75,7 @@ class _Maker:
     journal: Journal
     read_item: ReadItem
     identity: GenerateIdentity
+    reuse: bool
 
     def work(self) -> Callable[[Sequence[Case]], list[Row]]:
         """Return what makes one batch."""
@@ -86,7 +93,12 @@ class _Maker:
         """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
         latent = self.identity.source == "latent"
         rows, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
-        if start is not None:
+        returned = self._returned(ready) if latent and self.reuse else None
+        if returned is not None:
+            done = Sampled(returned.to(self.models.device), 0, ((),) * len(ready))
+            for case, row in zip(ready, self._shown(ready, done), strict=True):
+                rows[case.image_id] = {**row, "denoised_by": case.invert_key}
+        elif start is not None:
             models, sampler, erased = self.models, self.identity.sampler, self.identity.model
             assert sampler is not None  # as of everything that is denoised
             texts = tuple(case.prompt or "" for case in ready)
@@ -150,6 +162,24 @@ class _Maker:
         if moved is not None:
             start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
         return rows, ready, start
+
+    def _returned(self, cases: Sequence[Case]) -> torch.Tensor | None:
+        """Return the ends (B, C, H, W) of the round trips that denoised these latents as this unit would; None unless all did.
+
+        A batch is taken whole or not at all, so that what is denoised here is denoised in batches of the usual size.
+        """
+        keys = [case.invert_key or "" for case in cases]
+        units = {key: unit_result(self.journal, "invert", key) for key in keys}
+        inversions = {key: from_json("invert", unit.identity) for key, unit in units.items() if unit.identity}
+        ends: list[torch.Tensor] = []
+        for case, key in zip(cases, keys, strict=True):
+            inversion, end = inversions.get(key), units[key].tensors.get((case.item or "") + RETURNED)
+            if end is None or not isinstance(inversion, InvertIdentity) or not is_round_trip(self.identity, inversion):
+                return None
+            if (case.prompt or "") != inversion.prompt:
+                return None
+            ends.append(end)
+        return torch.stack(ends) if ends else None
 
     def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
         """Return the decoded pictures of denoised latents, or why one is none."""

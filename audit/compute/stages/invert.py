@@ -28,12 +28,14 @@ from audit.storage.journal import SCHEMAS
 Pixels = npt.NDArray[np.uint8]
 ReadItem = Callable[[str], Pixels]
 SECOND = ".second"  # after an item: the name of an exact sampler's second latent
+RETURNED = ".returned"  # after an item: the name of the clean latent at which its round trip ended
 
 
 def run_invert(inverted: InvertIdentity, models: Models, read_item: ReadItem, batch_size: int) -> Made:
     """Return one row per corpus item and the inverted latents, as safetensors bytes: a tensor (C, H, W) per item, in float32.
 
-    An exact sampler's state is two of them, in float64: the second one is named by its item and `SECOND`.
+    An exact sampler's state is two of them, in float64: the second one is named by its item and `SECOND`. The end of the
+    round trip, in float32, is named by its item and `RETURNED`.
     """
     latents: dict[str, torch.Tensor] = {}
     readable, rows = _read(inverted.items, read_item)
@@ -114,6 +116,7 @@ class _Inversion:
         for i, (item, _) in enumerate(batch):
             if finite[i]:
                 self.latents[item] = trip.latents[i].cpu().contiguous()
+                self.latents[item + RETURNED] = trip.returned[i].cpu().contiguous()
                 if trip.second is not None:
                     self.latents[item + SECOND] = trip.second[i].cpu().contiguous()
                 rows.append(_row(item, Status.OK, None, **{name: value[i] for name, value in values.items()}))
