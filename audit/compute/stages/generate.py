@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +17,7 @@ from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
 from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem
+from audit.compute.stages.overlap import Finisher, threads_beside, to_device
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
@@ -58,10 +61,17 @@ def _row(case: Case, status: Status, error: str | None, **values: object) -> Row
     return {**empty, **shared, "status": status.value, "error": error, **values}
 
 
-def _picture(case: Case, pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
+def _picture(
+    case: Case, pixels: Pixels, calls: int = 0, report: str | None = None, denoised_by: str | None = None
+) -> Row:
     """Return a finished picture, or its row without one when it is black, constant or not finite."""
     reason = degenerate(pixels)
-    values = {"unet_calls": calls, "guard_report": report, "pixel_sha256": pixel_sha256(pixels)}
+    values = {
+        "unet_calls": calls,
+        "guard_report": report,
+        "pixel_sha256": pixel_sha256(pixels),
+        "denoised_by": denoised_by,
+    }
     image = {"bytes": encode_png(pixels), "path": f"{case.image_id}.png"}
     status = Status.OK if reason is None else Status.DEGENERATE
     return _row(case, status, reason, image=image, **values)
@@ -77,7 +87,12 @@ class _Maker:
     identity: GenerateIdentity
     reuse: bool
 
-    def work(self) -> Callable[[Sequence[Case]], list[Row]]:
+    @functools.cached_property
+    def finisher(self) -> Finisher:
+        """Return what encodes pictures while the device makes the next ones."""
+        return Finisher(threads_beside(self.models.device))
+
+    def work(self) -> Callable[[Sequence[Case]], Sequence[Row | Future[Row]]]:
         """Return what makes one batch."""
         match self.identity.source:
             case "prompt" | "noise" | "latent":
@@ -89,15 +104,16 @@ class _Maker:
             case "image" | "vae":
                 return self._references
 
-    def _denoised(self, cases: Sequence[Case]) -> list[Row]:
+    def _denoised(self, cases: Sequence[Case]) -> list[Row | Future[Row]]:
         """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
         latent = self.identity.source == "latent"
-        rows, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        without, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        rows: dict[int, Row | Future[Row]] = {**without}
         returned = self._returned(ready) if latent and self.reuse else None
         if returned is not None:
             done = Sampled(returned.to(self.models.device), 0, ((),) * len(ready))
-            for case, row in zip(ready, self._shown(ready, done), strict=True):
-                rows[case.image_id] = {**row, "denoised_by": case.invert_key}
+            by = [case.invert_key for case in ready]
+            rows |= zip((case.image_id for case in ready), self._shown(ready, done, by), strict=True)
         elif start is not None:
             models, sampler, erased = self.models, self.identity.sampler, self.identity.model
             assert sampler is not None  # as of everything that is denoised
@@ -115,10 +131,10 @@ class _Maker:
             if isinstance(start, Pair):
                 if guards:
                     raise ValueError("guards act on one latent and cannot act on a pair")
-                pair = Pair(start.noisiest.to(models.device), start.second.to(models.device))
+                pair = Pair(to_device(start.noisiest, models.device), to_device(start.second, models.device))
                 result = sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
             else:
-                result = sample(model, schedule, start.to(models.device), conditioning, guards)
+                result = sample(model, schedule, to_device(start, models.device), conditioning, guards)
             rows |= zip((case.image_id for case in ready), self._shown(ready, result), strict=True)
         return [rows[case.image_id] for case in cases]
 
@@ -181,22 +197,26 @@ class _Maker:
             ends.append(end)
         return torch.stack(ends) if ends else None
 
-    def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
+    def _shown(
+        self, cases: Sequence[Case], result: Sampled, denoised_by: Sequence[str | None] | None = None
+    ) -> list[Row | Future[Row]]:
         """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
         finite, drawn, pixels = _finite(result.latents), _finite(images), _uint8(images)
-        rows = []
+        rows: list[Row | Future[Row]] = []
         for i, case in enumerate(cases):
-            reports = result.reports[i]
+            reports, by = result.reports[i], denoised_by[i] if denoised_by else None
             calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
             elif finite[i] and drawn[i]:
-                rows.append(_picture(case, pixels[i], calls, told))
+                finish = functools.partial(_picture, case, pixels[i], calls, told, by)
+                rows.append(self.finisher.submit(finish))
             else:
                 reason = _NOT_FINITE if finite[i] else "the latent is not finite"
-                rows.append(_row(case, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
+                values = {"unet_calls": calls, "guard_report": told, "denoised_by": by}
+                rows.append(_row(case, Status.DEGENERATE, reason, **values))
         return rows
 
     def _decoded_noise(self, cases: Sequence[Case]) -> list[Row]:

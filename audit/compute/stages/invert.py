@@ -13,6 +13,7 @@ import torch
 
 from audit.compute.models import Models
 from audit.compute.stages.batching import Made, Row, run_batches
+from audit.compute.stages.overlap import to_device
 from audit.corpus.images import ImageError, psnr, to_model_input
 from audit.diffusion.exact_sampling import invert_exactly, sample_exactly
 from audit.diffusion.guard import Conditioning
@@ -92,7 +93,7 @@ class _Inversion:
     def __call__(self, batch: Sequence[tuple[str, Pixels]]) -> list[Row]:
         pipeline = self.models.pipeline
         pixels = np.stack([self._input(item, array) for item, array in batch])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.models.device)
+        images = to_device(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.models.device)
         clean = pipeline.encode_images(images)
         trip = self._round_trip(clean)
         ceiling, returned = pipeline.decode_latents(clean), pipeline.decode_latents(trip.returned)
