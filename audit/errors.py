@@ -83,6 +83,10 @@ class EnvironmentProblem(AuditError):
     """The machine lacks something the run needs: disk, device, package, Prefect API, concurrency limit."""
 
 
+class DeviceLost(EnvironmentProblem):
+    """The device stopped answering while it computed. The unit it was computing is not journalled."""
+
+
 class KeyProblem(AuditError):
     """A key file cannot be read, written or used."""
 

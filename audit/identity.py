@@ -15,23 +15,24 @@ from pathlib import Path
 # Packages and modules whose text decides what a unit computes. What plans, stores, folds, judges or reports is not here:
 # changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
 _MODELS = ("compute.models", "diffusion", "checkpoints", "guards.building", "guards.parameters", "weights.settings")
+_BATCHES = ("compute.stages.batching", "compute.stages.overlap", "diffusion.devices")
 _CODE: Mapping[str, tuple[str, ...]] = {
-    "erase": ("compute.stages.erase", "compute.stages.batching", "erasers", *_MODELS),
+    "erase": ("compute.stages.erase", *_BATCHES, "erasers", *_MODELS),
     "attack": (
-        "compute.stages.attack", "compute.stages.batching", "compute.personalised", "attacks", "corpus", "spec.content",
+        "compute.stages.attack", *_BATCHES, "compute.personalised", "attacks", "corpus", "spec.content",
         *_MODELS,
     ),
-    "invert": ("compute.stages.invert", "compute.stages.batching", "corpus", *_MODELS),
+    "invert": ("compute.stages.invert", *_BATCHES, "corpus", *_MODELS),
     "generate": (
         "compute.stages.generate", "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",
-        "compute.stages.batching", "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
+        *_BATCHES, "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
     "detect": (
-        "compute.stages.detect", "compute.stages.batching", "instruments.detectors", "diffusion.strict_loading",
+        "compute.stages.detect", *_BATCHES, "instruments.detectors", "diffusion.strict_loading",
         "diffusion.text", "corpus.images",
     ),
     "quality": (
-        "compute.stages.quality", "compute.stages.batching", "instruments.quality", "instruments.detectors", "corpus",
+        "compute.stages.quality", *_BATCHES, "instruments.quality", "instruments.detectors", "corpus",
         "diffusion.strict_loading", "diffusion.text",
     ),
 }  # fmt: skip

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from prefect.futures import PrefectFuture
 from prefect.tasks import Task
 
-from audit.errors import EnvironmentProblem
+from audit.errors import DeviceLost, EnvironmentProblem
 from audit.plan.document import KINDS
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation, installation, shareable
@@ -283,7 +283,7 @@ class _Dispatch:
         return None
 
     def _failed(self, unit: Unit, error: BaseException) -> Failure:
-        if unit.kind in self._essential or not isinstance(error, Exception):
+        if unit.kind in self._essential or not isinstance(error, Exception) or isinstance(error, DeviceLost):
             raise error
         self._run.journal.probe()  # raises when nothing more could be stored: computing on would be wasted
         reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first_line(error)}")

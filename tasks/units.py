@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow.compute as pc
 
-from audit.errors import AuditError
+from audit.errors import AuditError, DeviceLost
 from audit.plan.document import KINDS, Plan
 from audit.plan.identities import Unit
 from tasks import telemetry
@@ -92,7 +92,7 @@ def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, 
 
 
 def _failed(run: Run, unit: Unit, error: BaseException, essential: bool) -> Failure:
-    if essential or not isinstance(error, Exception):
+    if essential or not isinstance(error, Exception) or isinstance(error, DeviceLost):
         raise error
     run.journal.probe()  # raises when nothing more could be stored: computing on would be wasted
     reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first_line(error)}")

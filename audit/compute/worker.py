@@ -22,13 +22,14 @@ from audit.compute.stages.detect import run_detect
 from audit.compute.stages.erase import run_erase
 from audit.compute.stages.generate import run_generate
 from audit.compute.stages.invert import run_invert
+from audit.compute.stages.overlap import threads_beside
 from audit.compute.stages.quality import run_quality
 from audit.compute.training_folders import training_session
 from audit.corpus.images import Pixels
 from audit.corpus.ingest import read_picture
 from audit.corpus.manifest import read_stored_manifest
-from audit.diffusion.devices import DEFAULT_BATCH, pick_device
-from audit.errors import CheckpointError, EnvironmentProblem
+from audit.diffusion.devices import DEFAULT_BATCH, pick_device, require_device
+from audit.errors import AuditError, CheckpointError, EnvironmentProblem
 from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
@@ -117,7 +118,7 @@ class Worker:
         require_planned(unit.kind, stored)
         with training_session(unit, listener) as session:
             started = time.perf_counter()
-            table, blob = self._stage(unit, session)()
+            table, blob = self._computed(unit, session)
             seconds = time.perf_counter() - started
             status = table.column("status").to_pylist()
             calls = table.column("unet_calls").to_pylist() if "unet_calls" in table.column_names else []
@@ -145,7 +146,9 @@ class Worker:
         require_planned(unit.kind, as_json(unit.identity))
         cases, read_item = self._inputs(unit.key)
         chosen = [case for case in cases if case.image_id in images]
-        return run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size)[0]
+        # With nothing reused: a round trip that is looked up would confirm itself.
+        made = run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size, reuse=False)
+        return made[0]
 
     def judge_again(self, unit: Unit, pictures: Journal) -> pa.Table:
         """Return the rows of a detect unit for its pictures in another journal; nothing is journalled."""
@@ -153,6 +156,16 @@ class Worker:
             raise ValueError(f"units of kind {unit.kind!r} judge nothing")
         detector = self._detector(unit.identity.instrument.instrument_id)
         return run_detect(unit.identity.generate, detector, pictures, self.batch_size)[0]
+
+    def _computed(self, unit: Unit, session: Session) -> Made:
+        """Return the unit's rows and tensors. Raises `DeviceLost` for any error after which the GPU no longer answers."""
+        try:
+            return self._stage(unit, session)()
+        except AuditError:
+            raise
+        except Exception as error:
+            require_device(error)
+            raise
 
     def _stage(self, unit: Unit, session: Session) -> Callable[[], Made]:
         """Return what computes the unit, with everything that it needs."""
@@ -171,7 +184,9 @@ class Worker:
                 return functools.partial(run_generate, described, cases, models, journal, read_item, size)
             case DetectIdentity() as described:
                 detector = self._detector(described.instrument.instrument_id)
-                return functools.partial(run_detect, described.generate, detector, journal, size)
+                return functools.partial(
+                    run_detect, described.generate, detector, journal, size, threads_beside(self.device)
+                )
             case QualityIdentity() as described:
                 cases, read_item = self._inputs(described.generate)
                 meter = self._meter(described.instrument.instrument_id)

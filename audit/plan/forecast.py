@@ -18,11 +18,14 @@ from audit.plan.identities import (
     DetectIdentity,
     EraseIdentity,
     GenerateIdentity,
+    Identity,
     InvertIdentity,
     Unit,
     as_json,
+    is_round_trip,
 )
 from audit.plan.rates import Rates, journal_rates
+from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
 from audit.weights.files import loaded_weights, read_json, safetensors_header
 
@@ -112,19 +115,39 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
     units = pending = rows = 0
     calls, storage, texts = NO_CALLS, 0.0, 0.0
     detections: Counter[str] = Counter()
+    inversions = _inversions(plan) if kind == "generate" else {}
     for unit in plan.units_of(kind):
         units += 1
         if unit.key in done:
             continue
         pending += 1
         rows += unit.rows
-        calls += calls_of(unit, rates.evaluations_per_step)
+        if not _denoised_before(unit, inversions):
+            calls += calls_of(unit, rates.evaluations_per_step)
         storage += _storage(unit, rates, shape)
         if isinstance(unit.identity, AttackIdentity):
             texts += registry.text_calls(as_json(unit.identity))
         if isinstance(unit.identity, DetectIdentity):
             detections[unit.identity.instrument.kind] += unit.rows
     return Work(kind, units, pending, rows, calls, storage, texts, dict(detections))
+
+
+def _inversions(plan: Draft) -> dict[str, Identity]:
+    """Return the identities of invert units by key; none where pictures are made under another prompt than they are inverted."""
+    latent = [scenario for scenario in plan.spec.scenarios if isinstance(scenario, LatentScenario)]
+    if any(scenario.inversion_prompt != scenario.regeneration_prompt for scenario in latent):
+        return {}
+    return {unit.key: unit.identity for unit in plan.units_of("invert")}
+
+
+def _denoised_before(unit: Unit, inversions: Mapping[str, Identity]) -> bool:
+    """Return whether the unit's latents were denoised already, by the round trips of the inversions that it depends on."""
+    described, trips = unit.identity, [inversions[key] for key in unit.depends if key in inversions]
+    return (
+        isinstance(described, GenerateIdentity)
+        and bool(trips)
+        and all(isinstance(trip, InvertIdentity) and is_round_trip(described, trip) for trip in trips)
+    )
 
 
 def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
@@ -165,8 +188,8 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
     if unit.kind == "generate":
         return unit.rows * (rates.bytes_per_picture or 3 * shape.resolution**2 * PNG_SHARE + ROW)
     if isinstance(unit.identity, InvertIdentity):
-        # An exact sampler keeps two latents in float64 instead of one in float32.
-        return unit.rows * (shape.latent_bytes * (1 if unit.identity.method == "fixed-point" else 4) + ROW)
+        # An exact sampler keeps two latents in float64 instead of one in float32; each keeps the end of its round trip.
+        return unit.rows * (shape.latent_bytes * (2 if unit.identity.method == "fixed-point" else 5) + ROW)
     if isinstance(unit.identity, EraseIdentity):
         return ROW + stored_bytes(unit.identity.method, unit.identity.parameters, shape.unet)
     if unit.kind in ("attack", "erase"):  # a checkpoint stays where it is

@@ -253,6 +253,21 @@ def from_json(kind: str, stored: object) -> Identity:
         raise ForeignError(f"the identity of a unit of kind {kind!r}: {place}: {first['msg']}") from None
 
 
+def is_round_trip(pictures: GenerateIdentity, inversion: InvertIdentity) -> bool:
+    """Return whether `pictures` denoises the latents of `inversion` exactly as that unit's own round trip did.
+
+    The model, the sampler and its steps are the same, and nothing intervenes. Prompts belong to cases and are not compared.
+    """
+    sampler = pictures.sampler
+    return (
+        pictures.source == "latent"
+        and (pictures.backbone, pictures.model) == (inversion.backbone, inversion.model)
+        and not (pictures.guards or pictures.perturbation or pictures.personalisation)
+        and pictures.solver == ("ddim" if inversion.method == "fixed-point" else inversion.method)
+        and sampler == PictureSampler(steps=inversion.steps, guidance=1.0, dtype="float32")
+    )
+
+
 def picture_ids(common: GenerateIdentity, cases: Iterable[tuple[Attempt, str | None]]) -> list[int]:
     """Return the identity of each case's picture: all that it is made from, its invert unit included.
 

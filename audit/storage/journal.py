@@ -26,7 +26,7 @@ from audit.files import Document
 from audit.storage.errors import StorageUnavailable, translated
 from audit.storage.objects import ObjectStore
 from audit.storage.threads import THREADS, in_threads
-from audit.storage.unit_files import SCHEMAS, encoded, header_in
+from audit.storage.unit_files import ADDED, SCHEMAS, encoded, header_in
 
 __all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable", "UnitFile"]
 
@@ -297,6 +297,10 @@ class Journal:
 def _columns(parquet: pq.ParquetFile, kind: str, columns: Sequence[str] | None) -> pa.Table:
     # Threads are for many files at a time, not for the columns of a small one.
     table = parquet.read(columns=list(columns) if columns is not None else None, use_threads=False)
+    for name in ADDED.get(kind, ()):
+        if name in (columns or ()) and name not in table.column_names:
+            field = SCHEMAS[kind].field(name)
+            table = table.append_column(field, pa.nulls(table.num_rows, field.type))
     for name in columns or ():
         if name not in table.column_names or table.schema.field(name).type != SCHEMAS[kind].field(name).type:
             raise pa.ArrowInvalid(f"its column {name!r} is missing or of another type")

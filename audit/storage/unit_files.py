@@ -52,8 +52,12 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("pixel_sha256", pa.string()),
             ("invert_key", pa.string()),
             ("item", pa.string()),
-            ("unet_calls", pa.int32()),
+            ("unet_calls", pa.int32()),  # of this unit; 0 where it took the latent from `denoised_by`
             ("guard_report", pa.string()),
+            (
+                "denoised_by",
+                pa.string(),
+            ),  # key of the invert unit whose round trip denoised the latent; null: this unit
         ]
     ),
     "detect": pa.schema(
@@ -76,6 +80,8 @@ SCHEMAS: Mapping[str, pa.Schema] = {
         ]
     ),
 }
+# Columns that files of earlier versions lack; there they read as null.
+ADDED: Mapping[str, tuple[str, ...]] = {"generate": ("denoised_by",)}
 _METADATA = b"erasure_audit"
 _HUGGINGFACE = {
     "info": {

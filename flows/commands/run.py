@@ -212,9 +212,7 @@ def _import_what_flows_need() -> None:
     import flows.audit
     import flows.work  # noqa: F401
     from audit.compute import worker  # noqa: F401
-    from audit.index import validation
-
-    validation.prepare()
+    from audit.index import expectations  # noqa: F401
 
 
 def _tell_failures(stages: Sequence[StageReport]) -> int:

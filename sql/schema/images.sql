@@ -6,5 +6,6 @@ create table if not exists images (
     error varchar,
     pixel_sha256 varchar,
     unet_calls integer,
-    guard_report varchar
+    guard_report varchar,
+    denoised_by varchar
 );

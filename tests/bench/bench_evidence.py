@@ -13,7 +13,6 @@ from pathlib import Path
 
 from audit.evidence.seal import seal
 from audit.evidence.verify import verify
-from audit.index import validation
 from audit.storage.journal import Journal
 from tests.bench.table import Figure, conclude
 from tests.evidence.bundles import NOW, SEALED, Audit, decide, key_pair, published
@@ -31,7 +30,6 @@ def main() -> None:
 
 def figures(outcomes: int = 15_000) -> Iterator[Figure]:
     """Yield what a bundle costs, beside the goals; imports of libraries are not counted."""
-    validation.prepare()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         controls = (control(2, 100, "backbone", scenario="text"), control(3, 100, "reference"))

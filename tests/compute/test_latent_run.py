@@ -86,9 +86,10 @@ def test_an_exact_sampler_stores_its_pair_and_passes_the_default_quality_gate(
     for unit in plan.units_of("invert"):
         stored = safetensors.torch.load(journal.blob("invert", unit.key))
         exact = unit.identity.method == "o-belm"
-        assert len(stored) == unit.rows * (2 if exact else 1)
+        assert len(stored) == unit.rows * (3 if exact else 2)
         for row in journal.read("invert", unit.key).to_pylist():
             assert (f"{row['item']}.second" in stored) is exact
+            assert f"{row['item']}.returned" in stored
             if exact:
                 assert row["residual_max"] < 1e-5
                 assert row["psnr_roundtrip_db"] > 80
@@ -132,6 +133,30 @@ def test_the_mart_of_latents_leaves_perturbed_cells_out(finished: tuple[Plan, Jo
         assert row.latents == 3
         assert row.nll_low <= row.nll_median <= row.nll_high
         assert row.nll_median == pytest.approx(0.5 * (row.rms_median**2 + np.log(2 * np.pi)), rel=1e-3)
+
+
+def test_the_round_trip_is_the_white_box_picture(finished: tuple[Plan, Journal, RunResult]) -> None:
+    """What an inversion denoised already is decoded, not denoised again; computed anew it has the same bytes."""
+    plan, journal, _ = finished
+    worker, taken, own = run.worker(plan, journal, "cpu", 8), 0, 0
+    methods = {unit.key: unit.identity.method for unit in plan.units_of("invert")}
+    for unit in plan.units_of("generate"):
+        if unit.identity.source != "latent":
+            continue
+        for row, again in zip(
+            journal.read("generate", unit.key).to_pylist(),
+            worker.draw_again(unit, unit.identity.images).to_pylist(),
+            strict=True,
+        ):
+            assert again["denoised_by"] is None and again["unet_calls"] > 0
+            assert row["pixel_sha256"] == again["pixel_sha256"]
+            if methods[row["invert_key"]] == "o-belm":  # at guidance 1, by the model that inverted
+                assert row["denoised_by"] == row["invert_key"] and row["unet_calls"] == 0
+                taken += 1
+            else:  # guidance 2, and mostly another model
+                assert row["denoised_by"] is None and row["unet_calls"] == again["unet_calls"]
+                own += 1
+    assert taken and own
 
 
 def saved(array: Any, kind: str, mode: str | None = None, **options: Any) -> bytes:

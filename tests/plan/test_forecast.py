@@ -168,12 +168,19 @@ def test_a_plan_that_trains_says_what_a_backward_pass_counts(tmp_path: Path) -> 
 def test_a_plan_is_priced_by_kind(tmp_path: Path) -> None:
     plan = make_plan(tmp_path)
     found = {work.kind: work for work in price(plan, Journal(str(tmp_path / "runs")), SHAPE).work}
-    # text: 2 defences x 8 x 10 x 2; latents: 2 x 4 x 10; random latents: 2 x 4 x 10
-    assert found["generate"].calls.expected == 320 + 80 + 80
+    # text: 2 defences x 8 x 10 x 2; white-box latents: none, their round trips denoised them; random latents: 2 x 4 x 10
+    assert found["generate"].calls.expected == 320 + 0 + 80
     assert found["invert"].units == found["invert"].pending == 2
     assert found["erase"].storage == 4 * 2 * 512 + forecast.ROW
     assert found["erase"].calls == forecast.NO_CALLS
     assert found["detect"].rows == found["generate"].rows
+
+
+def test_latents_of_another_model_are_denoised_anew(tmp_path: Path) -> None:
+    black = {"name": "latent-blackbox", "cases": 4, "sampler": {"steps": 10, "guidance": 1.0}}
+    plan = make_plan(tmp_path, further=[black])
+    found = {work.kind: work for work in price(plan, Journal(str(tmp_path / "runs")), SHAPE).work}
+    assert found["generate"].calls.expected == 320 + 80 + 4 * 10  # the backbone's latents through the erased model
 
 
 def test_time_is_unknown_until_a_rate_is_known(tmp_path: Path) -> None:

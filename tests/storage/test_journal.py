@@ -215,6 +215,18 @@ def test_images_are_stored_as_datasets_reads_them(tmp_path: Path) -> None:
     assert journal.read("generate", key).column("image").to_pylist() == [row["image"]]
 
 
+def test_a_file_from_before_a_column_was_added_reads_as_null_there(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, row = key_of("unit"), {"image_id": 1, "status": "ok", "unet_calls": 25, "denoised_by": "a"}
+    table = pa.Table.from_pylist([row], SCHEMAS["generate"])
+    with monkeypatch.context() as before:
+        before.setitem(SCHEMAS, "generate", SCHEMAS["generate"].remove(len(table.schema) - 1))  # type: ignore[arg-type]
+        journal.write("generate", key, table, {})
+    read = journal.read("generate", key, ["image_id", "unet_calls", "denoised_by"])
+    assert read.to_pylist() == [{"image_id": 1, "unet_calls": 25, "denoised_by": None}]
+
+
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "text"])
 def test_a_corrupt_file_is_named_with_the_command_that_mends_it(tmp_path: Path, damage: str) -> None:
     journal, keys = Journal(str(tmp_path)), [key_of(f"{i}") for i in range(3)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from audit.compute.stages.batching import Made, Picture, Row, run_batches
+from audit.compute.stages.overlap import Ahead
 from audit.corpus.images import decode_stored
 from audit.instruments.detectors.answers import measurements
 from audit.instruments.detectors.base import Detector
@@ -14,14 +15,16 @@ from audit.records import LabelScore, Status
 from audit.storage.journal import SCHEMAS, Journal
 
 
-def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: int) -> Made:
+def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: int, threads: int = 0) -> Made:
     """Return one row per existing picture of a generate unit, and one with status 'error' per picture that failed to be made.
 
     The latter keep the unit failed, so that a resumed run measures these pictures once they have been made. Pictures
-    that no retry will make (degenerate, unreadable, blocked) have no row: their own status already says why.
+    that no retry will make (degenerate, unreadable, blocked) have no row: their own status already says why. `threads`
+    decode the next batch while one is measured.
     """
     pictures: list[Picture] = journal.read("generate", generate, ["image_id", "status", "image"]).to_pylist()
     ready = [row for row in pictures if row["status"] == Status.OK.value]
+    decoded = Ahead(ready, lambda case: decode_stored(case["image"]["bytes"]), batch_size, threads)
     identifier = detector.instrument.instrument_id
 
     def row(case: Picture, status: Status, error: str | None, scores: list[Row] | None) -> Row:
@@ -34,8 +37,7 @@ def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: 
         }
 
     def work(batch: Sequence[Picture]) -> list[Row]:
-        pixels = [decode_stored(case["image"]["bytes"]) for case in batch]
-        measured = measurements(detector.measure(pixels), len(batch), detector.instrument.labels)
+        measured = measurements(detector.measure(decoded.take(batch)), len(batch), detector.instrument.labels)
         return [
             row(case, Status.ERROR, result.error, None)
             if result.scores is None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pyarrow as pa
@@ -14,13 +16,14 @@ from audit.compute.personalised import with_personalisation
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
-from audit.compute.stages.invert import SECOND, Pixels, ReadItem
+from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem
+from audit.compute.stages.overlap import Finisher, threads_beside, to_device
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
-from audit.plan.identities import GenerateIdentity
+from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
 from audit.records import Case, Status
 from audit.storage.journal import SCHEMAS, Journal
 
@@ -36,9 +39,15 @@ def run_generate(
     journal: Journal,
     read_item: ReadItem,
     batch_size: int,
+    *,
+    reuse: bool = True,
 ) -> Made:
-    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason."""
-    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures)
+    """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason.
+
+    With `reuse`, latents that the round trip of an inversion has denoised in the same way are decoded as they are, and
+    their rows name that unit in `denoised_by`. Without it everything is denoised here.
+    """
+    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures, reuse)
     possible = [case for case in cases if not case.problem]
     computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
     rows = {row["image_id"]: row for row in computed}
@@ -52,10 +61,17 @@ def _row(case: Case, status: Status, error: str | None, **values: object) -> Row
     return {**empty, **shared, "status": status.value, "error": error, **values}
 
 
-def _picture(case: Case, pixels: Pixels, calls: int = 0, report: str | None = None) -> Row:
+def _picture(
+    case: Case, pixels: Pixels, calls: int = 0, report: str | None = None, denoised_by: str | None = None
+) -> Row:
     """Return a finished picture, or its row without one when it is black, constant or not finite."""
     reason = degenerate(pixels)
-    values = {"unet_calls": calls, "guard_report": report, "pixel_sha256": pixel_sha256(pixels)}
+    values = {
+        "unet_calls": calls,
+        "guard_report": report,
+        "pixel_sha256": pixel_sha256(pixels),
+        "denoised_by": denoised_by,
+    }
     image = {"bytes": encode_png(pixels), "path": f"{case.image_id}.png"}
     status = Status.OK if reason is None else Status.DEGENERATE
     return _row(case, status, reason, image=image, **values)
@@ -69,8 +85,14 @@ class _Maker:
     journal: Journal
     read_item: ReadItem
     identity: GenerateIdentity
+    reuse: bool
 
-    def work(self) -> Callable[[Sequence[Case]], list[Row]]:
+    @functools.cached_property
+    def finisher(self) -> Finisher:
+        """Return what encodes pictures while the device makes the next ones."""
+        return Finisher(threads_beside(self.models.device))
+
+    def work(self) -> Callable[[Sequence[Case]], Sequence[Row | Future[Row]]]:
         """Return what makes one batch."""
         match self.identity.source:
             case "prompt" | "noise" | "latent":
@@ -82,11 +104,17 @@ class _Maker:
             case "image" | "vae":
                 return self._references
 
-    def _denoised(self, cases: Sequence[Case]) -> list[Row]:
+    def _denoised(self, cases: Sequence[Case]) -> list[Row | Future[Row]]:
         """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
         latent = self.identity.source == "latent"
-        rows, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
-        if start is not None:
+        without, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        rows: dict[int, Row | Future[Row]] = {**without}
+        returned = self._returned(ready) if latent and self.reuse else None
+        if returned is not None:
+            done = Sampled(returned.to(self.models.device), 0, ((),) * len(ready))
+            by = [case.invert_key for case in ready]
+            rows |= zip((case.image_id for case in ready), self._shown(ready, done, by), strict=True)
+        elif start is not None:
             models, sampler, erased = self.models, self.identity.sampler, self.identity.model
             assert sampler is not None  # as of everything that is denoised
             texts = tuple(case.prompt or "" for case in ready)
@@ -103,10 +131,10 @@ class _Maker:
             if isinstance(start, Pair):
                 if guards:
                     raise ValueError("guards act on one latent and cannot act on a pair")
-                pair = Pair(start.noisiest.to(models.device), start.second.to(models.device))
+                pair = Pair(to_device(start.noisiest, models.device), to_device(start.second, models.device))
                 result = sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
             else:
-                result = sample(model, schedule, start.to(models.device), conditioning, guards)
+                result = sample(model, schedule, to_device(start, models.device), conditioning, guards)
             rows |= zip((case.image_id for case in ready), self._shown(ready, result), strict=True)
         return [rows[case.image_id] for case in cases]
 
@@ -151,22 +179,44 @@ class _Maker:
             start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
         return rows, ready, start
 
-    def _shown(self, cases: Sequence[Case], result: Sampled) -> list[Row]:
+    def _returned(self, cases: Sequence[Case]) -> torch.Tensor | None:
+        """Return the ends (B, C, H, W) of the round trips that denoised these latents as this unit would; None unless all did.
+
+        A batch is taken whole or not at all, so that what is denoised here is denoised in batches of the usual size.
+        """
+        keys = [case.invert_key or "" for case in cases]
+        units = {key: unit_result(self.journal, "invert", key) for key in keys}
+        inversions = {key: from_json("invert", unit.identity) for key, unit in units.items() if unit.identity}
+        ends: list[torch.Tensor] = []
+        for case, key in zip(cases, keys, strict=True):
+            inversion, end = inversions.get(key), units[key].tensors.get((case.item or "") + RETURNED)
+            if end is None or not isinstance(inversion, InvertIdentity) or not is_round_trip(self.identity, inversion):
+                return None
+            if (case.prompt or "") != inversion.prompt:
+                return None
+            ends.append(end)
+        return torch.stack(ends) if ends else None
+
+    def _shown(
+        self, cases: Sequence[Case], result: Sampled, denoised_by: Sequence[str | None] | None = None
+    ) -> list[Row | Future[Row]]:
         """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
         finite, drawn, pixels = _finite(result.latents), _finite(images), _uint8(images)
-        rows = []
+        rows: list[Row | Future[Row]] = []
         for i, case in enumerate(cases):
-            reports = result.reports[i]
+            reports, by = result.reports[i], denoised_by[i] if denoised_by else None
             calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
             refused = _refused(reports)
             if refused is not None:
                 rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
             elif finite[i] and drawn[i]:
-                rows.append(_picture(case, pixels[i], calls, told))
+                finish = functools.partial(_picture, case, pixels[i], calls, told, by)
+                rows.append(self.finisher.submit(finish))
             else:
                 reason = _NOT_FINITE if finite[i] else "the latent is not finite"
-                rows.append(_row(case, Status.DEGENERATE, reason, unet_calls=calls, guard_report=told))
+                values = {"unet_calls": calls, "guard_report": told, "denoised_by": by}
+                rows.append(_row(case, Status.DEGENERATE, reason, **values))
         return rows
 
     def _decoded_noise(self, cases: Sequence[Case]) -> list[Row]:

@@ -20,10 +20,12 @@ class UnitResult:
     """The result of an earlier unit.
 
     `rows` holds status, error and, for attacks, prompt, by item. `tensors` holds the unit's tensors by name, if any.
+    `identity` is the one that the unit was journalled with.
     """
 
     rows: Mapping[str, Row]
     tensors: Mapping[str, torch.Tensor]
+    identity: Mapping[str, object]
 
 
 class _Failed(Exception):
@@ -52,7 +54,7 @@ def _complete(journal: Journal, kind: str, key: str) -> UnitResult:
     # An attack that finds text has no tensors; an inversion without them is damaged, which `blob_of` says.
     has_tensors = kind == "invert" or header.get("blob_sha256")
     tensors = safetensors.torch.load(journal.blob_of(kind, key, header)) if has_tensors else {}
-    result = UnitResult({row["item"]: row for row in table.to_pylist()}, tensors)
+    result = UnitResult({row["item"]: row for row in table.to_pylist()}, tensors, header.get("identity") or {})
     if any(row["status"] == Status.ERROR for row in result.rows.values()):
         raise _Failed(result)
     return result

@@ -13,6 +13,7 @@ import torch
 
 from audit.compute.models import Models
 from audit.compute.stages.batching import Made, Row, run_batches
+from audit.compute.stages.overlap import to_device
 from audit.corpus.images import ImageError, psnr, to_model_input
 from audit.diffusion.exact_sampling import invert_exactly, sample_exactly
 from audit.diffusion.guard import Conditioning
@@ -28,12 +29,14 @@ from audit.storage.journal import SCHEMAS
 Pixels = npt.NDArray[np.uint8]
 ReadItem = Callable[[str], Pixels]
 SECOND = ".second"  # after an item: the name of an exact sampler's second latent
+RETURNED = ".returned"  # after an item: the name of the clean latent at which its round trip ended
 
 
 def run_invert(inverted: InvertIdentity, models: Models, read_item: ReadItem, batch_size: int) -> Made:
     """Return one row per corpus item and the inverted latents, as safetensors bytes: a tensor (C, H, W) per item, in float32.
 
-    An exact sampler's state is two of them, in float64: the second one is named by its item and `SECOND`.
+    An exact sampler's state is two of them, in float64: the second one is named by its item and `SECOND`. The end of the
+    round trip, in float32, is named by its item and `RETURNED`.
     """
     latents: dict[str, torch.Tensor] = {}
     readable, rows = _read(inverted.items, read_item)
@@ -90,7 +93,7 @@ class _Inversion:
     def __call__(self, batch: Sequence[tuple[str, Pixels]]) -> list[Row]:
         pipeline = self.models.pipeline
         pixels = np.stack([self._input(item, array) for item, array in batch])
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.models.device)
+        images = to_device(torch.from_numpy(pixels).permute(0, 3, 1, 2), self.models.device)
         clean = pipeline.encode_images(images)
         trip = self._round_trip(clean)
         ceiling, returned = pipeline.decode_latents(clean), pipeline.decode_latents(trip.returned)
@@ -114,6 +117,7 @@ class _Inversion:
         for i, (item, _) in enumerate(batch):
             if finite[i]:
                 self.latents[item] = trip.latents[i].cpu().contiguous()
+                self.latents[item + RETURNED] = trip.returned[i].cpu().contiguous()
                 if trip.second is not None:
                     self.latents[item + SECOND] = trip.second[i].cpu().contiguous()
                 rows.append(_row(item, Status.OK, None, **{name: value[i] for name, value in values.items()}))
