@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
 from audit import identity
@@ -275,10 +276,10 @@ def _item_seed(seed: int, item: str) -> int:
 
 def plan_size(plan: Draft) -> dict[str, int]:
     """Return the numbers of cells, cases, distinct pictures and units by kind in a plan."""
-    kinds = plan.units["kind"].to_pylist()
+    kinds = Counter(plan.units["kind"].to_pylist())
     return {
         "cells": len(plan.cells),
         "cases": plan.cases.num_rows,
         "pictures": len(plan.cases["image_id"].unique()),
-        **{f"{kind}_units": kinds.count(kind) for kind in KINDS},
+        **{f"{kind}_units": kinds[kind] for kind in KINDS},
     }
