@@ -67,7 +67,9 @@ class Template:
 
     def __init__(self, shared: Mapping[str, JsonValue], own: Sequence[str]) -> None:
         """Prepare objects with the fields `shared`, and with `own` ones whose values come later."""
-        texts = {name: canonical_json(value).replace("%", "%%") for name, value in shared.items()} | dict.fromkeys(own, "%s")
+        texts = {name: canonical_json(value).replace("%", "%%") for name, value in shared.items()} | dict.fromkeys(
+            own, "%s"
+        )
         self._form = "{" + ",".join(f"{_name(name)}:{texts[name]}" for name in sorted(texts)) + "}"
         self._order = sorted(range(len(own)), key=lambda n: own[n])
 

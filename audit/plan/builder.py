@@ -75,6 +75,8 @@ class Builder:
         self.image_units: dict[int, str] = {}  # picture -> the generate unit that makes it
         self._models: dict[tuple[str, str], str | None] = {}  # by defence and concept, as guards
         self._guards: dict[tuple[str, str], tuple[ResolvedGuard, ...]] = {}
+        self._drawn: dict[str, Sequence[Attempt]] = {}  # by concept
+        self._readable: dict[str, Sequence[str]] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
 
@@ -99,6 +101,30 @@ class Builder:
         plugin = erasers.ERASERS.origin(eraser.method, "defences").get("plugin")
         erased = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
         return self.units.add(erased, (), 1, ())
+
+    def drawn(self, concept: str) -> Sequence[Attempt]:
+        """Return an attempt for each reference image of a concept, in the order in which cells take them.
+
+        They are drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or
+        subject. Another corpus order or size leaves a picture's seed as it was.
+        """
+        if concept not in self._drawn:
+            attempts = [
+                Attempt(self._place(i.item) % 2**31, None, i.item, i.uri, region=i.region, region_uri=i.region_uri)
+                for i in self.items.get(concept, ())
+            ]
+            self._drawn[concept] = sorted(attempts, key=lambda attempt: attempt.seed)
+        return self._drawn[concept]
+
+    def readable(self, concept: str) -> Sequence[str]:
+        """Return the reference images of a concept that can be read, in the order in which attacks learn from them."""
+        if concept not in self._readable:
+            items = [i.item for i in self.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+            self._readable[concept] = sorted(items, key=self._place)
+        return self._readable[concept]
+
+    def _place(self, item: str) -> int:
+        return identity.int_key({"seed": self.spec.seed, "item": item})
 
     @property
     def next_cell(self) -> int:

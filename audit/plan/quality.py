@@ -38,7 +38,9 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     code = identity.code_digest("quality")
     for instrument in instruments:
         plain = dataclasses.replace(instrument, instrument="")
-        wanted: Iterator[Pair] = iter(()) if instrument.instrument == PICTURE_CHECK else _pairs(instrument, comparisons, cases)
+        wanted: Iterator[Pair] = (
+            iter(()) if instrument.instrument == PICTURE_CHECK else _pairs(instrument, comparisons, cases)
+        )
         if instrument.instrument in outside:
             wanted = (pair for pair in wanted if pair[0] in regions)
         if check is not None and instrument.instrument == check.name:

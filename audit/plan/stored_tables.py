@@ -64,7 +64,12 @@ class StoredTable:
     """
 
     def __init__(
-        self, open_file: Callable[[], pa.NativeFile], schema: pa.Schema, needed: Sequence[str], run_id: str, url: str = ""
+        self,
+        open_file: Callable[[], pa.NativeFile],
+        schema: pa.Schema,
+        needed: Sequence[str],
+        run_id: str,
+        url: str = "",
     ) -> None:
         """Open the file. `needed` are the columns of `schema` that it must have; others read as empty when they are absent.
 
@@ -172,7 +177,9 @@ class StoredTable:
             check_rows(table, self.schema)
         for name in names:
             if name not in table.column_names:
-                table = table.append_column(self.schema.field(name), pa.nulls(table.num_rows, self.schema.field(name).type))
+                table = table.append_column(
+                    self.schema.field(name), pa.nulls(table.num_rows, self.schema.field(name).type)
+                )
         return table.select(list(names)).cast(pa.schema([self.schema.field(name) for name in names]))
 
     @contextlib.contextmanager
