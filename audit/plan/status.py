@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 from audit.plan.document import KINDS, planned_keys, read_outline
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, read_records
-from audit.storage.threads import THREADS
 
 WINDOW = dt.timedelta(minutes=10)  # a rate is that of the units written in this time before the newest one
 QUIET = dt.timedelta(minutes=30)  # a run of which nothing was written for so long is probably computed by nobody
@@ -76,7 +74,8 @@ def run_status(journal: Journal, run_id: str) -> RunStatus:
         keys = {key for of, key in planned if of == kind}
         listing = journal.listing(kind)
         complete = keys & listing.complete
-        own = sorted(time for time in _written(journal, kind, complete) if time >= began)
+        times = (listing.written.get(key) for key in complete)
+        own = sorted(time for time in times if time and time >= began)
         newest += own[-1:]
         stages.append(StageStatus(kind, counts[kind], len(complete), len(keys & listing.failed), _rate(own)))
     decisions = read_records(journal, run_id, DECISIONS)
@@ -88,14 +87,6 @@ def run_status(journal: Journal, run_id: str) -> RunStatus:
         str(decisions[-1].fields["verdict"]["status"]) if decisions else None,
         str(decisions[-1].fields["at"]) if decisions else None,
     )
-
-
-def _written(journal: Journal, kind: str, keys: set[str]) -> Iterator[dt.datetime]:
-    """Yield when the storage wrote each of the complete units `keys`."""
-    shards = sorted({f"units/{kind}/{key[:2]}" for key in keys})
-    with ThreadPoolExecutor(THREADS) as pool:
-        for times in pool.map(journal.store.written, shards):
-            yield from (time for name, time in times.items() if name.removesuffix(".parquet") in keys)
 
 
 def _rate(times: Sequence[dt.datetime]) -> float | None:

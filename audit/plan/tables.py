@@ -116,7 +116,7 @@ def _is_like(actual: pa.DataType, expected: pa.DataType) -> bool:
 
 
 def check_rows(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:
-    """Raise `ArrowInvalid` or `ArrowException` for text that is not UTF-8, and for rows that are no units where they should be."""
+    """Raise `ArrowException` for text that is not UTF-8, and for rows of units that can be none."""
     batch.validate(full=True)
     if schema is UNITS_SCHEMA:
         _check_units(batch)
