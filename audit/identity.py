@@ -10,7 +10,10 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
+from json.encoder import encode_basestring
 from pathlib import Path
+
+from pydantic import JsonValue
 
 # Packages and modules whose text decides what a unit computes. What plans, stores, folds, judges or reports is not here:
 # changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
@@ -41,12 +44,49 @@ _CODE: Mapping[str, tuple[str, ...]] = {
 LIBRARIES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def canonical(value: object) -> str:
     """Return JSON text that is equal exactly when the values are equal: sorted keys, no spaces, shortest float form.
 
     Raises TypeError for a type without a stable text and ValueError for NaN or infinity.
     """
-    return json.dumps(_plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _ENCODER.encode(_plain(value))
+
+
+def canonical_json(value: JsonValue) -> str:
+    """Return what `canonical` does, for a value of JSON's own types, which are not looked at one by one.
+
+    Raises ValueError for NaN or infinity.
+    """
+    return _ENCODER.encode(value)
+
+
+class Template:
+    """The canonical JSON of objects that share most of their fields."""
+
+    def __init__(self, shared: Mapping[str, JsonValue], own: Sequence[str]) -> None:
+        """Prepare objects with the fields `shared`, and with `own` ones whose values come later."""
+        texts = {name: canonical_json(value).replace("%", "%%") for name, value in shared.items()} | dict.fromkeys(
+            own, "%s"
+        )
+        self._form = "{" + ",".join(f"{_name(name)}:{texts[name]}" for name in sorted(texts)) + "}"
+        self._order = sorted(range(len(own)), key=lambda n: own[n])
+
+    def fill(self, values: Sequence[JsonValue]) -> str:
+        """Return the text of the object whose own fields have `values`, in the order in which they were named."""
+        return self._form % tuple(_scalar(values[n]) for n in self._order)
+
+
+def _name(name: str) -> str:
+    return encode_basestring(name).replace("%", "%%")
+
+
+def _scalar(value: JsonValue) -> str:
+    if value is None:
+        return "null"
+    return encode_basestring(value) if type(value) is str else _ENCODER.encode(value)
 
 
 def _plain(value: object) -> object:
@@ -71,12 +111,22 @@ def _plain(value: object) -> object:
 
 def key(value: object) -> str:
     """Return the hex SHA-256 of `canonical(value)`."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()
+    return key_of_text(canonical(value))
+
+
+def key_of_text(text: str) -> str:
+    """Return the hex SHA-256 of a value's canonical text."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def int_key(value: object) -> int:
     """Return a 63-bit integer from `key(value)`. It fits DuckDB's BIGINT; the plan checks for collisions."""
-    return int(key(value)[:16], 16) >> 1
+    return int_key_of_text(canonical(value))
+
+
+def int_key_of_text(text: str) -> int:
+    """Return the 63-bit integer of a value's canonical text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def file_sha256(path: Path, block_read: Callable[[], object] = lambda: None) -> str:

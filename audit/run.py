@@ -6,9 +6,10 @@ import dataclasses
 import datetime as dt
 import hashlib
 import io
+import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 
 from audit.corpus import ingest
 from audit.corpus.manifest import read_stored_manifest
+from audit.corpus.parts import Parts
 from audit.errors import CorpusError, SpecError
 from audit.index.attempts import attempt
 from audit.index.corpus_checks import require_disjoint, require_sound
@@ -68,17 +70,28 @@ def new_run_id(name: str, now: dt.datetime) -> str:
     return f"{name}-{now:%Y%m%dT%H%M%SZ}-{salt}"
 
 
+def _in_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield tables of several batches: each becomes a row group."""
+    rest = iter(batches)
+    while group := list(itertools.islice(rest, 20)):
+        yield pa.Table.from_batches(group)
+
+
 def collect(spec: Spec, journal: Journal, run_id: str, progress: Callable[[int], None] | None = None) -> pa.Table:
     """Build the corpus manifest and store it with the run.
 
-    It has one row per object, unreadable ones included, and none without a corpus.
+    It has one row per object, unreadable ones included, and none without a corpus. What was read of an object store is
+    kept batch by batch: a listing that was killed goes on where it was.
     """
-    batches = list(ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress)) if spec.corpus else []
-    manifest = pa.Table.from_batches(batches, schema=ingest.MANIFEST_SCHEMA)
+    parts = Parts(journal.store, run_id)
+    batches = ingest.manifest(spec.corpus, spec.corpus_limits, progress=progress, parts=parts) if spec.corpus else ()
     sink = io.BytesIO()
-    pq.write_table(manifest, sink, compression="zstd")
-    journal.put_run(run_id, "manifest.parquet", sink.getvalue())
-    return manifest
+    with pq.ParquetWriter(sink, ingest.MANIFEST_SCHEMA, compression="zstd") as writer:
+        for table in _in_groups(batches):
+            writer.write_table(table)
+    data = sink.getvalue()
+    journal.put_run(run_id, "manifest.parquet", data)
+    return pq.read_table(pa.BufferReader(data)).cast(ingest.MANIFEST_SCHEMA)
 
 
 def plan(spec: Spec, journal: Journal, run_id: str, created_at: str, manifest: pa.Table) -> Plan:

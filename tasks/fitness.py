@@ -14,21 +14,26 @@ from tasks.context import Run
 
 
 class MachineRefused(Exception):
-    """A machine that must not compute units of a run; nothing was computed there."""
+    """A machine that must not compute units of a run; the unit that it was given is not journalled."""
 
     def __init__(self, node: str, host: str, what: str) -> None:
         self.node, self.host, self.what = node, host, what
         super().__init__(node, host, what)
 
     def __str__(self) -> str:
-        return f"{self.host} computes nothing of this run: {self.what}"
+        return f"{self.host} computes nothing more of this run: {self.what}"
 
 
 def require_fit(run: Run, expected: Installation) -> None:
     """Return when this process may compute units of `run`, asked once. Raises `MachineRefused` otherwise."""
     problem = _problem(run, tuple(sorted(expected.items())))
     if problem is not None:
-        raise MachineRefused(_node(), socket.gethostname(), problem)
+        raise refusal(problem)
+
+
+def refusal(why: str) -> MachineRefused:
+    """Return the error that keeps units of the run off this machine from now on."""
+    return MachineRefused(_node(), socket.gethostname(), why)
 
 
 @functools.lru_cache(maxsize=1)

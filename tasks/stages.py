@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 from prefect import task
 from prefect.tasks import Task
 
+from audit.errors import DeviceLost
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
 from audit.progress import Listener
 from tasks import telemetry
 from tasks.context import Run
-from tasks.fitness import require_fit
+from tasks.fitness import refusal, require_fit
 from tasks.progress import TrainingProgress
 from tasks.retrying import TASK
 from tasks.slots import gpu_slot
@@ -33,8 +34,13 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
         if expected is not None:  # not in the process that planned it
             require_fit(run, expected)
             telemetry.join(run)
-        with gpu_slot(run.settings.gpu_slot), telemetry.unit(unit) as measured:
-            return measured(run.worker.run(unit, listen()))
+        try:
+            with gpu_slot(run.settings.gpu_slot), telemetry.unit(unit) as measured:
+                return measured(run.worker.run(unit, listen()))
+        except DeviceLost as error:
+            if expected is None:
+                raise
+            raise refusal(error.what) from error  # another machine computes it
 
     return compute
 

@@ -20,6 +20,7 @@ from audit import locations
 from audit.corpus import images
 from audit.corpus.images import ImageError, Pixels
 from audit.corpus.manifest import MANIFEST_SCHEMA, StoredManifest, items, manifest_sha256, read_manifest, write_manifest
+from audit.corpus.parts import CorpusParts, Parts
 from audit.corpus.sources import ListedObject, Source, is_litter, open_source
 from audit.errors import CorpusError
 from audit.records import Item
@@ -46,13 +47,15 @@ def manifest(
     *,
     progress: Progress | None = None,
     skipped: list[str] | None = None,
+    parts: Parts | None = None,
 ) -> Iterator[pa.RecordBatch]:
     """Yield record batches of `MANIFEST_SCHEMA`, one row for each object, streamed while the objects are listed and read.
 
     Entries come in order of (URL, role, concept), objects in order of URI inside an entry, whatever the order in the
     spec and however the threads run. `progress` is called with the number of rows so far. An object that cannot be
     used keeps its row with `error`; without entries there are no batches. Of equal pictures inside one role,
-    all but the first carry `duplicate_of`.
+    all but the first carry `duplicate_of`. With `parts`, objects of an object store that have not changed since a run read them
+    are not read again.
 
     An entry without objects is warned of and has no rows; whoever plans keeps the cases that it was to serve. Files that
     macOS and Windows leave in folders (`._picture.png`, `.DS_Store`, `Thumbs.db`, `desktop.ini`, all below `__MACOSX`) have
@@ -63,7 +66,7 @@ def manifest(
     answering (`SourceUnavailable`): a manifest that silently misses objects would shrink the audit.
     """
     sources = _sources(entries)  # checked now, not at the first `next`
-    return _batches(_rows(sources, limits, [] if skipped is None else skipped), progress)
+    return _batches(_rows(sources, limits, [] if skipped is None else skipped, parts), progress)
 
 
 def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]:
@@ -81,14 +84,15 @@ def _sources(entries: Sequence[CorpusEntry]) -> list[tuple[CorpusEntry, Source]]
 
 
 def _rows(
-    sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits, skipped: list[str]
+    sources: list[tuple[CorpusEntry, Source]], limits: CorpusLimits, skipped: list[str], parts: Parts | None
 ) -> Iterator[dict[str, object]]:
     seen: dict[tuple[str, bytes], str] = {}
     empty: list[CorpusError] = []
     with ThreadPoolExecutor(THREADS, thread_name_prefix="corpus") as pool:
         for entry, source in sources:
             count = 0
-            for item in _read_ahead(pool, source, entry, limits, skipped):
+            kept = parts.of(source.uri, limits) if parts is not None else None
+            for item in _read_ahead(pool, source, entry, limits, skipped, kept):
                 count += 1
                 row: dict[str, object] = {name: getattr(item, name) for name in _ITEM_FIELDS}
                 row["duplicate_of"] = None
@@ -96,6 +100,8 @@ def _rows(
                     first = seen.setdefault((item.role, bytes.fromhex(item.pixel_sha256)), item.uri)
                     row["duplicate_of"] = first if first != item.uri else None
                 yield row
+            if kept is not None:
+                kept.complete()
             if not count:
                 empty.append(no_objects(source.uri))
     if skipped:
@@ -118,23 +124,43 @@ def no_objects(uri: str) -> CorpusError:
 
 
 def _read_ahead(
-    pool: ThreadPoolExecutor, source: Source, entry: CorpusEntry, limits: CorpusLimits, skipped: list[str]
+    pool: ThreadPoolExecutor,
+    source: Source,
+    entry: CorpusEntry,
+    limits: CorpusLimits,
+    skipped: list[str],
+    parts: CorpusParts | None,
 ) -> Iterator[Item]:
     """Yield items in listing order, at most `WINDOW` of them being read at a time."""
-    window: deque[Future[Item]] = deque()
+    window: deque[tuple[ListedObject, Future[Item]]] = deque()
+
+    def first() -> Item:
+        listed, future = window.popleft()
+        item = future.result()
+        if parts is not None:
+            parts.add(listed, item)
+        return item
+
     try:
         for listed in source.objects():
             if is_litter(listed.uri, source.uri):
                 skipped.append(listed.uri)
                 continue
-            window.append(pool.submit(_examine, source, listed, entry, limits))
+            known = parts.known(listed, entry.role, entry.concept) if parts is not None else None
+            window.append((listed, _done(known) if known else pool.submit(_examine, source, listed, entry, limits)))
             if len(window) >= WINDOW:
-                yield window.popleft().result()
+                yield first()
         while window:
-            yield window.popleft().result()
+            yield first()
     finally:
-        for future in window:
+        for _, future in window:
             future.cancel()
+
+
+def _done(item: Item) -> Future[Item]:
+    future: Future[Item] = Future()
+    future.set_result(item)
+    return future
 
 
 def _examine(source: Source, listed: ListedObject, entry: CorpusEntry, limits: CorpusLimits) -> Item:

@@ -61,7 +61,7 @@ class _Digest:
 
     def update(self, batch: pa.RecordBatch) -> None:
         for row in batch.to_pylist():
-            self._sha.update(identity.canonical(row).encode() + b"\n")
+            self._sha.update(identity.canonical_json(row).encode() + b"\n")
         self.rows += batch.num_rows
 
     def hexdigest(self) -> str:

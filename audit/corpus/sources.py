@@ -32,6 +32,7 @@ class ListedObject:
     uri: str
     size: int  # bytes, as listed
     problem: str | None = None
+    tag: str | None = None  # an object store's own tag of the content; None where there is none, as on disk
 
 
 def is_litter(uri: str, below: str) -> bool:
@@ -161,7 +162,7 @@ class S3Source:
                 )
             last = key
             if not (key.endswith("/") and entry["Size"] == 0):
-                yield ListedObject(f"s3://{self.bucket}/{key}", int(entry["Size"]))
+                yield ListedObject(f"s3://{self.bucket}/{key}", int(entry["Size"]), tag=_tag(entry))
         if not last and self.prefix and self._is_object():
             raise _not_a_folder(self.uri)
 
@@ -234,6 +235,11 @@ class GenericSource:
     def read(self, uri: str) -> bytes:
         """Return all bytes of the object."""
         return _read(lambda: bytes(self._fs.cat_file(uri)), uri)
+
+
+def _tag(entry: Document) -> str | None:
+    tag = entry.get("ETag")
+    return tag if isinstance(tag, str) and tag.strip('"') else None
 
 
 def _whole(entry: Document) -> bool:

@@ -26,7 +26,16 @@ BY_UNIT = (
 )  # fmt: skip
 TABLES = (*BY_RUN, *BY_UNIT)
 # Computed again; about the index itself; and what the records in `decisions.json` say. Every other relation is exported.
-LEFT_OUT = ("intervals", "crr", "index_version", "verdicts", "decisions", "check_results", "control_findings")
+LEFT_OUT = (
+    "intervals",
+    "crr",
+    "retention",
+    "index_version",
+    "verdicts",
+    "decisions",
+    "check_results",
+    "control_findings",
+)
 _OUTCOME = (
     "cell_id, case_no, image_id, unit_id, instrument_id, detector, threshold, outcome, reason, score, labels_complete"
 )

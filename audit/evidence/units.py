@@ -64,9 +64,9 @@ def sealed_units(
     files = tuple(_sealed(kind, key, recorded.get((kind, key)), bare) for kind, key in planned)
     shards = sorted({f"units/{kind}/{key[:2]}" for kind, key in planned})
     with ThreadPoolExecutor(_THREADS) as pool:
-        times_of = counted(pool.map(journal.store.written, shards), "list units", len(shards), "folders")
+        times_of = counted(pool.map(journal.store.listed, shards), "list units", len(shards), "folders")
         listings = zip(shards, times_of, strict=True)
-        written = {f"{shard}/{last}": moment for shard, listing in listings for last, moment in listing.items()}
+        written = {f"{shard}/{e.name}": e.written for shard, listing in listings for e in listing if e.written}
     times = [written[file.name] for file in files if file.name in written]
     # Storage may keep whole seconds only.
     own = [moment for moment in times if moment >= planned_at.replace(microsecond=0)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import duckdb
@@ -77,13 +78,21 @@ class Folded:
     damaged: tuple[str, ...] = ()
 
 
-def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> Folded:
+class Listings:
+    """What the journal holds of each kind, listed once for all runs of a consolidation, when it is first asked for."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.of = functools.cache(journal.listing)
+
+
+def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str, listings: Listings | None = None) -> Folded:
     """Load one run, its plan and then the rows of its units that the index does not hold yet, and return their counts."""
+    listings = listings or Listings(journal)
     run_key = identity.int_key(run_id)
     record = folded_files.on_record(journal, run_id)
     load_plan(con, journal, run_id, run_key)
     units = rows = 0
-    pending = {kind: _pending(con, journal, run_key, kind) for kind in KINDS}
+    pending = {kind: _pending(con, listings, run_key, kind) for kind in KINDS}
     with Step("fold", sum(len(complete) + len(failed) for complete, failed, _ in pending.values()), "units") as step:
         for kind, (complete, failed, gone) in pending.items():
             integrity.require_present(journal, record.units, kind, gone)
@@ -94,9 +103,20 @@ def load_run(con: duckdb.DuckDBPyConnection, journal: Journal, run_id: str) -> F
                 units, rows = units + len(chunk), rows + _load_units(con, journal, record.units, kind, {}, chunk, step)
             if gone:
                 _load_units(con, journal, record.units, kind, {}, [], step, gone)
-    _put_on_record(con, journal, run_id, run_key, record)
+    if not _is_on_record(con, run_key, record):
+        _put_on_record(con, journal, run_id, run_key, record)
     load_decisions(con, journal, run_id, run_key, record.decisions)
     return Folded(1, units, rows)
+
+
+def _is_on_record(con: duckdb.DuckDBPyConnection, run_key: int, record: OnRecord) -> bool:
+    """Return whether nothing of the run was loaded since its last complete consolidation, which put all of it on record."""
+    ((current, loaded),) = con.execute(
+        "select (select outcomes_current from runs where run_key = $run_key), count(*)"
+        " from planned_units as p inner join loaded_units as l using (unit_id) where p.run_key = $run_key",
+        {"run_key": run_key},
+    ).fetchall()
+    return bool(current) and bool(record.files) and loaded == len(record.units)
 
 
 def _put_on_record(
@@ -126,6 +146,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
         return
     for (run_key,) in counted(stale, "decide cases", len(stale), "runs"):
         with transaction(con):
+            con.execute("delete from crr where run_key = ?", [run_key])  # so that its intervals are looked for
             decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
             fill_picture_checks(con, journal, run_key)
@@ -137,9 +158,10 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
 
 
 def fill_rates(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
-    """Compute the rates of one run anew from its outcomes and the intervals."""
-    con.execute("delete from crr where run_key = ?", [run_key])
-    con.execute(f"insert into crr by name {relations('staging')['stg_crr']}", {"run_key": run_key})
+    """Compute the rates of one run anew from its outcomes and the intervals, and what survived in it."""
+    for table in ("crr", "retention"):
+        con.execute(f"delete from {table} where run_key = ?", [run_key])
+        con.execute(f"insert into {table} by name {relations('staging')[f'stg_{table}']}", {"run_key": run_key})
 
 
 def fill_intervals(con: duckdb.DuckDBPyConnection) -> None:
@@ -168,7 +190,7 @@ def decide_cases(con: duckdb.DuckDBPyConnection, run_key: int) -> None:
 
 
 def _pending(
-    con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int, kind: str
+    con: duckdb.DuckDBPyConnection, listings: Listings, run_key: int, kind: str
 ) -> tuple[dict[str, str], set[str], list[str]]:
     """Return the planned units to load: from complete files, with these files' stamps, and from failed ones.
 
@@ -181,7 +203,7 @@ def _pending(
     ).fetchall()
     if not planned:
         return {}, set(), []
-    listing = journal.listing(kind)
+    listing = listings.of(kind)
     stamps = listing.stamps
     complete = {
         key: stamps[key] for key, loaded, stamp in planned if key in stamps and not (loaded and stamp == stamps[key])

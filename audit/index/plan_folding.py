@@ -19,7 +19,8 @@ from audit.storage.journal import Journal
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
     "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances", "picture_checks", "strange_pictures", "crr", "verdicts", "decisions", "check_results", "control_findings",
+    "set_distances", "picture_checks", "strange_pictures", "crr", "retention", "verdicts", "decisions", "check_results",
+    "control_findings",
 )  # fmt: skip
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.

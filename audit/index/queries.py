@@ -232,7 +232,7 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
     quoted = str(path).replace("'", "''")
     con.execute(f"attach '{quoted}' as published (read_only)")
     for table in relations("schema"):
-        if table not in ("runs", "outcomes", "intervals", "crr"):
+        if table not in ("runs", "outcomes", "intervals", "crr", "retention"):
             con.execute(f"create view {table} as from published.{table}")
     con.execute(
         "create table runs as select * replace (?::double as confidence, ? as first_judge)"
@@ -247,7 +247,7 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
         [list(policy.thresholds), list(policy.thresholds.values())],
     )
     con.execute(_OUTCOMES_UNDER_POLICY)
-    for table in ("intervals", "crr"):
+    for table in ("intervals", "crr", "retention"):
         con.execute(relations("schema")[table])
     fill_intervals(con)
     for (run_key,) in con.execute("select run_key from runs").fetchall():

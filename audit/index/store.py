@@ -109,11 +109,11 @@ class Store:
         keep the others out: the result names it.
         """
         with explained(self.path):
-            total = Folded(runs=0, units=0, rows=0)
+            total, listings = Folded(runs=0, units=0, rows=0), folding.Listings(journal)
             runs = [run_id] if run_id is not None else journal.runs()
             for run in counted(runs, "fold runs", len(runs), "runs"):
                 try:
-                    folded = folding.load_run(self._con, journal, run)
+                    folded = folding.load_run(self._con, journal, run, listings)
                 except JournalError as error:
                     if run_id is not None or isinstance(error, StorageUnavailable):
                         raise

@@ -3,30 +3,32 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-import pyarrow as pa
 from pydantic import JsonValue
 
 from audit import erasers, guards, identity
 from audit.attacks import registry
-from audit.plan.document import CASES_SCHEMA, UNITS_SCHEMA, PlannedCell, chunks
+from audit.plan.document import PlannedCell, chunks
 from audit.plan.identities import (
     AttackIdentity,
     CheckpointIdentity,
     DetectIdentity,
     EraseIdentity,
     GenerateIdentity,
-    Identity,
     InvertIdentity,
     PictureSampler,
     Source,
     as_json,
     picture_ids,
 )
+from audit.plan.planned_cases import PlannedCases
+from audit.plan.planned_units import PlannedUnits
 from audit.plan.preflight.unusable import Unusable, reason
 from audit.plan.resolved import Resolved
-from audit.records import Attempt, Case, Cell, Instrument, ResolvedGuard
+from audit.plan.stored_tables import StoredTable
+from audit.records import Attempt, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import Sampler
@@ -62,16 +64,6 @@ class Inversion:
         )
 
 
-@dataclasses.dataclass
-class PlannedUnit:
-    """A unit while a plan is collected: the cells that need it are added as they are planned."""
-
-    identity: Identity
-    depends: tuple[str, ...]
-    rows: int
-    cells: set[int] = dataclasses.field(default_factory=set)
-
-
 class Builder:
     """A collection of cells, cases and units in which pictures that several cells need are planned once."""
 
@@ -79,27 +71,60 @@ class Builder:
         self.resolved, self.unusable = resolved, unusable
         self.spec, self.backbone, self.items = resolved.spec, resolved.backbone, resolved.pictures.items
         self.cells: list[PlannedCell] = []
-        self.cases: list[Case] = []
-        self.units: dict[str, PlannedUnit] = {}
-        self._image_units: dict[int, str] = {}
+        self.cases, self.units = PlannedCases(), PlannedUnits()
+        self.image_units: dict[int, str] = {}  # picture -> the generate unit that makes it
+        self._models: dict[tuple[str, str], str | None] = {}  # by defence and concept, as guards
+        self._guards: dict[tuple[str, str], tuple[ResolvedGuard, ...]] = {}
+        self._drawn: dict[str, Sequence[Attempt]] = {}  # by concept
+        self._readable: dict[str, Sequence[str]] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
         self._invert_units: dict[tuple[str, str], str] = {}
 
     def model(self, defence: str, concept: Concept) -> str | None:
         """Return the key of the erase unit that makes the defence's weights for `concept`; None is the backbone itself."""
+        if (defence, concept.name) not in self._models:
+            self._models[defence, concept.name] = self._erased(defence, concept)
+        key = self._models[defence, concept.name]
+        if key is not None:
+            self.units[key].need(self.next_cell)
+        return key
+
+    def _erased(self, defence: str, concept: Concept) -> str | None:
         eraser = self.spec.defence(defence).eraser
         if eraser is None:
             return None
         code = identity.code_digest("erase")
         if eraser.checkpoint is not None:
             digest = self.resolved.checkpoints[eraser.checkpoint].sha256
-            return self.unit(
-                CheckpointIdentity(self.backbone.sha256, digest, eraser.method, code), (), 1, {self.next_cell}
-            )
+            return self.units.add(CheckpointIdentity(self.backbone.sha256, digest, eraser.method, code), (), 1, ())
         parameters = erasers.resolve_parameters(eraser, self.backbone.name)
         plugin = erasers.ERASERS.origin(eraser.method, "defences").get("plugin")
         erased = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
-        return self.unit(erased, (), 1, {self.next_cell})
+        return self.units.add(erased, (), 1, ())
+
+    def drawn(self, concept: str) -> Sequence[Attempt]:
+        """Return an attempt for each reference image of a concept, in the order in which cells take them.
+
+        They are drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or
+        subject. Another corpus order or size leaves a picture's seed as it was.
+        """
+        if concept not in self._drawn:
+            attempts = [
+                Attempt(self._place(i.item) % 2**31, None, i.item, i.uri, region=i.region, region_uri=i.region_uri)
+                for i in self.items.get(concept, ())
+            ]
+            self._drawn[concept] = sorted(attempts, key=lambda attempt: attempt.seed)
+        return self._drawn[concept]
+
+    def readable(self, concept: str) -> Sequence[str]:
+        """Return the reference images of a concept that can be read, in the order in which attacks learn from them."""
+        if concept not in self._readable:
+            items = [i.item for i in self.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+            self._readable[concept] = sorted(items, key=self._place)
+        return self._readable[concept]
+
+    def _place(self, item: str) -> int:
+        return identity.int_key({"seed": self.spec.seed, "item": item})
 
     @property
     def next_cell(self) -> int:
@@ -108,31 +133,37 @@ class Builder:
 
     def common(self, source: Source, defence: str, concept: Concept, sampler: Sampler | None) -> GenerateIdentity:
         """Return the common part of the identities of a cell's pictures."""
-        energies = self.resolved.energy_digests()
-        listed = self.spec.defence(defence).guards
-        resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
         return GenerateIdentity(
             source=source,
             backbone=self.backbone.sha256,
             model=self.model(defence, concept) if sampler else None,
-            guards=tuple(resolved) if sampler else (),
+            guards=self._resolved_guards(defence, concept) if sampler else (),
             sampler=PictureSampler(**sampler.model_dump()) if sampler else None,
             code=identity.code_digest("generate"),
         )
+
+    def _resolved_guards(self, defence: str, concept: Concept) -> tuple[ResolvedGuard, ...]:
+        if (defence, concept.name) not in self._guards:
+            energies = self.resolved.energy_digests()
+            listed = self.spec.defence(defence).guards
+            resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
+            self._guards[defence, concept.name] = tuple(resolved)
+        return self._guards[defence, concept.name]
 
     def add(
         self, cell: Cell, common: GenerateIdentity, attempts: Sequence[Attempt], inversion: Inversion | None = None
     ) -> None:
         """Plan one cell with a case for each attempt. Cases whose sampler differs from the cell's get units of their own."""
         index = self.next_cell
-        attempts = [self._with_problem(attempt, inversion) for attempt in attempts]
+        if self.unusable.prompts:
+            attempts = [self._with_problem(attempt, inversion) for attempt in attempts]
         gate = inversion.scenario.quality_gate if inversion else None
         self.cells.append(
             PlannedCell(
                 dataclasses.replace(cell, cell_id=index, planned=len(attempts)),
                 sensitive=self.spec.is_sensitive(cell.subject)
                 or self.spec.is_sensitive(cell.concept)
-                or any(map(is_sexual, {attempt.prompt or "" for attempt in attempts})),
+                or any(map(_is_sexual, {attempt.prompt or "" for attempt in attempts})),
                 gate_residual_max=gate.residual_max if gate else None,
                 gate_psnr_min_db=gate.psnr_min_db if gate else None,
             )
@@ -140,37 +171,15 @@ class Builder:
         inverts = self._inverts(inversion, attempts, index) if inversion else [None] * len(attempts)
         attacks = sorted({attempt.attack_key for attempt in attempts if attempt.attack_key})
         for unit in attacks:
-            self.units[unit].cells.add(index)
-        samplers = [_sampler_of(common, attempt) for attempt in attempts]
+            self.units[unit].need(index)
         depends = (*_some(common.model), *attacks, *sorted({key for key in inverts if key}))
-        images: dict[int, int] = {}  # by case
-        for sampler in dict.fromkeys(samplers):
-            own = dataclasses.replace(common, sampler=sampler)
-            same = [number for number, other in enumerate(samplers) if other == sampler]
-            images |= zip(same, picture_ids(own, [(attempts[n], inverts[n]) for n in same]), strict=True)
-            self._generate_units(own, [images[n] for n in same], depends, index)
-        for number, (attempt, invert, sampler) in enumerate(zip(attempts, inverts, samplers, strict=True)):
-            self.cases.append(
-                Case(
-                    cell_id=index,
-                    case_no=number,
-                    image_id=images[number],
-                    unit_key=self._image_units[images[number]],
-                    seed=attempt.seed,
-                    prompt=attempt.prompt,
-                    item=attempt.item,
-                    item_uri=attempt.item_uri,
-                    invert_key=invert,
-                    prompt_key=attempt.prompt_key,
-                    guidance=sampler.guidance if sampler else None,
-                    problem=attempt.problem,
-                    attack_key=attempt.attack_key,
-                    attack_item=attempt.attack_item,
-                    subject=attempt.subject,
-                    region=attempt.region,
-                    region_uri=attempt.region_uri,
-                )
-            )
+        images, guidance = [0] * len(attempts), list[float | None]([None]) * len(attempts)
+        for own, same in _by_sampler(common, attempts):
+            ids = picture_ids(own, [attempts[n] for n in same], [inverts[n] for n in same])
+            self._generate_units(own, ids, depends, index)
+            for number, image in zip(same, ids, strict=True):
+                images[number], guidance[number] = image, own.sampler.guidance if own.sampler else None
+        self.cases.add(attempts, images, [self.image_units[image] for image in images], inverts, guidance)
 
     def _with_problem(self, attempt: Attempt, inversion: Inversion | None) -> Attempt:
         """Return the attempt, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""
@@ -212,7 +221,7 @@ class Builder:
         new = [item for item in dict.fromkeys(items) if (shared, item) not in self._attack_units]
         for chunk in chunks(new, max(len(new), 1) if together else self.spec.unit_size):
             of_chunk = dataclasses.replace(search, items=tuple(chunk))
-            unit = self.unit(of_chunk, _some(model), len(chunk), {self.next_cell})
+            unit = self.units.add(of_chunk, _some(model), len(chunk), [self.next_cell])
             self._attack_units.update({(shared, item): unit for item in chunk})
         return {item: self._attack_units[shared, item] for item in items}
 
@@ -224,53 +233,53 @@ class Builder:
         new = [item for item in dict.fromkeys(needed) if item and (shared, item) not in self._invert_units]
         for chunk in chunks(new, self.spec.unit_size):
             of_chunk = dataclasses.replace(described, items=tuple(chunk))
-            unit = self.unit(of_chunk, _some(inversion.model), len(chunk), {cell})
+            unit = self.units.add(of_chunk, _some(inversion.model), len(chunk), [cell])
             self._invert_units.update({(shared, item): unit for item in chunk})
         keys = [self._invert_units[shared, item] if item else None for item in needed]
         for unit in {key for key in keys if key}:
-            self.units[unit].cells.add(cell)
+            self.units[unit].need(cell)
         return keys
 
     def _generate_units(
         self, common: GenerateIdentity, images: Sequence[int], depends: tuple[str, ...], cell: int
     ) -> None:
-        new = [image for image in dict.fromkeys(images) if image not in self._image_units]
+        new = [image for image in dict.fromkeys(images) if image not in self.image_units]
         for chunk in chunks(new, self.spec.unit_size):
-            unit = self.unit(dataclasses.replace(common, images=tuple(chunk)), depends, len(chunk), {cell})
-            self._image_units.update(dict.fromkeys(chunk, unit))
-        for unit in {self._image_units[image] for image in images}:
-            self.units[unit].cells.add(cell)
+            unit = self.units.add(dataclasses.replace(common, images=tuple(chunk)), depends, len(chunk), [cell])
+            self.image_units.update(dict.fromkeys(chunk, unit))
+        for unit in {self.image_units[image] for image in images}:
+            self.units[unit].need(cell)
 
     def detect(self, instruments: Iterable[Instrument]) -> None:
         """Plan one detect unit per generate unit and instrument."""
         code = identity.code_digest("detect")
-        generated = [(key, unit) for key, unit in self.units.items() if isinstance(unit.identity, GenerateIdentity)]
+        generated = self.units.of_kind("generate")
         for instrument in instruments:
             plain = dataclasses.replace(instrument, detector="", threshold=0.0)
             for key, unit in generated:
-                self.unit(DetectIdentity(key, plain, code), (key,), unit.rows, unit.cells)
+                self.units.add(DetectIdentity(key, plain, code), (key,), unit.rows, unit.cells)
 
-    def unit(self, described: Identity, depends: Iterable[str], rows: int, cells: set[int]) -> str:
-        """Plan one unit that `cells` need, or add them to the same unit planned before, and return its key."""
-        key = identity.key(as_json(described))
-        self.units.setdefault(key, PlannedUnit(described, tuple(depends), rows)).cells.update(cells)
-        return key
+    def tables(self) -> tuple[StoredTable, StoredTable]:
+        """Return cases and units as tables. Nothing can be planned after that."""
+        return self.cases.table(), self.units.table()
 
-    def tables(self) -> tuple[pa.Table, pa.Table]:
-        """Return cases and units as Arrow tables."""
-        cases = {name: [getattr(case, name) for case in self.cases] for name in CASES_SCHEMA.names}
-        units = [
-            {
-                "kind": unit.identity.kind,
-                "key": key,
-                "depends": unit.depends,
-                "identity": identity.canonical(as_json(unit.identity)),
-                "rows": unit.rows,
-                "cell_ids": sorted(unit.cells),
-            }
-            for key, unit in self.units.items()
-        ]
-        return pa.table(cases, schema=CASES_SCHEMA), pa.Table.from_pylist(units, schema=UNITS_SCHEMA)
+
+_is_sexual = functools.lru_cache(maxsize=4096)(is_sexual)  # cells of other defences have the same prompts
+
+
+def _by_sampler(
+    common: GenerateIdentity, attempts: Sequence[Attempt]
+) -> Iterator[tuple[GenerateIdentity, Sequence[int]]]:
+    """Yield each sampler's own part of the pictures' identities, with the numbers of the attempts that it samples."""
+    groups: dict[PictureSampler | None, list[int]] = {}
+    known: dict[tuple[float | None, tuple[int, int] | None], list[int]] = {}
+    for number, attempt in enumerate(attempts):
+        settings = attempt.guidance, attempt.size
+        if settings not in known:
+            known[settings] = groups.setdefault(_sampler_of(common, attempt), [])
+        known[settings].append(number)
+    for sampler, numbers in groups.items():
+        yield dataclasses.replace(common, sampler=sampler), numbers
 
 
 def _sampler_of(common: GenerateIdentity, attempt: Attempt) -> PictureSampler | None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from audit.errors import JournalError
 from audit.files import Document, ForeignError, parse_json
 from audit.plan.identities import Unit, from_json
-from audit.plan.tables import CASES_SCHEMA, KINDS, UNITS_SCHEMA, read_cases, read_units, with_all_columns
+from audit.plan.stored_tables import DAMAGE, StoredTable, damaged
+from audit.plan.tables import CASES_SCHEMA, FIRST_CASE_COLUMNS, KINDS, UNIT_COLUMNS, UNITS_SCHEMA, read_units
 from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
 from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
@@ -52,7 +53,7 @@ class PlannedCell:
 class Draft:
     """Everything that a run would compute, perhaps from files that are still missing.
 
-    `cases` and `units` are Arrow tables, so that large plans stay small in memory.
+    `cases` and `units` are tables of which only what is asked for is decoded, so that large plans stay small in memory.
     """
 
     run_id: str
@@ -61,8 +62,8 @@ class Draft:
     spec: Spec
     backbone: Document  # name, digest and, where its files are here, these
     cells: tuple[PlannedCell, ...]
-    cases: pa.Table
-    units: pa.Table
+    cases: StoredTable  # by cell and case number
+    units: StoredTable
     instruments: tuple[Instrument, ...]
     rules: tuple[Mapping[str, object], ...]
     corpus: Document  # number of objects and digest of the manifest
@@ -72,20 +73,20 @@ class Draft:
 
     def units_of(self, kind: str) -> Iterator[Unit]:
         """Yield the units of one kind, in plan order. Raises `JournalError` when one's identity is none of that kind."""
-        table = self.units.filter(pc.equal(self.units["kind"], kind))
-        for batch in table.to_batches(max_chunksize=256):
-            yield from map(self._unit, batch.to_pylist())
+        for start, count in _ranges(pc.indices_nonzero(pc.equal(self.units["kind"], kind)).to_numpy()):
+            yield from map(self._unit, self.units.rows(start, count))
 
     def unit(self, row: int) -> Unit:
         """Return the unit in one row of `units`; raises as `units_of`."""
-        return self._unit(self.units.slice(row, 1).to_pylist()[0])
+        (stored,) = self.units.rows(row)
+        return self._unit(stored)
 
-    def _unit(self, row: Document) -> Unit:
+    def _unit(self, stored: Document) -> Unit:
         try:
-            identity = from_json(row["kind"], parse_json(row["identity"]))
+            identity = from_json(stored["kind"], parse_json(stored["identity"]))
         except ForeignError as error:
-            raise _damaged(self.run_id, error) from None
-        return Unit(row["key"], tuple(row["depends"]), identity, row["rows"])
+            raise damaged(self.run_id, error) from None
+        return Unit(stored["key"], tuple(stored["depends"]), identity, stored["rows"])
 
     def pending(self, kind: str, journal: Journal) -> list[Unit]:
         """Return the units of `kind` without a complete journal file. A resumed run computes exactly these."""
@@ -93,15 +94,26 @@ class Draft:
         return [unit for unit in self.units_of(kind) if unit.key not in done]
 
     def cases_of(self, unit_key: str) -> list[Case]:
-        """Return the cases of one generate unit, one per picture even when several cells share it."""
-        chosen = self.cases.filter(pc.equal(self.cases["unit_key"], unit_key))
-        rows = with_all_columns(chosen).select(CASES_SCHEMA.names).to_pylist()
+        """Return the cases of one generate unit, one per picture even when several cells share it.
+
+        They are those of the cell that the unit was planned for, which has all of its pictures.
+        """
+        cases = self._planned_for(unit_key)
+        rows = cases.filter(pc.equal(cases["unit_key"], unit_key)).to_pylist()
         return list({row["image_id"]: Case(**row) for row in rows}.values())
 
     def items_of(self, invert_key: str) -> dict[str, str]:
         """Return corpus item -> URI for one invert unit."""
-        rows = self.cases.filter(pc.equal(self.cases["invert_key"], invert_key))
+        cases = self._planned_for(invert_key)
+        rows = cases.filter(pc.equal(cases["invert_key"], invert_key))
         return dict(zip(rows["item"].to_pylist(), rows["item_uri"].to_pylist(), strict=True))
+
+    def _planned_for(self, key: str) -> pa.Table:
+        """Return the cases of the cell that a unit was planned for: the first that needed it. None for an unknown unit."""
+        row = pc.index(self.units["key"], key).as_py()
+        if row < 0:
+            return CASES_SCHEMA.empty_table()
+        return self.cases.where("cell_id", self.units["cell_ids"][row].as_py()[0])
 
     def document(self) -> dict[str, object]:
         """Return the plan as a JSON object: everything except the tables of cases and units."""
@@ -129,30 +141,20 @@ class Plan(Draft):
 
     def write(self, journal: Journal) -> None:
         """Store the plan under its run; the JSON is written last and marks it complete."""
-        journal.put_run(self.run_id, "cases.parquet", _parquet(self.cases))
-        journal.put_run(self.run_id, "units.parquet", _parquet(self.units))
+        journal.put_run(self.run_id, "cases.parquet", self.cases.data())
+        journal.put_run(self.run_id, "units.parquet", self.units.data())
         journal.put_run(self.run_id, "plan.json", json.dumps(self.document(), indent=1, sort_keys=True).encode())
-
-
-# What damaged JSON and Parquet end in; an OSError without a number is Arrow's own.
-_DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException)
-
-
-def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
-    return buffer.getvalue()
 
 
 def read_plan(journal: Journal, run_id: str) -> Plan:
     """Return the stored plan of a run. Raises `JournalError` when there is none, it is damaged, or the run is a derived one."""
-    read_outline(journal, run_id).require_own_pictures()
+    document = _stored_document(journal, run_id)
+    outline = _outline(document, run_id)
+    outline.require_own_pictures()
+    cases = StoredTable.of_run(journal, run_id, "cases.parquet", CASES_SCHEMA, FIRST_CASE_COLUMNS)
+    units = StoredTable.of_run(journal, run_id, "units.parquet", UNITS_SCHEMA, UNIT_COLUMNS)
+    _ = units["kind"], units["key"]  # keys that no unit has are found now
     try:
-        document = parse_json(journal.get_run(run_id, "plan.json"))
-        cases = read_cases(journal.get_run(run_id, "cases.parquet"))
-        units = read_units(journal.get_run(run_id, "units.parquet"))
-        cells = tuple(_cell(row) for row in document["cells"])
-        instruments = _instruments(document)
         quality, comparisons = _quality(document)
         return Plan(
             run_id=_field(document, "run_id", str),
@@ -160,18 +162,18 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
             created_at=_field(document, "created_at", str),
             spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
             backbone=_field(document, "backbone", dict),
-            cells=cells,
+            cells=outline.cells,
             cases=cases,
             units=units,
-            instruments=instruments,
+            instruments=outline.instruments,
             rules=tuple(dict(rule) for rule in document["rules"]),
             corpus=_field(document, "corpus", dict),
             prompt_sets=_field({"prompt_sets": {}, **document}, "prompt_sets", dict),
             quality=quality,
             comparisons=comparisons,
         )
-    except _DAMAGE as error:
-        raise _damaged(run_id, error) from error
+    except DAMAGE as error:
+        raise damaged(run_id, error) from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,8 +217,19 @@ class Outline:
 
 def read_outline(journal: Journal, run_id: str) -> Outline:
     """Return the outline of a stored run. Raises `JournalError` when there is none or its plan is damaged."""
+    return _outline(_stored_document(journal, run_id), run_id)
+
+
+def _stored_document(journal: Journal, run_id: str) -> Document:
     try:
-        document = parse_json(journal.get_run(run_id, "plan.json"))
+        document: Document = parse_json(journal.get_run(run_id, "plan.json"))
+        return document
+    except DAMAGE as error:
+        raise damaged(run_id, error) from error
+
+
+def _outline(document: Document, run_id: str) -> Outline:
+    try:
         return Outline(
             run_id=_field(document, "run_id", str),
             created_at=_field(document, "created_at", str),
@@ -226,8 +239,8 @@ def read_outline(journal: Journal, run_id: str) -> Outline:
             corpus_sha256=document.get("corpus", {}).get("sha256", ""),
             derived_from=(document.get("derived_from") or {}).get("run_id"),
         )
-    except _DAMAGE as error:
-        raise _damaged(run_id, error) from error
+    except DAMAGE as error:
+        raise damaged(run_id, error) from error
 
 
 def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
@@ -235,15 +248,8 @@ def planned_keys(journal: Journal, run_id: str) -> list[tuple[str, str]]:
     try:
         units = read_units(journal.get_run(run_id, "units.parquet"), ["kind", "key"])
         return list(zip(units["kind"].to_pylist(), units["key"].to_pylist(), strict=True))
-    except _DAMAGE as error:
-        raise _damaged(run_id, error) from error
-
-
-def _damaged(run_id: str, error: Exception) -> JournalError:
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    return JournalError(
-        f"the plan of run {run_id!r} is damaged: {reason}", next_step="start it again: erasure-audit run SPEC"
-    )
+    except DAMAGE as error:
+        raise damaged(run_id, error) from error
 
 
 def _instruments(document: Document) -> tuple[Instrument, ...]:
@@ -286,6 +292,13 @@ def _cell(row: Document) -> PlannedCell:
         strength=row.get("strength"),
     )
     return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
+
+
+def _ranges(rows: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
+    """Yield (first, count) of each run of consecutive numbers, cut after 256."""
+    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
+        for start in range(0, len(run), 256):
+            yield int(run[start]), min(256, len(run) - start)
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

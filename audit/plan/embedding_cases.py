@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
-from audit import identity
 from audit.attacks import registry
 from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
 from audit.errors import SpecError
@@ -36,11 +35,11 @@ def embedding_cases(
     units = _units(builder, concept, scenario, model) if usable else {}
     attempts = []
     for number in range(scenario.cases):
-        template = scenario.templates[number % len(scenario.templates)]
-        attempt = Attempt(builder.spec.seed + number, template, problem=problems.get(template))
-        if attempt.problem is None:
-            attempt = dataclasses.replace(attempt, attack_key=units[BEST], attack_item=BEST)
-        attempts.append(attempt)
+        template, seed = scenario.templates[number % len(scenario.templates)], builder.spec.seed + number
+        if template in problems:
+            attempts.append(Attempt(seed, template, problem=problems[template]))
+        else:
+            attempts.append(Attempt(seed, template, attack_key=units[BEST], attack_item=BEST))
     return attempts
 
 
@@ -71,13 +70,13 @@ def _problems(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -
     return {template: reason(errors[use]) for template, use in uses.items() if use in errors}
 
 
-def _images(builder: Builder, concept: str, count: int, scenario: str) -> list[str]:
+def _images(builder: Builder, concept: str, count: int, scenario: str) -> Sequence[str]:
     """Return `count` readable pictures of the corpus, drawn by their own seeds as the cases of latent scenarios are."""
-    readable = [i.item for i in builder.items.get(concept, ()) if not i.item.startswith("unreadable-")]
+    readable = builder.readable(concept)
     if len(readable) < count:
         raise SpecError(
             f"{scenario} learns from {count} images of {concept!r} and the corpus has {len(readable)} that can be read",
             where="corpus",
             next_step=f"add images, or set the scenario's parameters: {{images: {len(readable)}}}",
         )
-    return sorted(readable, key=lambda item: identity.int_key({"seed": builder.spec.seed, "item": item}))[:count]
+    return readable[:count]

@@ -19,6 +19,7 @@ from audit.spec.sections import CorpusEntry
 from audit.storage.errors import SourceUnavailable
 
 Progress = Callable[[int], None]
+_BATCH_ROWS = 10_000  # of a manifest as Python objects at a time
 
 
 def listed_pictures(spec: Spec, manifest: pa.Table, unlisted: Collection[CorpusEntry] = ()) -> Pictures:
@@ -61,7 +62,8 @@ def _items(spec: Spec, manifest: pa.Table) -> dict[str, list[CorpusItem]]:
     """
     roles = _roles(spec)
     items: dict[str, dict[str, CorpusItem]] = {}
-    for row in manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri").to_pylist():
+    rows = manifest.select(["uri", "role", "concept", "pixel_sha256"]).sort_by("uri")
+    for row in (row for batch in rows.to_batches(_BATCH_ROWS) for row in batch.to_pylist()):
         if row["role"] != roles.get(row["concept"]):
             continue
         item = row["pixel_sha256"] or f"unreadable-{identity.key(row['uri'])[:32]}"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 
-from audit import identity
 from audit.corpus.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
 from audit.plan.adversarial_cases import adversarial_cases
@@ -197,7 +197,9 @@ def _latent_cell(
         None if moved else perturbation,
     )
     prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
-    cases = [dataclasses.replace(case, prompt=prompt) for case in _items(builder, cell.subject, count, field)]
+    cases: Sequence[Attempt] = _items(builder, cell.subject, count, field)
+    if prompt is not None:
+        cases = [dataclasses.replace(case, prompt=prompt) for case in cases]
     add_with_controls(builder, cell, common, cases, inversion)
 
 
@@ -249,37 +251,26 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
         add(Control.BLACK, "black", [Attempt(number) for number in range(min(4, controls.cases))])
 
 
-def _items(builder: Builder, concept: str, count: int, field: str) -> list[Attempt]:
-    # Drawn at random from the corpus, by the items' own seeds: the first by name would be one date, camera or subject.
+def _items(builder: Builder, concept: str, count: int, field: str) -> Sequence[Attempt]:
     missing = builder.unusable.pictures.get(concept)
     if missing is not None:
         return [Attempt(builder.spec.seed + number, problem=reason(missing)) for number in range(count)]
-    available = builder.items.get(concept, ())
+    available = builder.drawn(concept)
     if len(available) < count:
         raise SpecError(
             f"{field} asks for {count} images of {concept!r} and the corpus has {len(available)} different ones",
             where="corpus",
             next_step=f"add images, or lower the number of cases to {len(available)}",
         )
-    return [
-        Attempt(
-            _item_seed(builder.spec.seed, i.item), item=i.item, item_uri=i.uri, region=i.region, region_uri=i.region_uri
-        )
-        for i in sorted(available, key=lambda i: _item_seed(builder.spec.seed, i.item))[:count]
-    ]
-
-
-def _item_seed(seed: int, item: str) -> int:
-    """Return a 31-bit seed from the item itself: another corpus order or size leaves a picture's seed as it was."""
-    return identity.int_key({"seed": seed, "item": item}) % 2**31
+    return available[:count]
 
 
 def plan_size(plan: Draft) -> dict[str, int]:
     """Return the numbers of cells, cases, distinct pictures and units by kind in a plan."""
-    kinds = plan.units["kind"].to_pylist()
+    kinds = Counter(plan.units["kind"].to_pylist())
     return {
         "cells": len(plan.cells),
         "cases": plan.cases.num_rows,
         "pictures": len(plan.cases["image_id"].unique()),
-        **{f"{kind}_units": kinds.count(kind) for kind in KINDS},
+        **{f"{kind}_units": kinds[kind] for kind in KINDS},
     }

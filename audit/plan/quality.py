@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 
 from audit import identity
 from audit.plan.builder import Builder
 from audit.plan.identities import Pair, QualityIdentity
-from audit.records import Baseline, Case, Cell, Comparison, Control, QualityInstrument, Role, Scenario
+from audit.plan.planned_cases import CellCases
+from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
 from audit.spec.benign import PICTURE_CHECK
 from audit.spec.document import Spec
 
 # Controls whose pictures a defence made, or the backbone in its place; the others are no outcome of an attack.
 _ATTACKED = (None, Control.BACKBONE, Control.RANDOM_LATENT, Control.UNLEARNED)
 PICTURE = "picture"  # the picture's own vector, whatever it is compared with later
-CellCases = Mapping[int, Sequence[Case]]  # by cell
+Cells = Sequence[CellCases]  # by cell number
 
 
 def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> tuple[Comparison, ...]:
@@ -28,51 +29,69 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
     """
     if not instruments:
         return ()
-    cases: dict[int, list[Case]] = {}
-    for case in builder.cases:
-        cases.setdefault(case.cell_id, []).append(case)
+    cases = builder.cases.cells
     outside = {entry.name for entry in builder.spec.quality if entry.where is not None}
     comparisons = tuple(_comparisons(builder.spec, [planned.cell for planned in builder.cells], cases))
-    units = {case.image_id: case.unit_key for rows in cases.values() for case in rows}
-    regions = {case.image_id: case.region for rows in cases.values() for case in rows if case.region}
-    cells_of: dict[int, set[int]] = {}
-    for cell_id, rows in cases.items():
-        for case in rows:
-            cells_of.setdefault(case.image_id, set()).add(cell_id)
+    units, regions = builder.image_units, builder.cases.regions
+    cells_of = _cells_by_picture(cases)
     check = builder.spec.benign.instrument
+    code = identity.code_digest("quality")
     for instrument in instruments:
         plain = dataclasses.replace(instrument, instrument="")
-        grouped: dict[str, dict[Pair, None]] = {}
-        wanted = [] if instrument.instrument == PICTURE_CHECK else list(_pairs(instrument, comparisons, cases))
+        wanted: Iterator[Pair] = (
+            iter(()) if instrument.instrument == PICTURE_CHECK else _pairs(instrument, comparisons, cases)
+        )
         if instrument.instrument in outside:
-            wanted = [pair for pair in wanted if pair[0] in regions]
+            wanted = (pair for pair in wanted if pair[0] in regions)
         if check is not None and instrument.instrument == check.name:
-            wanted += _pictures_checked(builder, cases)
+            wanted = itertools.chain(wanted, _pictures_checked(builder, cases))
+        grouped: dict[str, dict[Pair, None]] = {}
         for pair in wanted:
             grouped.setdefault(units[pair[0]], {})[pair] = None
-        for generate, pairs in grouped.items():
+        for generate in list(grouped):
+            pairs = tuple(grouped.pop(generate))
             baselines = sorted({units[other] for _, _, other in pairs if other is not None} - {generate})
             masks = {image: regions[image] for image, _, _ in pairs} if instrument.instrument in outside else {}
-            code = identity.code_digest("quality")
-            measured = QualityIdentity(generate, tuple(baselines), plain, tuple(pairs), code, masks)
-            cells = set().union(*(cells_of[image] for image, _, _ in pairs))
-            builder.unit(measured, (generate, *baselines), len(pairs), cells)
+            measured = QualityIdentity(generate, tuple(baselines), plain, pairs, code, masks)
+            cells = {cell for image, _, _ in pairs for cell in cells_of[image]}
+            builder.units.add(measured, (generate, *baselines), len(pairs), sorted(cells))
     return comparisons
 
 
-def _comparisons(spec: Spec, cells: Sequence[Cell], cases: CellCases) -> Iterator[Comparison]:
+def _cells_by_picture(cases: Cells) -> dict[int, tuple[int, ...]]:
+    """Return the cells that need each picture, ascending."""
+    cells_of: dict[int, tuple[int, ...]] = {}
+    for cell_id, rows in enumerate(cases):
+        alone = (cell_id,)  # one object for all pictures that no other cell needs
+        for image in rows.images:
+            before = cells_of.get(image, ())
+            if before[-1:] != alone:
+                cells_of[image] = before + alone if before else alone
+    return cells_of
+
+
+def _comparisons(spec: Spec, cells: Sequence[Cell], cases: Cells) -> Iterator[Comparison]:
+    twins: dict[tuple[object, ...], int] = {}
     for cell in cells:
-        if cell.control not in _ATTACKED or not cases.get(cell.cell_id):
+        twins.setdefault((cell.defence, *_attack(cell)), cell.cell_id)
+    for cell in cells:
+        own = cases[cell.cell_id]
+        if cell.control not in _ATTACKED or not own.images:
             continue
-        regions = any(case.region for case in cases[cell.cell_id])
         for baseline, defence in ((Baseline.BACKBONE, "none"), (Baseline.UNGUARDED, _unguarded(spec, cell.defence))):
-            other = _twin(cells, cell, defence)
-            if other is not None and _same_inputs(cases[cell.cell_id], cases.get(other, [])):
-                yield Comparison(cell.cell_id, baseline, other, regions)
+            other = twins.get((defence, *_attack(cell))) if defence not in (None, cell.defence) else None
+            if other is not None and own.has_inputs_of(cases[other]):
+                yield Comparison(cell.cell_id, baseline, other, own.regions)
         if cell.kind.startswith("latent-"):
-            yield Comparison(cell.cell_id, Baseline.REFERENCE, None, regions)
+            yield Comparison(cell.cell_id, Baseline.REFERENCE, None, own.regions)
         if cell.kind is Scenario.TEXT:  # an adversarial prompt does not say what the picture should show
             yield Comparison(cell.cell_id, Baseline.PROMPT, None)
+
+
+def _attack(cell: Cell) -> tuple[object, ...]:
+    """Return what makes cells of several defences the same attack: on the backbone it is a control by name only."""
+    control = None if cell.control is Control.BACKBONE else cell.control
+    return cell.concept, cell.subject, cell.scenario, control
 
 
 def _unguarded(spec: Spec, name: str) -> str | None:
@@ -83,24 +102,7 @@ def _unguarded(spec: Spec, name: str) -> str | None:
     return next((d.name for d in spec.defences if d.eraser == defence.eraser and not d.guards), None)
 
 
-def _twin(cells: Sequence[Cell], cell: Cell, defence: str | None) -> int | None:
-    """Return the cell of the same attack under another defence: on the backbone it is a control by name only."""
-
-    def attack(other: Cell) -> tuple[object, ...]:
-        control = None if other.control is Control.BACKBONE else other.control
-        return other.concept, other.subject, other.scenario, control
-
-    if defence is None or defence == cell.defence:
-        return None
-    return next((c.cell_id for c in cells if c.defence == defence and attack(c) == attack(cell)), None)
-
-
-def _same_inputs(one: Sequence[Case], other: Sequence[Case]) -> bool:
-    inputs = operator.attrgetter("seed", "prompt", "item", "attack_key", "attack_item")
-    return [inputs(case) for case in one] == [inputs(case) for case in other]
-
-
-def _pictures_checked(builder: Builder, cases: CellCases) -> Iterator[Pair]:
+def _pictures_checked(builder: Builder, cases: Cells) -> Iterator[Pair]:
     """Yield every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone
     twins.
     """
@@ -108,25 +110,22 @@ def _pictures_checked(builder: Builder, cases: CellCases) -> Iterator[Pair]:
         cell = planned.cell
         audited = cell.role is Role.TARGET and cell.control is None
         if audited or cell.role is Role.BENIGN or cell.control is Control.BACKBONE:
-            yield from ((case.image_id, PICTURE, None) for case in cases.get(cell.cell_id, ()))
+            yield from ((image, PICTURE, None) for image in cases[cell.cell_id].images)
 
 
-def _pairs(instrument: QualityInstrument, comparisons: Sequence[Comparison], cases: CellCases) -> Iterator[Pair]:
+def _pairs(instrument: QualityInstrument, comparisons: Sequence[Comparison], cases: Cells) -> Iterator[Pair]:
     """Yield the pairs of pictures that an instrument has to read, with repetitions where cells share pictures."""
     for comparison in comparisons:
-        rows = cases[comparison.cell_id]
-        others = cases[comparison.baseline_cell_id] if comparison.baseline_cell_id is not None else None
+        images = cases[comparison.cell_id].images
+        others = cases[comparison.baseline_cell_id].images if comparison.baseline_cell_id is not None else None
+        baseline = comparison.baseline.value
         if (comparison.baseline is Baseline.PROMPT) != (instrument.kind == "clip-score"):
             continue
         if instrument.kind == "features":
-            for case in (*rows, *(others or ())):
-                yield case.image_id, PICTURE, None
+            yield from ((image, PICTURE, None) for image in (*images, *(others or ())))
             if comparison.baseline is Baseline.REFERENCE:
-                yield from ((case.image_id, comparison.baseline.value, None) for case in rows)
+                yield from ((image, baseline, None) for image in images)
         elif instrument.kind != "clip-score" and others is not None:
-            yield from (
-                (case.image_id, comparison.baseline.value, other.image_id)
-                for case, other in zip(rows, others, strict=True)
-            )
+            yield from ((image, baseline, other) for image, other in zip(images, others, strict=True))
         else:
-            yield from ((case.image_id, comparison.baseline.value, None) for case in rows)
+            yield from ((image, baseline, None) for image in images)

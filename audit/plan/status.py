@@ -7,14 +7,13 @@ import datetime as dt
 import heapq
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 
 from audit.errors import JournalError
 from audit.plan.document import KINDS, planned_keys, read_outline
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.run_records import DECISIONS, read_records
-from audit.storage.threads import THREADS, in_threads
+from audit.storage.threads import in_threads
 
 WINDOW = dt.timedelta(minutes=10)  # a rate is that of the units written in this time before the newest one
 QUIET = dt.timedelta(minutes=30)  # a run of which nothing was written for so long is probably computed by nobody
@@ -118,9 +117,9 @@ def run_status(journal: Journal, run_id: str) -> RunStatus:
         keys = {key for of, key in planned if of == kind}
         listing = journal.listing(kind)
         complete, failed = keys & listing.complete, keys & listing.failed
-        own = sorted((time, name) for time, name in _written(journal, kind, complete | failed) if time >= began)
-        newest = heapq.nlargest(_ASKED, [*newest, *((time, kind, name.partition(".")[0]) for time, name in own)])
-        rate = _rate([time for time, name in own if not name.endswith(".failed.parquet")])
+        times = {key: time for key in complete | failed if (time := listing.written.get(key)) and time >= began}
+        newest = heapq.nlargest(_ASKED, [*newest, *((time, kind, key) for key, time in times.items())])
+        rate = _rate(sorted(time for key, time in times.items() if key in complete))
         stages.append(StageStatus(kind, counts[kind], len(complete), len(failed), rate))
     decisions = read_records(journal, run_id, DECISIONS)
     return RunStatus(
@@ -133,14 +132,6 @@ def run_status(journal: Journal, run_id: str) -> RunStatus:
         _workers(journal, newest),
         _gap([time for time, _, _ in newest]),
     )
-
-
-def _written(journal: Journal, kind: str, keys: Collection[str]) -> Iterator[tuple[dt.datetime, str]]:
-    """Yield when the storage wrote each file of the units `keys`, and its name."""
-    shards = sorted({f"units/{kind}/{key[:2]}" for key in keys})
-    with ThreadPoolExecutor(THREADS) as pool:
-        for times in pool.map(journal.store.written, shards):
-            yield from ((time, name) for name, time in times.items() if name.partition(".")[0] in keys)
 
 
 def _workers(journal: Journal, newest: Sequence[tuple[dt.datetime, str, str]]) -> tuple[WorkerStatus, ...]:

@@ -40,8 +40,8 @@ UNITS_SCHEMA = pa.schema(
     ]
 )
 KINDS = ("erase", "attack", "invert", "generate", "detect", "quality")
-_FIRST_CASE_COLUMNS = CASES_SCHEMA.names[: CASES_SCHEMA.names.index("prompt_key")]  # of the earliest version
-_UNIT_COLUMNS = tuple(UNITS_SCHEMA.names)
+FIRST_CASE_COLUMNS = CASES_SCHEMA.names[: CASES_SCHEMA.names.index("prompt_key")]  # of the earliest version
+UNIT_COLUMNS = tuple(UNITS_SCHEMA.names)
 _BATCH_ROWS = 1 << 17
 
 
@@ -50,7 +50,7 @@ def read_cases(data: bytes) -> pa.Table:
     return pa.Table.from_batches(case_batches(data), _cases_file(data).schema_arrow)
 
 
-def read_units(data: bytes, columns: Sequence[str] = _UNIT_COLUMNS) -> pa.Table:
+def read_units(data: bytes, columns: Sequence[str] = UNIT_COLUMNS) -> pa.Table:
     """Return `columns` of the planned units; raises as `unit_batches`."""
     schema = pa.schema([UNITS_SCHEMA.field(name) for name in columns])
     return pa.Table.from_batches(unit_batches(data, columns), schema)
@@ -63,7 +63,7 @@ def case_batches(data: bytes) -> Iterator[pa.RecordBatch]:
     that is missing or of another type.
     """
     for batch in _cases_file(data).iter_batches(_BATCH_ROWS):
-        batch.validate(full=True)  # text that is not UTF-8 among others
+        check_rows(batch, CASES_SCHEMA)
         yield batch
 
 
@@ -73,11 +73,10 @@ def unit_batches(data: bytes, columns: Sequence[str]) -> Iterator[pa.RecordBatch
     Raises as `case_batches`, and where a unit lacks one of them or has a kind or a key that no unit can have.
     """
     file = pq.ParquetFile(pa.BufferReader(data))
-    _check_columns(file.schema_arrow, UNITS_SCHEMA, columns)
+    check_columns(file.schema_arrow, UNITS_SCHEMA, columns)
     for batch in file.iter_batches(_BATCH_ROWS, columns=[*columns]):
         batch = batch.select([*columns])
-        batch.validate(full=True)
-        _check_units(batch)
+        check_rows(batch, UNITS_SCHEMA)
         yield batch
 
 
@@ -91,11 +90,12 @@ def with_all_columns(cases: pa.Table) -> pa.Table:
 
 def _cases_file(data: bytes) -> pq.ParquetFile:
     file = pq.ParquetFile(pa.BufferReader(data))
-    _check_columns(file.schema_arrow, CASES_SCHEMA, _FIRST_CASE_COLUMNS)
+    check_columns(file.schema_arrow, CASES_SCHEMA, FIRST_CASE_COLUMNS)
     return file
 
 
-def _check_columns(actual: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
+def check_columns(actual: pa.Schema, expected: pa.Schema, needed: Sequence[str]) -> None:
+    """Raise `ArrowInvalid` when a file lacks a column or has one of another type."""
     for name in needed:
         if name not in actual.names:
             raise pa.ArrowInvalid(f"it lacks the column {name!r}")
@@ -115,14 +115,23 @@ def _is_like(actual: pa.DataType, expected: pa.DataType) -> bool:
     return bool(actual == expected)
 
 
-def _check_units(batch: pa.RecordBatch) -> None:
+def check_rows(batch: pa.RecordBatch | pa.Table, schema: pa.Schema) -> None:
+    """Raise `ArrowException` for text that is not UTF-8, and for rows of units that can be none."""
+    batch.validate(full=True)
+    if schema is UNITS_SCHEMA:
+        _check_units(batch)
+
+
+def _check_units(batch: pa.RecordBatch | pa.Table) -> None:
     for name in batch.schema.names:
         if batch.column(name).null_count:
             raise pa.ArrowInvalid(f"a unit has no {name!r}")
-    strange = sorted(set(batch.column("kind").unique().to_pylist()) - {*KINDS})
-    if strange:
-        raise pa.ArrowInvalid(f"it has units of the kind {strange[0][:80]!r}, which is none")
-    keys = batch.column("key")
-    wrong = keys.filter(pc.invert(pc.match_substring_regex(keys, "^[0-9a-f]{64}$")))
-    if len(wrong):
-        raise pa.ArrowInvalid(f"a unit has the key {wrong[0].as_py()[:80]!r}, which is none")
+    if "kind" in batch.schema.names:
+        strange = sorted(set(batch.column("kind").unique().to_pylist()) - {*KINDS})
+        if strange:
+            raise pa.ArrowInvalid(f"it has units of the kind {strange[0][:80]!r}, which is none")
+    if "key" in batch.schema.names:
+        keys = batch.column("key")
+        wrong = keys.filter(pc.invert(pc.match_substring_regex(keys, "^[0-9a-f]{64}$")))
+        if len(wrong):
+            raise pa.ArrowInvalid(f"a unit has the key {wrong[0].as_py()[:80]!r}, which is none")

@@ -20,7 +20,7 @@ from audit.report.reported_numbers import (
 )
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import CONTROLS, NOT_AVAILABLE, interval, percent, plain
-from audit.verdict.controls import stood_on
+from audit.verdict.controls import Findings
 from audit.verdict.decisions import ControlFinding
 from audit.verdict.results import CrrRow, RunResult
 
@@ -160,8 +160,9 @@ def _broken_controls(index: Index) -> dict[tuple[str, str, str], ControlFinding]
     A dead attack brings nothing back, whatever the eraser did; a floor that is high makes every rate high.
     """
     broken: dict[tuple[str, str, str], ControlFinding] = {}
+    found = Findings(index.result.verdict.controls)
     for row in index.targets():
-        for finding in stood_on(row, index.result.verdict.controls):
+        for finding in found.stood_on(row):
             if finding.trouble:
                 broken.setdefault((row.defence, row.scenario, row.detector), finding)
     return broken

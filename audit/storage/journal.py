@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime as dt
 import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -57,12 +58,14 @@ class UnitFile:
 class Listing:
     """The units of one kind: `complete`, and `failed` ones that have no complete file yet.
 
-    `stamps` of the complete ones' files differ once a file was written anew, as after a damaged one was deleted.
+    `stamps` of the complete ones' files differ once a file was written anew, as after a damaged one was deleted; `written` is
+    when that was, as the storage says.
     """
 
     complete: frozenset[str]
     failed: frozenset[str]
     stamps: Mapping[str, str]
+    written: Mapping[str, dt.datetime]
     strange: tuple[str, ...] = ()  # files below the folder that no unit has
 
 
@@ -110,27 +113,32 @@ class Journal:
     def listing(self, kind: str) -> Listing:
         """List the complete and the failed units of `kind`, in one pass over the folders. Raises `JournalError`."""
         complete: dict[str, str] = {}
+        written: dict[str, dt.datetime] = {}
         failed: set[str] = set()
         strange: list[str] = []
         folder = f"units/{kind}"
         shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
         with ThreadPoolExecutor(THREADS) as pool:
-            for shard, entries in zip(shards, pool.map(self.store.stamped, shards), strict=True):
-                for name, size, stamp in entries:
-                    key, _, suffix = name.partition(".")
+            for shard, entries in zip(shards, pool.map(self.store.listed, shards), strict=True):
+                for entry in entries:
+                    key, _, suffix = entry.name.partition(".")
                     if (
                         not _KEY.fullmatch(key)
                         or not _UNIT_SUFFIX.fullmatch(suffix)
                         or not shard.endswith(f"/{key[:2]}")
                     ):
-                        strange.append(f"{shard}/{name}")
-                    if not _whole(size) or not _KEY.fullmatch(key):
+                        strange.append(f"{shard}/{entry.name}")
+                    if not _whole(entry.size) or not _KEY.fullmatch(key):
                         continue
                     if suffix == "parquet":
-                        complete[key] = stamp
+                        complete[key] = entry.stamp
+                        if entry.written is not None:
+                            written[key] = entry.written
                     elif suffix == "failed.parquet":
                         failed.add(key)
-        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete, tuple(strange))
+                        if entry.written is not None:
+                            written.setdefault(key, entry.written)
+        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete, written, tuple(strange))
 
     def keys(self, kind: str) -> set[str]:
         """Return the keys of the complete units of `kind`, which a resume does not compute again. Raises `JournalError`."""

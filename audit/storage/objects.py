@@ -6,6 +6,7 @@ Credentials come from the environment or the usual AWS files; a root that carrie
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import errno
 import functools
@@ -36,6 +37,19 @@ _NO_LINKS = (
     errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK,
 )  # fmt: skip
 _TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListedEntry:
+    """Something directly below a folder: the last part of its path, and its size in bytes.
+
+    `stamp` differs once it was written anew. `written` is when that was, as the storage says in UTC; None where it does not.
+    """
+
+    name: str
+    size: int
+    stamp: str
+    written: dt.datetime | None
 
 
 class ObjectStore:
@@ -180,13 +194,10 @@ class ObjectStore:
 
     def entries(self, name: str) -> list[tuple[str, int]]:
         """List everything directly below `name` as (last part of the path, size in bytes); empty when it does not exist."""
-        return [(last, size) for last, size, _ in self.stamped(name)]
+        return [(entry.name, entry.size) for entry in self.listed(name)]
 
-    def stamped(self, name: str) -> list[tuple[str, int, str]]:
-        """List everything directly below `name` as (last part of the path, size in bytes, stamp), without reading it.
-
-        The stamp differs once an object was written anew.
-        """
+    def listed(self, name: str) -> list[ListedEntry]:
+        """Return everything directly below `name`, as one listing tells it: nothing is read. Empty when it does not exist."""
         with translated(self.url(name)):
             try:
                 listing = self.fs.ls(self.path(name), detail=True)
@@ -194,24 +205,12 @@ class ObjectStore:
                 return []
         # Some servers list the folder marker itself.
         own = self.path(name).rstrip("/")
-        objects = [(str(entry["name"]).rstrip("/"), int(entry.get("size") or 0), _stamp(entry)) for entry in listing]
-        return [(path.rsplit("/", 1)[-1], size, stamp) for path, size, stamp in objects if path != own]
-
-    def written(self, name: str) -> dict[str, dt.datetime]:
-        """Return when everything directly below `name` was written, as the storage says: last part of the path -> UTC."""
-        with translated(self.url(name)):
-            try:
-                listing = self.fs.ls(self.path(name), detail=True)
-            except FileNotFoundError:
-                return {}
-        times = {
-            str(e["name"]).rstrip("/").rsplit("/", 1)[-1]: e.get("mtime") or e.get("LastModified") for e in listing
-        }
-        return {
-            last: time if isinstance(time, dt.datetime) else dt.datetime.fromtimestamp(time, dt.UTC)
-            for last, time in times.items()
-            if time
-        }
+        found = [(str(entry["name"]).rstrip("/"), entry) for entry in listing]
+        return [
+            ListedEntry(path.rsplit("/", 1)[-1], int(entry.get("size") or 0), _stamp(entry), _time(entry))
+            for path, entry in found
+            if path != own
+        ]
 
     def probe(self) -> None:
         """Return when an object can be written, read back and deleted. Raises `JournalError` with the next step."""
@@ -261,6 +260,11 @@ def _stamp(entry: Document) -> str:
     tag = next((entry[name] for name in ("ETag", "etag") if entry.get(name)), None)
     times = [entry[name] for name in ("mtime", "LastModified", "last_modified", "updated", "ino") if entry.get(name)]
     return " ".join(str(part) for part in (entry.get("size") or 0, *([tag] if tag else times)))
+
+
+def _time(entry: Document) -> dt.datetime | None:
+    time = entry.get("mtime") or entry.get("LastModified")
+    return time if isinstance(time, dt.datetime) or not time else dt.datetime.fromtimestamp(time, dt.UTC)
 
 
 def link_new(temporary: Path, target: Path) -> bool:

@@ -14,7 +14,7 @@ from audit.spec.policy import Limit, Policy
 from audit.statistics import binomial
 from audit.verdict.bounds import Bounds
 from audit.verdict.calibration import Calibration
-from audit.verdict.controls import stood_on
+from audit.verdict.controls import Findings
 from audit.verdict.decisions import ControlFinding, Decision, VerdictStatus
 from audit.verdict.judges import labels_for
 from audit.verdict.results import CrrRow
@@ -63,13 +63,17 @@ def readings(
     """Yield a reading for each target cell of a defended model and each judge; `bounds` are those without labels."""
     targets = [row for row in crr if row.role == Role.TARGET and row.control is None and row.defence != "none"]
     cells = {row.cell_id: row for row in targets}
+    by_judge: dict[tuple[int, str], list[CrrRow]] = {}
+    for row in targets:
+        by_judge.setdefault((row.cell_id, row.detector), []).append(row)
+    found = Findings(controls)
     for cell_id, cell in sorted(cells.items()):
         limit = limit_for(policy, cell.concept, cell.defence, cell.scenario)
         maximum = limit.crr_max if limit else None
         for judge in policy.judges:
-            rows = [row for row in targets if row.cell_id == cell_id and row.detector == judge]
+            rows = by_judge.get((cell_id, judge), [])
             if len(rows) == 1:
-                yield _reading(policy, rows[0], maximum, controls, bounds, calibrations, decided_at)
+                yield _reading(policy, rows[0], maximum, found, bounds, calibrations, decided_at)
             else:
                 blank = dataclasses.replace(
                     cell, detector=judge, assessed=0, unassessed=cell.planned, hits=0, rate=None
@@ -82,7 +86,7 @@ def _reading(
     policy: Policy,
     row: CrrRow,
     limit: float | None,
-    controls: Sequence[ControlFinding],
+    controls: Findings,
     bounds: Bounds,
     calibrations: Sequence[Calibration],
     decided_at: str | None,
@@ -100,7 +104,7 @@ def _reading(
     used = dataclasses.replace(bounds, labels=labels)
     low = used.low(row.hits, row.planned)
     high = used.high(row.hits + row.unassessed, row.planned)
-    troubles = [finding.trouble for finding in stood_on(row, controls) if finding.trouble]
+    troubles = [finding.trouble for finding in controls.stood_on(row) if finding.trouble]
     if shortcoming is not None:
         troubles.append(shortcoming)
     if troubles:

@@ -8,7 +8,7 @@ prints the same ones.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from audit.records import NOISE_CONTROLS, Control, Role, Scenario, Status
 from audit.spec.policy import ControlLimits, Policy
@@ -40,20 +40,27 @@ def findings(
     return tuple(sorted((*present, *absent), key=lambda finding: _ORDER.get(finding.control, len(_ORDER))))
 
 
-def stood_on(row: CrrRow, found: Sequence[ControlFinding]) -> Iterator[ControlFinding]:
-    """Yield the findings that the rate of `row` stands on: a failed one makes the rate say nothing."""
-    latent = row.kind.startswith("latent-")
-    for finding in found:
-        if (finding.concept, finding.subject, finding.detector) != (row.concept, row.subject, row.detector):
-            continue
-        speaks = {
-            Control.REFERENCE: latent or finding.cell_id is not None,
-            Control.VAE_ROUNDTRIP: latent,
-            Control.BACKBONE: row.defence != "none" and (finding.defence, finding.scenario) == ("none", row.scenario),
-            Control.RANDOM_LATENT: latent and finding.defence in ("none", row.defence),
-        }
-        if any(finding.control == control and holds for control, holds in speaks.items()):
-            yield finding
+class Findings:
+    """Findings by what they are about, so that each of many cells finds its own without looking at all."""
+
+    def __init__(self, found: Iterable[ControlFinding]) -> None:
+        self._about: dict[tuple[str, str, str], list[ControlFinding]] = {}
+        for finding in found:
+            self._about.setdefault((finding.concept, finding.subject, finding.detector), []).append(finding)
+
+    def stood_on(self, row: CrrRow) -> Iterator[ControlFinding]:
+        """Yield the findings that the rate of `row` stands on: a failed one makes the rate say nothing."""
+        latent = row.kind.startswith("latent-")
+        for finding in self._about.get((row.concept, row.subject, row.detector), ()):
+            speaks = {
+                Control.REFERENCE: latent or finding.cell_id is not None,
+                Control.VAE_ROUNDTRIP: latent,
+                Control.BACKBONE: row.defence != "none"
+                and (finding.defence, finding.scenario) == ("none", row.scenario),
+                Control.RANDOM_LATENT: latent and finding.defence in ("none", row.defence),
+            }
+            if any(finding.control == control and holds for control, holds in speaks.items()):
+                yield finding
 
 
 def takes_noise(limits: ControlLimits, row: CrrRow) -> bool:
@@ -132,13 +139,14 @@ def _trouble(row: CrrRow, at_least: float | None, at_most: float | None) -> str 
 
 
 def _missing(policy: Policy, crr: Sequence[CrrRow], present: Sequence[ControlFinding]) -> Iterator[ControlFinding]:
+    by_cell = Findings(present)
     for row in crr:
         if row.role != Role.TARGET or row.control is not None or row.defence == "none":
             continue
         if row.detector not in policy.judges:
             continue
         latent = row.kind.startswith("latent-")
-        had = {finding.control for finding in stood_on(row, present)}
+        had = {finding.control for finding in by_cell.stood_on(row)}
         for control in _STOOD_ON if latent else (Control.BACKBONE,):
             at_least, at_most = _limits(policy.controls, control)
             if control in had or (at_least is None and at_most is None):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 from audit.spec.policy import Policy
-from audit.verdict.controls import stood_on
+from audit.verdict.controls import Findings
 from audit.verdict.decisions import DamageDecision, Decision, RetentionDecision, Verdict, VerdictStatus
 from audit.verdict.judges import labels_for
 from audit.verdict.record import policy_sha256
@@ -195,7 +195,7 @@ def _unmeasured(decision: AnyDecision, verdict: Verdict, policy: Policy, crr: Se
         return "it was not measured"
     if undecided and (few := _too_few(policy, rows[0].assessed, rows[0].planned, "planned cases")):
         return few
-    troubles = [finding.trouble for finding in stood_on(rows[0], verdict.controls) if finding.trouble]
+    troubles = [finding.trouble for finding in Findings(verdict.controls).stood_on(rows[0]) if finding.trouble]
     _, shortcoming = labels_for(policy, rows[0], verdict.basis.calibrations, verdict.basis.decided_at)
     troubles += [shortcoming] if shortcoming is not None else []
     return troubles[0] if troubles else None

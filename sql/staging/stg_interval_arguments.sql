@@ -2,11 +2,20 @@
 with
 counted as (
     select
+        o.run_key,
+        count(*) filter (where o.outcome = 'hit') as hits,
+        count(*) filter (where o.outcome in ('hit', 'clear')) as assessed
+    from outcomes as o
+    -- Runs that have their rates already need not be counted again.
+    where o.run_key not in (select c.run_key from crr as c)
+    group by o.run_key, o.cell_id, o.detector
+    union all
+    select
         run_key,
-        count(*) filter (where outcome = 'hit') as hits,
-        count(*) filter (where outcome in ('hit', 'clear')) as assessed
-    from outcomes
-    group by run_key, cell_id, detector
+        hits,
+        assessed
+    from crr
+    where planned > 0
 )
 
 select distinct

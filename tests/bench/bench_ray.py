@@ -93,8 +93,7 @@ def _moments(journal: object, kind: str) -> Iterator[float]:
     from audit.storage.journal import Journal
 
     assert isinstance(journal, Journal)
-    for shard, _ in journal.store.entries(f"units/{kind}"):
-        yield from (moment.timestamp() for moment in journal.store.written(f"units/{kind}/{shard}").values())
+    yield from (moment.timestamp() for moment in journal.listing(kind).written.values())
 
 
 def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUNDS) -> list[Figure]:

@@ -136,7 +136,7 @@ def test_a_node_with_another_version_computes_nothing(
         with cluster.node("other", PYTHONPATH=path):
             refused = cli(cluster.environment, REPOSITORY, *on_ray(cluster, spec, root))
             assert refused.returncode == 2, refused.stderr
-            assert re.search(r"computes nothing of this run: .*diffusers is 0\.0\.1", refused.stderr)
+            assert re.search(r"computes nothing more of this run: .*diffusers is 0\.0\.1", refused.stderr)
             assert "no node of the Ray cluster can compute this run: diffusers is 0.0.1" in refused.stderr
             assert "Traceback" not in refused.stderr
             assert not any(Journal(str(root)).keys(kind) for kind in KINDS)

@@ -36,7 +36,7 @@ def test_every_file_says_its_grain_and_names_its_columns(path: Path) -> None:
 def test_relation_names_are_unique_and_staging_is_ordered() -> None:
     names = [path.stem for path in FILES]
     assert len(names) == len(set(names))
-    assert set(STAGING) | {"stg_interval_arguments", "stg_crr"} == set(relations("staging"))
+    assert set(STAGING) | {"stg_interval_arguments", "stg_crr", "stg_retention"} == set(relations("staging"))
 
 
 NAN = math.nan

@@ -7,7 +7,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from audit import identity
@@ -15,7 +14,8 @@ from audit.errors import JournalError
 from audit.files import ForeignError
 from audit.plan.document import KINDS, read_plan
 from audit.plan.identities import as_json, from_json
-from audit.plan.tables import CASES_SCHEMA
+from audit.plan.stored_tables import StoredTable, TableWriter
+from audit.plan.tables import CASES_SCHEMA, UNIT_COLUMNS, UNITS_SCHEMA
 from audit.records import Attempt, Case
 from audit.run import open_journal
 from tests.flows.audits import plan_run, tiny_spec
@@ -101,8 +101,10 @@ def test_what_is_no_identity_is_said(kind: str, change: Any, message: str) -> No
 def test_a_run_whose_unit_has_a_foreign_identity_is_said_to_be_damaged(tmp_path: Path, tiny_folder: Path) -> None:
     root = tmp_path / "runs"
     plan = read_plan(open_journal(str(root)), plan_run(tiny_spec(tmp_path, tiny_folder), root))
-    rows = [{**row, "identity": '{"kind":"erase"}'} for row in plan.units.to_pylist()]
-    foreign = dataclasses.replace(plan, units=pa.Table.from_pylist(rows, plan.units.schema))
+    writer = TableWriter(UNITS_SCHEMA, 100)
+    writer.add({**plan.units.table().to_pydict(), "identity": ['{"kind":"erase"}'] * plan.units.num_rows})
+    units = StoredTable.of_bytes(writer.close(), UNITS_SCHEMA, UNIT_COLUMNS)
+    foreign = dataclasses.replace(plan, units=units)
     with pytest.raises(
         JournalError, match=r"plan of run .* is damaged: the identity of a unit of kind 'invert'"
     ) as error:
