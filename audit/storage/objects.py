@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -113,12 +113,15 @@ class ObjectStore:
             return True
 
     def _put_local(self, target: Path, data: bytes, *, replace: bool = True) -> bool:
+        return self._place(target, lambda path: path.write_bytes(data), replace=replace)
+
+    def _place(self, target: Path, write: Callable[[Path], object], *, replace: bool) -> bool:
         staging = Path(self.base) / ".tmp"
         staging.mkdir(parents=True, exist_ok=True)
         unfinished = staging / f"{target.name}.{uuid.uuid4().hex}"
         finish = {} if replace else {"finish": link_new}
         new = list(itertools.takewhile(lambda folder: not folder.exists(), target.parents))
-        stored = files.place(target, lambda path: path.write_bytes(data), unfinished=unfinished, **finish)
+        stored = files.place(target, write, unfinished=unfinished, **finish)
         for folder in (target.parent, *(folder.parent for folder in new)):  # a new folder's name too
             _sync_folder(folder)
         return stored
@@ -129,7 +132,7 @@ class ObjectStore:
             return bytes(self._whole(name))
 
     def put_file(self, name: str, path: Path) -> bool:
-        """Store a local file under `name` unless something is there; whether it was stored. It is never whole in memory.
+        """Store a local file under `name` unless something is there, and return whether it was stored; never whole in memory.
 
         Raises `JournalError`.
         """
@@ -139,9 +142,7 @@ class ObjectStore:
             if not self.local:
                 self.fs.put_file(str(path), self.path(name))
                 return True
-            target = Path(self.path(name))
-            copy = functools.partial(shutil.copyfile, path)
-            return files.place(target, copy, unfinished=files.shared(target), finish=link_new)
+            return self._place(Path(self.path(name)), functools.partial(shutil.copyfile, path), replace=False)
 
     def fetch(self, name: str, path: Path) -> None:
         """Copy object `name` to the local file `path`, never whole in memory. Raises `JournalError`, of an absent one too."""
