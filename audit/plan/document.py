@@ -7,8 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -73,8 +71,9 @@ class Draft:
 
     def units_of(self, kind: str) -> Iterator[Unit]:
         """Yield the units of one kind, in plan order. Raises `JournalError` when one's identity is none of that kind."""
-        for start, count in _ranges(pc.indices_nonzero(pc.equal(self.units["kind"], kind)).to_numpy()):
-            yield from map(self._unit, self.units.rows(start, count))
+        yield from map(
+            self._unit, self.units.numbered(pc.indices_nonzero(pc.equal(self.units["kind"], kind)).to_pylist())
+        )
 
     def unit(self, row: int) -> Unit:
         """Return the unit in one row of `units`; raises as `units_of`."""
@@ -292,13 +291,6 @@ def _cell(row: Document) -> PlannedCell:
         strength=row.get("strength"),
     )
     return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
-
-
-def _ranges(rows: npt.NDArray[np.uint64]) -> Iterator[tuple[int, int]]:
-    """Yield (first, count) of each run of consecutive numbers, cut after 256."""
-    for run in np.split(rows, np.flatnonzero(np.diff(rows) != 1) + 1):
-        for start in range(0, len(run), 256):
-            yield int(run[start]), min(256, len(run) - start)
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

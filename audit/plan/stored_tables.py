@@ -21,6 +21,7 @@ from audit.storage.journal import Journal
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own.
 DAMAGE = (ValueError, LookupError, TypeError, AttributeError, OverflowError, OSError, pa.ArrowException)
+_MOST_ROWS = 256  # that are Python objects at a time
 _KEPT_GROUPS = 2  # decoded row groups that are kept: units of one cell follow each other
 
 
@@ -149,6 +150,15 @@ class StoredTable:
             first = self._starts[group]
             begin, end = max(start - first, 0), min(start + count, self._starts[group + 1]) - first
             yield from self._rows_of(group).slice(begin, end - begin).to_pylist()
+
+    def numbered(self, numbers: Sequence[int]) -> Iterator[Document]:
+        """Yield the rows of ascending numbers; row groups without any of them are not read."""
+        first = 0
+        for last in range(1, len(numbers) + 1):
+            full = last - first == _MOST_ROWS
+            if last == len(numbers) or full or numbers[last] != numbers[last - 1] + 1:
+                yield from self.rows(numbers[first], last - first)
+                first = last
 
     def where(self, column: str, value: int) -> pa.Table:
         """Return the rows in which `column` has `value`; row groups whose statistics rule that out are not read."""
