@@ -17,7 +17,15 @@ from pydantic import JsonValue
 
 # Packages and modules whose text decides what a unit computes. What plans, stores, folds, judges or reports is not here:
 # changing it recomputes nothing. A test walks the imports of each stage and fails when a module is missing.
-_MODELS = ("compute.models", "diffusion", "checkpoints", "guards.building", "guards.parameters", "weights.settings")
+_MODELS = (
+    "compute.models",
+    "compute.prefixes",
+    "diffusion",
+    "checkpoints",
+    "guards.building",
+    "guards.parameters",
+    "weights.settings",
+)
 _BATCHES = ("compute.stages.batching", "compute.stages.overlap", "diffusion.devices")
 _CODE: Mapping[str, tuple[str, ...]] = {
     "erase": ("compute.stages.erase", *_BATCHES, "erasers", *_MODELS),

@@ -13,6 +13,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from audit.checkpoints import ErasedModel, apply_artefact
+from audit.compute.prefixes import Prefixes
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel
@@ -47,6 +48,7 @@ class Models:
         self._declared: dict[str, str] | None = None
         self._states: OrderedDict[tuple[str | None, str], torch.Tensor] = OrderedDict()
         self._used: dict[str, str] = {}
+        self.prefixes = Prefixes(self.spec)
         self.variant: Models | None = None  # the last one with a personalisation on top
 
     @property

@@ -14,6 +14,7 @@ import torch
 
 from audit import identity
 from audit.attacks.protocol import ReadItem
+from audit.compute.batch_size import measured_batch
 from audit.compute.joint_search import companions
 from audit.compute.models import Models
 from audit.compute.stages.attack import run_attack
@@ -83,7 +84,7 @@ class Worker:
         code of `kinds`, those that it will run, is not."""
         self.plan, self.journal = plan, journal
         self.device = pick_device(device)
-        self.batch_size = batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+        self._batch_size = batch_size
         ref = resolve_model(plan.spec.backbone)
         if ref.sha256 != plan.backbone["sha256"]:
             raise CheckpointError(
@@ -96,6 +97,14 @@ class Worker:
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
         self._taken: set[str] = set()  # attack units that were brought forward with another one
+
+    @functools.cached_property
+    def batch_size(self) -> int:
+        """Pictures of one model call: as asked for, else what fits into a GPU's free memory, else the device's default."""
+        if self._batch_size is None and self.device.type == "cuda":
+            self._batch_size = measured_batch(self.models.pipeline, self.plan.spec.unit_size)
+            log.info("%d pictures of one call fit on %s", self._batch_size, self.device)
+        return self._batch_size or DEFAULT_BATCH.get(self.device.type, 16)
 
     def _require_planned_code(self, kinds: Collection[str]) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""

@@ -7,7 +7,7 @@ from and what they are conditioned on.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -69,11 +69,15 @@ def make_schedule(config: Mapping[str, object], steps: int) -> Schedule:
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
-    """Denoised latents (B, C, H, W), the loop's UNet evaluations per case, and each case's reports in guard order."""
+    """Denoised latents (B, C, H, W), the trajectory's UNet evaluations per case, and each case's reports in guard order.
+
+    `passed` holds the latents on the way, by step, where they were asked for.
+    """
 
     latents: torch.Tensor
     unet_calls: int
     reports: tuple[tuple[Report, ...], ...]
+    passed: Mapping[int, torch.Tensor] = dataclasses.field(default_factory=dict)
 
 
 @torch.no_grad()
@@ -83,19 +87,27 @@ def sample(
     latents: torch.Tensor,
     conditioning: Conditioning,
     guards: Sequence[Guard] = (),
+    *,
+    begun: int = 0,
+    keep: Collection[int] = (),
 ) -> Sampled:
     """Denoise latents (B, C, H, W) from the noisiest level to the clean end.
+
+    With `begun`, `latents` are those before that step of a trajectory that was begun without guards; its evaluations count.
+    The latents before each step in `keep` are returned too.
 
     `model(latents, timestep, states)` returns the noise prediction. With guidance 1 one evaluation a step is made,
     otherwise two, and one more for each guard with a branch of its own, all in one batch. The update runs in float32
     whatever the model's dtype.
     """
-    calls = 0
-    latents = latents.float()
+    calls = begun * (1 if conditioning.guidance == 1.0 else 2)
+    latents, passed = latents.float(), dict[int, torch.Tensor]()
     for guard in guards:
         guard.begin(conditioning, schedule.timesteps[::-1])
-    for i in reversed(range(schedule.steps)):
+    for i in reversed(range(schedule.steps - begun)):
         step = Step(schedule.steps - 1 - i, schedule.timesteps[i], schedule.abar[i + 1], schedule.abar[i])
+        if step.index in keep:
+            passed[step.index] = latents
         given = conditioning
         for guard in guards:
             given = guard.condition(given, step)
@@ -112,7 +124,7 @@ def sample(
             latents = guard.after_step(latents, step)
     for guard in guards:
         guard.finish(latents)
-    return Sampled(latents, calls, _reports(guards, len(latents)))
+    return Sampled(latents, calls, _reports(guards, len(latents)), passed)
 
 
 @dataclasses.dataclass(frozen=True)

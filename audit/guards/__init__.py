@@ -42,6 +42,14 @@ def extra_calls(described: Sequence[Values], timesteps: Sequence[int], guidance:
     )
 
 
+def quiet_steps(described: Sequence[Values], timesteps: Sequence[int]) -> int:
+    """Return the number of first steps of `timesteps`, noisiest first, that none of the guards touches; all without guards."""
+    return min(
+        (_method(guard["name"]).parameters.quiet_steps(guard["parameters"], timesteps) for guard in described),
+        default=len(timesteps),
+    )
+
+
 def _method(name: str) -> GuardMethod:
     try:
         return GUARDS.find(name, "defences")

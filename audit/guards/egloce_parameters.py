@@ -68,5 +68,10 @@ class EgloceParameters(Parameters):
         inside = sum(values["window"][1] <= t <= values["window"][0] for t in timesteps)
         return inside * int(values["iterations"]) * (1 if guidance == 1.0 else 2)
 
+    @classmethod
+    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+        """Return the number of steps before the window opens."""
+        return sum(timestep > values["window"][0] for timestep in timesteps)
+
 
 METHOD = GuardMethod("egloce", "1", EgloceParameters, "audit.guards.egloce:build", "arXiv:2604.09405")

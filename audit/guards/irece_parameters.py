@@ -85,5 +85,10 @@ class IreceParameters(Parameters):
         """Return one evaluation for each phrase, two where the localisation compares."""
         return len(values["phrases"]) * (1 if values["localisation"] in ("attention", "contrast-tokens") else 2)
 
+    @classmethod
+    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+        """Return the number of steps before the one nearest to t*."""
+        return min(range(len(timesteps)), key=lambda index: abs(timesteps[index] - values["t_star"]))
+
 
 METHOD = GuardMethod("irece", "1", IreceParameters, "audit.guards.irece:build", "arXiv:2512.22877")

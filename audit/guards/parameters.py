@@ -55,6 +55,14 @@ class Parameters(BaseModel):
         """Return the UNet evaluations of one picture that the guard adds to the sampler's."""
         return 0
 
+    @classmethod
+    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+        """Return the number of first steps of `timesteps`, noisiest first, at which the guard neither acts nor looks.
+
+        Until then the model is sampled as if there were no guard, so that defences may share these steps.
+        """
+        return 0
+
 
 @dataclasses.dataclass(frozen=True)
 class GuardMethod(Method):

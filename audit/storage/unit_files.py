@@ -52,7 +52,7 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ("pixel_sha256", pa.string()),
             ("invert_key", pa.string()),
             ("item", pa.string()),
-            ("unet_calls", pa.int32()),  # of this unit; 0 where it took the latent from `denoised_by`
+            ("unet_calls", pa.int32()),  # that led to the picture; 0 where the latent is that of `denoised_by`
             ("guard_report", pa.string()),
             (
                 "denoised_by",

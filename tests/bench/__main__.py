@@ -15,6 +15,7 @@ from tests.bench import (
     bench_evidence,
     bench_guards,
     bench_memory,
+    bench_neighbours,
     bench_overhead,
     bench_pipeline,
     bench_plan,
@@ -30,7 +31,8 @@ def main() -> None:
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
     )
     parts = (
-        bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_plan, bench_store,
+        bench_neighbours, bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_plan,
+        bench_store,
         bench_evidence, bench_checkpoints, bench_dashboard,
     )  # fmt: skip
     conclude(figure for part in parts for figure in part.figures())

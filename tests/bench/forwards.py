@@ -26,6 +26,7 @@ class Tally:
     calls: int = 0
     rows: int = 0
     seconds: float = 0.0
+    cpu: float = 0.0
 
 
 class Forwards:
@@ -39,6 +40,11 @@ class Forwards:
         """Wall time inside all networks."""
         return sum(tally.seconds for tally in self.by_class.values())
 
+    @property
+    def cpu(self) -> float:
+        """CPU time of the process while it was inside networks, of all its threads."""
+        return sum(tally.cpu for tally in self.by_class.values())
+
 
 @contextlib.contextmanager
 def counted() -> Iterator[Forwards]:
@@ -49,13 +55,14 @@ def counted() -> Iterator[Forwards]:
     def wrapped(network: type[Any], forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def timed(self: Any, *arguments: Any, **named: Any) -> Any:
-            started = time.perf_counter()
+            started, used = time.perf_counter(), time.process_time()
             result = forward(self, *arguments, **named)
-            spent = time.perf_counter() - started
+            spent, used = time.perf_counter() - started, time.process_time() - used
             first = arguments[0] if arguments else next(iter(named.values()))
             with lock:
                 tally = found.by_class[network.__name__]
-                tally.calls, tally.rows, tally.seconds = tally.calls + 1, tally.rows + len(first), tally.seconds + spent
+                tally.calls, tally.rows = tally.calls + 1, tally.rows + len(first)
+                tally.seconds, tally.cpu = tally.seconds + spent, tally.cpu + used
             return result
 
         return timed

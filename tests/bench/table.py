@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+import statistics
+from collections.abc import Iterable, Sequence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +29,12 @@ class Figure:
         if self.limit is None:
             return False
         return not (self.value >= self.limit if self.least else self.value <= self.limit)
+
+
+def spread(name: str, ratios: Sequence[float], limit: float | None, how: str, *, least: bool = False) -> Figure:
+    """Return the median of ratios that were measured in turns, their smallest and largest beside it."""
+    detail = f"{min(ratios):.2f} to {max(ratios):.2f}; {how}"
+    return Figure(name, statistics.median(ratios), "{:.2f}x", limit, detail, least)
 
 
 def print_table(figures: Iterable[Figure]) -> int:

@@ -13,6 +13,7 @@ import torch
 
 from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
+from audit.compute.prefixes import trajectory_of
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
@@ -23,6 +24,7 @@ from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
+from audit.guards import quiet_steps
 from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
 from audit.records import Case, Status
 from audit.storage.journal import SCHEMAS, Journal
@@ -115,28 +117,39 @@ class _Maker:
             by = [case.invert_key for case in ready]
             rows |= zip((case.image_id for case in ready), self._shown(ready, done, by), strict=True)
         elif start is not None:
-            models, sampler, erased = self.models, self.identity.sampler, self.identity.model
-            assert sampler is not None  # as of everything that is denoised
-            texts = tuple(case.prompt or "" for case in ready)
-            conditioning = Conditioning(
-                models.states(texts, erased).to(models.device),
-                models.states([""] * len(ready), erased).to(models.device),
-                sampler.guidance,
-                texts,
-                tuple(case.seed for case in ready),
-            )
-            model = models.noise_model(erased, sampler.dtype, texts)
-            schedule = models.pipeline.schedule(sampler.steps)
-            guards = models.guards(self.identity.guards, erased, sampler.dtype)
-            if isinstance(start, Pair):
-                if guards:
-                    raise ValueError("guards act on one latent and cannot act on a pair")
-                pair = Pair(to_device(start.noisiest, models.device), to_device(start.second, models.device))
-                result = sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
-            else:
-                result = sample(model, schedule, to_device(start, models.device), conditioning, guards)
-            rows |= zip((case.image_id for case in ready), self._shown(ready, result), strict=True)
+            rows |= zip((case.image_id for case in ready), self._shown(ready, self._sampled(ready, start)), strict=True)
         return [rows[case.image_id] for case in cases]
+
+    def _sampled(self, cases: Sequence[Case], start: torch.Tensor | Pair) -> Sampled:
+        """Denoise `start` under the cases' prompts, from where an unguarded trajectory of theirs is kept, if one is."""
+        models, sampler, erased = self.models, self.identity.sampler, self.identity.model
+        assert sampler is not None  # as of everything that is denoised
+        texts = tuple(case.prompt or "" for case in cases)
+        conditioning = Conditioning(
+            models.states(texts, erased).to(models.device),
+            models.states([""] * len(cases), erased).to(models.device),
+            sampler.guidance,
+            texts,
+            tuple(case.seed for case in cases),
+        )
+        model = models.noise_model(erased, sampler.dtype, texts)
+        schedule = models.pipeline.schedule(sampler.steps)
+        guards = models.guards(self.identity.guards, erased, sampler.dtype)
+        if isinstance(start, Pair):
+            if guards:
+                raise ValueError("guards act on one latent and cannot act on a pair")
+            pair = Pair(to_device(start.noisiest, models.device), to_device(start.second, models.device))
+            return sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
+        timesteps = schedule.timesteps[::-1]
+        quiet = quiet_steps([vars(guard) for guard in self.identity.guards], timesteps) if self.reuse else 0
+        keep = {step for step in models.prefixes.steps(timesteps) if step <= quiet}
+        ways = [trajectory_of(self.identity, case, start.shape[1:]) for case in cases] if keep else []
+        begun, latents = models.prefixes.latest(ways, quiet) or (0, start) if keep else (0, start)
+        result = sample(
+            model, schedule, to_device(latents, models.device), conditioning, guards, begun=begun, keep=keep
+        )
+        models.prefixes.keep(ways, result.passed)
+        return result
 
     def _from_noise(self, cases: Sequence[Case]) -> Starts:
         """Start the cases that have a prompt from Gaussian noise; where an attack found none, its reason is carried on."""
