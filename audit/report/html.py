@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import re
 from collections.abc import Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from audit.report import matrix, sections
@@ -49,6 +50,20 @@ def _unbroken(value: object) -> object:
     return _PERCENT.sub("\u00a0%", value) if type(value) is str else value
 
 
+@functools.cache
+def _template() -> Template:
+    """Return the page's template; compiling it takes longer than filling it in."""
+    environment = Environment(
+        loader=PackageLoader("audit.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_unbroken,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
 def render(
     result: RunResult,
     pictures: Pictures | None,
@@ -84,15 +99,6 @@ class _Page:
 
     def __init__(self, result: RunResult, comparison: Comparison | None, *, show_sensitive: bool) -> None:
         self.index = Index(result)
-        environment = Environment(
-            loader=PackageLoader("audit.report"),
-            autoescape=True,
-            undefined=StrictUndefined,
-            finalize=_unbroken,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._template = environment.get_template("report.html.j2")
         self._figures = plots(self.index)
         self._sections = sections.build(result, comparison)
         self._fixed = {
@@ -119,7 +125,7 @@ class _Page:
         """Return the page with strips and contact sheets, or without."""
         figures = _within(self._figures, extent.plots)
         blurred = any(sheet.blurred for sheet in sheets) or any(strip.blurred for strip in (first or {}).values())
-        return self._template.render(
+        return _template().render(
             **self._fixed,
             rows=extent.rows,
             anchors=self._anchors(extent.rows),
