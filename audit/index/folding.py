@@ -232,18 +232,8 @@ def _load_units(
     counts = dict.fromkeys((*complete, *failed), 0)
     runtimes: dict[str, Document] = {}
     files: dict[str, UnitFile] = {}
-    changed = pa.table({"unit_id": pa.array(unit_ids.values(), pa.int64())})
     with transaction(con):
-        con.register("changed", changed)
-        loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
-        if con.execute(loaded).fetchall() != [(0,)]:
-            for table in (*_TABLES[kind], "loaded_units"):
-                con.execute(f"delete from {table} where unit_id in (select unit_id from changed)")
-        con.execute(
-            "update runs set outcomes_current = false where run_key in"
-            " (select run_key from planned_units where unit_id in (select unit_id from changed))"
-        )
-        con.unregister("changed")
+        _forget(con, kind, unit_ids.values())
         waiting: list[tuple[int, pa.Table]] = []
         for file, table in journal.scan(kind, counts, _COLUMNS[kind]):
             key = file.key
@@ -275,6 +265,20 @@ def _load_units(
             ],
         )
     return sum(counts.values())
+
+
+def _forget(con: duckdb.DuckDBPyConnection, kind: str, unit_ids: Collection[int]) -> None:
+    """Remove whatever the index holds of these units, and mark the runs that have them."""
+    con.register("changed", pa.table({"unit_id": pa.array(unit_ids, pa.int64())}))
+    loaded = "select count(*) from loaded_units where unit_id in (select unit_id from changed)"
+    if con.execute(loaded).fetchall() != [(0,)]:
+        for table in (*_TABLES[kind], "loaded_units"):
+            con.execute(f"delete from {table} where unit_id in (select unit_id from changed)")
+    con.execute(
+        "update runs set outcomes_current = false where run_key in"
+        " (select run_key from planned_units where unit_id in (select unit_id from changed))"
+    )
+    con.unregister("changed")
 
 
 def _require_failure(journal: Journal, kind: str, file: UnitFile, rows: pa.Table) -> None:

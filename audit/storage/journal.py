@@ -13,11 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,17 +23,15 @@ import pyarrow.parquet as pq
 from audit.errors import JournalError
 from audit.files import Document
 from audit.storage.errors import StorageUnavailable, translated
+from audit.storage.listing import KEY, Listing, is_whole, listed
 from audit.storage.objects import ObjectStore
-from audit.storage.threads import THREADS, in_threads
+from audit.storage.threads import in_threads
 from audit.storage.unit_files import ADDED, SCHEMAS, encoded, header_in
 
 __all__ = ["SCHEMAS", "Journal", "Listing", "StorageUnavailable", "UnitFile"]
 
-_KEY = re.compile(r"[0-9a-f]{64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")  # a spec's name, a time and a salt
-_UNIT_SUFFIX = re.compile(r"parquet|failed\.parquet|[0-9a-f]{16}\.safetensors")
 _SUFFIXES = (".parquet", ".failed.parquet")
-_SMALLEST_PARQUET = 12  # two magic words and a footer length: anything shorter is a torn write
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,21 +48,6 @@ class UnitFile:
     def suffix(self) -> str:
         """The end of the file's name."""
         return _SUFFIXES[not self.complete]
-
-
-@dataclasses.dataclass(frozen=True)
-class Listing:
-    """The units of one kind: `complete`, and `failed` ones that have no complete file yet.
-
-    `stamps` of the complete ones' files differ once a file was written anew, as after a damaged one was deleted; `written` is
-    when that was, as the storage says.
-    """
-
-    complete: frozenset[str]
-    failed: frozenset[str]
-    stamps: Mapping[str, str]
-    written: Mapping[str, dt.datetime]
-    strange: tuple[str, ...] = ()  # files below the folder that no unit has
 
 
 class Journal:
@@ -92,7 +73,7 @@ class Journal:
         """
         name = self._name(kind, key, ".parquet")
         size = self.store.size(name)
-        if _whole(size):
+        if is_whole(size):
             return False
         table = table.select(SCHEMAS[kind].names).cast(SCHEMAS[kind])
         digest = hashlib.sha256(blob).hexdigest() if blob is not None else None
@@ -112,33 +93,7 @@ class Journal:
 
     def listing(self, kind: str) -> Listing:
         """List the complete and the failed units of `kind`, in one pass over the folders. Raises `JournalError`."""
-        complete: dict[str, str] = {}
-        written: dict[str, dt.datetime] = {}
-        failed: set[str] = set()
-        strange: list[str] = []
-        folder = f"units/{kind}"
-        shards = [f"{folder}/{name}" for name, _ in self.store.entries(folder)]
-        with ThreadPoolExecutor(THREADS) as pool:
-            for shard, entries in zip(shards, pool.map(self.store.listed, shards), strict=True):
-                for entry in entries:
-                    key, _, suffix = entry.name.partition(".")
-                    if (
-                        not _KEY.fullmatch(key)
-                        or not _UNIT_SUFFIX.fullmatch(suffix)
-                        or not shard.endswith(f"/{key[:2]}")
-                    ):
-                        strange.append(f"{shard}/{entry.name}")
-                    if not _whole(entry.size) or not _KEY.fullmatch(key):
-                        continue
-                    if suffix == "parquet":
-                        complete[key] = entry.stamp
-                        if entry.written is not None:
-                            written[key] = entry.written
-                    elif suffix == "failed.parquet":
-                        failed.add(key)
-                        if entry.written is not None:
-                            written.setdefault(key, entry.written)
-        return Listing(frozenset(complete), frozenset(failed - complete.keys()), complete, written, tuple(strange))
+        return listed(self.store, kind)
 
     def keys(self, kind: str) -> set[str]:
         """Return the keys of the complete units of `kind`, which a resume does not compute again. Raises `JournalError`."""
@@ -272,7 +227,7 @@ class Journal:
                 raise self._corrupt(name, error) from error
 
     def _name(self, kind: str, key: str, suffix: str) -> str:
-        if kind not in SCHEMAS or not _KEY.fullmatch(key):
+        if kind not in SCHEMAS or not KEY.fullmatch(key):
             raise ValueError(f"no journal file for kind {kind!r} and key {key!r}")
         return f"units/{kind}/{key[:2]}/{key}{suffix}"
 
@@ -323,8 +278,3 @@ def _run_name(run_id: str, name: str) -> str:
             next_step="list the runs with: erasure-audit db runs",
         )
     return f"runs/{run_id}/{name}"
-
-
-def _whole(size: int | None) -> bool:
-    """Return whether a Parquet file of `size` bytes can be a whole one."""
-    return size is not None and size >= _SMALLEST_PARQUET
