@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from audit.plan.identities import GenerateIdentity
     from audit.records import Case
 
-CASES, BATCH, LIMIT = 1_000, 64, 0.05
+CASES, BATCH, LIMIT = 1_000, 64, 0.04
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ def pictures(models: Models, guidance: float, *listed: dict[str, Any], reuse: bo
     return table, sum(counted)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [pytest.param(1.0, marks=pytest.mark.slow), 3.0])
 def test_a_guard_takes_the_trajectory_on_from_where_it_begins(
     tiny_folder: Path, tmp_path: Path, guidance: float
 ) -> None:
