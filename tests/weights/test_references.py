@@ -434,7 +434,7 @@ def test_hashes_are_remembered_until_the_file_changes(single: Path, monkeypatch:
     monkeypatch.setattr(weight_files, "_SETTLED_SECONDS", -1.0)
     read: list[Path] = []
     real = weight_files.file_sha256
-    monkeypatch.setattr(weight_files, "file_sha256", lambda path: (read.append(path), real(path))[1])
+    monkeypatch.setattr(weight_files, "file_sha256", lambda path, *told: (read.append(path), real(path, *told))[1])
     file = single / "model.safetensors"
     first = weight_files.cached_sha256(file)
     assert (weight_files.cached_sha256(file), len(read)) == (first, 1)
