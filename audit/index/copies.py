@@ -14,7 +14,7 @@ from audit.errors import StoreError
 from audit.identity import key
 from audit.index.published import require_version
 from audit.index.store import copy_number, explained, latest
-from audit.storage.objects import ObjectStore
+from audit.storage.objects import ListedEntry, ObjectStore
 
 _CLOSED: dict[str, str | bool | int | float | list[str]] = {"enable_external_access": False, "lock_configuration": True}
 _PUBLISH = "publish one with: erasure-audit db publish FOLDER"
@@ -36,7 +36,7 @@ class Copies:
             if folder.is_file():
                 return folder
             return latest(folder)
-        numbers = {number: name for name, _ in self._store.entries("") if (number := copy_number(name)) is not None}
+        numbers = {number: entry for entry in self._store.listed("") if (number := copy_number(entry.name)) is not None}
         if not numbers:
             raise StoreError("no published index here", where=self.place, next_step=_PUBLISH)
         return _fetched(self._store, numbers[max(numbers)])
@@ -50,9 +50,10 @@ def copies_at(index: str | None, root: str | None, database: str | None) -> Copi
     return Copies(str(locations.database_path(locations.storage_root(root), database).parent / "published"))
 
 
-def _fetched(store: ObjectStore, name: str) -> Path:
-    """Return a copy of an object in the cache; a published name never gets another content, so it comes once."""
-    folder = locations.cache_folder() / "published" / key(store.root)[:16]
+def _fetched(store: ObjectStore, entry: ListedEntry) -> Path:
+    """Return a copy of an object in the cache; it comes once, and anew where the place was emptied and published to again."""
+    name = entry.name
+    folder = locations.cache_folder() / "published" / key(store.root)[:16] / key(entry.stamp)[:16]
     target = folder / name
     if target.exists():
         return target
@@ -72,7 +73,7 @@ def _fetched(store: ObjectStore, name: str) -> Path:
             where=str(folder),
             next_step="free space there, or set XDG_CACHE_HOME",
         ) from None
-    for old in folder.glob("index-*.duckdb"):
+    for old in folder.parent.rglob("index-*.duckdb"):
         if old != target:
             with contextlib.suppress(OSError):
                 old.unlink()

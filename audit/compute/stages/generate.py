@@ -17,7 +17,7 @@ from audit.compute.prefixes import trajectory_of
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
-from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem
+from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem, returned_anew
 from audit.compute.stages.overlap import Finisher, threads_beside, to_device
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
@@ -47,9 +47,11 @@ def run_generate(
     """Return one row per picture of the unit, in plan order; pictures that could not be made carry status and reason.
 
     With `reuse`, latents that the round trip of an inversion has denoised in the same way are decoded as they are, and
-    their rows name that unit in `denoised_by`. Without it everything is denoised here.
+    their rows name that unit in `denoised_by`. Without it everything is denoised here, those latents in the batches of the
+    round trip, on which the last bits depend.
     """
-    maker = _Maker(with_personalisation(models, pictures.personalisation), journal, read_item, pictures, reuse)
+    personalised = with_personalisation(models, pictures.personalisation)
+    maker = _Maker(personalised, journal, read_item, pictures, reuse, batch_size)
     possible = [case for case in cases if not case.problem]
     computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
     rows = {row["image_id"]: row for row in computed}
@@ -88,6 +90,7 @@ class _Maker:
     read_item: ReadItem
     identity: GenerateIdentity
     reuse: bool
+    batch_size: int
 
     @functools.cached_property
     def finisher(self) -> Finisher:
@@ -111,10 +114,11 @@ class _Maker:
         latent = self.identity.source == "latent"
         without, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
         rows: dict[int, Row | Future[Row]] = {**without}
-        returned = self._returned(ready) if latent and self.reuse else None
+        returned = self._returned(ready) if latent else None
         if returned is not None:
-            done = Sampled(returned.to(self.models.device), 0, ((),) * len(ready))
-            by = [case.invert_key for case in ready]
+            ends, calls = returned
+            done = Sampled(ends.to(self.models.device), calls, ((),) * len(ready))
+            by = [case.invert_key if self.reuse else None for case in ready]
             rows |= zip((case.image_id for case in ready), self._shown(ready, done, by), strict=True)
         elif start is not None:
             rows |= zip((case.image_id for case in ready), self._shown(ready, self._sampled(ready, start)), strict=True)
@@ -192,23 +196,42 @@ class _Maker:
             start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
         return rows, ready, start
 
-    def _returned(self, cases: Sequence[Case]) -> torch.Tensor | None:
+    def _returned(self, cases: Sequence[Case]) -> tuple[torch.Tensor, int] | None:
         """Return the ends (B, C, H, W) of the round trips that denoised these latents as this unit would; None unless all did.
 
+        Second, the UNet evaluations that were made for each here: none with `reuse`.
         A batch is taken whole or not at all, so that what is denoised here is denoised in batches of the usual size.
         """
         keys = [case.invert_key or "" for case in cases]
         units = {key: unit_result(self.journal, "invert", key) for key in keys}
         inversions = {key: from_json("invert", unit.identity) for key, unit in units.items() if unit.identity}
-        ends: list[torch.Tensor] = []
+        ends, calls = list[torch.Tensor](), 0
         for case, key in zip(cases, keys, strict=True):
             inversion, end = inversions.get(key), units[key].tensors.get((case.item or "") + RETURNED)
             if end is None or not isinstance(inversion, InvertIdentity) or not is_round_trip(self.identity, inversion):
                 return None
             if (case.prompt or "") != inversion.prompt:
                 return None
+            if not self.reuse:
+                trip, calls = self._anew(key)
+                end = trip[case.item or ""].cpu()
             ends.append(end)
-        return torch.stack(ends) if ends else None
+        return (torch.stack(ends), calls) if ends else None
+
+    @functools.cached_property
+    def _trips(self) -> dict[str, tuple[dict[str, torch.Tensor], int]]:
+        """Return the round trips that were made once more, by invert unit: ends by item, and UNet evaluations for each."""
+        return {}
+
+    def _anew(self, key: str) -> tuple[dict[str, torch.Tensor], int]:
+        """Return the ends of a unit's round trip, denoised once more from its inverted latents."""
+        if key not in self._trips:
+            unit = unit_result(self.journal, "invert", key)
+            inverted = from_json("invert", unit.identity)
+            assert isinstance(inverted, InvertIdentity)
+            items = [item for item in unit.rows if item in unit.tensors]
+            self._trips[key] = returned_anew(self.models, inverted, items, unit.tensors, self.batch_size)
+        return self._trips[key]
 
     def _shown(
         self, cases: Sequence[Case], result: Sampled, denoised_by: Sequence[str | None] | None = None

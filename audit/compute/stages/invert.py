@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,11 +15,11 @@ from audit.compute.models import Models
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.overlap import to_device
 from audit.corpus.images import ImageError, psnr, to_model_input
-from audit.diffusion.exact_sampling import invert_exactly, sample_exactly
+from audit.diffusion.exact_sampling import Pair, invert_exactly, sample_exactly
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.inversion import invert, latent_statistics
 from audit.diffusion.perturbation import perturb_image
-from audit.diffusion.sampling import sample
+from audit.diffusion.sampling import NoiseModel, Schedule, sample
 from audit.errors import CorpusError
 from audit.plan.identities import InvertIdentity
 from audit.records import Status
@@ -132,25 +132,53 @@ class _Inversion:
 
     def _round_trip(self, clean: torch.Tensor) -> _Trip:
         """Invert pictures and sample them again by the inverting model, under one prompt at guidance 1."""
-        erased, prompt = self.identity.model, self.identity.prompt
-        # One text for all, whatever the batch: SPM acts by prompt, and images that have converged leave the batch.
-        model = self.models.noise_model(erased, texts=(prompt,))
-        texts = (prompt,) * len(clean)
-        schedule = self.models.pipeline.schedule(self.identity.steps)
-        states = self.models.states(texts, erased).to(self.models.device)
-        conditioning = Conditioning(states, states, 1.0, texts)
+        model, schedule, conditioning = _one_prompt(self.models, self.identity, len(clean))
+        states = conditioning.prompt
         method, passes, tolerance = self.identity.method, self.identity.passes, self.identity.tolerance
         if passes is not None and tolerance is not None:  # the fixed-point method
             up = invert(model, schedule, clean, states, passes=passes, tolerance=tolerance)
-            down = sample(model, schedule, up.latents, conditioning)
+            # In the memory layout of stored latents: last bits depend on it, and replay denoises what is stored.
+            down = sample(model, schedule, up.latents.contiguous(), conditioning)
             residuals = (up.residual_max, up.residual_mean)
             return _Trip(up.latents, None, down.latents, *residuals, up.calls, down.unet_calls)
         pair = invert_exactly(model, schedule, clean, states, method)
+        pair = Pair(pair.noisiest.contiguous(), pair.second.contiguous())
         down = sample_exactly(model, schedule, pair, conditioning, method)
         # No implicit equation is solved, so what is left over is the trip's own error.
         error = _distance(down.latents, clean)
         calls = torch.full((len(clean),), schedule.steps, dtype=torch.int32)
         return _Trip(pair.noisiest, pair.second, down.latents, error, error, calls, down.unet_calls)
+
+
+def _one_prompt(models: Models, inverted: InvertIdentity, count: int) -> tuple[NoiseModel, Schedule, Conditioning]:
+    """Return what inverts `count` pictures and samples them again: model, schedule, and the prompt at guidance 1."""
+    # One text for all, whatever the batch: SPM acts by prompt, and images that have converged leave the batch.
+    texts = (inverted.prompt,) * count
+    states = models.states(texts, inverted.model).to(models.device)
+    model = models.noise_model(inverted.model, texts=(inverted.prompt,))
+    return model, models.pipeline.schedule(inverted.steps), Conditioning(states, states, 1.0, texts)
+
+
+def returned_anew(
+    models: Models, inverted: InvertIdentity, items: Sequence[str], tensors: Mapping[str, torch.Tensor], batch_size: int
+) -> tuple[dict[str, torch.Tensor], int]:
+    """Denoise the inverted latents of a unit once more, in the batches of its round trip.
+
+    Return their ends by item, and the UNet evaluations for each.
+    """
+    ends, calls = dict[str, torch.Tensor](), 0
+    for start in range(0, len(items), batch_size):
+        batch = items[start : start + batch_size]
+        latents = torch.stack([tensors[item] for item in batch]).to(models.device)
+        model, schedule, conditioning = _one_prompt(models, inverted, len(batch))
+        if inverted.method == "fixed-point":
+            down = sample(model, schedule, latents, conditioning)
+        else:
+            second = torch.stack([tensors[item + SECOND] for item in batch]).to(models.device)
+            down = sample_exactly(model, schedule, Pair(latents, second), conditioning, inverted.method)
+        ends |= zip(batch, down.latents, strict=True)
+        calls = down.unet_calls
+    return ends, calls
 
 
 def _distance(latents: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
