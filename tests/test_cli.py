@@ -161,14 +161,15 @@ def test_gate_puts_its_decision_on_record(done: Done, capsys: pytest.CaptureFixt
     assert told["verified"] and told["decisions"] == before + 1 and told["changes"] == []
 
 
-def test_a_changed_unit_is_named_by_gate_report_resume_and_verify(
+def test_a_changed_unit_is_named_by_gate_report_and_verify(
     done: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """By resume too, which needs a server: tests/flows/test_prefect.py."""
     root = tmp_path / "copy"
     shutil.copytree(done.root, root)
     unit = next((root / "units" / "detect").rglob("*.parquet"))
     unit.write_bytes(unit.read_bytes()[:-1] + b"x")
-    for command in ("gate", "report", "resume"):
+    for command in ("gate", "report"):
         assert main([command, done.run_id, "--root", str(root)]) == 5
         assert unit.name in capsys.readouterr().err
     assert main(["db", "verify", done.run_id, "--root", str(root)]) == 5

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from flows.temporary_server import _drain
 from tests.servers import free_port
 
 START_SECONDS = 240.0  # ten on a free machine; this one may be shared
@@ -48,7 +49,10 @@ def prefect_settings(environment: Mapping[str, str]) -> Iterator[None]:
                 if name.startswith("PREFECT_"):
                     patch.setenv(name, value)
             refresh_global_settings_context()
-            yield
+            try:
+                yield
+            finally:
+                _drain()  # while its server is there; later tests would read on stderr that it is gone
     finally:
         refresh_global_settings_context()
 

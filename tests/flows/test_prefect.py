@@ -25,7 +25,7 @@ from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
 from flows.cli import main
 from tasks.slots import LEASE_SECONDS
-from tests.flows.audits import plan_run, tiny_spec
+from tests.flows.audits import finish_run, plan_run, tiny_spec
 from tests.flows.servers import clean_environment, cli, prefect, prefect_server, prefect_settings, process, wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
@@ -153,6 +153,17 @@ def test_a_missing_slot_is_refused_before_anything_is_computed(
     assert "prefect gcl create nobody-made-it --limit 1" in told
     assert "Traceback" not in told
     assert not Journal(str(root)).runs()
+
+
+def test_a_changed_unit_is_named_by_resume(
+    server: dict[str, str], spec: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = finish_run(spec, tmp_path / "runs")
+    unit = next((tmp_path / "runs" / "units" / "detect").rglob("*.parquet"))
+    unit.write_bytes(unit.read_bytes()[:-1] + b"x")
+    with prefect_settings(server):
+        assert main(["resume", run_id, "--root", str(tmp_path / "runs")]) == 5
+    assert unit.name in capsys.readouterr().err
 
 
 def test_the_flow_that_erases_makes_an_artefact_and_refuses_a_method_that_would_train_nothing(

@@ -221,7 +221,8 @@ def test_outside_a_forecast_a_missing_model_is_an_error_and_a_digest_is_hexadeci
 
 def test_what_is_missing_cannot_be_stored() -> None:
     """Only a plan can be stored, and there is none of a spec whose files are missing."""
-    spec = parse_spec(small(), "test")
+    corpus = [{"url": "/nowhere/cat", "concept": "cat"}]
+    spec = parse_spec(small(concepts=[{"name": "cat", "phrase": "cat"}], corpus=corpus), "test")
     resolved = resolve(spec)
     with pytest.raises(CheckpointError, match="not in the local Hugging Face cache"):
         build_plan(resolved, Checked(), run_id="r", created_at="2026-01-01T00:00:00+00:00")
