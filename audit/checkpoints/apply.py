@@ -10,9 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextModel
 
 from audit.checkpoints.footprint import Measured, measure
 from audit.checkpoints.layouts import Artefact
@@ -21,27 +19,32 @@ from audit.checkpoints.receler_adapter import Attached, attach, load_adapters
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.spm import Transport
 from audit.checkpoints.tensors import LazyTensor, LazyTensors, backbone_modules, in_memory
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.placeholder_tokens import ClipEncoder
 from audit.diffusion.sampling import NoiseModel
 from audit.weights.checkpoints import CheckpointRef, resolve_checkpoint
 
-Part = TypeVar("Part", bound=UNet2DConditionModel | CLIPTextModel)
+Part = TypeVar("Part", bound=Denoiser | ClipEncoder)
 
 
 @dataclasses.dataclass(frozen=True)
 class ErasedModel:
     """An erased model that shares all tensors with its backbone that the checkpoint does not change."""
 
-    unet: UNet2DConditionModel  # with hooks attached where the method adds modules
-    text_encoder: CLIPTextModel | None  # None: the backbone's
+    unet: Denoiser  # with hooks attached where the method adds modules
+    text_encoder: ClipEncoder | None  # None: the backbone's
     footprint: Measured
     artefact: Artefact
     adapters: Attached | None = None  # Receler
     transport: Transport | None = None  # SPM
 
-    def noise_model(self, texts: Sequence[str] = ()) -> NoiseModel:
-        """Return the noise prediction. `texts` are the prompts of the batch, without which SPM raises ValueError."""
-        model = noise_model(self.unet)
+    def noise_model(self, texts: Sequence[str] = (), guidance: float = 1.0) -> NoiseModel:
+        """Return the prediction. `texts` are the prompts of the batch, without which SPM raises ValueError.
+
+        `guidance` is the scale that a distilled network is told.
+        """
+        model = noise_model(self.unet, guidance)
         return model if self.transport is None else self.transport.bind(model, texts)
 
 

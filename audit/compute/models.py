@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 import safetensors.torch
 import torch
-from diffusers import UNet2DConditionModel
 
 from audit.checkpoints import ErasedModel, apply_artefact
 from audit.compute.prefixes import Prefixes
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel
@@ -44,7 +44,7 @@ class Models:
     def __init__(self, ref: ModelRef, journal: Journal, device: torch.device, plan: Plan | None = None) -> None:
         self.ref, self.journal, self.device, self.plan = ref, journal, device, plan
         self._pipeline: Pipeline | None = None
-        self._loaded: OrderedDict[tuple[str | None, str], UNet2DConditionModel | ErasedModel] = OrderedDict()
+        self._loaded: OrderedDict[tuple[str | None, str], Denoiser | ErasedModel] = OrderedDict()
         self._declared: dict[str, str] | None = None
         self._states: OrderedDict[tuple[str | None, str], torch.Tensor] = OrderedDict()
         self._used: dict[str, str] = {}
@@ -68,10 +68,15 @@ class Models:
         """Return the spec of the run, which names the files that it brings."""
         return self.plan.spec if self.plan is not None else None
 
-    def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
-        """Return the noise prediction of one model. `texts` are the prompts of the batch, which SPM's layers depend on."""
+    def noise_model(
+        self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = (), guidance: float = 1.0
+    ) -> NoiseModel:
+        """Return the prediction of one model. `texts` are the prompts of the batch, which SPM's layers depend on.
+
+        `guidance` is the scale that a distilled network is told.
+        """
         model = self._model(erase_key, dtype)
-        return model.noise_model(texts) if isinstance(model, ErasedModel) else noise_model(model)
+        return model.noise_model(texts, guidance) if isinstance(model, ErasedModel) else noise_model(model, guidance)
 
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
         """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
@@ -108,7 +113,7 @@ class Models:
         )
         return [build(vars(guard), parts) for guard in resolved]
 
-    def _unet(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel:
+    def _unet(self, erase_key: str | None, dtype: str) -> Denoiser:
         model = self._model(erase_key, dtype)
         return model.unet if isinstance(model, ErasedModel) else model
 
@@ -188,7 +193,7 @@ class Models:
         encoder = model.text_encoder if isinstance(model, ErasedModel) else None
         return self.pipeline if encoder is None else dataclasses.replace(self.pipeline, text_encoder=encoder)
 
-    def _model(self, erase_key: str | None, dtype: str) -> UNet2DConditionModel | ErasedModel:
+    def _model(self, erase_key: str | None, dtype: str) -> Denoiser | ErasedModel:
         wanted = (erase_key, dtype)
         if wanted not in self._loaded:
             self._loaded[wanted] = self._load(erase_key, dtype)
@@ -197,7 +202,7 @@ class Models:
         self._loaded.move_to_end(wanted)
         return self._loaded[wanted]
 
-    def _load(self, erase_key: str | None, precision: str) -> UNet2DConditionModel | ErasedModel:
+    def _load(self, erase_key: str | None, precision: str) -> Denoiser | ErasedModel:
         unet, dtype = self.pipeline.unet, _DTYPES[precision]
         if erase_key is not None and erase_key in self._checkpoints():
             header = self.journal.header("erase", erase_key)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 
-from diffusers import UNet2DConditionModel
-
 from audit.checkpoints.apply import ErasedModel, with_changes
 from audit.checkpoints.personal import Change, read_change
 from audit.checkpoints.personalisation import PersonalisationRef, resolve_personalisation
 from audit.checkpoints.tensors import backbone_modules
 from audit.compute.models import Models
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
 from audit.plan.identities import Personalisation
@@ -84,10 +83,10 @@ class Personalised(Models):
     def _checkpoints(self) -> dict[str, str]:
         return self.below._checkpoints()
 
-    def _load(self, erase_key: str | None, precision: str) -> UNet2DConditionModel | ErasedModel:
+    def _load(self, erase_key: str | None, precision: str) -> Denoiser | ErasedModel:
         model = self.below._model(erase_key, precision)
         plain = model.unet if isinstance(model, ErasedModel) else model
-        unet: UNet2DConditionModel = with_changes(plain, self.change.unet)
+        unet: Denoiser = with_changes(plain, self.change.unet)
         return dataclasses.replace(model, unet=unet) if isinstance(model, ErasedModel) else unet
 
     def _encoder(self, owner: str | None) -> Pipeline:

@@ -6,8 +6,8 @@ import math
 from typing import TYPE_CHECKING, Self
 
 import torch
-from diffusers import UNet2DConditionModel
 
+from audit.diffusion.denoisers import Denoiser
 from audit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ class CrossAttentionMaps:
     `maps` holds (B, side, side, L) by layer name, averaged over heads; L counts the tokens.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, side: int | None) -> None:
+    def __init__(self, unet: Denoiser, side: int | None) -> None:
         self._layers: dict[str, Attention] = {n: m for n, m in unet.named_modules() if n.endswith(".attn2")}
         self.side, self.maps = side, dict[str, torch.Tensor]()
         self._seen: set[int] = set()

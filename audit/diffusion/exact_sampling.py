@@ -10,7 +10,6 @@ They are other samplers than DDIM. Their latents bound what an inversion can car
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import torch
 
@@ -44,8 +43,10 @@ def coefficients(schedule: Schedule, method: str) -> Coefficients:
     """Return the coefficients of `method` on a schedule of at least two steps. Raises ValueError for others."""
     if method not in METHODS or schedule.steps < 2:
         raise ValueError(f"no exact sampler {method!r} with {schedule.steps} steps")
-    alpha = [math.sqrt(abar) for abar in schedule.abar]
-    sigma = [math.sqrt(1 - abar) for abar in schedule.abar]
+    if schedule.kind != "epsilon":
+        raise ValueError(f"the exact samplers step with predicted noise, and this network predicts {schedule.kind}")
+    alpha = [level.signal for level in schedule.levels]
+    sigma = [level.noise for level in schedule.levels]
     compute = _bdia if method == "bdia" else _o_belm
     rows = [compute(alpha, sigma, i) for i in range(1, schedule.steps)]
     return Coefficients(*(tuple(column) for column in zip(*rows, strict=True)))

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from audit import identity
+from audit.diffusion.levels import Kind, Level, clean_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,17 +29,25 @@ class Conditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of the loop: `index` counts from 0 (noisiest), `timestep` is the training timestep, `abar` is alpha-bar."""
+    """One step of the loop, from `level` to `below`: `index` counts from 0 (noisiest), `timestep` is the network's.
+
+    `kind` is what the network predicts. Hooks see its predictions as they are; `clean` says what they mean.
+    """
 
     index: int
-    timestep: int
-    abar: float
-    abar_next: float
+    timestep: float
+    level: Level
+    below: Level
+    kind: Kind = "epsilon"
+
+    def clean(self, latents: torch.Tensor, prediction: torch.Tensor) -> torch.Tensor:
+        """Return the clean latents that a prediction at `latents` means (Tweedie's estimate)."""
+        return clean_of(self.kind, self.level, latents, prediction)
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Noise predictions (B, C, H, W) at one latent: under the prompt, under the null prompt, in the guards' branches.
+    """The network's predictions (B, C, H, W) at one latent: under the prompt, under the null prompt, in the guards' branches.
 
     `null` is None with guidance 1. `further` holds each guard's own branch by the guard's name. `calls` counts the UNet
     evaluations that one case cost.
@@ -70,7 +79,7 @@ class Report:
 
     guard: str
     version: str
-    timesteps: tuple[int, ...]  # at which it acted, in the order of denoising
+    timesteps: tuple[float, ...]  # at which it acted, in the order of denoising
     reason: str | None
     failure: str | None
     measures: Mapping[str, float]
@@ -108,14 +117,14 @@ class Ledger:
 
     def __init__(self, guard: Guard, cases: int) -> None:
         self._guard = guard
-        self._timesteps: list[list[int]] = [[] for _ in range(cases)]
+        self._timesteps: list[list[float]] = [[] for _ in range(cases)]
         self._reasons: list[str | None] = [None] * cases
         self._failures: list[str | None] = [None] * cases
         self._measures: list[dict[str, float]] = [{} for _ in range(cases)]
         self._facts: list[dict[str, str]] = [{} for _ in range(cases)]
         self._calls = [0] * cases
 
-    def act(self, row: int, timestep: int) -> None:
+    def act(self, row: int, timestep: float) -> None:
         """Record that the guard acted on a case at this timestep."""
         if not self._timesteps[row] or self._timesteps[row][-1] != timestep:
             self._timesteps[row].append(timestep)
@@ -177,7 +186,7 @@ class Guard:
     name = "identity"
     version = "1"
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Forget the last batch; `timesteps` are the loop's, noisiest first. Raises ValueError for what cannot work."""
         self.ledger = Ledger(self, len(conditioning.texts))
 

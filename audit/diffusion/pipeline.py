@@ -1,4 +1,4 @@
-"""Load a Stable-Diffusion-shaped pipeline: the testbed, a local diffusers folder, or a pinned hub snapshot.
+"""Load a text-to-image pipeline: the testbed, a local diffusers folder, or a pinned hub snapshot.
 
 Each part is loaded by its own class, from the files that the digest is of and strictly. The safety checker is never
 loaded: it would black out exactly the pictures the audit has to see.
@@ -10,13 +10,25 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
 
-from audit.diffusion.placeholder_tokens import Tokens, Vocabulary, encode, tokenize
-from audit.diffusion.sampling import NoiseModel, Schedule, make_schedule
+from audit.diffusion.denoisers import (
+    Denoiser,
+    JointTransformer,
+    PackedTransformer,
+    SizedUNet,
+    image_tokens,
+    is_distilled,
+    latent_shape,
+)
+from audit.diffusion.levels import Kind
+from audit.diffusion.placeholder_tokens import Tokens, Vocabulary
+from audit.diffusion.sampling import NoiseModel, Schedule
+from audit.diffusion.schedule import make_flow_schedule, make_schedule, prediction_kind
 from audit.diffusion.strict_loading import (
     Misfit,
     diffusers_layout,
@@ -27,70 +39,116 @@ from audit.diffusion.strict_loading import (
     stored_shapes,
     transformers_network,
 )
-from audit.diffusion.text import check_tokenizer
+from audit.diffusion.text import check_tokenizer, load_t5_tokenizer
+from audit.diffusion.text_encoders import T5, Clip, TextEncoders
 from audit.errors import CheckpointError
+from audit.files import Document
+from audit.weights.families import LAYOUTS, T5_LENGTH, T5_LENGTHS, Family, has_t5
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
 
-# The parts of a backbone, and the classes that load them, whatever its files name.
-_PARTS: Mapping[str, type[UNet2DConditionModel | AutoencoderKL | CLIPTextModel]] = {
-    "unet": UNet2DConditionModel,
-    "vae": AutoencoderKL,
-    "text_encoder": CLIPTextModel,
-}
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipeline:
-    """A loaded backbone. `vae` and `text_encoder` run in float32; `unet` in the dtype asked for."""
+    """A loaded backbone. `vae` and the text encoders run in float32; `unet` in the dtype asked for.
+
+    `unet` is the denoising network, whatever its architecture; `text_encoder` and `tokenizer` are the first that read text.
+    """
 
     ref: ModelRef
-    unet: UNet2DConditionModel
+    unet: Denoiser
     vae: AutoencoderKL
-    text_encoder: CLIPTextModel
+    text_encoder: CLIPTextModel | CLIPTextModelWithProjection
     tokenizer: CLIPTokenizer
     scheduler_config: Mapping[str, object]
     device: torch.device
     vocabulary: Vocabulary = dataclasses.field(
         default_factory=Vocabulary
     )  # learned words, known beside the tokenizer's
+    family: Family = "sd1"
+    second: Clip | None = None  # SDXL's and Stable Diffusion 3's
+    t5: T5 | None = None
+    null_is_zero: bool = False  # SDXL: the empty text is all zeros
 
     @property
     def resolution(self) -> int:
         """Side of the square pictures, in pixels."""
-        return int(self.unet.config["sample_size"]) * 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        return self.latent_shape[1] * self._pixels
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """The (channels, height, width) of one latent."""
-        side = int(self.unet.config["sample_size"])
-        return int(self.unet.config["in_channels"]), side, side
+        return latent_shape(self.unet)
+
+    @property
+    def _pixels(self) -> int:
+        """The pixels of a latent's side."""
+        return int(2 ** (len(self.vae.config["block_out_channels"]) - 1))
 
     def latent_shape_of(self, width: int | None, height: int | None) -> tuple[int, int, int]:
         """Return (channels, height, width) of a picture's latent, from its size in pixels; None is the backbone's own side."""
-        channels, side, _ = self.latent_shape
-        factor = self.resolution // side
-        return channels, (height or self.resolution) // factor, (width or self.resolution) // factor
+        pixels = self._pixels
+        return self.latent_shape[0], (height or self.resolution) // pixels, (width or self.resolution) // pixels
 
-    def schedule(self, steps: int) -> Schedule:
-        """Return the DDIM coefficients of this pipeline's noise levels for `steps` steps."""
-        return make_schedule(self.scheduler_config, steps)
+    @property
+    def kind(self) -> Kind:
+        """What the network predicts."""
+        return prediction_kind(self.scheduler_config)
+
+    @property
+    def distilled(self) -> bool:
+        """Whether guidance is an input of the network, or is left out, so that no null prompt is evaluated."""
+        return is_distilled(self.unet)
+
+    def schedule(self, steps: int, size: tuple[int, int] | None = None) -> Schedule:
+        """Return the deterministic sampler's `steps` steps on this pipeline's noise levels.
+
+        `size` is the latents' (height, width) where it is not the network's own; some flows shift their grid by it.
+        """
+        if self.kind != "flow":
+            return make_schedule(self.scheduler_config, steps)
+        tokens = image_tokens(self.unet, *(size or self.latent_shape[1:]))
+        return make_flow_schedule(self.scheduler_config, steps, tokens, linear=self.family == "flux")
+
+    @property
+    def encoders(self) -> TextEncoders:
+        """All that reads text."""
+        first = Clip(self.tokenizer, self.text_encoder)
+        if self.second is None:
+            return TextEncoders(self.family, (first,), self.t5, self.null_is_zero)
+        width = int(self.text_encoder.config.hidden_size)
+        clips = (
+            dataclasses.replace(first, columns=slice(0, width)),
+            dataclasses.replace(self.second, columns=slice(width, None)),
+        )
+        return TextEncoders(self.family, clips, self.t5, self.null_is_zero)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return text-encoder states (B, L, D) in float32; "" is the null prompt. Longer texts are refused, never cut."""
-        states: torch.Tensor = encode(self.text_encoder, self.tokens(texts)).last_hidden_state
-        return states.float()
+        """Return text states (B, L, D) in float32, as the network takes them; "" is the null prompt.
+
+        Longer texts than an encoder reads are refused, never cut.
+        """
+        return self.encoders.states(texts, self.vocabulary)
 
     def tokens(self, texts: Sequence[str]) -> Tokens:
-        """Return texts as tokens (B, L), learned words included."""
-        return tokenize(self.tokenizer, texts, self.vocabulary)
+        """Return texts as the first encoder's tokens (B, L), learned words included."""
+        return self.encoders.clips[0].tokens(texts, self.vocabulary)
 
     @torch.no_grad()
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Return scaled latents (B, 4, h, w) of images (B, 3, H, W) in [-1, 1]: the posterior's mean, not a sample."""
         mean = self.vae.encode(images.to(self.device, torch.float32)).latent_dist.mean
-        return mean * self.vae.config["scaling_factor"]
+        shift = self.vae.config["shift_factor"]
+        return (mean if shift is None else mean - shift) * self.vae.config["scaling_factor"]
+
+    def unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents (B, C, h, w) as the decoder takes them."""
+        scaled, shift = latents / self.vae.config["scaling_factor"], self.vae.config["shift_factor"]
+        return scaled if shift is None else scaled + shift
 
     @torch.no_grad()
     def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
@@ -98,16 +156,20 @@ class Pipeline:
 
         What is not finite becomes NaN: clamped, an overflow would look like white.
         """
-        images = self.vae.decode(latents.float() / self.vae.config["scaling_factor"]).sample
+        images = self.vae.decode(self.unscaled(latents.float())).sample
         return torch.where(torch.isfinite(images), images, torch.nan).clamp(-1, 1)
 
 
-def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
-    """Return `(latents, timestep, states) -> noise`, evaluated in the UNet's own dtype and returned in float32."""
-    dtype = unet.dtype
+def noise_model(unet: Denoiser, guidance: float = 1.0) -> NoiseModel:
+    """Return `(latents, timestep, states) -> prediction`, evaluated in the network's own dtype and returned in float32.
 
-    def predict(latents: torch.Tensor, timestep: int | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample.float()
+    `guidance` is the scale that a network distilled with guidance is told; the others know none.
+    """
+    dtype = unet.dtype
+    told = {"guidance": guidance} if is_distilled(unet) else {}
+
+    def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        return unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype), **told).sample.float()
 
     return predict
 
@@ -115,29 +177,52 @@ def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
 def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32) -> Pipeline:
     """Return the loaded backbone, in evaluation mode.
 
-    Raises `CheckpointError` when the folder is another family (SD 2.x, SDXL), or when the weights of a part are not
-    exactly those of its network.
+    Raises `CheckpointError` when the folder is of no supported family, or when the weights of a part are not exactly those
+    of its network.
     """
-    pipeline_family(ref)
-    tokenizer = check_tokenizer(ref)
+    family, index = pipeline_family(ref), read_json(ref.path / "model_index.json")
     loaded = {}
-    for part in _PARTS:
+    for part, loader in _networks(family, index).items():
         with _part(ref, part) as (settings, files):
             tensors = read_tensors(files)
             require_weights(tensors)
-            if part == "text_encoder":
-                loaded[part] = transformers_network(CLIPTextModel, _text_config(settings), tensors)
-            else:
-                loaded[part] = diffusers_network(_PARTS[part], settings, tensors)
-    return Pipeline(
+            config = _text_config(loader, settings) if part.startswith("text_encoder") else None
+            loaded[part] = (
+                diffusers_network(loader, settings, tensors)
+                if config is None
+                else transformers_network(loader, config, tensors)
+            ).to(device)
+    network = loaded[LAYOUTS[family].network]
+    pipeline = Pipeline(
         ref=ref,
-        unet=loaded["unet"].to(device, dtype),
-        vae=loaded["vae"].to(device),
-        text_encoder=loaded["text_encoder"].to(device),
-        tokenizer=tokenizer,
+        unet=network.to(dtype),
+        vae=loaded["vae"],
+        text_encoder=loaded["text_encoder"],
+        tokenizer=check_tokenizer(ref),
         scheduler_config=sampler_settings(ref),
         device=device,
+        family=family,
     )
+    if isinstance(network, SizedUNet):
+        network.pixels = pipeline.resolution // pipeline.latent_shape[1]
+    return _with_further_text(pipeline, index, loaded)
+
+
+def _with_further_text(pipeline: Pipeline, index: Document, loaded: Mapping[str, torch.nn.Module]) -> Pipeline:
+    """Return the pipeline with all that reads text beside its first encoder."""
+    ref, family = pipeline.ref, pipeline.family
+    second = None
+    if family in ("sdxl", "sd3"):
+        second = Clip(check_tokenizer(ref, "_2"), loaded["text_encoder_2"])
+    t5 = None
+    if family in ("sd3", "flux"):
+        part = "3" if family == "sd3" else "2"
+        encoder = loaded.get(f"text_encoder_{part}")
+        tokenizer = load_t5_tokenizer(ref.path / f"tokenizer_{part}") if encoder is not None else None
+        length = int(index.get(T5_LENGTH, T5_LENGTHS[family]))
+        t5 = T5(tokenizer, encoder, length, int(pipeline.unet.config["joint_attention_dim"]))
+    zero = family == "sdxl" and bool(index.get("force_zeros_for_empty_prompt", True))
+    return dataclasses.replace(pipeline, second=second, t5=t5, null_is_zero=zero)
 
 
 def check_weights(ref: ModelRef) -> None:
@@ -145,15 +230,33 @@ def check_weights(ref: ModelRef) -> None:
 
     Raises `CheckpointError` that names the first tensor that is missing, left over or of another shape.
     """
-    for part in _PARTS:
+    index = read_json(ref.path / "model_index.json")
+    for part, loader in _networks(pipeline_family(ref), index).items():
         with _part(ref, part) as (settings, files):
-            if part == "text_encoder":
-                config = _text_config(settings)
+            if part.startswith("text_encoder"):
+                config = _text_config(loader, settings)
                 with torch.device("meta"):
-                    network: torch.nn.Module = CLIPTextModel(config)
+                    network: torch.nn.Module = loader(config)
             else:
-                network = diffusers_layout(_PARTS[part], settings)
+                network = diffusers_layout(loader, settings)
             require_shapes(network, stored_shapes(files))
+
+
+def _networks(family: Family, index: Document) -> Mapping[str, Any]:
+    """Return the class that loads each part with weights, whatever its files name; absent optional ones are left out."""
+    denoiser = {"sd1": UNet2DConditionModel, "sd2": UNet2DConditionModel, "sdxl": SizedUNet, "sd3": JointTransformer}
+    clip, projected = CLIPTextModel, CLIPTextModelWithProjection
+    networks = {LAYOUTS[family].network: denoiser.get(family, PackedTransformer), "vae": AutoencoderKL}
+    match family:
+        case "sd1" | "sd2":
+            return {**networks, "text_encoder": clip}
+        case "sdxl":
+            return {**networks, "text_encoder": clip, "text_encoder_2": projected}
+        case "sd3":
+            t5 = {"text_encoder_3": T5EncoderModel} if has_t5(index, family) else {}
+            return {**networks, "text_encoder": projected, "text_encoder_2": projected, **t5}
+        case "flux":
+            return {**networks, "text_encoder": clip, "text_encoder_2": T5EncoderModel}
 
 
 @contextlib.contextmanager
@@ -169,8 +272,9 @@ def _part(ref: ModelRef, part: str) -> Iterator[tuple[Mapping[str, object], list
         ) from error
 
 
-def _text_config(settings: Mapping[str, object]) -> CLIPTextConfig:
+def _text_config(loader: type[PreTrainedModel], settings: Mapping[str, object]) -> PreTrainedConfig:
     try:
-        return CLIPTextConfig.from_dict(dict(settings))
+        config: PreTrainedConfig = loader.config_class.from_dict(dict(settings))
     except Exception as error:  # the settings come from outside, and what they break is anybody's error
         raise Misfit(f"its configuration makes no network: {' '.join(str(error).split())[:300]}") from error
+    return config

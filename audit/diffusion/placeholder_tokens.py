@@ -6,21 +6,20 @@ that differ in their embedding differ as texts, so whatever is cached by text st
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import torch
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 from transformers.masking_utils import create_causal_mask
 
 from audit.errors import CheckpointError
 
-if TYPE_CHECKING:
-    from transformers.modeling_outputs import BaseModelOutputWithPooling
-
+ClipEncoder: TypeAlias = CLIPTextModel | CLIPTextModelWithProjection
 _WORD = re.compile(r"<learned-[0-9a-f]{16}>")
 
 
@@ -116,35 +115,68 @@ def filler(tokenizer: CLIPTokenizer) -> int:
     return next(i for i in range(3) if i not in (tokenizer.eos_token_id, tokenizer.bos_token_id))
 
 
-def encode(encoder: CLIPTextModel, tokens: Tokens) -> Encoded | BaseModelOutputWithPooling:
-    """Return the encoder's output for `tokens`: `last_hidden_state` (B, L, D) and `pooler_output` (B, D)."""
+def encode(encoder: ClipEncoder, tokens: Tokens) -> Encoded:
+    """Return what the encoder reads of `tokens`."""
     device = next(encoder.parameters()).device
     ids = tokens.ids.to(device)
-    if not tokens.learned:
-        return encoder(ids)
-    embeddings = encoder.embeddings.token_embedding(ids)
-    for (row, position), vector in tokens.learned.items():
-        embeddings[row, position] = vector.to(embeddings)
-    return encode_embeddings(encoder, ids, embeddings)
+    if tokens.learned:
+        embeddings = body_of(encoder).embeddings.token_embedding(ids)
+        for (row, position), vector in tokens.learned.items():
+            embeddings[row, position] = vector.to(embeddings)
+        return encode_embeddings(encoder, ids, embeddings)
+    with _penultimate(encoder) as before:
+        output = encoder(ids)
+    return _encoded(encoder, output.last_hidden_state, before, ids)
 
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """Text-encoder states (B, L, D) and the pooled ones (B, D) at each text's end token."""
+    """A CLIP's states (B, L, D): final ones and those before the last layer; pooled (B, D) at each text's end token.
+
+    `projected` (B, P) is the pooled one through the encoder's projection, None where it has none.
+    """
 
     last_hidden_state: torch.Tensor
+    penultimate: torch.Tensor
     pooler_output: torch.Tensor
+    projected: torch.Tensor | None
 
 
-def encode_embeddings(encoder: CLIPTextModel, ids: torch.Tensor, embeddings: torch.Tensor) -> Encoded:
-    """Run `CLIPTextModel.forward` from input embeddings (B, L, D) on, differentiably.
+def body_of(encoder: ClipEncoder) -> CLIPTextModel:
+    """Return the transformer of a CLIP text encoder, without its projection."""
+    body: CLIPTextModel = getattr(encoder, "text_model", encoder)
+    return body
+
+
+def encode_embeddings(encoder: ClipEncoder, ids: torch.Tensor, embeddings: torch.Tensor) -> Encoded:
+    """Run the encoder's forward from input embeddings (B, L, D) on, differentiably.
 
     `ids` (B, L) only say where texts end.
     """
-    hidden = encoder.embeddings(inputs_embeds=embeddings)
-    mask = create_causal_mask(config=encoder.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
-    states = encoder.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state
-    states = encoder.final_layer_norm(states)
+    body = body_of(encoder)
+    hidden = body.embeddings(inputs_embeds=embeddings)
+    mask = create_causal_mask(config=body.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None)
+    with _penultimate(encoder) as before:
+        states = body.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state
+    return _encoded(encoder, body.final_layer_norm(states), before, ids)
+
+
+def _encoded(encoder: ClipEncoder, states: torch.Tensor, before: list[torch.Tensor], ids: torch.Tensor) -> Encoded:
     # An end token that a configuration of 2023 and before calls 2 is the highest id of the vocabulary.
-    ends = ids.argmax(1) if encoder.eos_token_id == 2 else (ids == encoder.eos_token_id).int().argmax(1)
-    return Encoded(states, states[torch.arange(len(ids), device=ids.device), ends])
+    end = body_of(encoder).eos_token_id
+    ends = ids.argmax(1) if end == 2 else (ids == end).int().argmax(1)
+    pooled = states[torch.arange(len(ids), device=ids.device), ends]
+    projection = getattr(encoder, "text_projection", None)
+    return Encoded(states, before[0], pooled, projection(pooled) if projection is not None else None)
+
+
+@contextlib.contextmanager
+def _penultimate(encoder: ClipEncoder) -> Iterator[list[torch.Tensor]]:
+    """Collect the input of the last layer inside the block."""
+    seen: list[torch.Tensor] = []
+    last = body_of(encoder).encoder.layers[-1]
+    hook = last.register_forward_pre_hook(lambda layer, given: seen.append(given[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()

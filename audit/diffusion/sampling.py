@@ -1,4 +1,4 @@
-"""The one denoising loop, on DDIM's grid (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0), and its coefficients.
+"""The one denoising loop, deterministic: DDIM's (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0) or Euler's for a flow.
 
 All scenarios sample through `sample`: text prompts, inverted latents and random latents differ only in what they start
 from and what they are conditioned on.
@@ -10,61 +10,37 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Report, Step
-from audit.errors import CheckpointError
+from audit.diffusion.levels import Kind, Level
 
-# Latents (B, C, h, w), their timestep or timesteps (B,) and text states to noise.
-NoiseModel = Callable[[torch.Tensor, int | torch.Tensor, torch.Tensor], torch.Tensor]
+# Latents (B, C, h, w), their timestep or timesteps (B,) and text states to what the network predicts (`levels.Kind`).
+NoiseModel = Callable[[torch.Tensor, float | torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """DDIM coefficients for N steps, ascending in noise: entry i of `a`, `b`, `timesteps` moves level i <-> i + 1.
+    """The deterministic sampler's N steps, ascending in noise: entry i of `a`, `b`, `timesteps` moves level i <-> i + 1.
 
-    `abar[0]` is the clean end (`alphas_cumprod[0]` for SD v1.4, not 1) and `abar[N]` the noisiest level.
-    x_{i-1} = a_i x_i + b_i eps(x_i, t_i), so the exact inverse solves x_i = (x_{i-1} - b_i eps(x_i, t_i)) / a_i.
+    `levels[0]` is the clean end (`alphas_cumprod[0]` for SD v1.4, not quite clean) and `levels[N]` the noisiest level.
+    x_{i-1} = a_i x_i + b_i m(x_i, t_i), m what the network predicts, so the exact inverse solves
+    x_i = (x_{i-1} - b_i m(x_i, t_i)) / a_i.
     """
 
-    timesteps: tuple[int, ...]
-    abar: tuple[float, ...]
+    timesteps: tuple[float, ...]
+    levels: tuple[Level, ...]
     a: tuple[float, ...]
     b: tuple[float, ...]
+    kind: Kind = "epsilon"
 
     @property
     def steps(self) -> int:
         """The number of denoising steps N."""
         return len(self.timesteps)
 
-
-# What changes DDIM's grid or levels. A pipeline folder whose scheduler differs in these is another sampler.
-_GRID_FIELDS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
-
-
-def make_schedule(config: Mapping[str, object], steps: int) -> Schedule:
-    """Return DDIM coefficients in float64 for a diffusers scheduler config on the 'leading' grid.
-
-    Raises `CheckpointError` for anything but epsilon prediction or when `steps` does not divide the training timesteps.
-    """
-    if config.get("prediction_type", "epsilon") != "epsilon":
-        raise CheckpointError(
-            f"the scheduler predicts {config.get('prediction_type')!r}; only epsilon prediction is supported",
-            where="scheduler/scheduler_config.json",
-            next_step="use a Stable Diffusion v1.x pipeline folder",
-        )
-    grid = {name: config[name] for name in _GRID_FIELDS if name in config}
-    scheduler = DDIMScheduler(**grid, clip_sample=False, timestep_spacing="leading")
-    total = int(scheduler.config["num_train_timesteps"])
-    if steps < 1 or total % steps:
-        raise CheckpointError(f"{steps} steps do not divide {total} training timesteps", next_step="use 10, 20, 25, 50")
-    scheduler.set_timesteps(steps)
-    timesteps = tuple(int(t) for t in reversed(scheduler.timesteps.tolist()))
-    levels = scheduler.alphas_cumprod.double()
-    abar = (float(scheduler.final_alpha_cumprod), *(float(levels[t]) for t in timesteps))
-    a = tuple((abar[i - 1] / abar[i]) ** 0.5 for i in range(1, steps + 1))
-    b = tuple((1 - abar[i - 1]) ** 0.5 - a[i - 1] * (1 - abar[i]) ** 0.5 for i in range(1, steps + 1))
-    return Schedule(timesteps, abar, a, b)
+    def step(self, i: int) -> Step:
+        """Return the step from level i + 1 to level i."""
+        return Step(self.steps - 1 - i, self.timesteps[i], self.levels[i + 1], self.levels[i], self.kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +81,7 @@ def sample(
     for guard in guards:
         guard.begin(conditioning, schedule.timesteps[::-1])
     for i in reversed(range(schedule.steps - begun)):
-        step = Step(schedule.steps - 1 - i, schedule.timesteps[i], schedule.abar[i + 1], schedule.abar[i])
+        step = schedule.step(i)
         if step.index in keep:
             passed[step.index] = latents
         given = conditioning
@@ -132,7 +108,7 @@ class Predictor:
     """The model's noise predictions at one step."""
 
     model: NoiseModel
-    timestep: int
+    timestep: float
     given: Conditioning
 
     def __call__(self, latents: torch.Tensor, guards: Sequence[Guard] = ()) -> Prediction:

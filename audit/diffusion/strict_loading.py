@@ -113,6 +113,9 @@ def require_shapes(network: torch.nn.Module, shapes: Mapping[str, tuple[int, ...
     """Return when these are exactly the network's tensors, by name and shape. Raises `Misfit` otherwise."""
     expected = {_renamed(name): tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     given = {_renamed(name): shape for name, shape in shapes.items()}
+    for tied in getattr(network, "_tied_weights_keys", None) or ():  # stored once, under another name
+        if tied not in given:
+            expected.pop(tied, None)
     _require_none("missing keys", expected.keys() - given.keys())
     _require_none("unexpected keys", given.keys() - expected.keys())
     _require_none("mismatched keys", {name for name, shape in given.items() if shape != expected[name]})

@@ -14,7 +14,7 @@ from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, T5TokenizerFast
 
 
 _JSON_FILES = ("tokenizer.json", "vocab.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -35,6 +35,15 @@ def load_tokenizer(folder: Path) -> CLIPTokenizer:
     return tokenizer
 
 
+def load_t5_tokenizer(folder: Path) -> T5TokenizerFast:
+    """Return the T5 tokenizer saved in `folder`. Raises `CheckpointError` when it cannot be loaded."""
+    from transformers import T5TokenizerFast
+
+    with tokenizer_errors(folder, "loaded"):
+        tokenizer: T5TokenizerFast = T5TokenizerFast.from_pretrained(folder, local_files_only=True)
+    return tokenizer
+
+
 @contextlib.contextmanager
 def tokenizer_errors(folder: Path, what: str = "used") -> Iterator[None]:
     """Turn whatever the parsers of transformers and tokenizers raise inside into a `CheckpointError`, panics of Rust too."""
@@ -48,11 +57,14 @@ def tokenizer_errors(folder: Path, what: str = "used") -> Iterator[None]:
         ) from None
 
 
-def check_tokenizer(backbone: ModelRef) -> CLIPTokenizer:
-    """Return the backbone's tokenizer when it writes what the text encoder reads. Raises `CheckpointError` otherwise."""
-    folder = backbone.path / "tokenizer"
+def check_tokenizer(backbone: ModelRef, which: str = "") -> CLIPTokenizer:
+    """Return a CLIP tokenizer of the backbone when it writes what its text encoder reads. Raises `CheckpointError` otherwise.
+
+    `which` is the ending of the parts' names, such as `_2`.
+    """
+    folder = backbone.path / f"tokenizer{which}"
     tokenizer = load_tokenizer(folder)
-    text = read_json(backbone.path / "text_encoder" / "config.json")
+    text = read_json(backbone.path / f"text_encoder{which}" / "config.json")
     positions, embeddings = text["max_position_embeddings"], text["vocab_size"]
     with tokenizer_errors(folder):
         longest, ids = tokenizer.model_max_length, tokenizer.get_vocab().values()

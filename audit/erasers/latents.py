@@ -10,11 +10,11 @@ from typing import TypeAlias
 import safetensors
 import safetensors.torch
 import torch
-from diffusers import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.erasers.parameters import TrainedParameters
 from audit.erasers.phrases import Prompt
@@ -72,7 +72,7 @@ def from_tensors(tensors: Mapping[str, torch.Tensor]) -> Noisy:
 
 
 def predict(
-    unet: UNet2DConditionModel, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, compute: str
+    unet: Denoiser, latents: torch.Tensor, timesteps: torch.Tensor, states: torch.Tensor, compute: str
 ) -> torch.Tensor:
     """Return the noise prediction (B, C, h, w). `compute` bfloat16 runs under autocast, over the weights as they are.
 

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Callable
 
 import torch
-from diffusers import UNet2DConditionModel
 
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import SpecError
@@ -28,9 +28,9 @@ class Parts:
     """
 
     standard: Pipeline
-    standard_unet: Callable[[], UNet2DConditionModel]
+    standard_unet: Callable[[], Denoiser]
     guarded: Pipeline
-    guarded_unet: Callable[[], UNet2DConditionModel]
+    guarded_unet: Callable[[], Denoiser]
     encode: Encode
     encode_standard: Encode
     model: Callable[[str], ModelRef]

@@ -30,11 +30,6 @@ NAME = METHOD.name
 Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
-def tweedie(latents: torch.Tensor, noise: torch.Tensor, abar: float) -> torch.Tensor:
-    """Return the clean estimate z0 of latents with predicted noise, all (B, C, H, W)."""
-    return (latents - (1 - abar) ** 0.5 * noise) / abar**0.5
-
-
 def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rho: float, trust: float) -> torch.Tensor:
     """Return `latents` after one normalised step, drawn back into the trust region around `start`; all (B, C, H, W)."""
     reach = start.flatten(1).norm(dim=1)[:, None, None, None]
@@ -126,7 +121,7 @@ class Egloce(Guard):
                 with torch.no_grad():
                     prediction = predict(point)
                 noise = prediction.guided.detach()
-            images = self._decode(tweedie(point, noise, step.abar))
+            images = self._decode(step.clean(point, noise))
             features = self._features(images, step)
             self._anchor(features)
             repulsion = self._repulsion(features)
@@ -197,10 +192,9 @@ def energy_of(values: Values, parts: Parts) -> Energy:
 
 def decoder(pipeline: Pipeline) -> Decode:
     """Return a differentiable decoder of clean latents (B, 4, h, w) into pictures (B, 3, H, W) in [-1, 1]."""
-    scale = pipeline.vae.config["scaling_factor"]
 
     def decode(latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = pipeline.vae.decode(latents.to(pipeline.vae.dtype) / scale).sample
+        images: torch.Tensor = pipeline.vae.decode(pipeline.unscaled(latents.to(pipeline.vae.dtype))).sample
         return images.clamp(-1, 1)
 
     return decode

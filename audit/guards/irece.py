@@ -23,10 +23,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
 from transformers import CLIPTokenizer
 
 from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.errors import CheckpointError
 from audit.guards import localise
@@ -53,7 +53,7 @@ class Localiser:
 
     def __init__(
         self,
-        unet: UNet2DConditionModel,
+        unet: Denoiser,
         tokenizer: CLIPTokenizer,
         encode: Callable[[list[str]], torch.Tensor],
         parameters: Values,
@@ -211,18 +211,18 @@ class Irece(Guard):
             case "add":
                 return latent + mask * drawn
             case "level":
-                reference = self._reference(latent, noise, mask, step.abar)
-                fresh = step.abar**0.5 * reference + (1 - step.abar) ** 0.5 * drawn
+                reference = self._reference(latent, noise, mask, step)
+                fresh = step.level.noised(reference, drawn)
                 return torch.where(mask, fresh, latent)
             case _:
                 return torch.where(mask, drawn, latent)
 
-    def _reference(self, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, abar: float) -> torch.Tensor:
+    def _reference(self, latent: torch.Tensor, noise: torch.Tensor, mask: torch.Tensor, step: Step) -> torch.Tensor:
         """Return z_ref (C, 1, 1): the mean of the clean estimate outside the mask, or 0."""
         outside = ~mask
         if self._p["reference"] == "zero" or not bool(outside.any()):
             return latent.new_zeros(len(latent), 1, 1)
-        clean = (latent - (1 - abar) ** 0.5 * noise) / abar**0.5
+        clean = step.clean(latent, noise)
         return clean[:, outside].mean(1)[:, None, None]
 
 

@@ -49,12 +49,23 @@ def recorded(folder: Path, name: str) -> tuple[int, float] | None:
 
 
 class Training:
-    """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one."""
+    """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one.
+
+    With `autocast`, products run in bfloat16, which pays where the machine computes in it and costs where it does not.
+    """
 
     def __init__(
-        self, name: str, folder: Path, modules: Mapping[str, nn.Module], *, steps: int, peak: float, seed: int
+        self,
+        name: str,
+        folder: Path,
+        modules: Mapping[str, nn.Module],
+        *,
+        steps: int,
+        peak: float,
+        seed: int,
+        autocast: bool = True,
     ) -> None:
-        self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
+        self.name, self.steps, self.peak, self.seed, self.autocast = name, steps, peak, seed, autocast
         self.path = folder / f"{name}.pt"
         self.device = pick_device()
         self.modules = nn.ModuleDict(modules).to(self.device)
@@ -74,7 +85,7 @@ class Training:
         started, smoothed = time.perf_counter(), 0.0
         while self.step < self.steps:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
-            with torch.autocast(self.device.type, torch.bfloat16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
                 loss = loss_of(generator)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"{self.name}: the loss is not finite at step {self.step}")

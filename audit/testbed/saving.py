@@ -8,11 +8,27 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import nn
-from transformers import CLIPImageProcessor, CLIPModel, CLIPTextModel, CLIPTokenizer, ResNetForImageClassification
+from transformers import (
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    ResNetForImageClassification,
+)
 
 from audit.testbed.tokenizer import make_tokenizer
+from audit.weights.families import T5_LENGTH
 
 M = TypeVar("M", bound=nn.Module)
 WEIGHTS = Path(__file__).parent / "weights"
@@ -58,6 +74,32 @@ def save_pipeline(
         requires_safety_checker=False,
     ).save_pretrained(WEIGHTS / "pipeline")
     _read_in_float32(WEIGHTS / "pipeline" / "text_encoder" / "config.json")
+
+
+def save_flow_pipeline(
+    vae: AutoencoderKL,
+    text_encoder: CLIPTextModelWithProjection,
+    text_encoder_2: CLIPTextModelWithProjection,
+    tokenizer: CLIPTokenizer,
+    transformer: SD3Transformer2DModel,
+) -> None:
+    """Write `weights/sd3`, a StableDiffusion3Pipeline folder without T5."""
+    StableDiffusion3Pipeline(
+        transformer=_half(transformer),
+        scheduler=FlowMatchEulerDiscreteScheduler(),  # no shift of the grid: the latents are small
+        vae=_half(vae),
+        text_encoder=_half(text_encoder),
+        tokenizer=tokenizer,
+        text_encoder_2=_half(text_encoder_2),
+        tokenizer_2=tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+    ).save_pretrained(WEIGHTS / "sd3")
+    index = WEIGHTS / "sd3" / "model_index.json"
+    settings = {**json.loads(index.read_text(encoding="utf-8")), T5_LENGTH: 0}
+    index.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    for part in ("text_encoder", "text_encoder_2"):
+        _read_in_float32(WEIGHTS / "sd3" / part / "config.json")
 
 
 def _read_in_float32(config: Path) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STAGES = ("vae", "judges", "classifier", "diffusion")
-TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion")  # one checkpoint each
+STAGES = ("vae", "judges", "classifier", "diffusion", "flow")
+TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion", "flow")  # one checkpoint each
 
 
 def main() -> None:
@@ -37,10 +37,14 @@ def run_stage(stage: str, folder: Path, scale: float) -> None:
         from audit.testbed.train_classifier import train_classifier
 
         saving.save_classifier(train_classifier(folder, scale))
-    else:
+    elif stage == "diffusion":
         from audit.testbed.train_diffusion import train_diffusion
 
         saving.save_pipeline(*train_diffusion(saving.load_vae(folder), folder, scale))
+    else:
+        from audit.testbed.train_flow import train_flow
+
+        saving.save_flow_pipeline(*train_flow(folder, scale))
 
 
 if __name__ == "__main__":

@@ -63,8 +63,10 @@ def _make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 @torch.no_grad()
-def _latents(vae: AutoencoderKL, scenes: Scenes, device: torch.device, cache: Path) -> torch.Tensor:
-    """Return the scenes' scaled posterior means (N, 4, 16, 16), in float16 to keep the set small; encoded once."""
+def encode_scenes(vae: AutoencoderKL, scenes: Scenes, device: torch.device, folder: Path) -> torch.Tensor:
+    """Return the scenes' scaled posterior means (N, 4, 16, 16), in float16 to keep the set small; encoded once, into `folder`."""
+    key = f"{vae.config['scaling_factor']}-{vae.decoder.conv_out.weight.sum().item():.6f}"
+    cache = folder / f"latents-{len(scenes)}-{key}.npy"
     if cache.exists():
         return torch.from_numpy(np.load(cache))
     batches = torch.arange(len(scenes)).split(256)
@@ -77,7 +79,7 @@ def _latents(vae: AutoencoderKL, scenes: Scenes, device: torch.device, cache: Pa
     return latents
 
 
-def _caption(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
+def draw_caption(scenes: Scenes, row: int, rng: np.random.Generator) -> str:
     """Draw a caption of a scene, or the empty one that trains the unconditional branch."""
     if rng.random() < CAPTION_DROP:
         return ""
@@ -100,15 +102,14 @@ def train_diffusion(
     steps = int(STEPS * scale)
     training = Training("diffusion", folder, {"unet": unet, "text": text}, steps=steps, peak=PEAK, seed=SEED)
     device = training.device
-    key = f"{vae.config['scaling_factor']}-{vae.decoder.conv_out.weight.sum().item():.6f}"
-    latents = _latents(vae.to(device), scenes, device, folder / f"latents-{SCENES}-{key}.npy")
+    latents = encode_scenes(vae.to(device), scenes, device, folder)
     levels = DDPMScheduler(**{k: v for k, v in SCHEDULER.items() if k.startswith("beta")}).alphas_cumprod
     weight = (MIN_SNR / (levels / (1 - levels))).clamp(max=1.0)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        texts = [_caption(scenes, int(row), rng) for row in rows]
+        texts = [draw_caption(scenes, int(row), rng) for row in rows]
         tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt")["input_ids"]
         timesteps = torch.randint(1000, (BATCH,), generator=generator)
         clean = latents[rows].float()

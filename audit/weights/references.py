@@ -14,7 +14,8 @@ from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weights import settings
+from audit.weights import families, settings
+from audit.weights.families import Family
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
 from audit.weights.sharing import SharedModel, copy_of
 
@@ -111,66 +112,76 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
     return files
 
 
-def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
-    """Return `sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
+def pipeline_family(ref: ModelRef) -> Family:
+    """Return the family of a pipeline folder, decided from its configuration files (`audit.weights.families`).
 
-    That is a 4-channel latent UNet with epsilon prediction, conditioned by one CLIPTextModel. Stable Diffusion 2.x,
-    SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is, and so do parts
-    of any other class and settings that the sampler would ignore.
+    Inpainting pipelines, transformers of other families, parts of other classes and settings that the sampler would ignore
+    raise a `CheckpointError` that says which of these it is.
     """
     if not (ref.path / "model_index.json").is_file():
         raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
     index = read_json(ref.path / "model_index.json")
-    if "transformer" in index or "unet" not in index:
-        raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')} without a UNet")
-    for part in ("unet", "vae", "text_encoder", "tokenizer", "scheduler"):
-        loader = index.get(part)
-        if not (isinstance(loader, list) and len(loader) == 2 and all(isinstance(name, str) for name in loader)):
-            raise _refuse(ref, f"has no {part} that model_index.json says how to load")
-    unet, vae = read_json(ref.path / "unet" / "config.json"), read_json(ref.path / "vae" / "config.json")
-    text = read_json(ref.path / "text_encoder" / "config.json")
-    scheduler = read_json(ref.path / "scheduler" / "scheduler_config.json")
-    prediction = scheduler.get("prediction_type", "epsilon")
-    width = unet.get("cross_attention_dim")
-    if index.get("text_encoder_2") or unet.get("addition_embed_type"):
-        raise _refuse(ref, "is an SDXL pipeline (second text encoder, added conditioning), which is not supported yet")
-    if width == 1024 or unet.get("use_linear_projection") or prediction == "v_prediction":
-        raise _refuse(ref, "is a Stable Diffusion 2.x pipeline (OpenCLIP or v-prediction), which is not supported yet")
-    if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
-        channels = f"{unet.get('in_channels')} in, {unet.get('out_channels')} out"
-        raise _refuse(
-            ref, f"has a UNet with {channels} channels (inpainting or image-conditioned); 4 in, 4 out is needed"
-        )
-    if index["text_encoder"][1] != "CLIPTextModel" or width != text.get("hidden_size"):
-        raise _refuse(ref, "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim")
-    if prediction != "epsilon":
-        raise _refuse(ref, f"predicts {prediction!r}; only epsilon prediction is supported")
+    if "unet" not in index and "transformer" not in index:
+        raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')} without a UNet or a transformer")
+    has_unet = "transformer" not in index
+    unet = _read(ref, "unet", index) if has_unet else {}
+    scheduler = _read(ref, "scheduler", index)
+    family = families.family_of(index, unet, scheduler)
+    if family is None:
+        raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')}, whose transformer is of no known family")
+    problem = _unet_kind(unet, scheduler) if has_unet else None
+    if family == "sd1" and problem is None:
+        problem = _conditioning(unet, _read(ref, "text_encoder", index), index)
     problem = (
-        settings.class_problem(index)
-        or settings.unet_problem(unet)
-        or settings.vae_problem(vae)
-        or settings.text_problem(text)
-        or settings.scheduler_problem(scheduler, index["scheduler"][1])
+        problem
+        or families.class_problem(index, family)
+        or families.settings_problem(family, lambda part: _read(ref, part, index), index)
     )
     if problem is not None:
         raise _refuse(ref, problem)
-    return "sd1"
+    return family
+
+
+def _read(ref: ModelRef, part: str, index: settings.Settings) -> settings.Settings:
+    """Return the settings of one part. Raises `CheckpointError` when model_index.json does not say how to load it."""
+    loader = index.get(part)
+    if not (isinstance(loader, list) and len(loader) == 2 and all(isinstance(name, str) for name in loader)):
+        raise _refuse(ref, f"has no {part} that model_index.json says how to load")
+    return read_json(ref.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
+
+
+def _unet_kind(unet: settings.Settings, scheduler: settings.Settings) -> str | None:
+    """Return why a UNet cannot be sampled from at all, whatever its family; None when it can."""
+    if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
+        channels = f"{unet.get('in_channels')} in, {unet.get('out_channels')} out"
+        return f"has a UNet with {channels} channels (inpainting or image-conditioned); 4 in, 4 out is needed"
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction"):
+        return f"predicts {prediction!r}; only epsilon and v_prediction are supported"
+    return None
+
+
+def _conditioning(unet: settings.Settings, text: settings.Settings, index: settings.Settings) -> str | None:
+    if index["text_encoder"][1] != "CLIPTextModel" or unet.get("cross_attention_dim") != text.get("hidden_size"):
+        return "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim"
+    return None
 
 
 def sampler_settings(ref: ModelRef) -> settings.Settings:
-    """Return the settings of a pipeline's scheduler, the defaults of its class among them.
+    """Return the settings of a pipeline's scheduler, its class and the defaults of that among them.
 
     The pipeline must be one that `pipeline_family` knows.
     """
     named = read_json(ref.path / "model_index.json")["scheduler"][1]
-    return settings.scheduler_settings(read_json(ref.path / "scheduler" / "scheduler_config.json"), named)
+    stored = read_json(ref.path / "scheduler" / "scheduler_config.json")
+    return {**settings.SCHEDULERS.get(named, {}), **stored, "_class_name": named}
 
 
 def _refuse(ref: ModelRef, why: str) -> CheckpointError:
     return CheckpointError(
         f"the backbone {why if len(why) <= 500 else f'{why[:500]}...'}",
         where=str(ref.path),
-        next_step="use a Stable Diffusion 1.x folder (for example v1.4 or v1.5) or 'testbed'",
+        next_step=f"use a folder of one of these families: {families.SUPPORTED}; or 'testbed'",
     )
 
 
@@ -265,10 +276,12 @@ def _parts(folder: Path) -> dict[str, bool]:
                 next_step="do not use this model unless you trust its source; download it again",
             )
         if not (folder / part).is_dir():
+            t5 = part in ("text_encoder_3", "tokenizer_3")
+            without = "; to do without T5, set text_encoder_3 and tokenizer_3 to [null, null] in model_index.json"
             raise CheckpointError(
                 f"the pipeline folder lacks its part {part!r}",
                 where=str(folder / part),
-                next_step="download or copy the whole pipeline folder",
+                next_step=f"download or copy the whole pipeline folder{without if t5 else ''}",
             )
         parts[part] = part not in _WEIGHTLESS
         if parts[part]:

@@ -1,16 +1,29 @@
-"""The settings of a Stable Diffusion 1.x folder that the audit honours; those that it would ignore are reported by name.
+"""The settings of a pipeline's parts that the audit honours; those that it would ignore are reported by name.
 
 Nothing here imports torch, so that a plan already refuses a folder that a run could not use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import TypeGuard
+from collections.abc import Mapping
 
-from audit.files import Document
-
-Settings = Document
+from audit.weights.setting_checks import (
+    DEEPEST,
+    LAYERS,
+    SIDE,
+    Fields,
+    Settings,
+    each,
+    either,
+    few,
+    finite,
+    number,
+    one_of,
+    problem_of,
+    shown,
+    token,
+    whole,
+)
 
 # The only classes that a part may name. Parts are loaded by these, whatever model_index.json says.
 CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
@@ -21,7 +34,7 @@ CLASSES: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 # Parts that other pipelines use and this one does not; never imported. The safety checker would black pictures out.
 IGNORED_PARTS = ("safety_checker", "feature_extractor", "image_encoder")
-_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionPipelineSafe", "StableDiffusionImg2ImgPipeline")
+PIPELINES = ("StableDiffusionPipeline", "StableDiffusionPipelineSafe", "StableDiffusionImg2ImgPipeline")
 
 # Samplers of diffusers on the same noise levels, with the defaults in which their classes differ. Pictures are sampled
 # with DDIM whichever of them a folder names, so these say only where the grid lies.
@@ -91,132 +104,152 @@ _NEUTRAL_VAE: Settings = {"shift_factor": None, "latents_mean": None, "latents_s
 # Stable Diffusion 1.x is conditioned by CLIP ViT-L/14 of OpenAI; another activation is another family's encoder.
 _NEUTRAL_TEXT: Settings = {"hidden_act": "quick_gelu", "quantization_config": None}
 
-_LARGEST = 1_000_000  # of any width or count: far beyond every model of the family
-_DEEPEST = 64  # layers of a text encoder
-_BLOCKS = 8  # of one list
-_LAYERS = 256  # blocks times layers times transformer layers; Stable Diffusion XL has 60
-_SIDE = 256  # of latents: pictures of 2048 pixels
-
-Check = Callable[[object], bool]
-
-
-def _whole(value: object, low: int = 1, high: int = _LARGEST) -> bool:
-    return type(value) is int and low <= value <= high
-
-
-def _few(value: object) -> bool:
-    return _whole(value, 0, _DEEPEST)
-
-
-def _number(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 1e-9 <= value <= 1e9
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1e9
-
-
-def _token(value: object) -> bool:
-    return value is None or _whole(value, 0)
-
-
-def _each(check: Check) -> Check:
-    return lambda value: isinstance(value, list) and 0 < len(value) <= _BLOCKS and all(check(item) for item in value)
-
-
-def _either(*checks: Check) -> Check:
-    return lambda value: any(check(value) for check in checks)
-
-
-def _one_of(*values: object) -> Check:
-    return lambda value: any(type(value) is type(known) and value == known for known in values)
-
-
-_WIDTHS, _ABSENT = _each(_whole), _one_of(None)
-# Field -> (what it has to be, in words; the check; whether it may be left out).
-_UNET: Mapping[str, tuple[str, Check, bool]] = {
-    "sample_size": ("one number (of latents)", lambda value: _whole(value, 1, _SIDE), False),
+_WIDTHS, _ABSENT = each(whole), one_of(None)
+_UNET: Fields = {
+    "sample_size": ("one number (of latents)", lambda value: whole(value, 1, SIDE), False),
     "block_out_channels": ("a list of widths", _WIDTHS, False),
-    "cross_attention_dim": ("one width", _whole, False),
-    "attention_head_dim": ("a number above 0, or a list of them", _either(_whole, _WIDTHS), True),
-    "num_attention_heads": ("a number above 0, or a list of them", _either(_ABSENT, _whole, _WIDTHS), True),
-    "layers_per_block": ("a number of layers, or a list of them", _either(_few, _each(_few)), True),
-    "transformer_layers_per_block": ("a number of layers, or a list of them", _either(_few, _each(_few)), True),
-    "norm_num_groups": ("a number above 0", _either(_ABSENT, _whole), True),
-    "freq_shift": ("a number", _finite, True),
-    "flip_sin_to_cos": ("true or false", _one_of(True, False), True),
+    "cross_attention_dim": ("one width", whole, False),
+    "attention_head_dim": ("a number above 0, or a list of them", either(whole, _WIDTHS), True),
+    "num_attention_heads": ("a number above 0, or a list of them", either(_ABSENT, whole, _WIDTHS), True),
+    "layers_per_block": ("a number of layers, or a list of them", either(few, each(few)), True),
+    "transformer_layers_per_block": ("a number of layers, or a list of them", either(few, each(few)), True),
+    "norm_num_groups": ("a number above 0", either(_ABSENT, whole), True),
+    "freq_shift": ("a number", finite, True),
+    "flip_sin_to_cos": ("true or false", one_of(True, False), True),
 }
-_VAE: Mapping[str, tuple[str, Check, bool]] = {
+_VAE: Fields = {
     "block_out_channels": ("a list of widths", _WIDTHS, False),
-    "in_channels": ("3", _one_of(3), True),
-    "out_channels": ("3", _one_of(3), True),
-    "latent_channels": ("4", _one_of(4), True),
-    "layers_per_block": ("a number of layers", _few, True),
-    "norm_num_groups": ("a number above 0", _whole, True),
-    "scaling_factor": ("a number above 0", _number, True),
+    "in_channels": ("3", one_of(3), True),
+    "out_channels": ("3", one_of(3), True),
+    "latent_channels": ("4", one_of(4), True),
+    "layers_per_block": ("a number of layers", few, True),
+    "norm_num_groups": ("a number above 0", whole, True),
+    "scaling_factor": ("a number above 0", number, True),
 }
-_TEXT_ENCODER: Mapping[str, tuple[str, Check, bool]] = {
-    "model_type": ("clip_text_model", _one_of("clip_text_model"), True),
-    "hidden_size": ("one width", _whole, False),
-    "vocab_size": ("a number above 0", _whole, False),
-    "max_position_embeddings": ("a number above 2", lambda value: _whole(value, 3), False),
-    "num_hidden_layers": ("a number of layers", lambda value: _whole(value, 1, _DEEPEST), True),
-    "num_attention_heads": ("a number above 0", _whole, True),
-    "intermediate_size": ("one width", _whole, True),
-    "bos_token_id": ("a token's number", _token, True),
-    "eos_token_id": ("a token's number", _token, True),
-    "pad_token_id": ("a token's number", _token, True),
+_TEXT_ENCODER: Fields = {
+    "model_type": ("clip_text_model", one_of("clip_text_model"), True),
+    "hidden_size": ("one width", whole, False),
+    "vocab_size": ("a number above 0", whole, False),
+    "max_position_embeddings": ("a number above 2", lambda value: whole(value, 3), False),
+    "num_hidden_layers": ("a number of layers", lambda value: whole(value, 1, DEEPEST), True),
+    "num_attention_heads": ("a number above 0", whole, True),
+    "intermediate_size": ("one width", whole, True),
+    "bos_token_id": ("a token's number", token, True),
+    "eos_token_id": ("a token's number", token, True),
+    "pad_token_id": ("a token's number", token, True),
 }
-_SCHEDULER: Mapping[str, tuple[str, Check, bool]] = {
-    "beta_start": ("a number above 0 and below 1", lambda value: _number(value) and value < 1, True),
-    "beta_end": ("a number above 0 and below 1", lambda value: _number(value) and value < 1, True),
-    "beta_schedule": ("", _one_of("linear", "scaled_linear", "squaredcos_cap_v2"), True),
-    "num_train_timesteps": ("", _one_of(1000), True),
-    "steps_offset": ("0 or 1", _one_of(0, 1), True),
-    "set_alpha_to_one": ("true or false", _one_of(True, False), True),
+_SCHEDULER: Fields = {
+    "beta_start": ("a number above 0 and below 1", lambda value: number(value) and value < 1, True),
+    "beta_end": ("a number above 0 and below 1", lambda value: number(value) and value < 1, True),
+    "beta_schedule": ("", one_of("linear", "scaled_linear", "squaredcos_cap_v2"), True),
+    "num_train_timesteps": ("", one_of(1000), True),
+    "steps_offset": ("0 or 1", one_of(0, 1), True),
+    "set_alpha_to_one": ("true or false", one_of(True, False), True),
 }
+# SDXL's conditioning beside the text: pooled text and six numbers of the picture's size.
+_SIZED_UNET: Fields = {
+    "addition_embed_type": ("", one_of("text_time"), False),
+    "addition_time_embed_dim": ("one width", whole, False),
+    "projection_class_embeddings_input_dim": ("one width", whole, False),
+}
+_FLOW_VAE: Fields = {
+    "latent_channels": ("4 or 16", one_of(4, 16), True),
+    "shift_factor": ("a number", finite, False),
+}
+_NEUTRAL_FLOW_VAE: Settings = {"latents_mean": None, "latents_std": None}
+_FLOW: Fields = {
+    "num_train_timesteps": ("", one_of(1000), True),
+    "shift": ("a number above 0", number, True),
+    "use_dynamic_shifting": ("true or false", one_of(True, False), True),
+    "base_shift": ("a number above 0", either(_ABSENT, number), True),
+    "max_shift": ("a number above 0", either(_ABSENT, number), True),
+    "base_image_seq_len": ("a number above 0", either(_ABSENT, whole), True),
+    "max_image_seq_len": ("a number above 0", either(_ABSENT, whole), True),
+    "time_shift_type": ("", one_of("exponential", "linear"), True),
+}
+_NEUTRAL_FLOW: Settings = {
+    "invert_sigmas": False,
+    "shift_terminal": None,
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+    "stochastic_sampling": False,
+}
+_JOINT: Fields = {
+    "in_channels": ("a number above 0", whole, True),
+    "num_layers": ("a number of layers", few, True),
+    "attention_head_dim": ("a number above 0", whole, True),
+    "num_attention_heads": ("a number above 0", whole, True),
+    "joint_attention_dim": ("one width", whole, False),
+    "pooled_projection_dim": ("one width", whole, False),
+}
+_TRANSFORMERS: Mapping[str, Fields] = {
+    "SD3Transformer2DModel": {
+        **_JOINT,
+        "sample_size": ("one number (of latents)", lambda value: whole(value, 2, SIDE), False),
+        "patch_size": ("a number above 0", whole, True),
+        "caption_projection_dim": ("one width", whole, True),
+        "pos_embed_max_size": ("a number above 0", lambda value: whole(value, 1, 2 * SIDE), True),
+        "qk_norm": ("rms_norm, or nothing", one_of("rms_norm", "layer_norm", None), True),
+    },
+    "FluxTransformer2DModel": {
+        **_JOINT,
+        "num_single_layers": ("a number of layers", few, True),
+        "guidance_embeds": ("true or false", one_of(True, False), False),
+        "patch_size": ("1", one_of(1), True),
+    },
+}
+_NEUTRAL_TRANSFORMER: Settings = {"quantization_config": None}
 
 
-def class_problem(index: Settings) -> str | None:
-    """Return the first problem with the classes that a model_index.json names; None when each is the family's."""
-    named = index.get("_class_name", _PIPELINES[0])
-    if named not in _PIPELINES:
-        return f"is a {_shown(named)}, which works otherwise than a {_PIPELINES[0]}"
-    for part, loader in index.items():
-        if part.startswith("_") or part in IGNORED_PARTS or not isinstance(loader, list) or loader == [None, None]:
-            continue
-        if part == "scheduler":
-            library, classes = "diffusers", tuple(SCHEDULERS)
-        elif part in CLASSES:
-            library, classes = CLASSES[part]
-        else:
-            return f"has a part {part!r} ({_shown(loader)}), which the audit does not know and would ignore"
-        if len(loader) != 2 or loader[0] != library or loader[1] not in classes:
-            known = " or ".join(classes) if len(classes) < 3 else ", ".join(classes)
-            return f"has a {part} of class {_shown(loader)}, and only {known} of {library} is supported"
-    return None
+def unet_problem(unet: Settings, *, sized: bool = False) -> str | None:
+    """Return the first problem with a UNet's settings; None when all are honoured.
 
-
-def unet_problem(unet: Settings) -> str | None:
-    """Return the first problem with a UNet's settings; None when all are honoured."""
+    `sized` UNets, SDXL's, take pooled text and the picture's size beside the text states.
+    """
+    fields, neutral = _UNET, _NEUTRAL_UNET
+    if sized:
+        fields = {**fields, **_SIZED_UNET}
+        neutral = {name: value for name, value in neutral.items() if name not in _SIZED_UNET}
     return (
         _class(unet, "UNet", "UNet2DConditionModel")
-        or _problem(unet, "a UNet", _UNET, _NEUTRAL_UNET)
+        or problem_of(unet, "a UNet", fields, neutral)
         or _depth(unet, "a UNet")
     )
 
 
-def vae_problem(vae: Settings) -> str | None:
-    """Return the first problem with a VAE's settings; None when all are honoured."""
-    return _class(vae, "VAE", "AutoencoderKL") or _problem(vae, "a VAE", _VAE, _NEUTRAL_VAE) or _depth(vae, "a VAE")
+def vae_problem(vae: Settings, *, flow: bool = False) -> str | None:
+    """Return the first problem with a VAE's settings; None when all are honoured. Those of flows shift their latents."""
+    fields, neutral = (_VAE, _NEUTRAL_VAE) if not flow else ({**_VAE, **_FLOW_VAE}, _NEUTRAL_FLOW_VAE)
+    return _class(vae, "VAE", "AutoencoderKL") or problem_of(vae, "a VAE", fields, neutral) or _depth(vae, "a VAE")
 
 
-def text_problem(text: Settings) -> str | None:
-    """Return the first problem with a text encoder's settings; None when all are honoured."""
-    problem = _problem(text, "a text encoder", _TEXT_ENCODER, _NEUTRAL_TEXT)
+def text_problem(text: Settings, *, activations: tuple[str, ...] = ("quick_gelu",)) -> str | None:
+    """Return the first problem with a CLIP text encoder's settings; None when all are honoured."""
+    neutral = (
+        {**_NEUTRAL_TEXT, "hidden_act": text.get("hidden_act")}
+        if text.get("hidden_act") in activations
+        else _NEUTRAL_TEXT
+    )
+    problem = problem_of(text, "a text encoder", _TEXT_ENCODER, neutral)
     if problem is None and text["hidden_size"] % text.get("num_attention_heads", 8):
         problem = f"has a text encoder with hidden_size {text['hidden_size']}, which its attention heads do not divide"
     return problem
+
+
+def transformer_problem(transformer: Settings, expected: str) -> str | None:
+    """Return the first problem with the settings of a transformer of the class `expected`; None when all are honoured."""
+    return _class(transformer, "transformer", expected) or problem_of(
+        transformer, "a transformer", _TRANSFORMERS[expected], _NEUTRAL_TRANSFORMER
+    )
+
+
+def flow_problem(scheduler: Settings, named: str) -> str | None:
+    """Return the first problem with the settings of a flow's scheduler; None when all are honoured."""
+    if scheduler.get("_class_name", named) != named:
+        own = shown(scheduler["_class_name"])
+        return f"has a scheduler that model_index.json calls {named} and scheduler_config.json {own}"
+    return problem_of(scheduler, "a scheduler", _FLOW, _NEUTRAL_FLOW)
 
 
 def scheduler_problem(scheduler: Settings, named: str) -> str | None:
@@ -224,19 +257,19 @@ def scheduler_problem(scheduler: Settings, named: str) -> str | None:
     need them.
     """
     if scheduler.get("_class_name", named) != named:
-        own = _shown(scheduler["_class_name"])
+        own = shown(scheduler["_class_name"])
         return f"has a scheduler that model_index.json calls {named} and scheduler_config.json {own}"
     settings = scheduler_settings(scheduler, named)
-    problem = _problem(settings, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
+    problem = problem_of(settings, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
     if problem is not None:
-        written = _problem(scheduler, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
+        written = problem_of(scheduler, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
         return (
             problem if written else f"{problem}: it is the default of {named}, and scheduler_config.json says nothing"
         )
     known = {*_SCHEDULER, *_NEUTRAL_SCHEDULER, *_SOLVER, "prediction_type"}
     for name, value in settings.items():
         if name not in known and not name.startswith("_") and value not in (None, False):
-            return f"has a scheduler with {_shown(name)} {_shown(value)}, which the audit does not know"
+            return f"has a scheduler with {shown(name)} {shown(value)}, which the audit does not know"
     if settings["beta_start"] > settings["beta_end"]:
         return f"has a scheduler with beta_start {settings['beta_start']} above beta_end {settings['beta_end']}"
     return None
@@ -249,7 +282,7 @@ def scheduler_settings(scheduler: Settings, named: str) -> Settings:
 
 def _class(settings: Settings, part: str, expected: str) -> str | None:
     named = settings.get("_class_name", expected)
-    return None if named == expected else f"has a {part} of class {_shown(named)}, and only {expected} is supported"
+    return None if named == expected else f"has a {part} of class {shown(named)}, and only {expected} is supported"
 
 
 def _depth(settings: Settings, part: str) -> str | None:
@@ -258,28 +291,4 @@ def _depth(settings: Settings, part: str) -> str | None:
     for name in ("layers_per_block", "transformer_layers_per_block"):
         value = settings.get(name, 1)
         layers *= max(value) if isinstance(value, list) else value
-    return f"has {part} of {layers} layers, and at most {_LAYERS} are supported" if layers > _LAYERS else None
-
-
-def _problem(
-    settings: Settings, part: str, fields: Mapping[str, tuple[str, Check, bool]], neutral: Settings
-) -> str | None:
-    for name, (needed, check, may_lack) in fields.items():
-        if name not in settings and may_lack:
-            continue
-        if name not in settings:
-            return f"has {part} without {name}"
-        if not check(settings[name]):
-            wanted = f"; {needed} is needed" if needed else ", which is not supported"
-            return f"has {part} with {name} {_shown(settings[name])}{wanted}"
-    for name, nothing in neutral.items():
-        value = settings.get(name)
-        if value is not None and (type(value) is not type(nothing) or value != nothing):
-            instead = "" if nothing is None else f" (only {_shown(nothing)} is)"
-            return f"has {part} with {name} {_shown(value)}, which is not supported{instead}"
-    return None
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return f"has {part} of {layers} layers, and at most {LAYERS} are supported" if layers > LAYERS else None

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from audit.errors import CheckpointError
 
-NAMES = ("pipeline", "judge", "energy", "classifier")
+NAMES = ("pipeline", "sd3", "judge", "energy", "classifier")
 
 
 def weights_path(name: str) -> Path:
-    """Return the folder of shipped weights called `name`: pipeline, judge, energy or classifier.
+    """Return the folder of shipped weights called `name`, one of `NAMES`: two backbones, three judges.
 
     Raises `CheckpointError` when the name is unknown or the folder is missing.
     """

@@ -160,11 +160,10 @@ class Work:
 
 def before(guard: Guard, model: NoiseModel, schedule: Any, latents: torch.Tensor, given: Conditioning) -> torch.Tensor:
     """The latents after the guard's work before the step nearest t = 501."""
-    from audit.diffusion.guard import Step
     from audit.diffusion.sampling import Predictor
 
     at = min(range(schedule.steps), key=lambda i: abs(schedule.timesteps[i] - 501))
-    step = Step(schedule.steps - 1 - at, schedule.timesteps[at], schedule.abar[at + 1], schedule.abar[at])
+    step = schedule.step(at)
     with torch.no_grad():
         return guard.before_step(latents, step, Predictor(model, step.timestep, given))
 

@@ -10,7 +10,8 @@ import torch
 from audit.diffusion.exact_sampling import METHODS, Pair, coefficients, invert_exactly, sample_exactly
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
-from audit.diffusion.sampling import make_schedule, sample
+from audit.diffusion.sampling import sample
+from audit.diffusion.schedule import make_schedule
 from audit.testbed.scenes import sample_scene
 from audit.weights.references import resolve_model
 from tests.diffusion.test_inversion import clean, mixture
@@ -49,7 +50,7 @@ def test_a_step_keeps_what_any_sampler_must_keep(method: str) -> None:
     """Exact when the noise and the clean picture stay the same along the way: x_i = alpha_i x + sigma_i noise."""
     schedule = make_schedule(SD14_SCHEDULER, 25)
     found = coefficients(schedule, method)
-    alpha, sigma = [v**0.5 for v in schedule.abar], [(1 - v) ** 0.5 for v in schedule.abar]
+    alpha, sigma = [level.signal for level in schedule.levels], [level.noise for level in schedule.levels]
     for i, (a, b, c) in enumerate(zip(found.a, found.b, found.c, strict=True), start=1):
         assert a * alpha[i + 1] + b * alpha[i] == pytest.approx(alpha[i - 1], abs=1e-12)
         assert a * sigma[i + 1] + b * sigma[i] + c == pytest.approx(sigma[i - 1], abs=1e-12)

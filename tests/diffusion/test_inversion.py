@@ -9,13 +9,14 @@ import torch
 
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.inversion import invert, latent_statistics
-from audit.diffusion.sampling import NoiseModel, Schedule, make_schedule, sample
+from audit.diffusion.sampling import NoiseModel, Schedule, sample
+from audit.diffusion.schedule import make_schedule
 from tests.tiny import SD14_SCHEDULER
 
 MEANS = torch.randn(6, 4, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).float()
 SPREAD = 0.15
 SCHEDULES = [make_schedule(SD14_SCHEDULER | {"steps_offset": o}, steps) for steps in (10, 25, 50) for o in (0, 1)]
-LEVELS = {t: abar for s in SCHEDULES for t, abar in zip(s.timesteps, s.abar[1:], strict=True)}
+LEVELS = {t: level.signal**2 for s in SCHEDULES for t, level in zip(s.timesteps, s.levels[1:], strict=True)}
 
 
 def mixture(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,8 @@ from diffusers import DDIMScheduler
 
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
-from audit.diffusion.sampling import initial_noise, make_schedule, sample
+from audit.diffusion.sampling import initial_noise, sample
+from audit.diffusion.schedule import make_schedule
 from audit.errors import CheckpointError
 from audit.weights.references import resolve_model
 from tests.tiny import SD14_SCHEDULER
@@ -64,8 +65,8 @@ def test_clean_end_is_the_first_training_level_not_one() -> None:
     schedule = make_schedule(SD14_SCHEDULER, 50)
     assert schedule.timesteps[0] == 1
     assert schedule.timesteps[-1] == 981
-    assert schedule.abar[0] == pytest.approx(0.99915, abs=1e-5)
-    assert schedule.abar[-1] == pytest.approx(0.00578, abs=1e-5)
+    assert schedule.levels[0].signal ** 2 == pytest.approx(0.99915, abs=1e-5)
+    assert schedule.levels[-1].signal ** 2 == pytest.approx(0.00578, abs=1e-5)
 
 
 def test_other_predictions_and_steps_are_refused() -> None:

@@ -14,11 +14,12 @@ from transformers import CLIPConfig, CLIPModel
 from audit import guards
 from audit.checkpoints import apply_artefact
 from audit.diffusion.guard import Conditioning, Prediction, Step
+from audit.diffusion.levels import Level
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.sampling import initial_noise, sample
 from audit.guards import egloce
 from audit.guards.building import build
-from audit.guards.egloce import Egloce, moved, tweedie
+from audit.guards.egloce import Egloce, moved
 from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.energy import Energy, Flip, blur, flip_test, jpeg
 from audit.spec.sections import Guard as GuardSpec
@@ -66,7 +67,7 @@ def tiny_guard(pipeline: Pipeline, text: str, **parameters: Any) -> tuple[Egloce
 @pytest.mark.parametrize("text", ["abc ring", ""])
 def test_the_gradient_equals_finite_differences(pipeline: Pipeline, gradient: str, text: str) -> None:
     guard, predict = tiny_guard(pipeline, text, gradient=gradient, retention=0.7)
-    step = Step(0, 401, 0.4, 0.5)
+    step = Step(0, 401, Level.of(0.4), Level.of(0.5))
     z = 0.5 * torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found, _, _ = guard._gradient(z, step, predict)
     held = predict(z).guided.detach()
@@ -74,7 +75,7 @@ def test_the_gradient_equals_finite_differences(pipeline: Pipeline, gradient: st
     def energy(point: torch.Tensor) -> float:
         with torch.no_grad():
             noise = predict(point).guided if gradient == "full" else held
-            features = guard._features(guard._decode(tweedie(point, noise, step.abar)), step)
+            features = guard._features(guard._decode(step.clean(point, noise)), step)
             return float(guard._repulsion(features) - 0.7 * guard._retention(features))
 
     for index in [(0, 0, 1, 2), (0, 1, 7, 0), (0, 3, 4, 4), (0, 2, 3, 6)]:

@@ -13,6 +13,7 @@ from audit import guards
 from audit.corpus.images import to_model_input
 from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.guard import Step, case_generator
+from audit.diffusion.levels import Level
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.diffusion.sampling import initial_noise
 from audit.guards import localise
@@ -22,7 +23,7 @@ from audit.spec.sections import Guard as GuardSpec
 from audit.testbed.scenes import sample_scene
 from tests.guards.making import RING, conditioning, make, run
 
-STEP = Step(2, 501, 0.3, 0.4)
+STEP = Step(2, 501, Level.of(0.3), Level.of(0.4))
 
 
 def perturbed(testbed: Pipeline, **parameters: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
@@ -180,9 +181,9 @@ def overlaps(testbed: Pipeline, scenes: int, timestep_index: int, tau: float, **
     drawn = [sample_scene("calibration", i, n_objects=2, required_class="ring") for i in range(scenes)]
     pixels = torch.from_numpy(np.stack([to_model_input(scene.image, 64) for scene in drawn])).permute(0, 3, 1, 2)
     schedule = testbed.schedule(25)
-    timestep, abar = schedule.timesteps[timestep_index], schedule.abar[timestep_index + 1]
+    timestep, level = schedule.timesteps[timestep_index], schedule.levels[timestep_index + 1]
     noise = initial_noise(range(scenes), testbed.latent_shape)
-    latents = abar**0.5 * testbed.encode_images(pixels) + (1 - abar) ** 0.5 * noise
+    latents = level.noised(testbed.encode_images(pixels), noise)
     with torch.no_grad():
         masks = localise.binary(localiser(testbed, **parameters).locate(latents, timestep).maps, tau)
     objects = [next(o.mask for o in scene.objects if o.cls == "ring") for scene in drawn]

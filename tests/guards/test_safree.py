@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from audit.diffusion.levels import Level
 from audit.diffusion.pipeline import Pipeline
 from audit.guards.safree import edited_until, kept_tokens, projected, projector
 from tests.guards.making import conditioning, make, run
@@ -81,7 +82,7 @@ def test_the_edit_is_the_direct_computation_on_the_text_encoder(testbed: Pipelin
     guard.begin(given, [1])
     from audit.diffusion.guard import Step
 
-    found = guard.condition(given, Step(0, 1, 0.9, 1.0)).prompt[0]
+    found = guard.condition(given, Step(0, 1, Level.of(0.9), Level.of(1.0))).prompt[0]
     np.testing.assert_allclose(found.double().numpy(), expected, atol=2e-3)
     report = guard.report()[0]
     assert report.measures["tokens"] == count and report.measures["tokens_replaced"] >= 1

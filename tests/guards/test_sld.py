@@ -11,6 +11,7 @@ from diffusers.pipelines.deprecated.stable_diffusion_safe.pipeline_stable_diffus
 )
 
 from audit.diffusion.guard import Conditioning, Prediction, Step
+from audit.diffusion.levels import Level
 from audit.diffusion.pipeline import Pipeline
 from audit.guards.sld import Settings, safety_guidance
 from audit.guards.sld_parameters import SLD_PRESETS
@@ -57,7 +58,9 @@ def test_the_guard_steps_with_that_guidance_and_waits_for_the_warm_up(pipeline: 
         prompt, null, safety = predictions(index, 0.05)
         prediction = Prediction(prompt, null, 4.0, {"sld": safety}, 3)
         gamma, momentum = safety_guidance(prompt, null, safety, momentum, settings_of("medium"))
-        found = guard.guide(prediction.guided[:1], _row(prediction), Step(index, 10 - index, 0.5, 0.6))
+        found = guard.guide(
+            prediction.guided[:1], _row(prediction), Step(index, 10 - index, Level.of(0.5), Level.of(0.6))
+        )
         expected = prediction.guided - 4.0 * gamma if index >= 2 else prediction.guided
         torch.testing.assert_close(found, expected[:1])
     assert guard.report()[0].timesteps == (8, 7)

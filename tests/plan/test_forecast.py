@@ -93,7 +93,7 @@ def test_inversion_lies_between_one_evaluation_and_all_passes_a_step() -> None:
 def test_the_price_of_inversion_holds_for_the_real_inversion() -> None:
     torch = pytest.importorskip("torch")
     from audit.diffusion.inversion import invert
-    from audit.diffusion.sampling import make_schedule
+    from audit.diffusion.schedule import make_schedule
     from tests.tiny import SD14_SCHEDULER
 
     schedule = make_schedule(SD14_SCHEDULER, 10)

@@ -132,12 +132,13 @@ class _Maker:
         conditioning = Conditioning(
             models.states(texts, erased).to(models.device),
             models.states([""] * len(cases), erased).to(models.device),
-            sampler.guidance,
+            1.0 if models.pipeline.distilled else sampler.guidance,  # a distilled network is told it
             texts,
             tuple(case.seed for case in cases),
         )
-        model = models.noise_model(erased, sampler.dtype, texts)
-        schedule = models.pipeline.schedule(sampler.steps)
+        model = models.noise_model(erased, sampler.dtype, texts, sampler.guidance)
+        noisiest = start.noisiest if isinstance(start, Pair) else start
+        schedule = models.pipeline.schedule(sampler.steps, (noisiest.shape[2], noisiest.shape[3]))
         guards = models.guards(self.identity.guards, erased, sampler.dtype)
         if isinstance(start, Pair):
             if guards:

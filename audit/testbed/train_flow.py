@@ -1,0 +1,184 @@
+"""Train the testbed's second backbone: an SD3-shaped transformer with joint attention, by flow matching on the same scenes.
+
+The VAE and the first text encoder are those of the first backbone, frozen, as Stable Diffusion 3's are; the second text
+encoder is trained with the transformer. There is no T5. While it trains, the image tokens in the middle of the transformer
+also name what the scene shows at their place, by heads that are then dropped: with that the transformer learns what words
+mean in a fraction of the steps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
+
+from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, COLOURS, FILLS
+from audit.testbed.data import NOTHING, Scenes, load_scenes
+from audit.testbed.loop import Training, build
+from audit.testbed.saving import WEIGHTS
+from audit.testbed.tokenizer import CONTEXT, make_tokenizer
+from audit.testbed.train_diffusion import SCENES, WIDTH, draw_caption, encode_scenes
+
+STEPS, BATCH, SEED, PEAK = 7_500, 32, 61, 1.2e-3
+LAYERS, HEADS, HEAD_WIDTH = 6, 5, 32
+NAMING_LAYER, NAMING_WEIGHT = 3, 0.1
+NAMED = (
+    len(ALL_CLASSES) + 1,
+    len(COLOURS) + 1,
+    len(FILLS) + 1,
+    len(BACKGROUNDS),
+)  # the last of each but the last: nothing
+TIMESTEPS = 1000
+
+
+def _make_transformer() -> SD3Transformer2DModel:
+    transformer = SD3Transformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=LAYERS,
+        num_attention_heads=HEADS,
+        attention_head_dim=HEAD_WIDTH,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=HEADS * HEAD_WIDTH,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=16,
+        qk_norm="rms_norm",
+    )
+    # Each block begins as the identity (adaLN-Zero, arXiv 2212.09748), and so does the velocity, which begins as zero.
+    for name, module in transformer.named_modules():
+        if isinstance(module, nn.Linear) and (
+            name.endswith((".norm1.linear", ".norm1_context.linear")) or name == "proj_out"
+        ):
+            nn.init.zeros_(module.weight)
+            nn.init.zeros_(module.bias)
+    return transformer
+
+
+def _make_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModelWithProjection:
+    return CLIPTextModelWithProjection._from_config(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            projection_dim=WIDTH,
+            max_position_embeddings=CONTEXT,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        ),
+        attn_implementation="eager",
+    )
+
+
+def first_text_encoder() -> CLIPTextModelWithProjection:
+    """Return the first backbone's text encoder, in float32; what it pools is projected by the identity."""
+    encoder = CLIPTextModelWithProjection.from_pretrained(
+        WEIGHTS / "pipeline" / "text_encoder",
+        dtype=torch.float32,
+        projection_dim=WIDTH,
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,
+    )
+    nn.init.eye_(encoder.text_projection.weight)
+    return encoder.eval().requires_grad_(False)
+
+
+def shifted(vae: AutoencoderKL, latents: torch.Tensor) -> AutoencoderKL:
+    """Return the VAE with SD3's settings, by which its latents have mean 0 and variance 1.
+
+    `latents` (N, 4, h, w) are scaled by the factor that the VAE has.
+    """
+    raw = latents.double() / vae.config["scaling_factor"]
+    vae.register_to_config(shift_factor=round(float(raw.mean()), 5), scaling_factor=round(1 / float(raw.std()), 5))
+    return vae
+
+
+def text_states(
+    encoders: tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection], tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return what SD3 conditions on, of token ids (B, L): the states before the last layer (B, L, 2 W), pooled (B, 2 W)."""
+    outputs = [encoder(tokens, output_hidden_states=True) for encoder in encoders]
+    states = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+    return states, torch.cat([output.text_embeds for output in outputs], -1)
+
+
+class _Naming(nn.Module):
+    """Heads that name class, colour and fill of the object at each image token, and the scene's background."""
+
+    def __init__(self, transformer: SD3Transformer2DModel) -> None:
+        super().__init__()
+        self.head = nn.Linear(HEADS * HEAD_WIDTH, sum(NAMED))
+        self._tokens: list[torch.Tensor] = []
+        transformer.transformer_blocks[NAMING_LAYER - 1].register_forward_hook(
+            lambda block, given, made: self._tokens.append(made[1])
+        )
+
+    def loss(self, targets: torch.Tensor) -> torch.Tensor:
+        """Return the mean cross-entropy of the last evaluation's tokens against `targets` (B, N, 4)."""
+        answers = self.head(self._tokens.pop()).split(NAMED, -1)
+        self._tokens.clear()
+        losses = [
+            nn.functional.cross_entropy(answer.flatten(0, 1).float(), targets[..., i].flatten())
+            for i, answer in enumerate(answers)
+        ]
+        return torch.stack(losses).mean()
+
+
+def shown(scenes: Scenes, rows: torch.Tensor) -> torch.Tensor:
+    """Return what scenes `rows` (B,) show at each patch, (B, 64, 4): class, colour, fill and background, as in `NAMED`."""
+    patches = torch.from_numpy(scenes.patches[rows.numpy()])
+    objects = torch.from_numpy(scenes.objects[rows.numpy()])
+    of_patch = objects.gather(1, patches.clamp(min=0)[..., None].expand(-1, -1, 3))
+    nothing = torch.tensor(NAMED[:3]) - 1
+    of_patch = torch.where((patches == NOTHING)[..., None], nothing, of_patch)
+    backgrounds = torch.from_numpy(scenes.backgrounds[rows.numpy()])[:, None, None].expand(-1, patches.shape[1], 1)
+    return torch.cat([of_patch, backgrounds], -1)
+
+
+def train_flow(
+    folder: Path, scale: float = 1.0
+) -> tuple[
+    AutoencoderKL, CLIPTextModelWithProjection, CLIPTextModelWithProjection, CLIPTokenizer, SD3Transformer2DModel
+]:
+    """Train transformer and second text encoder; return VAE, text encoders, tokenizer and transformer."""
+    scenes, tokenizer = load_scenes(folder, SCENES, everything=False), make_tokenizer()
+    vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32).eval()
+    first = first_text_encoder()
+    second = build(lambda: _make_text_encoder(tokenizer), SEED + 1)
+    transformer = build(_make_transformer, SEED)
+    naming = build(lambda: _Naming(transformer), SEED + 2)
+    training = Training(
+        "flow", folder, {"transformer": transformer, "text": second, "naming": naming},
+        steps=int(STEPS * scale), peak=PEAK, seed=SEED, autocast=False,
+    )  # fmt: skip
+    device = training.device
+    scaled = encode_scenes(vae.to(device), scenes, device, folder)
+    first.to(device)
+    factor = vae.config["scaling_factor"]
+    shifted(vae, scaled[:4096])
+    latents = (scaled.float() / factor - vae.config["shift_factor"]) * vae.config["scaling_factor"]
+
+    def loss_of(generator: torch.Generator) -> torch.Tensor:
+        rows = torch.randint(len(scenes), (BATCH,), generator=generator)
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+        texts = [draw_caption(scenes, int(row), rng) for row in rows]
+        tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt")["input_ids"]
+        sigma = torch.randn(BATCH, generator=generator).sigmoid()  # SD3's choice among those it compares
+        noise = torch.randn(latents[rows].shape, generator=generator)
+        level = sigma.view(-1, 1, 1, 1)
+        noisy = ((1 - level) * latents[rows] + level * noise).to(device)
+        states, pooled = text_states((first, second), tokens.to(device))
+        velocity = transformer(noisy, states, pooled, TIMESTEPS * sigma.to(device)).sample.float()
+        error = (velocity - (noise - latents[rows]).to(device)).pow(2).mean()
+        return error + NAMING_WEIGHT * naming.loss(shown(scenes, rows).to(device))
+
+    training.run(loss_of)
+    return vae, first, second, tokenizer, transformer

@@ -1,0 +1,94 @@
+"""Every family's pictures are those of diffusers' own pipeline on the same latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, DiffusionPipeline
+
+from audit.diffusion.guard import Conditioning
+from audit.diffusion.inversion import invert
+from audit.diffusion.pipeline import Pipeline, check_weights, load_pipeline, noise_model
+from audit.diffusion.sampling import initial_noise, sample
+from audit.weights.references import pipeline_family, resolve_model
+from tests.tiny_families import WRITERS, write_flux, write_sd3
+
+PROMPTS = ["a ring", "no moon"]
+STEPS = 4
+
+
+@pytest.fixture(scope="module", params=[*WRITERS, "sd3-without-t5", "flux-schnell"])
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("families") / request.param
+    if request.param == "sd3-without-t5":
+        return write_sd3(where, t5=False)
+    if request.param == "flux-schnell":
+        return write_flux(where, guided=False)
+    return WRITERS[request.param](where)
+
+
+@pytest.fixture(scope="module")
+def backbone(folder: Path) -> Pipeline:
+    return load_pipeline(resolve_model(str(folder)), torch.device("cpu"))
+
+
+def start(backbone: Pipeline) -> torch.Tensor:
+    """Two latents of the 8 x 8 of the tiny pipelines; Flux's configuration names no size."""
+    return initial_noise([3, 4], (backbone.latent_shape[0], 8, 8))
+
+
+def ours(backbone: Pipeline, latents: torch.Tensor, guidance: float) -> torch.Tensor:
+    states, null = backbone.encode_text(PROMPTS), backbone.encode_text([""] * 2)
+    conditioning = Conditioning(states, null, 1.0 if backbone.distilled else guidance, tuple(PROMPTS), (3, 4))
+    model = noise_model(backbone.unet, guidance)
+    done = sample(model, backbone.schedule(STEPS, (8, 8)), latents, conditioning)
+    return backbone.decode_latents(done.latents)
+
+
+def theirs(folder: Path, backbone: Pipeline, latents: torch.Tensor, guidance: float) -> torch.Tensor:
+    given: dict[str, object] = (
+        {"safety_checker": None, "requires_safety_checker": False} if backbone.family == "sd2" else {}
+    )
+    if backbone.t5 is not None and backbone.t5.encoder is None:
+        given = {"text_encoder_3": None, "tokenizer_3": None}
+    pipe = DiffusionPipeline.from_pretrained(folder, **given)
+    pipe.set_progress_bar_config(disable=True)
+    if backbone.family in ("sd2", "sdxl"):
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False, clip_sample=False)
+    if backbone.family == "flux":
+        latents = pipe._pack_latents(latents, len(latents), 16, 8, 8)
+    out = pipe(
+        prompt=PROMPTS,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        latents=latents,
+        output_type="pt",
+        height=16,  # the cut-down VAEs halve a side once
+        width=16,
+    ).images
+    return out * 2 - 1
+
+
+def test_a_folder_is_recognised_and_loaded_strictly(folder: Path, backbone: Pipeline) -> None:
+    assert folder.name.startswith(backbone.family)
+    assert pipeline_family(backbone.ref) == backbone.family
+    check_weights(backbone.ref)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 5.0])
+def test_pictures_are_those_of_diffusers(folder: Path, backbone: Pipeline, guidance: float) -> None:
+    latents = start(backbone)
+    difference = (ours(backbone, latents, guidance) - theirs(folder, backbone, latents, guidance)).abs().max() / 2
+    assert float(difference) <= 1 / 255, float(difference) * 255
+
+
+def test_inversion_goes_there_and_back(backbone: Pipeline) -> None:
+    clean = 0.5 * start(backbone)
+    states = backbone.encode_text(PROMPTS)
+    schedule, model = backbone.schedule(10, (8, 8)), noise_model(backbone.unet)
+    up = invert(model, schedule, clean, states, passes=40, tolerance=1e-6)
+    down = sample(model, schedule, up.latents, Conditioning(states, states, 1.0, tuple(PROMPTS)))
+    assert float(up.residual_max.max()) < 1e-3
+    assert float((down.latents - clean).norm() / clean.norm()) < 1e-2
