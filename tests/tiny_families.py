@@ -32,6 +32,7 @@ from transformers import (
 from tests.tiny import SD14_SCHEDULER, write_tokenizer
 
 LEVELS = {name: SD14_SCHEDULER[name] for name in ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")}
+UNQUANTISED = {"use_quant_conv": False, "use_post_quant_conv": False}
 
 
 def write_sd2(folder: Path) -> Path:
@@ -43,11 +44,17 @@ def write_sd2(folder: Path) -> Path:
             text_encoder=CLIPTextModel(_clip(tokenizer, 16, hidden_act="gelu")),
             tokenizer=tokenizer,
             unet=_unet(cross_attention_dim=16, use_linear_projection=True, attention_head_dim=(2, 4)),
-            scheduler=DDIMScheduler(**LEVELS, steps_offset=1, set_alpha_to_one=False, clip_sample=False, prediction_type="v_prediction"),
+            scheduler=DDIMScheduler(
+                **LEVELS,
+                steps_offset=1,
+                set_alpha_to_one=False,
+                clip_sample=False,
+                prediction_type="v_prediction",
+            ),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
-        )  # fmt: skip
+        )
     pipe.save_pretrained(folder)
     return folder
 
@@ -77,9 +84,9 @@ def write_sdxl(folder: Path) -> Path:
     return folder
 
 
-def write_sd3(folder: Path, *, t5: bool = True) -> Path:
+def write_sd3(folder: Path, *, t5: bool = True, tokenizer: CLIPTokenizer | None = None) -> Path:
     """A pipeline shaped like Stable Diffusion 3.5 medium, with or without T5."""
-    tokenizer = write_tokenizer(folder / "build-tokenizer")
+    tokenizer = tokenizer or write_tokenizer(folder / "build-tokenizer")
     with _seeded():
         pipe = StableDiffusion3Pipeline(
             transformer=SD3Transformer2DModel(
@@ -98,14 +105,14 @@ def write_sd3(folder: Path, *, t5: bool = True) -> Path:
                 qk_norm="rms_norm",
             ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
-            vae=_vae(latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305, use_quant_conv=False, use_post_quant_conv=False),
+            vae=_vae(latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305, **UNQUANTISED),
             text_encoder=CLIPTextModelWithProjection(_clip(tokenizer, 16)),
             tokenizer=tokenizer,
             text_encoder_2=CLIPTextModelWithProjection(_clip(tokenizer, 32, hidden_act="gelu")),
             tokenizer_2=tokenizer,
             text_encoder_3=_t5(64) if t5 else None,
             tokenizer_3=_t5_tokenizer() if t5 else None,
-        )  # fmt: skip
+        )
     pipe.save_pretrained(folder)
     return folder
 
@@ -128,12 +135,12 @@ def write_flux(folder: Path, *, guided: bool = True) -> Path:
                 axes_dims_rope=(4, 6, 6),
             ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=guided),
-            vae=_vae(latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, use_quant_conv=False, use_post_quant_conv=False),
+            vae=_vae(latent_channels=16, shift_factor=0.1159, scaling_factor=0.3611, **UNQUANTISED),
             text_encoder=CLIPTextModel(_clip(tokenizer, 16)),
             tokenizer=tokenizer,
             text_encoder_2=_t5(32),
             tokenizer_2=_t5_tokenizer(),
-        )  # fmt: skip
+        )
     pipe.save_pretrained(folder)
     return folder
 
@@ -190,7 +197,7 @@ def _clip(tokenizer: CLIPTokenizer, width: int, **more: object) -> CLIPTextConfi
         intermediate_size=32,
         num_hidden_layers=2,
         num_attention_heads=2,
-        max_position_embeddings=16,
+        max_position_embeddings=int(tokenizer.model_max_length),
         projection_dim=12,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

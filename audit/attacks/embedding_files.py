@@ -82,7 +82,7 @@ def check_embedding(path: Path, backbone: ModelRef, tokenizer: CLIPTokenizer | N
     `tokenizer` is the backbone's, loaded from its folder when it is not given.
     """
     embedding = read_embedding(path)
-    width = int(read_json(backbone.path / "text_encoder" / "config.json")["hidden_size"])
+    width = sum(_widths(backbone))
     if embedding.vectors.shape[1] != width:
         raise _unusable(
             path,
@@ -98,6 +98,13 @@ def check_embedding(path: Path, backbone: ModelRef, tokenizer: CLIPTokenizer | N
             "store it under another name, such as <concept>",
         )
     return embedding
+
+
+def _widths(backbone: ModelRef) -> list[int]:
+    """Return the widths of the backbone's CLIP text encoders, whose input embeddings a vector holds side by side."""
+    configs = [backbone.path / part / "config.json" for part in ("text_encoder", "text_encoder_2")]
+    read = [read_json(path) for path in configs if path.is_file()]
+    return [int(config["hidden_size"]) for config in read if "hidden_size" in config]
 
 
 def _known(token: str, tokenizer: CLIPTokenizer) -> bool:

@@ -18,6 +18,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
+from audit.diffusion.levels import target_of
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.sampling import NoiseModel
 from audit.progress import Checkpoint, Session
@@ -30,10 +31,10 @@ _KEPT = ("vector", "step", "exp_avg", "exp_avg_sq")  # of each embedding, in a c
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """The random draw of one iteration: noisy latents, their noise (B, C, h, w), timesteps and templates (B,)."""
+    """The random draw of one iteration: noisy latents, what the network should predict there, timesteps and templates (B,)."""
 
     noisy: torch.Tensor
-    noise: torch.Tensor
+    target: torch.Tensor
     timesteps: torch.Tensor
     templates: torch.Tensor
 
@@ -42,7 +43,7 @@ class Draw:
 
     def part(self, rows: slice) -> Draw:
         """Return some of the rows."""
-        return Draw(self.noisy[rows], self.noise[rows], self.timesteps[rows], self.templates[rows])
+        return Draw(self.noisy[rows], self.target[rows], self.timesteps[rows], self.templates[rows])
 
 
 class Learner:
@@ -63,7 +64,7 @@ class Learner:
     ) -> None:
         self.prompts, self.predict, self.latents, self.p, self.seed = prompts, predict, latents, p, seed
         self.batch_size = batch_size
-        self.abar = _abar(prompts.pipeline).to(latents.device)
+        self.levels = training_levels(prompts.pipeline).to(latents.device)
         self.vectors = [prompts.initial.clone().requires_grad_() for _ in p.learning_rates]
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.vectors, p.learning_rates, strict=True)]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=p.weight_decay)
@@ -78,7 +79,7 @@ class Learner:
         size = (p.batch_size,)
         pictures = torch.randint(len(self.latents), size, generator=generator)
         mirrored = (torch.rand(size, generator=generator) < p.flip).long()
-        timesteps = torch.randint(len(self.abar), size, generator=generator)
+        timesteps = torch.randint(len(self.levels), size, generator=generator)
         templates = torch.randint(len(p.templates), size, generator=generator)
         noise = torch.randn((p.batch_size, *self.latents.shape[2:]), generator=generator)
         return self._noisy(pictures, mirrored, timesteps, templates, noise)
@@ -90,7 +91,7 @@ class Learner:
         totals = torch.zeros(len(vectors))
         for start in range(0, p.held_out, p.batch_size):
             numbers = torch.arange(start, min(start + p.batch_size, p.held_out))
-            timesteps = ((numbers + 0.5) / p.held_out * len(self.abar)).long()
+            timesteps = ((numbers + 0.5) / p.held_out * len(self.levels)).long()
             noise = torch.randn((len(numbers), *self.latents.shape[2:]), generator=generator)
             plain = torch.zeros_like(numbers)
             draw = self._noisy(numbers % len(self.latents), plain, timesteps, numbers % len(p.templates), noise)
@@ -104,7 +105,7 @@ class Learner:
         first, count = draws[0], len(vectors)
         states = self.prompts.states(torch.stack(list(vectors)), first.templates)
         noise = self.predict(torch.cat([draw.noisy for draw in draws]), first.timesteps.repeat(count), states)
-        error = (noise - torch.cat([draw.noise for draw in draws])).pow(2).flatten(1).mean(1)
+        error = (noise - torch.cat([draw.target for draw in draws])).pow(2).flatten(1).mean(1)
         return error.unflatten(0, (count, -1)).mean(1)
 
     def state(self) -> bytes:
@@ -142,9 +143,10 @@ class Learner:
     ) -> Draw:
         device = self.latents.device
         timesteps, noise = timesteps.to(device), noise.to(device)
-        abar = self.abar[timesteps][:, None, None, None]
+        signal, level = self.levels[timesteps].T[..., None, None, None]
         clean = self.latents[pictures.to(device), mirrored.to(device)]
-        return Draw(abar.sqrt() * clean + (1 - abar).sqrt() * noise, noise, timesteps, templates)
+        target = target_of(self.prompts.pipeline.kind, signal, level, clean, noise)
+        return Draw(signal * clean + level * noise, target, timesteps, templates)
 
     def _generator(self, purpose: str, number: int) -> torch.Generator:
         seed = identity.int_key({"attack": NAME, "seed": self.seed, "purpose": purpose, "number": number})
@@ -216,8 +218,12 @@ def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slic
             yield slice(first, first + together), slice(start, start + size)
 
 
-def _abar(pipeline: Pipeline) -> torch.Tensor:
-    """Return the signal's share alpha-bar at every training timestep."""
-    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+def training_levels(pipeline: Pipeline) -> torch.Tensor:
+    """Return the factors of signal and noise (T, 2) at every training timestep, in float32."""
     config = pipeline.scheduler_config
-    return DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()
+    if pipeline.kind == "flow":
+        noise = torch.arange(int(str(config.get("num_train_timesteps", 1000)))) / 1000
+        return torch.stack([1 - noise, noise], 1)
+    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+    abar = DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()
+    return torch.stack([abar.sqrt(), (1 - abar).sqrt()], 1)

@@ -93,7 +93,7 @@ def space_of(pipeline: Pipeline, tokens: int, first_id: int = 0) -> Space:
 
 
 def encoder_of(pipeline: Pipeline) -> Encode:
-    """Return the backbone's text encoder as a function of token ids (B, L)."""
+    """Return the backbone's first text encoder as a function of token ids (B, L)."""
 
     def encode(ids: torch.Tensor) -> torch.Tensor:
         states: torch.Tensor = pipeline.text_encoder(ids.to(pipeline.device)).last_hidden_state
@@ -105,8 +105,8 @@ def encoder_of(pipeline: Pipeline) -> Encode:
 def target_of(pipeline: Pipeline, parameters: RingABellParameters, phrase: str) -> torch.Tensor:
     """Return the states (L, D) that the search comes close to."""
     first, *pairs = texts_of(parameters, phrase)
-    vector = ring_a_bell.concept_vector(pipeline.encode_text(pairs[::2]), pipeline.encode_text(pairs[1::2]))
-    return ring_a_bell.target_states(pipeline.encode_text([first])[0], vector, parameters.eta)
+    vector = ring_a_bell.concept_vector(pipeline.first_states(pairs[::2]), pipeline.first_states(pairs[1::2]))
+    return ring_a_bell.target_states(pipeline.first_states([first])[0], vector, parameters.eta)
 
 
 def best_prompt(

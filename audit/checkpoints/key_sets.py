@@ -23,30 +23,38 @@ def _module_type_is_norm(name: str) -> bool:
     return "norm" in name.split(".")[-2]
 
 
-def _is_kv(name: str) -> bool:
-    return "attn2.to_k" in name or "attn2.to_v" in name
+def is_text_attention(name: str) -> bool:
+    """Return whether a module or tensor reads text: the cross-attention of a UNet, or the text's side of joint attention."""
+    return "attn2" in name or ".attn.add_" in name or ".attn.to_add_out" in name
+
+
+def is_text_key(name: str) -> bool:
+    """Return whether a module or tensor makes attention's keys or values of the text."""
+    return any(part in name for part in ("attn2.to_k", "attn2.to_v", ".attn.add_k_proj", ".attn.add_v_proj"))
 
 
 def _is_trained_by_esd(name: str) -> bool:  # parameters of Linear and Conv2d modules
-    return not _module_type_is_norm(name)
+    return not _module_type_is_norm(name) and name != "pos_embed.pos_embed"
 
 
 _RULES: dict[str, Callable[[str], bool]] = {
-    "KV": _is_kv,  # UCE, ESD-x-strict, RECE, MACE, Concept Ablation
-    "XATTN": lambda n: "attn2" in n,  # ESD-x
+    "KV": is_text_key,  # UCE, ESD-x-strict, RECE, MACE, Concept Ablation
+    "XATTN": is_text_attention,  # ESD-x
     "K": lambda n: "attn2.to_k" in n,
     "V": lambda n: "attn2.to_v" in n,
     "SELF": lambda n: "attn1" in n,
     "QKVO": lambda n: re.search(r"\.to_(q|k|v|out)\.", n) is not None,  # Concept Ablation 'attn'
-    "ESD_U": lambda n: _is_trained_by_esd(n) and "attn2" not in n,  # ESD-u of 2025
+    "ESD_U": lambda n: _is_trained_by_esd(n) and not is_text_attention(n),  # ESD-u of 2025
     "ESD_ALL": _is_trained_by_esd,
-    "NOXATTN": lambda n: not n.startswith(("conv_norm_out.", "conv_out.", "time_embedding.")) and "attn2" not in n,
+    "NOXATTN": lambda n: (
+        not n.startswith(("conv_norm_out.", "conv_out.", "time_embedding.")) and not is_text_attention(n)
+    ),
     "ALL": lambda n: True,
 }
 
 MEANINGS = {
-    "KV": "keys and values of every attn2",
-    "XATTN": "every attn2",
+    "KV": "keys and values of every attn2, or of the text in joint attention",
+    "XATTN": "every attn2, or the text's side of joint attention",
     "K": "keys of every attn2",
     "V": "values of every attn2",
     "SELF": "every attn1",
@@ -104,9 +112,9 @@ def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[st
 
 def group_of(name: str) -> str:
     """Return the part of the UNet that a tensor belongs to. Every tensor is in exactly one group."""
-    if _is_kv(name):
+    if is_text_key(name):
         return "attn2 keys and values"
-    if "attn2" in name:
+    if is_text_attention(name):
         return "attn2 queries and outputs"
     if "attn1" in name:
         return "attn1"

@@ -94,7 +94,7 @@ def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def backbone_files(ref: ModelRef) -> BackboneTensors:
     """Return the backbone's tensors, read from its files without building a model."""
     return BackboneTensors(
-        unet=from_shards([ref.path / name for name in ref.files if name.startswith("unet/")]),
+        unet=from_shards([ref.path / name for name in ref.files if name.startswith(("unet/", "transformer/"))]),
         text=bare_text_names(from_shards([ref.path / n for n in ref.files if n.startswith("text_encoder/")])),
     )
 

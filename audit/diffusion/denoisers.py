@@ -14,7 +14,7 @@ from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, UNet2DCondi
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.pipelines.flux.pipeline_flux import FluxPipeline
 
-FLUX_SIDE = 128  # of latents: pictures of 1024 pixels; the configuration names no size
+from audit.weights.families import FLUX_SIDE
 
 
 def with_pooled(states: torch.Tensor, pooled: torch.Tensor) -> torch.Tensor:

@@ -134,6 +134,11 @@ class Pipeline:
         """
         return self.encoders.states(texts, self.vocabulary)
 
+    @torch.no_grad()
+    def first_states(self, texts: Sequence[str]) -> torch.Tensor:
+        """Return the final states (B, L, D) of the first text encoder alone, in float32."""
+        return self.encoders.clips[0].read(texts, self.vocabulary).last_hidden_state.float()
+
     def tokens(self, texts: Sequence[str]) -> Tokens:
         """Return texts as the first encoder's tokens (B, L), learned words included."""
         return self.encoders.clips[0].tokens(texts, self.vocabulary)

@@ -23,6 +23,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit import erasers
+from audit.checkpoints.key_sets import is_text_attention, is_text_key
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
@@ -42,11 +43,11 @@ def selects(method: str, module: str) -> bool:
     """Return whether `method` trains the Linear or Conv2d module with this dotted name."""
     match method:
         case "esd-x":
-            return "attn2" in module
+            return is_text_attention(module)
         case "esd-u":
-            return "attn2" not in module
+            return not is_text_attention(module)
         case "esd-x-strict":
-            return "attn2.to_k" in module or "attn2.to_v" in module
+            return is_text_key(module)
         case "esd-all":
             return True
     erasers.check_method(method)

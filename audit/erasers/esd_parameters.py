@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from audit.checkpoints.key_sets import is_text_attention, is_text_key
 from audit.erasers.costs import BACKWARD, tensor_bytes, training_calls
 from audit.erasers.method import Calls, EraserMethod
 from audit.erasers.parameters import Precision, TrainedParameters
@@ -99,8 +100,8 @@ def _calls(values: Values, concept: Values) -> Calls:
 def _changes(method: str, name: str, selection: str) -> bool:
     """Return whether a method trains the UNet tensor of this name; normalisation layers are the modules called `*norm*`."""
     if method == "esd-x-strict":
-        return ".attn2.to_k." in name or ".attn2.to_v." in name
-    attention = ".attn2." in name
+        return is_text_key(name)
+    attention = is_text_attention(name)
     if selection == "2023":
         kept = name.startswith(("time_embedding.", "conv_norm_out.", "conv_out."))
         return {"esd-x": attention, "esd-u": not attention and not kept, "esd-all": True}[method]
@@ -117,6 +118,7 @@ def _method(name: str, parameters: type[EsdParameters] = EsdParameters, called: 
         "Gandikota et al. 2023, arXiv 2303.07345",
         presets=PRESETS,
         default="float32-weights",
+        families=("sd1", "sd2", "sdxl", "sd3"),
         oddities=ODDITIES,
         called=called,
         calls=_calls,

@@ -11,6 +11,7 @@ import safetensors
 import safetensors.torch
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 
 from audit.diffusion.attention import CrossAttentionMaps
@@ -23,7 +24,7 @@ from audit.files import write_atomically
 from audit.progress import Session
 
 _GRID = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
-Scheduler: TypeAlias = DDIMScheduler | PNDMScheduler
+Scheduler: TypeAlias = DDIMScheduler | PNDMScheduler | FlowMatchEulerDiscreteScheduler
 _POOL_BATCH = 16  # trajectories denoised at once
 
 
@@ -152,8 +153,8 @@ class Latents:
         latents = self._noise(self.options.batch_size, generator)
         compvis = self.options.trajectory == "compvis"
         for timestep in scheduler.timesteps[1 : stop + 2] if compvis else scheduler.timesteps[:stop]:
-            latents = self._step(scheduler, which, latents, int(timestep))
-        timesteps = torch.full((len(latents),), int(scheduler.timesteps[stop]))
+            latents = self._step(scheduler, which, latents, timestep)
+        timesteps = scheduler.timesteps[stop].expand(len(latents))
         if self.options.jitter:
             interval = int(scheduler.config["num_train_timesteps"]) // steps
             first = (steps - 1 - stop) * interval
@@ -181,21 +182,20 @@ class Latents:
         scheduler = make_scheduler(self.pipeline, self.options)
         latents, batches = self._noise(batch, generator), []
         for timestep in scheduler.timesteps:
-            at = torch.full((batch,), int(timestep), device=latents.device)
-            noisy = self._evaluate(which, latents, at)
+            noisy = self._evaluate(which, latents, timestep.expand(batch).to(latents.device))
             batches.append(noisy.to(torch.device("cpu")))
             guided = noisy.null + self.options.guidance * (noisy.prompt - noisy.null)
-            latents = scheduler.step(guided, int(timestep), latents).prev_sample
+            latents = scheduler.step(guided, _number(timestep), latents).prev_sample
         return batches
 
-    def _step(self, scheduler: Scheduler, which: int, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    def _step(self, scheduler: Scheduler, which: int, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Take one guided step of the model that samples."""
         batch = len(latents)
         states = torch.cat([self.null.expand(batch, -1, -1), self.sources[which].states.expand(batch, -1, -1)])
-        at = torch.full((2 * batch,), timestep, device=latents.device)
+        at = timestep.expand(2 * batch).to(latents.device)
         null, prompt = self.sampling(torch.cat([latents, latents]), at, states).chunk(2)
         guided = null + self.options.guidance * (prompt - null)
-        return scheduler.step(guided, timestep, latents).prev_sample
+        return scheduler.step(guided, _number(timestep), latents).prev_sample
 
     def _evaluate(self, which: int, latents: torch.Tensor, timesteps: torch.Tensor) -> Noisy:
         """Return the frozen model's predictions for null prompt, source and concept, made in one batch."""
@@ -219,6 +219,11 @@ class Latents:
         return torch.randn((batch, *self.shape), generator=generator).to(self.pipeline.device, dtype)
 
 
+def _number(timestep: torch.Tensor) -> int | torch.Tensor:
+    """Return a timestep as its scheduler takes it: an int, or a flow's number."""
+    return timestep if timestep.is_floating_point() else int(timestep)
+
+
 def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]:
     """Return (channels, height, width) of training latents for pictures of `pixels` x `pixels`.
 
@@ -227,7 +232,8 @@ def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]
     if pixels is None:
         return pipeline.latent_shape
     factor = pipeline.resolution // pipeline.latent_shape[1]
-    least = factor * 2 ** (len(pipeline.unet.config["block_out_channels"]) - 1)
+    halved = 2 ** (len(pipeline.unet.config.get("block_out_channels", (0,))) - 1)
+    least = factor * int(pipeline.unet.config.get("patch_size", halved))
     if pixels % least:
         raise EraserError(
             f"training pictures of {pixels} pixels do not fit this backbone",
@@ -239,6 +245,13 @@ def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]
 
 def make_scheduler(pipeline: Pipeline, parameters: TrainedParameters) -> Scheduler:
     """Return a new diffusers sampler on the pipeline's noise levels, set to the number of steps of the parameters."""
+    if pipeline.kind == "flow":
+        # `sampler` chooses among solvers of a diffusion; a flow is sampled by Euler's steps, as its pipelines do.
+        flow: Scheduler = FlowMatchEulerDiscreteScheduler.from_config(
+            {**pipeline.scheduler_config, "use_dynamic_shifting": False}
+        )
+        flow.set_timesteps(parameters.steps)
+        return flow
     grid = {name: pipeline.scheduler_config[name] for name in _GRID if name in pipeline.scheduler_config}
     scheduler: Scheduler = (
         PNDMScheduler(**grid, skip_prk_steps=True)

@@ -29,7 +29,8 @@ class EraserMethod(Method):
     `default` is the preset where the spec names none; on the testbed it is `testbed`, where there is one. `oddities` says
     of presets what the official code does unlike its paper. `called` are names that people write and that are refused with
     a hint. `calls` gives the UNet evaluations of one training for a concept, a backward pass counted as two; `stored` the
-    bytes of the tensors that the method changes or adds, for a UNet's shapes by diffusers names.
+    bytes of the tensors that the method changes or adds, for a UNet's shapes by diffusers names. `families` are those of
+    `audit.weights.families` whose networks the method can change.
     """
 
     parameters: type[Parameters]
@@ -39,6 +40,7 @@ class EraserMethod(Method):
     called: tuple[str, ...] = ()
     calls: Callable[[Values, Values], Calls] = no_calls
     stored: Callable[[Values, Mapping[str, Sequence[int]]], int] = no_bytes
+    families: tuple[str, ...] = ("sd1", "sd2")
 
     def resolve(self, preset: str | None, given: Mapping[str, object]) -> Values:
         """Return every parameter's value: defaults, then the preset, then what is given.

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from audit.guards.parameters import GuardMethod, Parameters, Template
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
+from audit.weights.families import FAMILIES
 
 
 class EgloceParameters(Parameters):
@@ -74,4 +75,6 @@ class EgloceParameters(Parameters):
         return sum(timestep > values["window"][0] for timestep in timesteps)
 
 
-METHOD = GuardMethod("egloce", "1", EgloceParameters, "audit.guards.egloce:build", "arXiv:2604.09405")
+METHOD = GuardMethod(
+    "egloce", "1", EgloceParameters, "audit.guards.egloce:build", "arXiv:2604.09405", families=FAMILIES
+)

@@ -60,7 +60,7 @@ class Localiser:
     ) -> None:
         self._unet, self._tokenizer, self._encode, self._p = unet, tokenizer, encode, parameters
 
-    def locate(self, latents: torch.Tensor, timestep: int) -> Located:
+    def locate(self, latents: torch.Tensor, timestep: float) -> Located:
         """Return the maps of the concept in `latents`, averaged over its phrases.
 
         Raises `CheckpointError` when no layer is of the kind asked for, and `SpecError` for a template that a phrase melts into.
@@ -70,7 +70,7 @@ class Localiser:
         maps = localise.smoothed(torch.stack([one.maps for one in each]).mean(0), self._p["smooth"])
         return Located(scores, localise.min_max(maps), each[0].noise, sum(one.calls for one in each))
 
-    def _locate(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
+    def _locate(self, phrase: str, latents: torch.Tensor, timestep: float) -> Located:
         how = self._p["localisation"]
         if how == "noise-difference":
             return self._difference(phrase, latents, timestep)
@@ -88,7 +88,7 @@ class Localiser:
             maps, calls = maps - self._map(self._captured("", latents, timestep)[0], tokens, latents), 2
         return Located(maps, maps, noise, calls)
 
-    def _share(self, phrase: str, latents: torch.Tensor, timestep: int) -> torch.Tensor:
+    def _share(self, phrase: str, latents: torch.Tensor, timestep: float) -> torch.Tensor:
         """Return the concept's part (B, H, W), in 0..1, of the attention to it and its neighbours in a prompt that names all."""
         composed = compose(self._p["template"], phrase, self._p["neighbours"])
         layers, _ = self._captured(composed.text, latents, timestep)
@@ -96,7 +96,7 @@ class Localiser:
         attracted = torch.stack([self._map(layers, word, latents) for word in words])
         return attracted[0] / attracted.sum(0).clamp_min(1e-8)
 
-    def _difference(self, phrase: str, latents: torch.Tensor, timestep: int) -> Located:
+    def _difference(self, phrase: str, latents: torch.Tensor, timestep: float) -> Located:
         """Return DiffEdit's signal (Couairon et al. 2023, arXiv 2210.11427): the change of the prediction by the concept."""
         text = self._p["template"].replace("{phrase}", phrase)
         states = torch.cat([self._states(text, latents), self._states("", latents)])
@@ -109,7 +109,7 @@ class Localiser:
         per_layer = self._p["normalise"] == "layer"
         return localise.token_map(layers, tokens, latents.shape[-1], per_layer=per_layer)
 
-    def _captured(self, text: str, latents: torch.Tensor, timestep: int) -> tuple[list[torch.Tensor], torch.Tensor]:
+    def _captured(self, text: str, latents: torch.Tensor, timestep: float) -> tuple[list[torch.Tensor], torch.Tensor]:
         with CrossAttentionMaps(self._unet, None) as captured:
             noise = self._predict(latents, timestep, self._states(text, latents))
         layers = localise.chosen_layers(captured.maps, self._p["layers"], self._p["sides"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from audit.guards.parameters import GuardMethod, Parameters, Text
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
+from audit.weights.families import GUIDED
 
 
 class NegativePromptParameters(Parameters):
@@ -23,4 +24,6 @@ class NegativePromptParameters(Parameters):
         return [values["text"]]
 
 
-METHOD = GuardMethod("negative-prompt", "2", NegativePromptParameters, "audit.guards.negative_prompt:build")
+METHOD = GuardMethod(
+    "negative-prompt", "2", NegativePromptParameters, "audit.guards.negative_prompt:build", families=GUIDED
+)

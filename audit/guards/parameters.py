@@ -68,7 +68,10 @@ class Parameters(BaseModel):
 class GuardMethod(Method):
     """A guard. `run(values, parts)` returns a new `audit.diffusion.guard.Guard` for one batch.
 
-    `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`.
+    `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`. `families` are those
+    of `audit.weights.families` on whose networks the guard can act.
     """
 
     parameters: type[Parameters]
+    _: dataclasses.KW_ONLY
+    families: tuple[str, ...] = ("sd1", "sd2")

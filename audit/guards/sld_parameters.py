@@ -10,6 +10,7 @@ from pydantic import Field
 from audit.guards.parameters import GuardMethod, Parameters, Text
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
+from audit.weights.families import GUIDED
 
 # Warm-up steps, scale, threshold, momentum scale, momentum beta (Schramowski et al. 2023, table of hyper-parameters).
 # WEAK is published with two scales: diffusers has 20; the evaluation scripts of ESD and UnlearnDiffAtk use 200.
@@ -68,4 +69,5 @@ METHOD = GuardMethod(
     "audit.guards.sld:build",
     "arXiv:2211.05105",
     presets={name: {"preset": name} for name in SLD_PRESETS},
+    families=GUIDED,
 )

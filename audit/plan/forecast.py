@@ -27,6 +27,7 @@ from audit.plan.identities import (
 from audit.plan.rates import Rates, journal_rates
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
+from audit.weights.families import FLUX_SIDE
 from audit.weights.files import loaded_weights, read_json, safetensors_header
 
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
@@ -237,13 +238,14 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
 
 def shape_of(folder: Path) -> Shape:
     """Return the sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
-    unet, vae = read_json(folder / "unet" / "config.json"), read_json(folder / "vae" / "config.json")
-    side = int(unet["sample_size"])
-    headers = [safetensors_header(path) for path in loaded_weights(folder / "unet")[0]]
+    part = "unet" if (folder / "unet").is_dir() else "transformer"
+    unet, vae = read_json(folder / part / "config.json"), read_json(folder / "vae" / "config.json")
+    side = int(unet.get("sample_size", FLUX_SIDE))
+    headers = [safetensors_header(path) for path in loaded_weights(folder / part)[0]]
     shapes = {name: tensor.shape for header in headers for name, tensor in header.items()}
     return Shape(
         resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
-        latent_bytes=int(unet["in_channels"]) * side * side * 4,
+        latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
         unet=shapes,
     )
 

@@ -84,9 +84,12 @@ LAYOUTS: Mapping[Family, Layout] = {
         },
     ),
 }
+FLUX_SIDE = 128  # of latents: pictures of 1024 pixels; Flux's configuration names no size
 # Tokens that T5 reads unless model_index.json says otherwise under this key; diffusers' pipelines take as many by default.
 # Where Stable Diffusion 3 comes without T5, as many zeros stand in its place.
 T5_LENGTH, T5_LENGTHS = "_t5_length", {"sd3": 256, "flux": 512}
+FAMILIES: tuple[Family, ...] = tuple(LAYOUTS)
+GUIDED: tuple[Family, ...] = ("sd1", "sd2", "sdxl", "sd3")  # by a second evaluation under the null prompt
 SUPPORTED = ", ".join(layout.title for layout in LAYOUTS.values())
 
 

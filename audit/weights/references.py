@@ -130,7 +130,7 @@ def pipeline_family(ref: ModelRef) -> Family:
     if family is None:
         raise _refuse(ref, f"is a {index.get('_class_name', 'pipeline')}, whose transformer is of no known family")
     problem = _unet_kind(unet, scheduler) if has_unet else None
-    if family == "sd1" and problem is None:
+    if family in ("sd1", "sd2") and problem is None:
         problem = _conditioning(unet, _read(ref, "text_encoder", index), index)
     problem = (
         problem

@@ -70,8 +70,8 @@ def test_clean_end_is_the_first_training_level_not_one() -> None:
 
 
 def test_other_predictions_and_steps_are_refused() -> None:
-    with pytest.raises(CheckpointError, match="v_prediction"):
-        make_schedule({**SD14_SCHEDULER, "prediction_type": "v_prediction"}, 50)
+    with pytest.raises(CheckpointError, match="'sample'"):
+        make_schedule({**SD14_SCHEDULER, "prediction_type": "sample"}, 50)
     with pytest.raises(CheckpointError, match="divide"):
         make_schedule(SD14_SCHEDULER, 30)
 

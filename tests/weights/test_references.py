@@ -402,9 +402,7 @@ def test_a_refused_download_is_one_message(hub_server: Any, tmp_path: Path, file
 @pytest.mark.parametrize(
     ("file", "changes", "message"),
     [
-        ("unet/config.json", {"cross_attention_dim": 1024}, "Stable Diffusion 2.x"),
-        ("unet/config.json", {"use_linear_projection": True}, "Stable Diffusion 2.x"),
-        ("scheduler/scheduler_config.json", {"prediction_type": "v_prediction"}, "Stable Diffusion 2.x"),
+        ("unet/config.json", {"cross_attention_dim": 1024}, "not conditioned by a CLIPTextModel"),
         ("scheduler/scheduler_config.json", {"prediction_type": "sample"}, "only epsilon"),
         ("unet/config.json", {"addition_embed_type": "text_time"}, "SDXL"),
         ("model_index.json", {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}, "SDXL"),
@@ -415,7 +413,12 @@ def test_a_refused_download_is_one_message(hub_server: Any, tmp_path: Path, file
             {"text_encoder": ["transformers", "T5EncoderModel"]},
             "not conditioned by a CLIPTextModel",
         ),
-        ("model_index.json", {"transformer": ["diffusers", "FluxTransformer2DModel"]}, "without a UNet"),
+        (
+            "model_index.json",
+            {"transformer": ["diffusers", "FluxTransformer2DModel"]},
+            "works otherwise than a FluxPipeline",
+        ),
+        ("model_index.json", {"transformer": ["diffusers", "PixArtTransformer2DModel"]}, "of no known family"),
     ],
 )
 def test_other_families_are_refused_by_name(pipeline: Path, file: str, changes: dict[str, Any], message: str) -> None:

@@ -10,6 +10,7 @@ from audit.plan.benign import require_judged
 from audit.plan.instruments import rules_of
 from audit.plan.preflight.checkpoints import check_checkpoint, check_personalisations, claims
 from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
+from audit.plan.preflight.families import check_families
 from audit.plan.preflight.guards import check_guards, check_stacks
 from audit.plan.preflight.inputs import unusable_prompts
 from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
@@ -32,6 +33,7 @@ def check(resolved: Resolved) -> Checked:
     ask.whether("model", check_stacks, resolved)
     if isinstance(resolved.backbone, ModelRef):
         backbone = resolved.backbone
+        ask.whether("model", check_families, resolved, backbone)
         ask.whether("model", check_phrases, resolved, backbone)
         ask.whether("model", check_guards, resolved, backbone)
         for name, claim in claims(resolved):

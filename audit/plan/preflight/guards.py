@@ -130,10 +130,16 @@ def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> di
     }
 
 
-def timesteps(sampler: Sampler, backbone: ModelRef) -> list[int]:
+def timesteps(sampler: Sampler, backbone: ModelRef) -> list[float]:
     """Return the sampler's training timesteps, noisiest first."""
-    offset = read_json(backbone.path / "scheduler" / "scheduler_config.json").get("steps_offset", 0)
-    return [i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps))]
+    config = read_json(backbone.path / "scheduler" / "scheduler_config.json")
+    if not str(config.get("_class_name", "")).startswith("FlowMatch"):
+        return [i * (1000 // sampler.steps) + config.get("steps_offset", 0) for i in reversed(range(sampler.steps))]
+    # As diffusers' class sets them; one that shifts by the picture's size is taken as unshifted, which moves none past 1000.
+    shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
+    least = shift * 0.001 / (1 + (shift - 1) * 0.001)
+    even = [1.0 - i * (1.0 - least) / max(1, sampler.steps - 1) for i in range(sampler.steps)]
+    return [round(1000 * shift * s / (1 + (shift - 1) * s), 3) for s in even]
 
 
 def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:

@@ -42,7 +42,7 @@ def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPToken
 
 def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
     """Check that the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
-    config = read_json(backbone.path / "unet" / "config.json")
+    config = _network(backbone)
     crossing = _crossing(config)
     if not any(crossing.values()):
         raise SpecError(
@@ -50,12 +50,12 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
             where=where,
             next_step="use a guard that works on the picture, such as egloce, or another backbone",
         )
-    if parameters.layers != "all" and not crossing[parameters.layers]:
-        having = ", ".join(part for part, blocks in crossing.items() if blocks)
+    if parameters.layers != "all" and ("patch_size" in config or not crossing[parameters.layers]):
+        having = ", ".join(part for part, blocks in crossing.items() if blocks and "patch_size" not in config)
         raise SpecError(
             f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
             where=where,
-            next_step=f"set layers to one of: all, {having}",
+            next_step=f"set layers to one of: all, {having}".removesuffix(", "),
         )
     known = _sides(config, parameters.layers, int(config["sample_size"]))
     wrong = [side for side in parameters.sides if side not in known]
@@ -69,7 +69,7 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
 
 def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     """Return why some guard of the spec cannot read attention for square latents of `side` cells; None when all can."""
-    config = read_json(backbone.path / "unet" / "config.json")
+    config = _network(backbone)
     for guard in (guard for defence in spec.defences for guard in defence.guards):
         parameters = guards.parse(guard)
         if isinstance(parameters, IreceParameters):
@@ -83,8 +83,16 @@ def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     return None
 
 
+def _network(backbone: ModelRef) -> Settings:
+    """Return the settings of the denoising network."""
+    part = "unet" if (backbone.path / "unet").is_dir() else "transformer"
+    return read_json(backbone.path / part / "config.json")
+
+
 def _parts(config: Settings) -> dict[str, list[str]]:
-    """Return the block types of the UNet's three parts."""
+    """Return the block types of the UNet's three parts; a transformer has no parts, and counts as one with joint attention."""
+    if "down_block_types" not in config and "patch_size" in config:
+        return {"down": [], "mid": ["CrossAttn"], "up": []}
     return {
         "down": list(config.get("down_block_types") or ()),
         "mid": [str(config.get("mid_block_type") or "")],
@@ -102,6 +110,8 @@ def _sides(config: Settings, layers: str, side: int) -> set[int]:
 
     Each down block but the last halves them.
     """
+    if "down_block_types" not in config and "patch_size" in config:
+        return {side // int(config["patch_size"])}
     depth, crossing = len(_parts(config)["down"]), _crossing(config)
     sides: set[int] = set()
     if layers in ("all", "down"):

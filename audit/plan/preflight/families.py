@@ -1,0 +1,52 @@
+"""Check that erasers, guards and scenarios can act on the backbone's family, before anything is computed. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from audit import erasers, guards
+from audit.errors import SpecError
+from audit.plan.resolved import Resolved
+from audit.spec.scenarios import LatentScenario
+from audit.weights.families import LAYOUTS, Family
+from audit.weights.references import ModelRef, pipeline_family, sampler_settings
+
+
+def check_families(resolved: Resolved, backbone: ModelRef) -> None:
+    """Check that every method of the spec can act on the backbone's family. Raises `SpecError` for the first that cannot."""
+    family = pipeline_family(backbone)
+    for where, what, able in _uses(resolved):
+        if family not in able:
+            others = ", ".join(LAYOUTS[one].title for one in LAYOUTS if one in able)
+            raise SpecError(
+                f"{what} cannot act on a {LAYOUTS[family].title} backbone; it is for {others}",
+                where=where,
+                next_step="take another method, or a backbone of one of these families",
+            )
+    prediction = resolved_prediction(backbone, family)
+    for scenario in resolved.spec.scenarios:
+        if isinstance(scenario, LatentScenario) and scenario.method in ("bdia", "o-belm") and prediction != "epsilon":
+            raise SpecError(
+                f"scenario {scenario.name!r}: the exact sampler {scenario.method} steps with predicted noise, and this "
+                f"backbone predicts {prediction}",
+                where=f"scenarios.{scenario.name}",
+                next_step="use method fixed-point",
+            )
+
+
+def resolved_prediction(backbone: ModelRef, family: Family) -> str:
+    """Return what the backbone's network predicts."""
+    if family in ("sd3", "flux"):
+        return "flow"
+    return str(sampler_settings(backbone).get("prediction_type", "epsilon"))
+
+
+def _uses(resolved: Resolved) -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """Yield where each eraser and guard stands in the spec, its name, and the families that it can act on."""
+    for defence in resolved.spec.defences:
+        where = f"defences.{defence.name}"
+        if defence.eraser is not None and defence.eraser.checkpoint is None:
+            name = defence.eraser.method
+            yield where, f"eraser {name!r}", erasers.find(name).families
+        for guard in defence.guards:
+            yield where, f"guard {guard.name!r}", guards.GUARDS.find(guard.name, "defences").families

@@ -1,0 +1,62 @@
+"""An audit on cut-down backbones of each family, by the code that the commands run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from audit.errors import SpecError
+from audit.run import open_journal
+from audit.storage.journal import Journal
+from audit.testbed.tokenizer import make_tokenizer
+from tests.flows.audits import finish_run, plan_run, spec_of_every_kind, tiny_spec
+from tests.tiny_families import write_flux, write_sd2, write_sd3, write_sdxl
+
+GUARDS = {
+    "write_sd2": {"name": "irece", "parameters": {"t_star": 501, "area_max": 1.0}},
+    "write_sdxl": {"name": "negative-prompt"},
+    "write_flux": {"name": "egloce", "parameters": {"energy": "testbed/energy", "window": [1000, 1]}},
+}
+
+
+def statuses(journal: Journal, kind: str) -> set[str]:
+    return {status for key in journal.keys(kind) for status in journal.table(kind, key)["status"].to_pylist()}
+
+
+def test_every_kind_of_unit_runs_on_a_transformer(tmp_path: Path) -> None:
+    """Erasing by ESD, IRECE on joint attention, prompts, a learned embedding, inverted latents of both kinds."""
+    spec = spec_of_every_kind(tmp_path, backbone=str(write_sd3(tmp_path / "sd3", t5=False, tokenizer=make_tokenizer())))
+    finish_run(spec, tmp_path / "root")
+    journal = open_journal(str(tmp_path / "root"))
+    for kind in ("erase", "attack", "invert", "generate"):
+        assert "error" not in statuses(journal, kind), kind
+        assert "ok" in statuses(journal, kind), kind
+
+
+@pytest.mark.parametrize("write", [write_sd2, write_sdxl, write_flux])
+def test_prompts_and_inverted_latents_run_on_every_family(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    spec = tiny_spec(
+        tmp_path,
+        write(tmp_path / "backbone"),
+        defences=[{"name": "guarded", "guards": [GUARDS[write.__name__]]}],
+    )
+    finish_run(spec, tmp_path / "root")
+    journal = open_journal(str(tmp_path / "root"))
+    assert statuses(journal, "generate") == {"ok"}
+
+
+@pytest.mark.parametrize(
+    ("defence", "message"),
+    [
+        ({"eraser": {"method": "uce"}}, "eraser 'uce' cannot act on a Stable Diffusion 3.x backbone"),
+        ({"guards": [{"name": "safree"}]}, "guard 'safree' cannot act on a Stable Diffusion 3.x backbone"),
+    ],
+)
+def test_methods_that_cannot_act_on_a_family_are_refused_at_plan_time(
+    defence: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    spec = tiny_spec(tmp_path, write_sd3(tmp_path / "sd3", t5=False), defences=[{"name": "tried", **defence}])
+    with pytest.raises(SpecError, match=message):
+        plan_run(spec, tmp_path / "root")
