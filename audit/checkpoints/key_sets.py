@@ -68,8 +68,14 @@ MEANINGS = {
 
 def key_set(name: str, unet_names: Iterable[str]) -> frozenset[str]:
     """Return the members of one set (a key of `MEANINGS`) among a UNet's names."""
-    rule = _RULES[name]
-    return frozenset(n for n in unet_names if rule(n))
+    rule, known = _RULES[name], frozenset(unet_names)
+    return frozenset(n for n in known if rule(n)) - (unread_queries(known) if name != "ALL" else frozenset())
+
+
+def unread_queries(names: Collection[str]) -> frozenset[str]:
+    """Return the text's queries of the last joint attention, whose answers nothing reads: no training changes them."""
+    query = ".attn.add_q_proj."
+    return frozenset(n for n in names if query in n and n.replace(query, ".attn.to_add_out.") not in names)
 
 
 def matching_set(names: Collection[str], unet_names: Collection[str]) -> str | None:

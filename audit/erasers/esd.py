@@ -23,7 +23,8 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit import erasers
-from audit.checkpoints.key_sets import is_text_attention, is_text_key
+from audit.checkpoints.key_sets import is_text_attention, is_text_key, unread_queries
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
@@ -76,6 +77,8 @@ def trained_names(unet: nn.Module, method: str, selection: str = "2025") -> tupl
             if isinstance(layer, nn.Linear | nn.Conv2d) and selects(method, module)
             for name, _ in layer.named_parameters()
         ]
+    unread = unread_queries(unet.state_dict())
+    names = [name for name in names if name not in unread]
     if not names:
         raise EraserError(f"{method} selects no parameter of this UNet", next_step="use another method or backbone")
     return tuple(names)
@@ -144,7 +147,7 @@ def erase(
 class _Step:
     """One iteration: the trained parameters take a step towards the target of one concept."""
 
-    unet: UNet2DConditionModel
+    unet: Denoiser
     optimiser: torch.optim.Optimizer
     sources: Sequence[Prompt]  # by concept: the prompt of the latents
     options: EsdParameters
@@ -162,18 +165,21 @@ class _Step:
 
 
 def rounded(pipeline: Pipeline) -> Pipeline:
-    """Return the pipeline with copies of its UNet and text encoder in bfloat16; the given ones stay as they are."""
+    """Return the pipeline with copies of its network and text encoders in bfloat16; the given ones stay as they are."""
     unet, text_encoder = (copy.deepcopy(part).to(torch.bfloat16) for part in (pipeline.unet, pipeline.text_encoder))
-    return dataclasses.replace(pipeline, unet=unet, text_encoder=text_encoder)
+    second = pipeline.second
+    if second is not None:
+        second = dataclasses.replace(second, encoder=copy.deepcopy(second.encoder).to(torch.bfloat16))
+    return dataclasses.replace(pipeline, unet=unet, text_encoder=text_encoder, second=second)
 
 
-def prepare(
-    unet: UNet2DConditionModel, method: str, selection: str = "2025"
-) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+def prepare(unet: Denoiser, method: str, selection: str = "2025") -> tuple[Denoiser, dict[str, nn.Parameter]]:
     """Return a copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
     names = trained_names(unet, method, selection)
     copied = copy.deepcopy(unet).requires_grad_(False)
-    if copied.device.type == "cpu":
+    if copied.device.type == "cpu" and isinstance(
+        copied, UNet2DConditionModel
+    ):  # joint attention has no other processor
         # The backward pass of torch's fused attention on CPUs takes as long as the rest of a training step.
         copied.set_attn_processor(AttnProcessor())
     parameters = dict(copied.named_parameters())
