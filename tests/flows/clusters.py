@@ -42,9 +42,21 @@ class Cluster:
             f"--num-cpus={cpus}", f"--num-gpus={gpus}", *_COMMON,
         ]  # fmt: skip
         log = self.folder / f"{name}.log"
-        with process(command, {**self.environment, **changes}, log, self.folder) as child:
-            wait_for(f"the start of node {name}", lambda: _started(child, log), START_SECONDS, log)
+        with contextlib.ExitStack() as stack:
+            for last in (False, False, True):
+                starting = process(command, {**self.environment, **changes}, log, self.folder)
+                child = stack.enter_context(starting)
+                if wait_for(f"the start of node {name}", lambda: _up(child, log), START_SECONDS, log) == "up":  # noqa: B023
+                    break
+                assert not last, f"it ended:\n{log.read_text(errors='replace')[-3000:]}"
             yield child
+
+
+def _up(child: subprocess.Popen[bytes], log: Path) -> str:
+    """Whether a node is up, or gave up after the half minute that Ray waits for it on busy cores."""
+    if child.poll() is not None:
+        return "ended"
+    return "up" if "Ray runtime started" in log.read_text(errors="replace") else ""
 
 
 _RAY = (sys.executable, "-c", "from ray.scripts.scripts import main; main()")
