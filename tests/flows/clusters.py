@@ -28,6 +28,7 @@ class Cluster:
     environment: Mapping[str, str]
     gcs: int
     client: int
+    head: subprocess.Popen[bytes] | None = None
 
     @property
     def address(self) -> str:
@@ -90,6 +91,17 @@ def ray_cluster(environment: Mapping[str, str], *nodes: str) -> Iterator[Cluster
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         child = stack.enter_context(process(command, variables, log, folder))
         wait_for("the start of the head", lambda: _started(child, log), START_SECONDS, log)
+        cluster = dataclasses.replace(cluster, head=child)
         for name in nodes:
             stack.enter_context(cluster.node(name))
         yield cluster
+
+
+def processes_called(title: str) -> list[int]:
+    """The ids of the processes whose title is `title`, as Ray sets it while a task runs."""
+    ids = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace").strip() == title:
+                ids.append(int(folder.name))
+    return ids

@@ -242,7 +242,9 @@ def test_cases_are_paired_whatever_their_numbers_and_those_that_are_alike_in_tur
     scored(journal, old, {0, 2})
     scored(journal, new, {1, 2})
     comparison = read_comparison(folded(tmp_path, journal), "old", "new", margin=0.5)
-    counts = {c.defence: (c.row.hit_both, c.row.first_only, c.row.second_only, c.row.unpaired) for c in comparison.cells}
+    counts = {
+        c.defence: (c.row.hit_both, c.row.first_only, c.row.second_only, c.row.unpaired) for c in comparison.cells
+    }
     assert counts == {"uce": (1, 1, 1, 0), "esd": (0, 2, 2, 0)}
     changes = {(c.defence, c.came_back, c.old_case_no, c.new_case_no, c.seed) for c in comparison.changes}
     assert changes == {
