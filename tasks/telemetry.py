@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeAlias
 
 from audit.machine import telemetry
+from tasks.networks import Networks
 from tasks.progress import reporter
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Span(Protocol):
 
 
 _sender: Sender | None = None
+_networks = Networks()
 _joined: str | None = None  # the run whose units this process computes for another one
 
 
@@ -182,7 +184,7 @@ def unit(unit: Unit) -> Iterator[Callable[[UnitReport], UnitReport]]:
         return report
 
     outcome, began = "failed", time.perf_counter()
-    with sender.span(f"unit {unit.kind}", {**kind, "unit": unit.key, "attempt": attempt}) as span:
+    with sender.span(f"unit {unit.kind}", {**kind, "unit": unit.key, "attempt": attempt}) as span, _networks.measured():
         try:
             yield measured
             outcome = "errors" if reports and reports[0].errors else "complete"
@@ -190,6 +192,8 @@ def unit(unit: Unit) -> Iterator[Callable[[UnitReport], UnitReport]]:
             span.set({"outcome": outcome, **(_facts(reports[0]) if reports else {})})
             sender.count("units", 1, {**kind, "outcome": outcome})
             sender.count("unit.seconds", time.perf_counter() - began, kind)
+            for network, seconds in _networks.take().items():
+                sender.count("network.seconds", seconds, {**kind, "network": network})
             for report in reports:
                 sender.count("compute.seconds", report.seconds, kind)
                 sender.count("rows", report.rows, kind)

@@ -76,14 +76,16 @@ def moto_server() -> Iterator[Environment]:
 def rclone_server(directory: Path) -> Iterator[Environment]:
     """The environment of `rclone serve s3` over `directory`, whose subfolders are its buckets.
 
-    Signatures are checked against a random key pair, and objects are plain files that survive the server.
+    Signatures are checked against a random key pair, and objects are plain files that survive the server. It forgets what it
+    knows of a folder after a tenth of a second: told to forget at once, it lists a folder again and again during a PUT, for
+    half a minute on busy cores.
     """
     key, secret = "audit" + secrets.token_hex(6), secrets.token_hex(20)
     port = free_port()
     command = [
         str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--config", os.devnull,
         "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
-        "--vfs-cache-mode", "off", "--dir-cache-time", "0s", str(directory),
+        "--vfs-cache-mode", "off", "--dir-cache-time", "100ms", str(directory),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:

@@ -21,59 +21,98 @@ from audit.index.store import explained
 from audit.verdict.comparison import PairedRow
 from audit.verdict.regression import Change, RunFacts, Unpaired
 
-# As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
-_SIDES = """
-create or replace temp table sides as
-with judges as (select unnest($judges::varchar[]) as detector, unnest($thresholds::double[]) as threshold),
-planned as (
-    select r.run_id, c.cell_id, c.run_key, c.concept, c.defence, c.scenario, k.case_no, k.seed, k.item_id,
-        coalesce(k.prompt, k.prompt_key) as prompt, k.guidance,
-        row_number() over (
-            partition by c.run_key, c.cell_id, k.seed, k.item_id, coalesce(k.prompt, k.prompt_key), k.guidance
-            order by k.case_no
-        ) as repetition
-    from cells as c
-    inner join runs as r on c.run_key = r.run_key
-    inner join cases as k on c.run_key = k.run_key and c.cell_id = k.cell_id
-    where r.run_id in ($old, $new) and c.role = 'target' and c.control is null and c.perturbation is null
-        and c.defence <> 'none'
-),
--- A join from the left would read the outcomes of every run.
-read as (
-    select o.run_key, o.cell_id, o.case_no, o.detector, o.outcome, o.score, o.labels_complete
-    from outcomes as o
-    where o.run_key in (select run_key from runs where run_id in ($old, $new))
-)
-select p.*, j.detector,
-    case
-        when o.outcome is null or o.outcome = 'unassessed' then 'unassessed'
-        when j.threshold is null then o.outcome
-        when coalesce(o.score >= j.threshold, false) then 'hit'
-        when not o.labels_complete and (i.score_floor <= 0 or j.threshold < i.score_floor) then 'unassessed'
-        else 'clear'
-    end as outcome
-from planned as p
-cross join judges as j
-left join instruments as i on p.run_key = i.run_key and j.detector = i.detector
-left join read as o
-    on p.run_key = o.run_key and p.cell_id = o.cell_id and p.case_no = o.case_no and j.detector = o.detector
+# The compared cells of both runs. `place` numbers their names: the same in both runs.
+_PLACES = """
+create or replace temp table places as
+select r.run_id = $new as new, c.run_key, c.cell_id, c.concept, c.defence, c.scenario,
+    dense_rank() over (order by c.concept, c.defence, c.scenario) as place
+from cells as c
+inner join runs as r on c.run_key = r.run_key
+where r.run_id in ($old, $new) and c.role = 'target' and c.control is null and c.perturbation is null
+    and c.defence <> 'none'
 """
+# A join from the left would read the cases, and the outcomes, of every run.
+_PLANNED = """
+create or replace temp table planned as
+select p.new, p.place, p.cell_id, k.case_no, k.seed, k.item_id, coalesce(k.prompt, k.prompt_key) as prompt, k.guidance
+from cases as k
+inner join places as p on k.run_key = p.run_key and k.cell_id = p.cell_id
+where k.run_key in (select run_key from runs where run_id in ($old, $new))
+"""
+_SAME = """a.seed = b.seed and a.item_id is not distinct from b.item_id and a.prompt is not distinct from b.prompt
+    and a.guidance is not distinct from b.guidance"""
+# Two runs of one plan have the same cases under the same numbers. Where a cell has, its cases need no search for a partner:
+# of several that are alike the first is paired with the first, which their numbers do already.
+_PARTNERS = f"""
+create or replace temp table partners as
+with
+pairable as (
+    select place from places where not list_contains($changed::varchar[], scenario)
+    group by place having count(*) filter (where new) = 1 and count(*) filter (where not new) = 1
+),
+sizes as (select new, place, count(*) as cases from planned group by all),
+alike as (
+    select a.place, a.cell_id as old_cell_id, a.case_no as old_case_no, b.cell_id as new_cell_id, b.case_no as new_case_no
+    from (from planned where not new) as a
+    inner join (from planned where new) as b on a.place = b.place and a.case_no = b.case_no and {_SAME}
+    where a.place in (select place from pairable)
+),
+aligned as (
+    select f.place
+    from (select place, count(*) as cases from alike group by place) as f
+    inner join sizes as s on f.place = s.place and f.cases = s.cases
+    group by f.place
+    having count(*) = 2
+),
+others as (
+    select *, row_number() over (
+        partition by new, cell_id, seed, item_id, prompt, guidance order by case_no
+    ) as repetition
+    from planned
+    where place not in (select place from aligned)
+)
+from alike where place in (select place from aligned)
+union all
+select coalesce(a.place, b.place), a.cell_id, a.case_no, b.cell_id, b.case_no
+from (from others where not new) as a
+full outer join (from others where new) as b
+    on a.place = b.place and {_SAME} and a.repetition = b.repetition
+    and a.place in (select place from places where not list_contains($changed::varchar[], scenario))
+"""
+# As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
 _PAIRS = """
 create or replace temp table pairs as
-select coalesce(a.concept, b.concept) as concept, coalesce(a.defence, b.defence) as defence,
-    coalesce(a.scenario, b.scenario) as scenario, coalesce(a.detector, b.detector) as detector,
-    coalesce(a.seed, b.seed) as seed, coalesce(a.item_id, b.item_id) as item_id, coalesce(a.prompt, b.prompt) as prompt,
-    coalesce(a.guidance, b.guidance) as guidance, case when b.cell_id is null then 'old' else 'new' end as side,
-    a.cell_id is not null and b.cell_id is not null as paired, a.outcome as first_outcome, b.outcome as second_outcome,
-    a.cell_id as old_cell_id, a.case_no as old_case_no, b.cell_id as new_cell_id, b.case_no as new_case_no
-from (from sides where run_id = $old) as a
-full outer join (from sides where run_id = $new) as b
-    on a.concept = b.concept and a.defence = b.defence and a.scenario = b.scenario and a.detector = b.detector
-    and a.seed = b.seed and a.item_id is not distinct from b.item_id and a.prompt is not distinct from b.prompt
-    and a.guidance is not distinct from b.guidance and a.repetition = b.repetition
-    and not list_contains($changed::varchar[], a.scenario)
+with
+judges as (
+    select unnest($judges::varchar[]) as detector, unnest($thresholds::double[]) as threshold,
+        unnest(range(len($judges)))::tinyint as judge
+),
+readings as (
+    select p.new, o.cell_id, o.case_no, j.judge,
+        case
+            when o.outcome = 'unassessed' then 'unassessed'
+            when j.threshold is null then o.outcome
+            when coalesce(o.score >= j.threshold, false) then 'hit'
+            when not o.labels_complete and (i.score_floor <= 0 or j.threshold < i.score_floor) then 'unassessed'
+            else 'clear'
+        end as outcome
+    from outcomes as o
+    inner join places as p on o.run_key = p.run_key and o.cell_id = p.cell_id
+    inner join judges as j on o.detector = j.detector
+    left join instruments as i on o.run_key = i.run_key and o.detector = i.detector
+    where o.run_key in (select run_key from places)
+)
+select p.*, j.detector, p.old_cell_id is not null and p.new_cell_id is not null as paired,
+    coalesce(a.outcome, 'unassessed') as first_outcome, coalesce(b.outcome, 'unassessed') as second_outcome
+from partners as p
+cross join judges as j
+left join (from readings where not new) as a
+    on p.old_cell_id = a.cell_id and p.old_case_no = a.case_no and j.judge = a.judge
+left join (from readings where new) as b
+    on p.new_cell_id = b.cell_id and p.new_case_no = b.case_no and j.judge = b.judge
 """
-_ROWS = """
+_NAMES = "(select distinct place, concept, defence, scenario from places)"
+_ROWS = f"""
 select defence, concept, scenario, detector, defence || ' in ' || $old as first, defence || ' in ' || $new as second,
     count(*) filter (where paired and first_outcome = 'hit' and second_outcome = 'hit') as hit_both,
     count(*) filter (where paired and first_outcome = 'hit' and second_outcome = 'clear') as first_only,
@@ -85,21 +124,23 @@ select defence, concept, scenario, detector, defence || ' in ' || $old as first,
     count(*) filter (where paired and first_outcome = 'unassessed' and second_outcome = 'clear') as unassessed_clear,
     count(*) filter (where paired and first_outcome = 'unassessed' and second_outcome = 'unassessed') as unassessed_unassessed,
     count(*) filter (where not paired) as unpaired
-from pairs
+from pairs inner join {_NAMES} using (place)
 group by concept, scenario, detector, defence
 order by concept, scenario, detector, defence
 """
 # The nearest case of the other run says why there is no partner.
-_UNPAIRED = """
+_UNPAIRED = f"""
 with alone as (
-    select distinct concept, defence, scenario, side, seed, item_id, prompt, guidance, old_cell_id, old_case_no, new_cell_id,
-        new_case_no
-    from pairs
-    where not paired
+    select n.new, n.place, n.cell_id, n.case_no, n.seed, n.item_id, n.prompt, n.guidance
+    from partners as p
+    inner join planned as n
+        on n.new = (p.old_cell_id is null) and n.cell_id = coalesce(p.old_cell_id, p.new_cell_id)
+        and n.case_no = coalesce(p.old_case_no, p.new_case_no)
+    where p.old_cell_id is null or p.new_cell_id is null
 ),
-others as (select distinct * exclude (detector, outcome) from sides),
+others as (from planned where place in (select place from alone)),
 near as (
-    select p.concept, p.defence, p.scenario, p.side, p.old_cell_id, p.old_case_no, p.new_cell_id, p.new_case_no,
+    select p.place, p.new, p.cell_id, p.case_no,
         count(o.cell_id) > 0 as cell,
         bool_or(o.seed = p.seed) as seed,
         bool_or(o.seed = p.seed and o.item_id is not distinct from p.item_id and o.guidance is not distinct from p.guidance)
@@ -113,12 +154,10 @@ near as (
         bool_or(o.seed = p.seed and o.item_id is not distinct from p.item_id and o.prompt is not distinct from p.prompt
             and o.guidance is not distinct from p.guidance) as same
     from alone as p
-    left join others as o
-        on p.concept = o.concept and p.defence = o.defence and p.scenario = o.scenario
-        and o.run_id = case p.side when 'old' then $new else $old end
-    group by all
+    left join others as o on p.place = o.place and p.new <> o.new
+    group by p.place, p.new, p.cell_id, p.case_no
 )
-select concept, defence, scenario, side,
+select concept, defence, scenario, case when new then 'new' else 'old' end as side,
     case
         when not cell then 'cell'
         when list_contains($changed::varchar[], scenario) then 'settings'
@@ -130,14 +169,16 @@ select concept, defence, scenario, side,
         else 'case'
     end as reason,
     count(*) as cases
-from near
+from near inner join {_NAMES} using (place)
 group by all
 order by all
 """
-_CHANGES = """
+_CHANGES = f"""
 select concept, defence, scenario, detector, second_outcome = 'hit' as came_back, old_cell_id, old_case_no, new_cell_id,
     new_case_no, seed
 from pairs
+inner join {_NAMES} using (place)
+inner join (select cell_id as new_cell_id, case_no as new_case_no, seed from planned where new) using (new_cell_id, new_case_no)
 where paired and first_outcome <> second_outcome and first_outcome <> 'unassessed' and second_outcome <> 'unassessed'
 qualify row_number() over (
     partition by concept, defence, scenario, detector, came_back order by new_cell_id, new_case_no
@@ -196,17 +237,19 @@ def pair_cases(
     """Return (defence, paired outcomes) for each concept, defence, scenario and detector that either run has.
 
     `thresholds` names the detectors, each with the threshold to count by, or None for the one of each run. Cases of the scenarios
-    that have `changed` have no partner. The temporary tables `sides` and `pairs` are left for the functions below.
+    that have `changed` have no partner. The temporary tables `planned`, `partners` and `pairs` are left for the functions below.
     """
     names = {"old": old, "new": new}
-    con.execute(_SIDES, {**names, "judges": list(thresholds), "thresholds": list(thresholds.values())})
-    con.execute(_PAIRS, {**names, "changed": list(changed)})
+    con.execute(_PLACES, names)
+    con.execute(_PLANNED, names)
+    con.execute(_PARTNERS, {"changed": list(changed)})
+    con.execute(_PAIRS, {"judges": list(thresholds), "thresholds": list(thresholds.values())})
     return [(row.pop("defence"), PairedRow(**row)) for row in records(con, _ROWS, names)]
 
 
 def unpaired_cases(con: Connection, old: RunFacts, new: RunFacts, changed: Mapping[str, str]) -> tuple[Unpaired, ...]:
     """Return the cases without a partner, counted by cell and reason. `changed` has the differing settings of each scenario."""
-    rows = records(con, _UNPAIRED, {"old": old.run_id, "new": new.run_id, "changed": list(changed)})
+    rows = records(con, _UNPAIRED, {"changed": list(changed)})
     return tuple(
         Unpaired(**row, detail=changed.get(row["scenario"], "") if row["reason"] == "settings" else "") for row in rows
     )

@@ -12,6 +12,7 @@ import argparse
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from pathlib import Path
 from tests.bench.sleeping import SECONDS
 from tests.bench.table import Figure, conclude
 from tests.flows.clusters import ray_cluster
-from tests.flows.servers import prefect_server
+from tests.flows.servers import prefect_server, server_log
 from tests.servers import rclone_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -59,6 +60,7 @@ def main() -> None:
         spec, root, address = arguments.drive
         print(json.dumps(dataclasses.asdict(drive(Path(spec), root, address))))
     else:
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # the servers end with it
         conclude(figures(arguments.gpus, arguments.seconds, arguments.rounds))
 
 
@@ -104,30 +106,42 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "buckets" / "audits").mkdir(parents=True)
-        text = {"name": "text", "cases": gpus * rounds // 2, "sampler": {"steps": 2, "guidance": 3.0}}
+        # A picture and a score for each case of the backbone and of the defence.
+        text = {"name": "text", "cases": gpus * rounds // 4, "sampler": {"steps": 2, "guidance": 3.0}}
         spec = tiny_spec(
             folder,
             write_pipeline(folder / "pipeline"),
             scenarios=[text],
-            defences=[],
+            defences=[{"name": "irece", "guards": [{"name": "irece"}]}],
             controls={"cases": 1},
             unit_size=1,
         )
         with (
             rclone_server(folder / "buckets") as s3,
-            prefect_server(folder / "home", REPOSITORY) as server,
+            prefect_server(folder / "home", REPOSITORY, PREFECT_SERVER_LOGGING_LEVEL="INFO") as server,
             ray_cluster({**server, **s3, SECONDS: str(seconds)}) as cluster,
             cluster.node("gpus", cpus=gpus, gpus=gpus),
         ):
-            before = _cpu_seconds()
+            before, requests = _cpu_seconds(), _requests(folder / "home")
             began = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-m", "tests.bench.bench_ray", "--drive", str(spec), "s3://audits/run", cluster.address],
-                env=dict(cluster.environment), cwd=REPOSITORY, capture_output=True, text=True, check=False,
-            )  # fmt: skip
-            assert done.returncode == 0, done.stderr[-3000:]
+            command = [
+                sys.executable,
+                "-m",
+                "tests.bench.bench_ray",
+                "--drive",
+                str(spec),
+                "s3://audits/run",
+                cluster.address,
+            ]
+            with (folder / "drive.log").open("w+") as log:
+                done = subprocess.run(
+                    command, env=dict(cluster.environment), cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=log, text=True,
+                    check=False,
+                )  # fmt: skip
+                log.seek(0)
+                assert done.returncode == 0, log.read()[-3000:]
             wall = time.monotonic() - began
-            after = _cpu_seconds()
+            after, requests = _cpu_seconds(), _requests(folder / "home") - requests
         result = Spread(**json.loads(done.stdout.strip().splitlines()[-1]))
     ideal = result.units * seconds / gpus
     share = ideal / result.seconds
@@ -139,7 +153,13 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
             f"ideal speed-up reached on {gpus} GPUs", share, "{:.2f}", LEAST, f"{how}; dearest: {dearest}", least=True
         )
     ]
-    return figures + [Figure(f"CPU seconds a unit, {part}", cost, "{:.3f} s") for part, cost in costs.items()]
+    figures += [Figure(f"CPU seconds a unit, {part}", cost, "{:.3f} s") for part, cost in costs.items()]
+    return [*figures, Figure("requests to the Prefect server, a unit", requests / result.units, "{:.1f}")]
+
+
+def _requests(home: Path) -> int:
+    """The requests that the Prefect server of `home` has answered, by its access log."""
+    return server_log(home).read_text(errors="replace").count(' HTTP/1.1"')
 
 
 def _cpu_seconds() -> Mapping[str, float]:

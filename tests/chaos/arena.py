@@ -19,6 +19,7 @@ from tests.chaos.reference import Reference
 from tests.chaos.rounds import Round
 from tests.chaos.services import Services
 from tests.chaos.zygote import Child, Zygote
+from tests.flows.clusters import processes_called
 
 VERDICTS = (0, 3, 4)
 SECONDS = 420.0  # for one command; one that is stuck longer is a finding
@@ -73,7 +74,12 @@ class Arena:
         argv = [*words, "--root", self.root]
         if words[0] in ("run", "resume"):
             argv += ["--reports", str(self.home / "reports" / f"{self._commands}")]
-        variables = {"XDG_CACHE_HOME": str(self.home / "cache"), **self.environment, **environment}
+        on_ray: dict[str, str] = {}
+        if self.round.engine == "ray" and words[0] in ("run", "resume"):
+            cluster = self.campaign.services.ray
+            argv += ["--runner", "ray", "--address", cluster.address]
+            on_ray = cluster.client
+        variables = {"XDG_CACHE_HOME": str(self.home / "cache"), **self.environment, **on_ray, **environment}
         log = self.folder / f"{self._commands}-{words[0]}.log"
         return self.campaign.zygote.start(argv, variables, self.folder, log)
 
@@ -99,6 +105,8 @@ class Arena:
             wanted = int(whole)
             if not wanted and proxy:  # somewhere between the command's first request and the stage's first unit
                 return lambda: proxy.requests >= rest * _FIRST_REQUESTS
+            if not wanted and self.round.engine == "ray":
+                return lambda: bool(processes_called(f"ray::{stage}"))
             if not wanted and stage in ("erase", "attack") and rest > 0.3:  # within a training or a search
                 return lambda: any(self.home.glob("cache/erasure-audit/trainings/*/*"))
             if proxy:

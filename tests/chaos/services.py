@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 
+from tests.chaos.ray_services import RayCluster
 from tests.flows.postgres import Cluster
 from tests.flows.servers import clean_environment, process, wait_for
 from tests.servers import environment, free_port
@@ -89,6 +90,7 @@ class Services:
         self._folder = folder
         self._opened = contextlib.ExitStack()
         self._s3: dict[str, str] | None = None
+        self._ray: RayCluster | None = None
         folder.mkdir(parents=True, exist_ok=True)
         self.postgres = Cluster()
         self._opened.callback(self.postgres.remove)
@@ -110,6 +112,14 @@ class Services:
         if self._s3 is None:
             self._s3 = self._opened.enter_context(moto_process(self._folder / "moto.log"))
         return self._s3
+
+    @property
+    def ray(self) -> RayCluster:
+        """Return the Ray cluster, whose processes know the Prefect server."""
+        if self._ray is None:
+            self._ray = RayCluster(self.prefect.environment)
+            self._opened.callback(self._ray.close)
+        return self._ray
 
     def _stop_postgres(self) -> None:
         with contextlib.suppress(AssertionError, subprocess.TimeoutExpired):

@@ -23,7 +23,19 @@ pytestmark = [
     pytest.mark.timeout(3600),
     pytest.mark.skipif(not AVAILABLE, reason="needs PostgreSQL"),
 ]
-KINDS = ("sigkill", "power-loss", "two-runs", "s3-500", "s3-duplicate-put", "postgres-restarted", "disk-full")
+KINDS = (
+    "sigkill",
+    "power-loss",
+    "two-runs",
+    "s3-500",
+    "s3-duplicate-put",
+    "postgres-restarted",
+    "disk-full",
+    "ray-node-killed",
+    "ray-head-killed",
+    "ray-process-killed",
+    "ray-prefect-restarted",
+)
 FAULTS = {fault.kind: fault for fault in usable()}
 
 

@@ -69,7 +69,7 @@ def test_rounds_are_drawn_from_the_seed_and_reach_every_kind_and_stage() -> None
         drawn = [round_ for round_ in rounds if round_.kind == fault.kind]
         assert {round_.stage for round_ in drawn} == set(fault.stages)
         assert {round_.storage for round_ in drawn} == set(fault.storages)
-        assert {round_.engine for round_ in drawn} == {"inline"}
+        assert {round_.engine for round_ in drawn} == set(fault.engines)
     assert draw(7, 3, FAULTS, "read-only").kind == "read-only"
 
 

@@ -118,9 +118,8 @@ def _warm() -> None:
     import flows.cli
     import flows.work  # noqa: F401
     from audit.compute import training_folders, worker  # noqa: F401
-    from audit.index import validation
+    from audit.index import validation  # noqa: F401
 
-    validation.prepare()
     # Every iteration of a training leaves a checkpoint, so that a run is interrupted between two of them.
     training_folders.Session = functools.partial(training_folders.Session, checkpoint_seconds=0.0)  # type: ignore[misc]
 

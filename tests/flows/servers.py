@@ -91,9 +91,17 @@ def wait_for(what: str, check: Callable[[], Any], seconds: float, log: Path | No
     raise AssertionError(f"{what} did not happen within {seconds:.0f} s\n{tail}")
 
 
+def server_log(home: Path) -> Path:
+    """The file that holds what the server of `home` prints."""
+    return home.with_suffix(".server.log")
+
+
 @contextlib.contextmanager
-def prefect_server(home: Path, cwd: Path, database: str | None = None) -> Iterator[dict[str, str]]:
-    """The environment that points children at a fresh Prefect server, on `database` or an SQLite file below `home`."""
+def prefect_server(home: Path, cwd: Path, database: str | None = None, **changes: str) -> Iterator[dict[str, str]]:
+    """The environment that points children at a fresh Prefect server, on `database` or an SQLite file below `home`.
+
+    `changes` are variables of the server alone; its output is in `server_log(home)`.
+    """
     port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {
@@ -105,8 +113,8 @@ def prefect_server(home: Path, cwd: Path, database: str | None = None) -> Iterat
         "PREFECT_SERVER_SERVICES_SCHEDULER_RECENT_DEPLOYMENTS_LOOP_SECONDS": "2",
     }
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    log = home.with_suffix(".server.log")
-    with process(command, environment, log, cwd) as child:
+    log = server_log(home)
+    with process(command, {**environment, **changes}, log, cwd) as child:
 
         def healthy() -> bool:
             assert child.poll() is None, f"the server ended:\n{log.read_text(errors='replace')[-3000:]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.console import Console
 from audit.progress import Pace, lines, steps
 from audit.progress.lines import Lines, speed
 from audit.progress.steps import Step, counted, listening
+from audit.spec.sections import CorpusEntry
 from flows import console
+from tasks import collect
 
 
 @pytest.fixture
@@ -106,3 +109,24 @@ def test_a_terminal_shows_a_bar_for_each_stage_with_rate_and_time_left(monkeypat
 @pytest.mark.parametrize(("rate", "text"), [(12_345.6, "12,345.6/s"), (0.2, "12.0/min"), (0.001, "3.6/h")])
 def test_speeds_are_readable(rate: float, text: str) -> None:
     assert speed(rate) == text
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_collecting_of_a_corpus_tells_the_time_left_once_it_is_counted(
+    missing: bool, told: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collect, "PATIENCE_SECONDS", 0.0)
+    (tmp_path / "ring").mkdir()
+    for name in ("a.png", "b.png", "c.png", ".DS_Store"):
+        (tmp_path / "ring" / name).write_bytes(b"a picture")
+    url = str(tmp_path / ("absent" if missing else "ring"))
+    with collect._Counting([CorpusEntry(url=url, concept="ring")]) as counting:
+        counting._thread.join(10)
+        for done in (1, 2, 3):
+            counting.show(done)
+    if missing:  # which is for whoever reads the corpus to say
+        assert told[0] == "collect: 0 objects" and not any(" left" in line for line in told)
+        return
+    assert told[0] == "collect: 0 objects"
+    assert told[1].startswith("collect: 1/3 objects, ") and told[1].endswith(" left")
+    assert told[-1].startswith("collect: 3/3 objects in ")

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 import torch
 
+from audit.machine import telemetry as settings
 from audit.plan.document import KINDS
 from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, spec_of_every_kind
-from tests.flows.clusters import Cluster, ray_cluster
+from tests.flows.clusters import Cluster, processes_called, ray_cluster
 from tests.flows.servers import cli, prefect_server, process, wait_for
 from tests.flows.test_kill import tables
+from tests.flows.test_telemetry import attributes, receiving
+from tests.servers import rclone_server, use
 
 pytestmark = [pytest.mark.slow, pytest.mark.server, pytest.mark.timeout(1800)]
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,16 +63,6 @@ def only_run(root: Path) -> str:
 
 def on_ray(cluster: Cluster, spec: Path, root: Path) -> list[str]:
     return ["run", str(spec), "--root", str(root), "--runner", "ray", "--address", cluster.address, "--json"]
-
-
-def processes_called(title: str) -> list[int]:
-    """The ids of the processes whose title is `title`, as Ray sets it while a task runs."""
-    ids = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace").strip() == title:
-                ids.append(int(folder.name))
-    return ids
 
 
 def pool_processes(parent: int) -> list[int]:
@@ -149,6 +142,35 @@ def test_a_node_with_another_version_computes_nothing(
                 )  # fmt: skip
     assert resumed.returncode in VERDICTS, resumed.stderr
     assert tables(root, run_id) == undisturbed
+
+
+def test_a_run_on_s3_equals_the_inline_run_and_its_nodes_send_metrics_and_traces(
+    server: dict[str, str],
+    spec: Path,
+    undisturbed: dict[str, object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    root, buckets, cache = "s3://audits/runs", tmp_path / "buckets", tmp_path / "cache"
+    (buckets / "audits").mkdir(parents=True)
+    with rclone_server(buckets) as s3, receiving(monkeypatch) as receiver:
+        variables = {**server, **s3, settings.ENDPOINT: receiver.url}
+        with ray_cluster(variables, "first", "second") as cluster:
+            command = ["run", str(spec), "--root", root, "--reports", str(tmp_path / "reports"), "--runner", "ray"]
+            environment = {**cluster.environment, "XDG_CACHE_HOME": str(cache)}
+            done = cli(environment, REPOSITORY, *command, "--address", cluster.address, "--json")
+        assert done.returncode in VERDICTS, done.stderr
+        use(monkeypatch, s3)
+        journal = Journal(root)
+        (run_id,) = journal.runs()
+        planned = {key for kind in KINDS for key in journal.keys(kind)}
+        spans = receiver.spans()
+    (index,) = (cache / "erasure-audit").glob("*/db")
+    assert tables(index.parent, run_id) == undisturbed
+    units = {attributes(span)["unit"] for span in spans if span.name.startswith("unit ")}
+    assert units == planned and len({span.trace_id for span in spans}) == 1
+    networks = {dict(of)["network"] for name, of in receiver.metrics() if name == "erasure_audit.network.seconds"}
+    assert {"UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel"} <= networks
 
 
 def test_processes_of_one_machine_equal_the_inline_run(

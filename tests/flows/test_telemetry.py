@@ -18,6 +18,7 @@ import pytest
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from prefect.states import Completed, Failed
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from audit.compute.worker import UnitReport
 from audit.machine import telemetry as settings
@@ -25,6 +26,7 @@ from audit.plan.identities import Unit
 from tasks import context, progress, stages, telemetry
 from tasks.collect import collect
 from tasks.context import Run
+from tasks.networks import Networks
 from tasks.opening import open_run
 from tasks.plan import plan
 from tests.flows.audits import tiny_spec
@@ -201,7 +203,42 @@ def test_the_numbers_of_a_run_add_up(sent: Sent) -> None:
     assert metrics["erasure_audit.rows", (kind,)] >= len(planned) - 1
     assert metrics["erasure_audit.queue", (kind,)] == 0
     assert 0 < metrics["erasure_audit.compute.seconds", (kind,)] <= metrics["erasure_audit.unit.seconds", (kind,)]
+    seconds = {
+        dict(of)["network"]: value for (name, of), value in metrics.items() if name == "erasure_audit.network.seconds"
+    }
+    assert seconds.keys() == {"UNet2DConditionModel", "AutoencoderKL", "CLIPTextModel"}
+    assert min(seconds.values()) > 0
+    assert sum(seconds.values()) < metrics["erasure_audit.compute.seconds", (kind,)]
     assert not [note for note in sent.notes if "metrics" in note]
+
+
+def test_networks_are_measured_inside_a_unit_alone_and_the_outermost_counts() -> None:
+    networks, plain = Networks(), PreTrainedModel.__call__
+
+    class Inner(PreTrainedModel):
+        def forward(self, broken: bool) -> None:
+            time.sleep(0.01)
+            if broken:
+                raise ValueError
+
+    class Outer(PreTrainedModel):
+        def __init__(self, config: PreTrainedConfig) -> None:
+            super().__init__(config)
+            self.inner = Inner(config)
+
+        def forward(self, broken: bool = False) -> None:
+            self.inner(broken)
+
+    outer = Outer(PreTrainedConfig())
+    with networks.measured():
+        outer()
+        with pytest.raises(ValueError):
+            outer(broken=True)
+        outer.inner(False)
+    outer()
+    seconds = networks.take()
+    assert seconds.keys() == {"Outer", "Inner"} and all(0.01 <= value < 0.5 for value in seconds.values())
+    assert networks.take() == {} and PreTrainedModel.__call__ is plain and "__call__" not in vars(PreTrainedModel)
 
 
 def test_no_prompt_no_path_and_no_host_name_is_sent(sent: Sent) -> None:

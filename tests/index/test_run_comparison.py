@@ -227,3 +227,28 @@ def test_what_a_reader_has_to_know_stands_beside_the_verdict(tmp_path: Path) -> 
 def test_the_worse_of_two_statuses() -> None:
     ok, fail, open_ = VerdictStatus.PASS, VerdictStatus.FAIL, VerdictStatus.INCONCLUSIVE
     assert [worse(ok, ok), worse(ok, open_), worse(open_, fail), worse(fail, ok)] == [ok, open_, fail, fail]
+
+
+def test_cases_are_paired_whatever_their_numbers_and_those_that_are_alike_in_turn(tmp_path: Path) -> None:
+    journal = Journal(str(tmp_path / "journal"))
+    two = [cell(0, 8), cell(1, 8, defence="esd")]
+    old, new = (Run(name, cells=two, instruments=[instrument()], unit_size=8) for name in ("old", "new"))
+    for run in (old, new):
+        for case in run.cases:  # the cases of the first cell are alike by twos
+            case["seed"] = case["case_no"] // 2 if case["cell_id"] == 0 else case["case_no"]
+    for case in new.cases:
+        if case["cell_id"] == 1:  # those of the second have their numbers in the opposite order
+            case["seed"] = 7 - case["seed"]
+    scored(journal, old, {0, 2})
+    scored(journal, new, {1, 2})
+    comparison = read_comparison(folded(tmp_path, journal), "old", "new", margin=0.5)
+    counts = {
+        c.defence: (c.row.hit_both, c.row.first_only, c.row.second_only, c.row.unpaired) for c in comparison.cells
+    }
+    assert counts == {"uce": (1, 1, 1, 0), "esd": (0, 2, 2, 0)}
+    changes = {(c.defence, c.came_back, c.old_case_no, c.new_case_no, c.seed) for c in comparison.changes}
+    assert changes == {
+        ("uce", False, 0, 0, 0), ("uce", True, 1, 1, 0),
+        ("esd", False, 0, 7, 0), ("esd", False, 2, 5, 2), ("esd", True, 6, 1, 6), ("esd", True, 5, 2, 5),
+    }  # fmt: skip
+    assert comparison.unpaired == ()
