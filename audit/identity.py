@@ -40,7 +40,7 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     ),
     "detect": (
         "compute.stages.detect", *_BATCHES, "instruments.detectors", "diffusion.strict_loading",
-        "diffusion.text", "corpus.images",
+        "diffusion.text", "corpus.images", "corpus.sources",
     ),
     "quality": (
         "compute.stages.quality", *_BATCHES, "instruments.quality", "instruments.detectors", "corpus",

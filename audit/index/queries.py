@@ -24,7 +24,9 @@ from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import (
     CountingRow,
     CrrRow,
+    Disagreement,
     GuardRow,
+    JudgePairRow,
     LatentRow,
     PictureCheckRow,
     QualityRow,
@@ -38,6 +40,7 @@ from audit.verdict.results import (
 if TYPE_CHECKING:
     import pandas as pd
 
+_DISAGREEMENTS = 12  # pictures of a cell and a pair of detectors that a report may show
 _UNDECIDED = Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this run yet.",), (), ())
 # As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
 _OUTCOMES_UNDER_POLICY = """
@@ -159,6 +162,13 @@ def _read(
         ),
         defence_pairs=read_defence_pairs(con, run_id, document),
         pictured=telling_cases(con, run_id, judges),
+        judge_pairs=tuple(
+            JudgePairRow(**row)
+            for row in records(
+                con, "select * exclude run_id from mart_judge_pairs where run_id = ? order by all", [run_id]
+            )
+        ),
+        disagreements=_disagreements(con, run_id),
     )
 
 
@@ -207,6 +217,19 @@ def _samples(con: duckdb.DuckDBPyConnection, run_id: str, judge: str, per_cell: 
         {"run_id": run_id, "judge": judge, "per_cell": per_cell},
     ).fetchall()
     return tuple(Sample(*row) for row in rows)
+
+
+def _disagreements(con: duckdb.DuckDBPyConnection, run_id: str) -> tuple[Disagreement, ...]:
+    """Return the pictures of each cell and pair of detectors whose scores lie furthest apart, at most `_DISAGREEMENTS`."""
+    names = [field.name for field in dataclasses.fields(Disagreement)]
+    order = "abs(first_score - second_score) desc nulls last, case_no"
+    rows = con.execute(
+        f"select {', '.join(names)} from mart_judge_disagreements where run_id = ?"
+        f" qualify row_number() over (partition by cell_id, first_detector, second_detector order by {order}) <= {_DISAGREEMENTS}"
+        f" order by cell_id, first_detector, second_detector, {order}",
+        [run_id],
+    ).fetchall()
+    return tuple(Disagreement(*row) for row in rows)
 
 
 def _typed(record: type[Record], rows: list[Row]) -> tuple[Record, ...]:

@@ -6,11 +6,11 @@ import dataclasses
 from collections.abc import Iterable
 
 from audit.errors import LabelsError
-from audit.labels.agreement import Agreement, agreement
 from audit.labels.calibrating import counts, random_sample
 from audit.labels.documents import DOMAINS, Judge, Label, LabelledPicture, StoredLabels
 from audit.labels.drawing import LEAST
 from audit.statistics import clopper_pearson
+from audit.statistics.agreement import Agreement, agreement
 
 CONFIDENCE = 0.95  # of the intervals that are printed; the gate makes its own bounds from the counts
 

@@ -41,6 +41,11 @@ class Sheet:
     blurred: bool
     thumbnails: tuple[Thumbnail, ...]
 
+    @property
+    def bytes(self) -> int:
+        """Return the size of its pictures before they were encoded, about."""
+        return sum(len(thumbnail.uri or "") for thumbnail in self.thumbnails) * 3 // 4
+
 
 def contact_sheets(
     result: RunResult,

@@ -6,12 +6,12 @@ import dataclasses
 import functools
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from audit.report import matrix, sections
+from audit.report import judges, matrix, sections
 from audit.report.chart import Plot
 from audit.report.contact import MAX_PICTURES, PER_CELL, Sheet, contact_sheets
 from audit.report.curves import curves
@@ -88,10 +88,14 @@ def render(
     if pictures is None:
         return text
     first = strips(page.index, pictures, show_sensitive=show_sensitive)
-    markup = MARKUP * (MAX_PICTURES + sum(len(strip.frames) for strip in first.values()))
-    room = (MOST_BYTES - size - markup) / ENCODED - sum(strip.bytes for strip in first.values())
+    examples = {judges.KEY: judges.sheets(page.index, pictures, show_sensitive=show_sensitive)}
+    beside = sum(len(strip.frames) for strip in first.values())
+    beside += sum(len(sheet.thumbnails) for sheets in examples.values() for sheet in sheets)
+    used = sum(strip.bytes for strip in first.values())
+    used += sum(sheet.bytes for sheets in examples.values() for sheet in sheets)
+    room = (MOST_BYTES - size - MARKUP * (MAX_PICTURES + beside)) / ENCODED - used
     sheets = contact_sheets(result, pictures, show_sensitive=show_sensitive, per_cell=per_cell, room=int(room))
-    return page.render(extent, pictured=True, first=first, sheets=sheets)
+    return page.render(extent, pictured=True, first=first, sheets=sheets, examples=examples)
 
 
 class _Page:
@@ -120,11 +124,18 @@ class _Page:
         }
 
     def render(
-        self, extent: _Extent, *, pictured: bool, first: dict[str, Strip] | None = None, sheets: Sequence[Sheet] = ()
+        self,
+        extent: _Extent,
+        *,
+        pictured: bool,
+        first: dict[str, Strip] | None = None,
+        sheets: Sequence[Sheet] = (),
+        examples: Mapping[str, Sequence[Sheet]] | None = None,
     ) -> str:
-        """Return the page with strips and contact sheets, or without."""
+        """Return the page with strips, contact sheets and the pictures of single sections by their keys, or without."""
         figures = _within(self._figures, extent.plots)
-        blurred = any(sheet.blurred for sheet in sheets) or any(strip.blurred for strip in (first or {}).values())
+        shown = [*sheets, *(sheet for some in (examples or {}).values() for sheet in some)]
+        blurred = any(sheet.blurred for sheet in shown) or any(strip.blurred for strip in (first or {}).values())
         return _template().render(
             **self._fixed,
             rows=extent.rows,
@@ -133,6 +144,7 @@ class _Page:
             plots_left_out=len(self._figures) - len(figures),
             strips=first or {},
             sheets=sheets,
+            examples=examples or {},
             pictured=pictured,
             any_blurred=blurred,
         )

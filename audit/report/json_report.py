@@ -29,7 +29,9 @@ from audit.verdict.regression import Comparison
 from audit.verdict.results import (
     CountingRow,
     CrrRow,
+    Disagreement,
     GuardRow,
+    JudgePairRow,
     LatentRow,
     PictureCheckRow,
     QualityRow,
@@ -125,6 +127,8 @@ def _result(document: Document) -> RunResult:
         picture_checks=tuple(PictureCheckRow(**row) for row in document.get("picture_checks", ())),
         defence_pairs=tuple(PairedRow(**row) for row in document.get("defence_pairs", ())),
         pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
+        judge_pairs=tuple(JudgePairRow(**row) for row in document.get("judge_pairs", ())),
+        disagreements=tuple(Disagreement(**row) for row in document.get("disagreements", ())),
     )
 
 

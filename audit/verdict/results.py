@@ -178,6 +178,51 @@ class PictureCheckRow:
 
 
 @dataclasses.dataclass(frozen=True)
+class JudgePairRow:
+    """What two detectors say of the pictures of one cell, each picture by both. They are in the order of their names."""
+
+    cell_id: int
+    first_detector: str
+    second_detector: str
+    hit_both: int
+    first_only: int  # the first finds the concept, the second does not
+    second_only: int
+    clear_both: int
+    hit_unassessed: int  # first's outcome before second's
+    clear_unassessed: int
+    unassessed_hit: int
+    unassessed_clear: int
+    unassessed_both: int
+
+    @property
+    def assessed_both(self) -> int:
+        """Return the number of pictures that both assessed."""
+        return self.hit_both + self.first_only + self.second_only + self.clear_both
+
+    @property
+    def unassessed_one(self) -> int:
+        """Return the number of pictures that one of them assessed and the other did not."""
+        return self.hit_unassessed + self.clear_unassessed + self.unassessed_hit + self.unassessed_clear
+
+
+@dataclasses.dataclass(frozen=True)
+class Disagreement:
+    """One picture in which one detector finds the concept and another one does not, with both scores."""
+
+    cell_id: int
+    case_no: int
+    image_id: int
+    unit_key: str
+    first_detector: str
+    second_detector: str
+    first_outcome: str
+    second_outcome: str
+    first_score: float | None
+    second_score: float | None
+    sensitive: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Sample:
     """Address of one picture for a report: its journal unit and image_id, with its outcome."""
 
@@ -218,3 +263,5 @@ class RunResult:
     picture_checks: tuple[PictureCheckRow, ...] = ()
     defence_pairs: tuple[PairedRow, ...] = ()  # outcomes of two defences on the same cases
     pictured: tuple[PicturedCase, ...] = ()  # one telling case of each concept
+    judge_pairs: tuple[JudgePairRow, ...] = ()  # of detectors that read the same pictures
+    disagreements: tuple[Disagreement, ...] = ()  # the widest of each cell and pair

@@ -16,8 +16,8 @@ from flows.commands.results import RunId
 from flows.console import emit_json, say, table
 
 if TYPE_CHECKING:
-    from audit.labels.agreement import Agreement
     from audit.labels.summary import JudgeErrors, Review
+    from audit.statistics.agreement import Agreement
 
 app = typer.Typer(help="Let two people label pictures, and measure the judges by them.", no_args_is_help=True)
 

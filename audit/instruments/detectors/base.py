@@ -105,7 +105,12 @@ class BaseDetector(abc.ABC):
                 raise DetectorError(f"a value of type {type(scores).__name__} instead of a list of results")
             if len(scores) != len(images):
                 raise DetectorError(f"{len(scores)} results for {len(images)} pictures")
-            return [measurement(one, self._instrument.labels) for one in scores]
+            return [
+                Measurement(None, _one_line(one))
+                if isinstance(one, DetectorError)
+                else measurement(one, self._instrument.labels)
+                for one in scores
+            ]
         except Exception as error:  # whatever a library raises is 'not measured', never 'clear'
             if len(images) == 1:
                 return [Measurement(None, _one_line(error))]
@@ -143,8 +148,8 @@ class BaseDetector(abc.ABC):
         """Load the network if it is not loaded. Raises `DetectorError`, which must not be taken for a bad picture."""
 
     @abc.abstractmethod
-    def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
-        """Return the raw scores of a batch of checked pictures."""
+    def _scores(self, images: Sequence[Pixels]) -> Sequence[Scores | DetectorError]:
+        """Return the raw scores of a batch of checked pictures, or why one of them has none."""
 
 
 def check_image(image: Pixels) -> None:

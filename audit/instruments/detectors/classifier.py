@@ -54,7 +54,7 @@ class Classifier(BaseDetector):
         self._ref = folders.resolve(spec)
         self._device = device
         settings = read_json(self._ref.path / "config.json")
-        labels = _labels(self._ref, settings)
+        labels = labels_of(self._ref, settings)
         multi_label = settings.get("problem_type") == "multi_label_classification"
         self._activation = spec.parameters.get("activation", "sigmoid" if multi_label else "softmax")
         if self._activation not in _ACTIVATIONS:
@@ -76,12 +76,12 @@ class Classifier(BaseDetector):
         super().__init__(spec, instrument)
 
     def _prepare(self) -> None:
-        _network(self._ref, self._device)
+        load_classifier(self._ref, self._device)
 
     def _scores(self, images: Sequence[Pixels]) -> list[Scores]:
         import torch
 
-        network, processor = _network(self._ref, self._device)
+        network, processor = load_classifier(self._ref, self._device)
         with torch.inference_mode():
             logits = network(pixel_values=folders.pixel_values(processor, images, self._device)).logits.cpu().double()
         probabilities = logits.sigmoid() if self._activation == "sigmoid" else logits.softmax(-1)
@@ -93,13 +93,15 @@ class Classifier(BaseDetector):
 
 
 @once_per_process
-def _network(ref: ModelRef, device: str) -> tuple[PreTrainedModel, ImageProcessingMixin]:
+def load_classifier(ref: ModelRef, device: str) -> tuple[PreTrainedModel, ImageProcessingMixin]:
+    """Load an image classifier with its image processor."""
     from transformers import AutoModelForImageClassification
 
     return folders.load_network(AutoModelForImageClassification, ref, device), folders.load_image_processor(ref)
 
 
-def _labels(ref: ModelRef, settings: Mapping[str, object]) -> tuple[str, ...]:
+def labels_of(ref: ModelRef, settings: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the names of a classifier's classes from its settings. Raises `DetectorError` unless each has one of its own."""
     named = settings.get("id2label")
     try:
         labels = tuple(str(named[str(index)]) for index in range(len(named)))  # type: ignore[index,arg-type]

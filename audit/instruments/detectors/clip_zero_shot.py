@@ -35,9 +35,10 @@ from audit.instruments.detectors.base import (
     package_versions,
 )
 from audit.instruments.detectors.method import DetectorMethod
+from audit.instruments.detectors.phrases import choice, mistake, phrases, require_place
 from audit.names import folded
 from audit.records import LabelScore
-from audit.spec.sections import Concept, DetectorSpec, words_of
+from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -79,17 +80,14 @@ class ClipZeroShot(BaseDetector):
         self._ref = folders.resolve(spec)
         self._device = device
         self._set = _prompt_set(spec, concepts)
-        scoring = spec.parameters.get("scoring", "softmax")
-        if not isinstance(scoring, str) or scoring not in _SCORINGS:
-            raise _mistake(spec, "parameters.scoring", f"unknown scoring {scoring!r}", "use softmax or pairwise")
-        self._scoring = scoring
+        self._scoring = choice(spec, "scoring", _SCORINGS)
         if self._scoring == "pairwise" and not self._set.background:
-            raise _mistake(
+            raise mistake(
                 spec, "background", "pairwise scoring compares with the background, which has no prompts", "add some"
             )
         background = (BACKGROUND,) if self._set.background else ()
         if len(self._set.labels) + len(background) < 2:
-            raise _mistake(
+            raise mistake(
                 spec,
                 "background",
                 "one label alone always scores 1: a zero-shot detector needs something to compare with",
@@ -148,40 +146,24 @@ def label_probabilities(logits: torch.Tensor, labels: int, scoring: str) -> torc
 
 
 def _prompt_set(spec: DetectorSpec, concepts: Sequence[Concept]) -> PromptSet:
-    phrases: dict[str, tuple[str, ...]] = {}
     synonyms = spec.parameters.get("synonyms", False)
-    extra = spec.parameters.get("extra_classes", ())
     if not isinstance(synonyms, bool):
-        raise _mistake(spec, "parameters.synonyms", "synonyms must be true or false", "write true or false")
-    if not isinstance(extra, list | tuple) or not all(isinstance(name, str) and name.strip() for name in extra):
-        raise _mistake(spec, "parameters.extra_classes", "extra classes must be a list of phrases", "write [dog, cat]")
-    for concept in concepts:
-        phrases.setdefault(concept.name, (concept.phrase, *(concept.synonyms if synonyms else ())))
-    for concept in concepts:
-        for name in concept.neighbours:
-            phrases.setdefault(name, (concept.phrase_of(name),))
-    for name in extra:
-        phrases.setdefault(name, (words_of(name),))
-    if BACKGROUND in phrases:
-        raise _mistake(spec, "background", f"{BACKGROUND!r} is the name of the empty class", "rename that concept")
+        raise mistake(spec, "parameters.synonyms", "synonyms must be true or false", "write true or false")
+    named = phrases(spec, concepts, synonyms=synonyms)
+    if BACKGROUND in named:
+        raise mistake(spec, "background", f"{BACKGROUND!r} is the name of the empty class", "rename that concept")
     for template in spec.templates:
-        if template.count("{phrase}") != 1:
-            raise _mistake(
-                spec,
-                "templates",
-                f"template {template!r} must contain {{phrase}} once",
-                "write 'a photo of a {phrase}'",
-            )
+        require_place(spec, "templates", template, "a photo of a {phrase}")
     prompts = {
         label: tuple(template.replace("{phrase}", phrase) for phrase in group for template in spec.templates)
-        for label, group in phrases.items()
+        for label, group in named.items()
     }
     owners: dict[str, str] = {}
     for label, texts in (*prompts.items(), *((f"background prompt {text!r}", (text,)) for text in spec.background)):
         for text in texts:
             other = owners.setdefault(folded(text), label)
             if other != label:
-                raise _mistake(
+                raise mistake(
                     spec,
                     "templates",
                     f"{label} and {other} share the prompt {text!r}, so no picture can tell them apart",
@@ -190,10 +172,6 @@ def _prompt_set(spec: DetectorSpec, concepts: Sequence[Concept]) -> PromptSet:
     # Sorted, because another order in the spec asks the network the same question.
     labels = sorted(prompts)
     return PromptSet(tuple(labels), tuple(prompts[label] for label in labels), tuple(sorted(set(spec.background))))
-
-
-def _mistake(spec: DetectorSpec, field: str, what: str, next_step: str) -> DetectorError:
-    return DetectorError(f"detector {spec.name!r}: {what}", where=f"detectors.{spec.name}.{field}", next_step=next_step)
 
 
 def picture_embeddings(ref: ModelRef, device: str, images: Sequence[Pixels]) -> torch.Tensor:

@@ -7,8 +7,8 @@ import numpy.typing as npt
 import pytest
 from statsmodels.stats.inter_rater import cohens_kappa
 
-from audit.labels.agreement import agreement
 from audit.labels.documents import Label
+from audit.statistics.agreement import agreement
 
 LABELS = list(Label)
 

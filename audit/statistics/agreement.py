@@ -36,6 +36,11 @@ def agreement(
     table = np.zeros((len(labels), len(labels)))
     for a, b in zip(first, second, strict=True):
         table[place[a], place[b]] += 1
+    return agreement_of(table, confidence)
+
+
+def agreement_of(table: npt.NDArray[np.float64], confidence: float = 0.95) -> Agreement:
+    """Return how far two raters agree from the counts of their labels, the first one's by rows; see `agreement`."""
     n, agreed = int(table.sum()), int(np.trace(table))
     if n == 0:
         return Agreement(0, 0, None, -1.0, 1.0, confidence)
