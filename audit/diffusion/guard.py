@@ -28,7 +28,10 @@ class Conditioning:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One step of the loop: `index` counts from 0 (noisiest), `timestep` is the training timestep, `abar` is alpha-bar."""
+    """One step of the loop: `index` counts from 0 (noisiest), `timestep` is the training timestep, `abar` is alpha-bar.
+
+    Some schedulers evaluate between two training timesteps, of which `timestep` is the nearest, and some twice at one.
+    """
 
     index: int
     timestep: int
@@ -169,8 +172,9 @@ class Guard:
     """A guard that does nothing; concrete guards override the hooks they need.
 
     `begin` opens a batch. At each step the hooks run in this order, each over all guards as the spec lists them:
-    `condition`, `before_step`, the UNet, `guide`, the DDIM update, `after_step`. `finish` sees the denoised latents. A
-    guard sees a whole batch but must treat its rows independently, so that a case's picture does not depend on its
+    `condition`, `before_step`, the UNet, `guide`, the scheduler's update, `after_step`. `finish` sees the denoised latents.
+    Latents are variance-preserving, sqrt(abar) z0 + sqrt(1 - abar) noise, whatever the scheduler keeps them as. A guard
+    sees a whole batch but must treat its rows independently, so that a case's picture does not depend on its
     neighbours; what it draws at random it draws with `case_generator`.
     """
 

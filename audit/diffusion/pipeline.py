@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,6 +31,7 @@ from audit.diffusion.text import check_tokenizer
 from audit.errors import CheckpointError
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
+from audit.weights.schedulers import DDIM
 
 # The parts of a backbone, and the classes that load them, whatever its files name.
 _PARTS: Mapping[str, type[UNet2DConditionModel | AutoencoderKL | CLIPTextModel]] = {
@@ -112,13 +113,16 @@ def noise_model(unet: UNet2DConditionModel) -> NoiseModel:
     return predict
 
 
-def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32) -> Pipeline:
+def load_pipeline(
+    ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32, *, samplers: Collection[str] = (DDIM,)
+) -> Pipeline:
     """Return the loaded backbone, in evaluation mode.
 
-    Raises `CheckpointError` when the folder is another family (SD 2.x, SDXL), or when the weights of a part are not
-    exactly those of its network.
+    `samplers` names the schedulers that it samples with. Raises `CheckpointError` when the folder is another family
+    (SD 2.x, SDXL), has settings that a sampler would ignore, or when the weights of a part are not exactly those of its
+    network.
     """
-    pipeline_family(ref)
+    pipeline_family(ref, samplers)
     tokenizer = check_tokenizer(ref)
     loaded = {}
     for part in _PARTS:

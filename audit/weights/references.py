@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weights import settings
+from audit.weights import schedulers, settings
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
 from audit.weights.sharing import SharedModel, copy_of
 
@@ -111,12 +111,12 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
     return files
 
 
-def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
+def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,)) -> Literal["sd1"]:
     """Return `sd1` for a pipeline shaped like Stable Diffusion 1.x, decided from its configuration files.
 
     That is a 4-channel latent UNet with epsilon prediction, conditioned by one CLIPTextModel. Stable Diffusion 2.x,
     SDXL, inpainting and transformer pipelines raise a `CheckpointError` that says which of these it is, and so do parts
-    of any other class and settings that the sampler would ignore.
+    of any other class and settings that a sampler would ignore: `samplers` names the schedulers that a run samples with.
     """
     if not (ref.path / "model_index.json").is_file():
         raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
@@ -146,11 +146,11 @@ def pipeline_family(ref: ModelRef) -> Literal["sd1"]:
     if prediction != "epsilon":
         raise _refuse(ref, f"predicts {prediction!r}; only epsilon prediction is supported")
     problem = (
-        settings.class_problem(index)
+        settings.class_problem(index, schedulers.further_classes(samplers))
         or settings.unet_problem(unet)
         or settings.vae_problem(vae)
         or settings.text_problem(text)
-        or settings.scheduler_problem(scheduler, index["scheduler"][1])
+        or settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers))
     )
     if problem is not None:
         raise _refuse(ref, problem)

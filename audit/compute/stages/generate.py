@@ -24,10 +24,13 @@ from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
+from audit.diffusion.schedulers import DiffusersSolver
 from audit.guards import quiet_steps
 from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
 from audit.records import Case, Status
+from audit.spec.sampler import DDIM
 from audit.storage.journal import SCHEMAS, Journal
+from audit.weights.schedulers import choose, own_scheduler
 
 # Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
 Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | None]
@@ -137,8 +140,14 @@ class _Maker:
             tuple(case.seed for case in cases),
         )
         model = models.noise_model(erased, sampler.dtype, texts)
-        schedule = models.pipeline.schedule(sampler.steps)
         guards = models.guards(self.identity.guards, erased, sampler.dtype)
+        if sampler.scheduler != DDIM:
+            if isinstance(start, Pair):
+                raise ValueError("a pair is denoised by the sampler that made it")
+            chosen = choose(own_scheduler(models.pipeline.ref.path), sampler.scheduler)
+            solver = DiffusersSolver(chosen, sampler.steps, conditioning.seeds, start.shape[1:])
+            return sample(model, solver, to_device(start, models.device), conditioning, guards)
+        schedule = models.pipeline.schedule(sampler.steps)
         if isinstance(start, Pair):
             if guards:
                 raise ValueError("guards act on one latent and cannot act on a pair")

@@ -13,6 +13,7 @@ from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
 from audit.plan.preflight.guards import check_guards, check_stacks
 from audit.plan.preflight.inputs import unusable_prompts
 from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
+from audit.plan.preflight.samplers import check_samplers
 from audit.plan.preflight.unusable import Checked, EmbeddingUse, Unusable
 from audit.plan.resolved import Kind, Problem, Resolved
 from audit.weights.references import ModelRef
@@ -33,6 +34,7 @@ def check(resolved: Resolved) -> Checked:
     if isinstance(resolved.backbone, ModelRef):
         backbone = resolved.backbone
         ask.whether("model", check_phrases, resolved, backbone)
+        ask.whether("model", check_samplers, resolved, backbone)
         ask.whether("model", check_guards, resolved, backbone)
         for name, claim in claims(resolved):
             ask.whether("checkpoint", check_checkpoint, resolved.checkpoints[name], claim, backbone)
