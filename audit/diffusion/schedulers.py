@@ -14,7 +14,7 @@ import contextlib
 import functools
 import inspect
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import diffusers
@@ -28,6 +28,9 @@ from audit.weights.schedulers import Chosen
 _MEMORYLESS = (
     "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"
 )  # fmt: skip
+# What StableDiffusionPipeline sets in every scheduler, whatever the folder says. What the loop hands on is noise, whatever
+# the UNet predicts.
+_ALWAYS: Mapping[str, object] = {"steps_offset": 1, "clip_sample": False, "prediction_type": "epsilon"}
 
 
 def make_scheduler(chosen: Chosen) -> Any:
@@ -37,9 +40,7 @@ def make_scheduler(chosen: Chosen) -> Any:
     """
     loader = getattr(diffusers, chosen.named)
     known = inspect.signature(loader.__init__).parameters
-    settings = {name: value for name, value in chosen.settings.items() if name in known}
-    if "prediction_type" in known:
-        settings["prediction_type"] = "epsilon"  # what the loop hands on is noise, whatever the UNet predicts
+    settings = {name: value for name, value in {**chosen.settings, **_ALWAYS}.items() if name in known}
     with _refused(chosen):
         return loader.from_config(settings)
 

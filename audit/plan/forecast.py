@@ -160,11 +160,11 @@ def calls_of(
 ) -> Calls:
     """Return the UNet calls of one unit, on a backbone with this `scheduler`, as `own_scheduler` returns it.
 
-    Sampling takes one call an evaluation of the scheduler, two under guidance, plus the extra calls of guards. A backward pass through the
-    UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
-    (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
-    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. The
-    cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
+    Sampling takes one call an evaluation of the scheduler, two under guidance, plus the extra calls of guards. A backward
+    pass through the UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes`
+    evaluations (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once.
+    Reference images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet.
+    The cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
     """
     described = unit.identity
     if isinstance(described, GenerateIdentity) and described.sampler:

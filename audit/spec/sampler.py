@@ -10,6 +10,7 @@ from audit.spec.base import Model
 
 DDIM = "ddim"
 AS_PIPELINE = "as-pipeline"
+LCM = "lcm"
 Scheduler = Literal[
     "ddim", "euler", "euler-ancestral", "dpm++2m", "dpm++2m-karras", "pndm", "unipc", "lcm", "as-pipeline"
 ]
@@ -37,9 +38,6 @@ class Sampler(Model):
     def _possible(self) -> Self:
         if self.scheduler == DDIM and 1000 % self.steps:
             raise ValueError(f"{self.steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
-        if self.scheduler == "lcm" and not self.distilled:
-            raise ValueError(
-                "scheduler lcm samples consistency models: the UNet must have been distilled into one, for example by an "
-                "LCM-LoRA fused into the backbone; if it was, set distilled to true, or else use another scheduler"
-            )
+        if self.distilled and self.scheduler != LCM:
+            raise ValueError(f"distilled belongs to scheduler lcm, and this is {self.scheduler}")
         return self

@@ -150,10 +150,13 @@ def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,
         or settings.unet_problem(unet)
         or settings.vae_problem(vae)
         or settings.text_problem(text)
-        or settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers))
+        or settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.WALK)
     )
     if problem is not None:
         raise _refuse(ref, problem)
+    problem = settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers))
+    if problem is not None:
+        raise _refuse(ref, problem, f"sample with sampler.scheduler {schedulers.AS_PIPELINE} everywhere, or ")
     return "sd1"
 
 
@@ -166,11 +169,11 @@ def sampler_settings(ref: ModelRef) -> settings.Settings:
     return settings.scheduler_settings(read_json(ref.path / "scheduler" / "scheduler_config.json"), named)
 
 
-def _refuse(ref: ModelRef, why: str) -> CheckpointError:
+def _refuse(ref: ModelRef, why: str, otherwise: str = "") -> CheckpointError:
     return CheckpointError(
         f"the backbone {why if len(why) <= 500 else f'{why[:500]}...'}",
         where=str(ref.path),
-        next_step="use a Stable Diffusion 1.x folder (for example v1.4 or v1.5) or 'testbed'",
+        next_step=f"{otherwise}use a Stable Diffusion 1.x folder (for example v1.4 or v1.5) or 'testbed'",
     )
 
 

@@ -36,7 +36,7 @@ _NAMED: Mapping[str, tuple[str, Document, tuple[str, ...]]] = {
     LCM: ("LCMScheduler", {}, ("original_inference_steps", "timestep_scaling")),
 }
 # How the class in the folder walks the grid, which DDIM would ignore.
-_WALK = (
+WALK = (
     "timestep_spacing", "clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "use_lu_lambdas", "sigma_min", "sigma_max", "final_sigmas_type", "timestep_type", "interpolation_type",
 )  # fmt: skip
@@ -86,5 +86,5 @@ def further_classes(schedulers: Collection[str]) -> tuple[str, ...]:
 
 def honoured(schedulers: Collection[str]) -> frozenset[str]:
     """Return the settings of a folder that all of these schedulers honour where DDIM would ignore them."""
-    each = {DDIM: frozenset[str](), AS_PIPELINE: frozenset(_WALK)}
-    return frozenset(_WALK).intersection(*(each.get(name, frozenset({"timestep_spacing"})) for name in schedulers))
+    each = {DDIM: frozenset[str](), AS_PIPELINE: frozenset(WALK)}
+    return frozenset(WALK).intersection(*(each.get(name, frozenset({"timestep_spacing"})) for name in schedulers))

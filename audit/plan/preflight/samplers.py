@@ -8,7 +8,7 @@ from audit import guards
 from audit.errors import CheckpointError, SpecError
 from audit.plan.resolved import Resolved
 from audit.plan.samplers import samplers_of, timesteps
-from audit.spec.sampler import AS_PIPELINE, DDIM, Sampler
+from audit.spec.sampler import AS_PIPELINE, DDIM, LCM, Sampler
 from audit.weights.references import ModelRef
 from audit.weights.schedulers import choose, own_scheduler
 
@@ -22,6 +22,13 @@ def check_samplers(resolved: Resolved, backbone: ModelRef) -> None:
     for where, sampler in samplers_of(resolved.spec).items():
         if sampler.scheduler == DDIM:
             continue
+        if sampler.scheduler == LCM and not sampler.distilled:
+            raise SpecError(
+                "scheduler lcm samples consistency models, and nothing says that this UNet is one: it has no "
+                "time_cond_proj_dim, and a fused LCM-LoRA cannot be seen",
+                where=f"{where}.sampler.scheduler",
+                next_step="fuse an LCM-LoRA into the backbone and set sampler.distilled to true, or use another scheduler",
+            )
         try:
             timesteps(sampler, written)
         except CheckpointError as error:
