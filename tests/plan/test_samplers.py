@@ -24,13 +24,15 @@ LATENT = {"name": "latent-blackbox", "cases": 2, "sampler": {"steps": 10, "guida
 
 
 def spec_of(backbone: Path | str, guard: str | None = None, *further: Any, **sampler: Any) -> Spec:
-    guards = [{"name": guard}] if guard else []
+    guarded = (
+        [{"name": "guarded", "guards": [{"name": guard}]}] if guard else [{"name": "uce", "eraser": {"method": "uce"}}]
+    )
     document = {
         "name": "samplers",
         "backbone": str(backbone),
         "concepts": [{"name": "ring", "phrase": "ring"}],
         "corpus": [{"url": "x", "concept": "ring"}],
-        "defences": [{"name": "none"}, {"name": "guarded", "guards": guards}],
+        "defences": [{"name": "none"}, *guarded],
         "scenarios": [{"name": "text", "cases": 16, "sampler": {"steps": 10, "guidance": 5.0, **sampler}}, *further],
         "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
         "gate": {"version": "1", "judges": ["judge"], "limits": [{"crr_max": 0.5}]},
@@ -118,7 +120,7 @@ def test_steps_that_a_class_cannot_take_are_refused() -> None:
 def test_inverted_latents_keep_a_sampler_that_inverts() -> None:
     latent = {**LATENT, "sampler": {"steps": 10, "guidance": 1.0, "scheduler": "euler"}}
     with pytest.raises(
-        SpecError, match="scheduler euler does not: leave sampler.scheduler at ddim, or let method be bdia"
+        SpecError, match=r"scheduler euler does not: leave sampler\.scheduler at ddim, or let method be bdia"
     ):
         spec_of("testbed", None, latent)
 
