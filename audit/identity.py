@@ -24,6 +24,7 @@ _MODELS = (
     "checkpoints",
     "guards.building",
     "guards.parameters",
+    "weights.schedulers",
     "weights.settings",
 )
 _BATCHES = ("compute.stages.batching", "compute.stages.overlap", "diffusion.devices")

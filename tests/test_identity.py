@@ -93,6 +93,8 @@ NOTHING = (  # a change here recomputes nothing
 ELSEWHERE = ("detectors.*", "quality.*", "benign.features")  # count as instruments, below
 FIXED = (  # without another valid value
     "version", "gate.kind", "corpus.*.role", "calibration.*.role", "scenarios.*.kind", "scenarios.[12].sampler.guidance",
+    "scenarios.[12].sampler.scheduler",  # latents need one that inverts
+    "scenarios.*.sampler.distilled",  # belongs to one scheduler: tests/plan/test_samplers.py
     "scenarios.[12].sampler.dtype", "scenarios.[12].method",  # exact samplers exclude guards: tests/plan/test_latent_planning.py
     "defences.*.guards.*.name",
     "defences.*.guards.*.controls",  # only irece has any: tests/plan/test_mask_controls.py
@@ -104,6 +106,7 @@ FIXED = (  # without another valid value
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
     "scenarios.*.name": "another-name",
     "scenarios.*.sampler.steps": 20,
+    "scenarios.[034].sampler.scheduler": "euler",
     "scenarios.[034].sampler.dtype": "bfloat16",
     "scenarios.0.prompts": {"set": "testbed-simple"},
     "scenarios.1.perturbations.0.kind": "latent-noise-sphere",

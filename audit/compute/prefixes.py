@@ -2,6 +2,7 @@
 
 IRECE acts at one timestep and EGLOCE inside a window; until then each denoises as the model alone does. The latents at which
 some guard of the run begins are kept in host memory, the latest of them up to a bound; what is lost is denoised again.
+Only DDIM's are kept: other schedulers hold more than latents, such as earlier predictions or a generator's state.
 """
 
 from __future__ import annotations

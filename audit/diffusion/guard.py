@@ -31,7 +31,8 @@ class Conditioning:
 class Step:
     """One step of the loop, from `level` to `below`: `index` counts from 0 (noisiest), `timestep` is the network's.
 
-    `kind` is what the network predicts. Hooks see its predictions as they are; `clean` says what they mean.
+    `kind` is what the network predicts. Hooks see its predictions as they are; `clean` says what they mean. Some schedulers
+    evaluate between two training timesteps, of which `timestep` is the nearest, and some twice at one.
     """
 
     index: int
@@ -178,8 +179,9 @@ class Guard:
     """A guard that does nothing; concrete guards override the hooks they need.
 
     `begin` opens a batch. At each step the hooks run in this order, each over all guards as the spec lists them:
-    `condition`, `before_step`, the UNet, `guide`, the DDIM update, `after_step`. `finish` sees the denoised latents. A
-    guard sees a whole batch but must treat its rows independently, so that a case's picture does not depend on its
+    `condition`, `before_step`, the UNet, `guide`, the scheduler's update, `after_step`. `finish` sees the denoised latents.
+    Latents are variance-preserving, sqrt(abar) z0 + sqrt(1 - abar) noise, whatever the scheduler keeps them as. A guard
+    sees a whole batch but must treat its rows independently, so that a case's picture does not depend on its
     neighbours; what it draws at random it draws with `case_generator`.
     """
 

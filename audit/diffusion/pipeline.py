@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ from audit.files import Document
 from audit.weights.families import LAYOUTS, T5_LENGTH, T5_LENGTHS, Family, has_t5
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
+from audit.weights.schedulers import DDIM
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -179,13 +180,15 @@ def noise_model(unet: Denoiser, guidance: float = 1.0) -> NoiseModel:
     return predict
 
 
-def load_pipeline(ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32) -> Pipeline:
+def load_pipeline(
+    ref: ModelRef, device: torch.device, dtype: torch.dtype = torch.float32, *, samplers: Collection[str] = (DDIM,)
+) -> Pipeline:
     """Return the loaded backbone, in evaluation mode.
 
-    Raises `CheckpointError` when the folder is of no supported family, or when the weights of a part are not exactly those
-    of its network.
+    `samplers` names the schedulers that it samples with. Raises `CheckpointError` when the folder is of no supported family,
+    has settings that a sampler would ignore, or when the weights of a part are not exactly those of its network.
     """
-    family, index = pipeline_family(ref), read_json(ref.path / "model_index.json")
+    family, index = pipeline_family(ref, samplers), read_json(ref.path / "model_index.json")
     loaded = {}
     for part, loader in _networks(family, index).items():
         with _part(ref, part) as (settings, files):

@@ -1,13 +1,15 @@
-"""The one denoising loop, deterministic: DDIM's (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0) or Euler's for a flow.
+"""The one denoising loop, and its deterministic steps: DDIM's (Song et al. 2021, arXiv 2010.02502, eq. 12 with eta = 0) for a
+diffusion, Euler's for a flow.
 
 All scenarios sample through `sample`: text prompts, inverted latents and random latents differ only in what they start
-from and what they are conditioned on.
+from, what they are conditioned on and which solver takes the steps.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Protocol
 
 import torch
 
@@ -16,6 +18,36 @@ from audit.diffusion.levels import Kind, Level
 
 # Latents (B, C, h, w), their timestep or timesteps (B,) and text states to what the network predicts (`levels.Kind`).
 NoiseModel = Callable[[torch.Tensor, float | torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class Solver(Protocol):
+    """The grid that a trajectory runs on, and the steps between its levels.
+
+    A solver keeps its latents as it likes; the network and the guards see them as the network takes them.
+    """
+
+    @property
+    def grid(self) -> Sequence[Step]:
+        """Return the evaluations of a trajectory, noisiest first."""
+
+    @property
+    def remembers(self) -> bool:
+        """Return whether a step builds on earlier ones, so that guards must not change the latents between them."""
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the first latents of this solver, from standard normal noise (B, C, H, W)."""
+
+    def time(self, step: Step) -> float | torch.Tensor:
+        """Return the timestep for the UNet, which need not be a whole number."""
+
+    def visible(self, latents: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the variance-preserving form of the solver's latents before step `index`, which the UNet takes."""
+
+    def own(self, visible: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the solver's form of variance-preserving latents; the inverse of `visible`."""
+
+    def move(self, latents: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the solver's latents after step `index` along the network's prediction."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +74,37 @@ class Schedule:
         """Return the step from level i + 1 to level i."""
         return Step(self.steps - 1 - i, self.timesteps[i], self.levels[i + 1], self.levels[i], self.kind)
 
+    @property
+    def grid(self) -> tuple[Step, ...]:
+        """Return the steps of denoising, noisiest first."""
+        return tuple(self.step(i) for i in reversed(range(self.steps)))
+
+    @property
+    def remembers(self) -> bool:
+        """Return False: each step follows from its latents alone."""
+        return False
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the noise itself, or inverted latents as they are."""
+        return noise
+
+    def time(self, step: Step) -> float:
+        """Return the step's timestep."""
+        return step.timestep
+
+    def visible(self, latents: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the latents, which are the network's own."""
+        return latents
+
+    def own(self, visible: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the latents as they are."""
+        return visible
+
+    def move(self, latents: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the latents after step `index`, counted from the noisiest."""
+        i = self.steps - 1 - index
+        return self.a[i] * latents + self.b[i] * prediction
+
 
 @dataclasses.dataclass(frozen=True)
 class Sampled:
@@ -59,7 +122,7 @@ class Sampled:
 @torch.no_grad()
 def sample(
     model: NoiseModel,
-    schedule: Schedule,
+    solver: Solver,
     latents: torch.Tensor,
     conditioning: Conditioning,
     guards: Sequence[Guard] = (),
@@ -70,37 +133,59 @@ def sample(
     """Denoise latents (B, C, H, W) from the noisiest level to the clean end.
 
     With `begun`, `latents` are those before that step of a trajectory that was begun without guards; its evaluations count.
-    The latents before each step in `keep` are returned too.
+    The latents before each step in `keep` are returned too. Only a solver that remembers nothing can be begun.
 
     `model(latents, timestep, states)` returns the noise prediction. With guidance 1 one evaluation a step is made,
     otherwise two, and one more for each guard with a branch of its own, all in one batch. The update runs in float32
-    whatever the model's dtype.
+    whatever the model's dtype. Raises ValueError for a guard that changes latents between the steps of a solver that
+    remembers earlier ones.
     """
     calls = begun * (1 if conditioning.guidance == 1.0 else 2)
     latents, passed = latents.float(), dict[int, torch.Tensor]()
+    latents = latents if begun else solver.start(latents)
+    grid = solver.grid
     for guard in guards:
-        guard.begin(conditioning, schedule.timesteps[::-1])
-    for i in reversed(range(schedule.steps - begun)):
-        step = schedule.step(i)
+        guard.begin(conditioning, [step.timestep for step in grid])
+    for step in grid[begun:]:
         if step.index in keep:
             passed[step.index] = latents
         given = conditioning
         for guard in guards:
             given = guard.condition(given, step)
-        predict = Predictor(model, step.timestep, given)
+        predict = Predictor(model, solver.time(step), given)
+        seen = visible = solver.visible(latents, step.index)
         for guard in guards:
-            latents = guard.before_step(latents, step, predict)
-        prediction = predict(latents, guards)
+            visible = guard.before_step(visible, step, predict)
+        latents = _changed(solver, latents, seen, visible, step.index)
+        prediction = predict(visible, guards)
         calls += prediction.calls
         noise = prediction.guided
         for guard in guards:
             noise = guard.guide(noise, prediction, step)
-        latents = schedule.a[i] * latents + schedule.b[i] * noise
-        for guard in guards:
-            latents = guard.after_step(latents, step)
+        latents = solver.move(latents, noise, step.index)
+        if guards:
+            latents = _after(solver, latents, guards, step)
     for guard in guards:
         guard.finish(latents)
     return Sampled(latents, calls, _reports(guards, len(latents)), passed)
+
+
+def _after(solver: Solver, latents: torch.Tensor, guards: Sequence[Guard], step: Step) -> torch.Tensor:
+    seen = visible = solver.visible(latents, step.index + 1)
+    for guard in guards:
+        visible = guard.after_step(visible, step)
+    return _changed(solver, latents, seen, visible, step.index + 1)
+
+
+def _changed(
+    solver: Solver, latents: torch.Tensor, seen: torch.Tensor, visible: torch.Tensor, index: int
+) -> torch.Tensor:
+    """Return the solver's latents, made anew where guards have given back others than they saw."""
+    if visible is seen:
+        return latents
+    if solver.remembers:
+        raise ValueError("a guard changed the latents, and the scheduler goes on from predictions before that change")
+    return solver.own(visible, index)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +193,7 @@ class Predictor:
     """The model's noise predictions at one step."""
 
     model: NoiseModel
-    timestep: float
+    timestep: float | torch.Tensor
     given: Conditioning
 
     def __call__(self, latents: torch.Tensor, guards: Sequence[Guard] = ()) -> Prediction:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,6 +15,8 @@ from audit.weights.families import FAMILIES
 
 class EgloceParameters(Parameters):
     """Parameters of EGLOCE. No constant of the paper is public, so these are this project's own starting values."""
+
+    moves_latents: ClassVar[bool] = True
 
     energy: str | None = Field(None, min_length=1)
     "The CLIP model of the energy, never one that also scores; by default `testbed/energy`, on the testbed only."

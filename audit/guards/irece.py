@@ -152,11 +152,13 @@ class Irece(Guard):
             raise ValueError("guard irece draws noise, so it needs the cases' seeds")
         self._seeds = conditioning.seeds
         self._at = min(timesteps, key=lambda t: abs(t - self._p["t_star"]))
+        self._done = False  # several steps can round to one timestep
 
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
         """Return latents (B, C, h, w) with noise in the masked region at the step nearest to t*, unchanged at all others."""
-        if step.timestep != self._at:
+        if step.timestep != self._at or self._done:
             return latents
+        self._done = True
         located = self._localiser.locate(latents, step.timestep)
         masks = localise.binary(located.maps, self._p["tau"], self._p["dilation"])
         changed = latents.clone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -17,6 +17,8 @@ class IreceParameters(Parameters):
     """Parameters of IRECE. Their defaults are the paper's text read literally: attention to the phrase's tokens in all
     layers, min-max normalised, tau 0.4, noise N(0, I).
     """
+
+    moves_latents: ClassVar[bool] = True
 
     t_star: int = Field(501, ge=1, le=999)
     "Training timestep of the perturbation (t*); the sampler's nearest one is used."

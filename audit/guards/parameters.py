@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -33,6 +33,8 @@ class Parameters(BaseModel):
     """Base of every guard's parameters: frozen, unknown names refused, numbers finite."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    # Whether the guard changes latents between steps: schedulers that build on earlier steps cannot go on from there.
+    moves_latents: ClassVar[bool] = False
 
     def resolved(self, concept: Concept) -> Values:
         """Return all values as they become part of a unit's identity, with what is taken from `concept` filled in."""

@@ -138,7 +138,7 @@ class Builder:
             backbone=self.backbone.sha256,
             model=self.model(defence, concept) if sampler else None,
             guards=self._resolved_guards(defence, concept) if sampler else (),
-            sampler=PictureSampler(**sampler.model_dump()) if sampler else None,
+            sampler=PictureSampler(**sampler.model_dump(exclude={"distilled"})) if sampler else None,
             code=identity.code_digest("generate"),
         )
 

@@ -25,10 +25,12 @@ from audit.plan.identities import (
     is_round_trip,
 )
 from audit.plan.rates import Rates, journal_rates
+from audit.plan.samplers import timesteps
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
 from audit.weights.families import FLUX_SIDE
 from audit.weights.files import loaded_weights, read_json, safetensors_header
+from audit.weights.schedulers import PUBLISHED, own_scheduler
 
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
 DETECT_ROW = 300  # assumed bytes of one picture's raw scores
@@ -95,11 +97,14 @@ class Price:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """Sizes of a backbone's pictures, latents and weights, from its configuration files."""
+    """Sizes of a backbone's pictures, latents and weights, and its scheduler, from its configuration files."""
 
     resolution: int
     latent_bytes: int
     unet: Mapping[str, tuple[int, ...]] = dataclasses.field(hash=False)  # shape of every UNet tensor
+    scheduler: Mapping[str, object] = dataclasses.field(
+        default_factory=lambda: PUBLISHED, hash=False
+    )  # as `choose` takes it
 
 
 def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
@@ -124,7 +129,7 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
         pending += 1
         rows += unit.rows
         if not _denoised_before(unit, inversions):
-            calls += calls_of(unit, rates.evaluations_per_step)
+            calls += calls_of(unit, rates.evaluations_per_step, shape.scheduler)
         storage += _storage(unit, rates, shape)
         if isinstance(unit.identity, AttackIdentity):
             texts += registry.text_calls(as_json(unit.identity))
@@ -151,21 +156,23 @@ def _denoised_before(unit: Unit, inversions: Mapping[str, Identity]) -> bool:
     )
 
 
-def calls_of(unit: Unit, evaluations_per_step: float | None = None) -> Calls:
-    """Return the UNet calls of one unit.
+def calls_of(
+    unit: Unit, evaluations_per_step: float | None = None, scheduler: Mapping[str, object] = PUBLISHED
+) -> Calls:
+    """Return the UNet calls of one unit, on a backbone with this `scheduler`, as `own_scheduler` returns it.
 
-    Sampling takes one call a step, two under guidance, plus the extra calls of guards. A backward pass through the
-    UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes` evaluations
-    (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once. Reference
-    images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet. The
-    cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
+    Sampling takes one call an evaluation of the scheduler, two under guidance, plus the extra calls of guards. A backward
+    pass through the UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes`
+    evaluations (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once.
+    Reference images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet.
+    The cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
     """
     described = unit.identity
     if isinstance(described, GenerateIdentity) and described.sampler:
         sampler = described.sampler
         exact = described.solver not in (None, "ddim")  # the first of their levels is given
-        one = (sampler.steps - exact) * (2 if sampler.guidance > 1.0 else 1)
-        grid = range(1, 1000, 1000 // sampler.steps)
+        grid = timesteps(sampler, scheduler)
+        one = (len(grid) - exact) * (2 if sampler.guidance > 1.0 else 1)
         one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
         return Calls(one, one, one).times(unit.rows)
     if isinstance(described, InvertIdentity):
@@ -247,6 +254,7 @@ def shape_of(folder: Path) -> Shape:
         resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
         latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
         unet=shapes,
+        scheduler=own_scheduler(folder),
     )
 
 

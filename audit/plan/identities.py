@@ -25,7 +25,7 @@ from audit.files import ForeignError
 from audit.identity import Template, canonical_json, int_key_of_text
 from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
 from audit.spec.perturbation import Perturbation
-from audit.spec.sampler import Sampler
+from audit.spec.sampler import DDIM, Sampler
 from audit.spec.sections import Concept
 
 Json: TypeAlias = dict[str, JsonValue]
@@ -48,15 +48,19 @@ UnitConcept = Annotated[Concept, PlainSerializer(_stored_concept)]
 
 
 class PictureSampler(Sampler):
-    """A scenario's sampler, with the size in pixels where a prompt set names one; None is the backbone's own side."""
+    """A scenario's sampler, with the size in pixels where a prompt set names one; None is the backbone's own side.
+
+    The scheduler is stored unless it is DDIM. What a spec says of the UNet changes no picture, so it is never stored.
+    """
 
     width: int | None = None
     height: int | None = None
 
     @model_serializer(mode="wrap")
-    def _without_default_size(self, handler: SerializerFunctionWrapHandler) -> Json:
+    def _without_defaults(self, handler: SerializerFunctionWrapHandler) -> Json:
         fields: Json = handler(self)
-        return {name: value for name, value in fields.items() if value is not None}
+        absent = {"distilled"} | ({"scheduler"} if self.scheduler == DDIM else set[str]())
+        return {name: value for name, value in fields.items() if value is not None and name not in absent}
 
 
 @dataclasses.dataclass(frozen=True)

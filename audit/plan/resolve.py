@@ -32,6 +32,7 @@ from audit.plan.resolved import (
     Resolved,
     Tokenizers,
 )
+from audit.plan.samplers import schedulers_of
 from audit.records import QualityInstrument
 from audit.spec.document import Spec
 from audit.spec.quality import QualitySpec
@@ -53,7 +54,7 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
     look.up("model", "methods", partial(check_methods, spec), mistake=True)
     backbone = look.up("model", spec.backbone, partial(resolve_model, spec.backbone))
     if isinstance(backbone, ModelRef):
-        backbone = look.up("model", spec.backbone, partial(_fit, backbone, tokenizers), mistake=True)
+        backbone = look.up("model", spec.backbone, partial(_fit, backbone, spec, tokenizers), mistake=True)
     spec, benign = _benign(spec, backbone, tokenizers, look)
     energies = {
         name: look.up("model", name, partial(resolve_model, name)) for name in dict.fromkeys(_energies(spec, look))
@@ -119,9 +120,11 @@ class _Lookups:
             return Missing(name, error)
 
 
-def _fit(backbone: ModelRef, tokenizers: Tokenizers) -> ModelRef:
-    """Return the backbone when it is of the supported family, with a tokenizer that fits. Raises `CheckpointError`."""
-    pipeline_family(backbone)
+def _fit(backbone: ModelRef, spec: Spec, tokenizers: Tokenizers) -> ModelRef:
+    """Return the backbone when it is of the supported family, with a scheduler that the spec's samplers honour and a
+    tokenizer that fits. Raises `CheckpointError`.
+    """
+    pipeline_family(backbone, schedulers_of(spec))
     tokenizers.backbone(backbone)
     return backbone
 

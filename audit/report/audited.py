@@ -182,6 +182,8 @@ def _scenario(entry: Document) -> str:
     parts = [str(entry["kind"])] if entry.get("kind", entry.get("name")) != entry.get("name") else []
     parts += [f"{entry['cases']} cases a cell"] if "cases" in entry else []
     if isinstance(sampler, Mapping):
+        scheduler = sampler.get("scheduler", "ddim")
+        parts += [f"scheduler {scheduler}"] if scheduler != "ddim" else []
         parts.append(f"{sampler.get('steps')} steps, guidance {sampler.get('guidance')}")
     if "inversion_prompt" in entry:
         parts += _inversion(entry)

@@ -12,7 +12,7 @@ from audit.records import Scenario
 from audit.spec.base import Model, Name, Phrase
 from audit.spec.perturbation import Perturbation
 from audit.spec.prompts import PromptSource
-from audit.spec.sampler import Sampler
+from audit.spec.sampler import DDIM, Sampler
 from audit.spec.templates import has_mark, with_phrase
 
 KINDS = tuple(kind.value for kind in Scenario if kind is not Scenario.NONE)
@@ -138,6 +138,11 @@ class LatentScenario(_Scenario):
             raise ValueError(
                 "inverted latents regenerate with the null prompt, so sampler.guidance must be 1; "
                 "another guidance needs regeneration_prompt"
+            )
+        if self.sampler.scheduler != DDIM:
+            raise ValueError(
+                f"inverted latents are sampled by what inverts, and scheduler {self.sampler.scheduler} does not: leave "
+                "sampler.scheduler at ddim, or let method be bdia or o-belm"
             )
         if self.sampler.dtype != "float32":
             raise ValueError("inversion needs sampler.dtype float32: bfloat16 cannot reach the round-trip gate")

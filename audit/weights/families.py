@@ -6,7 +6,7 @@ Nothing here imports torch, so that a plan already refuses a folder that a run c
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Literal, TypeAlias
 
 from audit.files import Document
@@ -111,8 +111,11 @@ def family_of(index: Settings, unet: Settings, scheduler: Settings) -> Family | 
     return "sd2" if second or scheduler.get("prediction_type") == "v_prediction" else "sd1"
 
 
-def class_problem(index: Settings, family: Family) -> str | None:
-    """Return the first problem with the classes that a model_index.json names; None when each is the family's."""
+def class_problem(index: Settings, family: Family, further: Collection[str] = ()) -> str | None:
+    """Return the first problem with the classes that a model_index.json names; None when each is the family's.
+
+    A diffusion's scheduler may be of the classes in `further` too.
+    """
     layout = LAYOUTS[family]
     named = index.get("_class_name", layout.pipelines[0])
     if named not in layout.pipelines:
@@ -128,6 +131,8 @@ def class_problem(index: Settings, family: Family) -> str | None:
         if part not in layout.parts:
             return f"has a part {part!r} ({settings.shown(loader)}), which the audit does not know and would ignore"
         library, classes = layout.parts[part]
+        if part == "scheduler" and layout.network == "unet":
+            classes = (*classes, *further)
         if len(loader) != 2 or loader[0] != library or loader[1] not in classes:
             known = " or ".join(classes) if len(classes) < 3 else ", ".join(classes)
             return f"has a {part} of class {settings.shown(loader)}, and only {known} of {library} is supported"
@@ -140,8 +145,13 @@ def class_problem(index: Settings, family: Family) -> str | None:
     return None
 
 
-def settings_problem(family: Family, read: Callable[[str], Settings], index: Settings) -> str | None:
-    """Return the first problem with the settings of a family's parts; `read` gives those of a part."""
+def settings_problem(
+    family: Family, read: Callable[[str], Settings], index: Settings, honoured: Collection[str] = ()
+) -> str | None:
+    """Return the first problem with the settings of a family's parts; `read` gives those of a part.
+
+    Settings of a diffusion's scheduler in `honoured` may have any value.
+    """
     flow, layout = family in ("sd3", "flux"), LAYOUTS[family]
     activations = ("quick_gelu",) if family == "sd1" else ("quick_gelu", "gelu")
     network, named = read(layout.network), index["scheduler"][1]
@@ -154,11 +164,11 @@ def settings_problem(family: Family, read: Callable[[str], Settings], index: Set
     for part in layout.encoders():
         if problem is None and _is_clip(index, part):
             problem = settings.text_problem(read(part), activations=activations)
-    return (
-        problem
-        or width_problem(family, read, index)
-        or (settings.flow_problem if flow else settings.scheduler_problem)(read("scheduler"), named)
-    )
+    problem = problem or width_problem(family, read, index)
+    if problem is not None:
+        return problem
+    scheduler = read("scheduler")
+    return settings.flow_problem(scheduler, named) if flow else settings.scheduler_problem(scheduler, named, honoured)
 
 
 def width_problem(family: Family, read: Callable[[str], Settings], index: Settings) -> str | None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from audit.errors import CheckpointError
 from audit.identity import key
-from audit.weights import families, settings
+from audit.weights import families, schedulers, settings
 from audit.weights.families import Family
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
 from audit.weights.sharing import SharedModel, copy_of
@@ -112,11 +112,11 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
     return files
 
 
-def pipeline_family(ref: ModelRef) -> Family:
+def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,)) -> Family:
     """Return the family of a pipeline folder, decided from its configuration files (`audit.weights.families`).
 
-    Inpainting pipelines, transformers of other families, parts of other classes and settings that the sampler would ignore
-    raise a `CheckpointError` that says which of these it is.
+    Inpainting pipelines, transformers of other families, parts of other classes and settings that a sampler would ignore
+    raise a `CheckpointError` that says which of these it is. `samplers` names the schedulers that a run samples with.
     """
     if not (ref.path / "model_index.json").is_file():
         raise _refuse(ref, "is a single model, not a pipeline folder (it has no model_index.json)")
@@ -134,11 +134,16 @@ def pipeline_family(ref: ModelRef) -> Family:
         problem = _conditioning(unet, _read(ref, "text_encoder", index), index)
     problem = (
         problem
-        or families.class_problem(index, family)
-        or families.settings_problem(family, lambda part: _read(ref, part, index), index)
+        or families.class_problem(index, family, schedulers.further_classes(samplers))
+        or families.settings_problem(family, lambda part: _read(ref, part, index), index, schedulers.WALK)
     )
     if problem is not None:
         raise _refuse(ref, problem)
+    problem = (
+        settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers)) if has_unet else None
+    )
+    if problem is not None:
+        raise _refuse(ref, problem, f"sample with sampler.scheduler {schedulers.AS_PIPELINE} everywhere, or ")
     return family
 
 
@@ -174,14 +179,15 @@ def sampler_settings(ref: ModelRef) -> settings.Settings:
     """
     named = read_json(ref.path / "model_index.json")["scheduler"][1]
     stored = read_json(ref.path / "scheduler" / "scheduler_config.json")
-    return {**settings.SCHEDULERS.get(named, {}), **stored, "_class_name": named}
+    flow = named not in settings.SCHEDULERS and named not in settings.OWN_SCHEDULERS
+    return {**(stored if flow else settings.scheduler_settings(stored, named)), "_class_name": named}
 
 
-def _refuse(ref: ModelRef, why: str) -> CheckpointError:
+def _refuse(ref: ModelRef, why: str, otherwise: str = "") -> CheckpointError:
     return CheckpointError(
         f"the backbone {why if len(why) <= 500 else f'{why[:500]}...'}",
         where=str(ref.path),
-        next_step=f"use a folder of one of these families: {families.SUPPORTED}; or 'testbed'",
+        next_step=f"{otherwise}use a folder of one of these families: {families.SUPPORTED}; or 'testbed'",
     )
 
 

@@ -5,7 +5,7 @@ Nothing here imports torch, so that a plan already refuses a folder that a run c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from audit.weights.setting_checks import (
     DEEPEST,
@@ -60,6 +60,11 @@ SCHEDULERS: Mapping[str, Settings] = {
         )
     },
 }  # fmt: skip
+# Samplers that DDIM cannot stand in for: supported where a run samples as its folder says.
+OWN_SCHEDULERS: Mapping[str, Settings] = {
+    "HeunDiscreteScheduler": {**_COMMON, "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "linspace"},
+    "LCMScheduler": {**_COMMON, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"},
+}
 # What shapes samples or the grid in ways that are not honoured -> the only value, beside null, that changes nothing.
 _NEUTRAL_SCHEDULER: Settings = {
     "timestep_spacing": "leading",
@@ -84,7 +89,8 @@ _NEUTRAL_SCHEDULER: Settings = {
 _SOLVER = (
     "skip_prk_steps", "variance_type", "dynamic_thresholding_ratio", "clip_sample_range", "sample_max_value",
     "solver_order", "algorithm_type", "solver_type", "lower_order_final", "euler_at_final", "lambda_min_clipped",
-    "predict_x0", "disable_corrector", "solver_p", "flow_shift", "time_shift_type",
+    "predict_x0", "disable_corrector", "solver_p", "flow_shift", "time_shift_type", "original_inference_steps",
+    "timestep_scaling",
 )  # fmt: skip
 # Inputs beside latent, timestep and text, which the sampler never gives.
 _NEUTRAL_UNET: Settings = {
@@ -252,17 +258,18 @@ def flow_problem(scheduler: Settings, named: str) -> str | None:
     return problem_of(scheduler, "a scheduler", _FLOW, _NEUTRAL_FLOW)
 
 
-def scheduler_problem(scheduler: Settings, named: str) -> str | None:
+def scheduler_problem(scheduler: Settings, named: str, honoured: Collection[str] = ()) -> str | None:
     """Return the first problem with the settings of a scheduler of class `named`; None when DDIM honours or does not
-    need them.
+    need them. Settings in `honoured` may have any value: the run's samplers take them.
     """
     if scheduler.get("_class_name", named) != named:
         own = shown(scheduler["_class_name"])
         return f"has a scheduler that model_index.json calls {named} and scheduler_config.json {own}"
     settings = scheduler_settings(scheduler, named)
-    problem = problem_of(settings, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
+    neutral = {name: nothing for name, nothing in _NEUTRAL_SCHEDULER.items() if name not in honoured}
+    problem = problem_of(settings, "a scheduler", _SCHEDULER, neutral)
     if problem is not None:
-        written = problem_of(scheduler, "a scheduler", _SCHEDULER, _NEUTRAL_SCHEDULER)
+        written = problem_of(scheduler, "a scheduler", _SCHEDULER, neutral)
         return (
             problem if written else f"{problem}: it is the default of {named}, and scheduler_config.json says nothing"
         )
@@ -277,7 +284,7 @@ def scheduler_problem(scheduler: Settings, named: str) -> str | None:
 
 def scheduler_settings(scheduler: Settings, named: str) -> Settings:
     """Return a scheduler's settings, with the defaults of its class `named` for those that it leaves out."""
-    return {**SCHEDULERS[named], **scheduler}
+    return {**SCHEDULERS.get(named, OWN_SCHEDULERS.get(named, _COMMON)), **scheduler}
 
 
 def _class(settings: Settings, part: str, expected: str) -> str | None:

@@ -37,10 +37,11 @@ def inspect(
     from audit.errors import CheckpointError
     from audit.weights.checkpoints import resolve_checkpoint
     from audit.weights.references import pipeline_family, resolve_model
+    from audit.weights.schedulers import AS_PIPELINE
 
     ref = resolve_checkpoint(checkpoint)
     model = resolve_model(backbone or "testbed")
-    pipeline_family(model)
+    pipeline_family(model, (AS_PIPELINE,))  # whatever it would be sampled with
     from audit.checkpoints import inspection
 
     try:

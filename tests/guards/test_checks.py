@@ -12,14 +12,16 @@ import pytest
 
 from audit import guards
 from audit.errors import AuditError
-from audit.plan.preflight.guards import check_energy_prompts, check_guards, check_stacks, timesteps
+from audit.plan.preflight.guards import check_energy_prompts, check_guards, check_stacks
 from audit.plan.preflight.prompts import usable_prompt_sets
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Missing
+from audit.plan.samplers import timesteps
 from audit.spec.document import Spec, parse_spec
 from audit.spec.sampler import Sampler
 from audit.spec.sections import Guard
 from audit.weights.references import ModelRef, resolve_model
+from audit.weights.schedulers import own_scheduler
 
 BASE: dict[str, Any] = {
     "name": "guarded",
@@ -206,7 +208,7 @@ def test_a_row_of_a_size_at_which_irece_has_no_such_layer(backbone: ModelRef, tm
 
 def test_the_schedule_is_the_samplers_own(backbone: ModelRef, testbed: Any) -> None:
     for steps in (10, 25, 50):
-        assert timesteps(Sampler(steps=steps), backbone) == list(reversed(testbed.schedule(steps).timesteps))
+        assert timesteps(Sampler(steps=steps), own_scheduler(backbone.path)) == testbed.schedule(steps).timesteps[::-1]
 
 
 def test_the_energy_model_is_in_the_key_by_digest_and_not_by_name() -> None:

@@ -200,7 +200,7 @@ def test_the_schedulers_that_people_have_pass(tiny_copy: Path) -> None:
 def test_defaults_are_those_of_the_classes() -> None:
     honoured = {**backbone_settings._COMMON, "clip_sample": False}
     known = {*honoured, *backbone_settings._NEUTRAL_SCHEDULER, *backbone_settings._SOLVER}
-    for named, defaults in backbone_settings.SCHEDULERS.items():
+    for named, defaults in {**backbone_settings.SCHEDULERS, **backbone_settings.OWN_SCHEDULERS}.items():
         parameters = inspect.signature(getattr(diffusers, named).__init__).parameters
         for name, value in {**honoured, **defaults}.items():
             if name in parameters:

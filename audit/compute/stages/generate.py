@@ -24,10 +24,13 @@ from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
+from audit.diffusion.schedulers import DiffusersSolver
 from audit.guards import quiet_steps
 from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
 from audit.records import Case, Status
+from audit.spec.sampler import DDIM
 from audit.storage.journal import SCHEMAS, Journal
+from audit.weights.schedulers import choose, own_scheduler
 
 # Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
 Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | None]
@@ -137,9 +140,15 @@ class _Maker:
             tuple(case.seed for case in cases),
         )
         model = models.noise_model(erased, sampler.dtype, texts, sampler.guidance)
+        guards = models.guards(self.identity.guards, erased, sampler.dtype)
+        if sampler.scheduler != DDIM and models.pipeline.kind != "flow":  # a flow has one sampler, its own
+            if isinstance(start, Pair):
+                raise ValueError("a pair is denoised by the sampler that made it")
+            chosen = choose(own_scheduler(models.pipeline.ref.path), sampler.scheduler)
+            solver = DiffusersSolver(chosen, sampler.steps, conditioning.seeds, start.shape[1:], models.pipeline.kind)
+            return sample(model, solver, to_device(start, models.device), conditioning, guards)
         noisiest = start.noisiest if isinstance(start, Pair) else start
         schedule = models.pipeline.schedule(sampler.steps, (noisiest.shape[2], noisiest.shape[3]))
-        guards = models.guards(self.identity.guards, erased, sampler.dtype)
         if isinstance(start, Pair):
             if guards:
                 raise ValueError("guards act on one latent and cannot act on a pair")

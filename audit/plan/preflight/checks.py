@@ -14,6 +14,7 @@ from audit.plan.preflight.families import check_families
 from audit.plan.preflight.guards import check_guards, check_stacks
 from audit.plan.preflight.inputs import unusable_prompts
 from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
+from audit.plan.preflight.samplers import check_samplers
 from audit.plan.preflight.unusable import Checked, EmbeddingUse, Unusable
 from audit.plan.resolved import Kind, Problem, Resolved
 from audit.weights.references import ModelRef
@@ -35,6 +36,7 @@ def check(resolved: Resolved) -> Checked:
         backbone = resolved.backbone
         ask.whether("model", check_families, resolved, backbone)
         ask.whether("model", check_phrases, resolved, backbone)
+        ask.whether("model", check_samplers, resolved, backbone)
         ask.whether("model", check_guards, resolved, backbone)
         for name, claim in claims(resolved):
             ask.whether("checkpoint", check_checkpoint, resolved.checkpoints[name], claim, backbone)

@@ -13,10 +13,12 @@ from audit.guards.parameters import Parameters
 from audit.guards.sld_parameters import SldParameters
 from audit.plan.preflight.irece import check_attention, check_composed
 from audit.plan.resolved import Missing, Resolved
+from audit.plan.samplers import timesteps
 from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept, Defence
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+from audit.weights.schedulers import own_scheduler
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -130,21 +132,9 @@ def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> di
     }
 
 
-def timesteps(sampler: Sampler, backbone: ModelRef) -> list[float]:
-    """Return the sampler's training timesteps, noisiest first."""
-    config = read_json(backbone.path / "scheduler" / "scheduler_config.json")
-    if not str(config.get("_class_name", "")).startswith("FlowMatch"):
-        return [i * (1000 // sampler.steps) + config.get("steps_offset", 0) for i in reversed(range(sampler.steps))]
-    # As diffusers' class sets them; one that shifts by the picture's size is taken as unshifted, which moves none past 1000.
-    shift = 1.0 if config.get("use_dynamic_shifting") else float(config.get("shift", 1.0))
-    least = shift * 0.001 / (1 + (shift - 1) * 0.001)
-    even = [1.0 - i * (1.0 - least) / max(1, sampler.steps - 1) for i in range(sampler.steps)]
-    return [round(1000 * shift * s / (1 + (shift - 1) * s), 3) for s in even]
-
-
 def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
-    grid = timesteps(sampler, backbone)
-    runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {sampler.steps} steps"
+    grid = timesteps(sampler, own_scheduler(backbone.path))
+    runs = f"scenario {scenario!r} runs from {grid[0]} to {grid[-1]} in {len(grid)} steps"
     if isinstance(parameters, IreceParameters) and not grid[-1] <= parameters.t_star <= grid[0]:
         raise SpecError(
             f"guard irece: t_star {parameters.t_star} is outside the schedule: {runs}",
@@ -161,9 +151,9 @@ def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, bac
             )
     if isinstance(parameters, SldParameters) and sampler.guidance != 1.0:
         warmup = parameters.settings()["warmup_steps"]
-        if warmup >= sampler.steps:
+        if warmup >= len(grid):
             raise SpecError(
-                f"guard sld: a warm-up of {warmup} steps leaves nothing of the {sampler.steps} of scenario {scenario!r}",
+                f"guard sld: a warm-up of {warmup} steps leaves nothing of the {len(grid)} of scenario {scenario!r}",
                 where=where,
                 next_step="set warmup_steps below the sampler's steps",
             )

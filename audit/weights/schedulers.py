@@ -1,0 +1,95 @@
+"""Which class of diffusers a sampler's scheduler is, and with which settings, from the backbone's scheduler_config.json.
+
+Nothing here imports torch, so that a plan already refuses a folder that a run could not use.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from audit.files import Document
+from audit.weights import settings
+from audit.weights.files import read_json
+
+DDIM, AS_PIPELINE, LCM = "ddim", "as-pipeline", "lcm"
+# What says where the noise levels and the grid lie. Every class takes these from the folder, whatever it is called.
+_GRID = (
+    "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr", "num_train_timesteps",
+    "steps_offset", "set_alpha_to_one", "timestep_spacing",
+)  # fmt: skip
+# Name in a spec -> class, what the name means, and what else of the folder's settings it takes.
+_NAMED: Mapping[str, tuple[str, Document, tuple[str, ...]]] = {
+    DDIM: ("DDIMScheduler", {"clip_sample": False, "timestep_spacing": "leading"}, ()),
+    "euler": ("EulerDiscreteScheduler", {}, ()),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}, ()),
+    "dpm++2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}, ()),
+    "dpm++2m-karras": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, "use_karras_sigmas": True},
+        (),
+    ),
+    "pndm": ("PNDMScheduler", {"skip_prk_steps": True}, ("skip_prk_steps",)),  # as Stable Diffusion is published
+    "unipc": ("UniPCMultistepScheduler", {}, ()),
+    LCM: ("LCMScheduler", {}, ("original_inference_steps", "timestep_scaling")),
+}
+# How the class in the folder walks the grid, which DDIM would ignore.
+WALK = (
+    "timestep_spacing", "clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
+    "use_lu_lambdas", "sigma_min", "sigma_max", "final_sigmas_type", "timestep_type", "interpolation_type",
+)  # fmt: skip
+# Stable Diffusion v1.x as it is published, for a backbone whose files are not here.
+PUBLISHED: Document = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+    """A class of diffusers by its name, and the settings that it gets; it may ignore some."""
+
+    named: str
+    settings: Mapping[str, object] = dataclasses.field(hash=False)
+
+
+def own_scheduler(folder: Path) -> Document:
+    """Return the settings in a pipeline folder, as they are written, with the name of the class in `_class_name`."""
+    written = read_json(folder / "scheduler" / "scheduler_config.json")
+    return {**written, "_class_name": read_json(folder / "model_index.json")["scheduler"][1]}
+
+
+def is_flow(written: Mapping[str, object]) -> bool:
+    """Return whether a folder's scheduler is a flow's, which is sampled by its own class alone."""
+    return str(written.get("_class_name", "")).startswith("FlowMatch")
+
+
+def choose(written: Mapping[str, object], scheduler: str) -> Chosen:
+    """Return what a spec's `scheduler` is on a folder that has `written` this, as `own_scheduler` returns it."""
+    plain = {name: value for name, value in written.items() if not name.startswith("_")}
+    if scheduler == AS_PIPELINE:
+        return Chosen(str(written["_class_name"]), MappingProxyType(plain))
+    named, meant, further = _NAMED[scheduler]
+    kept = {name: plain[name] for name in (*_GRID, *further) if name in plain}
+    if scheduler == DDIM:
+        return Chosen(named, MappingProxyType({**kept, **meant}))
+    return Chosen(named, MappingProxyType({**meant, **kept}))
+
+
+def further_classes(schedulers: Collection[str]) -> tuple[str, ...]:
+    """Return the classes of a folder that these schedulers can do with, beside those on DDIM's grid."""
+    return () if DDIM in schedulers else tuple(settings.OWN_SCHEDULERS)
+
+
+def honoured(schedulers: Collection[str]) -> frozenset[str]:
+    """Return the settings of a folder that all of these schedulers honour where DDIM would ignore them."""
+    each = {DDIM: frozenset[str](), AS_PIPELINE: frozenset(WALK)}
+    return frozenset(WALK).intersection(*(each.get(name, frozenset({"timestep_spacing"})) for name in schedulers))
