@@ -22,10 +22,9 @@ from audit.guards import parse
 from audit.guards.building import Parts, build
 from audit.plan.document import Plan
 from audit.plan.identities import CheckpointIdentity
-from audit.plan.samplers import schedulers_of
 from audit.records import ResolvedGuard
 from audit.spec.document import Spec
-from audit.spec.sampler import DDIM
+from audit.spec.sampler import AS_PIPELINE, DDIM
 from audit.storage.journal import Journal
 from audit.weights.checkpoints import CheckpointRef, resolve_checkpoint
 from audit.weights.references import ModelRef, resolve_model
@@ -57,7 +56,9 @@ class Models:
     def pipeline(self) -> Pipeline:
         """Return the backbone, loaded on first use."""
         if self._pipeline is None:
-            samplers = schedulers_of(self.spec) if self.spec is not None else (DDIM,)
+            samplers = (
+                (DDIM,) if self.plan is None else (AS_PIPELINE,)
+            )  # planning has checked what each sampler honours
             self._pipeline = load_pipeline(self.ref, self.device, samplers=samplers)
         return self._pipeline
 
