@@ -140,7 +140,9 @@ def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,
     if problem is not None:
         raise _refuse(ref, problem)
     problem = (
-        settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers)) if has_unet else None
+        settings.scheduler_problem(scheduler, index["scheduler"][1], schedulers.honoured(samplers))
+        if has_unet
+        else None
     )
     if problem is not None:
         raise _refuse(ref, problem, f"sample with sampler.scheduler {schedulers.AS_PIPELINE} everywhere, or ")

@@ -217,7 +217,7 @@ def test_guards_see_and_change_variance_preserving_latents_on_euler(tiny: Pipeli
     torch.testing.assert_close(mine.latents.double(), expected, rtol=1e-3, atol=1e-3)
     for (step, latents), before in zip(jump.seen, seen, strict=True):
         torch.testing.assert_close(latents.double(), before, rtol=1e-3, atol=1e-3)
-        assert step.abar == pytest.approx(float(LEVELS[step.timestep]), rel=1e-2)
+        assert step.level.signal**2 == pytest.approx(float(LEVELS[step.timestep]), rel=1e-2)
 
 
 @pytest.mark.parametrize("name", ["dpm++2m", "dpm++2m-karras", "pndm", "unipc"])

@@ -20,7 +20,7 @@ def check_samplers(resolved: Resolved, backbone: ModelRef) -> None:
     """
     written = own_scheduler(backbone.path)
     for where, sampler in samplers_of(resolved.spec).items():
-        if sampler.scheduler == DDIM or is_flow(written) and sampler.scheduler == AS_PIPELINE:
+        if sampler.scheduler == DDIM or (is_flow(written) and sampler.scheduler == AS_PIPELINE):
             continue
         if is_flow(written):
             raise SpecError(
