@@ -170,7 +170,13 @@ def prepare(
     unet: UNet2DConditionModel, method: str, selection: str = "2025"
 ) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
     """Return a copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
-    names = trained_names(unet, method, selection)
+    return trainable(unet, trained_names(unet, method, selection))
+
+
+def trainable(
+    unet: UNet2DConditionModel, names: Sequence[str]
+) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+    """Return a copy of the UNet that computes gradients for exactly these parameters, and they by name."""
     copied = copy.deepcopy(unet).requires_grad_(False)
     if copied.device.type == "cpu":
         # The backward pass of torch's fused attention on CPUs takes as long as the rest of a training step.

@@ -33,21 +33,29 @@ class Stopping(Silent):
         self.began: list[int] = []
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        if stage != "latents":
+        if stage not in ("latents", "pictures") and total != 8:  # 8: the matrices of a closed form
             self.began.append(done)
 
     def update(self, stage: str, done: int) -> None:
-        if stage != "latents" and done == self.after:
+        if stage not in ("latents", "pictures") and done == self.after:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"), [("esd-x", {}), ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2})]
+    ("method", "changes"),
+    [
+        ("esd-x", {}),
+        ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2}),
+        ("concept-ablation", {"prior_weight": 1.0}),
+        ("spm", {}),
+        ("mace", {}),
+        ("advunlearn", {"jitter": False, "pool": 2}),
+    ],
 )
 def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(
     pipeline: Pipeline, tmp_path: Path, method: str, changes: dict[str, object]
 ) -> None:
-    erase = esd.erase if method == "esd-x" else receler.erase
+    erase: Any = ERASERS.find(method, "defences").function()
     parameters = quick(method, **changes)
     whole = erase(pipeline, [CONCEPT], parameters, Session())
     with pytest.raises(KeyboardInterrupt):
