@@ -55,8 +55,9 @@ def apply_artefact(
 ) -> ErasedModel:
     """Return the erased model of a checkpoint (a path or hub id, resolved, or tensors by name) on this backbone.
 
-    `metadata` is what a file's header would say beside tensors by name. `dtype` is the UNet's; None keeps the backbone's. Raises `CheckpointError` when the file is of no known layout,
-    belongs to another model, is not safe to read, is not finite, or changes nothing.
+    `metadata` is what a file's header would say beside tensors by name. `dtype` is the UNet's; None keeps
+    the backbone's. Raises `CheckpointError` when the file is of no known layout, belongs to another model, is not safe to
+    read, is not finite, or changes nothing.
     """
     live = backbone_modules(pipeline.unet, pipeline.text_encoder)
     if isinstance(checkpoint, Mapping):

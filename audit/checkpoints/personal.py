@@ -61,7 +61,13 @@ def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     return Change(
         {name: pair.delta for name, pair in lora.unet.items()},
         {name: pair.delta for name, pair in lora.text.items()},
-        {"kind": "lora", "unet_layers": len(lora.unet), "text_encoder_layers": len(lora.text), "ranks": ranks, **read.settings()},
+        {
+            "kind": "lora",
+            "unet_layers": len(lora.unet),
+            "text_encoder_layers": len(lora.text),
+            "ranks": ranks,
+            **read.settings(),
+        },
         f"a LoRA of rank {rank} on {len(lora.unet)} layers of the UNet and {len(lora.text)} of the text encoder",
         read.notes,
     )

@@ -219,7 +219,9 @@ class Models:
             blob = self.journal.blob_of("erase", erase_key, header)
             weights = safetensors.torch.load(blob)
             self._require_same(erase_key, header["blob_sha256"])
-            return apply_artefact(self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype, metadata=header_metadata(blob))
+            return apply_artefact(
+                self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype, metadata=header_metadata(blob)
+            )
         if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed
         return unet.to(dtype)

@@ -46,7 +46,9 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     key = training_key(pipeline, NAME, concepts, options)
     targets = prompts(pipeline, concepts, options.templates, options.synonyms)
     kept = preserved(concepts, options.preserve_neighbours)
-    retained = _retained(pipeline, [*kept.values(), *(Concept(name=f"r{i}", phrase=p) for i, p in enumerate(options.retain))], options)
+    retained = _retained(
+        pipeline, [*kept.values(), *(Concept(name=f"r{i}", phrase=p) for i, p in enumerate(options.retain))], options
+    )
     encoder = copy.deepcopy(pipeline.text_encoder).requires_grad_(False)
     trained = {name: p.requires_grad_(True) for name, p in encoder.named_parameters() if "embeddings." not in name}
     with training_attention(pipeline.unet):
@@ -79,9 +81,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     )
 
 
-def _retained(
-    pipeline: Pipeline, kept: Sequence[Concept], options: AdvUnlearnParameters
-) -> tuple[Prompt, ...]:
+def _retained(pipeline: Pipeline, kept: Sequence[Concept], options: AdvUnlearnParameters) -> tuple[Prompt, ...]:
     """Return the prompts that are retained; always the null prompt among them."""
     named = prompts(pipeline, kept, ("{phrase}", *options.retain_templates), False) if kept else ()
     return (Prompt("", "", pipeline.encode_text([""]), range(0)), *named)

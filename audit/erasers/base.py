@@ -45,8 +45,9 @@ class Change:
     """The difference between an erased model and its backbone.
 
     `tensors`, `parameters` and `parameter_share` (of all parameters of the UNet or, where it changes, the text encoder, in
-    [0, 1]) count those that differ, or that were added. `relative_norm` is ||W' - W|| / ||W|| over them, None for added modules. `effect` is the relative change
-    of the noise prediction, ||eps' - eps|| / ||eps||, by prompt ("" is the null prompt).
+    [0, 1]) count those that differ, or that were added. `relative_norm` is ||W' - W|| / ||W|| over them, None for added
+    modules. `effect` is the relative change of the noise prediction, ||eps' - eps|| / ||eps||, by prompt ("" is the null
+    prompt).
     """
 
     tensors: int

@@ -70,7 +70,9 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
         noised = pictures.noised(clean, pictures.uniform(generator), generator)
         held = None
         if options.prior_weight:
-            other = pictures.latents[which][torch.randint(len(pictures.latents[which]), (len(clean),), generator=generator)]
+            other = pictures.latents[which][
+                torch.randint(len(pictures.latents[which]), (len(clean),), generator=generator)
+            ]
             held = pictures.noised(other.to(clean), pictures.uniform(generator), generator)
         loss = loss_of(unet, noised, held, targets[which].states, anchors[which], options)
         optimiser.zero_grad(set_to_none=True)

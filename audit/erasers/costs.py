@@ -39,10 +39,15 @@ def training_calls(values: Values, concept: Values, row: int) -> tuple[float, fl
 
 def picture_calls(values: Values, concept: Values, row: int) -> tuple[float, float, float]:
     """Return (low, expected, high) UNet evaluations of a training on pictures that are made once, two a step under guidance."""
-    texts = len(_texts(values, concept))
-    made = texts * math.ceil(values["pictures"] / texts) * (values["steps"] + (values["sampler"] == "pndm")) * 2
+    made = pictures_made(values, concept) * (values["steps"] + (values["sampler"] == "pndm")) * 2
     total = made + values["iterations"] * values["batch_size"] * row
     return total, total, total
+
+
+def pictures_made(values: Values, concept: Values) -> int:
+    """Return the number of training pictures: as many for every prompt, and no fewer than are asked for."""
+    texts = len(_texts(values, concept))
+    return texts * math.ceil(values["pictures"] / texts)
 
 
 def tensor_bytes(values: Values, unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:

@@ -173,9 +173,7 @@ def prepare(
     return trainable(unet, trained_names(unet, method, selection))
 
 
-def trainable(
-    unet: UNet2DConditionModel, names: Sequence[str]
-) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+def trainable(unet: UNet2DConditionModel, names: Sequence[str]) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
     """Return a copy of the UNet that computes gradients for exactly these parameters, and they by name."""
     copied = copy.deepcopy(unet).requires_grad_(False)
     if copied.device.type == "cpu":

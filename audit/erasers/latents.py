@@ -113,7 +113,7 @@ class Latents:
         self._pool: list[Noisy] = []
 
     def draw(self, generator: torch.Generator, which: int | None = None) -> tuple[int, Noisy]:
-        """Draw a prompt, by its index, or take the given one, and draw a batch of its latents, from the pool when there is one."""
+        """Draw a prompt, or take the given one, by its index, and a batch of its latents, from the pool when there is one."""
         if which is None:
             which = int(torch.randint(len(self.concepts), (1,), generator=generator))
         if self._pool:

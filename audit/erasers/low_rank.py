@@ -32,10 +32,16 @@ class Pair(nn.Module):
 class LowRank(nn.Module):
     """Pairs on some layers of a network, by module path. They act inside `acting` and while `enabled`."""
 
-    def __init__(self, network: nn.Module, paths: Sequence[str], rank: int, seed: int, alpha: float | None = None) -> None:
+    def __init__(
+        self, network: nn.Module, paths: Sequence[str], rank: int, seed: int, alpha: float | None = None
+    ) -> None:
         """`alpha` over the rank is the scale; None is a scale of 1."""
         super().__init__()
-        self.network, self.paths, self.enabled = [network], tuple(paths), True  # in a list: it is no part of this module
+        self.network, self.paths, self.enabled = (
+            [network],
+            tuple(paths),
+            True,
+        )  # in a list: it is no part of this module
         self.scale = 1.0 if alpha is None else alpha / rank
         generator = torch.Generator().manual_seed(2**43 + seed)
         pairs = []
@@ -54,7 +60,9 @@ class LowRank(nn.Module):
     @contextlib.contextmanager
     def acting(self) -> Iterator[None]:
         """Hook the pairs onto the network inside the block."""
-        hooks = [self.network[0].get_submodule(path).register_forward_hook(self._hook(p)) for path, p in self.named_pairs()]
+        hooks = [
+            self.network[0].get_submodule(path).register_forward_hook(self._hook(p)) for path, p in self.named_pairs()
+        ]
         try:
             yield
         finally:

@@ -62,7 +62,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
         w = weight.double()
         return solved(w, around, w @ mapped.to(w).T, held, first).float()
 
-    refined = edited(NAME, backbone, refine, session)
+    refined = edited("refinement", backbone, refine, session)
     spent = time.monotonic() - started
     deltas, curve = [], list[Point]()
     for number, texts in enumerate(by_concept):
@@ -79,7 +79,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
 
     return Made(
         layout="unet-partial",
-        tensors=edited(NAME, refined, fuse, session),
+        tensors=edited("fusion", refined, fuse, session),
         filename=f"mace-{slug(concepts)}.safetensors",
         prompts=tuple(prompt.text for texts in by_concept for prompt in texts),
         preserved=tuple(kept),
@@ -216,7 +216,9 @@ def loss_of(
     for probabilities in attention.take():
         side = round(probabilities.shape[2] ** 0.5)
         inside = nn.functional.interpolate(mask[:, None].float(), (side, side)).flatten(2)[..., None]  # (B, 1, N, 1)
-        losses.append((probabilities[..., prompt.word.start : prompt.word.stop].float() * inside.to(probabilities.device)).norm())
+        losses.append(
+            (probabilities[..., prompt.word.start : prompt.word.stop].float() * inside.to(probabilities.device)).norm()
+        )
     return torch.stack(losses).sum()
 
 
@@ -228,7 +230,9 @@ def focal(count: int, generator: torch.Generator) -> torch.Tensor:
 
 
 @torch.no_grad()
-def mask_of(pipeline: Pipeline, pictures: Pictures, which: int, prompt: Prompt, options: MaceParameters) -> torch.Tensor:
+def mask_of(
+    pipeline: Pipeline, pictures: Pictures, which: int, prompt: Prompt, options: MaceParameters
+) -> torch.Tensor:
     """Return where the concept is in each picture of a prompt, boolean (n, side, side), by the source that is asked for."""
     clean = pictures.latents[which].to(pipeline.device)
     if options.masks == "whole":

@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from audit.erasers.costs import BACKWARD, picture_calls
+from audit.erasers.costs import BACKWARD, picture_calls, pictures_made
 from audit.erasers.method import Calls, EraserMethod
 from audit.erasers.parameters import PictureParameters, Template
 from audit.erasers.uce_parameters import stored_keys_and_values
@@ -112,7 +112,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
 def _calls(values: Values, concept: Values) -> Calls:
     """Return the cost of the pictures, of their masks, and of a forward and a backward pass for each row."""
     total, _, _ = picture_calls(values, concept, 1 + BACKWARD)
-    masks = values["pictures"] * len(MASK_TIMESTEPS) if values["masks"] == "attention" else 0
+    masks = pictures_made(values, concept) * len(MASK_TIMESTEPS) if values["masks"] == "attention" else 0
     return total + masks, total + masks, total + masks
 
 

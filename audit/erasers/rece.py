@@ -43,7 +43,9 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     for _ in range(options.rounds):
         revived = known.erase.double() @ reviving(backbone, matrices, options.derived_regularisation).T
         again = Edit(revived, known.guide, known.preserve)
-        matrices = edited(NAME, matrices, lambda name, weight, again=again: edited_matrix(weight, again, of_round), session)  # type: ignore[misc]
+        matrices = edited(
+            NAME, matrices, lambda name, weight, again=again: edited_matrix(weight, again, of_round), session
+        )  # type: ignore[misc]
     return Made(
         layout="unet-partial",
         tensors=matrices,

@@ -43,7 +43,6 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     """
     options = SpmParameters(**parameters)
     key = training_key(pipeline, NAME, concepts, options)
-    targets = prompts(pipeline, concepts, options.templates, options.synonyms)
     phrases = [concept.phrase for concept in concepts]
     if any("," in phrase for phrase in phrases):
         raise SpecError(
@@ -51,6 +50,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
             where="concepts",
             next_step="write the phrase without a comma",
         )
+    targets = prompts(pipeline, concepts, options.templates, options.synonyms)
     if options.neutral.strip():
         token_ids(pipeline, options.neutral, "neutral")
     neutral = pipeline.encode_text([options.neutral.strip()])
@@ -86,7 +86,9 @@ def layers(unet: nn.Module) -> tuple[str, ...]:
     """Return the paths of the layers that get a pair. Raises `EraserError` without any."""
     found = [n.removesuffix(".weight") for n, weight in unet.state_dict().items() if is_layer(n, weight.dim())]
     if not found:
-        raise EraserError("the UNet has no transformers, so SPM has no layer to act on", next_step="use another backbone")
+        raise EraserError(
+            "the UNet has no transformers, so SPM has no layer to act on", next_step="use another backbone"
+        )
     return tuple(found)
 
 

@@ -68,7 +68,7 @@ ODDITIES: Mapping[str, str] = {
 
 
 def is_layer(name: str, dimensions: int) -> bool:
-    """Return whether a UNet's tensor is the weight of a layer that SPM adds a pair to: linear or convolution, in a transformer."""
+    """Return whether a UNet's tensor is the weight of a linear or convolution layer in a transformer, which gets a pair."""
     return ".attentions." in name and name.endswith(".weight") and dimensions >= 2
 
 

@@ -109,19 +109,22 @@ def cross_attention(pipeline: Pipeline, method: str, projections: Sequence[str])
 
 
 def edited(
-    method: str,
+    stage: str,
     matrices: Mapping[str, torch.Tensor],
     edit: Callable[[str, torch.Tensor], torch.Tensor],
     session: Session,
 ) -> dict[str, torch.Tensor]:
-    """Return each matrix as `edit` of its name and values, on the CPU. Raises `EraserError` when one is not finite."""
-    session.listener.begin(method, len(matrices), 0)
+    """Return each matrix as `edit` of its name and values, on the CPU; `stage` is what listeners hear.
+
+    Raises `EraserError` when one is not finite.
+    """
+    session.listener.begin(stage, len(matrices), 0)
     changed = {}
     for number, (name, weight) in enumerate(matrices.items()):
         changed[name] = edit(name, weight).cpu().contiguous()
-        session.listener.update(method, number + 1)
+        session.listener.update(stage, number + 1)
     require_finite(changed, "the closed-form edit", "raise regularisation")
-    session.listener.end(method)
+    session.listener.end(stage)
     return changed
 
 

@@ -173,7 +173,7 @@ def test_a_file_of_another_family_is_refused_by_its_name(name: str, tiny: Pipeli
 
 def test_a_lora_of_a_unet_is_refused_for_a_transformer(tiny: Pipeline) -> None:
     lora = loras.lora_state(state_of(tiny))
-    with pytest.raises(CheckpointError, match="made for a UNet .*denoiser is a transformer"):
+    with pytest.raises(CheckpointError, match=r"made for a UNet .*denoiser is a transformer"):
         lora_artefact(in_memory(lora), {}, BackboneTensors(in_memory(sd3().state_dict()), {}), "a.safetensors")
 
 

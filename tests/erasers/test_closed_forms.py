@@ -73,7 +73,10 @@ def test_speed_is_its_published_closed_form() -> None:
     options = SpeedParameters(augmentations=3, clusters=1, seed=5, invariant_regularisation=0.25)
     found = speed.edited_matrix("a", weight, speed.gathered(edit, 2, null, options), options).double()
 
-    w, erase, guide, retain, unit = (*(t.double() for t in (weight, edit.erase, edit.guide, edit.preserve)), torch.eye(12))
+    w, erase, guide, retain, unit = (
+        *(t.double() for t in (weight, edit.erase, edit.guide, edit.preserve)),
+        torch.eye(12),
+    )
     unit = unit.double()
     gram = sum(torch.outer(c, c) for c in erase) / 2
     cross = sum(torch.outer(g, c) for g, c in zip(guide, erase, strict=True)) / 2

@@ -43,9 +43,9 @@ def noise_of(pipeline: Pipeline, state: State, latents: torch.Tensor, at: torch.
     return functional_call(pipeline.unet, dict(state), given).sample
 
 
-def close(found: State, expected: State) -> None:
+def close(found: State, expected: State, atol: float = 2e-6) -> None:
     for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor.detach(), rtol=1e-4, atol=2e-6, msg=lambda text: f"{name}: {text}")
+        torch.testing.assert_close(found[name], tensor.detach(), rtol=1e-4, atol=atol)
 
 
 @pytest.mark.parametrize("variant", ["model-based", "noise-based"])
@@ -78,7 +78,7 @@ def test_concept_ablation(pipeline: Pipeline, variant: str) -> None:
         wanted = noised.noise
     loss = (noise_of(pipeline, state, noised.latents, noised.timesteps, target) - wanted).pow(2).mean()
     loss = loss + 0.5 * (noise_of(pipeline, state, held.latents, held.timesteps, anchor) - held.noise).pow(2).mean()
-    assert made.curve[0].loss == pytest.approx(float(loss), rel=1e-4)
+    assert made.curve[0].loss == pytest.approx(float(loss.detach()), rel=1e-4)
     optimiser = torch.optim.AdamW([state[name] for name in names], lr=1e-3, weight_decay=0.01)
     loss.backward()
     optimiser.step()
@@ -101,7 +101,11 @@ def test_spm(pipeline: Pipeline) -> None:
     made = spm.erase(pipeline, [CONCEPT], parameters, Session())
     options = SpmParameters(**parameters)
     state = weights(pipeline)
-    paths = [n.removesuffix(".weight") for n, w in state.items() if ".attentions." in n and n.endswith(".weight") and w.dim() > 1]
+    paths = [
+        n.removesuffix(".weight")
+        for n, w in state.items()
+        if ".attentions." in n and n.endswith(".weight") and w.dim() > 1
+    ]
     start = LowRank(pipeline.unet, paths, 2, 0)  # the drawn starting values alone
     pairs = {path: (pair.down.detach().clone(), pair.up.detach().clone()) for path, pair in start.named_pairs()}
     leaves = [half.requires_grad_(True) for pair in pairs.values() for half in pair]
@@ -123,13 +127,15 @@ def test_spm(pipeline: Pipeline) -> None:
     with torch.no_grad():
         still = frozen(noisy.latents, noisy.timesteps, anchors)
     loss = loss + 7 * (gap - still).pow(2).mean()
-    assert made.curve[0].loss == pytest.approx(float(loss), rel=1e-4)
+    assert made.curve[0].loss == pytest.approx(float(loss.detach()), rel=1e-4)
     optimiser = torch.optim.AdamW(leaves, lr=1e-2)
     loss.backward()
     optimiser.step()
     for path, (down, up) in pairs.items():
         module = f"lora_unet_{path.replace('.', '_')}"
-        close(made.tensors, {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up})
+        close(
+            made.tensors, {f"{module}.lora_down.weight": down, f"{module}.lora_up.weight": up}, atol=2e-4
+        )  # Adam: of 1e-2
     assert made.metadata == {"prompts": "abc", "rank": "2", "alpha": "3.0"}
 
 
@@ -137,7 +143,7 @@ def test_spms_anchors_and_learning_rate_are_those_of_its_code() -> None:
     target = torch.randn(1, 6, 8, generator=torch.Generator().manual_seed(0))
     drawn = spm.anchor_states(target, 40, torch.Generator().manual_seed(1))
     norms = drawn.flatten(1).norm(dim=1) / target.norm()
-    assert drawn.shape == (40, 6, 8) and 0.8 <= norms.min() and norms.max() <= 1.2
+    assert drawn.shape == (40, 6, 8) and norms.min() >= 0.8 and norms.max() <= 1.2
     values = {"learning_rate": 2.0, "warm_up": 10, "iterations": 110, "restarts": 2}
     rates = [spm.learning_rate(done, values) for done in (0, 5, 10, 35, 59, 60)]
     assert rates[:4] == pytest.approx([0.0, 1.0, 2.0, 1.0]) and rates[4] < 0.01 and rates[5] == pytest.approx(2.0)
@@ -201,12 +207,16 @@ def test_mace(pipeline: Pipeline) -> None:
         inside = mask[:, :: 8 // side, :: 8 // side].flatten()
         norms.append(attention[:, :, inside].norm())
 
-    hooks = [m.register_forward_hook(watch, with_kwargs=True) for n, m in pipeline.unet.named_modules() if n.endswith("attn2")]
+    hooks = [
+        m.register_forward_hook(watch, with_kwargs=True)
+        for n, m in pipeline.unet.named_modules()
+        if n.endswith("attn2")
+    ]
     noise_of(pipeline, state, noised.latents, noised.timesteps, texts[which].states)
     for hook in hooks:
         hook.remove()
     loss = torch.stack(norms).sum()
-    assert made.curve[0].loss == pytest.approx(float(loss), rel=1e-4)
+    assert made.curve[0].loss == pytest.approx(float(loss.detach()), rel=1e-4)
     optimiser = torch.optim.AdamW(leaves, lr=1e-2, weight_decay=0.01)
     loss.backward()
     nn.utils.clip_grad_norm_(leaves, 1.0)
@@ -224,9 +234,7 @@ def test_mace(pipeline: Pipeline) -> None:
 
 @pytest.mark.parametrize("accumulate", [False, True])
 def test_advunlearn(pipeline: Pipeline, accumulate: bool) -> None:
-    parameters = quick(
-        "advunlearn", iterations=1, warm_up=0, accumulate=accumulate, jitter=False, adversarial_tokens=2
-    )
+    parameters = quick("advunlearn", iterations=1, warm_up=0, accumulate=accumulate, jitter=False, adversarial_tokens=2)
     made = advunlearn.erase(pipeline, [CONCEPT], parameters, Session())
     options = AdvUnlearnParameters(**parameters)
     frozen = lambda x, t, s: predict(pipeline.unet, x, t, s, "float32")  # noqa: E731
@@ -273,7 +281,7 @@ def test_advunlearn(pipeline: Pipeline, accumulate: bool) -> None:
     loss = (predicted(noisy, read("abc", attack.detach())) - wanted).pow(2).mean()
     which, held = others.draw(generator)
     loss = loss + 0.3 * (predicted(held, read(kept[which], None)) - held.prompt).pow(2).mean()
-    assert made.curve[0].loss == pytest.approx(float(loss), rel=1e-4)
+    assert made.curve[0].loss == pytest.approx(float(loss.detach()), rel=1e-4)
     optimiser = torch.optim.Adam([p for p in trained if p.requires_grad], lr=1e-5)
     loss.backward()
     optimiser.step()
