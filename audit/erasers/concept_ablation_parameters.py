@@ -91,6 +91,7 @@ METHOD = EraserMethod(
     "Kumari et al. 2023, arXiv 2303.13516",
     presets=PRESETS,
     default="official",
+    words=("anchor",),
     called=("ca", "ac", "ablation", "conceptablation"),
     calls=_calls,
     stored=_stored,

@@ -119,6 +119,7 @@ def _method(name: str, parameters: type[EsdParameters] = EsdParameters, called: 
         default="float32-weights",
         oddities=ODDITIES,
         called=called,
+        words=("erase_from",),
         calls=_calls,
         stored=lambda values, unet: tensor_bytes(
             values, unet, lambda tensor: _changes(name, tensor, values.get("selection", "2025"))

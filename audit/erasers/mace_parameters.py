@@ -124,6 +124,7 @@ METHOD = EraserMethod(
     "Lu et al. 2024, arXiv 2403.06135",
     presets=PRESETS,
     default="official",
+    words=("mapping",),
     calls=_calls,
     stored=stored_keys_and_values,
 )

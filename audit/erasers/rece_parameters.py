@@ -63,6 +63,7 @@ METHOD = EraserMethod(
     "Gong et al. 2024, arXiv 2407.12383",
     presets=PRESETS,
     default="official",
+    words=("guide",),
     oddities=ODDITIES,
     stored=stored_keys_and_values,
 )

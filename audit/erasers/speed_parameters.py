@@ -77,5 +77,6 @@ METHOD = EraserMethod(
     "Li et al. 2025, arXiv 2503.07392",
     presets=PRESETS,
     default="official",
+    words=("guide",),
     stored=_stored,
 )

@@ -19,6 +19,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import nn
 
+from audit import erasers
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
@@ -27,7 +28,7 @@ from audit.erasers.low_rank import LowRank
 from audit.erasers.phrases import file_part, prompts, slug, token_ids
 from audit.erasers.receler import training_attention
 from audit.erasers.spm_parameters import METHOD, SpmParameters, is_layer
-from audit.errors import EraserError, SpecError
+from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
@@ -44,12 +45,8 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     options = SpmParameters(**parameters)
     key = training_key(pipeline, NAME, concepts, options)
     phrases = [concept.phrase for concept in concepts]
-    if any("," in phrase for phrase in phrases):
-        raise SpecError(
-            "SPM's file separates its concepts by commas, so that a phrase cannot hold one",
-            where="concepts",
-            next_step="write the phrase without a comma",
-        )
+    for phrase in phrases:
+        erasers.check_phrase(NAME, phrase, "concepts")
     targets = prompts(pipeline, concepts, options.templates, options.synonyms)
     if options.neutral.strip():
         token_ids(pipeline, options.neutral, "neutral")

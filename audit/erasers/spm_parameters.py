@@ -97,6 +97,8 @@ METHOD = EraserMethod(
     presets=PRESETS,
     default="official",
     oddities=ODDITIES,
+    words=("neutral",),
+    separator=",",
     calls=_calls,
     stored=_stored,
 )

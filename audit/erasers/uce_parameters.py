@@ -92,6 +92,7 @@ METHOD = EraserMethod(
     "Gandikota et al. 2024, arXiv 2308.14761",
     presets=PRESETS,
     default="official",
+    words=("guide",),
     oddities=ODDITIES,
     stored=stored_keys_and_values,
 )

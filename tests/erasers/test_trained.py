@@ -150,7 +150,7 @@ def test_spms_anchors_and_learning_rate_are_those_of_its_code() -> None:
 
 
 def test_a_concept_that_spms_file_cannot_hold_is_refused(pipeline: Pipeline) -> None:
-    with pytest.raises(SpecError, match="separates its concepts by commas"):
+    with pytest.raises(SpecError, match="separates its concepts by ','"):
         spm.erase(pipeline, [Concept(name="a", phrase="a,b")], quick("spm"), Session())
 
 
