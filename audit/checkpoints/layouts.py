@@ -25,7 +25,19 @@ PARTIAL = Layout(
 FULL = Layout(
     "full-unet",
     "a whole UNet, by diffusers names",
-    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "rece", "mace", "concept-ablation", "advunlearn", "stereo"),
+    (
+        "esd-x",
+        "esd-x-strict",
+        "esd-u",
+        "esd-all",
+        "uce",
+        "rece",
+        "mace",
+        "concept-ablation",
+        "advunlearn",
+        "speed",
+        "stereo",
+    ),
 )
 ESD_NESTED = Layout("esd-nested", "ESD's nested modules (`unet.<module>` -> weight, bias)", FULL.methods[:4])
 LDM_FULL = Layout(

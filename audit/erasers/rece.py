@@ -9,6 +9,7 @@ what the concept's states c were through the backbone's, and erases these (numbe
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,7 @@ from audit.erasers.base import Made
 from audit.erasers.phrases import prompts, slug
 from audit.erasers.rece_parameters import METHOD, ReceParameters
 from audit.erasers.uce import Edit, cross_attention, edited, edited_matrix, preserved, token_states
+from audit.erasers.uce_parameters import UceParameters
 from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
@@ -37,15 +39,12 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     kept = preserved(concepts, options.preserves)
     backbone = cross_attention(pipeline, NAME, ("to_k", "to_v"))
     first = options.model_copy(update={"preserve_scale": options.scale(len(kept))})
-    matrices = edited(NAME, backbone, lambda name, weight: edited_matrix(weight, edit, first), session)
+    matrices = edited(NAME, backbone, functools.partial(_edit, edit, first), session)
     known = edit if options.derived_tokens == "edited" else _whole_prompts(pipeline, concepts, options)
-    of_round = options.of_round
     for _ in range(options.rounds):
         revived = known.erase.double() @ reviving(backbone, matrices, options.derived_regularisation).T
         again = Edit(revived, known.guide, known.preserve)
-        matrices = edited(
-            NAME, matrices, lambda name, weight, again=again: edited_matrix(weight, again, of_round), session
-        )  # type: ignore[misc]
+        matrices = edited(NAME, matrices, functools.partial(_edit, again, options.of_round), session)
     return Made(
         layout="unet-partial",
         tensors=matrices,
@@ -54,6 +53,10 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
         preserved=tuple(kept),
         seconds=time.monotonic() - started,
     )
+
+
+def _edit(edit: Edit, options: UceParameters, name: str, weight: torch.Tensor) -> torch.Tensor:
+    return edited_matrix(weight, edit, options)
 
 
 def reviving(

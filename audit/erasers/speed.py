@@ -99,7 +99,7 @@ def edited_matrix(name: str, weight: torch.Tensor, moments: Moments, options: Sp
     )
     try:
         held = solved @ keys @ torch.linalg.solve(inner, keys.T @ projection)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         raise EraserError(
             f"the exact constraints of {name} have no solution: the retained states span them already",
             where="invariant_regularisation",

@@ -150,7 +150,7 @@ class _Step:
 
 def anchor_states(target: torch.Tensor, count: int, generator: torch.Generator) -> torch.Tensor:
     """Draw token states (count, L, D): 0.8 to 1.2 times the target's norm, accepted with probability 1 - their cosine with it."""
-    flat, drawn = target.flatten().cpu(), []
+    flat, drawn = target.flatten().cpu(), list[torch.Tensor]()
     while len(drawn) < count:
         noise = torch.randn(flat.shape, generator=generator)
         accepted, scale = torch.rand((2,), generator=generator).tolist()

@@ -67,7 +67,7 @@ def solved(
         left, right = left + (w if kept is None else kept.to(w)) @ gram, right + gram
     try:
         return torch.linalg.solve(right, left, left=False)
-    except torch.linalg.LinAlgError:
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         raise EraserError(
             "the closed form has no solution: the states do not span what they are read by",
             where="regularisation",
