@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TypeVar
 
 from audit.attacks.registry import ATTACKS
+from audit.erasers import ERASERS
 from audit.erasers.esd_parameters import EsdParameters
-from audit.erasers.receler_parameters import RecelerParameters
-from audit.erasers.uce_parameters import UceParameters
 from audit.guards import GUARDS
 from audit.methods.method import Method
 from audit.methods.registry import Registry
 from audit.spec import reference
 
 M = TypeVar("M", bound=Method)
+_ERASERS = ("uce", "rece", "speed", "receler", "concept-ablation", "spm", "mace", "advunlearn")
 FOLDER = Path(__file__).parent
 GENERATED = "<!-- Written by `python -m docs.reference`; edit the models' docstrings instead. -->\n"
 
@@ -37,7 +37,7 @@ spec sets single ones over the preset. A name that a method does not have is ref
 def parameters() -> Iterator[str]:
     """Yield the lines of the page of parameters."""
     families = {
-        "Erasers": {"ESD": EsdParameters, "UCE": UceParameters, "Receler": RecelerParameters},
+        "Erasers": {"ESD": EsdParameters, **{name: ERASERS.find(name, "docs").parameters for name in _ERASERS}},
         "Attacks": {one.name: one.parameters for one in _methods(ATTACKS) if one.presets},
         "Guards": {one.name: one.parameters for one in _methods(GUARDS)},
     }

@@ -54,15 +54,17 @@ def apply_artefact(
     *,
     where: str | None = None,
     dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> ErasedModel:
     """Return the erased model of a checkpoint (a path or hub id, resolved, or tensors by name) on this backbone.
 
-    `dtype` is the UNet's; None keeps the backbone's. Raises `CheckpointError` when the file is of no known layout,
-    belongs to another model, is not safe to read, is not finite, or changes nothing.
+    `metadata` is what a file's header would say beside tensors by name. `dtype` is the UNet's; None keeps
+    the backbone's. Raises `CheckpointError` when the file is of no known layout, belongs to another model, is not safe to
+    read, is not finite, or changes nothing.
     """
     live = backbone_modules(pipeline.unet, pipeline.text_encoder)
     if isinstance(checkpoint, Mapping):
-        artefact = by_names(in_memory(checkpoint), {}, None, live, where or "tensors in memory")
+        artefact = by_names(in_memory(checkpoint), metadata or {}, None, live, where or "tensors in memory")
     else:
         ref = resolve_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
         artefact = recognise(ref, live)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 
 from audit.checkpoints.key_sets import MEANINGS, matching_set, nearest_set, some_layers
@@ -10,6 +11,12 @@ from audit.checkpoints.tensors import LazyTensors
 from audit.errors import CheckpointError
 
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
+# At the start of a name, or after a component's prefix or kohya's; a UNet's own transformer_blocks lie below attentions.
+_TRANSFORMER = re.compile(
+    r"^(base_model\.model\.|transformer\.|diffusion_model\.|model\.diffusion_model\.|lora_(unet|transformer)_)?"
+    r"(single_)?(transformer_blocks|joint_blocks|double_blocks|single_blocks)[._]\d"
+)
+_UNET = re.compile(r"(^|[._])(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]")
 _NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.x and the testbed are supported)"
 
 
@@ -40,6 +47,28 @@ def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: s
                 where=where,
                 next_step=_NEXT,
             )
+
+
+def is_transformer(tensors: Collection[str]) -> bool:
+    """Return whether the names are those of a transformer that denoises (SD 3.x, Flux), as diffusers or its authors write it."""
+    return any(_TRANSFORMER.search(name) for name in tensors)
+
+
+def check_denoiser(tensors: Collection[str], backbone: Collection[str], where: str) -> None:
+    """Raise `CheckpointError` when one of file and backbone is of a transformer and the other of a UNet."""
+    ours = is_transformer(backbone)
+    if is_transformer(tensors) and not ours:
+        raise CheckpointError(
+            "the file is made for a transformer (Stable Diffusion 3.x or Flux), and the backbone's denoiser is a UNet",
+            where=where,
+            next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
+        )
+    if ours and any(_UNET.search(name) for name in tensors):
+        raise CheckpointError(
+            "the file is made for a UNet (Stable Diffusion 1.x, 2.x or SDXL), and the backbone's denoiser is a transformer",
+            where=where,
+            next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
+        )
 
 
 def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
-from audit.checkpoints import Artefact, Measured, backbone_files, measure, recognise
+from audit.checkpoints import Artefact, Measured, backbone_files, layouts, measure, recognise
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
 from audit.checkpoints.key_sets import MEANINGS, key_set
 from audit.checkpoints.sd1 import sd1_names
@@ -23,6 +23,7 @@ from audit.weights.references import ModelRef, component_files
 DEFAULT = "testbed"  # the backbone that a checkpoint is compared with when none is named
 
 # What each method changes: key sets of the UNet, or a part besides its tensors.
+LORA_LAYERS = "the layers of a LoRA"
 EXPECTED: Mapping[str, tuple[str, ...]] = {
     "esd-x": ("XATTN",),
     "esd-x-strict": ("KV",),
@@ -34,6 +35,10 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "concept-ablation": ("KV", "QKVO", "ALL", TEXT_ENCODER),
     "receler": (ADAPTERS,),
     "spm": (SPM_LAYERS,),
+    "speed": ("V", "KV"),
+    "stereo": ("NOXATTN", "XATTN", "ESD_U", "ALL"),
+    "eraseflow": (LORA_LAYERS,),
+    "leco": (LORA_LAYERS,),
     "advunlearn": (TEXT_ENCODER, "NOXATTN", "XATTN", "ALL"),
 }
 
@@ -154,6 +159,8 @@ def _misfits(claim: str, artefact: Artefact, measured: Measured, backbone: Backb
     changed = set(measured.groups) & {TEXT_ENCODER, ADAPTERS, SPM_LAYERS} | (
         {measured.key_set} if measured.key_set else set()
     )
+    if artefact.layout is layouts.LORA:
+        changed.add(LORA_LAYERS)
     if not changed & set(expected) and not any(_hidden(name, measured, backbone) for name in expected):
         wanted = " or ".join(f"{name} ({MEANINGS[name]})" if name in MEANINGS else name for name in expected)
         groups = ", ".join(f"{group.tensors} of {name}" for name, group in measured.groups.items())

@@ -20,12 +20,24 @@ class Layout:
 PARTIAL = Layout(
     "partial-unet",
     "some of a UNet's tensors, by diffusers names",
-    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "concept-ablation", "mace", "rece"),
+    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "concept-ablation", "mace", "rece", "speed"),
 )
 FULL = Layout(
     "full-unet",
     "a whole UNet, by diffusers names",
-    ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "rece", "mace", "concept-ablation", "advunlearn"),
+    (
+        "esd-x",
+        "esd-x-strict",
+        "esd-u",
+        "esd-all",
+        "uce",
+        "rece",
+        "mace",
+        "concept-ablation",
+        "advunlearn",
+        "speed",
+        "stereo",
+    ),
 )
 ESD_NESTED = Layout("esd-nested", "ESD's nested modules (`unet.<module>` -> weight, bias)", FULL.methods[:4])
 LDM_FULL = Layout(
@@ -39,6 +51,7 @@ PIPELINE = Layout("pipeline", "a whole diffusers pipeline folder", ("mace", *FUL
 CA_DELTA = Layout("ca-delta", "Concept Ablation's delta (`unet` -> tensors)", ("concept-ablation",))
 CA_LDM_DELTA = Layout("ca-ldm-delta", "Concept Ablation's delta by latent-diffusion names", ("concept-ablation",))
 SPM = Layout("spm", "SPM's low-rank layers, which act by how close the prompt is to the concept", ("spm",))
+LORA = Layout("lora", "a LoRA, which is fused into the backbone's weights", ("eraseflow", "leco"))
 TEXT_STATE = Layout("text-encoder-state", "a text encoder saved by AdvUnlearn's code", ("advunlearn",))
 TEXT_FOLDER = Layout("text-encoder", "a transformers text encoder", ("advunlearn", "concept-ablation"))
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import torch
 
-from audit.checkpoints.families import check_family
+from audit.checkpoints.families import check_denoiser, check_family, is_transformer
 from audit.checkpoints.footprint import finite
 from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
@@ -24,6 +24,7 @@ METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header, 
 _LARGEST = 1e6  # of an alpha: trainers use at most some hundreds
 _NEXT = "get the LoRA as its training wrote it, for Stable Diffusion 1.x or this backbone"
 _HALF = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)[._](?P<half>A|B|down|up)(?:\.default)?\.weight$")
+_SECOND = ("text_encoder_2.", "text_encoder_3.", "lora_te1_", "lora_te2_", "lora_te3_")
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
 
 
@@ -71,6 +72,7 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     if "prompts" in metadata and any(name.startswith("lora_unet_") for name in tensors):
         raise _bad("the file is an SPM, which erases: it is no personalisation", where, "audit it as a checkpoint")
     check_not_quantised(tensors, where)
+    _check_part(tensors, backbone, where)
     layers: dict[tuple[str, str], dict[str, str]] = {}
     for name in tensors:
         part, module, half = _place(name, backbone, where)
@@ -79,6 +81,7 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
             raise _bad(f"{halves[half]} and {name} say the same of one layer", where)
         halves[half] = name
     settings = _settings(metadata, where)
+    settings.setdefault("unet", settings.get("transformer", {}))
     pairs: dict[str, dict[str, Pair]] = {"unet": {}, "text_encoder": {}}
     known = {"unet": backbone.unet, "text_encoder": backbone.text}
     downs = {f"{m}.weight": tensors[h["down"]] for (part, m), h in layers.items() if part == "unet" and "down" in h}
@@ -101,6 +104,8 @@ def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, 
         half = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}.get(rest, "")
     else:
         part, path = (prefix, rest) if prefix in ("unet", "text_encoder") else ("unet", name)
+        if prefix == "transformer":
+            path = rest
         matched = _HALF.search(path)
         half = {"A": "down", "B": "up"}.get(matched["half"], matched["half"]) if matched else ""
         module = path[: matched.start()] if matched else path
@@ -112,6 +117,21 @@ def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, 
     if not half or len(known[f"{module}.weight"].shape if f"{module}.weight" in known else ()) < 2:
         raise _bad(f"the tensor {name} belongs to no layer of the backbone that a LoRA can change", where)
     return part, module, half
+
+
+def _check_part(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> None:
+    """Return when the parts that the names tell are the backbone's: one denoiser, one text encoder."""
+    second = next((name for name in tensors if name.startswith(_SECOND)), None)
+    if second is not None:
+        raise _bad(f"it changes a second text encoder ({second}), as of SDXL, SD 3.x and Flux", where)
+    native = next((name for name in tensors if re.search(r"(joint|double|single)_blocks[._]\d", name)), None)
+    if native is not None and is_transformer(backbone.unet):
+        raise _bad(
+            f"it has the names of the model's authors ({native}), not diffusers'",
+            where,
+            "convert it with diffusers: load_lora_weights, then save_lora_weights",
+        )
+    check_denoiser(tensors, backbone.unet, where)
 
 
 def _diffusers(module: str, part: str) -> str:

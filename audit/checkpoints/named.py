@@ -6,18 +6,18 @@ import dataclasses
 from pathlib import Path
 
 from audit.checkpoints import layouts
-from audit.checkpoints.families import check_names_and_shapes, known_set
+from audit.checkpoints.families import check_denoiser, check_names_and_shapes, known_set
 from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.ldm_files import ldm
+from audit.checkpoints.lora_files import is_lora, lora_artefact
 from audit.checkpoints.other_methods import refuse_names
 from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.receler_adapter import PARTS
 from audit.checkpoints.receler_files import merged_receler, receler_artefact
-from audit.checkpoints.spm_files import spm_artefact
+from audit.checkpoints.spm_files import is_spm, spm_artefact
 from audit.checkpoints.tensors import BackboneTensors, LazyTensors, bare_text_names
 from audit.errors import CheckpointError
-from audit.weights.checkpoints import FUSE
 
 _TEXT_STARTS = ("embeddings.", "encoder.layers.", "final_layer_norm.")
 _WORDS = "embeddings.token_embedding.weight"
@@ -41,14 +41,11 @@ def _by_names(
     tensors: LazyTensors, metadata: object, config: Path | None, backbone: BackboneTensors, where: str
 ) -> Artefact:
     refuse_names(tensors, where)
-    if any(name.startswith("lora_unet_") for name in tensors):
+    if is_spm(metadata) and any(name.startswith("lora_unet_") for name in tensors):
         return spm_artefact(tensors, metadata, backbone, where)
-    if any(".lora_" in name or ".lora." in name for name in tensors):
-        raise CheckpointError(
-            "the file is a LoRA, not an erased model",
-            where=where,
-            next_step=FUSE,
-        )
+    if is_lora(tensors):
+        return lora_artefact(tensors, metadata, backbone, where)
+    check_denoiser(tensors, backbone.unet, where)
     if any(".adapter." in name for name in tensors):
         return merged_receler(tensors, backbone, where)
     if tensors and all(name.endswith(_ADAPTER) for name in tensors):

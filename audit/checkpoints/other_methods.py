@@ -11,7 +11,7 @@ They are recognised by names that their public code writes:
 - STEREO (koushiksrivats/robust-concept-erasing, utils/stereo.py): `ste_stage_model.pt` holds the model in between its
   stages, `model_state_dict`, and the words that attacked it, `saved_tokens`; the erased model is `final_reo_unet.pt`
 
-EraseFlow (Abhiramkns/EraseFlow) saves an ordinary LoRA by diffusers' `save_lora_weights`, which is refused as one.
+EraseFlow (Abhiramkns/EraseFlow) saves an ordinary LoRA by diffusers' `save_lora_weights`, which is read as one.
 """
 
 from __future__ import annotations

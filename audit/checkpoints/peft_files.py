@@ -8,7 +8,7 @@ Written down from PEFT's LoraConfig and `get_peft_model_state_dict` (huggingface
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from audit.checkpoints.lora import METADATA
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors, shown
@@ -26,7 +26,7 @@ _BEYOND = (
 _BEGINNINGS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 
-def is_peft(tensors: LazyTensors) -> bool:
+def is_peft(tensors: Iterable[str]) -> bool:
     """Return whether the names are those of PEFT's `save_pretrained`."""
     return any(name.startswith(_PREFIX) for name in tensors)
 

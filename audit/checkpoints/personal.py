@@ -14,11 +14,8 @@ import torch
 
 from audit.checkpoints import layouts
 from audit.checkpoints.footprint import finite, same
-from audit.checkpoints.lora import Lora, read_lora
-from audit.checkpoints.lora_headers import read_header
-from audit.checkpoints.peft_files import by_part, is_peft
+from audit.checkpoints.lora_files import read_lora_file
 from audit.checkpoints.personalisation import NEXT, PersonalisationRef
-from audit.checkpoints.prefixes import without_prefixes
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.tensors import (
     BackboneTensors,
@@ -58,20 +55,21 @@ def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
 def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     path = ref.files.paths()[0]
     tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})
-    skip, notes = read_header(metadata, str(path))
-    if is_peft(tensors):
-        tensors, metadata = by_part(tensors, ref.files, base)
-    tensors, prefix = without_prefixes(tensors)
-    lora: Lora = read_lora(tensors, metadata, base, str(path))
-    more = ({"clip_skip": skip} if notes else {}) | ({} if prefix in ("", "unet.") else {"prefix": prefix})
-    ranks = sorted({pair.rank for pair in lora.pairs})
+    read = read_lora_file(tensors, metadata, ref.files, base, str(path))
+    lora, ranks = read.lora, read.ranks
     rank = "-".join(dict.fromkeys((str(ranks[0]), str(ranks[-1]))))
     return Change(
         {name: pair.delta for name, pair in lora.unet.items()},
         {name: pair.delta for name, pair in lora.text.items()},
-        {"kind": "lora", "unet_layers": len(lora.unet), "text_encoder_layers": len(lora.text), "ranks": ranks, **more},
+        {
+            "kind": "lora",
+            "unet_layers": len(lora.unet),
+            "text_encoder_layers": len(lora.text),
+            "ranks": ranks,
+            **read.settings(),
+        },
         f"a LoRA of rank {rank} on {len(lora.unet)} layers of the UNet and {len(lora.text)} of the text encoder",
-        notes,
+        read.notes,
     )
 
 

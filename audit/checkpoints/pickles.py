@@ -40,23 +40,23 @@ def recognise(content: object, config: Path | None, backbone: BackboneTensors, w
 def _recognised(content: Document, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
     keys = list(content)
     if any(key.startswith(LDM_PREFIX) for key in keys):
-        return ldm(_tensors(content, where), backbone, where, delta=False)
+        return ldm(tensors_of(content, where), backbone, where, delta=False)
     if isinstance(content.get("state_dict"), Mapping):
         return _state_dict(content["state_dict"], config, backbone, where)
     if isinstance(content.get("unet"), Mapping):
         return _ca_delta(content, backbone, where)
     if all(key.startswith("unet.") and isinstance(content[key], Mapping) for key in keys):
         flat = {f"{k.removeprefix('unet.')}.{p}": t for k, parts in content.items() for p, t in parts.items()}
-        return _nested_esd(_tensors(flat, where), backbone, where)
+        return _nested_esd(tensors_of(flat, where), backbone, where)
     if any(isinstance(value, Mapping) and set(PARTS) <= set(value) for value in content.values()):
         if not all(isinstance(value, Mapping) for value in content.values()):
             raise _unknown(where, "it mixes Receler's erasers with other entries")
         flat = {f"{entry}.{part}": t for entry, parts in content.items() for part, t in parts.items()}
-        return receler_artefact(_tensors(flat, where), config, backbone, where)
+        return receler_artefact(tensors_of(flat, where), config, backbone, where)
     if any(key.startswith(_ADV) for key in keys):
-        return _advunlearn(_tensors(content, where), backbone, where)
+        return _advunlearn(tensors_of(content, where), backbone, where)
     _refuse_others(content, where)
-    return by_names(_tensors(content, where), {}, config, backbone, where)
+    return by_names(tensors_of(content, where), {}, config, backbone, where)
 
 
 def _state_dict(content: Document, config: Path | None, backbone: BackboneTensors, where: str) -> Artefact:
@@ -65,17 +65,17 @@ def _state_dict(content: Document, config: Path | None, backbone: BackboneTensor
     """
     if not content or not all(isinstance(name, str) for name in content):
         raise _unknown(where, "its 'state_dict' holds no named tensors")
-    tensors, prefix = without_prefixes(_tensors(content, where))
+    tensors, prefix = without_prefixes(tensors_of(content, where))
     if "embed" in tensors or any(name.startswith(LDM_PREFIX) for name in tensors):
         return with_prefix(ldm(tensors, backbone, where, delta=True), prefix)
     return with_prefix(by_names(tensors, {}, config, backbone, where), prefix)
 
 
 def _ca_delta(content: Document, backbone: BackboneTensors, where: str) -> Artefact:
-    unet = _tensors(content["unet"], where)
+    unet = tensors_of(content["unet"], where)
     notes: tuple[str, ...] = ()
     encoder = content.get("text_encoder")
-    text = bare_text_names(_tensors(encoder, where)) if isinstance(encoder, Mapping) else {}
+    text = bare_text_names(tensors_of(encoder, where)) if isinstance(encoder, Mapping) else {}
     if unet:
         check_names_and_shapes(unet, backbone.unet, where)
     if text or not unet:
@@ -133,7 +133,7 @@ def _refuse_others(content: Document, where: str) -> None:
         )
 
 
-def _tensors(content: Document, where: str) -> LazyTensors:
+def tensors_of(content: Document, where: str) -> LazyTensors:
     """Return the mapping's tensors; anything else in it is refused by name."""
     for name, value in content.items():
         if not isinstance(name, str):

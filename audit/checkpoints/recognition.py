@@ -6,12 +6,15 @@ Folders are recognised by their files, safetensors by their header, and pickles 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 from audit.checkpoints import layouts, pickles
 from audit.checkpoints.families import check_names_and_shapes
 from audit.checkpoints.layouts import Artefact
+from audit.checkpoints.lora_files import lora_artefact
 from audit.checkpoints.named import by_names, unet_artefact
+from audit.checkpoints.peft_files import is_peft
 from audit.checkpoints.receler_files import merged_receler
 from audit.checkpoints.stored import check_stored
 from audit.checkpoints.tensors import BackboneTensors, bare_text_names, from_pickle, from_safetensors, from_shards
@@ -31,21 +34,32 @@ def recognise(ref: CheckpointRef, backbone: BackboneTensors) -> Artefact:
         return by_names(from_shards(ref.paths()), {}, None, backbone, where)
     path = ref.paths()[0]
     config = path.parent / "eraser_config.json"
-    artefact = _from_file(path, config if config.is_file() else None, backbone)
+    artefact = _from_file(ref, path, config if config.is_file() else None, backbone)
     check_stored({**artefact.unet, **artefact.text, **artefact.adapters}, where)
     return dataclasses.replace(artefact, where=where)
 
 
-def _from_file(path: Path, config: Path | None, backbone: BackboneTensors) -> Artefact:
+def _from_file(ref: CheckpointRef, path: Path, config: Path | None, backbone: BackboneTensors) -> Artefact:
     if is_safetensors(path):
         tensors, metadata = from_safetensors(path)
+        if is_peft(tensors):
+            return lora_artefact(tensors, metadata, backbone, str(path), ref)
         return by_names(tensors, metadata, config, backbone, str(path))
-    return pickles.recognise(from_pickle(path), config, backbone, str(path))
+    content = from_pickle(path)
+    if isinstance(content, Mapping) and all(isinstance(name, str) for name in content) and is_peft(content):
+        return lora_artefact(pickles.tensors_of(content, str(path)), {}, backbone, str(path), ref)
+    return pickles.recognise(content, config, backbone, str(path))
 
 
 def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Artefact:
     unet = from_shards(ref.paths("unet"))
     if not unet:
+        if (ref.path / "transformer").is_dir():
+            raise CheckpointError(
+                "the pipeline folder's denoiser is a transformer (Stable Diffusion 3.x or Flux), not a UNet",
+                where=where,
+                next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
+            )
         raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
     if any(".adapter." in name for name in unet):
         return merged_receler(unet, backbone, where)

@@ -17,6 +17,11 @@ _NEXT = "get the file as SPM's train_spm.py wrote it, with its metadata"
 _PARTS = ("lora_down.weight", "lora_up.weight", "alpha")
 
 
+def is_spm(metadata: object) -> bool:
+    """Return whether a file's metadata are SPM's: they name the prompts that it erases."""
+    return isinstance(metadata, Mapping) and "prompts" in metadata
+
+
 def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTensors, where: str) -> Artefact:
     """Return the artefact of SPM's low-rank layers, by the backbone's module paths. Raises `CheckpointError` for an
     ordinary LoRA.
@@ -25,7 +30,7 @@ def spm_artefact(tensors: LazyTensors, metadata: object, backbone: BackboneTenso
     prompts = tuple(part.strip() for part in str(fields.get("prompts", "")).split(",") if part.strip())
     if not prompts:
         raise CheckpointError(
-            "the file is a LoRA without SPM's metadata 'prompts': it does not say when it should act",
+            "SPM's metadata 'prompts' is empty: the file does not say when it should act",
             where=where,
             next_step=_NEXT,
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import pickle
 import re
 import warnings
@@ -129,6 +130,13 @@ def from_safetensors(path: Path) -> tuple[LazyTensors, Mapping[str, str]]:
         )
         for name in names
     }, metadata
+
+
+def header_metadata(blob: bytes) -> Mapping[str, str]:
+    """Return the metadata in the header of a safetensors file of ours, from its bytes."""
+    header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")])
+    metadata: Mapping[str, str] = header.get("__metadata__", {})
+    return metadata
 
 
 def _tensor(file: safe_open, name: str, path: Path) -> torch.Tensor:

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from audit.checkpoints import ErasedModel, apply_artefact
+from audit.checkpoints.tensors import header_metadata
 from audit.compute.prefixes import Prefixes
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
@@ -21,7 +22,7 @@ from audit.errors import CheckpointError
 from audit.guards import parse
 from audit.guards.building import Parts, build
 from audit.plan.document import Plan
-from audit.plan.identities import CheckpointIdentity
+from audit.plan.identities import CheckpointIdentity, EraseIdentity
 from audit.records import ResolvedGuard
 from audit.spec.document import Spec
 from audit.spec.sampler import AS_PIPELINE, DDIM
@@ -47,6 +48,7 @@ class Models:
         self._pipeline: Pipeline | None = None
         self._loaded: OrderedDict[tuple[str | None, str], Denoiser | ErasedModel] = OrderedDict()
         self._declared: dict[str, str] | None = None
+        self._text_erasers: set[str] | None = None
         self._states: OrderedDict[tuple[str | None, str], torch.Tensor] = OrderedDict()
         self._used: dict[str, str] = {}
         self.prefixes = Prefixes(self.spec)
@@ -84,7 +86,7 @@ class Models:
 
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
         """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
-        owner = erase_key if erase_key in self._checkpoints() else None
+        owner = self._text_owner(erase_key)
         states = {}
         for text in dict.fromkeys(texts):
             if (owner, text) not in self._states:
@@ -97,7 +99,7 @@ class Models:
 
     def reader(self, erase_key: str | None) -> Pipeline:
         """Return the pipeline with the text encoder that reads prompts for one model."""
-        return self._encoder(erase_key if erase_key in self._checkpoints() else None)
+        return self._encoder(self._text_owner(erase_key))
 
     def guards(
         self, resolved: Sequence[ResolvedGuard], erase_key: str | None = None, dtype: str = "float32"
@@ -105,7 +107,7 @@ class Models:
         """Return fresh guards for one batch, in the spec's order, around the model that they protect."""
         if not resolved:
             return []
-        owner = erase_key if erase_key in self._checkpoints() else None
+        owner = self._text_owner(erase_key)
         parts = Parts(
             standard=self.pipeline,
             standard_unet=lambda: self.standard._unet(None, dtype),
@@ -191,6 +193,14 @@ class Models:
             self._declared = _declared(self.plan) if self.plan is not None else {}
         return self._declared
 
+    def _text_owner(self, erase_key: str | None) -> str | None:
+        """Return the erase unit whose text encoder reads for a model: a checkpoint's, or a method's that trains it."""
+        if self._text_erasers is None:
+            units = self.plan.units_of("erase") if self.plan is not None else ()
+            trained = {unit.key: unit.identity for unit in units if isinstance(unit.identity, EraseIdentity)}
+            self._text_erasers = {k for k, one in trained.items() if one.parameters.get("component") == "text-encoder"}
+        return erase_key if erase_key in self._text_erasers or erase_key in self._checkpoints() else None
+
     def _encoder(self, owner: str | None) -> Pipeline:
         """Return the pipeline with the text encoder of a model."""
         model = self._model(owner, "float32") if owner is not None else None
@@ -215,9 +225,12 @@ class Models:
             return apply_artefact(self.pipeline, ref, dtype=dtype)
         if erase_key is not None:
             header = self.journal.header("erase", erase_key)
-            weights = safetensors.torch.load(self.journal.blob_of("erase", erase_key, header))
+            blob = self.journal.blob_of("erase", erase_key, header)
+            weights = safetensors.torch.load(blob)
             self._require_same(erase_key, header["blob_sha256"])
-            return apply_artefact(self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype)
+            return apply_artefact(
+                self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype, metadata=header_metadata(blob)
+            )
         if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed
         return unet.to(dtype)

@@ -37,6 +37,17 @@ def check_method(method: str) -> None:
     find(method)
 
 
+def check_phrase(method: str, phrase: str, where: str) -> None:
+    """Return when a method's file can hold a concept's phrase; raises `SpecError` with `where` otherwise."""
+    separator = find(method).separator
+    if separator and separator in phrase:
+        raise SpecError(
+            f"{method}'s file separates its concepts by {separator!r}, so that the phrase {phrase!r} cannot hold one",
+            where=where,
+            next_step=f"write the phrase without {separator!r}",
+        )
+
+
 def default_preset(method: str, backbone: str) -> str | None:
     """Return the preset of a method where a spec names none: `testbed` on the testbed, if the method has it, else its default."""
     on_testbed = backbone == "testbed" or backbone.startswith("testbed/")

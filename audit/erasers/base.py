@@ -11,10 +11,11 @@ import torch
 from audit import identity
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Point
-from audit.erasers.parameters import Precision, TrainedParameters
+from audit.erasers.parameters import LoopParameters, Precision
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
+Layout = Literal["unet-partial", "receler", "spm", "text-encoder"]
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -27,11 +28,12 @@ class Artefact:
     """Erased weights as they go to disk.
 
     `unet-partial` tensors have diffusers' UNet names and replace the backbone's; `receler` tensors are adapters, named
-    `{entry}.{down|up}.{weight|bias}`, that are added after every attn2.
+    `{entry}.{down|up}.{weight|bias}`, that are added after every attn2; `spm` tensors are low-rank pairs by kohya's names
+    that act by the prompt; `text-encoder` tensors are the whole text encoder's, `text_model.` before each name.
     """
 
     method: str
-    layout: Literal["unet-partial", "receler"]
+    layout: Layout
     tensors: Mapping[str, torch.Tensor]  # on the CPU, contiguous, in the dtype they are stored in
     filename: str  # as the method's official code names it
     metadata: Mapping[str, str]  # goes into the safetensors header
@@ -42,9 +44,10 @@ class Artefact:
 class Change:
     """The difference between an erased model and its backbone.
 
-    `tensors`, `parameters` and `parameter_share` (of all UNet parameters, in [0, 1]) count those that differ, or that
-    were added. `relative_norm` is ||W' - W|| / ||W|| over them, None for added modules. `effect` is the relative change
-    of the noise prediction, ||eps' - eps|| / ||eps||, by prompt ("" is the null prompt).
+    `tensors`, `parameters` and `parameter_share` (of all parameters of the UNet or, where it changes, the text encoder, in
+    [0, 1]) count those that differ, or that were added. `relative_norm` is ||W' - W|| / ||W|| over them, None for added
+    modules. `effect` is the relative change of the noise prediction, ||eps' - eps|| / ||eps||, by prompt ("" is the null
+    prompt).
     """
 
     tensors: int
@@ -88,7 +91,7 @@ class Made:
     `tensors` are float32 on the CPU. A training method's `curve` and `seconds` span all interruptions.
     """
 
-    layout: Literal["unet-partial", "receler"]
+    layout: Layout
     tensors: dict[str, torch.Tensor]
     filename: str
     prompts: tuple[str, ...]
@@ -96,9 +99,10 @@ class Made:
     curve: tuple[Point, ...] = ()
     seconds: float = 0.0
     config: Mapping[str, object] = dataclasses.field(default_factory=dict)  # of the official layout's own config file
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)  # that the official layout has in its header
 
 
-def training_key(pipeline: Pipeline, method: str, concepts: Sequence[Concept], parameters: TrainedParameters) -> str:
+def training_key(pipeline: Pipeline, method: str, concepts: Sequence[Concept], parameters: LoopParameters) -> str:
     """Return the hex SHA-256 of everything that determines what a training makes."""
     return identity.key(
         {

@@ -37,6 +37,19 @@ def training_calls(values: Values, concept: Values, row: int) -> tuple[float, fl
     return least, least + rows * (steps - 1), least + rows * 2 * (steps - 1)
 
 
+def picture_calls(values: Values, concept: Values, row: int) -> tuple[float, float, float]:
+    """Return (low, expected, high) UNet evaluations of a training on pictures that are made once, two a step under guidance."""
+    made = pictures_made(values, concept) * (values["steps"] + (values["sampler"] == "pndm")) * 2
+    total = made + values["iterations"] * values["batch_size"] * row
+    return total, total, total
+
+
+def pictures_made(values: Values, concept: Values) -> int:
+    """Return the number of training pictures: as many for every prompt, and no fewer than are asked for."""
+    texts = len(_texts(values, concept))
+    return texts * math.ceil(values["pictures"] / texts)
+
+
 def tensor_bytes(values: Values, unet: Mapping[str, Sequence[int]], changes: Callable[[str], bool]) -> int:
     """Return the bytes of the UNet tensors that a method `changes`, by names and shapes, in the dtype that it stores."""
     return BYTES[values["stored"]] * sum(math.prod(shape) for name, shape in unet.items() if changes(name))

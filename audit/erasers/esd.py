@@ -175,7 +175,11 @@ def rounded(pipeline: Pipeline) -> Pipeline:
 
 def prepare(unet: Denoiser, method: str, selection: str = "2025") -> tuple[Denoiser, dict[str, nn.Parameter]]:
     """Return a copy of the UNet that computes gradients for exactly the parameters of `method`, and these by name."""
-    names = trained_names(unet, method, selection)
+    return trainable(unet, trained_names(unet, method, selection))
+
+
+def trainable(unet: UNet2DConditionModel, names: Sequence[str]) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+    """Return a copy of the UNet that computes gradients for exactly these parameters, and they by name."""
     copied = copy.deepcopy(unet).requires_grad_(False)
     if copied.device.type == "cpu" and isinstance(
         copied, UNet2DConditionModel

@@ -121,6 +121,7 @@ def _method(name: str, parameters: type[EsdParameters] = EsdParameters, called: 
         families=("sd1", "sd2", "sdxl", "sd3"),
         oddities=ODDITIES,
         called=called,
+        words=("erase_from",),
         calls=_calls,
         stored=lambda values, unet: tensor_bytes(
             values, unet, lambda tensor: _changes(name, tensor, values.get("selection", "2025"))

@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_pndm import PNDMScheduler
 from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
-from audit.erasers.parameters import TrainedParameters
+from audit.erasers.parameters import LoopParameters, TrainedParameters
 from audit.erasers.phrases import Prompt
 from audit.errors import EraserError
 from audit.files import write_atomically
@@ -25,6 +25,7 @@ from audit.progress import Session
 
 _GRID = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
 Scheduler: TypeAlias = DDIMScheduler | PNDMScheduler | FlowMatchEulerDiscreteScheduler
+Predict: TypeAlias = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # latents, timesteps, states
 _POOL_BATCH = 16  # trajectories denoised at once
 
 
@@ -96,8 +97,8 @@ class Latents:
     def __init__(
         self,
         pipeline: Pipeline,
-        frozen: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
-        trained: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+        frozen: Predict,
+        trained: Predict,
         parameters: TrainedParameters,
         *,
         concepts: Sequence[Prompt],
@@ -112,9 +113,10 @@ class Latents:
         self.shape = latent_shape(pipeline, parameters.pixels)
         self._pool: list[Noisy] = []
 
-    def draw(self, generator: torch.Generator) -> tuple[int, Noisy]:
-        """Draw a prompt, by its index, and a batch of its latents, from the pool when there is one."""
-        which = int(torch.randint(len(self.concepts), (1,), generator=generator))
+    def draw(self, generator: torch.Generator, which: int | None = None) -> tuple[int, Noisy]:
+        """Draw a prompt, or take the given one, by its index, and a batch of its latents, from the pool when there is one."""
+        if which is None:
+            which = int(torch.randint(len(self.concepts), (1,), generator=generator))
         if self._pool:
             pool = self._pool[which]
             rows = torch.randint(len(pool.latents), (self.options.batch_size,), generator=generator)
@@ -190,12 +192,8 @@ class Latents:
 
     def _step(self, scheduler: Scheduler, which: int, latents: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:
         """Take one guided step of the model that samples."""
-        batch = len(latents)
-        states = torch.cat([self.null.expand(batch, -1, -1), self.sources[which].states.expand(batch, -1, -1)])
-        at = timestep.expand(2 * batch).to(latents.device)
-        null, prompt = self.sampling(torch.cat([latents, latents]), at, states).chunk(2)
-        guided = null + self.options.guidance * (prompt - null)
-        return scheduler.step(guided, _number(timestep), latents).prev_sample
+        states = torch.cat([self.null, self.sources[which].states])
+        return guided_step(self.sampling, scheduler, latents, timestep, states, self.options.guidance)
 
     def _evaluate(self, which: int, latents: torch.Tensor, timesteps: torch.Tensor) -> Noisy:
         """Return the frozen model's predictions for null prompt, source and concept, made in one batch."""
@@ -224,6 +222,21 @@ def _number(timestep: torch.Tensor) -> int | torch.Tensor:
     return timestep if timestep.is_floating_point() else int(timestep)
 
 
+def guided_step(
+    predict: Predict,
+    scheduler: Scheduler,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    states: torch.Tensor,
+    guidance: float,
+) -> torch.Tensor:
+    """Return latents (B, C, h, w) one step further, under guidance. `states` (2, L, D) are the null prompt's and the prompt's."""
+    batch = len(latents)
+    at = timestep.expand(2 * batch).to(latents.device)
+    null, prompt = predict(torch.cat([latents, latents]), at, states.repeat_interleave(batch, 0)).chunk(2)
+    return scheduler.step(null + guidance * (prompt - null), _number(timestep), latents).prev_sample
+
+
 def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]:
     """Return (channels, height, width) of training latents for pictures of `pixels` x `pixels`.
 
@@ -243,7 +256,7 @@ def latent_shape(pipeline: Pipeline, pixels: int | None) -> tuple[int, int, int]
     return pipeline.latent_shape[0], pixels // factor, pixels // factor
 
 
-def make_scheduler(pipeline: Pipeline, parameters: TrainedParameters) -> Scheduler:
+def make_scheduler(pipeline: Pipeline, parameters: LoopParameters) -> Scheduler:
     """Return a new diffusers sampler on the pipeline's noise levels, set to the number of steps of the parameters."""
     if pipeline.kind == "flow":
         # `sampler` chooses among solvers of a diffusion; a flow is sampled by Euler's steps, as its pipelines do.

@@ -28,9 +28,10 @@ class EraserMethod(Method):
 
     `default` is the preset where the spec names none; on the testbed it is `testbed`, where there is one. `oddities` says
     of presets what the official code does unlike its paper. `called` are names that people write and that are refused with
-    a hint. `calls` gives the UNet evaluations of one training for a concept, a backward pass counted as two; `stored` the
-    bytes of the tensors that the method changes or adds, for a UNet's shapes by diffusers names. `families` are those of
-    `audit.weights.families` whose networks the method can change.
+    a hint. `words` are the parameters whose text the text encoder has to read; `separator` is what no phrase may hold,
+    since the method's file lists phrases by it. `calls` gives the UNet evaluations of one training for a concept, a
+    backward pass counted as two; `stored` the bytes of the tensors that the method changes or adds, for a UNet's shapes by
+    diffusers names. `families` are those of `audit.weights.families` whose networks the method can change.
     """
 
     parameters: type[Parameters]
@@ -38,6 +39,8 @@ class EraserMethod(Method):
     default: str | None = None
     oddities: Mapping[str, str] = dataclasses.field(default_factory=dict)
     called: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()
+    separator: str = ""
     calls: Callable[[Values, Values], Calls] = no_calls
     stored: Callable[[Values, Mapping[str, Sequence[int]]], int] = no_bytes
     families: tuple[str, ...] = ("sd1", "sd2")

@@ -43,19 +43,13 @@ class Parameters(BaseModel):
         return self.model_dump(mode="json", exclude=unused)
 
 
-class TrainedParameters(Parameters):
-    """Parameters of the methods that train on latents which the model itself denoises part of the way.
-
-    Fresh latents for every iteration are what the official codes learn from. A pool makes an iteration several times
-    cheaper: its trajectories are sampled once, with the frozen model, and that model's predictions come free with them.
-    """
-
-    LATER: ClassVar[frozenset[str]] = frozenset({"trajectory"})
+class LoopParameters(Parameters):
+    """Parameters of every method that trains."""
 
     iterations: int = Field(ge=1)
     "Steps of the optimiser."
     learning_rate: float = Field(gt=0)
-    "Learning rate of Adam for the trained weights."
+    "Learning rate of the optimiser for the trained weights."
     batch_size: int = Field(1, ge=1)
     "Latents of each iteration, all of one prompt."
     templates: tuple[Template, ...] = Field(("{phrase}",), min_length=1)
@@ -66,10 +60,38 @@ class TrainedParameters(Parameters):
     "Steps of a full trajectory from noise to picture."
     guidance: float = Field(3.0, ge=1)
     "Classifier-free guidance of the trajectory; 1 is none."
-    latents_from: Literal["frozen", "trained"] = "frozen"
-    "The model that denoises the training latents: the frozen backbone or the one in training."
     pixels: int | None = Field(None, ge=8)
     "Side of the training pictures; by default the backbone's own."
+    compute: Literal["float32", "bfloat16", "bfloat16-weights"] = "float32"
+    "Arithmetic: `bfloat16` is autocast over float32 weights; `bfloat16-weights` makes the weights themselves bfloat16."
+    seed: int = Field(0, ge=0, lt=2**31)
+    "Seed of everything that the training draws."
+
+    @property
+    def rounded(self) -> bool:
+        """Whether weights, states and latents are bfloat16 themselves, and not only the arithmetic."""
+        return self.compute == "bfloat16-weights"
+
+
+class PictureParameters(LoopParameters):
+    """Parameters of the methods that train on noised pictures, which the backbone makes once before the training."""
+
+    pictures: int = Field(200, ge=1)
+    "Pictures that are made, spread over the prompts."
+    compute: Literal["float32", "bfloat16"] = "float32"
+
+
+class TrainedParameters(LoopParameters):
+    """Parameters of the methods that train on latents which the model itself denoises part of the way.
+
+    Fresh latents for every iteration are what the official codes learn from. A pool makes an iteration several times
+    cheaper: its trajectories are sampled once, with the frozen model, and that model's predictions come free with them.
+    """
+
+    LATER: ClassVar[frozenset[str]] = frozenset({"trajectory"})
+
+    latents_from: Literal["frozen", "trained"] = "frozen"
+    "The model that denoises the training latents: the frozen backbone or the one in training."
     pool: int = Field(0, ge=0)
     "Trajectories sampled once, from all steps of which iterations draw; 0 samples fresh latents for every iteration."
     trajectory: Literal["timestep", "compvis"] = "timestep"
@@ -77,10 +99,6 @@ class TrainedParameters(Parameters):
     and 2024 do, whose sampler leaves out the noisiest step and then stops one step further."""
     jitter: bool = False
     "Draw the timestep anywhere inside the step's interval instead of on the sampler's grid."
-    compute: Literal["float32", "bfloat16", "bfloat16-weights"] = "float32"
-    "Arithmetic: `bfloat16` is autocast over float32 weights; `bfloat16-weights` makes the weights themselves bfloat16."
-    seed: int = Field(0, ge=0, lt=2**31)
-    "Seed of everything that the training draws."
 
     @model_validator(mode="after")
     def _pool_is_frozen(self) -> Self:
@@ -89,11 +107,6 @@ class TrainedParameters(Parameters):
         if self.trajectory == "compvis" and (self.pool or self.sampler != "ddim"):
             raise ValueError("trajectory compvis needs sampler ddim and fresh latents; set pool to 0")
         return self
-
-    @property
-    def rounded(self) -> bool:
-        """Whether weights, states and latents are bfloat16 themselves, and not only the arithmetic."""
-        return self.compute == "bfloat16-weights"
 
 
 def resolve_with(

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import nn
 
 from audit import erasers, identity
+from audit.checkpoints import apply_artefact
 from audit.checkpoints.receler_adapter import attach, load_adapters
-from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.sampling import NoiseModel
 from audit.diffusion.training import require_finite
 from audit.erasers.base import DTYPES, Artefact, Change, Erased, Made, Record
 from audit.erasers.phrases import phrases, token_ids
@@ -22,6 +24,7 @@ from audit.progress import Session
 from audit.spec.sections import Concept
 from audit.weights.references import ModelRef
 
+TEXT_PREFIX = "text_model."  # of a text encoder's names, as transformers 4 and the hub have them
 _PROBE_SIDE, _PROBE_ROWS, _PROBE_TIMESTEP = 16, 2, 500
 
 
@@ -95,6 +98,7 @@ def spelled_out(pipeline: Pipeline, phrase: str) -> bool:
 
 def _artefact(method: str, made: Made, stored: Mapping[str, torch.Tensor], record: Record, key: str) -> Artefact:
     metadata = {
+        **made.metadata,
         "method": method,
         "concepts": json.dumps(record.concepts),
         "backbone_sha256": record.backbone_sha256,
@@ -112,7 +116,7 @@ def _require_changed(unet: nn.Module, made: Made, stored: Mapping[str, torch.Ten
 
     The file would declare a change that it does not hold, and strict loaders would refuse it.
     """
-    if made.layout == "receler":
+    if made.layout != "unet-partial":
         return
     state = unet.state_dict()
     still = [name for name, tensor in stored.items() if torch.equal(state[name].cpu().to(tensor.dtype), tensor)]
@@ -126,8 +130,9 @@ def _require_changed(unet: nn.Module, made: Made, stored: Mapping[str, torch.Ten
 
 def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Change:
     """Measure the change of the backbone's weights and predictions. Raises `EraserError` when there is none."""
-    total = sum(parameter.numel() for parameter in pipeline.unet.parameters())
-    changed, norm = _weight_change(pipeline.unet, made)
+    part: nn.Module = pipeline.text_encoder if made.layout == "text-encoder" else pipeline.unet
+    total = sum(parameter.numel() for parameter in part.parameters())
+    changed, norm = _weight_change(part, made)
     if not changed:
         raise EraserError(
             "the eraser changed no weight: nothing was erased", next_step="check the concept and the parameters"
@@ -144,11 +149,13 @@ def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Cha
     return Change(len(changed), count, count / total, norm, effect)
 
 
-def _weight_change(unet: nn.Module, made: Made) -> tuple[list[str], float | None]:
+def _weight_change(part: nn.Module, made: Made) -> tuple[list[str], float | None]:
     """Return the names of the tensors that differ or do something, and the relative norm of the difference."""
-    if made.layout == "receler":
+    if made.layout in ("receler", "spm"):
         return [name for name, tensor in made.tensors.items() if bool(tensor.any())], None
-    state, changed = unet.state_dict(), []
+    state, changed = part.state_dict(), []
+    if made.layout == "text-encoder":
+        state = {f"{TEXT_PREFIX}{name.removeprefix(TEXT_PREFIX)}": tensor for name, tensor in state.items()}
     difference = norm = 0.0
     for name, tensor in made.tensors.items():
         old = state[name].float().cpu()
@@ -166,15 +173,20 @@ def _effect(pipeline: Pipeline, made: Made, texts: Sequence[str]) -> dict[str, f
     side = min(side, _PROBE_SIDE)
     noise = torch.randn((_PROBE_ROWS, channels, side, side), generator=torch.Generator().manual_seed(0))
     latents = noise.to(pipeline.device, pipeline.unet.dtype)
-    encoded = pipeline.encode_text(texts).to(pipeline.unet.dtype)
 
-    def predictions() -> list[torch.Tensor]:
-        states = [row.expand(_PROBE_ROWS, -1, -1) for row in encoded]
-        return [pipeline.unet(latents, _PROBE_TIMESTEP, encoder_hidden_states=s).sample.float() for s in states]
+    def predictions(encoder: Pipeline, model: Callable[[Sequence[str]], NoiseModel]) -> list[torch.Tensor]:
+        states = encoder.encode_text(texts)
+        rows = [(text, row.expand(_PROBE_ROWS, -1, -1)) for text, row in zip(texts, states, strict=True)]
+        return [model((text,) * _PROBE_ROWS)(latents, _PROBE_TIMESTEP, row) for text, row in rows]
 
-    before = predictions()
-    with applied(pipeline, made.layout, made.tensors):
-        after = predictions()
+    before = predictions(pipeline, lambda _: noise_model(pipeline.unet))
+    if made.layout in ("unet-partial", "receler"):
+        with applied(pipeline, made.layout, made.tensors):
+            after = predictions(pipeline, lambda _: noise_model(pipeline.unet))
+    else:
+        erased = apply_artefact(pipeline, made.tensors, metadata=made.metadata)
+        encoder = erased.text_encoder or pipeline.text_encoder
+        after = predictions(dataclasses.replace(pipeline, text_encoder=encoder), erased.noise_model)
     return {text: float((a - b).norm() / b.norm()) for text, a, b in zip(texts, after, before, strict=True)}
 
 

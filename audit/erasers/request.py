@@ -115,7 +115,7 @@ def _require_used(request: Request, parameters: Values) -> None:
             where="--neighbour",
             next_step="leave --neighbour out, or use --method uce",
         )
-    if not parameters["preserve_neighbours"] or parameters["preserve_scale"] == 0:
+    if not parameters["preserve_neighbours"] or parameters.get("preserve_scale") == 0:
         raise SpecError(
             "the neighbours would not be held in place: preserve_neighbours is false or preserve_scale is 0",
             where="--neighbour",

@@ -126,10 +126,13 @@ def card(erased: Erased) -> str:
         "file": f"`{erased.artefact.filename}`, layout {erased.artefact.layout}, {record.parameters['stored']}",
         "computed in": f"{record.seconds:.1f} s",
     }
+    part = "text encoder" if erased.artefact.layout == "text-encoder" else "UNet"
     footprint = {
-        "tensors changed" if erased.artefact.layout == "unet-partial" else "tensors added": f"{change.tensors:,}",
+        "tensors changed"
+        if erased.artefact.layout in ("unet-partial", "text-encoder")
+        else "tensors added": f"{change.tensors:,}",
         "parameters in them": f"{change.parameters:,}",
-        "share of the UNet's parameters": f"{change.parameter_share:.3%}",
+        f"share of the {part}'s parameters": f"{change.parameter_share:.3%}",
         "relative norm of the change": norm,
     }
     effect = {f"`{text}`" if text else "the null prompt": f"{value:.4f}" for text, value in change.effect.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -17,7 +17,7 @@ from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import require_finite
 from audit.erasers.base import Made
 from audit.erasers.phrases import Prompt, prompts, slug, word_positions
-from audit.erasers.uce_parameters import METHOD, UceParameters
+from audit.erasers.uce_parameters import METHOD, EditParameters, UceParameters
 from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session
@@ -38,16 +38,41 @@ class Edit:
 def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -> torch.Tensor:
     """Return the closed-form solution W' (out, D), computed in float64, in the dtype of `weight`."""
     w = weight.double()
-    left = parameters.regularisation * w
-    right = parameters.regularisation * torch.eye(w.shape[1], dtype=torch.float64, device=w.device)
-    erase, guide = edit.erase.to(w), edit.guide.to(w)
-    left = left + parameters.erase_scale * (w @ guide.T) @ erase
-    right = right + parameters.erase_scale * erase.T @ erase
-    if len(edit.preserve) and parameters.preserve_scale:
-        preserve = edit.preserve.to(w)
-        gram = parameters.preserve_scale * preserve.T @ preserve
-        left, right = left + w @ gram, right + gram
-    return torch.linalg.solve(right, left, left=False).to(weight.dtype)
+    values = w @ edit.guide.to(w).T
+    scales = parameters.regularisation, parameters.erase_scale, parameters.preserve_scale or 0.0
+    return solved(w, edit.erase, values, edit.preserve, scales).to(weight.dtype)
+
+
+def solved(
+    w: torch.Tensor,
+    states: torch.Tensor,
+    values: torch.Tensor,
+    preserve: torch.Tensor,
+    scales: tuple[float, float, float],
+    kept: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """Return the matrix nearest to `w` (out, D), float64, that maps `states` (n, D) to `values` (out, n).
+
+    `preserve` (m, D) are states that go on as `kept` maps them, by default `w` itself; `scales` weigh the pull towards `w`,
+    the values and what is preserved. Raises `EraserError` when there is no one solution.
+    """
+    regularisation, erase_scale, preserve_scale = scales
+    erase = states.to(w)
+    left = regularisation * w + erase_scale * values @ erase
+    right = regularisation * torch.eye(w.shape[1], dtype=torch.float64, device=w.device)
+    right = right + erase_scale * erase.T @ erase
+    if len(preserve) and preserve_scale:
+        also = preserve.to(w)
+        gram = preserve_scale * also.T @ also
+        left, right = left + (w if kept is None else kept.to(w)) @ gram, right + gram
+    try:
+        return torch.linalg.solve(right, left, left=False)
+    except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+        raise EraserError(
+            "the closed form has no solution: the states do not span what they are read by",
+            where="regularisation",
+            next_step="raise regularisation, or use more templates",
+        ) from None
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
@@ -59,22 +84,12 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     started = time.monotonic()
     options = UceParameters(**parameters)
     texts, edit = token_states(pipeline, concepts, options)
-    kept = _preserved(concepts, options)
+    kept = preserved(concepts, options.preserves)
     options = options.model_copy(update={"preserve_scale": options.scale(len(kept))})
-    state = pipeline.unet.state_dict()
-    names = [name for name in state if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
-    if not names:
-        raise EraserError("the UNet has no attn2 layers, so UCE has nothing to edit", where=str(pipeline.ref.path))
-    session.listener.begin(NAME, len(names), 0)
-    edited = {}
-    for number, name in enumerate(names):
-        edited[name] = edited_matrix(state[name].float(), edit, options).cpu().contiguous()
-        session.listener.update(NAME, number + 1)
-    require_finite(edited, "the closed-form edit", "raise regularisation")
-    session.listener.end(NAME)
+    matrices = cross_attention(pipeline, NAME, ("to_k", "to_v"))
     return Made(
         layout="unet-partial",
-        tensors=edited,
+        tensors=edited(NAME, matrices, lambda name, weight: edited_matrix(weight, edit, options), session),
         filename=f"uce-{slug(concepts)}.safetensors",
         prompts=texts,
         preserved=tuple(kept),
@@ -82,8 +97,39 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     )
 
 
+def cross_attention(pipeline: Pipeline, method: str, projections: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Return the attn2 matrices of these projections, float32, by their diffusers names. Raises `EraserError` without any."""
+    ends = tuple(f"attn2.{projection}.weight" for projection in projections)
+    matrices = {name: w.float() for name, w in pipeline.unet.state_dict().items() if name.endswith(ends)}
+    if not matrices:
+        raise EraserError(
+            f"the UNet has no attn2 layers, so {method.upper()} has nothing to edit", where=str(pipeline.ref.path)
+        )
+    return matrices
+
+
+def edited(
+    stage: str,
+    matrices: Mapping[str, torch.Tensor],
+    edit: Callable[[str, torch.Tensor], torch.Tensor],
+    session: Session,
+) -> dict[str, torch.Tensor]:
+    """Return each matrix as `edit` of its name and values, on the CPU; `stage` is what listeners hear.
+
+    Raises `EraserError` when one is not finite.
+    """
+    session.listener.begin(stage, len(matrices), 0)
+    changed = {}
+    for number, (name, weight) in enumerate(matrices.items()):
+        changed[name] = edit(name, weight).cpu().contiguous()
+        session.listener.update(stage, number + 1)
+    require_finite(changed, "the closed-form edit", "raise regularisation")
+    session.listener.end(stage)
+    return changed
+
+
 def token_states(
-    pipeline: Pipeline, concepts: Sequence[Concept], options: UceParameters
+    pipeline: Pipeline, concepts: Sequence[Concept], options: EditParameters
 ) -> tuple[tuple[str, ...], Edit]:
     """Return the prompts that are erased, and the token states of the edit.
 
@@ -95,7 +141,7 @@ def token_states(
     # Tails start at the last word, so that end token meets end token; what one has beyond the other is left out.
     rows = [_states(prompt, options.tokens)[: len(target)] for prompt, target in zip(erased, targets, strict=True)]
     guides = [target[: len(row)] for row, target in zip(rows, targets, strict=True)]
-    kept = list(_preserved(concepts, options).values())
+    kept = list(preserved(concepts, options.preserves).values())
     wrapping = templates if options.wrap_preserved else ("{phrase}",)
     neighbours = prompts(pipeline, kept, wrapping, False) if kept else ()
     if options.tokens == "last":
@@ -107,7 +153,7 @@ def token_states(
     return texts, Edit(torch.cat(rows), torch.cat(guides), torch.cat(preserve) if preserve else empty)
 
 
-def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.Tensor:
+def _guide(pipeline: Pipeline, erased: Prompt, options: EditParameters) -> torch.Tensor:
     """Return the states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
     text = erased.template.replace("{phrase}", options.guide) if options.wrap_guide else options.guide
     states = pipeline.encode_text([text])[0].cpu()
@@ -117,9 +163,9 @@ def _guide(pipeline: Pipeline, erased: Prompt, options: UceParameters) -> torch.
     return states[:1] if options.tokens == "last" else states  # the null prompt has only its start token
 
 
-def _preserved(concepts: Sequence[Concept], options: UceParameters) -> dict[str, Concept]:
-    """Return the neighbours of the concepts by name, each once, without those that are erased."""
-    if not options.preserve_neighbours or options.preserve_scale == 0:
+def preserved(concepts: Sequence[Concept], wanted: bool) -> dict[str, Concept]:
+    """Return the neighbours of the concepts by name, each once, without those that are erased; none where none is `wanted`."""
+    if not wanted:
         return {}
     phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
     gone = {concept.name for concept in concepts}

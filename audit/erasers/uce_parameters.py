@@ -13,18 +13,11 @@ from audit.erasers.parameters import Parameters, Template
 from audit.methods.parameters import Values
 
 
-class UceParameters(Parameters):
-    """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025)."""
+class EditParameters(Parameters):
+    """Options that the closed forms share: the token states that are erased, their guide, and the neighbours."""
 
     LATER: ClassVar[frozenset[str]] = frozenset({"wrap_guide", "wrap_preserved"})
 
-    regularisation: float = Field(0.5, gt=0)
-    "Pull of the edit towards the old matrix (lambda)."
-    erase_scale: float = Field(1.0, gt=0)
-    "Weight of each erased token state (s_e)."
-    preserve_scale: float | None = Field(1.0, ge=0)
-    """Weight of each preserved token state (s_p); 0 preserves nothing. `null` is one over the number of preserved texts, the
-    null prompt among them, and no less than 0.1, as in the official code of 2023."""
     guide: str = ""
     "The words that the concept is mapped to; none is the null prompt."
     tokens: Literal["last", "tail"] = "last"
@@ -39,6 +32,28 @@ class UceParameters(Parameters):
     "Put the preserved concepts into the templates too."
     preserve_neighbours: bool = True
     "Hold the concept's neighbours in place."
+
+    @property
+    def preserves(self) -> bool:
+        """Whether neighbours are held in place."""
+        return self.preserve_neighbours
+
+
+class UceParameters(EditParameters):
+    """Options of the closed-form edit. Defaults are those of the official Stable Diffusion script (2025)."""
+
+    regularisation: float = Field(0.5, gt=0)
+    "Pull of the edit towards the old matrix (lambda)."
+    erase_scale: float = Field(1.0, gt=0)
+    "Weight of each erased token state (s_e)."
+    preserve_scale: float | None = Field(1.0, ge=0)
+    """Weight of each preserved token state (s_p); 0 preserves nothing. `null` is one over the number of preserved texts, the
+    null prompt among them, and no less than 0.1, as in the official code of 2023."""
+
+    @property
+    def preserves(self) -> bool:
+        """Whether neighbours are held in place."""
+        return self.preserve_neighbours and self.preserve_scale != 0
 
     def scale(self, preserved: int) -> float:
         """Return the weight of each of so many preserved concepts."""
@@ -64,7 +79,8 @@ ODDITIES: Mapping[str, str] = {
 }
 
 
-def _stored(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
+def stored_keys_and_values(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
+    """Return the bytes of the keys and values of every attn2."""
     return tensor_bytes(values, unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
 
 
@@ -76,6 +92,7 @@ METHOD = EraserMethod(
     "Gandikota et al. 2024, arXiv 2308.14761",
     presets=PRESETS,
     default="official",
+    words=("guide",),
     oddities=ODDITIES,
-    stored=_stored,
+    stored=stored_keys_and_values,
 )

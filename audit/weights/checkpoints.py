@@ -29,10 +29,6 @@ _LORA = "pytorch_lora_weights.*"  # as diffusers saves it
 _RECELER = ("eraser_weights.safetensors", "eraser_weights.pt")
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")  # of PEFT's `save_pretrained`
 PEFT_CONFIG = "adapter_config.json"
-FUSE = (
-    "fuse it into the model with diffusers (load_lora_weights, fuse_lora, save_pretrained), as of EraseFlow's and other "
-    "erasers that save LoRAs, then pass that folder"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,11 +156,14 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
             where=str(folder),
             next_step="pass the folder that MACE writes last, LoRA_fusion_model",
         )
+    own = sorted(folder.glob(_LORA))
+    if len(own) == 1:
+        return "file", own
     if loras:
         raise CheckpointError(
-            "the folder is a LoRA, not an erased model",
+            "the folder holds several LoRAs, or one in a folder of its own, so it is not clear which is the checkpoint",
             where=str(folder),
-            next_step=FUSE,
+            next_step="name the LoRA's file itself",
         )
     if pipeline:
         files = loaded_weights(folder / "unet")[0] if (folder / "unet").is_dir() else []

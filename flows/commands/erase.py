@@ -20,7 +20,9 @@ def register(app: typer.Typer) -> None:
 
 
 def erase(
-    method: Annotated[str, typer.Option("--method", help="esd-x, esd-u, esd-x-strict, esd-all, uce or receler.")],
+    method: Annotated[
+        str, typer.Option("--method", help="An eraser, such as esd-x, uce or mace; erasure-audit methods lists them.")
+    ],
     concept: Annotated[list[str], typer.Option("--concept", help="Phrase to erase; repeat it for several.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the artefact and its model card.")],
     backbone: Annotated[
@@ -30,7 +32,7 @@ def erase(
         list[str] | None, typer.Option("--synonym", help="Another phrase for the concept, erased with it; repeatable.")
     ] = None,
     neighbour: Annotated[
-        list[str] | None, typer.Option("--neighbour", help="Phrase to hold in place; UCE only, repeatable.")
+        list[str] | None, typer.Option("--neighbour", help="Phrase to hold in place, where the method can; repeatable.")
     ] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="Named parameters, such as official.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="One parameter as key=value; repeatable.")] = None,

@@ -48,6 +48,15 @@ def test_a_fitting_claim_draws_no_warning(row: str, backbone: ModelRef, unet: St
     json.dumps(found, allow_nan=False)
 
 
+@pytest.mark.parametrize(("row", "claim"), [("A5", "stereo"), ("K", "speed")])
+def test_a_whole_unet_fits_further_claims(
+    row: str, claim: str, backbone: ModelRef, unet: State, text: State, folder: Path
+) -> None:
+    """STEREO's second stage saves the whole UNet, of which it trains everything but the cross-attention."""
+    found = inspect(resolve_checkpoint(str(TABLE[row][0](folder, unet, text))), backbone, claim)
+    assert found["warnings"] == []
+
+
 @pytest.mark.parametrize(
     ("row", "claim", "warning"),
     [

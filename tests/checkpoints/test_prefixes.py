@@ -184,7 +184,7 @@ OTHERS: dict[str, tuple[Callable[[State], Any], str, str]] = {
     "UnHype": (unhype, "the file is UnHype's: a hypernetwork", "whole pipeline folder"),
     "MCE": (lambda unet: [torch.ones(8), torch.ones(4)], "as MCE saves its masks", "whole pipeline folder"),
     "STEREO": (stereo, "the file is STEREO's first stage", "final_reo_unet.pt"),
-    "EraseFlow": (eraseflow, "the file is a LoRA, not an erased model", "EraseFlow"),
+    "EraseFlow of another width": (eraseflow, "made for another model|the LoRA cannot be used", "backbone"),
 }
 
 

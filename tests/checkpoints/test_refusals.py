@@ -84,11 +84,6 @@ def pipeline_with_lora(folder: Path, unet: State, text: State) -> Path:
     return folder
 
 
-def lora_folder(folder: Path, unet: State, text: State) -> Path:
-    save_file(lora_state(unet), folder / "pytorch_lora_weights.safetensors")
-    return folder
-
-
 def lora_state(unet: State) -> State:
     """Diffusers' own names for a LoRA."""
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2.to_k"
@@ -158,8 +153,6 @@ REFUSED: dict[str, tuple[Maker, str]] = {
     "G2 MACE's intermediate folder (trap 18)": (mace_intermediate, "intermediate state.*not the erased model"),
     "G2 its LoRAs without the pipeline": (mace_loras_alone, "intermediate state.*not the erased model"),
     "G2 a pipeline with a LoRA beside it": (pipeline_with_lora, "intermediate state.*not the erased model"),
-    "an ordinary LoRA folder": (lora_folder, "the folder is a LoRA, not an erased model"),
-    "an ordinary LoRA file": (tensors(lora_state), "the file is a LoRA, not an erased model"),
     "G3 MACE's cache": (
         pickle(lambda u, t: {f"{i}_for_mat{m}": torch.ones(2, 2) for i in range(32) for m in (1, 2)}),
         "MACE's cached prior.*not a model",
@@ -188,7 +181,7 @@ REFUSED: dict[str, tuple[Maker, str]] = {
         tensors(lambda u: dict(list(adapters(u).items())[4:]), "eraser_weights.safetensors"),
         "do not match .* 4 missing",
     ),
-    "a LoRA that is no SPM": (tensors(spm_state), "LoRA without SPM's metadata"),
+    "an SPM that names no prompt": (tensors(spm_state, prompts=" , "), "SPM's metadata 'prompts' is empty"),
     "an SPM of another rank": (tensors(spm_state, prompts="star", rank="4"), "metadata says rank '4'"),
     "new token embeddings": (pickle(lambda u, t: {"state_dict": {"embed": torch.ones(1, 4)}}), "modified tokenizer"),
     "an incomplete LDM checkpoint": (

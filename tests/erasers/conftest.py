@@ -14,6 +14,7 @@ from audit.spec.sections import Concept, Eraser
 from audit.weights.references import resolve_model
 
 CONCEPT = Concept(name="abc", phrase="abc", neighbours=("xyz",))
+SMALL: dict[str, Any] = {"steps": 4, "pixels": 16, "batch_size": 2}
 QUICK: dict[str, dict[str, Any]] = {
     "esd": {"iterations": 4, "steps": 4, "pixels": 16, "learning_rate": 1e-3, "compute": "float32"},
     "receler": {
@@ -25,7 +26,22 @@ QUICK: dict[str, dict[str, Any]] = {
         "adversarial_iterations": 2,
         "adversarial_tokens": 3,
     },
+    "concept-ablation": {**SMALL, "anchor": "xyz", "pictures": 3, "iterations": 3, "learning_rate": 1e-3},
+    "spm": {**SMALL, "iterations": 3, "warm_up": 1, "learning_rate": 1e-2, "anchors": 2, "compute": "float32"},
+    "mace": {
+        **SMALL,
+        "mapping": "xyz",
+        "mask_side": 8,
+        "pictures": 2,
+        "iterations": 3,
+        "learning_rate": 1e-2,
+        "templates": ["{phrase}", "q {phrase} r"],
+        "regularisation": 0.1,
+    },
+    "advunlearn": {**SMALL, "iterations": 4, "warm_up": 1, "adversarial_iterations": 2, "retain_batch": 2},
     "uce": {},
+    "rece": {},
+    "speed": {"threshold": 10.0, "invariant_regularisation": 0.5},
 }
 
 

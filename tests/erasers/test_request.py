@@ -56,7 +56,8 @@ def test_bad_parameters_are_named(method: str, parameters: dict[str, object], me
 
 @pytest.mark.parametrize("method", ERASERS.names())
 def test_presets(method: str) -> None:
-    named = {"uce": "official", "receler": "paper"}.get(method, "float32-weights")
+    defaults = {"receler": "paper", "advunlearn": "paper"}
+    named = "float32-weights" if method.startswith("esd") else defaults.get(method, "official")
     default = resolve_parameters(Eraser(method=method), "x")
     assert default == resolve_parameters(Eraser(method=method, preset=named), "testbed")
     assert default != resolve_parameters(Eraser(method=method, preset="testbed"), "x")

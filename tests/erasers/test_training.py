@@ -8,13 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
-from audit.erasers import esd, receler, resolve_parameters
+from audit.erasers import ERASERS, esd, receler, resolve_parameters
 from audit.erasers.costs import BACKWARD
 from audit.errors import EnvironmentProblem, EraserError
 from audit.files import partial, write_atomically
@@ -23,6 +24,8 @@ from audit.progress import Session, Silent
 from audit.spec.sections import Eraser
 from tests.erasers.conftest import CONCEPT, quick, same
 from tests.sd14 import FULL, make_unet
+
+PREPARING = ("latents", "pictures", "refinement", "fusion")  # stages before and after the iterations
 
 
 class Stopping(Silent):
@@ -33,21 +36,29 @@ class Stopping(Silent):
         self.began: list[int] = []
 
     def begin(self, stage: str, total: int | None, done: int) -> None:
-        if stage != "latents":
+        if stage not in PREPARING:
             self.began.append(done)
 
     def update(self, stage: str, done: int) -> None:
-        if stage != "latents" and done == self.after:
+        if stage not in PREPARING and done == self.after:
             raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize(
-    ("method", "changes"), [("esd-x", {}), ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2})]
+    ("method", "changes"),
+    [
+        ("esd-x", {}),
+        ("receler", {"latents_from": "frozen", "jitter": False, "pool": 2}),
+        ("concept-ablation", {"prior_weight": 1.0}),
+        ("spm", {}),
+        ("mace", {}),
+        ("advunlearn", {"jitter": False, "pool": 2}),
+    ],
 )
 def test_a_resumed_training_gives_the_weights_of_an_uninterrupted_one(
     pipeline: Pipeline, tmp_path: Path, method: str, changes: dict[str, object]
 ) -> None:
-    erase = esd.erase if method == "esd-x" else receler.erase
+    erase: Any = ERASERS.find(method, "defences").function()
     parameters = quick(method, **changes)
     whole = erase(pipeline, [CONCEPT], parameters, Session())
     with pytest.raises(KeyboardInterrupt):

@@ -132,6 +132,17 @@ def erase(method: str, preset: str = "official", **parameters: Any) -> Unit:
         # 24 x 25 x 2, then 200 iterations of 4 pictures x (4 x 3 + 2)
         (erase("receler", "testbed"), Calls(12400, 12400, 12400)),
         (erase("uce"), forecast.NO_CALLS),
+        (erase("rece"), forecast.NO_CALLS),
+        (erase("speed"), forecast.NO_CALLS),
+        # 200 pictures x 51 steps of PNDM x 2, then 100 iterations of 8 pictures x (the anchor's 1 + 3)
+        (erase("concept-ablation"), Calls(23600, 23600, 23600)),
+        (erase("concept-ablation", variant="noise-based", prior_weight=1.0), Calls(25200, 25200, 25200)),
+        # 12 templates share 8 pictures, so each has one: 12 x 50 x 2, 3 masks each, then 50 x 3
+        (erase("mace"), Calls(1386, 1386, 1386)),
+        # as esd-x with 30 steps, and 4 anchors x (the frozen model's 1 + 3)
+        (erase("spm"), Calls(3000 * (5 + 16), 3000 * (34 + 16), 3000 * (63 + 16))),
+        # 1000 + 800 x 30 + 5000 latents, each 2 for the frozen model, 0 to 49 steps of 2, and 3 to learn from
+        (erase("advunlearn", "paper"), Calls(30000 * 5, 30000 * 54, 30000 * 103)),
         (unit("erase", 1, {"checkpoint": "a" * 64, "claim": "esd-x"}), forecast.NO_CALLS),
     ],
 )
@@ -150,6 +161,13 @@ def test_training_costs_what_its_parameters_say(made: Unit, calls: Calls) -> Non
         (erase("esd-all"), 2 * (3104 + 2176)),
         (erase("esd-all", "official-2023"), 4 * sum(math.prod(shape) for shape in UNET.values())),
         (erase("receler", rank=8), 4 * (2 * 32 * 8 + 32 + 8)),
+        (erase("rece"), 4 * 1024),
+        (erase("spm"), 4 * (3 * 65 + 2 * 49)),  # on each of the five matrices a pair of rank 1, and its alpha
+        (erase("mace"), 4 * 1024),
+        (erase("speed", matrices="keys-and-values"), 4 * 1024),
+        (erase("concept-ablation"), 4 * 1024),
+        (erase("concept-ablation", parameter_group="full-weight"), 4 * sum(math.prod(s) for s in UNET.values())),
+        (erase("advunlearn", "paper"), 0),  # of a UNet that is not Stable Diffusion's
     ],
 )
 def test_an_erased_model_takes_the_bytes_of_what_its_method_changes(made: Unit, stored: int) -> None:

@@ -276,6 +276,27 @@ def test_a_phrase_without_tokens_is_refused_before_anything_is_erased(
     check_phrases(resolved_of(spec_of(tiny_folder, "star"), ref), ref)
 
 
+@pytest.mark.parametrize(
+    ("method", "parameters", "where", "found"),
+    [
+        ("mace", {"mapping": "a 9"}, "defences.erased.eraser.parameters.mapping", "phrase 'a 9'"),
+        ("concept-ablation", {"anchor": "9"}, "defences.erased.eraser.parameters.anchor", "phrase '9'"),
+        ("uce", {"guide": "9 a"}, "defences.erased.eraser.parameters.guide", "phrase '9 a'"),
+        ("spm", {}, "concepts.1", "spm's file separates its concepts by ','"),
+    ],
+)
+def test_words_that_an_eraser_cannot_use_are_refused_before_anything_is_erased(
+    method: str, parameters: dict[str, Any], where: str, found: str, tiny_folder: Path
+) -> None:
+    defences = [{"name": "erased", "eraser": {"method": method, "parameters": parameters}}]
+    phrase = "star,ring" if method == "spm" else "star"
+    ref = resolve_model(str(tiny_folder))
+    spec = spec_of(tiny_folder, phrase, defences=defences)
+    with pytest.raises(SpecError, match=re.escape(found)) as caught:
+        check_phrases(resolved_of(spec, ref), ref)
+    assert caught.value.where == where and caught.value.next_step
+
+
 def test_reading_settings_does_not_import_torch(tiny_folder: Path) -> None:
     code = (
         "import sys; from audit.weights.references import pipeline_family, resolve_model; "

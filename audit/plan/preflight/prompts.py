@@ -6,7 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from audit import erasers
 from audit.corpus import prompt_files
 from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
 from audit.diffusion.text import too_long
@@ -18,6 +20,9 @@ from audit.spec.content import pairing
 from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
 log = logging.getLogger(__name__)
 _SHOWN = 5  # unusable rows that a warning names; the plan names all
@@ -113,25 +118,37 @@ def unreadable_prompts(resolved: Resolved, backbone: ModelRef, prompts: Sequence
 
 
 def check_phrases(resolved: Resolved, backbone: ModelRef) -> None:
-    """Check that the backbone's tokenizer has tokens for every phrase that is audited or erased.
+    """Check that the backbone's tokenizer has tokens for every phrase that is audited or erased, and erasers' own words.
 
-    Raises `SpecError` for a phrase that has no token or unknown ones: before the first concept is erased, not between
-    the first and the second.
+    Raises `SpecError` for a phrase that has no token or unknown ones, or that an eraser's file cannot hold: before the
+    first concept is erased, not between the first and the second.
     """
-    tokenizer, erasers = resolved.tokenizers.backbone(backbone), [d.eraser for d in resolved.spec.defences]
-    trained = any(eraser is not None and eraser.checkpoint is None for eraser in erasers)
+    tokenizer, defences = resolved.tokenizers.backbone(backbone), resolved.spec.defences
+    trained = {d.name: d.eraser for d in defences if d.eraser is not None and d.eraser.checkpoint is None}
     for number, concept in enumerate(resolved.spec.concepts):
+        for eraser in trained.values():
+            erasers.check_phrase(eraser.method, concept.phrase, f"concepts.{number}")
         for phrase in (concept.phrase, *concept.synonyms):
-            ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
-            unknown = [token == tokenizer.unk_token_id for token in ids]
             # Erasers find a phrase by its tokens, so that one unknown token is one too many.
-            if all(unknown) or (trained and any(unknown)):
-                problem = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
-                raise SpecError(
-                    f"the text encoder has no tokens for the phrase {phrase!r}: {problem}",
-                    where=f"concepts.{number}",
-                    next_step="use words of the backbone's vocabulary",
-                )
+            _check_tokens(tokenizer, phrase, bool(trained), f"concepts.{number}")
+    for name, eraser in trained.items():
+        values = erasers.resolve_parameters(eraser, resolved.spec.backbone)
+        for word in erasers.find(eraser.method).words:
+            if str(values.get(word) or "").strip():
+                _check_tokens(tokenizer, str(values[word]), True, f"defences.{name}.eraser.parameters.{word}")
+
+
+def _check_tokens(tokenizer: CLIPTokenizer, phrase: str, strict: bool, where: str) -> None:
+    """Return when a phrase has tokens, none of them unknown where `strict`; raises `SpecError` otherwise."""
+    ids = tokenizer(phrase, add_special_tokens=False)["input_ids"]
+    unknown = [token == tokenizer.unk_token_id for token in ids]
+    if all(unknown) or (strict and any(unknown)):
+        problem = "part of it is unknown to its vocabulary" if ids else "it falls into no token at all"
+        raise SpecError(
+            f"the text encoder has no tokens for the phrase {phrase!r}: {problem}",
+            where=where,
+            next_step="use words of the backbone's vocabulary",
+        )
 
 
 def _words(row: PromptRow) -> str:
