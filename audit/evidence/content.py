@@ -43,7 +43,7 @@ SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
 _DAY = dt.timedelta(days=1)  # at most between a decision, by which labels' age is told, and its record
 MOST_SHOWN = 20
 _COUNTS = """
-select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'unassessed')),
+select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'blocked', 'unassessed')),
     (select count(*) from cases as c where c.cell_id = l.cell_id)
 from cells as l
 cross join instruments as i

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -68,7 +68,10 @@ class Parameters(BaseModel):
 class GuardMethod(Method):
     """A guard. `run(values, parts)` returns a new `audit.diffusion.guard.Guard` for one batch.
 
-    `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`.
+    `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`. A filter touches no
+    step and only decides which pictures are handed out, by what it `reads`: it is an `audit.filters.protocol.Filter`, made
+    from `audit.filters.protocol.Parts`.
     """
 
     parameters: type[Parameters]
+    reads: Literal["prompt", "picture"] | None = None  # of a filter

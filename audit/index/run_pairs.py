@@ -47,6 +47,7 @@ read as (
 select p.*, j.detector,
     case
         when o.outcome is null or o.outcome = 'unassessed' then 'unassessed'
+        when o.outcome = 'blocked' then 'clear'
         when j.threshold is null then o.outcome
         when coalesce(o.score >= j.threshold, false) then 'hit'
         when not o.labels_complete and (i.score_floor <= 0 or j.threshold < i.score_floor) then 'unassessed'

@@ -10,7 +10,7 @@ from audit.identity import key, source_digests
 
 _ROOT = Path(__file__).resolve().parents[2] / "sql"
 # Temporary relations of one run, in the order in which they build on each other.
-STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_outcomes")
+STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_rulings", "stg_outcomes")
 # Packages and modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
 FOLDING = (
     "files", "identity", "index.decision_folding", "index.folded_files", "index.folding", "index.integrity",

@@ -15,7 +15,7 @@ from audit.files import Document, ForeignError, parse_json
 from audit.plan.identities import Unit, from_json
 from audit.plan.stored_tables import DAMAGE, StoredTable, damaged
 from audit.plan.tables import CASES_SCHEMA, FIRST_CASE_COLUMNS, KINDS, UNIT_COLUMNS, UNITS_SCHEMA, read_units
-from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.records import Baseline, Case, Cell, CellFilter, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
 from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
@@ -289,6 +289,7 @@ def _cell(row: Document) -> PlannedCell:
         planned=_field(row, "planned", int),
         perturbation=row.get("perturbation"),  # absent from plans of before the field was there
         strength=row.get("strength"),
+        filters=tuple(CellFilter(**one) for one in row.get("filters", ())),  # absent from plans of before filters
     )
     return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from audit.files import ForeignError
-from audit.identity import Template, canonical_json, int_key_of_text
+from audit.identity import Template, canonical_json, int_key, int_key_of_text
 from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import Sampler
@@ -161,6 +161,16 @@ class GenerateIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class FilterIdentity(_Record):
+    """The identity of one filter's rulings on the cases of one generate unit."""
+
+    generate: str
+    filter: ResolvedGuard
+    code: str
+    kind: Literal["filter"] = "filter"
+
+
+@dataclasses.dataclass(frozen=True)
 class DetectIdentity(_Record):
     """The identity of one detector's scores for one generate unit. `instrument` is without the detector's name and
     threshold.
@@ -199,15 +209,18 @@ Identity: TypeAlias = (
     | AttackIdentity
     | InvertIdentity
     | GenerateIdentity
+    | FilterIdentity
     | DetectIdentity
     | QualityIdentity
 )
+_FILTER = TypeAdapter(ResolvedGuard)
 _RECORDS: Mapping[str, type[Identity]] = {
     "erase": EraseIdentity,
     "checkpoint": CheckpointIdentity,  # of kind `erase` too
     "attack": AttackIdentity,
     "invert": InvertIdentity,
     "generate": GenerateIdentity,
+    "filter": FilterIdentity,
     "detect": DetectIdentity,
     "quality": QualityIdentity,
 }
@@ -224,7 +237,7 @@ class Unit:
 
     @property
     def kind(self) -> str:
-        """Return the stage that runs the unit: erase, attack, invert, generate, detect or quality."""
+        """Return the stage that runs the unit: erase, attack, invert, generate, filter, detect or quality."""
         return self.identity.kind
 
     @property
@@ -232,6 +245,11 @@ class Unit:
         """Return the erase unit whose model is used. None for the backbone, or where no model is used."""
         identity = self.identity
         return identity.model if isinstance(identity, AttackIdentity | InvertIdentity | GenerateIdentity) else None
+
+
+def filter_id_of(resolved: ResolvedGuard) -> int:
+    """Return the number that stands for a filter with these parameters wherever its rulings are stored."""
+    return int_key(_FILTER.dump_python(resolved, mode="json"))
 
 
 def as_json(identity: Identity) -> Json:

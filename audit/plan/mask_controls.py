@@ -37,7 +37,8 @@ def add_with_controls(
 
 def _controls(builder: Builder, cell: Cell) -> Iterator[tuple[Control, tuple[ResolvedGuard, ...]]]:
     """Yield each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
-    listed, concept = builder.spec.defence(cell.defence).guards, builder.spec.concept(cell.concept)
+    listed = guards.sampling(builder.spec.defence(cell.defence).guards)
+    concept = builder.spec.concept(cell.concept)
     energies = builder.resolved.energy_digests()
     for position, guard in enumerate(listed):
         for mask in guard.controls:
