@@ -12,7 +12,7 @@ from audit.errors import SpecError
 from audit.guards.parameters import GuardMethod, Parameters
 from audit.methods.parameters import Values, parse_parameters
 from audit.methods.registry import Registry
-from audit.spec.sections import Concept, Guard
+from audit.spec.sections import Concept, Defence, Guard
 
 GUARDS = Registry("guards", "guard", GuardMethod, Parameters)
 
@@ -35,6 +35,14 @@ def sampling(listed: Sequence[Guard]) -> tuple[Guard, ...]:
 def filters(listed: Sequence[Guard]) -> tuple[Guard, ...]:
     """Return the filters among guards. Raises as `parse`."""
     return tuple(guard for guard in listed if reads(guard.name) is not None)
+
+
+def has_filters(defence: Defence) -> bool:
+    """Return whether a defence has a filter; a guard that cannot be used, which others report, is none."""
+    try:
+        return bool(filters(defence.guards))
+    except SpecError:
+        return False
 
 
 def resolve(guard: Guard, concept: Concept, energies: Mapping[str, str] | None = None) -> Values:
