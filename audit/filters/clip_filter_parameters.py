@@ -58,7 +58,9 @@ class ClipFilterParameters(FilterParameters):
             return
         config = read_json(ref.path / "config.json")
         if config.get("model_type") != "clip":
-            raise mistake(METHOD.name, f"the model {self.model} is not a CLIPModel", where, "name a folder of a CLIPModel")
+            raise mistake(
+                METHOD.name, f"the model {self.model} is not a CLIPModel", where, "name a folder of a CLIPModel"
+            )
         tokenizer = load_tokenizer(ref.path)
         longest = config.get("text_config", {}).get("max_position_embeddings", 77)
         for concept in concepts:

@@ -90,7 +90,9 @@ class PromptFilterParameters(FilterParameters):
                 next_step="name an existing text file as words_file, or list the words in the spec",
             ) from None
         except ForeignError as error:
-            raise mistake(METHOD.name, f"the word list cannot be used: {error}", str(path), "name a text file") from None
+            raise mistake(
+                METHOD.name, f"the word list cannot be used: {error}", str(path), "name a text file"
+            ) from None
         if not words:
             raise mistake(
                 METHOD.name, "the word list is empty, so it would block nothing", str(path), "write one word a line"
@@ -109,11 +111,11 @@ def labels_of(classifier: ModelRef) -> tuple[str, ...]:
     """Return the labels of a sequence classifier in the order of its outputs; none when the folder holds no classifier."""
     config = read_json(classifier.path / "config.json")
     named = config.get("id2label")
-    if not isinstance(named, dict) or not any("ForSequenceClassification" in str(a) for a in config.get("architectures") or ()):
+    if not isinstance(named, dict) or not any(
+        "ForSequenceClassification" in str(a) for a in config.get("architectures") or ()
+    ):
         return ()
     return tuple(str(named[number]) for number in sorted(named, key=lambda number: int(number)))
 
 
-METHOD = GuardMethod(
-    "prompt-filter", "1", PromptFilterParameters, "audit.filters.prompt_filter:build", reads="prompt"
-)
+METHOD = GuardMethod("prompt-filter", "1", PromptFilterParameters, "audit.filters.prompt_filter:build", reads="prompt")

@@ -76,7 +76,16 @@ select * exclude (new_threshold, new_outcome, new_unfiltered) replace (
 from judged
 """
 Record = TypeVar(
-    "Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow, RetentionRow, BlockingRow, FilterRow
+    "Record",
+    CrrRow,
+    UnassessedRow,
+    RoundTripRow,
+    LatentRow,
+    CountingRow,
+    QualityRow,
+    RetentionRow,
+    BlockingRow,
+    FilterRow,
 )
 
 

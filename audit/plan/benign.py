@@ -206,9 +206,7 @@ def require_blocking_judged(spec: Spec) -> None:
     policy, filtered = spec.gate, _credited_filters(spec)
     if not filtered:
         return
-    fewest = next(
-        n for n in itertools.count(1) if upper_bound(0, n, policy.confidence) <= policy.benign_blocked_max
-    )
+    fewest = next(n for n in itertools.count(1) if upper_bound(0, n, policy.confidence) <= policy.benign_blocked_max)
     if spec.benign.cases < fewest:
         raise SpecError(
             f"defence {filtered[0]!r} has filters, and benign_blocked_max {policy.benign_blocked_max:g} takes at least {fewest} "

@@ -15,7 +15,18 @@ from audit.files import Document, ForeignError, parse_json
 from audit.plan.identities import Unit, from_json
 from audit.plan.stored_tables import DAMAGE, StoredTable, damaged
 from audit.plan.tables import CASES_SCHEMA, FIRST_CASE_COLUMNS, KINDS, UNIT_COLUMNS, UNITS_SCHEMA, read_units
-from audit.records import Baseline, Case, Cell, CellFilter, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.records import (
+    Baseline,
+    Case,
+    Cell,
+    CellFilter,
+    Comparison,
+    Control,
+    Instrument,
+    QualityInstrument,
+    Role,
+    Scenario,
+)
 from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal

@@ -17,6 +17,7 @@ from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, 
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import (
     Basis,
+    BlockingDecision,
     CheckResult,
     ControlFinding,
     DamageDecision,
@@ -27,8 +28,10 @@ from audit.verdict.decisions import (
 )
 from audit.verdict.regression import Comparison
 from audit.verdict.results import (
+    BlockingRow,
     CountingRow,
     CrrRow,
+    FilterRow,
     GuardRow,
     LatentRow,
     PictureCheckRow,
@@ -125,6 +128,8 @@ def _result(document: Document) -> RunResult:
         picture_checks=tuple(PictureCheckRow(**row) for row in document.get("picture_checks", ())),
         defence_pairs=tuple(PairedRow(**row) for row in document.get("defence_pairs", ())),
         pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
+        blocking=tuple(BlockingRow(**row) for row in document.get("blocking", ())),
+        filters=tuple(FilterRow(**row) for row in document.get("filters", ())),
     )
 
 
@@ -155,6 +160,7 @@ def read_verdict(verdict: Document) -> Verdict:
         tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
         verdict.get("attempt_sentence", ""),
         _basis(verdict.get("basis", {})),
+        tuple(BlockingDecision(**_decided(row)) for row in verdict.get("blocking", ())),
     )
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from audit.spec.base import Confidence, Probability, UpperLimit
 
@@ -118,7 +126,9 @@ class Policy(BaseModel):
     def _without_default_blocking(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
         """Leave out what a policy of before filters does not say, so that its digest stays what it was."""
         fields: dict[str, JsonValue] = handler(self)
-        defaults = {name: Policy.model_fields[name].default for name in ("blocked", "benign_blocked_max", "blocked_max")}
+        defaults = {
+            name: Policy.model_fields[name].default for name in ("blocked", "benign_blocked_max", "blocked_max")
+        }
         unset = all(fields[name] == value for name, value in defaults.items())
         return {name: value for name, value in fields.items() if not (unset and name in defaults)}
 

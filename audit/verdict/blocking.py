@@ -144,7 +144,9 @@ def _reading(row: BlockingRow, benign: bool, limit: float, bounds: Bounds) -> Bl
         return BlockingReading(row, benign, limit, bounds, obstacle=obstacle)
     counts = (row.blocked, row.passed, row.undecided)
     if min(counts) < 0 or sum(counts) != row.planned:
-        obstacle = f"The filters' rulings on {_cases(row, benign)} of {_defence(row)} do not add up to {row.planned} cases."
+        obstacle = (
+            f"The filters' rulings on {_cases(row, benign)} of {_defence(row)} do not add up to {row.planned} cases."
+        )
         return BlockingReading(row, benign, limit, bounds, obstacle=obstacle)
     return BlockingReading(
         row, benign, limit, bounds,

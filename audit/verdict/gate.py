@@ -79,9 +79,10 @@ def decide(
     `crr` holds every row of the run, controls included: `queries.read_result(...).crr`. `checks` holds every data check
     that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE. `retention` and
     `picture_checks` are what is left of everything else: without them nothing passes, unless the policy waives both.
-    `unassessed` says which black pictures were recognised, `filtered` what filters blocked. `calibrations` are counts of the judges' own errors on labelled
-    pictures, and `decided_at` (ISO 8601) is the moment to which their age is told: without it labels of no known age decide
-    nothing. `attempt` counts the runs at the same claim from 1, this one included; `ValueError` for less.
+    `unassessed` says which black pictures were recognised, and `filtered` what filters blocked. `calibrations` are counts of
+    the judges' own errors on labelled pictures, and `decided_at` (ISO 8601) is the moment to which their age is told:
+    without it labels of no known age decide nothing. `attempt` counts the runs at the same claim from 1, this one included;
+    `ValueError` for less.
     """
     if attempt < 1:
         raise ValueError(f"attempt {attempt}: the first is 1")

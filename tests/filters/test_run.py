@@ -71,7 +71,18 @@ def test_defences_that_differ_by_filters_alone_have_the_very_same_pictures(
 def test_print(finished: tuple[Plan, Journal, RunResult]) -> None:
     plan, journal, result = finished
     for r in result.crr:
-        print(r.cell_id, r.role, r.defence, r.scenario, r.control, r.planned, r.assessed, r.hits, r.blocked, r.unfiltered_hits)
+        print(
+            r.cell_id,
+            r.role,
+            r.defence,
+            r.scenario,
+            r.control,
+            r.planned,
+            r.assessed,
+            r.hits,
+            r.blocked,
+            r.unfiltered_hits,
+        )
     for b in result.blocking:
         print(b)
     for f in result.filters:
