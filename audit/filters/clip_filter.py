@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 
 from audit.filters.clip_filter_parameters import METHOD
+from audit.filters.loading import named
 from audit.filters.protocol import Parts, PictureFilter, Pixels, Ruling
 from audit.instruments.detectors.clip_zero_shot import load_clip, picture_embeddings, text_embeddings
 from audit.methods.parameters import Values
@@ -28,6 +29,10 @@ class ClipFilter(PictureFilter):
 
     def rule(self, pictures: Sequence[Pixels]) -> list[Ruling]:
         """Return one ruling per picture, with the cosine to the nearest phrase and the phrases' share."""
+        with named(self.name):
+            return self._rulings(pictures)
+
+    def _rulings(self, pictures: Sequence[Pixels]) -> list[Ruling]:
         phrases = len(self._values["phrases"])
         cosines = (picture_embeddings(self._model, self._device, pictures) @ self._embeddings().T).cpu()
         nearest = cosines[:, :phrases].amax(1).tolist()

@@ -9,6 +9,7 @@ import torch
 
 from audit.errors import CheckpointError
 from audit.files import reason
+from audit.filters.loading import named
 from audit.filters.prompt_filter_parameters import METHOD, labels_of
 from audit.filters.protocol import Parts, PromptFilter, Ruling
 from audit.filters.words import WordFinder
@@ -51,7 +52,8 @@ class ClassifierFilter(PromptFilter):
         return [self._one(prompt) for prompt in prompts]  # one by one: padding would move the last digits
 
     def _one(self, prompt: str) -> Ruling:
-        network, tokenizer, longest = _load(self._model, self._device)
+        with named(self.name):
+            network, tokenizer, longest = _load(self._model, self._device)
         whole = len(tokenizer(prompt, truncation=False, verbose=False)["input_ids"])
         encoded = tokenizer(prompt, truncation=True, max_length=longest, return_tensors="pt").to(self._device)
         with torch.inference_mode():
