@@ -18,9 +18,9 @@ from audit.storage.journal import Journal
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
-    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes", "quality_instruments",
-    "comparisons", "set_distances", "picture_checks", "strange_pictures", "crr", "retention", "verdicts", "decisions", "check_results",
-    "control_findings",
+    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes",
+    "quality_instruments", "comparisons", "set_distances", "picture_checks", "strange_pictures", "crr", "retention",
+    "verdicts", "decisions", "check_results", "control_findings",
 )  # fmt: skip
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.

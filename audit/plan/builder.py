@@ -4,66 +4,35 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import JsonValue
 
 from audit import erasers, guards, identity
 from audit.attacks import registry
 from audit.plan.document import PlannedCell, chunks
+from audit.plan.filter_units import Filters, numbered
 from audit.plan.identities import (
     AttackIdentity,
     CheckpointIdentity,
     DetectIdentity,
     EraseIdentity,
-    FilterIdentity,
     GenerateIdentity,
-    InvertIdentity,
     PictureSampler,
     Source,
     as_json,
-    filter_id_of,
-    picture_ids,
 )
+from audit.plan.inversions import Inversion
+from audit.plan.picture_ids import picture_ids
 from audit.plan.planned_cases import PlannedCases
 from audit.plan.planned_units import PlannedUnits
 from audit.plan.preflight.unusable import Unusable, reason
 from audit.plan.resolved import Resolved
 from audit.plan.stored_tables import StoredTable
-from audit.records import Attempt, Cell, CellFilter, Control, Instrument, ResolvedGuard, Role
+from audit.records import Attempt, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import Sampler
-from audit.spec.scenarios import LatentScenario
-from audit.spec.sections import Concept, Guard
-
-
-@dataclasses.dataclass(frozen=True)
-class Inversion:
-    """The settings of a cell's inversion: the model of an erase unit (None is the backbone), a prompt ("" is the null
-    prompt), and the disturbance that is applied to each reference image first, if any.
-    """
-
-    scenario: LatentScenario
-    model: str | None
-    prompt: str = ""
-    perturbation: Perturbation | None = None
-
-    def identity(self, backbone: str) -> InvertIdentity:
-        """Return the common part of its invert units' identities, without any items."""
-        scenario = self.scenario
-        iterated = scenario.method == "fixed-point"
-        return InvertIdentity(
-            backbone=backbone,
-            model=self.model,
-            method=scenario.method,
-            steps=scenario.sampler.steps,
-            passes=scenario.fixed_point_passes if iterated else None,
-            tolerance=scenario.fixed_point_tolerance if iterated else None,
-            prompt=self.prompt,
-            perturbation=self.perturbation,
-            code=identity.code_digest("invert"),
-        )
+from audit.spec.sections import Concept
 
 
 class Builder:
@@ -75,8 +44,9 @@ class Builder:
         self.cells: list[PlannedCell] = []
         self.cases, self.units = PlannedCases(), PlannedUnits()
         self.image_units: dict[int, str] = {}  # picture -> the generate unit that makes it
+        self._filters = Filters(resolved, self.units)
         self._models: dict[tuple[str, str], str | None] = {}  # by defence and concept, as guards
-        self._guards: dict[tuple[str, str, str], tuple[ResolvedGuard, ...]] = {}
+        self._guards: dict[tuple[str, str], tuple[ResolvedGuard, ...]] = {}
         self._drawn: dict[str, Sequence[Attempt]] = {}  # by concept
         self._readable: dict[str, Sequence[str]] = {}
         self._attack_units: dict[tuple[str, str], str] = {}
@@ -139,30 +109,18 @@ class Builder:
             source=source,
             backbone=self.backbone.sha256,
             model=self.model(defence, concept) if sampler else None,
-            guards=self._resolved(guards.sampling, defence, concept) if sampler else (),
+            guards=self._resolved_guards(defence, concept) if sampler else (),
             sampler=PictureSampler(**sampler.model_dump()) if sampler else None,
             code=identity.code_digest("generate"),
         )
 
-    def filters(self, cell: Cell) -> tuple[ResolvedGuard, ...]:
-        """Return the filters that decide which pictures of a cell are handed out; none for random latents.
-
-        That control says what the model shows of itself, which no filter may hide.
-        """
-        if cell.control is Control.RANDOM_LATENT or (cell.role is Role.CONTROL and cell.defence == "none"):
-            return ()
-        return self._resolved(guards.filters, cell.defence, self.spec.concept(cell.concept))
-
-    def _resolved(
-        self, chosen: Callable[[Sequence[Guard]], Sequence[Guard]], defence: str, concept: Concept
-    ) -> tuple[ResolvedGuard, ...]:
-        """Return the `chosen` guards of a defence."""
-        key = chosen.__name__, defence, concept.name
-        if key not in self._guards:
+    def _resolved_guards(self, defence: str, concept: Concept) -> tuple[ResolvedGuard, ...]:
+        if (defence, concept.name) not in self._guards:
             energies = self.resolved.energy_digests()
-            listed = chosen(self.spec.defence(defence).guards)
-            self._guards[key] = tuple(ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed)
-        return self._guards[key]
+            listed = guards.sampling(self.spec.defence(defence).guards)
+            resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
+            self._guards[defence, concept.name] = tuple(resolved)
+        return self._guards[defence, concept.name]
 
     def add(
         self, cell: Cell, common: GenerateIdentity, attempts: Sequence[Attempt], inversion: Inversion | None = None
@@ -172,11 +130,10 @@ class Builder:
         if self.unusable.prompts:
             attempts = [self._with_problem(attempt, inversion) for attempt in attempts]
         gate = inversion.scenario.quality_gate if inversion else None
-        filters = self.filters(cell)
-        numbered = tuple(CellFilter(filter_id_of(one), one.name) for one in filters)
+        filters = self._filters.of(cell)
         self.cells.append(
             PlannedCell(
-                dataclasses.replace(cell, cell_id=index, planned=len(attempts), filters=numbered),
+                dataclasses.replace(cell, cell_id=index, planned=len(attempts), filters=numbered(filters)),
                 sensitive=self.spec.is_sensitive(cell.subject)
                 or self.spec.is_sensitive(cell.concept)
                 or any(map(_is_sexual, {attempt.prompt or "" for attempt in attempts})),
@@ -196,19 +153,8 @@ class Builder:
             for number, image in zip(same, ids, strict=True):
                 images[number], guidance[number] = image, own.sampler.guidance if own.sampler else None
         units = [self.image_units[image] for image in images]
-        self._filter_units(filters, dict.fromkeys(units), attacks, index)
+        self._filters.plan(filters, dict.fromkeys(units), attacks, index)
         self.cases.add(attempts, images, units, inverts, guidance)
-
-    def _filter_units(
-        self, filters: Sequence[ResolvedGuard], generate: Iterable[str], attacks: Sequence[str], cell: int
-    ) -> None:
-        """Plan one unit for each filter and generate unit of a cell. A filter of prompts waits for no picture."""
-        code = identity.code_digest("filter") if filters else ""
-        for described in filters:
-            of_prompts = guards.reads(described.name) == "prompt"
-            for key in generate:
-                depends = [d for d in self.units[key].depends if d in attacks] if of_prompts else [key]
-                self.units.add(FilterIdentity(key, described, code), depends, self.units[key].rows, [cell])
 
     def _with_problem(self, attempt: Attempt, inversion: Inversion | None) -> Attempt:
         """Return the attempt, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""

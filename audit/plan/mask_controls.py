@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from audit import guards
-from audit.plan.builder import Builder, Inversion
+from audit.plan.builder import Builder
 from audit.plan.identities import GenerateIdentity
+from audit.plan.inversions import Inversion
 from audit.records import Attempt, Cell, Control, ResolvedGuard, Role
 
 

@@ -118,7 +118,7 @@ class Guard(Model):
     """
 
     name: Name
-    "`negative-prompt`, `sld`, `safree`, `irece` or `egloce`; or a filter: `safety-checker`, `nudenet-filter`, `clip-filter` or `prompt-filter`."
+    "`negative-prompt`, `sld`, `safree`, `irece`, `egloce`; or a filter: `safety-checker`, `nudenet-`, `clip-`, `prompt-filter`."
     parameters: dict[str, object] = Field(default_factory=dict)
     "The guard's parameters; the rest keep their defaults."
     controls: tuple[Literal["random", "shifted", "full"], ...] = ()
