@@ -65,7 +65,7 @@ def verdict_sentence(verdict: Verdict) -> str:
 
 def _unproven(verdict: Verdict) -> str:
     """Return what no decision proves, of a run in which every cell passes."""
-    survived = {decision.status for decision in (*verdict.retention, *verdict.damage)}
+    survived = {decision.status for decision in verdict.retention} | {decision.status for decision in verdict.damage}
     blocked = {decision.status for decision in verdict.blocking}
     if VerdictStatus.INCONCLUSIVE in blocked and survived <= {VerdictStatus.PASS}:
         return "filters let pass what they should"

@@ -49,7 +49,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tup
 def test_defences_that_differ_by_filters_alone_have_the_very_same_pictures(
     finished: tuple[Plan, Journal, RunResult],
 ) -> None:
-    plan, journal, result = finished
+    plan, _, result = finished
     images: dict[tuple[str, ...], dict[str, list[int]]] = {}
     cases = plan.cases.table().to_pylist()
     for planned in plan.cells:
@@ -66,25 +66,3 @@ def test_defences_that_differ_by_filters_alone_have_the_very_same_pictures(
         for name in ("worded", "both"):
             row = rates[name, scenario]
             assert (row.unfiltered_hits, row.unfiltered_assessed) == (plain.hits, plain.assessed)
-
-
-def test_print(finished: tuple[Plan, Journal, RunResult]) -> None:
-    plan, journal, result = finished
-    for r in result.crr:
-        print(
-            r.cell_id,
-            r.role,
-            r.defence,
-            r.scenario,
-            r.control,
-            r.planned,
-            r.assessed,
-            r.hits,
-            r.blocked,
-            r.unfiltered_hits,
-        )
-    for b in result.blocking:
-        print(b)
-    for f in result.filters:
-        print(f)
-    assert 0
