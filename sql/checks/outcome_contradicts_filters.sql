@@ -1,5 +1,5 @@
 -- grain: one row per case with filters whose outcome the filters' rulings contradict
--- fails when: a blocked case has no filter that blocks it, or one that counts as hit or clear was not let pass by every filter
+-- fails when: no filter blocks a blocked case, or not every filter lets a hit or clear case pass
 with
 ruled as (
     select

@@ -43,15 +43,24 @@ judged as (
 -- What a filter blocks nobody sees, so that it is blocked whatever the detector says of it. Without a ruling nobody knows.
 filtered as (
     select
-        * replace (
-            case
-                when state_reason is not null then state_reason
-                when ruling = 'blocked' then null
-                when ruling = 'undecided' then 'filter'
-                else reason
-            end as reason,
-            case when state_reason is null and ruling = 'undecided' then filter_error else error end as error
-        ),
+        cell_id,
+        case_no,
+        image_id,
+        unit_id,
+        instrument_id,
+        detector,
+        threshold,
+        score,
+        hit,
+        labels_complete,
+        ruling,
+        case
+            when state_reason is not null then state_reason
+            when ruling = 'blocked' then null
+            when ruling = 'undecided' then 'filter'
+            else reason
+        end as reason,
+        case when state_reason is null and ruling = 'undecided' then filter_error else error end as error,
         case when reason is not null then 'unassessed' when hit then 'hit' else 'clear' end as unfiltered
     from judged
 )
