@@ -165,7 +165,7 @@ def test_what_rulings_make_of_a_case(tmp_path: Path) -> None:
     assert single == [("clip", 2, 0, 2), ("words", 2, 1, 1)]
     wrong = {check.name for check in run_checks(published, "run-1") if check.status != "passed"}
     assert not {"outcome_contradicts_filters", "outcome_not_one_of_three", "outcome_contradicts_scores"} & wrong
-    assert not {name for name in wrong if name.startswith("assessed_") or name.startswith("outcomes_")}
+    assert not {name for name in wrong if name.startswith(("assessed_", "outcomes_"))}
 
 
 @pytest.mark.parametrize(
