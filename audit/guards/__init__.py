@@ -8,10 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from pydantic import ValidationError
+
 from audit.errors import SpecError
 from audit.guards.parameters import GuardMethod, Parameters
 from audit.methods.parameters import Values, parse_parameters
-from audit.methods.registry import Registry
+from audit.methods.registry import MethodError, Registry
 from audit.spec.sections import Concept, Defence, Guard
 
 GUARDS = Registry("guards", "guard", GuardMethod, Parameters)
@@ -35,6 +37,21 @@ def sampling(listed: Sequence[Guard]) -> tuple[Guard, ...]:
 def filters(listed: Sequence[Guard]) -> tuple[Guard, ...]:
     """Return the filters among guards. Raises as `parse`."""
     return tuple(guard for guard in listed if reads(guard.name) is not None)
+
+
+def names_without_parameters() -> tuple[str, ...]:
+    """Return the guards that a spec may list by their name alone; `clip-filter`, for one, has to be told its model."""
+    return tuple(name for name in GUARDS.names() if _stands_alone(name))
+
+
+def _stands_alone(name: str) -> bool:
+    try:
+        _method(name).parameters()
+    except MethodError:  # told when it is chosen
+        return True
+    except ValidationError:
+        return False
+    return True
 
 
 def has_filters(defence: Defence) -> bool:
