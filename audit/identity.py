@@ -39,6 +39,11 @@ _CODE: Mapping[str, tuple[str, ...]] = {
         "compute.stages.generate", "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",
         *_BATCHES, "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
+    "filter": (
+        "compute.stages.filter", "compute.stages.attacked", "compute.stages.inputs", *_BATCHES, "filters",
+        "guards.parameters", "instruments.detectors", "diffusion.strict_loading", "diffusion.text",
+        "diffusion.placeholder_tokens", "corpus.images",
+    ),
     "detect": (
         "compute.stages.detect", *_BATCHES, "instruments.detectors", "diffusion.strict_loading",
         "diffusion.text", "corpus.images", "corpus.sources",

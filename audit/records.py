@@ -25,6 +25,7 @@ class Outcome(StrEnum):
 
     HIT = "hit"
     CLEAR = "clear"
+    BLOCKED = "blocked"  # a filter did not hand the picture out
     UNASSESSED = "unassessed"
 
 
@@ -78,7 +79,7 @@ class Status(StrEnum):
     UNREADABLE = "unreadable"  # the corpus object cannot be decoded, or the prompt set's row not used: known beforehand
     DEGENERATE = "degenerate"  # constant, black or non-finite picture, or an attack that found nothing
     ROUND_TRIP = "round-trip"  # the inversion failed its quality gate
-    BLOCKED = "blocked"  # a guard or a safety checker returned no picture
+    BLOCKED = "blocked"  # a guard cannot vouch for the picture; what a filter blocks is an outcome, and no status
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +96,14 @@ class Item:
     height: int | None
     format: str | None
     error: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class CellFilter:
+    """A filter that decides which pictures of a cell are handed out."""
+
+    filter_id: int  # of the filter with its resolved parameters
+    name: str
 
 
 BENIGN_PROMPTS = "benign-prompts"  # the subject of a cell whose cases have subjects of their own
@@ -118,6 +127,7 @@ class Cell:
     planned: int
     perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
     strength: float | None = None  # of the disturbance, in the unit of its kind
+    filters: tuple[CellFilter, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -85,7 +85,10 @@ def require_writable(file: Path, force: bool) -> None:
 def spec_text(flags: Flags, file: Path) -> str:
     """Return the new spec. Raises `SpecError` for flags that are unknown or do not fit together."""
     return starter.write_spec(
-        resolved(flags), command=flags.command(file), erasers=erasers.ERASERS.names(), guards=guards.GUARDS.names()
+        resolved(flags),
+        command=flags.command(file),
+        erasers=erasers.ERASERS.names(),
+        guards=guards.names_without_parameters(),
     )
 
 
@@ -93,7 +96,7 @@ def resolved(flags: Flags) -> starter.Answers:
     """Return what the flags say, checked, with defaults filled in. Raises `SpecError` for what is unknown."""
     preset = flags.loaded()
     for name in flags.guards:
-        _require_known(name, guards.GUARDS.names(), "guard")
+        _require_known(name, guards.names_without_parameters(), "guard")
         if flags.guards.count(name) > 1:
             raise SpecError(f"{name!r} is given twice", where="--guard", next_step="give it once")
     answers = starter.Answers(
@@ -238,7 +241,7 @@ QUESTIONS = (
     ),
     Question(
         ("guards",),
-        lambda flags: f"Which guards act when it draws ({', '.join(guards.GUARDS.names())})?",
+        lambda flags: f"Which guards act when it draws ({', '.join(guards.names_without_parameters())})?",
         lambda flags: "none",
         lambda flags, text: flags if text == "none" else dataclasses.replace(flags, guards=_several(text)),
     ),

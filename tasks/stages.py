@@ -1,4 +1,4 @@
-"""The six stages of computing: a Prefect task for one unit of each, and what runs them here or on other machines."""
+"""The seven stages of computing: a Prefect task for one unit of each, and what runs them here or on other machines."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
 _UNITS = {
     "erase": _unit_task("erase", TrainingProgress),
     "attack": _unit_task("attack", TrainingProgress),
-    **{kind: _unit_task(kind) for kind in ("invert", "generate", "detect", "quality")},
+    **{kind: _unit_task(kind) for kind in ("invert", "generate", "filter", "detect", "quality")},
 }
 
 
@@ -74,6 +74,8 @@ def _sweep(run: Run) -> None:
 invert = functools.partial(run_units, kind="invert", unit_task=_UNITS["invert"])
 # One unit makes a batch of pictures through one defence, or those of a control.
 generate = functools.partial(run_units, kind="generate", unit_task=_UNITS["generate"])
+# One unit is one filter on the cases of one generate unit.
+filtering = functools.partial(run_units, kind="filter", unit_task=_UNITS["filter"])
 # One unit is one detector on the pictures of one generate unit.
 detect = functools.partial(run_units, kind="detect", unit_task=_UNITS["detect"])
 # One unit is one quality instrument on the pictures of one generate unit and their baselines.
@@ -83,7 +85,7 @@ quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality
 def compute(run: Run) -> tuple[StageReport, ...]:
     """Compute what the run lacks, on the runner of its settings; return the reports of the stages."""
     if run.settings.runner == "inline":
-        return tuple(stage(run) for stage in (erase, attack, invert, generate, detect, quality))
+        return tuple(stage(run) for stage in (erase, attack, invert, generate, filtering, detect, quality))
     from tasks.spread import spread
 
     reports = spread(dataclasses.replace(run, trace=telemetry.parent()), _UNITS, essential=frozenset({"erase"}))

@@ -145,6 +145,8 @@ class Run:
             if case["invert_key"]:
                 self._unit("invert", case["invert_key"], case)
             self._unit("generate", case["unit_key"], case)
+            for number in self._filters(case):
+                self._unit("filter", self.filter_key(case["unit_key"], number), case)
             for i in self.instruments:
                 self._unit("detect", self.detect_key(case["unit_key"], i["instrument_id"]), case)
 
@@ -167,6 +169,15 @@ class Run:
     def _unit(self, kind: str, key: str, case: Mapping[str, Any]) -> None:
         unit = self.units.setdefault(key, {"kind": kind, "key": key, "rows": 0, "cell_ids": [case["cell_id"]]})
         unit["rows"] += 1
+
+    def _filters(self, case: Mapping[str, Any]) -> list[int]:
+        """The numbers of the filters of a case's cell."""
+        return [one["filter_id"] for one in self.cells[case["cell_id"]].get("filters", ())]
+
+    @staticmethod
+    def filter_key(unit_key: str, filter_id: int) -> str:
+        """Key of the filter unit of a generate unit and a filter."""
+        return key_of(f"filter/{unit_key}/{filter_id}")
 
     @staticmethod
     def detect_key(unit_key: str, instrument_id: int) -> str:
@@ -201,8 +212,8 @@ class Run:
         journal.put_run(self.run_id, "provenance.json", b'{"host": "test"}')
         journal.put_run(self.run_id, "plan.json", json.dumps(self.plan()).encode())
 
-    def write_units(self, journal: Journal, kinds: Sequence[str] = ("invert", "generate", "detect")) -> None:
-        """Journal every unit: each case is a hit when its number is odd."""
+    def write_units(self, journal: Journal, kinds: Sequence[str] = ("invert", "generate", "filter", "detect")) -> None:
+        """Journal every unit: each case is a hit when its number is odd, and every filter lets it pass."""
         for unit in self.units.values():
             if unit["kind"] in kinds:
                 journal.write(unit["kind"], unit["key"], self.table(unit["kind"], self.rows(unit["key"])), {})
@@ -219,6 +230,13 @@ class Run:
             return [invert_row(case["item"]) for case in self.cases if case["invert_key"] == key]
         if kind == "generate":
             return [generate_row(case) for case in self.cases if case["unit_key"] == key]
+        if kind == "filter":
+            return [
+                filter_row(case["image_id"], number)
+                for case in self.cases
+                for number in self._filters(case)
+                if self.filter_key(case["unit_key"], number) == key
+            ]
         pairs = [(case, i["instrument_id"]) for case in self.cases for i in self.instruments]
         return [
             detect_row(case["image_id"], number, hit=case["case_no"] % 2 == 1)
@@ -267,6 +285,11 @@ def generate_row(case: Mapping[str, Any]) -> dict[str, Any]:
         "item": case["item"],
         "unet_calls": 25,
     }
+
+
+def filter_row(image_id: int, filter_id: int, *, blocked: bool = False) -> dict[str, Any]:
+    """A ruling."""
+    return {"image_id": image_id, "status": "ok", "blocked": blocked, "report": "{}", "filter_id": filter_id}
 
 
 def detect_row(image_id: int, instrument_id: int, *, hit: bool) -> dict[str, Any]:

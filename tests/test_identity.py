@@ -40,7 +40,10 @@ SPEC = parse_spec(
             {
                 "name": "first",
                 "eraser": {"method": "uce", "preset": "testbed"},
-                "guards": [{"name": "negative-prompt", "parameters": {"text": "blurred"}}],
+                "guards": [
+                    {"name": "negative-prompt", "parameters": {"text": "blurred"}},
+                    {"name": "prompt-filter", "parameters": {"words": ["smudge"]}},
+                ],
             }
         ],
         "scenarios": [
@@ -254,6 +257,7 @@ def test_units_carry_what_their_pictures_and_scores_depend_on() -> None:
         "generate": {
             "kind", "source", "backbone", "model", "guards", "sampler", "solver", "perturbation", "code", "images",
         },
+        "filter": {"kind", "generate", "filter", "code"},
         "detect": {"kind", "generate", "instrument", "code"},
         "quality": {"kind", "generate", "baselines", "instrument", "pairs", "code"},
     }  # fmt: skip

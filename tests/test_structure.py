@@ -35,13 +35,14 @@ UNUSED = {
     "erase": WITHOUT_GUARDS,
     "attack": WITHOUT_GUARDS,
     "invert": WITHOUT_GUARDS,
+    "filter": set(),
     "generate": {f"instruments.detectors.{name}" for name in (
         "answers", "base", "classifier", "clip_zero_shot", "grounding_dino", "known_face", "method", "nudenet")},
     "detect": set(),
     "quality": set(),
 }  # fmt: skip
 FAMILIES: dict[str, Registry[Any]] = {
-    "erase": ERASERS, "attack": ATTACKS, "generate": GUARDS, "detect": DETECTORS, "quality": QUALITY,
+    "erase": ERASERS, "attack": ATTACKS, "generate": GUARDS, "filter": GUARDS, "detect": DETECTORS, "quality": QUALITY,
 }  # fmt: skip
 
 
@@ -68,9 +69,12 @@ def imported(path: Path) -> frozenset[str]:
 def methods_of(kind: str) -> set[str]:
     """The modules that the entry points of a stage's methods name, which no import statement does."""
     family = FAMILIES.get(kind)
-    found = [item.method for item in family.installed() if item.method is not None] if family else []
+    installed = [item for item in family.installed() if item.method is not None] if family else []
+    if family is GUARDS:  # filters are guards that have a stage of their own
+        installed = [item for item in installed if (item.method.reads is None) == (kind == "generate")]
+    found = [item.method for item in installed]
     runs = {method.run if isinstance(method.run, str) else method.run.__module__ for method in found}
-    named = {item.entry.value for item in family.installed()} if family else set()
+    named = {item.entry.value for item in installed}
     return {name.partition(":")[0].removeprefix("audit.") for name in runs | named}
 
 

@@ -56,7 +56,7 @@ order by d.concept, d.defence, d.scenario, d.run_id, d.cell_id, d.detector
 """
 _SIDES = """
 select run_id, side, concept, defence, detector, status, limit_value, low, high, reason, fields
-from mart_decisions where newest and side <> 'crr' and list_contains(?, run_id)
+from mart_decisions where newest and side in ('retention', 'damage') and list_contains(?, run_id)
 order by side, concept, defence, run_id, detector
 """
 _CONTROLS = """

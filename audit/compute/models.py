@@ -115,7 +115,7 @@ class Models:
             guarded_unet=lambda: self._unet(erase_key, dtype),
             encode=lambda texts: self.states(texts, erase_key),
             encode_standard=self.standard.states,
-            model=self._guard_model,
+            model=self.guard_model,
         )
         return [build(vars(guard), parts) for guard in resolved]
 
@@ -123,7 +123,7 @@ class Models:
         model = self._model(erase_key, dtype)
         return model.unet if isinstance(model, ErasedModel) else model
 
-    def _guard_model(self, sha256: str) -> ModelRef:
+    def guard_model(self, sha256: str) -> ModelRef:
         """Return the model with this digest that a guard asks. Raises `CheckpointError` when its files have changed
         since the plan.
         """

@@ -21,6 +21,7 @@ from audit.compute.stages.attack import run_attack
 from audit.compute.stages.batching import Made
 from audit.compute.stages.detect import run_detect
 from audit.compute.stages.erase import run_erase
+from audit.compute.stages.filter import Filtering, run_filter
 from audit.compute.stages.generate import run_generate
 from audit.compute.stages.invert import run_invert
 from audit.compute.stages.overlap import threads_beside
@@ -31,6 +32,8 @@ from audit.corpus.ingest import read_picture
 from audit.corpus.manifest import read_stored_manifest
 from audit.diffusion.devices import DEFAULT_BATCH, pick_device, require_device
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem
+from audit.filters.building import build as build_filter
+from audit.filters.protocol import Filter, Parts
 from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
@@ -40,11 +43,13 @@ from audit.plan.identities import (
     CheckpointIdentity,
     DetectIdentity,
     EraseIdentity,
+    FilterIdentity,
     GenerateIdentity,
     InvertIdentity,
     QualityIdentity,
     Unit,
     as_json,
+    filter_id_of,
 )
 from audit.plan.preflight.methods import require_planned
 from audit.progress import Listener, Session
@@ -96,6 +101,7 @@ class Worker:
         self.models = Models(ref, journal, self.device, plan)
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
+        self._filters: dict[int, Filter] = {}
         self._taken: set[str] = set()  # attack units that were brought forward with another one
 
     @functools.cached_property
@@ -159,6 +165,13 @@ class Worker:
         made = run_generate(unit.identity, chosen, self.models, self.journal, read_item, self.batch_size, reuse=False)
         return made[0]
 
+    def filter_again(self, unit: Unit, pictures: Journal) -> pa.Table:
+        """Return the rows of a filter unit for its pictures in another journal; nothing is journalled."""
+        if not isinstance(unit.identity, FilterIdentity):
+            raise ValueError(f"units of kind {unit.kind!r} filter nothing")
+        ruling = self._filtering(unit.identity)
+        return run_filter(ruling, pictures, self.models.pipeline.vocabulary, self.batch_size, 0)[0]
+
     def judge_again(self, unit: Unit, pictures: Journal) -> pa.Table:
         """Return the rows of a detect unit for its pictures in another journal; nothing is journalled."""
         if not isinstance(unit.identity, DetectIdentity):
@@ -191,6 +204,10 @@ class Worker:
             case GenerateIdentity() as described:
                 cases, read_item = self._inputs(unit.key)
                 return functools.partial(run_generate, described, cases, models, journal, read_item, size)
+            case FilterIdentity() as described:
+                ruling = self._filtering(described)
+                threads = threads_beside(self.device)
+                return functools.partial(run_filter, ruling, journal, models.pipeline.vocabulary, size, threads)
             case DetectIdentity() as described:
                 detector = self._detector(described.instrument.instrument_id)
                 return functools.partial(
@@ -220,6 +237,13 @@ class Worker:
     def _read(self, uris: Mapping[str, str], item: str) -> Pixels:
         limits = self.plan.spec.corpus_limits
         return read_picture(uris[item], limits, None if item.startswith("unreadable-") else item)
+
+    def _filtering(self, described: FilterIdentity) -> Filtering:
+        number = filter_id_of(described.filter)
+        if number not in self._filters:
+            parts = Parts(str(self.device), self.models.guard_model)
+            self._filters[number] = build_filter(vars(described.filter), parts)
+        return Filtering(described, self._filters[number], number, self.plan.cases_of(described.generate))
 
     def _detector(self, instrument_id: int) -> Detector:
         if instrument_id not in self._detectors:

@@ -58,7 +58,7 @@ def verdict_on_record(context: Context, run: Row) -> Verdict:
         return Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this run yet.",), (), ())
     place = [run["run_key"], run["decision_no"]]
     of_decision = "where run_key = ? and decision_no = ?"
-    sides: dict[str, list[Row]] = {"crr": [], "retention": [], "damage": []}
+    sides: dict[str, list[Row]] = {"crr": [], "retention": [], "damage": [], "blocking": []}
     for row in context.rows(
         f"select side, fields from decisions {of_decision} order by side, cell_id, detector", place
     ):
@@ -77,6 +77,7 @@ def verdict_on_record(context: Context, run: Row) -> Verdict:
             "decisions": sides["crr"],
             "retention": sides["retention"],
             "damage": sides["damage"],
+            "blocking": sides["blocking"],
             "checks": context.rows(checks, place),
             "controls": context.rows(controls, place),
             "waivers": run["waivers"],

@@ -83,7 +83,7 @@ class Pictures:
                 latents = torch.randn((batch, *self.shape), generator=generator).to(self.pipeline.device)
                 scheduler, pair = make_scheduler(self.pipeline, self.options), torch.cat([self.null, states])
                 for timestep in scheduler.timesteps:
-                    latents = guided_step(self.predict, scheduler, latents, int(timestep), pair, self.options.guidance)
+                    latents = guided_step(self.predict, scheduler, latents, timestep, pair, self.options.guidance)
                 parts.append(latents.cpu())
                 session.listener.update(stage, which * each + start + batch)
             made.append(torch.cat(parts))

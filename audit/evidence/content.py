@@ -43,7 +43,8 @@ SKEW = dt.timedelta(minutes=5)  # by which clocks of two machines may differ
 _DAY = dt.timedelta(days=1)  # at most between a decision, by which labels' age is told, and its record
 MOST_SHOWN = 20
 _COUNTS = """
-select l.cell_id, i.detector, l.planned, count(o.case_no), count(*) filter (where o.outcome in ('hit', 'clear', 'unassessed')),
+select l.cell_id, i.detector, l.planned, count(o.case_no),
+    count(*) filter (where o.outcome in ('hit', 'clear', 'blocked', 'unassessed')),
     (select count(*) from cases as c where c.cell_id = l.cell_id)
 from cells as l
 cross join instruments as i
@@ -159,6 +160,7 @@ def check_decisions(content: Content) -> Iterator[Line]:
     yield from (wrong(6, what, name) for name, what in problems[:MOST_SHOWN])
     if not problems:
         decided = len(result.verdict.decisions) + len(result.verdict.retention) + len(result.verdict.damage)
+        decided += len(result.verdict.blocking)
         yield ok(6, f"{result.verdict.status.value} and its {decided} decisions follow from the rows and the policy")
     yield unchecked(
         6, "the rows themselves: pixels and feature vectors are not in a bundle (replay regenerates pictures)"

@@ -33,7 +33,7 @@ from audit.storage.threads import in_threads
 # For each picture: in how many runs it was judged, whether it was clear in all of them, and in any.
 _CLEARS = """
 with seen as (
-    select w.unit_key, w.run_key, o.image_id, bool_and(o.outcome = 'clear') as clear
+    select w.unit_key, w.run_key, o.image_id, bool_and(o.unfiltered = 'clear') as clear
     from wanted as w
     inner join planned_units as p on w.run_key = p.run_key and w.unit_key = p.unit_key and p.kind = 'generate'
     inner join outcomes as o on p.run_key = o.run_key and p.unit_id = o.unit_id

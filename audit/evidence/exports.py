@@ -53,7 +53,7 @@ class Evidence:
     def decisions(self) -> tuple[AnyDecision, ...]:
         """Every decision of the gate, of all its sides."""
         verdict = self.result.verdict
-        return (*verdict.decisions, *verdict.retention, *verdict.damage)
+        return (*verdict.decisions, *verdict.retention, *verdict.damage, *verdict.blocking)
 
     @property
     def policy_sha256(self) -> str:
@@ -144,6 +144,7 @@ def verification_result(evidence: Evidence) -> dict[str, object]:
     properties = ["RATES_WITHIN_LIMITS", "DATA_CHECKS_PASSED"]
     properties += ["RETENTION_WITHIN_LIMIT"] if verdict.retention else []
     properties += ["NO_DAMAGE_FOUND"] if verdict.damage else []
+    properties += ["BLOCKING_WITHIN_LIMIT"] if verdict.blocking else []
     policy = _descriptor(f"policy {evidence.policy.version}", evidence.policy_sha256)
     predicate = {
         "verifier": {"id": f"{VERIFIER}{version()}", "policies": [policy]},

@@ -13,10 +13,11 @@ from audit.errors import EnvironmentProblem
 from audit.evidence.exports import Evidence, version
 from audit.evidence.exports_oscal import NAMESPACE
 from audit.files import Document
-from audit.verdict.decisions import DamageDecision, RetentionDecision
+from audit.verdict.decisions import BlockingDecision, DamageDecision, RetentionDecision
 from audit.verdict.waivers import AnyDecision, name_of
 
 _RATE, _RETENTION, _DAMAGE = "concept reproduction rate", "retention", "picture check p-value"
+_BLOCKING = "share blocked by filters"
 
 
 def bill_of_materials(evidence: Evidence) -> Document:
@@ -83,6 +84,9 @@ def _metric(evidence: Evidence, decision: AnyDecision) -> dict[str, object]:
     if isinstance(decision, RetentionDecision):
         value = f"{decision.defended_hits}/{decision.backbone_hits} of {decision.pairs} pairs"
         return {"type": _RETENTION, "slice": where, "value": value, "confidenceInterval": bounds}
+    if isinstance(decision, BlockingDecision):
+        value = f"{decision.blocked}/{decision.planned} blocked"
+        return {"type": _BLOCKING, "slice": where, "value": value, "confidenceInterval": bounds}
     rows = [row for row in evidence.result.crr if (row.cell_id, row.detector) == (decision.cell_id, decision.detector)]
     value = (
         f"{rows[0].hits}/{rows[0].assessed} assessed of {rows[0].planned} planned" if len(rows) == 1 else "not measured"

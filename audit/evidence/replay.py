@@ -27,7 +27,7 @@ from audit.index.published import open_published
 from audit.index.records import Row, records
 from audit.index.store import Store, explained
 from audit.plan.document import Plan
-from audit.plan.identities import DetectIdentity, Unit
+from audit.plan.identities import DetectIdentity, FilterIdentity, Unit
 from audit.records import Role, Status
 from audit.storage.journal import Journal
 
@@ -53,6 +53,9 @@ class Drawing(Protocol):
 
     def judge_again(self, unit: Unit, pictures: Journal) -> pa.Table:
         """Return the rows of a detect unit for its pictures in another journal."""
+
+    def filter_again(self, unit: Unit, pictures: Journal) -> pa.Table:
+        """Return the rows of a filter unit for its pictures in another journal."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,6 +194,17 @@ class _Scratch:
                 identity = detect.identity
                 if isinstance(identity, DetectIdentity) and identity.generate == key and self._judging(identity):
                     self._write("detect", detect.key, self._drawing.judge_again(detect, self._journal))
+            for unit_of_filter in self._plan.units_of("filter"):
+                ruling = unit_of_filter.identity
+                if isinstance(ruling, FilterIdentity) and ruling.generate == key:
+                    # A filter of prompts reads no picture, so that it says what it said.
+                    of_pictures = key in unit_of_filter.depends
+                    again = (
+                        self._drawing.filter_again(unit_of_filter, self._journal)
+                        if of_pictures
+                        else self._run.read("filter", unit_of_filter.key)
+                    )
+                    self._write("filter", unit_of_filter.key, again)
             for invert in {dependency for dependency in unit.depends if self._is_inversion(dependency)}:
                 self._write("invert", invert, self._run.read("invert", invert))
         except AuditError as error:

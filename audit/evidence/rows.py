@@ -18,11 +18,11 @@ from audit.index.sql_files import relations
 from audit.index.writing import insert, transaction
 
 BY_RUN = (
-    "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances", "picture_checks", "strange_pictures",
+    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes", "quality_instruments",
+    "comparisons", "set_distances", "picture_checks", "strange_pictures",
 )  # fmt: skip
 BY_UNIT = (
-    "erasures", "attacks", "inversions", "images", "measurements", "scores", "qualities", "loaded_units",
+    "erasures", "attacks", "inversions", "images", "rulings", "measurements", "scores", "qualities", "loaded_units",
 )  # fmt: skip
 TABLES = (*BY_RUN, *BY_UNIT)
 # Computed again; about the index itself; and what the records in `decisions.json` say. Every other relation is exported.
@@ -37,7 +37,8 @@ LEFT_OUT = (
     "control_findings",
 )
 _OUTCOME = (
-    "cell_id, case_no, image_id, unit_id, instrument_id, detector, threshold, outcome, reason, score, labels_complete"
+    "cell_id, case_no, image_id, unit_id, instrument_id, detector, threshold, outcome, ruling, unfiltered, reason, score,"
+    " labels_complete"
 )
 
 

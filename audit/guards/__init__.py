@@ -1,14 +1,20 @@
-"""Inference-time guards, which act while a picture is sampled, in the order in which the spec lists them. Imports no torch."""
+"""Inference-time guards, in the order in which the spec lists them: they act while a picture is sampled. Imports no torch.
+
+Filters are guards that change no picture: they read the prompt or the finished picture, and block it or hand it out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from pydantic import ValidationError
 
 from audit.errors import SpecError
 from audit.guards.parameters import GuardMethod, Parameters
 from audit.methods.parameters import Values, parse_parameters
-from audit.methods.registry import Registry
-from audit.spec.sections import Concept, Guard
+from audit.methods.registry import MethodError, Registry
+from audit.spec.sections import Concept, Defence, Guard
 
 GUARDS = Registry("guards", "guard", GuardMethod, Parameters)
 
@@ -16,6 +22,44 @@ GUARDS = Registry("guards", "guard", GuardMethod, Parameters)
 def parse(guard: Guard) -> Parameters:
     """Return the checked parameters of a guard. Raises `SpecError` for an unknown guard or the first bad parameter."""
     return parse_parameters(_method(guard.name).parameters, guard.parameters, f"guard {guard.name}", "defences")
+
+
+def reads(name: str) -> Literal["prompt", "picture"] | None:
+    """Return what the filter `name` decides by; None for a guard that acts on the sampling. Raises as `parse`."""
+    return _method(name).reads
+
+
+def sampling(listed: Sequence[Guard]) -> tuple[Guard, ...]:
+    """Return the guards that act on the sampling; pictures follow from these alone. Raises as `parse`."""
+    return tuple(guard for guard in listed if reads(guard.name) is None)
+
+
+def filters(listed: Sequence[Guard]) -> tuple[Guard, ...]:
+    """Return the filters among guards. Raises as `parse`."""
+    return tuple(guard for guard in listed if reads(guard.name) is not None)
+
+
+def names_without_parameters() -> tuple[str, ...]:
+    """Return the guards that a spec may list by their name alone; `clip-filter`, for one, has to be told its model."""
+    return tuple(name for name in GUARDS.names() if _stands_alone(name))
+
+
+def _stands_alone(name: str) -> bool:
+    try:
+        _method(name).parameters()
+    except MethodError:  # told when it is chosen
+        return True
+    except ValidationError:
+        return False
+    return True
+
+
+def has_filters(defence: Defence) -> bool:
+    """Return whether a defence has a filter; a guard that cannot be used, which others report, is none."""
+    try:
+        return bool(filters(defence.guards))
+    except SpecError:
+        return False
 
 
 def resolve(guard: Guard, concept: Concept, energies: Mapping[str, str] | None = None) -> Values:

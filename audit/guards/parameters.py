@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -71,9 +71,12 @@ class GuardMethod(Method):
     """A guard. `run(values, parts)` returns a new `audit.diffusion.guard.Guard` for one batch.
 
     `values` are what `parameters.resolved` gave for a concept; `parts` are `audit.guards.building.Parts`. `families` are those
-    of `audit.weights.families` on whose networks the guard can act.
+    of `audit.weights.families` on whose networks the guard can act. A filter touches no step and only decides which pictures
+    are handed out, by what it `reads`, on every family: it is an `audit.filters.protocol.Filter`, made from
+    `audit.filters.protocol.Parts`.
     """
 
     parameters: type[Parameters]
     _: dataclasses.KW_ONLY
     families: tuple[str, ...] = ("sd1", "sd2")
+    reads: Literal["prompt", "picture"] | None = None  # of a filter

@@ -14,7 +14,8 @@ from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, RecordChanged
 
 _TABLES = ("verdicts", "decisions", "check_results", "control_findings")
-_LIMITS = {"crr": "limit", "retention": "minimum", "damage": "level"}
+_LIMITS = {"crr": "limit", "retention": "minimum", "damage": "level", "blocking": "limit"}
+_LISTS = {"crr": "decisions", "retention": "retention", "damage": "damage", "blocking": "blocking"}
 
 
 def load_decisions(
@@ -88,8 +89,8 @@ def _rows(table: str, record: Record) -> Iterator[Document]:
             **_regression(fields.get("regression") or {}),
         }
     elif table == "decisions":
-        for side, rows in (("crr", "decisions"), ("retention", "retention"), ("damage", "damage")):
-            for row in verdict[rows]:
+        for side, rows in _LISTS.items():
+            for row in verdict.get(rows, ()) if side == "blocking" else verdict[rows]:  # absent without filters
                 yield {
                     "cell_id": None,
                     "scenario": None,

@@ -37,7 +37,7 @@ def derive(
     found += _expectations(index, result, manifest, planned) if frames is None else frames
     verdict = decide(
         policy, result.crr, found, result.retention, result.picture_checks, result.unassessed,
-        calibrations=basis.calibrations, attempt=basis.attempt, decided_at=basis.decided_at,
+        filtered=result.blocking, calibrations=basis.calibrations, attempt=basis.attempt, decided_at=basis.decided_at,
     )  # fmt: skip
     spec = {**result.spec, "gate": policy.model_dump(mode="json")}
     return dataclasses.replace(recounted(result, policy, verdict), spec=spec, verdict=verdict)

@@ -39,6 +39,7 @@ _TABLES = {
     "attack": ("attacks",),
     "invert": ("inversions",),
     "generate": ("images",),
+    "filter": ("rulings",),
     "detect": ("measurements", "scores"),
     "quality": ("qualities",),
 }
@@ -55,6 +56,7 @@ _INSERTS: Mapping[str, Sequence[str]] = {
         "insert into inversions by name select *, (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
     ),
     "generate": ("insert into images by name select * from incoming",),
+    "filter": ("insert into rulings by name select * from incoming",),
     "detect": (
         "insert into measurements by name"
         " select unit_id, image_id, instrument_id, status, error, scores is not null as has_scores from incoming",

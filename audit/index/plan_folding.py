@@ -18,9 +18,9 @@ from audit.storage.journal import Journal
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
-    "runs", "instruments", "rules", "cells", "cases", "planned_units", "outcomes", "quality_instruments", "comparisons",
-    "set_distances", "picture_checks", "strange_pictures", "crr", "retention", "verdicts", "decisions", "check_results",
-    "control_findings",
+    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes",
+    "quality_instruments", "comparisons", "set_distances", "picture_checks", "strange_pictures", "crr", "retention",
+    "verdicts", "decisions", "check_results", "control_findings",
 )  # fmt: skip
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.
@@ -84,6 +84,11 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         "rules": plan["rules"],
         # Plans of before perturbations have neither field, those of before scenarios had other names no kind.
         "cells": [{"perturbation": None, "strength": None, "kind": cell["scenario"], **cell} for cell in plan["cells"]],
+        "cell_filters": [
+            {"cell_id": cell["cell_id"], "filter_id": one["filter_id"], "filter": one["name"]}
+            for cell in plan["cells"]
+            for one in cell.get("filters", ())  # absent from plans of before filters
+        ],
         "quality_instruments": plan.get("quality_instruments", ()),  # absent from plans of before there were any
         "comparisons": [{"regions": False, **comparison} for comparison in plan.get("comparisons", ())],
     }.items():

@@ -22,9 +22,11 @@ from audit.index.store import explained
 from audit.spec.policy import Policy
 from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import (
+    BlockingRow,
     CountingRow,
     CrrRow,
     Disagreement,
+    FilterRow,
     GuardRow,
     JudgePairRow,
     LatentRow,
@@ -45,27 +47,49 @@ _UNDECIDED = Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this
 # As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
 _OUTCOMES_UNDER_POLICY = """
 create table outcomes as
-with judged as (
+with seen as (
     select o.*, t.threshold as new_threshold,
         case
-            when o.outcome = 'unassessed' or t.threshold is null then o.outcome
+            when o.unfiltered = 'unassessed' or t.threshold is null then o.unfiltered
             when coalesce(o.score >= t.threshold, false) then 'hit'
             when not o.labels_complete and (i.score_floor <= 0 or t.threshold < i.score_floor) then 'unassessed'
             else 'clear'
-        end as new_outcome
+        end as new_unfiltered
     from published.outcomes as o
     inner join published.instruments as i using (run_key, detector)
     left join overrides as t using (detector)
     where o.run_key in (select run_key from runs)
+),
+
+judged as (
+    select *,
+        case
+            when outcome = 'blocked' then 'blocked'
+            when ruling = 'undecided' then 'unassessed'
+            else new_unfiltered
+        end as new_outcome
+    from seen
 )
-select * exclude (new_threshold, new_outcome) replace (
+select * exclude (new_threshold, new_outcome, new_unfiltered) replace (
     coalesce(new_threshold, threshold) as threshold,
     case when new_outcome = 'unassessed' then coalesce(reason, 'not-measured') end as reason,
+    new_unfiltered as unfiltered,
     new_outcome as outcome
 )
 from judged
 """
-Record = TypeVar("Record", CrrRow, UnassessedRow, RoundTripRow, LatentRow, CountingRow, QualityRow, RetentionRow)
+Record = TypeVar(
+    "Record",
+    CrrRow,
+    UnassessedRow,
+    RoundTripRow,
+    LatentRow,
+    CountingRow,
+    QualityRow,
+    RetentionRow,
+    BlockingRow,
+    FilterRow,
+)
 
 
 def read_result(path: str | Path, run_id: str, policy: Policy | None = None, samples_per_cell: int = 24) -> RunResult:
@@ -169,6 +193,8 @@ def _read(
             )
         ),
         disagreements=_disagreements(con, run_id),
+        blocking=_typed(BlockingRow, records(con, mart.format("mart_blocking"), [run_id])),
+        filters=_typed(FilterRow, records(con, mart.format("mart_filters") + ", filter", [run_id])),
     )
 
 

@@ -91,6 +91,7 @@ readings as (
     select p.new, o.cell_id, o.case_no, j.judge,
         case
             when o.outcome = 'unassessed' then 'unassessed'
+            when o.outcome = 'blocked' then 'clear'
             when j.threshold is null then o.outcome
             when coalesce(o.score >= j.threshold, false) then 'hit'
             when not o.labels_complete and (i.score_floor <= 0 or j.threshold < i.score_floor) then 'unassessed'

@@ -10,12 +10,13 @@ from audit.identity import key, source_digests
 
 _ROOT = Path(__file__).resolve().parents[2] / "sql"
 # Temporary relations of one run, in the order in which they build on each other.
-STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_outcomes")
+STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_rulings", "stg_outcomes")
 # Packages and modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
 FOLDING = (
     "files", "identity", "index.decision_folding", "index.folded_files", "index.folding", "index.integrity",
     "index.picture_folding", "index.plan_folding", "index.quality_folding", "index.sql_files", "index.writing",
-    "instruments.set_distances", "plan.document", "plan.identities", "plan.stored_tables", "plan.tables", "statistics.binomial",
+    "instruments.set_distances", "plan.document", "plan.identities", "plan.planned_cell",
+    "plan.stored_tables", "plan.tables", "statistics.binomial",
     "storage.run_records", "storage.threads", "storage.unit_files", "verdict.damage",
 )  # fmt: skip
 

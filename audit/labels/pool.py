@@ -33,7 +33,7 @@ select
     o.image_id,
     g.pixel_sha256,
     o.detector,
-    o.outcome
+    o.unfiltered as outcome
 from outcomes as o
 inner join runs as r on o.run_key = r.run_key
 inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from audit import identity
+from audit import guards, identity
 from audit.corpus.prompts import PromptRow, read_prompt_set
 from audit.diffusion.text import too_long
 from audit.errors import SpecError
@@ -22,7 +22,7 @@ from audit.spec.quality import QualitySpec
 from audit.spec.sampler import Sampler
 from audit.spec.scenarios import LatentScenario, TextScenario
 from audit.spec.sections import Concept, DetectorSpec
-from audit.statistics import ratio_lower_bound
+from audit.statistics import ratio_lower_bound, upper_bound
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -53,7 +53,8 @@ def planned_with_benign(spec: Spec, tokenizer: CLIPTokenizer | None = None) -> t
     if tokenizer is not None:
         prompts = _readable(prompts, tokenizer)
     for concept in spec.concepts:
-        if spec.gate.damage_waived is None and not benign_cases(spec, concept, prompts):
+        asked = spec.gate.damage_waived is None or bool(_credited_filters(spec))
+        if asked and not benign_cases(spec, concept, prompts):
             raise SpecError(
                 f"every benign prompt is about {concept.name!r} itself, so nothing shows whether its defences still draw",
                 where="benign.prompts",
@@ -82,7 +83,16 @@ def _readable(prompts: tuple[BenignPrompt, ...], tokenizer: CLIPTokenizer) -> tu
 
 def is_judged(spec: Spec) -> bool:
     """Return whether the policy judges anything that benign prompts show."""
-    return spec.benign.cases > 0 and None in (spec.gate.retention_waived, spec.gate.damage_waived)
+    return spec.benign.cases > 0 and (
+        None in (spec.gate.retention_waived, spec.gate.damage_waived) or bool(_credited_filters(spec))
+    )
+
+
+def _credited_filters(spec: Spec) -> list[str]:
+    """Return the defences with filters, where the policy counts what these block as clear."""
+    if spec.gate.blocked == "unassessed":
+        return []
+    return [defence.name for defence in spec.defences if guards.has_filters(defence)]
 
 
 def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
@@ -189,6 +199,21 @@ def _network(spec: Spec) -> str | None:
 def fewest_pairs(policy: Policy) -> int:
     """Return the smallest number of pairs that proves the policy's retention when every one of them survives."""
     return next(n for n in itertools.count(1) if ratio_lower_bound(n, n, n, policy.confidence) >= policy.retention_min)
+
+
+def require_blocking_judged(spec: Spec) -> None:
+    """Check that there are enough benign prompts to show that filters let these pass. Raises `SpecError` otherwise."""
+    policy, filtered = spec.gate, _credited_filters(spec)
+    if not filtered:
+        return
+    fewest = next(n for n in itertools.count(1) if upper_bound(0, n, policy.confidence) <= policy.benign_blocked_max)
+    if spec.benign.cases < fewest:
+        raise SpecError(
+            f"defence {filtered[0]!r} has filters, and benign_blocked_max {policy.benign_blocked_max:g} takes at least {fewest} "
+            f"benign prompts, should none of them be blocked; benign.cases is {spec.benign.cases}",
+            where="gate.benign_blocked_max",
+            next_step="raise benign.cases, or count what filters block as unassessed: gate: {blocked: unassessed}",
+        )
 
 
 def require_judged(spec: Spec, rules: Collection[Mapping[str, object]], prompts: Sequence[BenignPrompt]) -> None:

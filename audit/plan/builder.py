@@ -11,18 +11,19 @@ from pydantic import JsonValue
 from audit import erasers, guards, identity
 from audit.attacks import registry
 from audit.plan.document import PlannedCell, chunks
+from audit.plan.filter_units import Filters, numbered
 from audit.plan.identities import (
     AttackIdentity,
     CheckpointIdentity,
     DetectIdentity,
     EraseIdentity,
     GenerateIdentity,
-    InvertIdentity,
     PictureSampler,
     Source,
     as_json,
-    picture_ids,
 )
+from audit.plan.inversions import Inversion
+from audit.plan.picture_ids import picture_ids
 from audit.plan.planned_cases import PlannedCases
 from audit.plan.planned_units import PlannedUnits
 from audit.plan.preflight.unusable import Unusable, reason
@@ -30,38 +31,8 @@ from audit.plan.resolved import Resolved
 from audit.plan.stored_tables import StoredTable
 from audit.records import Attempt, Cell, Instrument, ResolvedGuard
 from audit.spec.content import is_sexual
-from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import Sampler
-from audit.spec.scenarios import LatentScenario
 from audit.spec.sections import Concept
-
-
-@dataclasses.dataclass(frozen=True)
-class Inversion:
-    """The settings of a cell's inversion: the model of an erase unit (None is the backbone), a prompt ("" is the null
-    prompt), and the disturbance that is applied to each reference image first, if any.
-    """
-
-    scenario: LatentScenario
-    model: str | None
-    prompt: str = ""
-    perturbation: Perturbation | None = None
-
-    def identity(self, backbone: str) -> InvertIdentity:
-        """Return the common part of its invert units' identities, without any items."""
-        scenario = self.scenario
-        iterated = scenario.method == "fixed-point"
-        return InvertIdentity(
-            backbone=backbone,
-            model=self.model,
-            method=scenario.method,
-            steps=scenario.sampler.steps,
-            passes=scenario.fixed_point_passes if iterated else None,
-            tolerance=scenario.fixed_point_tolerance if iterated else None,
-            prompt=self.prompt,
-            perturbation=self.perturbation,
-            code=identity.code_digest("invert"),
-        )
 
 
 class Builder:
@@ -73,6 +44,7 @@ class Builder:
         self.cells: list[PlannedCell] = []
         self.cases, self.units = PlannedCases(), PlannedUnits()
         self.image_units: dict[int, str] = {}  # picture -> the generate unit that makes it
+        self._filters = Filters(resolved, self.units)
         self._models: dict[tuple[str, str], str | None] = {}  # by defence and concept, as guards
         self._guards: dict[tuple[str, str], tuple[ResolvedGuard, ...]] = {}
         self._drawn: dict[str, Sequence[Attempt]] = {}  # by concept
@@ -145,7 +117,7 @@ class Builder:
     def _resolved_guards(self, defence: str, concept: Concept) -> tuple[ResolvedGuard, ...]:
         if (defence, concept.name) not in self._guards:
             energies = self.resolved.energy_digests()
-            listed = self.spec.defence(defence).guards
+            listed = guards.sampling(self.spec.defence(defence).guards)
             resolved = [ResolvedGuard(**guards.resolve(guard, concept, energies)) for guard in listed]
             self._guards[defence, concept.name] = tuple(resolved)
         return self._guards[defence, concept.name]
@@ -158,9 +130,10 @@ class Builder:
         if self.unusable.prompts:
             attempts = [self._with_problem(attempt, inversion) for attempt in attempts]
         gate = inversion.scenario.quality_gate if inversion else None
+        filters = self._filters.of(cell)
         self.cells.append(
             PlannedCell(
-                dataclasses.replace(cell, cell_id=index, planned=len(attempts)),
+                dataclasses.replace(cell, cell_id=index, planned=len(attempts), filters=numbered(filters)),
                 sensitive=self.spec.is_sensitive(cell.subject)
                 or self.spec.is_sensitive(cell.concept)
                 or any(map(_is_sexual, {attempt.prompt or "" for attempt in attempts})),
@@ -179,7 +152,9 @@ class Builder:
             self._generate_units(own, ids, depends, index)
             for number, image in zip(same, ids, strict=True):
                 images[number], guidance[number] = image, own.sampler.guidance if own.sampler else None
-        self.cases.add(attempts, images, [self.image_units[image] for image in images], inverts, guidance)
+        units = [self.image_units[image] for image in images]
+        self._filters.plan(filters, dict.fromkeys(units), attacks, index)
+        self.cases.add(attempts, images, units, inverts, guidance)
 
     def _with_problem(self, attempt: Attempt, inversion: Inversion | None) -> Attempt:
         """Return the attempt, which cannot be made when the prompt that it samples or inverts under cannot be read whole."""

@@ -13,9 +13,17 @@ import pyarrow.compute as pc
 from audit.errors import JournalError
 from audit.files import Document, ForeignError, parse_json
 from audit.plan.identities import Unit, from_json
+from audit.plan.planned_cell import PlannedCell, field, read_cell
 from audit.plan.stored_tables import DAMAGE, StoredTable, damaged
 from audit.plan.tables import CASES_SCHEMA, FIRST_CASE_COLUMNS, KINDS, UNIT_COLUMNS, UNITS_SCHEMA, read_units
-from audit.records import Baseline, Case, Cell, Comparison, Control, Instrument, QualityInstrument, Role, Scenario
+from audit.records import (
+    Baseline,
+    Case,
+    Comparison,
+    Instrument,
+    QualityInstrument,
+    Role,
+)
 from audit.spec.document import Spec, parse_spec
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
@@ -26,25 +34,6 @@ __all__ += ["read_outline", "read_plan"]
 T = TypeVar("T")
 
 _OTHER_VERSION = "use the version of erasure-audit that planned this run, or start it again: erasure-audit run SPEC"
-
-
-@dataclasses.dataclass(frozen=True)
-class PlannedCell:
-    """A cell with the settings by which SQL judges it."""
-
-    cell: Cell
-    sensitive: bool
-    gate_residual_max: float | None
-    gate_psnr_min_db: float | None
-
-    def as_row(self) -> dict[str, object]:
-        """Return the cell as one flat JSON object."""
-        return {
-            **dataclasses.asdict(self.cell),
-            "sensitive": self.sensitive,
-            "gate_residual_max": self.gate_residual_max,
-            "gate_psnr_min_db": self.gate_psnr_min_db,
-        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,18 +145,18 @@ def read_plan(journal: Journal, run_id: str) -> Plan:
     try:
         quality, comparisons = _quality(document)
         return Plan(
-            run_id=_field(document, "run_id", str),
-            name=_field(document, "name", str),
-            created_at=_field(document, "created_at", str),
+            run_id=field(document, "run_id", str),
+            name=field(document, "name", str),
+            created_at=field(document, "created_at", str),
             spec=parse_spec(document["spec"], f"plan of run {run_id}", _OTHER_VERSION),
-            backbone=_field(document, "backbone", dict),
+            backbone=field(document, "backbone", dict),
             cells=outline.cells,
             cases=cases,
             units=units,
             instruments=outline.instruments,
             rules=tuple(dict(rule) for rule in document["rules"]),
-            corpus=_field(document, "corpus", dict),
-            prompt_sets=_field({"prompt_sets": {}, **document}, "prompt_sets", dict),
+            corpus=field(document, "corpus", dict),
+            prompt_sets=field({"prompt_sets": {}, **document}, "prompt_sets", dict),
             quality=quality,
             comparisons=comparisons,
         )
@@ -230,9 +219,9 @@ def _stored_document(journal: Journal, run_id: str) -> Document:
 def _outline(document: Document, run_id: str) -> Outline:
     try:
         return Outline(
-            run_id=_field(document, "run_id", str),
-            created_at=_field(document, "created_at", str),
-            cells=tuple(_cell(row) for row in document["cells"]),
+            run_id=field(document, "run_id", str),
+            created_at=field(document, "created_at", str),
+            cells=tuple(read_cell(row) for row in document["cells"]),
             instruments=_instruments(document),
             policy=document["policy"],
             corpus_sha256=document.get("corpus", {}).get("sha256", ""),
@@ -266,31 +255,6 @@ def _quality(document: Document) -> tuple[tuple[QualityInstrument, ...], tuple[C
         for row in document.get("comparisons", ())
     ]
     return tuple(instruments), tuple(comparisons)
-
-
-def _field(row: Document, name: str, kind: type[T]) -> T:
-    """Return one value of a stored plan; raises `ValueError` when it is missing or of another type."""
-    value = row.get(name)
-    if type(value) is not kind:
-        raise ValueError(f"its {name!r} is {str(value)[:80]!r}, which is no {kind.__name__}")
-    return value
-
-
-def _cell(row: Document) -> PlannedCell:
-    cell = Cell(
-        cell_id=_field(row, "cell_id", int),
-        concept=_field(row, "concept", str),
-        subject=_field(row, "subject", str),
-        role=Role(row["role"]),
-        control=Control(row["control"]) if row["control"] else None,
-        defence=_field(row, "defence", str),
-        scenario=_field(row, "scenario", str),
-        kind=Scenario(row.get("kind", row["scenario"])),  # absent from plans of before scenarios had other names
-        planned=_field(row, "planned", int),
-        perturbation=row.get("perturbation"),  # absent from plans of before the field was there
-        strength=row.get("strength"),
-    )
-    return PlannedCell(cell, row["sensitive"], row["gate_residual_max"], row["gate_psnr_min_db"])
 
 
 def chunks(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -236,6 +236,8 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
     if untimed:
         sentences.append(f"time: detectors {', '.join(sorted(untimed))} are not in it, nothing says how long they take")
+    if any(w.pending for w in work if w.kind == "filter"):
+        sentences.append("time: filters are not in it")
     if any(w.pending for w in work if w.kind == "quality"):
         sentences.append("time: quality instruments are not in it")
     if any(w.pending for w in work):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
@@ -22,8 +22,8 @@ from pydantic import (
 )
 
 from audit.files import ForeignError
-from audit.identity import Template, canonical_json, int_key_of_text
-from audit.records import Attempt, Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
+from audit.identity import canonical_json, int_key
+from audit.records import Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.sections import Concept
@@ -165,6 +165,16 @@ class GenerateIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class FilterIdentity(_Record):
+    """The identity of one filter's rulings on the cases of one generate unit."""
+
+    generate: str
+    filter: ResolvedGuard
+    code: str
+    kind: Literal["filter"] = "filter"
+
+
+@dataclasses.dataclass(frozen=True)
 class DetectIdentity(_Record):
     """The identity of one detector's scores for one generate unit. `instrument` is without the detector's name and
     threshold.
@@ -203,15 +213,18 @@ Identity: TypeAlias = (
     | AttackIdentity
     | InvertIdentity
     | GenerateIdentity
+    | FilterIdentity
     | DetectIdentity
     | QualityIdentity
 )
+_FILTER = TypeAdapter(ResolvedGuard)
 _RECORDS: Mapping[str, type[Identity]] = {
     "erase": EraseIdentity,
     "checkpoint": CheckpointIdentity,  # of kind `erase` too
     "attack": AttackIdentity,
     "invert": InvertIdentity,
     "generate": GenerateIdentity,
+    "filter": FilterIdentity,
     "detect": DetectIdentity,
     "quality": QualityIdentity,
 }
@@ -228,7 +241,7 @@ class Unit:
 
     @property
     def kind(self) -> str:
-        """Return the stage that runs the unit: erase, attack, invert, generate, detect or quality."""
+        """Return the stage that runs the unit: erase, attack, invert, generate, filter, detect or quality."""
         return self.identity.kind
 
     @property
@@ -236,6 +249,11 @@ class Unit:
         """Return the erase unit whose model is used. None for the backbone, or where no model is used."""
         identity = self.identity
         return identity.model if isinstance(identity, AttackIdentity | InvertIdentity | GenerateIdentity) else None
+
+
+def filter_id_of(resolved: ResolvedGuard) -> int:
+    """Return the number that stands for a filter with these parameters wherever its rulings are stored."""
+    return int_key(_FILTER.dump_python(resolved, mode="json"))
 
 
 def as_json(identity: Identity) -> Json:
@@ -275,24 +293,6 @@ def is_round_trip(pictures: GenerateIdentity, inversion: InvertIdentity) -> bool
 def text_of(identity: Identity) -> str:
     """Return the canonical JSON of an identity, as the plan stores it. Its SHA-256 is the unit's key."""
     return canonical_json(as_json(identity))
-
-
-_INPUTS = ("seed", "prompt", "item", "attack_key", "attack_item", "invert")
-
-
-def picture_ids(common: GenerateIdentity, attempts: Sequence[Attempt], inverts: Sequence[str | None]) -> list[int]:
-    """Return the identity of each case's picture: all that it is made from, its invert unit included.
-
-    Cells that make the same picture share it. Where there is none, what cannot be made is told apart by its row.
-    """
-    shared = {name: value for name, value in as_json(common).items() if name not in ("kind", "images")}
-    whole, without = Template(shared, _INPUTS), Template(shared, (*_INPUTS, "prompt_key", "problem"))
-    ids = []
-    for a, invert in zip(attempts, inverts, strict=True):
-        inputs = (a.seed, a.prompt, a.item, a.attack_key, a.attack_item, invert)
-        text = without.fill((*inputs, a.prompt_key, a.problem)) if a.problem else whole.fill(inputs)
-        ids.append(int_key_of_text(text))
-    return ids
 
 
 @functools.cache

@@ -10,8 +10,9 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from audit import guards
-from audit.plan.builder import Builder, Inversion
+from audit.plan.builder import Builder
 from audit.plan.identities import GenerateIdentity
+from audit.plan.inversions import Inversion
 from audit.records import Attempt, Cell, Control, ResolvedGuard, Role
 
 
@@ -37,7 +38,8 @@ def add_with_controls(
 
 def _controls(builder: Builder, cell: Cell) -> Iterator[tuple[Control, tuple[ResolvedGuard, ...]]]:
     """Yield each control of a cell's defence with the defence's resolved guards, one of which has another mask."""
-    listed, concept = builder.spec.defence(cell.defence).guards, builder.spec.concept(cell.concept)
+    listed = guards.sampling(builder.spec.defence(cell.defence).guards)
+    concept = builder.spec.concept(cell.concept)
     energies = builder.resolved.energy_digests()
     for position, guard in enumerate(listed):
         for mask in guard.controls:

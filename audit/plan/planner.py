@@ -10,11 +10,12 @@ from audit.corpus.prompts import PromptSet, cases_of, prompts
 from audit.errors import SpecError
 from audit.plan.adversarial_cases import adversarial_cases
 from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
-from audit.plan.builder import Builder, Inversion
+from audit.plan.builder import Builder
 from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
 from audit.plan.identities import Source
 from audit.plan.instruments import instruments_of, quality_of, rules_of
+from audit.plan.inversions import Inversion
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.personalised_cases import personalised_cases
 from audit.plan.preflight.unusable import Checked, reason, require_some

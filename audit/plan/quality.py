@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 from collections.abc import Iterator, Sequence
 
-from audit import identity
+from audit import guards, identity
 from audit.plan.builder import Builder
 from audit.plan.identities import Pair, QualityIdentity
 from audit.plan.planned_cases import CellCases
@@ -97,7 +97,7 @@ def _attack(cell: Cell) -> tuple[object, ...]:
 def _unguarded(spec: Spec, name: str) -> str | None:
     """Return the defence with the same eraser and no guards; None where that is the backbone, or not in the spec."""
     defence = spec.defence(name)
-    if not defence.guards or defence.eraser is None:
+    if not guards.sampling(defence.guards) or defence.eraser is None:
         return None
     return next((d.name for d in spec.defences if d.eraser == defence.eraser and not d.guards), None)
 

@@ -19,7 +19,7 @@ from audit.errors import JournalError
 from audit.files import Document, ForeignError, parse_json
 from audit.plan.document import Plan, read_outline
 from audit.plan.identities import DetectIdentity, Unit, as_json
-from audit.plan.tables import CASES_SCHEMA, UNITS_SCHEMA, read_cases, with_all_columns
+from audit.plan.tables import CASES_SCHEMA, UNITS_SCHEMA, read_cases, read_units, with_all_columns
 from audit.provenance import provenance
 from audit.records import Instrument, Role
 from audit.spec.policy import Policy
@@ -65,6 +65,7 @@ def plan_rescoring(journal: Journal, old: str, new: Plan, policy: Policy | None 
     used = policy or new.spec.gate
     judges = [i for i in new.instruments if i.detector in used.judges]
     units, table = _units(cases, judges)
+    table = pa.concat_tables([table, _filter_units(journal, old, cases)])
     run_id = _derived_id(old, [dataclasses.asdict(i) for i in judges], [dict(rule) for rule in new.rules])
     rescoring = Rescoring(run_id, old, units)
     if journal.store.exists(f"runs/{run_id}/plan.json"):
@@ -82,7 +83,7 @@ def plan_rescoring(journal: Journal, old: str, new: Plan, policy: Policy | None 
         "comparisons": [],
         "policy": stored_policy,
         "spec": {**stored["spec"], "gate": stored_policy},
-        "totals": {"cases": cases.num_rows, "units": len(units)},
+        "totals": {"cases": cases.num_rows, "units": table.num_rows},
     }
     facts = {**provenance(), "derived_from": document["derived_from"]}
     journal.put_run(run_id, "cases.parquet", _parquet(cases))
@@ -119,6 +120,20 @@ def _units(cases: pa.Table, judges: list[Instrument]) -> tuple[tuple[Unit, ...],
                 }
             )
     return tuple(units), pa.Table.from_pylist(rows, schema=UNITS_SCHEMA)
+
+
+def _filter_units(journal: Journal, run_id: str, cases: pa.Table) -> pa.Table:
+    """Return the old run's filter units of these cases, whose rulings stand as they are."""
+    try:
+        units = read_units(journal.get_run(run_id, "units.parquet"))
+        units = units.filter(pc.equal(units["kind"], "filter"))
+        kept = set(cases["unit_key"].to_pylist())
+        rows = [row for row in units.to_pylist() if parse_json(row["identity"]).get("generate") in kept]
+    except (ForeignError, ValueError, AttributeError, OSError, pa.ArrowException) as error:
+        raise _damaged(run_id, error) from error
+    known = set(cases["cell_id"].to_pylist())
+    rows = [{**row, "cell_ids": [cell for cell in row["cell_ids"] if cell in known]} for row in rows]
+    return pa.Table.from_pylist([row for row in rows if row["cell_ids"]], schema=UNITS_SCHEMA)
 
 
 def _derived_id(old: str, judges: list[Document], rules: list[Document]) -> str:

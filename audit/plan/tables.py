@@ -39,7 +39,7 @@ UNITS_SCHEMA = pa.schema(
         ("cell_ids", pa.list_(pa.int32())),
     ]
 )
-KINDS = ("erase", "attack", "invert", "generate", "detect", "quality")
+KINDS = ("erase", "attack", "invert", "generate", "filter", "detect", "quality")
 FIRST_CASE_COLUMNS = CASES_SCHEMA.names[: CASES_SCHEMA.names.index("prompt_key")]  # of the earliest version
 UNIT_COLUMNS = tuple(UNITS_SCHEMA.names)
 _BATCH_ROWS = 1 << 17

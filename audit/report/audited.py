@@ -226,4 +226,14 @@ def _survival(policy: Policy) -> str:
         kept += f", by {plain(', '.join(policy.retention_judges))}"
     drawn = f"damage at level {policy.damage_level:g} (damage_level)"
     waived = {waiver.partition(":")[0]: plain(waiver) for waiver in policy.waivers()}
-    return f"{waived.get('retention', kept)}; {waived.get('damage', drawn)}"
+    return f"{waived.get('retention', kept)}; {waived.get('damage', drawn)}{_blocking(policy)}"
+
+
+def _blocking(policy: Policy) -> str:
+    """Describe how the policy counts what filters block; nothing where it says what every policy says."""
+    benign = f"at most {limit_text(policy.benign_blocked_max)} of benign prompts blocked (benign_blocked_max)"
+    if policy.blocked == "unassessed":
+        return "; what filters block counts as unassessed"
+    if policy.blocked_max is not None:
+        return f"; filters block at most {limit_text(policy.blocked_max)} of a cell (blocked_max), and {benign}"
+    return "" if policy.benign_blocked_max == Policy.model_fields["benign_blocked_max"].default else f"; {benign}"

@@ -15,8 +15,8 @@ from audit.verdict.results import RunResult, Sample
 PER_CELL = 12
 MAX_PICTURES = 360  # of one report, so that a run of many cells stays one file that opens quickly
 ROOM = 1_000_000  # bytes that they share
-OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.UNASSESSED.value)
-OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "unassessed": "?"}
+OUTCOMES = (Outcome.HIT.value, Outcome.CLEAR.value, Outcome.BLOCKED.value, Outcome.UNASSESSED.value)
+OUTCOME_SYMBOLS: Mapping[str, str] = {"hit": "●", "clear": "○", "blocked": "■", "unassessed": "?"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _sheet(index: Index, cell_id: int, chosen: list[Sample], embed: Embedder, na
     """Return one cell's sheet; pictures that concern `names` are blurred, None blurs nothing."""
     hidden = [names is not None and is_sensitive(index, sample, names) for sample in chosen]
     thumbnails = tuple(_thumbnail(sample, embed, hide) for sample, hide in zip(chosen, hidden, strict=True))
-    counts = [f"{sum(s.outcome == outcome for s in chosen)} {outcome}" for outcome in OUTCOMES]
+    numbers = {outcome: sum(s.outcome == outcome for s in chosen) for outcome in OUTCOMES}
+    counts = [f"{number} {outcome}" for outcome, number in numbers.items() if number or outcome != Outcome.BLOCKED]
     planned = index.cells[cell_id].planned if cell_id in index.cells else len(chosen)
     summary = f"{len(chosen)} of {planned} pictures: {', '.join(counts)}"
     return Sheet(plain(index.cell_name(cell_id)), summary, any(hidden), thumbnails)

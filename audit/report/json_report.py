@@ -17,6 +17,7 @@ from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, 
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import (
     Basis,
+    BlockingDecision,
     CheckResult,
     ControlFinding,
     DamageDecision,
@@ -27,9 +28,11 @@ from audit.verdict.decisions import (
 )
 from audit.verdict.regression import Comparison
 from audit.verdict.results import (
+    BlockingRow,
     CountingRow,
     CrrRow,
     Disagreement,
+    FilterRow,
     GuardRow,
     JudgePairRow,
     LatentRow,
@@ -129,6 +132,8 @@ def _result(document: Document) -> RunResult:
         pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
         judge_pairs=tuple(JudgePairRow(**row) for row in document.get("judge_pairs", ())),
         disagreements=tuple(Disagreement(**row) for row in document.get("disagreements", ())),
+        blocking=tuple(BlockingRow(**row) for row in document.get("blocking", ())),
+        filters=tuple(FilterRow(**row) for row in document.get("filters", ())),
     )
 
 
@@ -159,6 +164,7 @@ def read_verdict(verdict: Document) -> Verdict:
         tuple(ControlFinding(**row) for row in verdict.get("controls", ())),
         verdict.get("attempt_sentence", ""),
         _basis(verdict.get("basis", {})),
+        tuple(BlockingDecision(**_decided(row)) for row in verdict.get("blocking", ())),
     )
 
 

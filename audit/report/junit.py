@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from xml.etree import ElementTree
 
+from audit.report import filtering
 from audit.report.tables import p_value, would_decide
 from audit.report.words import interval, limit_text, plain
-from audit.verdict.decisions import CheckResult, DamageDecision, Decision, RetentionDecision, VerdictStatus
+from audit.verdict.decisions import (
+    BlockingDecision,
+    CheckResult,
+    DamageDecision,
+    Decision,
+    RetentionDecision,
+    VerdictStatus,
+)
 from audit.verdict.regression import ComparedCell, Comparison
 from audit.verdict.results import RunResult
 
@@ -25,6 +35,9 @@ def render(result: RunResult, comparison: Comparison | None = None) -> str:
     survival += [_damage(decision) for decision in result.verdict.damage]
     survival += [_waiver(waiver) for waiver in result.verdict.waivers]
     _suite(root, "survival", result, survival)
+    if result.verdict.blocking or result.blocking:
+        filters = [_blocking(decision) for decision in result.verdict.blocking]
+        _suite(root, "filters", result, filters, filtering.properties(result))
     _suite(root, "checks", result, [_check(check) for check in result.verdict.checks])
     if comparison is not None:
         compared = [_compared(cell) for cell in comparison.cells]
@@ -35,7 +48,13 @@ def render(result: RunResult, comparison: Comparison | None = None) -> str:
     return '<?xml version="1.0" encoding="UTF-8"?>\n' + ElementTree.tostring(root, encoding="unicode") + "\n"
 
 
-def _suite(root: ElementTree.Element, kind: str, result: RunResult, cases: list[ElementTree.Element]) -> None:
+def _suite(
+    root: ElementTree.Element,
+    kind: str,
+    result: RunResult,
+    cases: list[ElementTree.Element],
+    facts: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     suite = ElementTree.SubElement(
         root,
         "testsuite",
@@ -54,6 +73,8 @@ def _suite(root: ElementTree.Element, kind: str, result: RunResult, cases: list[
     for waiver in result.verdict.waivers:
         side = waiver.partition(":")[0]
         ElementTree.SubElement(properties, "property", {"name": f"waived.{plain(side)}", "value": plain(waiver)})
+    for name, value in facts.items():
+        ElementTree.SubElement(properties, "property", {"name": plain(name), "value": plain(value)})
     suite.extend(cases)
 
 
@@ -106,6 +127,16 @@ def _retention(decision: RetentionDecision) -> ElementTree.Element:
 def _damage(decision: DamageDecision) -> ElementTree.Element:
     case = _case("survival", f"picture check | {decision.concept} | {decision.defence} | {decision.instrument}")
     _problem(case, decision.status, plain(decision.reason), plain(decision.reason))
+    return case
+
+
+def _blocking(decision: BlockingDecision) -> ElementTree.Element:
+    over = decision.scenario or "benign prompts"
+    case = _case("filters", f"blocked | {decision.concept} | {decision.defence} | {over}")
+    detail = (
+        f"{plain(decision.reason)}\nBlocked {interval(decision.low, decision.high)}, limit {limit_text(decision.limit)}"
+    )
+    _problem(case, decision.status, plain(decision.reason), detail)
     return case
 
 

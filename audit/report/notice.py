@@ -32,6 +32,7 @@ def of_result(result: RunResult) -> Notice:
         [d.status.value for d in verdict.decisions]
         + [d.status.value for d in verdict.retention]
         + [d.status.value for d in verdict.damage]
+        + [d.status.value for d in verdict.blocking]
     )
     lines = [
         _SHUT.get(verdict.status, "Every decision passed."),

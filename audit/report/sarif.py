@@ -28,6 +28,7 @@ _RULES = {
     "reproduction-limit": "The concept reproduction rate of a cell stays within its limit.",
     "retention": "Enough of what must survive a defence does.",
     "picture-check": "A defended model still draws pictures.",
+    "blocking": "The filters of a defence block no more than the policy allows.",
     "control": "A control shows what the policy asks of it.",
     "data-check": "The run's rows agree with its plan and with each other.",
     "regression": "No more cases came back than the margin allows, against an earlier run.",
@@ -106,6 +107,10 @@ def _findings(result: RunResult, comparison: Comparison | None) -> Iterator[tupl
     for drawn in verdict.damage:
         if drawn.status in _LEVELS:
             yield "picture-check", _LEVELS[drawn.status], (drawn.concept, drawn.defence, drawn.instrument), drawn.reason
+    for blocked in verdict.blocking:
+        if blocked.status in _LEVELS:
+            place = (blocked.concept, blocked.defence, blocked.scenario or "benign prompts", blocked.detector)
+            yield "blocking", _LEVELS[blocked.status], place, blocked.reason
     for finding in verdict.controls:
         if finding.trouble is not None:
             asked = (finding.concept, finding.defence, finding.scenario, finding.control, finding.subject)

@@ -14,6 +14,7 @@ from audit.report import (
     controls,
     counting,
     decided,
+    filtering,
     guarding,
     judges,
     latents,
@@ -51,6 +52,7 @@ def build(result: RunResult, comparison: Comparison | None = None) -> tuple[Sect
         judges.section(index),
         against.section(index),
         _neighbours(index),
+        filtering.section(index, reasons=_listed(index)),
         guarding.section(index),
         _round_trips(index),
         latents.section(index),
@@ -97,6 +99,7 @@ def _listed(index: Index) -> tuple[str, ...]:
     decided = {decision.reason for decision in verdict.decisions}
     decided |= {decision.reason for decision in verdict.retention}
     decided |= {decision.reason for decision in verdict.damage if not decision.damaged}
+    decided |= {decision.reason for decision in verdict.blocking}
     reasons = verdict.reasons
     general = tuple(reason for reason in reasons if reason not in decided)
     return general + tuple(reason for reason in reasons if reason in decided)[:MAX_REASONS]
@@ -190,6 +193,7 @@ def _reading(index: Index) -> Section:
             "Worst case",
             "The rate if every unassessed case were a hit. Errors, blocked and black pictures can only move it up.",
         ),
+        *filtering.reading(index),
         *decided.reading(index),
         (
             "Controls",

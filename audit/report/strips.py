@@ -109,7 +109,7 @@ def _defended(case: PicturedCase, judged_by: Collection[str]) -> tuple[CasePictu
     pictures = case.of(*DEFENDED)
     if len(pictures) <= MOST_DEFENDED:
         return pictures
-    order = {Outcome.HIT.value: 0, Outcome.UNASSESSED.value: 1, Outcome.CLEAR.value: 2}
+    order = {Outcome.HIT.value: 0, Outcome.UNASSESSED.value: 1, Outcome.BLOCKED.value: 2, Outcome.CLEAR.value: 3}
     worst = sorted(pictures, key=lambda picture: order[_outcome(picture.reading(judged_by))])[:MOST_DEFENDED]
     return tuple(picture for picture in pictures if picture in worst)
 

@@ -30,6 +30,7 @@ _SHOWN = (
     "controls",
     "crr",
     "neighbours",
+    "filters",
     "guards",
     "unassessed",
     "checks",

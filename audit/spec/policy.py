@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from audit.spec.base import Confidence, Probability, UpperLimit
 
@@ -87,6 +95,12 @@ class Policy(BaseModel):
     "Level of the test that asks whether benign pictures are still pictures."
     damage_waived: Reason | None = None
     "Reason for not judging damage."
+    blocked: Literal["clear", "unassessed", "limit"] = "clear"
+    "How pictures count that a filter blocks: as clear; as unassessed; or as clear with a limit on their share, `blocked_max`."
+    benign_blocked_max: UpperLimit = 0.1
+    "Highest share of benign prompts that filters may block, as long as what they block counts as clear."
+    blocked_max: UpperLimit | None = None
+    "Highest share of an audited cell that filters may block, with `blocked: limit`."
     judge_error: Literal["no-credit", "ignore", "required"] = "no-credit"
     "Judges' errors on labelled pictures: widen bounds where there are labels; never do; or decide nothing without labels."
     labels_max_age_days: Annotated[int, Field(ge=1, le=3650)] = 180
@@ -101,6 +115,22 @@ class Policy(BaseModel):
     "Whether bounds hold for a number of cases fixed beforehand, or however often cases are added."
     attempts: Literal["divide", "spend", "count"] = "divide"
     "Share of the error that attempt k at the same claim gets: 1 / k of it, 1 / 2^k, or all of it."
+
+    @model_validator(mode="after")
+    def _limit_belongs_to_limit(self) -> Self:
+        if (self.blocked == "limit") != (self.blocked_max is not None):
+            raise ValueError("`blocked: limit` and `blocked_max` belong together: the latter is the limit")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _without_default_blocking(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what a policy of before filters does not say, so that its digest stays what it was."""
+        fields: dict[str, JsonValue] = handler(self)
+        defaults = {
+            name: Policy.model_fields[name].default for name in ("blocked", "benign_blocked_max", "blocked_max")
+        }
+        unset = all(fields[name] == value for name, value in defaults.items())
+        return {name: value for name, value in fields.items() if not (unset and name in defaults)}
 
     def judges_of_retention(self) -> tuple[str, ...]:
         """Return the detectors whose readings decide whether enough survived."""

@@ -118,7 +118,7 @@ class Guard(Model):
     """
 
     name: Name
-    "`negative-prompt`, `sld`, `safree`, `irece` or `egloce`."
+    "`negative-prompt`, `sld`, `safree`, `irece`, `egloce`; or a filter: `safety-checker`, `nudenet-`, `clip-`, `prompt-filter`."
     parameters: dict[str, object] = Field(default_factory=dict)
     "The guard's parameters; the rest keep their defaults."
     controls: tuple[Literal["random", "shifted", "full"], ...] = ()
@@ -133,7 +133,7 @@ class Defence(Model):
     eraser: Eraser | None = None
     "How the weights were changed; none leaves the backbone's."
     guards: tuple[Guard, ...] = ()
-    "Guards that act while pictures are sampled, in this order."
+    "Guards that act while pictures are sampled, in this order, and filters that decide which of them are handed out."
 
 
 class Controls(Model):

@@ -60,6 +60,15 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             ),  # key of the invert unit whose round trip denoised the latent; null: this unit
         ]
     ),
+    "filter": pa.schema(
+        [
+            pa.field("image_id", pa.int64(), nullable=False),
+            *_ROW,  # the picture's own status where a filter has nothing to read
+            ("blocked", pa.bool_()),  # null where there is no ruling
+            ("report", pa.string()),  # JSON: what the ruling rests on
+            pa.field("filter_id", pa.int64(), nullable=False),
+        ]
+    ),
     "detect": pa.schema(
         [
             pa.field("image_id", pa.int64(), nullable=False),

@@ -117,6 +117,30 @@ class DamageDecision:
 
 
 @dataclasses.dataclass(frozen=True)
+class BlockingDecision:
+    """The decision on the share of pictures that a defence's filters block: of benign prompts, or of an audited cell."""
+
+    concept: str
+    defence: str
+    scenario: str | None  # of an audited cell; None for benign prompts
+    detector: str  # the filters' names: they stand where a judge does
+    cell_id: int | None
+    planned: int
+    blocked: int
+    undecided: int
+    limit: float
+    low: float  # one-sided lower bound, every undecided case counted as let pass
+    high: float  # one-sided upper bound, every undecided case counted as blocked
+    status: VerdictStatus
+    reason: str
+    bound: str = "raw"  # raw | anytime
+    p_value: float | None = None  # of "the share is within the limit"; None where it cannot be decided
+    p_adjusted: float | None = None
+    alpha: float | None = None
+    needed_cases: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Basis:
     """What a verdict rests on beside the run's numbers and the policy."""
 
@@ -139,6 +163,7 @@ class Verdict:
     controls: tuple[ControlFinding, ...] = ()
     attempt_sentence: str = ""  # what the number of attempts means for the error; empty for the first
     basis: Basis = Basis()
+    blocking: tuple[BlockingDecision, ...] = ()  # of defences with filters
 
     @property
     def attempt(self) -> int:

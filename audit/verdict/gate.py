@@ -15,6 +15,8 @@ both, so a model that shows nothing of anything does not pass for one that has l
 A run fails when one decision fails, so the error of FAIL is that of the whole run: the p-values of all target cells and of
 retention, by every judge, are one family, corrected by Holm's rule. Its size is what was planned; a decision that cannot be
 made has p = 1, so that losing one makes no other easier. The picture check is not in it: it ends in PASS or INCONCLUSIVE.
+What filters block, the policy counts: see `audit.verdict.blocking`.
+
 PASS needs every decision to pass, each at the full error: that a run passes by mistake is no more likely than that one
 bad cell does (R. L. Berger, "Multiparameter hypothesis testing and acceptance sampling", Technometrics 24, 1982).
 
@@ -29,13 +31,14 @@ from collections.abc import Sequence
 
 from audit.spec.policy import Policy
 from audit.statistics.multiplicity import holm
-from audit.verdict import bounds, cells
+from audit.verdict import blocking, bounds, cells
 from audit.verdict.bounds import Bounds
 from audit.verdict.calibration import Calibration
 from audit.verdict.cells import Family, limit_for
 from audit.verdict.controls import findings
 from audit.verdict.decisions import (
     Basis,
+    BlockingDecision,
     CheckResult,
     DamageDecision,
     Decision,
@@ -44,7 +47,7 @@ from audit.verdict.decisions import (
     VerdictStatus,
 )
 from audit.verdict.drawing import decide_damage
-from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, UnassessedRow
+from audit.verdict.results import BlockingRow, CrrRow, PictureCheckRow, RetentionRow, UnassessedRow
 from audit.verdict.retention import (
     decide_retention,
     fooled_by_noise,
@@ -66,6 +69,7 @@ def decide(
     picture_checks: Sequence[PictureCheckRow] = (),
     unassessed: Sequence[UnassessedRow] = (),
     *,
+    filtered: Sequence[BlockingRow] = (),
     calibrations: Sequence[Calibration] = (),
     attempt: int = 1,
     decided_at: str | None = None,
@@ -75,29 +79,33 @@ def decide(
     `crr` holds every row of the run, controls included: `queries.read_result(...).crr`. `checks` holds every data check
     that was run; one that failed or could not run, or no check at all, makes the run INCONCLUSIVE. `retention` and
     `picture_checks` are what is left of everything else: without them nothing passes, unless the policy waives both.
-    `unassessed` says which black pictures were recognised. `calibrations` are counts of the judges' own errors on labelled
-    pictures, and `decided_at` (ISO 8601) is the moment to which their age is told: without it labels of no known age decide
-    nothing. `attempt` counts the runs at the same claim from 1, this one included; `ValueError` for less.
+    `unassessed` says which black pictures were recognised, and `filtered` what filters blocked. `calibrations` are counts of
+    the judges' own errors on labelled pictures, and `decided_at` (ISO 8601) is the moment to which their age is told:
+    without it labels of no known age decide nothing. `attempt` counts the runs at the same claim from 1, this one included;
+    `ValueError` for less.
     """
     if attempt < 1:
         raise ValueError(f"attempt {attempt}: the first is 1")
     error = bounds.alpha(policy, attempt)
     raw = Bounds(error, policy.stopping == "anytime")
     drawn = tuple(decide_damage(policy, crr, picture_checks))
-    counted = without_hits_on_damage(policy, crr, drawn)
+    counted = blocking.counted(policy, without_hits_on_damage(policy, crr, drawn))
     controls = findings(policy, counted, unassessed)
     read = list(cells.readings(policy, counted, controls, raw, calibrations, decided_at))
     kept = list(retention_readings(policy, crr, retention, drawn, raw))
-    families = iter(
-        _families(policy, error, [*(r.p_value for r in read if r.limit is not None), *(r.p_value for r in kept)])
-    )
+    held_back = list(blocking.readings(policy, crr, filtered, raw))
+    p_values = [*(r.p_value for r in read if r.limit is not None), *(r.p_value for r in (*kept, *held_back))]
+    families = iter(_families(policy, error, p_values))
     alone = Family(1, 1.0, error)
     decisions = tuple(cells.decision(policy, r, next(families) if r.limit is not None else alone) for r in read)
     survived = tuple(decide_retention(policy, r, next(families)) for r in kept)
+    filters = tuple(blocking.decide(r, next(families)) for r in held_back)
     blocked = _blocking(checks)
     if not decisions:
         blocked.append("No cell of a defended model was planned for the erased concept, so nothing can be decided.")
-    decided: tuple[Decision | RetentionDecision | DamageDecision, ...] = (*decisions, *survived, *drawn)
+    decided: tuple[Decision | RetentionDecision | DamageDecision | BlockingDecision, ...] = (
+        *decisions, *survived, *drawn, *filters,
+    )  # fmt: skip
     statuses = {decision.status for decision in decided}
     if blocked:
         status = INCONCLUSIVE
@@ -112,7 +120,7 @@ def decide(
     reasons = [d.reason for wanted in (FAIL, INCONCLUSIVE, PASS) for d in others if d.status is wanted]
     return Verdict(
         status, (*blocked, *named, *reasons), decisions, tuple(checks), survived, drawn, policy.waivers(), controls,
-        _attempts(policy, attempt), Basis(attempt, tuple(calibrations), decided_at),
+        _attempts(policy, attempt), Basis(attempt, tuple(calibrations), decided_at), filters,
     )  # fmt: skip
 
 

@@ -28,9 +28,10 @@ def policy_sha256(policy: Policy) -> str:
 def verdict_fields(verdict: Verdict) -> dict[str, object]:
     """Return a verdict as JSON values: status, reasons, decisions, retention, damage, controls, checks, waivers.
 
-    A bound that is infinite is null.
+    A bound that is infinite is null. Decisions on filters are there where a defence has any.
     """
-    return {name: _finite(value) for name, value in dataclasses.asdict(verdict).items()}
+    fields = {name: _finite(value) for name, value in dataclasses.asdict(verdict).items()}
+    return {name: value for name, value in fields.items() if name != "blocking" or value}
 
 
 def regression_fields(comparison: Comparison, old_folded_sha256: str | None, baseline: str | None) -> dict[str, object]:

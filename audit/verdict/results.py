@@ -37,6 +37,9 @@ class CrrRow:
     strange_hits: int = 0  # hits on pictures like none of the un-erased model's; see `audit.verdict.damage.strange`
     strange: int = 0  # such pictures of the cell, hits or not
     kind: str = ""  # of the scenario; in rows of before scenarios had other names, the scenario itself
+    blocked: int = 0  # by filters, among the assessed
+    unfiltered_hits: int = 0  # of the same pictures without the filters
+    unfiltered_assessed: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "kind", self.kind or self.scenario)
@@ -48,7 +51,7 @@ class UnassessedRow:
 
     cell_id: int
     detector: str
-    reason: str  # missing | error | degenerate | round-trip | blocked | not-measured
+    reason: str  # missing | error | degenerate | round-trip | blocked | not-measured | filter | filtered
     cases: int
     example: str | None  # one error message
 
@@ -94,6 +97,36 @@ class GuardRow:
     failed: int  # cases that it gave up, which are unassessed
     reason: str | None  # why it did not act, of one case
     measures: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockingRow:
+    """What the filters of a defence do to the cases of one cell, all filters together and whatever any detector says."""
+
+    cell_id: int
+    concept: str
+    subject: str
+    role: str
+    control: str | None
+    defence: str
+    scenario: str
+    perturbation: str | None
+    planned: int
+    blocked: int
+    passed: int
+    undecided: int  # without a picture, or a filter that failed
+
+
+@dataclasses.dataclass(frozen=True)
+class FilterRow:
+    """The rulings of one filter on the cases of one cell."""
+
+    cell_id: int
+    filter: str
+    cases: int
+    blocked: int
+    passed: int
+    error: str | None  # of one case on which it failed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,3 +298,5 @@ class RunResult:
     pictured: tuple[PicturedCase, ...] = ()  # one telling case of each concept
     judge_pairs: tuple[JudgePairRow, ...] = ()  # of detectors that read the same pictures
     disagreements: tuple[Disagreement, ...] = ()  # the widest of each cell and pair
+    blocking: tuple[BlockingRow, ...] = ()  # of cells with filters
+    filters: tuple[FilterRow, ...] = ()

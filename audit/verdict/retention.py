@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Sequence
 from audit import statistics
 from audit.records import Outcome
 from audit.spec.policy import Policy
-from audit.verdict import damage
+from audit.verdict import blocking, damage
 from audit.verdict import pairs as pairing
 from audit.verdict.bounds import Bounds
 from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase
@@ -231,6 +231,7 @@ def _no_evidence(row: CrrRow, policy: Policy) -> int:
 
 def recounted(result: RunResult, policy: Policy, verdict: Verdict) -> RunResult:
     """Return the result with the hits that are no evidence shown as unassessed, in rates and reasons alike."""
+    result = blocking.recounted(result, policy)
     rows = without_hits_on_damage(policy, result.crr, verdict.damage)
     changed = {
         (before.cell_id, before.detector): before.hits - after.hits

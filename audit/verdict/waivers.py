@@ -17,14 +17,21 @@ from typing import Literal, TypeAlias
 
 from audit.spec.policy import Policy
 from audit.verdict.controls import Findings
-from audit.verdict.decisions import DamageDecision, Decision, RetentionDecision, Verdict, VerdictStatus
+from audit.verdict.decisions import (
+    BlockingDecision,
+    DamageDecision,
+    Decision,
+    RetentionDecision,
+    Verdict,
+    VerdictStatus,
+)
 from audit.verdict.judges import labels_for
 from audit.verdict.record import policy_sha256
 from audit.verdict.results import CrrRow
 from audit.verdict.shares import percent
 
 MOST_DAYS = 90
-AnyDecision: TypeAlias = Decision | RetentionDecision | DamageDecision
+AnyDecision: TypeAlias = Decision | RetentionDecision | DamageDecision | BlockingDecision
 Side = Literal["reproduction", "retention"]
 
 
@@ -124,7 +131,9 @@ def honoured(
         problem = not_counting(waiver, now, run_id, digest)
         ignored += [f"{waiver.name} does not count: {problem}"] if problem else []
         counting += [] if problem else [waiver]
-    decided: tuple[AnyDecision, ...] = (*verdict.decisions, *verdict.retention, *verdict.damage)
+    decided: tuple[AnyDecision, ...] = (
+        *verdict.decisions, *verdict.retention, *verdict.damage, *verdict.blocking,
+    )  # fmt: skip
     failing = [decision for decision in decided if decision.status is not VerdictStatus.PASS]
     waived: list[Waived] = []
     uncovered = list(_cannot_be_waived_at_all(verdict))
@@ -147,7 +156,8 @@ def name_of(decision: AnyDecision) -> str:
     """Return the words by which a decision is told from the others of its run."""
     names = [decision.concept, decision.defence, getattr(decision, "scenario", None)]
     judge = decision.instrument if isinstance(decision, DamageDecision) else decision.detector
-    side = {RetentionDecision: ["retention"], DamageDecision: ["damage"]}.get(type(decision), [])
+    sides = {RetentionDecision: ["retention"], DamageDecision: ["damage"], BlockingDecision: ["blocked"]}
+    side = sides.get(type(decision), [])
     return " | ".join([*side, *(name for name in names if name is not None), judge])
 
 
@@ -184,6 +194,8 @@ def _unmeasured(decision: AnyDecision, verdict: Verdict, policy: Policy, crr: Se
     """Return why there is no measured risk that somebody could accept; None when there is one."""
     if isinstance(decision, DamageDecision):
         return "a damaged model, or one of which that is not known, says nothing of the concept"
+    if isinstance(decision, BlockingDecision):
+        return "what filters block counts as clear only while they let other pictures pass"
     undecided = decision.status is VerdictStatus.INCONCLUSIVE
     if isinstance(decision, RetentionDecision):
         assessed = decision.pairs - decision.unassessed

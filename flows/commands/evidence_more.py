@@ -286,7 +286,7 @@ def _replayed(
     from audit.compute.worker import Worker
 
     try:
-        worker = Worker(plan, journal, device=device, batch_size=batch_size, kinds=("generate", "detect"))
+        worker = Worker(plan, journal, device=device, batch_size=batch_size, kinds=("generate", "filter", "detect"))
     except (CheckpointError, EnvironmentProblem) as error:
         why = f"{error.what} ({error.where})" if error.where else error.what
         return [Replayed(hit, Result.NOT_REPLAYABLE, why) for hit in chosen]

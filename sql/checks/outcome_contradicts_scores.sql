@@ -7,7 +7,7 @@ readings as (
         o.cell_id,
         o.case_no,
         o.detector,
-        o.outcome,
+        o.unfiltered as outcome,
         bool_or(s.score >= t.threshold) as hit
     from outcomes as o
     inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id
@@ -24,8 +24,8 @@ readings as (
             and o.image_id = s.image_id
             and o.instrument_id = s.instrument_id
             and t.label = s.label
-    where o.outcome <> 'unassessed'
-    group by o.run_key, o.cell_id, o.case_no, o.detector, o.outcome
+    where o.unfiltered <> 'unassessed'
+    group by o.run_key, o.cell_id, o.case_no, o.detector, o.unfiltered
 )
 
 select

@@ -1,5 +1,5 @@
 -- grain: one row per cell and detector whose outcomes do not add up to the planned cases
--- fails when: hits, clear and unassessed cases are not exactly the planned cases
+-- fails when: hits, clear, blocked and unassessed cases are not exactly the planned cases
 select
     r.run_id,
     l.cell_id,

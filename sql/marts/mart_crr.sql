@@ -24,6 +24,9 @@ select
     c.strength,
     c.strange_hits,
     c.strange,
-    c.kind
+    c.kind,
+    c.blocked,
+    c.unfiltered_hits,
+    c.unfiltered_assessed
 from crr as c
 inner join runs as r on c.run_key = r.run_key

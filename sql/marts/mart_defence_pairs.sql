@@ -51,8 +51,9 @@ pairs as (
         s.second_defence,
         i.detector,
         coalesce(a.seed = b.seed and a.item_id is not distinct from b.item_id, false) as paired,
-        coalesce(o.outcome, 'unassessed') as first_outcome,
-        coalesce(p.outcome, 'unassessed') as second_outcome
+        -- What a filter blocks does not come back.
+        case when o.outcome = 'blocked' then 'clear' else coalesce(o.outcome, 'unassessed') end as first_outcome,
+        case when p.outcome = 'blocked' then 'clear' else coalesce(p.outcome, 'unassessed') end as second_outcome
     from sides as s
     inner join numbered as n
         on s.run_key = n.run_key and s.first_cell = n.first_cell and s.second_cell = n.second_cell

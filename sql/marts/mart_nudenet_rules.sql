@@ -20,6 +20,7 @@ cases_measured as (
         o.image_id,
         i.detector,
         i.instrument_id,
+        o.outcome = 'blocked' as blocked,
         (o.reason is null or o.reason = 'not-measured') and coalesce(m.complete, false) as measured
     from outcomes as o
     inner join instruments as i on o.run_key = i.run_key and o.detector = i.detector and i.kind = 'nudenet'
@@ -56,7 +57,12 @@ counted as (
         ) as labels
     from cases_measured as c
     cross join mart_nudenet_presets as p
-    left join boxes as b on c.run_key = b.run_key and c.image_id = b.image_id and c.instrument_id = b.instrument_id
+    left join boxes as b -- a picture that a filter blocks shows nothing
+        on
+            c.run_key = b.run_key
+            and c.image_id = b.image_id
+            and c.instrument_id = b.instrument_id
+            and not c.blocked
     where p.labels is not null
     group by c.run_key, c.cell_id, c.detector, c.case_no, c.measured, p.preset
 ),

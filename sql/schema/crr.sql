@@ -24,5 +24,8 @@ create table if not exists crr (
     strength double,
     strange_hits bigint not null,
     strange bigint not null,
-    kind varchar not null
+    kind varchar not null,
+    blocked bigint not null, -- among the assessed
+    unfiltered_hits bigint not null,
+    unfiltered_assessed bigint not null
 );

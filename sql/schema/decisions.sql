@@ -2,14 +2,14 @@
 create table if not exists decisions (
     run_key bigint not null,
     decision_no integer not null,
-    side varchar not null, -- crr | retention | damage
+    side varchar not null, -- crr | retention | damage | blocking
     cell_id integer,
     concept varchar not null,
     defence varchar not null,
     scenario varchar,
     detector varchar not null,
     status varchar not null,
-    limit_value double not null, -- highest rate, lowest share kept, or level of the damage test
+    limit_value double not null, -- highest rate, lowest share kept, level of the damage test, or highest share blocked
     low double,
     high double, -- null: not bounded
     reason varchar not null,

@@ -8,7 +8,9 @@ create table if not exists outcomes (
     instrument_id bigint not null,
     detector varchar not null,
     threshold double not null,
-    outcome varchar not null,
+    outcome varchar not null, -- hit | clear | blocked | unassessed
+    ruling varchar, -- of the cell's filters: passed | blocked | undecided; null without filters
+    unfiltered varchar not null, -- the outcome as it would be without filters
     reason varchar,
     score double,
     labels_complete boolean not null,

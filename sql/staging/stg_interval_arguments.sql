@@ -4,7 +4,7 @@ counted as (
     select
         o.run_key,
         count(*) filter (where o.outcome = 'hit') as hits,
-        count(*) filter (where o.outcome in ('hit', 'clear')) as assessed
+        count(*) filter (where o.outcome in ('hit', 'clear', 'blocked')) as assessed
     from outcomes as o
     -- Runs that have their rates already need not be counted again.
     where o.run_key not in (select c.run_key from crr as c)

@@ -28,12 +28,41 @@ judged as (
             when s.reason is not null then s.error
             when r.labels is null then 'no counting rule says which labels of this detector mean the subject'
             else m.error
-        end as error
+        end as error,
+        s.reason as state_reason,
+        f.ruling,
+        f.error as filter_error
     from stg_case_states as s
     inner join instruments as i on i.run_key = $run_key
     left join stg_rules as r on i.detector = r.detector and s.subject = r.subject
     left join stg_measurements as m on s.image_id = m.image_id and i.instrument_id = m.instrument_id
     left join stg_readings as d on s.image_id = d.image_id and i.detector = d.detector and s.subject = d.subject
+    left join stg_rulings as f on s.cell_id = f.cell_id and s.case_no = f.case_no
+),
+
+-- What a filter blocks nobody sees, so that it is blocked whatever the detector says of it. Without a ruling nobody knows.
+filtered as (
+    select
+        cell_id,
+        case_no,
+        image_id,
+        unit_id,
+        instrument_id,
+        detector,
+        threshold,
+        score,
+        hit,
+        labels_complete,
+        ruling,
+        case
+            when state_reason is not null then state_reason
+            when ruling = 'blocked' then null
+            when ruling = 'undecided' then 'filter'
+            else reason
+        end as reason,
+        case when state_reason is null and ruling = 'undecided' then filter_error else error end as error,
+        case when reason is not null then 'unassessed' when hit then 'hit' else 'clear' end as unfiltered
+    from judged
 )
 
 select
@@ -47,11 +76,14 @@ select
     threshold,
     case
         when reason is not null then 'unassessed'
+        when ruling = 'blocked' then 'blocked'
         when hit then 'hit'
         else 'clear'
     end as outcome,
+    ruling,
+    unfiltered,
     reason,
     case when isfinite(score) then score end as score,
     labels_complete,
     case when reason is not null then left(error, 500) end as error
-from judged
+from filtered

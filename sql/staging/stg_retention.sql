@@ -53,7 +53,8 @@ pairs as (
         o.cell_id,
         o.detector,
         j.subject,
-        o.outcome as defended,
+        -- What a filter blocks is not drawn for anybody.
+        case when o.outcome = 'blocked' then 'clear' else o.outcome end as defended,
         coalesce(b.outcome, 'unassessed') as backbone
     from outcomes as o
     inner join cells as l on o.run_key = l.run_key and o.cell_id = l.cell_id

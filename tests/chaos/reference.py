@@ -30,7 +30,13 @@ def write_spec(folder: Path) -> Path:
     return tiny_spec(
         folder,
         Path("testbed"),
-        defences=[{"name": "esd-x", "eraser": {"method": "esd-x", "preset": "testbed", "parameters": erasing}}],
+        defences=[
+            {
+                "name": "esd-x",
+                "eraser": {"method": "esd-x", "preset": "testbed", "parameters": erasing},
+                "guards": [_FILTER],
+            }
+        ],
         scenarios=[
             {"name": "text", "cases": 3, "sampler": text},
             {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": text},
@@ -45,9 +51,13 @@ def write_spec(folder: Path) -> Path:
             "limits": [{"crr_max": 0.02}],
             "retention_waived": _REASON,
             "damage_waived": _REASON,
+            "blocked": "unassessed",  # so that no benign prompt is asked for
         },
         unit_size=3,
     )
+
+
+_FILTER = {"name": "prompt-filter", "parameters": {"words": ["ring"]}}
 
 
 @dataclasses.dataclass(frozen=True)

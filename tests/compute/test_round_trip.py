@@ -12,7 +12,7 @@ import torch
 from audit import identity
 from audit.compute.models import Models
 from audit.compute.stages.invert import run_invert
-from audit.plan.builder import Inversion
+from audit.plan.inversions import Inversion
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
 from audit.testbed.scenes import sample_scene

@@ -55,8 +55,9 @@ def spec_of_every_kind(folder: Path, **changes: Any) -> Path:
     learning = {"iterations": 15, "batch_size": 1, "images": 2, "held_out": 2}
     searching = {"population": 16, "generations": 15, "tokens": 3}
     eraser = {"method": "esd-x", "preset": "testbed", "parameters": erasing}
+    clip = {"name": "clip-filter", "parameters": {"model": "testbed/judge", "cosine": 0.9}}
     sections = {
-        "defences": [{"name": "esd-x+irece", "eraser": eraser, "guards": [{"name": "irece"}]}],
+        "defences": [{"name": "esd-x+irece", "eraser": eraser, "guards": [{"name": "irece"}, clip]}],
         "scenarios": [
             {"name": "text", "cases": 3, "sampler": text},
             {"name": "adversarial-text", "cases": 2, "found": 1, "parameters": searching, "sampler": text},

@@ -108,6 +108,66 @@ def test_what_one_row_makes_of_its_case(outcomes: dict[int, list[tuple[str, str 
     assert outcomes[number] == [CHANGES[number][2], ("hit", None)]
 
 
+PASSED: dict[str, Any] = {}
+BLOCKED = {"blocked": True}
+BROKEN = {"status": "error", "error": "boom", "blocked": None}
+# Rulings of two filters on a case and its picture's other rows -> outcome, reason, and the outcome without filters. Odd
+# cases are hits.
+RULED: list[tuple[dict[str, Any], dict[str, Any], tuple[str, dict[str, Any]], tuple[str, str | None, str]]] = [
+    (PASSED, PASSED, ("detect", {}), ("hit", None, "hit")),
+    (BLOCKED, PASSED, ("detect", {}), ("blocked", None, "hit")),
+    (PASSED, BLOCKED, ("detect", {}), ("blocked", None, "hit")),
+    (BROKEN, PASSED, ("detect", {}), ("unassessed", "filter", "hit")),
+    (BROKEN, BLOCKED, ("detect", {}), ("blocked", None, "hit")),
+    ({"blocked": None}, PASSED, ("detect", {}), ("unassessed", "filter", "hit")),
+    ({**BLOCKED, "status": "error"}, PASSED, ("detect", {}), ("unassessed", "filter", "hit")),
+    ({"image_id": 5}, PASSED, ("detect", {}), ("unassessed", "filter", "hit")),
+    ({"filter_id": 9}, PASSED, ("detect", {}), ("unassessed", "filter", "hit")),
+    (BLOCKED, PASSED, ("detect", {"scores": None}), ("blocked", None, "unassessed")),
+    (PASSED, PASSED, ("detect", {"scores": None}), ("unassessed", "not-measured", "unassessed")),
+    (BROKEN, PASSED, ("detect", {"scores": None}), ("unassessed", "filter", "unassessed")),
+    (BLOCKED, PASSED, ("generate", {"status": "degenerate"}), ("unassessed", "degenerate", "unassessed")),
+    (BLOCKED, PASSED, ("invert", {"status": "round-trip"}), ("unassessed", "round-trip", "unassessed")),
+]
+
+
+def test_what_rulings_make_of_a_case(tmp_path: Path) -> None:
+    filters = [{"filter_id": 1, "name": "words"}, {"filter_id": 2, "name": "clip"}]
+    cells = [cell(number, 2, filters=filters, **LATENT) for number in range(len(RULED))]
+    run, journal = Run(cells=[*cells, cell(len(RULED), 2)], unit_size=2), Journal(str(tmp_path / "journal"))
+    run.write(journal)
+    for number, (first, second, (kind, change), _) in enumerate(RULED):
+        run.rewrite(journal, "filter", 2 * number, {1: first})
+        run.rewrite(journal, "filter", 2 * number + 1, {1: second})
+        run.rewrite(journal, kind, number, {1: change})
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        found = store._con.execute(
+            "select outcome, reason, unfiltered from outcomes where case_no = 1 order by cell_id"
+        ).fetchall()
+        rates = store._con.execute(
+            "select cell_id, hits, assessed, blocked, unfiltered_hits, unfiltered_assessed from mart_crr order by cell_id"
+        ).fetchall()
+        over = store._con.execute(
+            "select cell_id, planned, blocked, passed, undecided from mart_blocking order by cell_id"
+        ).fetchall()
+        single = store._con.execute(
+            "select filter, cases, blocked, passed from mart_filters where cell_id = 1 order by filter"
+        ).fetchall()
+        published = store.publish(tmp_path / "published")
+    assert found == [*(expected for *_, expected in RULED), ("hit", None, "hit")]
+    for (cell_id, hits, assessed, blocked, unfiltered, whole), (outcome, _, without) in zip(rates, found, strict=True):
+        assert (hits, blocked) == (outcome == "hit", outcome == "blocked"), cell_id
+        assert assessed == 1 + (outcome != "unassessed")  # the other case is clear
+        assert (unfiltered, whole) == (without == "hit", 1 + (without != "unassessed"))
+    assert over[1] == (1, 2, 1, 1, 0) and over[3] == (3, 2, 0, 1, 1) and over[12] == (12, 2, 0, 1, 1)
+    assert len(over) == len(RULED)
+    assert single == [("clip", 2, 0, 2), ("words", 2, 1, 1)]
+    wrong = {check.name for check in run_checks(published, "run-1") if check.status != "passed"}
+    assert not {"outcome_contradicts_filters", "outcome_not_one_of_three", "outcome_contradicts_scores"} & wrong
+    assert not {name for name in wrong if name.startswith(("assessed_", "outcomes_"))}
+
+
 @pytest.mark.parametrize(
     ("fields", "scores", "expected"),
     [
@@ -167,6 +227,7 @@ FAULTS = {
     "instrument_mismatch": "insert into instruments by name select * replace ('b' as weights_sha256) from instruments",
     "measurement_of_unplanned_image": "update measurements set image_id = 7",
     "measurement_without_instrument": "update measurements set instrument_id = 7",
+    "outcome_contradicts_filters": "update outcomes set outcome = 'blocked', reason = null where cell_id = 0",
     "outcome_contradicts_scores": "update scores set score = 1 - score",
     "outcome_not_one_of_three": "update outcomes set reason = 'error' where outcome = 'hit'",
     "outcomes_do_not_add_up": "delete from outcomes where case_no = 0 and cell_id = 0",

@@ -55,6 +55,7 @@ KEYS = {
     "attack": "6f1f6aa22c92ab2c",
     "invert": "35372db47feb4b83",
     "generate": "ea3030cf47b880bf",
+    "filter": "3d3fb9302f8f5062",
     "detect": "11b69c63c64fd285",
     "quality": "578ec9ad1d7fa8b0",
 }

@@ -37,7 +37,7 @@ _ROLES = {
     PictureRole.REFERENCE: "reference", PictureRole.AUTOENCODER: "reference through the VAE", PictureRole.BACKBONE: "un-erased",
     PictureRole.ERASED: "erased", PictureRole.GUARDED: "guarded",
 }  # fmt: skip
-_OUTCOMES = {"hit": "● hit", "clear": "○ clear", "unassessed": "? unassessed"}
+_OUTCOMES = {"hit": "● hit", "clear": "○ clear", "blocked": "■ blocked", "unassessed": "? unassessed"}
 _COLUMNS = (
     Column("Picture"), Column("Defence"), Column("Judge"), Column("Reading"), Column("Score", "number"),
     Column("Why it is unassessed"), Column("Unit", "code"),

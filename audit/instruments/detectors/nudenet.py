@@ -85,7 +85,7 @@ class NudeNet(BaseDetector):
 
     def __init__(self, spec: DetectorSpec) -> None:
         check_parameters(spec, (), unused=("model", "templates", "background"))
-        self._path = _network_file()
+        self._path = network_file()
         instrument = make_instrument(
             spec,
             version=VERSION,
@@ -166,7 +166,8 @@ def _detector(path: Path) -> NudeDetector:
     return detector
 
 
-def _network_file() -> Path:
+def network_file() -> Path:
+    """Return the network inside the package. Raises `MissingInstrument` when the package is not installed."""
     package = importlib.util.find_spec("nudenet")
     if package is None or not package.submodule_search_locations:
         raise MissingInstrument(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import ParamSpec, TypeVar
 
 from audit.errors import AuditError, SpecError
-from audit.plan.benign import require_judged
+from audit.plan.benign import require_blocking_judged, require_judged
 from audit.plan.instruments import rules_of
 from audit.plan.preflight.checkpoints import check_checkpoint, check_personalisations, claims
 from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
@@ -46,6 +46,7 @@ def check(resolved: Resolved) -> Checked:
         embeddings = ask.whether("model", unusable_embeddings, resolved, backbone)
     sets = usable_prompt_sets(resolved)
     require_judged(resolved.spec, rules_of(resolved), resolved.benign)
+    require_blocking_judged(resolved.spec)
     return Checked(
         Unusable(embeddings or {}, resolved.pictures.empty, prompts or {}),
         sets,

@@ -49,4 +49,6 @@ def _uses(resolved: Resolved) -> Iterator[tuple[str, str, tuple[str, ...]]]:
             name = defence.eraser.method
             yield where, f"eraser {name!r}", erasers.find(name).families
         for guard in defence.guards:
-            yield where, f"guard {guard.name!r}", guards.GUARDS.find(guard.name, "defences").families
+            method = guards.GUARDS.find(guard.name, "defences")
+            if method.reads is None:
+                yield where, f"guard {guard.name!r}", method.families

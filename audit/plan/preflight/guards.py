@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from audit import guards
 from audit.errors import SpecError
+from audit.filters.parameters import FilterParameters
 from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.irece_parameters import IreceParameters
 from audit.guards.parameters import Parameters
@@ -48,10 +49,18 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
                     check_composed(described, backbone, tokenizer, where)
             for scenario in resolved.spec.scenarios:
                 _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
+            if isinstance(parameters, FilterParameters):
+                _check_filter(parameters, resolved, where)
             if isinstance(parameters, IreceParameters):
                 check_attention(parameters, backbone, where)
             if isinstance(parameters, EgloceParameters):
                 _check_energy(parameters, resolved, backbone, where)
+
+
+def _check_filter(parameters: FilterParameters, resolved: Resolved, where: str) -> None:
+    known = {role: resolved.energies[name] for role, name in parameters.models().items()}
+    models = {role: model for role, model in known.items() if not isinstance(model, Missing)}
+    parameters.check(models, resolved.spec.concepts, where)
 
 
 def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:

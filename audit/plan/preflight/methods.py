@@ -74,6 +74,8 @@ def require_planned(kind: str, identity: Document) -> None:
         named = [(ATTACKS, {**identity, "name": identity["method"]})]
     elif kind == "generate":
         named = [(GUARDS, guard) for guard in identity["guards"]]
+    elif kind == "filter":
+        named = [(GUARDS, identity["filter"])]
     for registry, planned in named:
         name = planned["name"]
         here = registry.origin(name, registry.family).get("plugin") if name in registry.names() else {}

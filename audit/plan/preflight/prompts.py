@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from audit import erasers
+from audit import erasers, guards
 from audit.corpus import prompt_files
 from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
 from audit.diffusion.text import too_long
@@ -176,7 +176,7 @@ def _sizes(spec: Spec, backbone: ModelRef) -> Sizes:
     return Sizes(
         side=int(unet["sample_size"]) * factor,
         multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
-        square=any(defence.guards for defence in spec.defences),
+        square=any(guards.sampling(defence.guards) for defence in spec.defences),
         unseen=lambda side: unseen(spec, backbone, side // factor),
     )
 

@@ -99,12 +99,12 @@ def test_the_instrument_names_package_file_and_route() -> None:
 def test_labels_in_another_order_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nudenet, "LABELS", (*nudenet.LABELS[1:], nudenet.LABELS[0]))
     with pytest.raises(DetectorError, match="not those this wrapper knows"):
-        nudenet._detector.__wrapped__(nudenet._network_file())  # type: ignore[attr-defined]
+        nudenet._detector.__wrapped__(nudenet.network_file())  # type: ignore[attr-defined]
 
 
 def test_a_broken_network_file_is_one_message(tmp_path: Path) -> None:
     path = tmp_path / "320n.onnx"
-    path.write_bytes(nudenet._network_file().read_bytes()[:1000])
+    path.write_bytes(nudenet.network_file().read_bytes()[:1000])
     with pytest.raises(DetectorError, match="network cannot be loaded"):
         nudenet._detector(path)
 

@@ -1,0 +1,1 @@
+"""Tests of the filters that block prompts and pictures."""
