@@ -130,7 +130,7 @@ def _decisions(decisions: Sequence[BlockingDecision], confidence: str, reasons: 
         Column("p, corrected", "number", minor=5),
         Column("Cases that would decide", "number", minor=4),
     )
-    rows = tuple(
+    rows: tuple[tuple[str, ...], ...] = tuple(
         (
             status_text(d.status.value),
             plain(d.concept),

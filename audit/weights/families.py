@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 from audit.files import Document
 from audit.weights import settings
+from audit.weights.setting_checks import shown
 
 Family: TypeAlias = Literal["sd1", "sd2", "sdxl", "sd3", "flux"]
 Settings: TypeAlias = Document
@@ -119,7 +120,7 @@ def class_problem(index: Settings, family: Family, further: Collection[str] = ()
     layout = LAYOUTS[family]
     named = index.get("_class_name", layout.pipelines[0])
     if named not in layout.pipelines:
-        return f"is a {settings.shown(named)}, which works otherwise than a {layout.pipelines[0]}"
+        return f"is a {shown(named)}, which works otherwise than a {layout.pipelines[0]}"
     for part, loader in index.items():
         if (
             part.startswith("_")
@@ -129,13 +130,13 @@ def class_problem(index: Settings, family: Family, further: Collection[str] = ()
         ):
             continue
         if part not in layout.parts:
-            return f"has a part {part!r} ({settings.shown(loader)}), which the audit does not know and would ignore"
+            return f"has a part {part!r} ({shown(loader)}), which the audit does not know and would ignore"
         library, classes = layout.parts[part]
         if part == "scheduler" and layout.network == "unet":
             classes = (*classes, *further)
         if len(loader) != 2 or loader[0] != library or loader[1] not in classes:
             known = " or ".join(classes) if len(classes) < 3 else ", ".join(classes)
-            return f"has a {part} of class {settings.shown(loader)}, and only {known} of {library} is supported"
+            return f"has a {part} of class {shown(loader)}, and only {known} of {library} is supported"
     for part in layout.parts:
         if part not in layout.optional and not _named(index.get(part)):
             lack = "; T5 is what Flux reads prompts with" if family == "flux" and part.endswith("_2") else ""
@@ -197,7 +198,7 @@ def width_problem(family: Family, read: Callable[[str], Settings], index: Settin
             return None
     for name, (expected, what) in wanted.items():
         if network.get(name) != expected:
-            return f"has a network with {name} {settings.shown(network.get(name))}, and {what} make it {expected}"
+            return f"has a network with {name} {shown(network.get(name))}, and {what} make it {expected}"
     joint = network.get("joint_attention_dim", 0)
     if family == "sd3" and width > joint:
         return f"has a transformer with joint_attention_dim {joint} below its text encoders' width of {width}"
@@ -220,7 +221,7 @@ def _named(loader: object) -> bool:
 
 def _t5_problem(t5: Settings, width: int) -> str | None:
     if t5.get("model_type", "t5") != "t5":
-        return f"has a T5 of model_type {settings.shown(t5.get('model_type'))}; t5 is needed"
+        return f"has a T5 of model_type {shown(t5.get('model_type'))}; t5 is needed"
     if t5.get("d_model") != width:
-        return f"has a T5 of width {settings.shown(t5.get('d_model'))}, and its transformer's joint_attention_dim is {width}"
+        return f"has a T5 of width {shown(t5.get('d_model'))}, and its transformer's joint_attention_dim is {width}"
     return None
