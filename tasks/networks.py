@@ -13,7 +13,7 @@ import importlib
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar, cast
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +33,7 @@ class Networks:
     """The seconds since they were last taken. A GPU's are its own, between marks in its stream."""
 
     def __init__(self) -> None:
-        self._seconds: collections.Counter[str] = collections.Counter()
+        self._seconds: collections.defaultdict[str, float] = collections.defaultdict(float)
         self._marks: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._inside = threading.local()
 
@@ -70,7 +70,7 @@ class Networks:
             finally:
                 self._inside.network = False
 
-        return timed
+        return cast("Callable[Concatenate[object, P], T]", timed)
 
     @contextlib.contextmanager
     def _clock(self, name: str) -> Iterator[None]:

@@ -55,7 +55,7 @@ class Transport:
             raise ValueError("SPM acts by prompt, so its noise model needs the prompts of the batch")
         gamma = torch.tensor([self.multiplier(text) for text in texts], device=self._pipeline.device)
 
-        def predict(latents: torch.Tensor, timestep: int | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             if len(latents) % len(gamma):
                 raise ValueError(f"a batch of {len(latents)} latents for {len(gamma)} prompts")
             self._gamma = gamma.repeat(len(latents) // len(gamma))

@@ -52,10 +52,10 @@ class Prefixes:
 
     def __init__(self, spec: Spec | None, limit: int = LIMIT) -> None:
         self._spec, self._limit, self._bytes = spec, limit, 0
-        self._begin: dict[tuple[int, ...], frozenset[int]] = {}
+        self._begin: dict[tuple[float, ...], frozenset[int]] = {}
         self._kept: OrderedDict[tuple[Trajectory, int], torch.Tensor] = OrderedDict()
 
-    def steps(self, timesteps: tuple[int, ...]) -> Collection[int]:
+    def steps(self, timesteps: tuple[float, ...]) -> Collection[int]:
         """Return the steps of a loop over `timesteps`, noisiest first, at which some guard of the run begins to act."""
         if timesteps not in self._begin:
             defences = self._spec.defences if self._spec is not None else ()
@@ -84,7 +84,7 @@ class Prefixes:
             self._bytes -= oldest.nbytes
 
 
-def _begin(defences: Sequence[Sequence[Parameters]], timesteps: Sequence[int]) -> frozenset[int]:
+def _begin(defences: Sequence[Sequence[Parameters]], timesteps: Sequence[float]) -> frozenset[int]:
     steps = {
         min((type(one).quiet_steps(one.model_dump(mode="json"), timesteps) for one in guards), default=0)
         for guards in defences

@@ -68,7 +68,7 @@ class _Step:
 
     model: NoiseModel
     previous: torch.Tensor
-    timestep: int
+    timestep: float
     states: torch.Tensor
     a: float
     b: float

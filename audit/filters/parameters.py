@@ -21,7 +21,7 @@ class FilterParameters(Parameters):
         """
 
     @classmethod
-    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+    def quiet_steps(cls, values: Values, timesteps: Sequence[float]) -> int:
         """Return the number of all steps: a filter touches none."""
         return len(timesteps)
 

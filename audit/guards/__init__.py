@@ -79,14 +79,14 @@ def resolve(guard: Guard, concept: Concept, energies: Mapping[str, str] | None =
     return {"name": guard.name, "parameters": values, **GUARDS.origin(guard.name, "defences")}
 
 
-def extra_calls(described: Sequence[Values], timesteps: Sequence[int], guidance: float) -> int:
+def extra_calls(described: Sequence[Values], timesteps: Sequence[float], guidance: float) -> int:
     """Return the UNet evaluations of one picture that guards add to the sampler's, as far as the plan can know them."""
     return sum(
         _method(guard["name"]).parameters.extra_calls(guard["parameters"], timesteps, guidance) for guard in described
     )
 
 
-def quiet_steps(described: Sequence[Values], timesteps: Sequence[int]) -> int:
+def quiet_steps(described: Sequence[Values], timesteps: Sequence[float]) -> int:
     """Return the number of first steps of `timesteps`, noisiest first, that none of the guards touches; all without guards."""
     return min(
         (_method(guard["name"]).parameters.quiet_steps(guard["parameters"], timesteps) for guard in described),

@@ -52,7 +52,7 @@ class Egloce(Guard):
     def __init__(self, energy: Energy, decode: Decode, parameters: Values) -> None:
         self._energy, self._decode, self._p = energy, decode, parameters
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Embed the prompts that are to be retained. Raises ValueError when views are to be drawn without the cases' seeds."""
         super().begin(conditioning, timesteps)
         if self._p["views"] and len(conditioning.seeds) != len(conditioning.texts):

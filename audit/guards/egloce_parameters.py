@@ -66,13 +66,13 @@ class EgloceParameters(Parameters):
         return {"energy": self.energy_name}
 
     @classmethod
-    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[float], guidance: float) -> int:
         """Return the evaluations of the updates at each step of the window; backward passes are not counted."""
         inside = sum(values["window"][1] <= t <= values["window"][0] for t in timesteps)
         return inside * int(values["iterations"]) * (1 if guidance == 1.0 else 2)
 
     @classmethod
-    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+    def quiet_steps(cls, values: Values, timesteps: Sequence[float]) -> int:
         """Return the number of steps before the window opens."""
         return sum(timestep > values["window"][0] for timestep in timesteps)
 

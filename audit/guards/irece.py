@@ -121,7 +121,7 @@ class Localiser:
             )
         return layers, noise
 
-    def _predict(self, latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+    def _predict(self, latents: torch.Tensor, timestep: float, states: torch.Tensor) -> torch.Tensor:
         dtype = self._unet.dtype
         return self._unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype)).sample.float()
 
@@ -145,7 +145,7 @@ class Irece(Guard):
     def __init__(self, localiser: Localiser, parameters: Values) -> None:
         self._localiser, self._p = localiser, parameters
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Choose the schedule's timestep nearest to t*. Raises ValueError without the cases' seeds."""
         super().begin(conditioning, timesteps)
         if len(conditioning.seeds) != len(conditioning.texts):

@@ -84,12 +84,12 @@ class IreceParameters(Parameters):
         return [*values["phrases"], *values["neighbours"]]
 
     @classmethod
-    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[float], guidance: float) -> int:
         """Return one evaluation for each phrase, two where the localisation compares."""
         return len(values["phrases"]) * (1 if values["localisation"] in ("attention", "contrast-tokens") else 2)
 
     @classmethod
-    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+    def quiet_steps(cls, values: Values, timesteps: Sequence[float]) -> int:
         """Return the number of steps before the one nearest to t*."""
         return min(range(len(timesteps)), key=lambda index: abs(timesteps[index] - values["t_star"]))
 

@@ -32,7 +32,7 @@ class NegativePrompt(Guard):
         self.text = text
         self._encode = encode
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Encode the text, unless guidance is off."""
         super().begin(conditioning, timesteps)
         self._states: torch.Tensor | None = None

@@ -53,12 +53,12 @@ class Parameters(BaseModel):
         return ()
 
     @classmethod
-    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[float], guidance: float) -> int:
         """Return the UNet evaluations of one picture that the guard adds to the sampler's."""
         return 0
 
     @classmethod
-    def quiet_steps(cls, values: Values, timesteps: Sequence[int]) -> int:
+    def quiet_steps(cls, values: Values, timesteps: Sequence[float]) -> int:
         """Return the number of first steps of `timesteps`, noisiest first, at which the guard neither acts nor looks.
 
         Until then the model is sampled as if there were no guard, so that defences may share these steps.

@@ -86,7 +86,7 @@ class Safree(Guard):
         self._concept: torch.Tensor | None = None
         self._edits: dict[str, Edit | None] = {}
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Filter every different prompt of the batch."""
         super().begin(conditioning, timesteps)
         self._texts = conditioning.texts

@@ -62,7 +62,7 @@ class Sld(Guard):
         self.settings = Settings(**{name: parameters[name] for name in names})
         self._encode = encode
 
-    def begin(self, conditioning: Conditioning, timesteps: Sequence[int]) -> None:
+    def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Encode the safety concept, unless guidance is off."""
         super().begin(conditioning, timesteps)
         self._momentum: torch.Tensor | None = None

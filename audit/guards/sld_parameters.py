@@ -57,7 +57,7 @@ class SldParameters(Parameters):
         return [values["text"]]
 
     @classmethod
-    def extra_calls(cls, values: Values, timesteps: Sequence[int], guidance: float) -> int:
+    def extra_calls(cls, values: Values, timesteps: Sequence[float], guidance: float) -> int:
         """Return one evaluation for each step, that of the third branch; none without guidance."""
         return len(timesteps) if guidance != 1.0 else 0
 

@@ -14,6 +14,7 @@ import duckdb
 from audit.files import Document
 from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
+from audit.index.failure_modes import read_failure_modes
 from audit.index.folding import fill_intervals, fill_rates
 from audit.index.published import open_published, require_run
 from audit.index.records import Row, records
@@ -42,6 +43,7 @@ from audit.verdict.results import (
 if TYPE_CHECKING:
     import pandas as pd
 
+_ERROR = 0.05  # after correction: levels at or below it come with pictures
 _DISAGREEMENTS = 12  # pictures of a cell and a pair of detectors that a report may show
 _UNDECIDED = Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this run yet.",), (), ())
 # As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
@@ -193,8 +195,12 @@ def _read(
             )
         ),
         disagreements=_disagreements(con, run_id),
+<<<<<<< HEAD
         blocking=_typed(BlockingRow, records(con, mart.format("mart_blocking"), [run_id])),
         filters=_typed(FilterRow, records(con, mart.format("mart_filters") + ", filter", [run_id])),
+=======
+        failure_modes=read_failure_modes(con, run_id, document, _ERROR),
+>>>>>>> judges
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from audit.report import judges, matrix, sections
+from audit.report import failures, judges, matrix, sections
 from audit.report.chart import Plot
 from audit.report.contact import MAX_PICTURES, PER_CELL, Sheet, contact_sheets
 from audit.report.curves import curves
@@ -88,7 +88,9 @@ def render(
     if pictures is None:
         return text
     first = strips(page.index, pictures, show_sensitive=show_sensitive)
-    examples = {judges.KEY: judges.sheets(page.index, pictures, show_sensitive=show_sensitive)}
+    examples = {
+        part.KEY: part.sheets(page.index, pictures, show_sensitive=show_sensitive) for part in (judges, failures)
+    }
     beside = sum(len(strip.frames) for strip in first.values())
     beside += sum(len(sheet.thumbnails) for sheets in examples.values() for sheet in sheets)
     used = sum(strip.bytes for strip in first.values())

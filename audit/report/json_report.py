@@ -26,6 +26,7 @@ from audit.verdict.decisions import (
     Verdict,
     VerdictStatus,
 )
+from audit.verdict.failure_modes import FailureMode, FoundPicture
 from audit.verdict.regression import Comparison
 from audit.verdict.results import (
     BlockingRow,
@@ -131,10 +132,15 @@ def _result(document: Document) -> RunResult:
         defence_pairs=tuple(PairedRow(**row) for row in document.get("defence_pairs", ())),
         pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
         judge_pairs=tuple(JudgePairRow(**row) for row in document.get("judge_pairs", ())),
+        failure_modes=tuple(_failure_mode(row) for row in document.get("failure_modes", ())),
         disagreements=tuple(Disagreement(**row) for row in document.get("disagreements", ())),
         blocking=tuple(BlockingRow(**row) for row in document.get("blocking", ())),
         filters=tuple(FilterRow(**row) for row in document.get("filters", ())),
     )
+
+
+def _failure_mode(row: Document) -> FailureMode:
+    return FailureMode(**{**row, "pictures": tuple(FoundPicture(**picture) for picture in row["pictures"])})
 
 
 def _pictured(row: Document) -> PicturedCase:

@@ -14,7 +14,11 @@ from audit.report import (
     controls,
     counting,
     decided,
+<<<<<<< HEAD
     filtering,
+=======
+    failures,
+>>>>>>> judges
     guarding,
     judges,
     latents,
@@ -50,6 +54,7 @@ def build(result: RunResult, comparison: Comparison | None = None) -> tuple[Sect
         quality.section(index),
         counting.section(index),
         judges.section(index),
+        failures.section(index),
         against.section(index),
         _neighbours(index),
         filtering.section(index, reasons=_listed(index)),

@@ -94,7 +94,9 @@ def decide(
     read = list(cells.readings(policy, counted, controls, raw, calibrations, decided_at))
     kept = list(retention_readings(policy, crr, retention, drawn, raw))
     held_back = list(blocking.readings(policy, crr, filtered, raw))
-    p_values = [*(r.p_value for r in read if r.limit is not None), *(r.p_value for r in (*kept, *held_back))]
+    p_values = (
+        [r.p_value for r in read if r.limit is not None] + [r.p_value for r in kept] + [r.p_value for r in held_back]
+    )
     families = iter(_families(policy, error, p_values))
     alone = Family(1, 1.0, error)
     decisions = tuple(cells.decision(policy, r, next(families) if r.limit is not None else alone) for r in read)

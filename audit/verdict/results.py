@@ -8,6 +8,7 @@ from audit.files import Document
 from audit.verdict.case_pictures import PicturedCase
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import Verdict
+from audit.verdict.failure_modes import FailureMode
 
 
 @dataclasses.dataclass(frozen=True)
@@ -298,5 +299,9 @@ class RunResult:
     pictured: tuple[PicturedCase, ...] = ()  # one telling case of each concept
     judge_pairs: tuple[JudgePairRow, ...] = ()  # of detectors that read the same pictures
     disagreements: tuple[Disagreement, ...] = ()  # the widest of each cell and pair
+<<<<<<< HEAD
     blocking: tuple[BlockingRow, ...] = ()  # of cells with filters
     filters: tuple[FilterRow, ...] = ()
+=======
+    failure_modes: tuple[FailureMode, ...] = ()  # tested levels with the smallest p-values
+>>>>>>> judges

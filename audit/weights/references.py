@@ -17,6 +17,7 @@ from audit.identity import key
 from audit.weights import families, schedulers, settings
 from audit.weights.families import Family
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
+from audit.weights.setting_checks import Settings
 from audit.weights.sharing import SharedModel, copy_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -149,7 +150,7 @@ def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,
     return family
 
 
-def _read(ref: ModelRef, part: str, index: settings.Settings) -> settings.Settings:
+def _read(ref: ModelRef, part: str, index: Settings) -> Settings:
     """Return the settings of one part. Raises `CheckpointError` when model_index.json does not say how to load it."""
     loader = index.get(part)
     if not (isinstance(loader, list) and len(loader) == 2 and all(isinstance(name, str) for name in loader)):
@@ -157,7 +158,7 @@ def _read(ref: ModelRef, part: str, index: settings.Settings) -> settings.Settin
     return read_json(ref.path / part / ("scheduler_config.json" if part == "scheduler" else "config.json"))
 
 
-def _unet_kind(unet: settings.Settings, scheduler: settings.Settings) -> str | None:
+def _unet_kind(unet: Settings, scheduler: Settings) -> str | None:
     """Return why a UNet cannot be sampled from at all, whatever its family; None when it can."""
     if unet.get("in_channels") != 4 or unet.get("out_channels") != 4:
         channels = f"{unet.get('in_channels')} in, {unet.get('out_channels')} out"
@@ -168,13 +169,13 @@ def _unet_kind(unet: settings.Settings, scheduler: settings.Settings) -> str | N
     return None
 
 
-def _conditioning(unet: settings.Settings, text: settings.Settings, index: settings.Settings) -> str | None:
+def _conditioning(unet: Settings, text: Settings, index: Settings) -> str | None:
     if index["text_encoder"][1] != "CLIPTextModel" or unet.get("cross_attention_dim") != text.get("hidden_size"):
         return "is not conditioned by a CLIPTextModel whose width is the UNet's cross_attention_dim"
     return None
 
 
-def sampler_settings(ref: ModelRef) -> settings.Settings:
+def sampler_settings(ref: ModelRef) -> Settings:
     """Return the settings of a pipeline's scheduler, its class and the defaults of that among them.
 
     The pipeline must be one that `pipeline_family` knows.

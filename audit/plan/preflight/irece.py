@@ -12,7 +12,7 @@ from audit.guards.irece_parameters import IreceParameters
 from audit.spec.document import Spec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
-from audit.weights.settings import Settings
+from audit.weights.setting_checks import Settings
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from audit import guards
 from audit.errors import CheckpointError, SpecError
+from audit.files import Document
 from audit.plan.resolved import Resolved
 from audit.plan.samplers import samplers_of, timesteps
 from audit.spec.sampler import AS_PIPELINE, DDIM, LCM, Sampler
@@ -51,7 +52,7 @@ def _moving(resolved: Resolved) -> Iterator[tuple[str, str]]:
                 yield defence.name, guard.name
 
 
-def _check_memory(sampler: Sampler, written: dict[str, object], where: str, defence: str, guard: str) -> None:
+def _check_memory(sampler: Sampler, written: Document, where: str, defence: str, guard: str) -> None:
     from audit.diffusion.schedulers import remembers  # imports torch
 
     chosen = choose(written, sampler.scheduler)
