@@ -195,12 +195,9 @@ def _read(
             )
         ),
         disagreements=_disagreements(con, run_id),
-<<<<<<< HEAD
         blocking=_typed(BlockingRow, records(con, mart.format("mart_blocking"), [run_id])),
         filters=_typed(FilterRow, records(con, mart.format("mart_filters") + ", filter", [run_id])),
-=======
         failure_modes=read_failure_modes(con, run_id, document, _ERROR),
->>>>>>> judges
     )
 
 

@@ -14,11 +14,8 @@ from audit.report import (
     controls,
     counting,
     decided,
-<<<<<<< HEAD
-    filtering,
-=======
     failures,
->>>>>>> judges
+    filtering,
     guarding,
     judges,
     latents,

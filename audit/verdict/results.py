@@ -299,9 +299,6 @@ class RunResult:
     pictured: tuple[PicturedCase, ...] = ()  # one telling case of each concept
     judge_pairs: tuple[JudgePairRow, ...] = ()  # of detectors that read the same pictures
     disagreements: tuple[Disagreement, ...] = ()  # the widest of each cell and pair
-<<<<<<< HEAD
     blocking: tuple[BlockingRow, ...] = ()  # of cells with filters
     filters: tuple[FilterRow, ...] = ()
-=======
     failure_modes: tuple[FailureMode, ...] = ()  # tested levels with the smallest p-values
->>>>>>> judges
