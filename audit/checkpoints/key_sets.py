@@ -24,13 +24,23 @@ def _module_type_is_norm(name: str) -> bool:
 
 
 def is_text_attention(name: str) -> bool:
-    """Return whether a module or tensor reads text: the cross-attention of a UNet, or the text's side of joint attention."""
-    return "attn2" in name or ".attn.add_" in name or ".attn.to_add_out" in name
+    """Return whether a module or tensor reads text: the cross-attention of a UNet, or the text's side of joint attention.
+
+    A transformer's own attn2 is a second attention of the image to itself.
+    """
+    if name.startswith("transformer_blocks."):
+        return ".attn.add_" in name or ".attn.to_add_out" in name
+    return "attn2" in name
 
 
 def is_text_key(name: str) -> bool:
     """Return whether a module or tensor makes attention's keys or values of the text."""
-    return any(part in name for part in ("attn2.to_k", "attn2.to_v", ".attn.add_k_proj", ".attn.add_v_proj"))
+    keys = (
+        (".attn.add_k_proj", ".attn.add_v_proj")
+        if name.startswith("transformer_blocks.")
+        else ("attn2.to_k", "attn2.to_v")
+    )
+    return any(key in name for key in keys)
 
 
 def _is_trained_by_esd(name: str) -> bool:  # parameters of Linear and Conv2d modules

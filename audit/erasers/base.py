@@ -15,7 +15,7 @@ from audit.erasers.parameters import LoopParameters, Precision
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
 
-Layout = Literal["unet-partial", "receler", "spm", "text-encoder"]
+Layout = Literal["unet-partial", "receler", "spm", "text-encoder", "lora"]
 DTYPES: Mapping[Precision, torch.dtype] = {
     "float32": torch.float32,
     "float16": torch.float16,
@@ -29,7 +29,8 @@ class Artefact:
 
     `unet-partial` tensors have diffusers' UNet names and replace the backbone's; `receler` tensors are adapters, named
     `{entry}.{down|up}.{weight|bias}`, that are added after every attn2; `spm` tensors are low-rank pairs by kohya's names
-    that act by the prompt; `text-encoder` tensors are the whole text encoder's, `text_model.` before each name.
+    that act by the prompt; `text-encoder` tensors are the whole text encoder's, `text_model.` before each name; `lora` tensors
+    are low-rank pairs by diffusers' names, which are added to the weights.
     """
 
     method: str

@@ -21,6 +21,7 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
+from torch.nn.utils import parametrize
 
 from audit import erasers
 from audit.checkpoints.key_sets import is_text_attention, is_text_key, unread_queries
@@ -110,6 +111,8 @@ def erase(
     concept_prompts = prompts(pipeline, concepts, options.templates, options.synonyms)
     sources = _sources(pipeline, concept_prompts, options.erase_from)
     unet, trained = prepare(pipeline.unet, method, options.selection)
+    if options.lora_rank:
+        trained = low_rank(unet, tuple(trained), options.lora_rank, options.seed)
     latents = Latents(
         pipeline,
         lambda x, t, states: predict(pipeline.unet, x, t, states, options.compute),
@@ -133,10 +136,11 @@ def erase(
     step = _Step(unet, optimiser, sources, options)
     training.run(lambda generator: step(*latents.draw(generator)))
     source = slug(concepts) if options.erase_from is None else file_part(options.erase_from)
+    name = f"esd-{slug(concepts)}-from-{source}-{method.replace('-', '')}.safetensors"
     return Made(
-        layout="unet-partial",
+        layout="lora" if options.lora_rank else "unet-partial",
         tensors={name: tensor.detach().float().cpu().contiguous() for name, tensor in trained.items()},
-        filename=f"esd-{slug(concepts)}-from-{source}-{method.replace('-', '')}.safetensors",
+        filename="pytorch_lora_weights.safetensors" if options.lora_rank else name,
         prompts=tuple(prompt.text for prompt in concept_prompts),
         curve=training.curve,
         seconds=training.seconds,
@@ -188,6 +192,39 @@ def trainable(unet: UNet2DConditionModel, names: Sequence[str]) -> tuple[UNet2DC
         copied.set_attn_processor(AttnProcessor())
     parameters = dict(copied.named_parameters())
     return copied, {name: parameters[name].requires_grad_(True) for name in names}
+
+
+class _LowRank(nn.Module):
+    """A weight with a low-rank product added, W + B A (Hu et al. 2021, arXiv 2106.09685, eq. 3)."""
+
+    def __init__(self, weight: torch.Tensor, rank: int, generator: torch.Generator) -> None:
+        super().__init__()
+        out, into = weight.shape
+        down = torch.rand(rank, into, generator=generator).mul_(2).sub_(1) / into**0.5  # as PEFT draws it
+        self.down, self.up = nn.Parameter(down.to(weight)), nn.Parameter(weight.new_zeros(out, rank))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + self.up @ self.down
+
+
+def low_rank(unet: Denoiser, names: Sequence[str], rank: int, seed: int) -> dict[str, nn.Parameter]:
+    """Train low-rank pairs in place of the selected parameters; return the pairs by diffusers' LoRA names.
+
+    Pairs belong to the linear layers among them; biases and convolutions stay. Raises `EraserError` when there are none.
+    """
+    part = "transformer" if hasattr(unet, "transformer_blocks") else "unet"
+    generator, pairs = torch.Generator().manual_seed(seed), dict[str, nn.Parameter]()
+    for name in names:
+        unet.get_parameter(name).requires_grad_(False)
+        module = unet.get_submodule(name.rpartition(".")[0])
+        if name.endswith(".weight") and isinstance(module, nn.Linear):
+            pair = _LowRank(module.weight, rank, generator)
+            parametrize.register_parametrization(module, "weight", pair)
+            path = f"{part}.{name.removesuffix('.weight')}"
+            pairs |= {f"{path}.lora_A.weight": pair.down, f"{path}.lora_B.weight": pair.up}
+    if not pairs:
+        raise EraserError("no linear layer is selected that a LoRA could change", next_step="set lora_rank to 0")
+    return pairs
 
 
 def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:

@@ -23,7 +23,7 @@ class EsdParameters(TrainedParameters):
     weights that are bfloat16 themselves (`compute: bfloat16-weights`).
     """
 
-    LATER: ClassVar[frozenset[str]] = TrainedParameters.LATER | {"selection"}
+    LATER: ClassVar[frozenset[str]] = TrainedParameters.LATER | {"selection", "lora_rank"}
 
     negative_guidance: float = Field(2.0, gt=0)
     "Strength of the guidance away from the concept (eta)."
@@ -32,6 +32,9 @@ class EsdParameters(TrainedParameters):
     selection: Literal["2025", "2023"] = "2025"
     """Tensors that a method's name means: those of the 2025 script, or those of the 2023 one, which trains the
     normalisation layers too and, in esd-u, leaves out the time embedding and the output layers."""
+    lora_rank: int = Field(0, ge=0, le=256)
+    """Rank of a LoRA that is trained on the selected linear layers and saved by diffusers' names; 0 trains the weights
+    themselves."""
     erase_from: str | None = None
     "The prompt from which alone the concept is erased (c_from); by default the concept itself."
     iterations: int = Field(200, ge=1)

@@ -151,7 +151,7 @@ def measured(pipeline: Pipeline, made: Made, concepts: Sequence[Concept]) -> Cha
 
 def _weight_change(part: nn.Module, made: Made) -> tuple[list[str], float | None]:
     """Return the names of the tensors that differ or do something, and the relative norm of the difference."""
-    if made.layout in ("receler", "spm"):
+    if made.layout in ("receler", "spm", "lora"):
         return [name for name, tensor in made.tensors.items() if bool(tensor.any())], None
     state, changed = part.state_dict(), []
     if made.layout == "text-encoder":

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
+from audit.checkpoints import apply_artefact
+from audit.diffusion.pipeline import load_pipeline
+from audit.erasers import resolve_parameters
+from audit.erasers.produce import produce
 from audit.errors import SpecError
 from audit.run import open_journal
+from audit.spec.sections import Concept, Eraser
 from audit.storage.journal import Journal
 from audit.testbed.tokenizer import make_tokenizer
+from audit.weights.references import resolve_model
 from tests.flows.audits import WAIVED, finish_run, plan_run, spec_of_every_kind, tiny_spec
 from tests.tiny_families import write_flux, write_sd2, write_sd3, write_sdxl
 
+ERASING = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
 GUARDS = {
     "write_sd2": {"name": "irece", "parameters": {"t_star": 501, "area_max": 1.0}},
     "write_sdxl": {"name": "negative-prompt"},
@@ -34,6 +43,22 @@ def test_every_kind_of_unit_runs_on_a_transformer(tmp_path: Path) -> None:
     for kind in ("erase", "attack", "invert", "generate"):
         assert "error" not in statuses(journal, kind), kind
         assert "ok" in statuses(journal, kind), kind
+
+
+@pytest.mark.parametrize("write", [write_sd2, partial(write_sd3, t5=False)])
+def test_an_eraser_s_lora_changes_the_weights_by_its_products(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    backbone = load_pipeline(resolve_model(str(write(tmp_path / "backbone"))), torch.device("cpu"))
+    parameters = {**ERASING, "lora_rank": 2, "stored": "float32"}
+    values = resolve_parameters(Eraser(method="esd-x", preset="testbed", parameters=parameters), backbone.ref.name)
+    made = produce(backbone, "esd-x", [Concept(name="ring", phrase="ring")], values)
+    assert made.artefact.layout == "lora"
+    erased = apply_artefact(backbone, dict(made.artefact.tensors))
+    name = next(iter(made.artefact.tensors)).removesuffix(".lora_A.weight")
+    module = name.partition(".")[2]
+    up, down = (made.artefact.tensors[f"{name}.lora_{half}.weight"] for half in "BA")
+    before, after = (network.get_submodule(module).weight for network in (backbone.unet, erased.unet))
+    assert torch.allclose(after, before + up @ down, atol=1e-6)
+    assert not torch.equal(after, before)
 
 
 @pytest.mark.parametrize("write", [write_sd2, write_sdxl])
