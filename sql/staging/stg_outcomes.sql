@@ -40,7 +40,7 @@ judged as (
     left join stg_rulings as f on s.cell_id = f.cell_id and s.case_no = f.case_no
 ),
 
--- What a filter blocks nobody sees, so that it is blocked whatever the detector says of it. Without a ruling nobody knows.
+-- What a filter blocks nobody sees, so it is blocked whatever the detector says of it. Without a ruling nobody knows.
 filtered as (
     select
         cell_id,

@@ -93,7 +93,7 @@ def test_every_report_shows_both_rates_and_over_blocking(finished: tuple[Plan, J
     assert (text.hits, text.blocked, text.assessed) == (0, 6, 6)
     with_filters, without = f"0 / {text.assessed}", f"{text.unfiltered_hits} / {text.unfiltered_assessed}"
     for rendered in (markdown.render(result), terminal.render(result), html.render(result, None)):
-        assert "Reproduction rates with and without filters" in rendered
+        assert "CRR with" in rendered and "CRR without" in rendered
         assert with_filters in rendered and without in rendered
         assert "Over-blocking" in rendered and "32 / 32 / 32" in rendered
         assert "block more than the policy allows" in rendered
