@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-erased erasers-table guards-table constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-erased erasers-table guards-table styles constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -78,6 +78,16 @@ guards-table: $(STAMP) ## audit every guard on the testbed, table into audit/tes
 		$(BIN)/erasure-audit testbed scenes $(GUARDS)/corpus/$$class --class $$class --objects 2 --count 20 --without ring || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/testbed-guards.yaml --root $(GUARDS)/store --exit-zero
 	$(PAGE) guards --root $(GUARDS)/store
+
+STYLES = build/styles
+
+styles: $(STAMP) ## audit a fill of the testbed as a concept, through every scenario (resumable)
+	for fill in plain striped dotted; do \
+		$(BIN)/erasure-audit testbed scenes $(STYLES)/references/$$fill --class square --fill $$fill --split calibration --count 24 \
+			|| exit 1; done
+	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/striped --class square --fill striped --count 24
+	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/arrow --class arrow --count 12
+	$(BIN)/erasure-audit run deployments/specs/testbed-styles.yaml --root $(STYLES)/store --exit-zero
 
 MEB = build/m-erasurebench
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,25 +122,32 @@ def write_corpus(
     *,
     without: Sequence[str] = (),
     regions: str | None = None,
+    fill: str | None = None,
 ) -> list[str]:
     """Write `n` PNG scenes that contain `cls`, indices from `start`, under any fsspec URL, and return their URLs.
 
-    No scene contains a class of `without`. Under `regions` goes a mask for each scene, with the scene's file name: white
+    No scene contains a class of `without`. With `fill` only scenes count in which `cls` is filled so. Under `regions` goes a mask for each scene, with the scene's file name: white
     where the object `cls` is, black elsewhere. Raises ValueError on bad arguments.
     """
+    if fill is not None and fill not in FILLS:
+        raise ValueError(f"unknown fill {fill!r}: it is one of {', '.join(FILLS)}")
     unknown = sorted({*without} - {*ALL_CLASSES})
     if unknown or cls in without:
         raise ValueError(
             f"unknown class {unknown[0]!r}" if unknown else f"no scene can both show {cls!r} and be without it"
         )
     drawn = [name for name in (ALL_CLASSES if cls in UNLEARNED else CLASSES) if name not in without]
-    written = []
-    for index in range(start, start + n):
+    written: list[str] = []
+    for index in itertools.count(start):
+        if len(written) == n:
+            break
         scene = sample_scene(split, index, classes=drawn, n_objects=n_objects, required_class=cls)
+        sought = next(thing for thing in scene.objects if thing.cls == cls)
+        if fill not in (None, sought.fill):
+            continue
         written.append(_write_png(url, corpus_name(cls, index), scene.image))
         if regions is not None:
-            mask = next(thing.mask for thing in scene.objects if thing.cls == cls)
-            _write_png(regions, corpus_name(cls, index), mask.astype(np.uint8) * 255)
+            _write_png(regions, corpus_name(cls, index), sought.mask.astype(np.uint8) * 255)
     return written
 
 

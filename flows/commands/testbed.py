@@ -32,6 +32,9 @@ def scenes(
     regions: Annotated[
         str | None, typer.Option("--regions", help="Folder or s3:// prefix for masks of the shape's region.")
     ] = None,
+    fill: Annotated[
+        str | None, typer.Option("--fill", help="plain, striped or dotted: how the shape is filled in every scene.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
@@ -47,7 +50,7 @@ def scenes(
         )
     try:
         written = write_corpus(
-            url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions
+            url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions, fill=fill
         )
     except (ValueError, ImportError) as error:
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
