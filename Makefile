@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-erased erasers-table guards-table styles constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table styles constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -59,6 +59,9 @@ testbed: $(STAMP) ## train the testbed from scratch (resumable; hours on two cor
 
 testbed-card: $(STAMP) ## measure the testbed's trained parts, into audit/testbed/README.md
 	$(BIN)/python -m audit.testbed.card
+
+testbed-sd3-card: $(STAMP) ## measure the testbed's SD3-shaped backbone, into audit/testbed/README.md
+	$(BIN)/python -m audit.testbed.flow_card
 
 testbed-erased: $(STAMP) ## erase ring and star from the testbed by each method (resumable; minutes on two cores)
 	$(BIN)/python -m audit.testbed.erased

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 
+from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, check_weights, load_pipeline, noise_model
 from audit.diffusion.sampling import initial_noise, sample
+from audit.errors import CheckpointError
 from audit.weights.references import pipeline_family, resolve_model
 from tests.tiny_families import WRITERS, write_flux, write_sd3
 
@@ -92,3 +95,34 @@ def test_inversion_goes_there_and_back(backbone: Pipeline) -> None:
     down = sample(model, schedule, up.latents, Conditioning(states, states, 1.0, tuple(PROMPTS)))
     assert float(up.residual_max.max()) < 1e-3
     assert float((down.latents - clean).norm() / clean.norm()) < 1e-2
+
+
+def test_joint_attention_is_seen_without_changing_the_prediction(tmp_path: Path) -> None:
+    """Against the same softmax taken from the layer's inputs, head by head."""
+    backbone = load_pipeline(resolve_model(str(write_sd3(tmp_path / "sd3", t5=False))), torch.device("cpu"))
+    latents, states = start(backbone), backbone.encode_text(PROMPTS)
+    layer = backbone.unet.get_submodule("transformer_blocks.1.attn")
+    given: dict[str, torch.Tensor] = {}
+    layer.register_forward_pre_hook(lambda module, args, kwargs: given.update(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        plain = noise_model(backbone.unet)(latents, 500.0, states)
+        with CrossAttentionMaps(backbone.unet, None) as captured:
+            seen = noise_model(backbone.unet)(latents, 500.0, states)
+        assert torch.equal(plain, seen)
+        image, text = given["hidden_states"], given["encoder_hidden_states"]
+        query = layer.norm_q(layer.to_q(image).view(2, 16, 2, 8))
+        keys = [
+            layer.norm_k(layer.to_k(image).view(2, 16, 2, 8)),
+            layer.norm_added_k(layer.add_k_proj(text).view(2, -1, 2, 8)),
+        ]
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, torch.cat(keys, 1)) / 8**0.5
+        expected = scores.softmax(-1)[..., 16:].mean(1)
+    assert set(captured.maps) == {"transformer_blocks.0.attn", "transformer_blocks.1.attn"}
+    assert torch.allclose(captured.maps["transformer_blocks.1.attn"].flatten(1, 2), expected, atol=1e-6)
+
+
+def test_a_folder_without_its_t5_says_how_to_do_without(tmp_path: Path) -> None:
+    folder = write_sd3(tmp_path / "sd3")
+    shutil.rmtree(folder / "text_encoder_3")
+    with pytest.raises(CheckpointError, match="set text_encoder_3 and tokenizer_3 to"):
+        resolve_model(str(folder))
