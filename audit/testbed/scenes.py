@@ -126,8 +126,9 @@ def write_corpus(
 ) -> list[str]:
     """Write `n` PNG scenes that contain `cls`, indices from `start`, under any fsspec URL, and return their URLs.
 
-    No scene contains a class of `without`. With `fill` only scenes count in which `cls` is filled so. Under `regions` goes a mask for each scene, with the scene's file name: white
-    where the object `cls` is, black elsewhere. Raises ValueError on bad arguments.
+    No scene contains a class of `without`. With `fill` only scenes count in which `cls` is filled so. Under `regions` goes a
+    mask for each scene, with the scene's file name: white where the object `cls` is, black elsewhere. Raises ValueError on
+    bad arguments.
     """
     if fill is not None and fill not in FILLS:
         raise ValueError(f"unknown fill {fill!r}: it is one of {', '.join(FILLS)}")
