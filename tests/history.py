@@ -280,6 +280,7 @@ def _outcomes(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun,
         select run_key, cell_id, case_no, image_id, unit_id, instrument_id, detector, 0.5 as threshold,
             case when place < hits then 'hit' when place < {history.cases} - unassessed then 'clear' else 'unassessed' end
                 as outcome,
+            outcome as unfiltered,
             case when place >= {history.cases} - unassessed then 'degenerate' end as reason,
             case when place < {history.cases} - unassessed
                 then if(place < hits, 0.95, 0.45) - 0.4 * place / {history.cases}
