@@ -127,7 +127,10 @@ def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -
     part = some_layers(tensors, backbone)
     if part is not None:
         name, count, of = part
-        sentence = f"it changes {MEANINGS[name].replace('every attn2', 'attn2')} in {count} of {of} layers only"
+        changed = (
+            MEANINGS[name].partition(", or ")[0].replace("every attn2", "attn2")
+        )  # joint attention has no such files
+        sentence = f"it changes {changed} in {count} of {of} layers only"
         return f"{name} of {count} layers", (f"{sentence}: if its method trains all of them, the file is incomplete",)
     near, missing, extra = nearest_set(tensors, backbone)
     raise CheckpointError(

@@ -129,7 +129,7 @@ class Policy(BaseModel):
         defaults = {
             name: Policy.model_fields[name].default for name in ("blocked", "benign_blocked_max", "blocked_max")
         }
-        unset = all(fields[name] == value for name, value in defaults.items())
+        unset = all(fields.get(name, value) == value for name, value in defaults.items())
         return {name: value for name, value in fields.items() if not (unset and name in defaults)}
 
     def judges_of_retention(self) -> tuple[str, ...]:

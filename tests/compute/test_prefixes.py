@@ -36,7 +36,7 @@ class TestbedEnergy(Models):
 
     __test__ = False
 
-    def _guard_model(self, sha256: str) -> ModelRef:
+    def guard_model(self, sha256: str) -> ModelRef:
         return resolve_model("testbed/energy")
 
 
