@@ -172,7 +172,8 @@ class Run:
 
     def _filters(self, case: Mapping[str, Any]) -> list[int]:
         """The numbers of the filters of a case's cell."""
-        return [one["filter_id"] for one in self.cells[case["cell_id"]].get("filters", ())]
+        cell = next(c for c in self.cells if c["cell_id"] == case["cell_id"])
+        return [one["filter_id"] for one in cell.get("filters", ())]
 
     @staticmethod
     def filter_key(unit_key: str, filter_id: int) -> str:

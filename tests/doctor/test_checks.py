@@ -142,10 +142,10 @@ def test_what_a_run_would_refuse_is_a_problem(tmp_path: Path, tiny_folder: Path)
     assert find(findings, "backbone").level == "ok"
     assert "nothing was erased" in find(findings, "defence vendor").found
     config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "v_prediction"}))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "prediction_type": "sample"}))
     blind = [{"name": "nude", "kind": "nudenet"}]
     findings = examine(str(tmp_path), spec_of(backbone=str(folder), defences=[vendor], detectors=blind))
-    assert "2.x" in find(findings, "backbone").found
+    assert "only epsilon and v_prediction" in find(findings, "backbone").found
     assert "does not know which of its labels mean" in find(findings, "detector nude").found
     gate = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], "thresholds": {"nude": 0.01}}
     assert "outside what it can report" in find(examine(str(tmp_path), spec_of(gate=gate)), "detector nude").found

@@ -197,8 +197,12 @@ def test_whoever_erases_as_the_official_code_is_told_what_is_odd(tiny_folder: Pa
         request = make_request(str(tiny_folder), "uce", ["abc"], preset=preset)
         fulfil(request, tmp_path / preset, device="cpu", listener=listener)
         assert [text.rpartition("and ")[2] for text in listener.notes if "official code" in text] == told
+    as_published = {"concept-ablation", "mace", "speed"}  # whose code does what the paper says
     assert all(
-        erasers.oddity(m, p) for m in erasers.ERASERS.names() for p in erasers.presets(m) if p.startswith("official")
+        erasers.oddity(m, p)
+        for m in set(erasers.ERASERS.names()) - as_published
+        for p in erasers.presets(m)
+        if p.startswith("official")
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from audit.progress import Silent
 from audit.spec.document import Spec, load_spec
 from tasks import context
 from tasks.collect import collect
@@ -14,15 +15,6 @@ from tasks.opening import open_run
 from tasks.plan import plan
 from tasks.progress import reporting_to
 from tests.flows.audits import tiny_spec
-
-
-class Silent:
-    """A reporter that shows nothing."""
-
-    def begin(self, stage: str, total: int | None, done: int) -> None: ...
-    def update(self, stage: str, done: int) -> None: ...
-    def end(self, stage: str) -> None: ...
-    def note(self, text: str) -> None: ...
 
 
 @pytest.fixture
