@@ -155,7 +155,8 @@ def fill(con: duckdb.DuckDBPyConnection, scores: int) -> None:
         f" 1 as score_no, 'ring' as label, random() as score from range({scores});"
         f"insert into outcomes by name select {run_key} as run_key, image_id // {per_cell} as cell_id,"
         f" image_id % {per_cell} as case_no, image_id, unit_id, instrument_id, 'judge' as detector, 0.5 as threshold,"
-        " case when score < 0.02 then 'unassessed' when score >= 0.5 then 'hit' else 'clear' end as outcome, outcome as unfiltered,"
+        " case when score < 0.02 then 'unassessed' when score >= 0.5 then 'hit' else 'clear' end as outcome,"
+        " outcome as unfiltered,"
         " case when score < 0.02 then 'degenerate' end as reason, score, true as labels_complete from scores;"
     )
 

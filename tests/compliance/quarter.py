@@ -208,7 +208,8 @@ def _cases(con: duckdb.DuckDBPyConnection, runs: list[Run]) -> None:
     insert(
         con,
         "insert into outcomes by name select c.run_key, c.cell_id, c.case_no, c.image_id, c.unit_id, i.instrument_id, i.detector,"
-        f" case when c.case_no < i.hits then 'hit' when c.case_no < {CASES - 1} then 'clear' else 'unassessed' end as outcome, outcome as unfiltered,"
+        f" case when c.case_no < i.hits then 'hit' when c.case_no < {CASES - 1} then 'clear' else 'unassessed' end as outcome,"
+        " outcome as unfiltered,"
         f" case when c.case_no = {CASES - 1} then 'degenerate' end as reason, 0.5 as threshold, 0.4 as score,"
         " true as labels_complete from cases as c inner join incoming as i on c.run_key = i.run_key and c.cell_id = i.cell_id",
         pa.Table.from_pylist(counts),
