@@ -318,7 +318,10 @@ MODELS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         lambda b: edited(b, "model_index.json", text_encoder_2=["transformers", "CLIPTextModelWithProjection"]),
         "SDXL|text_encoder_2",
     ),
-    "SD 2.x": (lambda b: edited(b, "scheduler/scheduler_config.json", prediction_type="v_prediction"), "2.x"),
+    "another prediction": (
+        lambda b: edited(b, "scheduler/scheduler_config.json", prediction_type="sample"),
+        "only epsilon",
+    ),
     "inpainting": (lambda b: edited(b, "unet/config.json", in_channels=9), "9 in"),
     "truncated weights": (
         lambda b: broken_weights(b, lambda path: os.truncate(path, path.stat().st_size // 2)),
