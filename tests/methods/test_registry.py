@@ -195,7 +195,8 @@ def spec(folder: Path, **changes: object) -> Spec:
 UNKNOWN: dict[str, tuple[dict[str, object], str]] = {
     "a detector": (
         {"detectors": [{"name": "nude", "kind": "magic", "labels": {"ring": ["x"]}}]},
-        "detectors.0.kind: Input should be 'classifier', 'clip-zero-shot', 'face', 'grounding-dino', 'nudenet', 'q16', 'siglip', 'style' or 'vqa'",
+        "detectors.0.kind: Input should be 'classifier', 'clip-zero-shot', 'face', 'grounding-dino', 'nudenet', 'q16', 'siglip', "
+        "'style' or 'vqa'",
     ),
     "a quality instrument": (
         {"quality": [{"name": "q", "kind": "magic"}]},
