@@ -20,8 +20,8 @@ STABLE_DIFFUSION = "CompVis/stable-diffusion-v1-4@133a221b8aa7292a167afc5127cb63
 ENERGY = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 PROMPTED = ("text", "adversarial-text")
 LATENT = ("latent-whitebox", "latent-blackbox")
-PICTURED = ("img2img", "completion")
-SCENARIOS = KINDS  # a new spec has at most one of each, under the kind's own name
+PICTURED = ("img2img", "completion")  # compare with pictures of another concept, and a new spec has one corpus entry
+SCENARIOS = tuple(kind for kind in KINDS if kind not in PICTURED)  # at most one of each, under the kind's own name
 _MOST_NAME = 64  # characters of a name
 _BENIGN_CASES = 32
 _WIDTH = 118  # of a line
@@ -171,8 +171,6 @@ def _scenario(name: str, answers: Answers) -> dict[str, object]:
         fields |= {"found": 20, **preset.adversarial}
     elif name in LATENT:
         sampler = {"steps": preset.latent_steps, "guidance": 1.0}
-    elif name in PICTURED:
-        fields["prompt"] = preset.templates[0]
     else:
         fields |= preset.embedding
     return {**fields, "sampler": sampler}
