@@ -49,6 +49,8 @@ class Control(StrEnum):
     NOISE_LATENT = "noise-latent"  # Gaussian noise through the VAE's decoder: what the judge says of garbage
     NOISE_PIXELS = "noise-pixels"  # Gaussian noise as pixels
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
+    OTHER_PICTURES = "other-pictures"  # a picture probe once more, from pictures of another concept
+    RANDOM_TOKENS = "random-tokens"  # a white-box prompt search's cell once more, with as many random tokens
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area
     MASK_SHIFTED = "mask-shifted"  # ... in the located mask, moved
@@ -68,6 +70,8 @@ class Scenario(StrEnum):
     EMBEDDING_BLACKBOX = "embedding-blackbox"
     LATENT_WHITEBOX = "latent-whitebox"
     LATENT_BLACKBOX = "latent-blackbox"
+    IMG2IMG = "img2img"
+    COMPLETION = "completion"
     NONE = "none"
 
 

@@ -17,6 +17,8 @@ ACCESS = {
     "embedding-blackbox": "embeddings (black box)",
     "latent-whitebox": "start noise (white box)",
     "latent-blackbox": "start noise (black box)",
+    "img2img": "a noised picture (black box)",
+    "completion": "a part of a picture (black box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

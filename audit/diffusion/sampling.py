@@ -74,6 +74,10 @@ class Schedule:
         """Return the step from level i + 1 to level i."""
         return Step(self.steps - 1 - i, self.timesteps[i], self.levels[i + 1], self.levels[i], self.kind)
 
+    def last(self, steps: int) -> Schedule:
+        """Return the schedule of the last steps alone, which begins at their own noisiest level."""
+        return Schedule(self.timesteps[:steps], self.levels[: steps + 1], self.a[:steps], self.b[:steps], self.kind)
+
     @property
     def grid(self) -> tuple[Step, ...]:
         """Return the steps of denoising, noisiest first."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
+from collections.abc import Sequence
 
 from audit.attacks import registry
-from audit.attacks.parameters import Parameters, RingABellParameters, texts_of
+from audit.attacks.parameters import (
+    RANDOM,
+    Parameters,
+    RingABellParameters,
+    UnlearnDiffAtkParameters,
+    texts_of,
+)
 from audit.corpus.prompts import PromptSet, cases_of
 from audit.errors import SpecError
 from audit.plan.builder import Builder
@@ -17,11 +25,19 @@ from audit.spec.sections import Concept
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
+_PROMPT = "prompt-"  # begins the items of a search
+
 
 def adversarial_cases(
-    builder: Builder, concept: Concept, scenario: AdversarialTextScenario, chosen: PromptSet | None
+    builder: Builder,
+    concept: Concept,
+    scenario: AdversarialTextScenario,
+    chosen: PromptSet | None,
+    model: str | None = None,
 ) -> list[Attempt]:
-    """Return the cases of one cell. They are the same for every defence: the search uses only the backbone's text encoder.
+    """Return the cases of one cell. They are the same for every defence where the search uses only the backbone's text encoder.
+
+    A white-box search goes through `model`, the erase unit of the cell's defence, and learns from the concept's pictures.
 
     Every prompt has a unit of its own, so that a failed search costs its own cases; where the text encoder cannot read
     what the search begins with, there is none. Raises `SpecError` for parameters that the method does not take, and for
@@ -35,13 +51,63 @@ def adversarial_cases(
         problem = reason(builder.unusable.prompts[unread[0]])
         return [Attempt(builder.spec.seed + number, problem=problem) for number in range(scenario.cases)]
     parameters = parsed.model_dump(mode="json")
-    items = [f"prompt-{number}" for number in range(min(scenario.found, scenario.cases))]
-    units = {item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items}
+    items = [f"{_PROMPT}{number}" for number in range(min(scenario.found, scenario.cases))]
+    if _white_box(scenario):
+        missing = builder.unusable.pictures.get(concept.name)
+        if missing is not None:
+            return [Attempt(builder.spec.seed + n, problem=reason(missing)) for n in range(scenario.cases)]
+        images = _targets(builder, concept.name, scenario, parsed)
+        units = {
+            item: builder.attack(
+                scenario.method,
+                parameters,
+                concept,
+                [item, _control_of(item)],
+                model=model,
+                images=images,
+                together=True,
+            )[item]
+            for item in items
+        }
+    else:
+        units = {
+            item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items
+        }
     return [
         # Without a prompt of its own: the whole prompt is what the attack finds.
         Attempt(builder.spec.seed + number, attack_key=units[item], attack_item=item)
         for number, item in zip(range(scenario.cases), itertools.cycle(items), strict=False)
     ]
+
+
+def random_token_cases(scenario: AdversarialTextScenario, cases: Sequence[Attempt]) -> list[Attempt]:
+    """Return the control of a white-box search's cases: the same seeds, and random tokens in place of those searched for.
+
+    There are none for any other search, or where nothing was searched for.
+    """
+    if scenario.prompts is not None or not _white_box(scenario):
+        return []
+    return [dataclasses.replace(case, attack_item=_control_of(case.attack_item)) for case in cases if case.attack_item]
+
+
+def _white_box(scenario: AdversarialTextScenario) -> bool:
+    return registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}").white_box
+
+
+def _control_of(item: str) -> str:
+    return RANDOM + item.removeprefix(_PROMPT)
+
+
+def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, parsed: Parameters) -> Sequence[str]:
+    """Return the pictures of the corpus that a white-box search has as targets."""
+    count, readable = int(getattr(parsed, "images", 0)), builder.readable(concept)
+    if len(readable) < count:
+        raise SpecError(
+            f"{scenario.name} searches with {count} images of {concept!r} and the corpus has {len(readable)} that can be read",
+            where="corpus",
+            next_step=f"add images of role target, or set the scenario's parameters: {{images: {max(1, len(readable))}}}",
+        )
+    return readable[:count]
 
 
 def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
@@ -54,7 +120,8 @@ def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
     for scenario in spec.scenarios:
         if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
             parameters = _parsed(scenario)
-            if isinstance(parameters, RingABellParameters) and parameters.tokens > length - 2:
+            searched = isinstance(parameters, RingABellParameters | UnlearnDiffAtkParameters)
+            if searched and parameters.tokens > length - 2:
                 raise SpecError(
                     f"attack {scenario.method} is asked for {parameters.tokens} tokens, and the backbone's text encoder "
                     f"reads {length - 2} between start and end",

@@ -16,6 +16,7 @@ from audit.records import Attempt
 from audit.spec.benign import PICTURE_CHECK, subject_name
 from audit.spec.content import pairing
 from audit.spec.document import Spec
+from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.policy import Policy
 from audit.spec.prompts import PromptSource
 from audit.spec.quality import QualitySpec
@@ -160,7 +161,8 @@ def sampler_of(spec: Spec) -> Sampler:
     if spec.benign.sampler is not None:
         return spec.benign.sampler
     text = [scenario.sampler for scenario in spec.scenarios if isinstance(scenario, TextScenario)]
-    prompted = [scenario.sampler for scenario in spec.scenarios if not isinstance(scenario, LatentScenario)]
+    drawn = (scenario for scenario in spec.scenarios if not isinstance(scenario, LatentScenario | PictureScenario))
+    prompted = [scenario.sampler for scenario in drawn]
     if samplers := [*text, *prompted]:
         return samplers[0]
     return Sampler(steps=spec.scenarios[0].sampler.steps)

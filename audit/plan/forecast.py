@@ -172,6 +172,8 @@ def calls_of(
         sampler = described.sampler
         exact = described.solver not in (None, "ddim")  # the first of their levels is given
         grid = timesteps(sampler, scheduler)
+        if described.picture is not None:
+            grid = grid[-described.picture.steps :]
         one = (len(grid) - exact) * (2 if sampler.guidance > 1.0 else 1)
         one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
         return Calls(one, one, one).times(unit.rows)

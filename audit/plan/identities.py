@@ -29,7 +29,7 @@ from audit.spec.sampler import DDIM, Sampler
 from audit.spec.sections import Concept
 
 Json: TypeAlias = dict[str, JsonValue]
-Source = Literal["prompt", "latent", "noise", "image", "vae", "black", "noise-latent", "noise-pixels"]
+Source = Literal["prompt", "latent", "picture", "noise", "image", "vae", "black", "noise-latent", "noise-pixels"]
 Pair = tuple[int, str, int | None]  # picture, baseline, the baseline's picture
 
 
@@ -70,6 +70,17 @@ class Personalisation(_Record):
     sha256: str
     kind: Literal["lora", "dreambooth"]
     base: str | None  # None: the backbone
+
+
+@dataclasses.dataclass(frozen=True)
+class FromPicture(_Record):
+    """A start from a reference picture: noised to the level before the grid's last `steps`, which denoise it.
+
+    With `known`, the start is noise alone, and that part of the picture is put back at each step.
+    """
+
+    steps: int
+    known: Literal["half", "centre"] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,7 +152,10 @@ class InvertIdentity(_Record):
 
 @dataclasses.dataclass(frozen=True)
 class GenerateIdentity(_Record):
-    """The inputs that all `images` of a unit share. Only the source `latent` has a solver, and perhaps a perturbation."""
+    """The inputs that all `images` of a unit share.
+
+    Only the source `latent` has a solver, and perhaps a perturbation; only `picture` says how it starts from one.
+    """
 
     source: Source
     backbone: str
@@ -152,15 +166,15 @@ class GenerateIdentity(_Record):
     solver: str | None = None
     perturbation: Perturbation | None = None
     personalisation: Personalisation | None = None
+    picture: FromPicture | None = None
     images: tuple[int, ...] = ()
     kind: Literal["generate"] = "generate"
 
     @model_serializer(mode="wrap")
     def _without_what_others_have(self, handler: SerializerFunctionWrapHandler) -> Json:
         fields: Json = handler(self)
-        absent = ({"solver", "perturbation"} if self.solver is None else set[str]()) | (
-            {"personalisation"} if self.personalisation is None else set[str]()
-        )
+        absent = {"solver", "perturbation"} if self.solver is None else set[str]()
+        absent |= {name for name in ("personalisation", "picture") if getattr(self, name) is None}
         return {name: value for name, value in fields.items() if name not in absent}
 
 

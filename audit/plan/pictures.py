@@ -14,6 +14,7 @@ from audit.errors import CorpusError
 from audit.plan.embedding_cases import learning
 from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
 from audit.spec.document import Spec
+from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import CorpusEntry
 from audit.storage.errors import SourceUnavailable
@@ -154,20 +155,34 @@ def _place(entry: CorpusEntry) -> str:
 
 def _roles(spec: Spec) -> dict[str, str]:
     """Return the role of the corpus entries that each concept's cells use: target for what was erased, control for
-    unlearned, neighbour for what must survive."""
-    roles = {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
+    unlearned, neighbour for what must survive. What only controls of picture probes start from has that of its first entry."""
+    others = _others(spec)
+    roles = {entry.concept: str(entry.role) for entry in reversed(spec.corpus) if entry.concept in others}
+    roles |= {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
     return roles | dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
 
 
 def _wanted(spec: Spec) -> dict[str, int]:
     """Return how many reference pictures of each concept the largest cell takes, or an attack learns from."""
     latent = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, LatentScenario)]
+    probes = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, PictureScenario)]
     learned = [
         learning(scenario).images
         for scenario in spec.scenarios
         if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None
     ]
-    largest = max([spec.controls.cases, *latent, *learned])
+    largest = max([spec.controls.cases, *latent, *probes, *learned])
     others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
-    wanted = dict.fromkeys([*others, *spec.controls.unlearned], spec.controls.cases)
+    wanted = dict.fromkeys([*others, *spec.controls.unlearned, *_others(spec)], spec.controls.cases)
     return wanted | {concept.name: largest for concept in spec.concepts}
+
+
+def _others(spec: Spec) -> set[str]:
+    """Return the concepts whose pictures the controls of picture probes start from."""
+    named = {
+        scenario.other_pictures(spec.corpus, concept.name)
+        for scenario in spec.scenarios
+        if isinstance(scenario, PictureScenario)
+        for concept in spec.concepts
+    }
+    return {name for name in named if name is not None}

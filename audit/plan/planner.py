@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from audit.corpus.prompts import PromptSet, cases_of, prompts
-from audit.errors import SpecError
-from audit.plan.adversarial_cases import adversarial_cases
+from audit.plan.adversarial_cases import adversarial_cases, random_token_cases
 from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
 from audit.plan.builder import Builder
+from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
 from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
 from audit.plan.identities import Source
@@ -18,14 +18,16 @@ from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.inversions import Inversion
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.personalised_cases import personalised_cases
-from audit.plan.preflight.unusable import Checked, reason, require_some
+from audit.plan.picture_cases import picture_cells
+from audit.plan.preflight.unusable import Checked, require_some
 from audit.plan.quality import plan_quality
 from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.progress.steps import counted
 from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
 from audit.spec.perturbation import Perturbation
-from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
+from audit.spec.picture_scenarios import PictureScenario
+from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, TextScenario
 from audit.spec.sections import Concept
 
 
@@ -54,6 +56,8 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                     _adversarial_cell(builder, concept, scenario, defence, chosen)
                 elif isinstance(scenario, EmbeddingScenario):
                     _embedding_cell(builder, concept, scenario, defence)
+                elif isinstance(scenario, PictureScenario):
+                    picture_cells(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
         _benign_cells(builder, concept, resolved.benign)
@@ -89,14 +93,6 @@ def _backbone_facts(resolved: Resolved) -> dict[str, object]:
     return {**facts, "source": backbone.source, "revision": backbone.revision, "files": dict(backbone.files)}
 
 
-def _cell(
-    concept: Concept, subject: str, defence: str, scenario: ScenarioSpec | None, control: Control | None = None
-) -> Cell:
-    kind = Scenario(scenario.kind) if scenario else Scenario.NONE
-    role = Role.CONTROL if control else Role.TARGET if subject == concept.name else Role.NEIGHBOUR
-    return Cell(-1, concept.name, subject, role, control, defence, scenario.name if scenario else kind.value, kind, 0)
-
-
 def _text_cells(
     builder: Builder, concept: Concept, scenario: TextScenario, defence: str, chosen: PromptSet | None
 ) -> None:
@@ -112,7 +108,7 @@ def _text_cells(
         ]
         if chosen is not None and (subject is concept or chosen.names(subject)):
             cases = cases_of(chosen, subject, count, builder.spec.seed, f"scenarios.{scenario.name}")
-        add_with_controls(builder, _cell(concept, subject.name, defence, scenario, kind), common, cases)
+        add_with_controls(builder, cell_of(concept, subject.name, defence, scenario, kind), common, cases)
 
 
 def _adversarial_cell(
@@ -120,14 +116,19 @@ def _adversarial_cell(
 ) -> None:
     common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
-    cell = _cell(concept, concept.name, defence, scenario, kind)
-    add_with_controls(builder, cell, common, adversarial_cases(builder, concept, scenario, chosen))
+    cell = cell_of(concept, concept.name, defence, scenario, kind)
+    cases = adversarial_cases(builder, concept, scenario, chosen, common.model)
+    add_with_controls(builder, cell, common, cases)
+    if beside := random_token_cases(scenario, cases):
+        # Once more, so that the model's unit knows this cell too.
+        common = builder.common("prompt", defence, concept, scenario.sampler)
+        builder.add(cell_of(concept, concept.name, defence, scenario, Control.RANDOM_TOKENS), common, beside)
 
 
 def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
     common = builder.common("prompt", defence, concept, scenario.sampler)
     kind = Control.BACKBONE if defence == "none" else None
-    cell = _cell(concept, concept.name, defence, scenario, kind)
+    cell = cell_of(concept, concept.name, defence, scenario, kind)
     if scenario.personalisation is not None:
         personalisation, cases = personalised_cases(builder, concept, scenario)
         common = dataclasses.replace(common, personalisation=personalisation)
@@ -160,21 +161,21 @@ def _latent_cells(builder: Builder, concept: Concept, scenario: LatentScenario, 
     subjects = [(concept.name, scenario.cases, scenario.name), *unlearned]
     for name, count, field in subjects:
         control = backbone if name == concept.name else Control.UNLEARNED
-        _latent_cell(builder, _cell(concept, name, defence, scenario, control), scenario, count, field)
+        _latent_cell(builder, cell_of(concept, name, defence, scenario, control), scenario, count, field)
     for name in _pictured_neighbours(builder.spec, concept):
-        _latent_cell(builder, _cell(concept, name, defence, scenario), scenario, controls.cases, "controls.cases")
+        _latent_cell(builder, cell_of(concept, name, defence, scenario), scenario, controls.cases, "controls.cases")
     for perturbation in scenario.perturbations:
         for name, count, field in subjects:
-            cell = _cell(concept, name, defence, scenario, Control.PERTURBED)
+            cell = cell_of(concept, name, defence, scenario, Control.PERTURBED)
             cell = dataclasses.replace(cell, perturbation=perturbation.kind, strength=perturbation.strength)
             fewer = min(count, scenario.perturbed_cases or count)
             _latent_cell(builder, cell, scenario, fewer, field, perturbation)
     if scenario.regeneration_prompt and controls.random_latent:
         # What the prompt does without an inverted latent. The gate's own floor is made with the null prompt.
-        prompt = _prompt(builder.spec, scenario.regeneration_prompt, concept.name)
+        prompt = prompt_for(builder.spec, scenario.regeneration_prompt, concept.name)
         seeds = [Attempt(builder.spec.seed + number, prompt) for number in range(controls.cases)]
         common = builder.common("noise", defence, concept, scenario.sampler)
-        builder.add(_cell(concept, concept.name, defence, scenario, Control.RANDOM_LATENT), common, seeds)
+        builder.add(cell_of(concept, concept.name, defence, scenario, Control.RANDOM_LATENT), common, seeds)
 
 
 def _latent_cell(
@@ -194,18 +195,14 @@ def _latent_cell(
     inversion = Inversion(
         scenario,
         common.model if scenario.kind == "latent-whitebox" else None,
-        _prompt(builder.spec, scenario.inversion_prompt, cell.subject) or "",
+        prompt_for(builder.spec, scenario.inversion_prompt, cell.subject) or "",
         None if moved else perturbation,
     )
-    prompt = _prompt(builder.spec, scenario.regeneration_prompt, cell.subject)
-    cases: Sequence[Attempt] = _items(builder, cell.subject, count, field)
+    prompt = prompt_for(builder.spec, scenario.regeneration_prompt, cell.subject)
+    cases: Sequence[Attempt] = reference_cases(builder, cell.subject, count, field)
     if prompt is not None:
         cases = [dataclasses.replace(case, prompt=prompt) for case in cases]
     add_with_controls(builder, cell, common, cases, inversion)
-
-
-def _prompt(spec: Spec, template: str | None, subject: str) -> str | None:
-    return template.replace("{phrase}", spec.concept(subject).phrase) if template else None
 
 
 def _pictured_neighbours(spec: Spec, concept: Concept) -> list[str]:
@@ -221,7 +218,7 @@ def inversion_prompts(spec: Spec) -> set[str]:
         for scenario in spec.scenarios
         if isinstance(scenario, LatentScenario)
         for subject in spec.subjects()
-        if (prompt := _prompt(spec, scenario.inversion_prompt, subject.name))
+        if (prompt := prompt_for(spec, scenario.inversion_prompt, subject.name))
     }
 
 
@@ -232,14 +229,20 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
     def add(control: Control, source: Source, cases: Sequence[Attempt], defence: str = "none") -> None:
         # Without a prompt there is nothing to guide, whatever the scenario's own guidance.
         sampler = latent.sampler.model_copy(update={"guidance": 1.0}) if latent and source == "noise" else None
-        cell = _cell(concept, concept.name, defence, None, control)
+        cell = cell_of(concept, concept.name, defence, None, control)
         builder.add(cell, builder.common(source, defence, concept, sampler), cases)
 
     if builder.items.get(concept.name) or concept.name in builder.unusable.pictures:
         if controls.reference:
-            add(Control.REFERENCE, "image", _items(builder, concept.name, controls.cases, "controls.reference"))
+            add(
+                Control.REFERENCE, "image", reference_cases(builder, concept.name, controls.cases, "controls.reference")
+            )
         if controls.vae_roundtrip:
-            add(Control.VAE_ROUNDTRIP, "vae", _items(builder, concept.name, controls.cases, "controls.vae-roundtrip"))
+            add(
+                Control.VAE_ROUNDTRIP,
+                "vae",
+                reference_cases(builder, concept.name, controls.cases, "controls.vae-roundtrip"),
+            )
     seeds = [Attempt(builder.spec.seed + number, "") for number in range(controls.cases)]
     if controls.random_latent and latent:
         for defence in builder.spec.defence_names():
@@ -250,20 +253,6 @@ def _control_cells(builder: Builder, concept: Concept) -> None:
         add(Control.NOISE_PIXELS, "noise-pixels", plain)
     if controls.black:
         add(Control.BLACK, "black", [Attempt(number) for number in range(min(4, controls.cases))])
-
-
-def _items(builder: Builder, concept: str, count: int, field: str) -> Sequence[Attempt]:
-    missing = builder.unusable.pictures.get(concept)
-    if missing is not None:
-        return [Attempt(builder.spec.seed + number, problem=reason(missing)) for number in range(count)]
-    available = builder.drawn(concept)
-    if len(available) < count:
-        raise SpecError(
-            f"{field} asks for {count} images of {concept!r} and the corpus has {len(available)} different ones",
-            where="corpus",
-            next_step=f"add images, or lower the number of cases to {len(available)}",
-        )
-    return available[:count]
 
 
 def plan_size(plan: Draft) -> dict[str, int]:

@@ -100,6 +100,14 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "mask-random": ("random mask", "the guard's noise in a random mask of the located one's area: for comparison"),
     "mask-shifted": ("shifted mask", "the guard's noise in the located mask, moved: for comparison"),
     "mask-full": ("whole picture", "the guard's noise in the whole picture: for comparison"),
+    "other-pictures": (
+        "other pictures",
+        "the same probe from pictures of another concept: the prompt without the picture",
+    ),
+    "random-tokens": (
+        "random tokens",
+        "as many random tokens in the places of those that were searched for: for comparison",
+    ),
     "unlearned": ("unlearned class", "a class the model has never seen, same attack: for comparison"),
 }
 

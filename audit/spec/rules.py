@@ -5,6 +5,7 @@ from __future__ import annotations
 from audit import locations
 from audit.spec.benign import FEWEST, PICTURE_CHECK
 from audit.spec.fields import SpecFields
+from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import Guard
 
@@ -52,6 +53,8 @@ def _references(spec: SpecFields) -> list[str]:
     for scenario in spec.scenarios:
         if isinstance(scenario, EmbeddingScenario):
             problems += _embedding(spec, scenario, corpus)
+        elif isinstance(scenario, PictureScenario):
+            problems += _pictures(spec, scenario, corpus)
     for name in spec.controls.unlearned:
         if name not in controls:
             problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
@@ -126,6 +129,22 @@ def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str]) 
         return [f"{field}: one file for several concepts; name a file for each"] if len(names) > 1 else []
     problems = [f"{field}: no file for {name!r}" for name in names if name not in brought]
     return problems + [f"{field}: {name!r} is none of the concepts" for name in brought if name not in names]
+
+
+def _pictures(spec: SpecFields, scenario: PictureScenario, corpus: set[str]) -> list[str]:
+    problems = []
+    for concept in spec.concepts:
+        if concept.name not in corpus:
+            problems.append(
+                f"corpus: {scenario.name} starts from images of {concept.name!r}, and no entry of role target has them"
+            )
+        if scenario.other_pictures(spec.corpus, concept.name) is None:
+            which = f"of {scenario.other!r}" if scenario.other is not None else "of another concept"
+            problems.append(
+                f"corpus: the control of {scenario.name} starts from images {which}, to compare {concept.name!r} with, and "
+                "no entry has them; add one of role control or neighbour"
+            )
+    return problems
 
 
 def _undecidable(spec: SpecFields) -> list[str]:

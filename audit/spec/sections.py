@@ -152,7 +152,7 @@ class Controls(Model):
     noise: bool = True
     "Pictures of Gaussian noise: a judge must not take them for the concept."
     unlearned: tuple[Name, ...] = ()
-    "Concepts of corpus entries with the role `control`: classes that the model has never seen, under each latent attack."
+    "Concepts of corpus entries with the role `control`: classes never learned, under each latent attack and picture probe."
 
 
 class DetectorSpec(Model):

@@ -29,8 +29,9 @@ def schema_text() -> str:
     from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
     from audit.spec.schema import spec_schema
 
+    searching = [one.method for one in registry.ATTACKS.installed() if one.method and one.method.scenario]
     presets = {
-        AdversarialTextScenario.__name__: registry.ATTACKS.find("ring-a-bell", "scenarios").presets,
+        AdversarialTextScenario.__name__: {preset for one in searching for preset in one.presets},
         EmbeddingScenario.__name__: registry.ATTACKS.find("textual-inversion", "scenarios").presets,
     }
     by_eraser = {method: erasers.presets(method) for method in erasers.ERASERS.names()}
@@ -38,6 +39,5 @@ def schema_text() -> str:
     parts = document["$defs"]
     for part, kinds in (("DetectorSpec", DETECTORS.names()), ("QualitySpec", QUALITY.names())):
         parts[part]["properties"]["kind"]["enum"] = list(kinds)
-    searches = [one.method.name for one in registry.ATTACKS.installed() if one.method and one.method.scenario]
-    parts["AdversarialTextScenario"]["properties"]["method"]["enum"] = searches
+    parts["AdversarialTextScenario"]["properties"]["method"]["enum"] = [one.name for one in searching]
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"

@@ -19,6 +19,7 @@ from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
 from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem, returned_anew
 from audit.compute.stages.overlap import Finisher, threads_beside, to_device
+from audit.compute.stages.pictured import Pictured, pictured
 from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
@@ -33,7 +34,7 @@ from audit.storage.journal import SCHEMAS, Journal
 from audit.weights.schedulers import choose, own_scheduler
 
 # Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
-Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | None]
+Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | Pictured | None]
 _NOT_FINITE = "the decoded picture is not finite"
 
 
@@ -103,7 +104,7 @@ class _Maker:
     def work(self) -> Callable[[Sequence[Case]], Sequence[Row | Future[Row]]]:
         """Return what makes one batch."""
         match self.identity.source:
-            case "prompt" | "noise" | "latent":
+            case "prompt" | "noise" | "latent" | "picture":
                 return self._denoised
             case "black" | "noise-pixels":
                 return self._drawn
@@ -115,7 +116,7 @@ class _Maker:
     def _denoised(self, cases: Sequence[Case]) -> list[Row | Future[Row]]:
         """Return pictures denoised through the unit's model and guards, and the reasons of the cases that have no start."""
         latent = self.identity.source == "latent"
-        without, ready, start = self._from_inversions(cases) if latent else self._from_noise(cases)
+        without, ready, start = self._starts(cases)
         rows: dict[int, Row | Future[Row]] = {**without}
         returned = self._returned(ready) if latent else None
         if returned is not None:
@@ -127,7 +128,20 @@ class _Maker:
             rows |= zip((case.image_id for case in ready), self._shown(ready, self._sampled(ready, start)), strict=True)
         return [rows[case.image_id] for case in cases]
 
-    def _sampled(self, cases: Sequence[Case], start: torch.Tensor | Pair) -> Sampled:
+    def _starts(self, cases: Sequence[Case]) -> Starts:
+        """Return the rows of the cases that have no start, the others, and what they start from."""
+        match self.identity.source:
+            case "latent":
+                return self._from_inversions(cases)
+            case "picture":
+                unread, ready, start = pictured(cases, self.models.pipeline, self.read_item)
+                by_id = {case.image_id: case for case in cases}
+                rows = {image: _row(by_id[image], why.status, why.reason) for image, why in unread.items()}
+                return rows, ready, start
+            case _:
+                return self._from_noise(cases)
+
+    def _sampled(self, cases: Sequence[Case], start: torch.Tensor | Pair | Pictured) -> Sampled:
         """Denoise `start` under the cases' prompts, from where an unguarded trajectory of theirs is kept, if one is."""
         models, sampler, erased = self.models, self.identity.sampler, self.identity.model
         assert sampler is not None  # as of everything that is denoised
@@ -141,6 +155,14 @@ class _Maker:
         )
         model = models.noise_model(erased, sampler.dtype, texts, sampler.guidance)
         guards = models.guards(self.identity.guards, erased, sampler.dtype)
+        if isinstance(start, Pictured):
+            assert self.identity.picture is not None  # as of every unit of this source
+            whole = models.pipeline.schedule(sampler.steps, (start.shape[2], start.shape[3]))
+            schedule, known = whole.last(self.identity.picture.steps), self.identity.picture.known
+            if known is not None:
+                completion = start.completed_by(schedule, known, models.device)
+                return sample(model, completion, to_device(start.noise, models.device), conditioning, guards)
+            return sample(model, schedule, to_device(start.start(schedule), models.device), conditioning, guards)
         if sampler.scheduler != DDIM and models.pipeline.kind != "flow":  # a flow has one sampler, its own
             if isinstance(start, Pair):
                 raise ValueError("a pair is denoised by the sampler that made it")

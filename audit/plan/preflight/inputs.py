@@ -12,6 +12,7 @@ from audit.plan.planner import inversion_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
 from audit.plan.resolved import Resolved
 from audit.spec.document import Spec
+from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.templates import PHRASE
 from audit.weights.references import ModelRef
@@ -42,6 +43,8 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
                 yield from prompts(scenario, spec.concept(name), spec.neighbour_cases)
     elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
         yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
+    elif isinstance(scenario, PictureScenario) and scenario.prompt:
+        yield from (scenario.prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
     elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
         for concept in spec.concepts:
             yield from (template.replace(PHRASE, concept.phrase) for template in scenario.templates)
