@@ -190,25 +190,3 @@ def test_what_cannot_be_searched_for_is_refused_before_compute(
     with pytest.raises(SpecError) as caught:
         drafted(spec_of(tmp_path, tiny_folder, **scenario))
     assert message in f"{caught.value} {caught.value.next_step}"
-
-
-@pytest.mark.slow
-def test_on_the_testbed_the_search_denoises_better_than_random_tokens(tmp_path: Path) -> None:
-    searched = {"name": "adversarial-text", "method": "unlearndiffatk", "cases": 3, "found": 3, "preset": "testbed"}
-    spec = tiny_spec(
-        tmp_path,
-        Path("testbed"),
-        scenarios=[{**searched, "parameters": {"images": 3}, "sampler": {"steps": 10, "guidance": 3.0}}],
-        detectors=[{"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}],
-        gate={"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}],
-              "retention_waived": "a test of the search", "damage_waived": "a test of the search"},
-    )  # fmt: skip
-    root = tmp_path / "runs"
-    plan = read_plan(run.open_journal(str(root)), finish_run(spec, root))
-    scores: dict[str, list[float]] = {"prompt": [], "random": []}
-    for unit in plan.units_of("attack"):
-        if unit.identity.model is not None:
-            for row in run.open_journal(str(root)).read("attack", unit.key).to_pylist():
-                scores[row["item"].partition("-")[0]].append(row["score"])
-    assert len(scores["prompt"]) == len(scores["random"]) == 3
-    assert all(found < drawn for found, drawn in zip(scores["prompt"], scores["random"], strict=True)), scores
