@@ -17,6 +17,7 @@ ACCESS = {
     "embedding-blackbox": "embeddings (black box)",
     "latent-whitebox": "start noise (white box)",
     "latent-blackbox": "start noise (black box)",
+    "relearning": "training on pictures (white box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

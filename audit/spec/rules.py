@@ -5,6 +5,7 @@ from __future__ import annotations
 from audit import locations
 from audit.spec.benign import FEWEST, PICTURE_CHECK
 from audit.spec.fields import SpecFields
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import Guard
 
@@ -52,6 +53,8 @@ def _references(spec: SpecFields) -> list[str]:
     for scenario in spec.scenarios:
         if isinstance(scenario, EmbeddingScenario):
             problems += _embedding(spec, scenario, corpus)
+        if isinstance(scenario, RelearningScenario):
+            problems += _relearning(spec, scenario, corpus, controls)
     for name in spec.controls.unlearned:
         if name not in controls:
             problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
@@ -126,6 +129,22 @@ def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str]) 
         return [f"{field}: one file for several concepts; name a file for each"] if len(names) > 1 else []
     problems = [f"{field}: no file for {name!r}" for name in names if name not in brought]
     return problems + [f"{field}: {name!r} is none of the concepts" for name in brought if name not in names]
+
+
+def _relearning(spec: SpecFields, scenario: RelearningScenario, corpus: set[str], controls: set[str]) -> list[str]:
+    name, field = scenario.control_concept, f"scenarios.{scenario.name}.control_concept"
+    problems = [
+        f"corpus: {scenario.name} trains on images of {concept.name!r}, and no entry of role target has them"
+        for concept in spec.concepts
+        if concept.name not in corpus
+    ]
+    if any(name == concept.name or name in concept.neighbours for concept in spec.concepts):
+        problems.append(
+            f"{field}: the backbone knows {name!r}, which this spec audits; name a concept it never learned"
+        )
+    elif name not in controls:
+        problems.append(f"{field}: no corpus entry of role control has the concept {name!r}")
+    return problems
 
 
 def _undecidable(spec: SpecFields) -> list[str]:

@@ -5,63 +5,18 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator, model_validator
-from pydantic.json_schema import JsonSchemaValue
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from audit.records import Scenario
 from audit.spec.base import Model, Name, Phrase
 from audit.spec.perturbation import Perturbation
 from audit.spec.prompts import PromptSource
+from audit.spec.relearning import RelearningScenario
 from audit.spec.sampler import DDIM, Sampler
+from audit.spec.scenario_base import KINDS, NamedScenario, with_kind
 from audit.spec.templates import has_mark, with_phrase
 
-KINDS = tuple(kind.value for kind in Scenario if kind is not Scenario.NONE)
 
-
-def _with_kind(entry: object) -> object:
-    """Return the fields of a scenario with its kind, which the name says where it is a kind's own."""
-    if not isinstance(entry, dict) or "name" not in entry:
-        return entry
-    name, kind = entry["name"], entry.get("kind")
-    if name == Scenario.NONE:
-        raise ValueError("'none' stands for controls that attack nothing; give the scenario another name")
-    if name not in KINDS and kind is None:
-        raise ValueError(f"{name!r} is none of the kinds of scenario, so its kind is needed: one of {', '.join(KINDS)}")
-    if name in KINDS and kind not in (None, name):
-        raise ValueError(f"{name!r} is a kind of its own; give the scenario of kind {kind!r} another name")
-    return {**entry, "kind": name} if kind is None else entry
-
-
-def _named(entry: object) -> object:
-    if isinstance(entry, dict) and "name" not in entry:
-        raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
-    return _with_kind(entry)
-
-
-def _kind_by_name(schema: JsonSchemaValue) -> None:
-    """Make a JSON schema ask for the name, and for the kind only where the name does not say it."""
-    kind = schema["properties"]["kind"]
-    own = kind.get("enum", [kind.get("const")])
-    schema["required"] = ["name"]
-    other = {"name": {"not": {"enum": [*KINDS, Scenario.NONE.value]}}}
-    schema["anyOf"] = [{"properties": {"name": {"enum": own}}}, {"properties": other, "required": ["kind"]}]
-
-
-class _Scenario(Model):
-    """A scenario has a name of its own, or that of its kind."""
-
-    model_config = ConfigDict(json_schema_extra=_kind_by_name)
-
-    name: Name
-    "Its name in limits and reports: the kind's, or another beside the kind."
-
-    @model_validator(mode="before")
-    @classmethod
-    def _kind_of_name(cls, entry: object) -> object:
-        return _with_kind(entry)
-
-
-class TextScenario(_Scenario):
+class TextScenario(NamedScenario):
     """Prompts that name the subject, `{phrase}` replaced; or the rows of a prompt set.
 
     With `prompts`, templates serve the neighbours of which the set has no prompts.
@@ -96,7 +51,7 @@ class QualityGate(Model):
     "Least PSNR of the regenerated picture against the VAE's own round trip, in dB."
 
 
-class LatentScenario(_Scenario):
+class LatentScenario(NamedScenario):
     """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
 
     Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
@@ -168,7 +123,7 @@ class LatentScenario(_Scenario):
 Files = Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]]
 
 
-class EmbeddingScenario(_Scenario):
+class EmbeddingScenario(NamedScenario):
     """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
 
     White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
@@ -234,7 +189,7 @@ def _by_concept(given: str | dict[str, str] | None, concept: str) -> dict[str, s
     return {concept: given} if isinstance(given, str) else dict(given)
 
 
-class AdversarialTextScenario(_Scenario):
+class AdversarialTextScenario(NamedScenario):
     """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
 
     The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
@@ -265,7 +220,16 @@ class AdversarialTextScenario(_Scenario):
         return self
 
 
+def _named(entry: object) -> object:
+    if isinstance(entry, dict) and "name" not in entry:
+        raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
+    return with_kind(entry)
+
+
 ScenarioSpec = Annotated[
-    Annotated[TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario, Field(discriminator="kind")],
+    Annotated[
+        TextScenario | AdversarialTextScenario | EmbeddingScenario | LatentScenario | RelearningScenario,
+        Field(discriminator="kind"),
+    ],
     BeforeValidator(_named),
 ]
