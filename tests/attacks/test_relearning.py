@@ -346,7 +346,7 @@ def test_an_erased_ring_comes_back_sooner_than_an_arrow_that_was_never_learned_i
         start = initial_noise(seeds, pipeline.latent_shape)
         made = sample(noise_model(network), pipeline.schedule(10), start, given)
         images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
-        pictures = list(images.permute(0, 2, 3, 1).round().to(torch.uint8).numpy())
+        pictures = list(images.clamp(0, 255).permute(0, 2, 3, 1).round().to(torch.uint8).numpy())
         scores = card.class_scores(classifier, pictures)[:, card.ALL_CLASSES.index(concept)]
         return int((scores >= 0.5).sum())
 
