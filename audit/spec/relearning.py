@@ -8,11 +8,11 @@ from pydantic import Field, field_validator
 
 from audit.spec.base import Name, Phrase
 from audit.spec.sampler import Sampler
-from audit.spec.scenario_base import NamedScenario
+from audit.spec.scenario_base import BaseScenario
 from audit.spec.templates import with_phrase
 
 
-class RelearningScenario(NamedScenario):
+class RelearningScenario(BaseScenario):
     """Prompts that name the concept, after a LoRA was trained on pictures of it on top of each defence's erased model.
 
     Pictures are drawn at every checkpoint of the training; the last one decides, the others make a curve. Beside it the

@@ -1,4 +1,4 @@
-"""What all scenarios of a spec share: a kind, and a name that says the kind or stands beside it."""
+"""The name and the kind of a scenario, which all of them have."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _kind_by_name(schema: JsonSchemaValue) -> None:
     schema["anyOf"] = [{"properties": {"name": {"enum": own}}}, {"properties": other, "required": ["kind"]}]
 
 
-class NamedScenario(Model):
+class BaseScenario(Model):
     """A scenario has a name of its own, or that of its kind."""
 
     model_config = ConfigDict(json_schema_extra=_kind_by_name)

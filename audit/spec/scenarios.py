@@ -12,11 +12,11 @@ from audit.spec.perturbation import Perturbation
 from audit.spec.prompts import PromptSource
 from audit.spec.relearning import RelearningScenario
 from audit.spec.sampler import DDIM, Sampler
-from audit.spec.scenario_base import KINDS, NamedScenario, with_kind
+from audit.spec.scenario_base import KINDS, BaseScenario, with_kind
 from audit.spec.templates import has_mark, with_phrase
 
 
-class TextScenario(NamedScenario):
+class TextScenario(BaseScenario):
     """Prompts that name the subject, `{phrase}` replaced; or the rows of a prompt set.
 
     With `prompts`, templates serve the neighbours of which the set has no prompts.
@@ -51,7 +51,7 @@ class QualityGate(Model):
     "Least PSNR of the regenerated picture against the VAE's own round trip, in dB."
 
 
-class LatentScenario(NamedScenario):
+class LatentScenario(BaseScenario):
     """DDIM inversion of corpus images at guidance 1, then regeneration through the defence.
 
     Both prompts are null, or a template with `{phrase}` of what the image shows. `bdia` and `o-belm` replace DDIM by
@@ -123,7 +123,7 @@ class LatentScenario(NamedScenario):
 Files = Annotated[str, Field(min_length=1)] | dict[Name, Annotated[str, Field(min_length=1)]]
 
 
-class EmbeddingScenario(NamedScenario):
+class EmbeddingScenario(BaseScenario):
     """Prompts with a learned token in place of `{attack}`: learned by textual inversion, or brought as a file.
 
     White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
@@ -189,7 +189,7 @@ def _by_concept(given: str | dict[str, str] | None, concept: str) -> dict[str, s
     return {concept: given} if isinstance(given, str) else dict(given)
 
 
-class AdversarialTextScenario(NamedScenario):
+class AdversarialTextScenario(BaseScenario):
     """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, or read from a file.
 
     The search knows no defence, so one search serves all of them. `found` different prompts are searched for per concept,
