@@ -31,7 +31,7 @@ _BATCHES = ("compute.stages.batching", "compute.stages.overlap", "diffusion.devi
 _CODE: Mapping[str, tuple[str, ...]] = {
     "erase": ("compute.stages.erase", *_BATCHES, "erasers", *_MODELS),
     "attack": (
-        "compute.stages.attack", *_BATCHES, "compute.personalised", "attacks", "corpus", "spec.content",
+        "compute.stages.attack", "compute.stages.inputs", *_BATCHES, "compute.personalised", "attacks", "corpus", "spec.content",
         *_MODELS,
     ),
     "invert": ("compute.stages.invert", *_BATCHES, "corpus", *_MODELS),

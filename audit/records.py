@@ -52,11 +52,13 @@ class Control(StrEnum):
     OTHER_PICTURES = "other-pictures"  # a picture probe once more, from pictures of another concept
     RANDOM_TOKENS = "random-tokens"  # a white-box prompt search's cell once more, with as many random tokens
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
+    CHECKPOINT = "checkpoint"  # a relearning cell after fewer training steps: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area
     MASK_SHIFTED = "mask-shifted"  # ... in the located mask, moved
     MASK_FULL = "mask-full"  # ... in the whole picture
 
 
+TRAINING_STEPS = "training-steps"  # the axis of a relearning curve, in the place of a kind of disturbance
 NOISE_CONTROLS = (Control.NOISE_LATENT, Control.NOISE_PIXELS)
 MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
@@ -72,6 +74,7 @@ class Scenario(StrEnum):
     LATENT_BLACKBOX = "latent-blackbox"
     IMG2IMG = "img2img"
     COMPLETION = "completion"
+    RELEARNING = "relearning"
     NONE = "none"
 
 
@@ -129,8 +132,8 @@ class Cell:
     scenario: str  # its name in the spec, which is the kind's where it has no other
     kind: Scenario
     planned: int
-    perturbation: str | None = None  # kind of disturbance; None is the scenario's default row
-    strength: float | None = None  # of the disturbance, in the unit of its kind
+    perturbation: str | None = None  # kind of disturbance, or `TRAINING_STEPS`; None is the scenario's default row
+    strength: float | None = None  # of the disturbance, in the unit of its kind; training steps of a relearning cell
     filters: tuple[CellFilter, ...] = ()
 
 

@@ -12,6 +12,7 @@ import torch
 from pydantic import JsonValue
 
 from audit.checkpoints.personal import Change
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.sampling import NoiseModel
 from audit.progress import Session
@@ -38,6 +39,9 @@ class AttackModels(Protocol):
 
     def reader(self, erase_key: str | None) -> Pipeline:
         """Return the pipeline with the text encoder of one model, which reads prompts for it."""
+
+    def network(self, erase_key: str | None) -> Denoiser:
+        """Return the network of one model in float32, frozen; hooks put onto it have to be taken off again."""
 
     def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
         """Return the noise prediction of one model; `texts` are the prompts of the batch."""
@@ -89,7 +93,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """All rows of a unit, and a tensor for each item that is not text."""
+    """All rows of a unit, and a tensor for each item that is not text, or several as `item/name`."""
 
     rows: Sequence[Row]
     tensors: Mapping[str, torch.Tensor] = dataclasses.field(default_factory=dict)

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from audit.attacks.embedding_learner import Learner, learn
 from audit.attacks.parameters import BEST, TextualInversionParameters, candidate
 from audit.attacks.protocol import Found, Row, Search
+from audit.attacks.training_pictures import clean_latents
 from audit.attacks.training_prompts import Prompts
-from audit.corpus.images import ImageError, to_model_input
+from audit.corpus.images import ImageError
 from audit.errors import CorpusError
 from audit.records import Status
 from audit.spec.templates import MARK
@@ -47,7 +47,7 @@ def run(search: Search) -> Found:
     learners, sessions = [], []
     for one in (search, *search.companions):
         try:
-            latents = _latents(one)
+            latents = clean_latents(one)
         except SourceUnavailable:
             raise
         except CorpusError as error:
@@ -59,16 +59,6 @@ def run(search: Search) -> Found:
         sessions.append(one.session)
     learn(learners, sessions)
     return result_of(learners[0])
-
-
-def _latents(search: Search) -> torch.Tensor:
-    """Return clean latents (N, 2, C, h, w) of the unit's pictures, plain and mirrored."""
-    pipeline, latents = search.models.pipeline, []
-    for item in search.images:
-        pixels = to_model_input(search.read_item(item), pipeline.resolution)
-        both = torch.from_numpy(np.stack([pixels, pixels[:, ::-1]])).permute(0, 3, 1, 2)
-        latents.append(pipeline.encode_images(both))
-    return torch.stack(latents)
 
 
 def result_of(learner: Learner) -> Found:

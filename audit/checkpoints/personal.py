@@ -52,6 +52,26 @@ def read_change(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     return _lora(ref, base) if ref.kind == "lora" else _dreambooth(ref, base)
 
 
+def trained_change(tensors: Mapping[str, torch.Tensor], item: str, rank: int, alpha: float | None) -> Change:
+    """Return the change of a LoRA that an attack trained: its pairs are named `item/module.down` and `item/module.up`.
+
+    The product is scaled by alpha / rank; without an alpha by 1.
+    """
+    names = [name.removesuffix(".down") for name in tensors if name.startswith(f"{item}/") and name.endswith(".down")]
+    scale = 1.0 if alpha is None else alpha / rank
+
+    def delta(name: str) -> torch.Tensor:
+        down, up = (tensors[f"{name}.{half}"].float().cpu() for half in ("down", "up"))
+        return scale * up @ down
+
+    return Change(
+        {f"{name.removeprefix(f'{item}/')}.weight": functools.partial(delta, name) for name in names},
+        {},
+        {"kind": "lora", "unet_layers": len(names), "text_encoder_layers": 0, "ranks": [rank]},
+        f"a LoRA of rank {rank} on {len(names)} layers of the network",
+    )
+
+
 def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     path = ref.files.paths()[0]
     tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})

@@ -19,6 +19,7 @@ ACCESS = {
     "latent-blackbox": "start noise (black box)",
     "img2img": "a noised picture (black box)",
     "completion": "a part of a picture (black box)",
+    "relearning": "training on pictures (white box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

@@ -84,6 +84,10 @@ class Models:
         model = self._model(erase_key, dtype)
         return model.noise_model(texts, guidance) if isinstance(model, ErasedModel) else noise_model(model, guidance)
 
+    def network(self, erase_key: str | None) -> Denoiser:
+        """Return the network of one model in float32."""
+        return self._unet(erase_key, "float32")
+
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
         """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
         owner = self._text_owner(erase_key)

@@ -9,25 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from typing import TypeAlias
 
 from audit.checkpoints.apply import ErasedModel, with_changes
-from audit.checkpoints.personal import Change, read_change
+from audit.checkpoints.personal import Change, read_change, trained_change
 from audit.checkpoints.personalisation import PersonalisationRef, resolve_personalisation
 from audit.checkpoints.tensors import backbone_modules
 from audit.compute.models import Models
+from audit.compute.stages.inputs import unit_result
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
-from audit.plan.identities import Personalisation
+from audit.plan.identities import AttackIdentity, from_json
+from audit.plan.personalisations import Personalisation, Relearned
 from audit.spec.scenarios import EmbeddingScenario
 
+OnTop: TypeAlias = Personalisation | Relearned  # from outside, or from an attack unit
 
-def with_personalisation(models: Models, personalisation: Personalisation | None) -> Models:
+
+def with_personalisation(models: Models, personalisation: OnTop | None) -> Models:
     """Return `models` with a personalisation on top, or `models` itself for None. The latest one is kept."""
     return models if personalisation is None else personalised(models, personalisation)
 
 
-def personalised(models: Models, personalisation: Personalisation) -> Personalised:
+def personalised(models: Models, personalisation: OnTop) -> Personalised:
     """Return `models` with a personalisation on top. The latest one is kept with them."""
     if isinstance(models.variant, Personalised) and models.variant.personalisation == personalisation:
         return models.variant
@@ -41,7 +46,7 @@ class Personalised(Models):
 
     kept = 1  # the models below are held too
 
-    def __init__(self, below: Models, personalisation: Personalisation) -> None:
+    def __init__(self, below: Models, personalisation: OnTop) -> None:
         super().__init__(below.ref, below.journal, below.device, below.plan)
         self.below, self.personalisation = below, personalisation
         self._encoders: dict[str | None, Pipeline] = {}
@@ -63,16 +68,23 @@ class Personalised(Models):
     @functools.cached_property
     def change(self) -> Change:
         """Return the change to add. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
-        base = self.personalisation.base
-        unet, reader = self.below._unet(base, "float32"), self.below.reader(base)
-        return read_change(self._find(), backbone_modules(unet, reader.text_encoder))
+        chosen = self.personalisation
+        if isinstance(chosen, Relearned):
+            trained = unit_result(self.below.journal, "attack", chosen.attack)
+            attack = from_json("attack", trained.identity)
+            assert isinstance(attack, AttackIdentity)
+            rank, alpha = attack.parameters["rank"], attack.parameters["alpha"]
+            assert isinstance(rank, int) and not isinstance(alpha, bool | str | list | dict)
+            return trained_change(trained.tensors, chosen.item, rank, alpha)
+        unet, reader = self.below._unet(chosen.base, "float32"), self.below.reader(chosen.base)
+        return read_change(self._find(chosen.sha256), backbone_modules(unet, reader.text_encoder))
 
-    def _find(self) -> PersonalisationRef:
+    def _find(self, sha256: str) -> PersonalisationRef:
         scenarios = self.below.plan.spec.scenarios if self.below.plan is not None else ()
         named = [p for s in scenarios if isinstance(s, EmbeddingScenario) for p in s.personalisations().values()]
         for name in dict.fromkeys(named):
             ref = resolve_personalisation(name)
-            if ref.files.sha256 == self.personalisation.sha256:
+            if ref.files.sha256 == sha256:
                 return ref
         raise CheckpointError(
             "the personalisation's files have changed since this run was planned",
@@ -92,6 +104,8 @@ class Personalised(Models):
     def _encoder(self, owner: str | None) -> Pipeline:
         if owner not in self._encoders:
             pipeline = self.below._encoder(owner)
+            if not self.change.text:
+                return pipeline
             encoder = pipeline.text_encoder
             live = {name.removeprefix("text_model."): name for name in encoder.state_dict()}
             changes = {live[name]: delta for name, delta in self.change.text.items()}

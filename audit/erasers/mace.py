@@ -24,11 +24,11 @@ from torch import nn
 
 from audit import identity
 from audit.diffusion.attention import CrossAttentionMaps
+from audit.diffusion.low_rank import LowRank
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Point, Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.latents import predict
-from audit.erasers.low_rank import LowRank
 from audit.erasers.mace_parameters import MASK_TIMESTEPS, METHOD, MaceParameters
 from audit.erasers.phrases import Prompt, prompts, slug, token_ids
 from audit.erasers.pictures import Noised, Pictures

@@ -20,11 +20,11 @@ from diffusers import UNet2DConditionModel
 from torch import nn
 
 from audit import erasers
+from audit.diffusion.low_rank import LowRank
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
-from audit.erasers.low_rank import LowRank
 from audit.erasers.phrases import file_part, prompts, slug, token_ids
 from audit.erasers.receler import training_attention
 from audit.erasers.spm_parameters import METHOD, SpmParameters, is_layer

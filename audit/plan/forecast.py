@@ -11,6 +11,9 @@ import pyarrow.compute as pc
 
 from audit import guards
 from audit.attacks import registry
+from audit.attacks.relearning_parameters import METHOD as RELEARNING
+from audit.attacks.relearning_parameters import RelearningParameters
+from audit.attacks.relearning_parameters import stored_bytes as trained_bytes
 from audit.plan.document import KINDS, Draft
 from audit.plan.erasure_costs import stored_bytes, training_calls
 from audit.plan.identities import (
@@ -202,6 +205,9 @@ def _storage(unit: Unit, rates: Rates, shape: Shape) -> float:
         return unit.rows * (shape.latent_bytes * (2 if unit.identity.method == "fixed-point" else 5) + ROW)
     if isinstance(unit.identity, EraseIdentity):
         return ROW + stored_bytes(unit.identity.method, unit.identity.parameters, shape.unet)
+    if isinstance(unit.identity, AttackIdentity) and unit.identity.method == RELEARNING.name:
+        p = RelearningParameters.model_validate(unit.identity.parameters)
+        return unit.rows * ROW + trained_bytes(p, shape.unet)
     if unit.kind in ("attack", "erase"):  # a checkpoint stays where it is
         return unit.rows * ROW
     return unit.rows * DETECT_ROW

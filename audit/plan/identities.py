@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import (
-    ConfigDict,
     JsonValue,
     PlainSerializer,
     SerializerFunctionWrapHandler,
@@ -23,6 +22,7 @@ from pydantic import (
 
 from audit.files import ForeignError
 from audit.identity import canonical_json, int_key
+from audit.plan.personalisations import Personalisation, Record, Relearned
 from audit.records import Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import DDIM, Sampler
@@ -31,12 +31,6 @@ from audit.spec.sections import Concept
 Json: TypeAlias = dict[str, JsonValue]
 Source = Literal["prompt", "latent", "picture", "noise", "image", "vae", "black", "noise-latent", "noise-pixels"]
 Pair = tuple[int, str, int | None]  # picture, baseline, the baseline's picture
-
-
-class _Record:
-    """A record whose stored form has its fields and no others."""
-
-    __pydantic_config__ = ConfigDict(extra="forbid")
 
 
 def _stored_concept(concept: Concept) -> Json:
@@ -64,16 +58,7 @@ class PictureSampler(Sampler):
 
 
 @dataclasses.dataclass(frozen=True)
-class Personalisation(_Record):
-    """A personalisation on top of a defence's model: its digest, and the erase unit of the model its training started from."""
-
-    sha256: str
-    kind: Literal["lora", "dreambooth"]
-    base: str | None  # None: the backbone
-
-
-@dataclasses.dataclass(frozen=True)
-class FromPicture(_Record):
+class FromPicture(Record):
     """A start from a reference picture: noised to the level before the grid's last `steps`, which denoise it.
 
     With `known`, the start is noise alone, and that part of the picture is put back at each step.
@@ -84,7 +69,7 @@ class FromPicture(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class EraseIdentity(_Record):
+class EraseIdentity(Record):
     """The identity of weights that a method makes. Other units name the erased model by this unit's key."""
 
     backbone: str
@@ -101,7 +86,7 @@ class EraseIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class CheckpointIdentity(_Record):
+class CheckpointIdentity(Record):
     """The identity of weights from outside: their content and the method claimed of them, but not their path."""
 
     backbone: str
@@ -112,7 +97,7 @@ class CheckpointIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class AttackIdentity(_Record):
+class AttackIdentity(Record):
     """The identity of a search for `items` in the model of an erase unit (None is the backbone), which learns from `images`."""
 
     backbone: str
@@ -134,7 +119,7 @@ class AttackIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class InvertIdentity(_Record):
+class InvertIdentity(Record):
     """The identity of the latents of corpus `items`. `passes` and `tolerance` belong to the fixed-point method alone."""
 
     backbone: str
@@ -151,7 +136,7 @@ class InvertIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class GenerateIdentity(_Record):
+class GenerateIdentity(Record):
     """The inputs that all `images` of a unit share.
 
     Only the source `latent` has a solver, and perhaps a perturbation; only `picture` says how it starts from one.
@@ -165,7 +150,7 @@ class GenerateIdentity(_Record):
     code: str
     solver: str | None = None
     perturbation: Perturbation | None = None
-    personalisation: Personalisation | None = None
+    personalisation: Personalisation | Relearned | None = None
     picture: FromPicture | None = None
     images: tuple[int, ...] = ()
     kind: Literal["generate"] = "generate"
@@ -179,7 +164,7 @@ class GenerateIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterIdentity(_Record):
+class FilterIdentity(Record):
     """The identity of one filter's rulings on the cases of one generate unit."""
 
     generate: str
@@ -189,7 +174,7 @@ class FilterIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectIdentity(_Record):
+class DetectIdentity(Record):
     """The identity of one detector's scores for one generate unit. `instrument` is without the detector's name and
     threshold.
     """
@@ -201,7 +186,7 @@ class DetectIdentity(_Record):
 
 
 @dataclasses.dataclass(frozen=True)
-class QualityIdentity(_Record):
+class QualityIdentity(Record):
     """The identity of a quality instrument's numbers for pictures of one generate unit.
 
     Each is compared with a picture of another generate unit or of the corpus.

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from audit.attacks.parameters import BEST
 from audit.errors import SpecError
 from audit.plan.builder import Builder
-from audit.plan.identities import Personalisation
+from audit.plan.personalisations import Personalisation
 from audit.plan.resolved import Missing
 from audit.records import Attempt
 from audit.spec.scenarios import EmbeddingScenario

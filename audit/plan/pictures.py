@@ -12,9 +12,11 @@ from audit.corpus import ingest
 from audit.corpus.regions import Pictured, Region, read_regions
 from audit.errors import CorpusError
 from audit.plan.embedding_cases import learning
+from audit.plan.relearning_cases import held_out, training
 from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
 from audit.spec.document import Spec
 from audit.spec.picture_scenarios import PictureScenario
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import CorpusEntry
 from audit.storage.errors import SourceUnavailable
@@ -159,7 +161,7 @@ def _roles(spec: Spec) -> dict[str, str]:
     others = _others(spec)
     roles = {entry.concept: str(entry.role) for entry in reversed(spec.corpus) if entry.concept in others}
     roles |= {name: "neighbour" for concept in spec.concepts for name in concept.neighbours}
-    return roles | dict.fromkeys(spec.controls.unlearned, "control") | {c.name: "target" for c in spec.concepts}
+    return roles | dict.fromkeys(spec.never_learned(), "control") | {c.name: "target" for c in spec.concepts}
 
 
 def _wanted(spec: Spec) -> dict[str, int]:
@@ -174,7 +176,11 @@ def _wanted(spec: Spec) -> dict[str, int]:
     largest = max([spec.controls.cases, *latent, *probes, *learned])
     others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
     wanted = dict.fromkeys([*others, *spec.controls.unlearned, *_others(spec)], spec.controls.cases)
-    return wanted | {concept.name: largest for concept in spec.concepts}
+    wanted |= {concept.name: largest for concept in spec.concepts}
+    for scenario in (scenario for scenario in spec.scenarios if isinstance(scenario, RelearningScenario)):
+        for name in (*(concept.name for concept in spec.concepts), scenario.control_concept):
+            wanted[name] = max(wanted.get(name, 0), held_out(spec, name) + training(scenario).images)
+    return wanted
 
 
 def _others(spec: Spec) -> set[str]:

@@ -21,12 +21,14 @@ from audit.plan.personalised_cases import personalised_cases
 from audit.plan.picture_cases import picture_cells
 from audit.plan.preflight.unusable import Checked, require_some
 from audit.plan.quality import plan_quality
+from audit.plan.relearning_cases import relearning_cases
 from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.progress.steps import counted
-from audit.records import BENIGN_PROMPTS, Attempt, Cell, Control, Role, Scenario
+from audit.records import BENIGN_PROMPTS, TRAINING_STEPS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import PictureScenario
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, TextScenario
 from audit.spec.sections import Concept
 
@@ -58,6 +60,8 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                     _embedding_cell(builder, concept, scenario, defence)
                 elif isinstance(scenario, PictureScenario):
                     picture_cells(builder, concept, scenario, defence)
+                elif isinstance(scenario, RelearningScenario):
+                    _relearning_cells(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
         _benign_cells(builder, concept, resolved.benign)
@@ -135,6 +139,22 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
     else:
         cases = embedding_cases(builder, concept, scenario, common.model)
     add_with_controls(builder, cell, common, cases)
+
+
+def _relearning_cells(builder: Builder, concept: Concept, scenario: RelearningScenario, defence: str) -> None:
+    """Plan a cell for each checkpoint, of which the last one decides; on the backbone those of the control concept too."""
+    subjects = [(concept, Control.BACKBONE if defence == "none" else None)]
+    if defence == "none":
+        subjects.append((builder.spec.concept(scenario.control_concept), Control.UNLEARNED))
+    for subject, control in subjects:
+        model = builder.model(defence, concept)
+        for point in relearning_cases(builder, subject, scenario, model):
+            cell = _cell(concept, subject.name, defence, scenario, control if point.last else Control.CHECKPOINT)
+            axis = None if point.last else TRAINING_STEPS
+            cell = dataclasses.replace(cell, perturbation=axis, strength=float(point.step))
+            common = builder.common("prompt", defence, concept, scenario.sampler)
+            common = dataclasses.replace(common, personalisation=point.personalisation)
+            add_with_controls(builder, cell, common, point.attempts)
 
 
 def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPrompt]) -> None:

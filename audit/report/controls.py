@@ -27,7 +27,7 @@ def table(index: Index) -> Table:
     by_row = {(finding.cell_id, finding.detector): finding for finding in findings}
     rows: list[tuple[str, ...]] = []
     order = {control.value: place for place, control in enumerate(Control)}
-    elsewhere = (None, Control.PERTURBED, *MASK_CONTROLS)
+    elsewhere = (None, Control.PERTURBED, Control.CHECKPOINT, *MASK_CONTROLS)
     controls_only = [r for r in index.result.crr if r.control not in elsewhere]
     for row in sorted(controls_only, key=lambda r: (r.concept, order.get(str(r.control), 99), r.cell_id)):
         finding = by_row.get((row.cell_id, row.detector))

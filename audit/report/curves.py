@@ -1,10 +1,11 @@
-"""Draw CRR against the strength of a perturbation: a mark and an interval per point, a line per class."""
+"""Draw CRR against the strength of a perturbation or training steps: a mark and an interval per point, a line per class."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
+from audit.records import TRAINING_STEPS, Control
 from audit.report import svg
 from audit.report.chart import SHARES, Plot, plot
 from audit.report.svg import Drawing
@@ -19,7 +20,7 @@ _FALLING = ("image-jpeg", "image-resize")  # the smaller the stronger
 
 @dataclasses.dataclass(frozen=True)
 class _Curve:
-    """One class under one defence: the points from the undisturbed row to the strongest perturbation."""
+    """One class under one defence: the points from the undisturbed row to the strongest perturbation, or by training steps."""
 
     label: str
     faint: bool  # a control: another class, or the un-erased model
@@ -28,41 +29,54 @@ class _Curve:
 
 def curves(index: Index) -> tuple[Plot, ...]:
     """Return the figures of a run by one judge: one per concept, scenario and kind of perturbation."""
-    rows = index.perturbed()
+    return _figures(index, index.perturbed(), "curve")
+
+
+def relearning_curves(index: Index) -> tuple[Plot, ...]:
+    """Return the figures of relearning by one judge: CRR after training steps, one per concept and scenario."""
+    return _figures(index, [row for row in index.relearned() if row.control == Control.CHECKPOINT], "relearning")
+
+
+def _figures(index: Index, rows: Sequence[CrrRow], prefix: str) -> tuple[Plot, ...]:
     judge = index.policy.judges[0] if index.policy else next((row.detector for row in rows), "")
     rows = [row for row in rows if row.detector == judge]
     figures: list[Plot] = []
     for key in dict.fromkeys((row.concept, row.scenario, str(row.perturbation)) for row in rows):
         chosen = [row for row in rows if (row.concept, row.scenario, row.perturbation) == key]
-        strengths = sorted({row.strength or 0.0 for row in chosen}, reverse=key[2] in _FALLING)
-        lines = _curves(index, chosen, strengths)
+        placed = [row for row in (*chosen, *_defaults(index, chosen)) if row.strength is not None]
+        strengths = sorted({row.strength or 0.0 for row in placed}, reverse=key[2] in _FALLING)
+        # The default row stands before the weakest disturbance, unless it has a strength of its own.
+        ticks = [*(["none"] if len(placed) == len(chosen) else []), *(f"{strength:g}" for strength in strengths)]
+        lines = _curves(index, chosen, ticks)
         for start in range(0, len(lines), MAX_LINES):
-            figures.append(_plot(key, judge, lines[start : start + MAX_LINES], strengths, len(figures)))
+            figures.append(_plot(key, judge, lines[start : start + MAX_LINES], ticks, f"{prefix}{len(figures)}"))
     return tuple(figures)
 
 
-def _curves(index: Index, rows: Sequence[CrrRow], strengths: Sequence[float]) -> list[_Curve]:
+def _defaults(index: Index, rows: Sequence[CrrRow]) -> list[CrrRow]:
+    return [default for row in rows if (default := index.undisturbed(row)) is not None]
+
+
+def _curves(index: Index, rows: Sequence[CrrRow], ticks: Sequence[str]) -> list[_Curve]:
     lines = []
     for subject, defence in dict.fromkeys((row.subject, row.defence) for row in rows):
         same = [row for row in rows if (row.subject, row.defence) == (subject, defence)]
         other = subject != same[0].concept
-        points = [(strengths.index(row.strength or 0.0) + 1, row) for row in same]
-        default = index.undisturbed(same[0])
-        points += [(0, default)] if default else []
+        whole = [*same, *_defaults(index, same[:1])]
+        points = [("none" if row.strength is None else f"{row.strength:g}", row) for row in whole]
         label = defence_name(same[0]) + (f", {plain(subject)}" if other else "")
-        lines.append(_Curve(label, other or defence == "none", tuple(sorted(points, key=lambda point: point[0]))))
+        placed = sorted(((ticks.index(tick), row) for tick, row in points), key=lambda point: point[0])
+        lines.append(_Curve(label, other or defence == "none", tuple(placed)))
     return sorted(lines, key=lambda line: line.faint)
 
 
-def _plot(
-    key: tuple[str, str, str], judge: str, lines: Sequence[_Curve], strengths: Sequence[float], number: int
-) -> Plot:
+def _plot(key: tuple[str, str, str], judge: str, lines: Sequence[_Curve], ticks: Sequence[str], prefix: str) -> Plot:
     concept, scenario, kind = map(plain, key)
-    ticks = ["none", *(f"{strength:g}" for strength in strengths)]
+    axis = "after training steps" if kind == TRAINING_STEPS else f"against the strength of {kind}"
     return plot(
         lambda width: _draw(lines, ticks, kind, width),
-        prefix=f"curve{number}",
-        title=f"CRR of {concept} by {plain(judge)} against the strength of {kind}, {scenario}",
+        prefix=prefix,
+        title=f"CRR of {concept} by {plain(judge)} {axis}, {scenario}",
         description="; ".join(
             f"{line.label}: " + ", ".join(percent(row.rate) for _, row in line.points) for line in lines
         ),

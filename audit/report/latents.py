@@ -48,7 +48,7 @@ def section(index: Index) -> Section | None:
 
 
 def _unlearned(index: Index) -> bool:
-    return any(row.control == Control.UNLEARNED for row in index.result.crr)
+    return any(row.control == Control.UNLEARNED and row.kind.startswith("latent-") for row in index.result.crr)
 
 
 def _likelihood(index: Index) -> Table | None:

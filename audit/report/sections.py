@@ -21,6 +21,7 @@ from audit.report import (
     latents,
     matrix,
     quality,
+    relearning,
     survival,
     tables,
 )
@@ -58,6 +59,7 @@ def build(result: RunResult, comparison: Comparison | None = None) -> tuple[Sect
         guarding.section(index),
         _round_trips(index),
         latents.section(index),
+        relearning.section(index),
         Section("pictures", "Pictures"),
         _unassessed(index),
         _checks(index),

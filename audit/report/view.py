@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from pydantic import ValidationError
 
-from audit.records import BENIGN_PROMPTS, Control, Role
+from audit.records import BENIGN_PROMPTS, Control, Role, Scenario
 from audit.report.words import NOT_AVAILABLE, limit_text, plain
 from audit.spec.policy import Policy
 from audit.verdict.decisions import ControlFinding, Decision
@@ -107,8 +107,12 @@ class Index:
         """Return the rows of latent cells whose image or latent was disturbed."""
         return [row for row in self.result.crr if row.control == Control.PERTURBED]
 
+    def relearned(self) -> list[CrrRow]:
+        """Return the rows of models that were trained again, at each of their checkpoints."""
+        return [row for row in self.result.crr if row.kind == Scenario.RELEARNING]
+
     def undisturbed(self, row: CrrRow) -> CrrRow | None:
-        """Return the default row that a perturbed row belongs to."""
+        """Return the default row that a perturbed row, or a checkpoint on the way, belongs to."""
         key = (row.concept, row.subject, row.defence, row.scenario, row.detector)
         default = (None, Control.BACKBONE, Control.UNLEARNED)
         return next(

@@ -97,6 +97,7 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     "noise-pixels": ("noise pixels", "Gaussian pixels: what the detector says of garbage"),
     "black": ("black images", "nothing to see: every case must be recognised as degenerate, and so be unassessed"),
     "perturbed": ("perturbed", "the same attack with its image or latent disturbed: a point of a curve"),
+    "checkpoint": ("checkpoint", "the same attack after fewer training steps: a point of a curve"),
     "mask-random": ("random mask", "the guard's noise in a random mask of the located one's area: for comparison"),
     "mask-shifted": ("shifted mask", "the guard's noise in the located mask, moved: for comparison"),
     "mask-full": ("whole picture", "the guard's noise in the whole picture: for comparison"),

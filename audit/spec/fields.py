@@ -13,6 +13,7 @@ from audit.spec.benign import BenignSpec, subject_name
 from audit.spec.content import is_sexual
 from audit.spec.policy import Policy
 from audit.spec.quality import QualitySpec
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import ScenarioSpec, TextScenario
 from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, Defence, DetectorSpec, words_of
 from audit.spec.system import System
@@ -83,8 +84,12 @@ class SpecFields(Model):
         """Return everything that detectors have to tell apart, each once: concepts, their neighbours, unlearned classes."""
         names = [c.name for c in self.concepts]
         names += [n for c in self.concepts for n in c.neighbours]
-        names += self.controls.unlearned
-        return tuple(self.concept(name) for name in dict.fromkeys(names))
+        return tuple(self.concept(name) for name in dict.fromkeys((*names, *self.never_learned())))
+
+    def never_learned(self) -> tuple[str, ...]:
+        """Return the concepts that the backbone has never seen, each once: of latent attacks and of relearning."""
+        relearning = (s.control_concept for s in self.scenarios if isinstance(s, RelearningScenario))
+        return tuple(dict.fromkeys((*self.controls.unlearned, *relearning)))
 
     def sought(self) -> tuple[Concept, ...]:
         """Return what the detectors are asked about: the subjects and, where no neighbour is declared, the benign ones.

@@ -6,6 +6,7 @@ from audit import locations
 from audit.spec.benign import FEWEST, PICTURE_CHECK
 from audit.spec.fields import SpecFields
 from audit.spec.picture_scenarios import PictureScenario
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import Guard
 
@@ -55,6 +56,8 @@ def _references(spec: SpecFields) -> list[str]:
             problems += _embedding(spec, scenario, corpus)
         elif isinstance(scenario, PictureScenario):
             problems += _pictures(spec, scenario, corpus)
+        if isinstance(scenario, RelearningScenario):
+            problems += _relearning(spec, scenario, corpus, controls)
     for name in spec.controls.unlearned:
         if name not in controls:
             problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
@@ -144,6 +147,22 @@ def _pictures(spec: SpecFields, scenario: PictureScenario, corpus: set[str]) -> 
                 f"corpus: the control of {scenario.name} starts from images {which}, to compare {concept.name!r} with, and "
                 "no entry has them; add one of role control or neighbour"
             )
+    return problems
+
+
+def _relearning(spec: SpecFields, scenario: RelearningScenario, corpus: set[str], controls: set[str]) -> list[str]:
+    name, field = scenario.control_concept, f"scenarios.{scenario.name}.control_concept"
+    problems = [
+        f"corpus: {scenario.name} trains on images of {concept.name!r}, and no entry of role target has them"
+        for concept in spec.concepts
+        if concept.name not in corpus
+    ]
+    if any(name == concept.name or name in concept.neighbours for concept in spec.concepts):
+        problems.append(
+            f"{field}: the backbone knows {name!r}, which this spec audits; name a concept it never learned"
+        )
+    elif name not in controls:
+        problems.append(f"{field}: no corpus entry of role control has the concept {name!r}")
     return problems
 
 

@@ -29,7 +29,7 @@ def _kind_by_name(schema: JsonSchemaValue) -> None:
     """Make a JSON schema ask for the name, and for the kind only where the name does not say it."""
     kind = schema["properties"]["kind"]
     own = kind.get("enum", [kind.get("const")])
-    schema["required"] = ["name"]
+    schema["required"] = ["name", *(field for field in schema.get("required", ()) if field not in ("name", "kind"))]
     other = {"name": {"not": {"enum": [*KINDS, Scenario.NONE.value]}}}
     schema["anyOf"] = [{"properties": {"name": {"enum": own}}}, {"properties": other, "required": ["kind"]}]
 

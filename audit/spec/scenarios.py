@@ -11,15 +11,10 @@ from audit.spec.base import Model, Name, Phrase
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import CompletionScenario, Img2ImgScenario
 from audit.spec.prompts import PromptSource
+from audit.spec.relearning import RelearningScenario
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.scenario_base import KINDS, BaseScenario, with_kind
 from audit.spec.templates import has_mark, with_phrase
-
-
-def _named(entry: object) -> object:
-    if isinstance(entry, dict) and "name" not in entry:
-        raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
-    return with_kind(entry)
 
 
 class TextScenario(BaseScenario):
@@ -228,6 +223,12 @@ class AdversarialTextScenario(BaseScenario):
         return self
 
 
+def _named(entry: object) -> object:
+    if isinstance(entry, dict) and "name" not in entry:
+        raise ValueError(f"has no name; the name of a kind says its kind too: {', '.join(KINDS)}")
+    return with_kind(entry)
+
+
 ScenarioSpec = Annotated[
     Annotated[
         TextScenario
@@ -235,7 +236,8 @@ ScenarioSpec = Annotated[
         | EmbeddingScenario
         | LatentScenario
         | Img2ImgScenario
-        | CompletionScenario,
+        | CompletionScenario
+        | RelearningScenario,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_named),

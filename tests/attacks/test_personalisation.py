@@ -20,7 +20,7 @@ from audit.errors import CheckpointError, SpecError
 from audit.guards.irece import Irece
 from audit.plan.document import KINDS, Plan, read_plan
 from audit.plan.forecast import calls_of
-from audit.plan.identities import Personalisation
+from audit.plan.personalisations import Personalisation
 from audit.records import ResolvedGuard
 from audit.spec.sections import Guard
 from audit.storage.journal import Journal

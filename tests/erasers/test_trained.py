@@ -12,12 +12,12 @@ from torch import nn
 from torch.func import functional_call
 
 from audit.checkpoints import apply_artefact
+from audit.diffusion.low_rank import LowRank
 from audit.diffusion.pipeline import Pipeline
 from audit.erasers import ERASERS, advunlearn, concept_ablation, mace, spm
 from audit.erasers.advunlearn_parameters import AdvUnlearnParameters
 from audit.erasers.concept_ablation_parameters import ConceptAblationParameters
 from audit.erasers.latents import Latents, Noisy, predict
-from audit.erasers.low_rank import LowRank
 from audit.erasers.mace_parameters import MaceParameters
 from audit.erasers.phrases import prompts
 from audit.erasers.pictures import Pictures

@@ -40,6 +40,8 @@ STORED = (
     '"steps":20,"width":128},"source":"prompt"}',
     '{"backbone":"a0","code":"c","guards":[],"images":[1],"kind":"generate","model":null,"personalisation":{"base":null,'
     '"kind":"lora","sha256":"f"},"sampler":{"dtype":"bfloat16","guidance":7.5,"steps":20},"source":"prompt"}',
+    '{"backbone":"a0","code":"c","guards":[],"images":[1],"kind":"generate","model":"e","personalisation":{"attack":"d",'
+    '"item":"step-5"},"sampler":{"dtype":"float32","guidance":7.5,"steps":20},"source":"prompt"}',
     '{"backbone":"a0","code":"c","guards":[],"images":[1],"kind":"generate","model":null,"perturbation":null,"sampler":{'
     '"dtype":"float32","guidance":1.0,"steps":20},"solver":"ddim","source":"latent"}',
     '{"code":"c","generate":"g","instrument":{"detector":"","instrument_id":3736350909722532785,"kind":"clip-zero-shot",'

@@ -17,7 +17,8 @@ from audit.checkpoints.personal import Change
 from audit.compute.models import Models
 from audit.compute.personalised import personalised
 from audit.compute.stages.batching import Made
-from audit.plan.identities import AttackIdentity, Personalisation
+from audit.plan.identities import AttackIdentity
+from audit.plan.personalisations import Personalisation
 from audit.progress import Session
 from audit.records import Status
 from audit.spec.content import pairing
@@ -50,7 +51,8 @@ def run_attack(
         result = registry.runner(attack.method)(search)
     if not isinstance(result, Found):
         raise ValueError(f"attack {attack.method} returned a value of type {type(result).__name__}, not Found")
-    if sorted(row.item for row in result.rows) != sorted(attack.items) or not set(result.tensors) <= set(attack.items):
+    owners = {name.partition("/")[0] for name in result.tensors}
+    if sorted(row.item for row in result.rows) != sorted(attack.items) or not owners <= set(attack.items):
         raise ValueError(f"attack {attack.method} did not answer for exactly its items")
     who = {"method": attack.method, "version": attack.version, "model": attack.model, "concept": attack.concept.name}
     pairs_minors = pairing(attack.concept.model_dump(mode="json"))

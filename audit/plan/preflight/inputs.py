@@ -10,9 +10,11 @@ from audit.plan.adversarial_cases import searched_texts
 from audit.plan.benign import benign_texts
 from audit.plan.planner import inversion_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
+from audit.plan.relearning_cases import captions, prompts_of
 from audit.plan.resolved import Resolved
 from audit.spec.document import Spec
 from audit.spec.picture_scenarios import PictureScenario
+from audit.spec.relearning import RelearningScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.templates import PHRASE
 from audit.weights.references import ModelRef
@@ -48,3 +50,6 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
     elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
         for concept in spec.concepts:
             yield from (template.replace(PHRASE, concept.phrase) for template in scenario.templates)
+    elif isinstance(scenario, RelearningScenario):
+        for concept in (*spec.concepts, spec.concept(scenario.control_concept)):
+            yield from (*prompts_of(scenario, concept), *captions(scenario, concept))

@@ -1,0 +1,166 @@
+"""Relearning: a LoRA, trained for a few steps on pictures of a concept, on top of the model that should have forgotten it.
+
+The pairs B A of LoRA (Hu et al. 2021, arXiv 2106.09685, eq. 3) sit on the attention projections and are all that moves:
+
+    min_{A, B}  E_{z0, xi, t, caption} || target - f(signal_t z0 + noise_t xi, t, c(caption);  W + alpha/r B A) ||^2
+
+with AdamW; the target is what the network's kind predicts. z0 is the mean of the VAE's posterior, encoded once and
+mirrored at random. The text encoder stays as it is, and guards are not trained through. The pairs at each checkpoint are
+the unit's tensors: a personalisation, put on top of the model that it was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from audit import identity
+from audit.attacks.embedding_learner import Draw, training_levels
+from audit.attacks.protocol import Found, Row, Search
+from audit.attacks.relearning_parameters import PROJECTION, RelearningParameters, item_of
+from audit.attacks.training_pictures import clean_latents
+from audit.corpus.images import ImageError
+from audit.diffusion.levels import target_of
+from audit.diffusion.low_rank import LowRank
+from audit.diffusion.training import Training
+from audit.errors import CorpusError, EraserError
+from audit.records import Status
+from audit.spec.templates import PHRASE
+from audit.storage.errors import SourceUnavailable
+
+
+def run(search: Search) -> Found:
+    """Return a row for each checkpoint, with the LoRA's pairs as `item/module.down` and `item/module.up`.
+
+    Checkpoints after a loss or weight that is not finite are degenerate; those before stand.
+    """
+    p = RelearningParameters.model_validate(search.parameters)
+    try:
+        latents = clean_latents(search)
+    except SourceUnavailable:
+        raise
+    except CorpusError as error:
+        status = Status.UNREADABLE if isinstance(error, ImageError) else Status.ERROR
+        return Found([Row(item, status, error.what) for item in search.items])
+    learner = Relearner(search, p, latents)
+    training = learner.training()
+    error = None
+    with learner.lora.acting():
+        try:
+            training.run(learner.step)
+        except EraserError as diverged:
+            error = diverged.what
+    return _found(p, learner, training, error)
+
+
+class Relearner:
+    """The LoRA of one model in training. `latents` (N, 2, C, h, w) are clean ones, plain and mirrored."""
+
+    def __init__(self, search: Search, p: RelearningParameters, latents: torch.Tensor) -> None:
+        self.search, self.p, self.latents = search, p, latents
+        models, texts = search.models, [text.replace(PHRASE, search.concept.phrase) for text in p.templates]
+        self.kind = models.pipeline.kind
+        self.levels = training_levels(models.pipeline).to(latents.device)
+        with torch.no_grad():
+            self.states = models.reader(search.model).encode_text(texts).to(latents.device)
+        # SPM scales itself by the prompt: it acts as on the first caption.
+        self.predict = models.noise_model(search.model, "float32", texts[:1])
+        network = models.network(search.model)
+        seed = identity.int_key({"attack": "relearning", "seed": search.seed})
+        self.lora = LowRank(network, projections(network), p.rank, seed % 2**31, p.alpha)
+        self.leaves = {f"{path}.{half}": leaf for path, pair in self.lora.named_pairs()
+                       for half, leaf in pair.named_parameters()}  # fmt: skip
+        self.kept = {step: {name: torch.zeros_like(leaf) for name, leaf in self._detached()} for step in p.trained}
+        self.optimiser = torch.optim.AdamW(
+            self.leaves.values(), lr=p.learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=p.weight_decay
+        )
+        self.steps = 0
+
+    def training(self) -> Training:
+        """Return the training, brought to where an interrupted one left it."""
+        kept = {f"{item_of(step)}/{name}": leaf for step, pairs in self.kept.items() for name, leaf in pairs.items()}
+        search = self.search
+        training = Training(
+            "relearning",
+            identity.key(
+                {**search.parameters, "seed": search.seed, "model": search.model, "concept": search.concept.name}
+            ),
+            {**self.leaves, **kept},
+            {"weights": self.optimiser},
+            iterations=self.p.checkpoints[-1],
+            seed=search.seed,
+            session=search.session,
+        )
+        self.steps = training.done
+        return training
+
+    def step(self, generator: torch.Generator) -> torch.Tensor:
+        """Take one step of the optimiser on one draw, and keep the pairs where it ends at a checkpoint. Return its loss."""
+        draw, size = self.draw(generator), min(self.p.batch_size, self.search.batch_size)
+        self.optimiser.zero_grad()
+        total = torch.zeros((), device=self.latents.device)
+        for start in range(0, len(draw), size):
+            part = draw.part(slice(start, start + size))
+            loss = self.loss(part) * (len(part) / len(draw))
+            loss.backward()
+            total += loss.detach()
+        self.optimiser.step()
+        self.steps += 1
+        for name, leaf in self._detached() if self.steps in self.kept else ():
+            self.kept[self.steps][name].copy_(leaf)
+        return total
+
+    def draw(self, generator: torch.Generator) -> Draw:
+        """Return noisy latents of pictures drawn at random, and what the network should predict there."""
+        p, size, device = self.p, (self.p.batch_size,), self.latents.device
+        pictures = torch.randint(len(self.latents), size, generator=generator)
+        mirrored = (torch.rand(size, generator=generator) < p.flip).long()
+        timesteps = torch.randint(len(self.levels), size, generator=generator)
+        captions = torch.randint(len(p.templates), size, generator=generator)
+        noise = torch.randn((p.batch_size, *self.latents.shape[2:]), generator=generator).to(device)
+        timesteps, clean = timesteps.to(device), self.latents[pictures.to(device), mirrored.to(device)]
+        signal, level = self.levels[timesteps].T[..., None, None, None]
+        target = target_of(self.kind, signal, level, clean, noise)
+        return Draw(signal * clean + level * noise, target, timesteps, captions)
+
+    def loss(self, draw: Draw) -> torch.Tensor:
+        """Return the mean squared error of the prediction for a draw."""
+        states = self.states[draw.templates.to(self.states.device)]
+        return nn.functional.mse_loss(self.predict(draw.noisy, draw.timesteps, states), draw.target)
+
+    def _detached(self) -> Sequence[tuple[str, torch.Tensor]]:
+        return [(name, leaf.detach()) for name, leaf in self.leaves.items()]
+
+
+def projections(network: nn.Module) -> list[str]:
+    """Return the module paths of a network's attention projections."""
+    return [
+        name for name, module in network.named_modules() if isinstance(module, nn.Linear) and PROJECTION.search(name)
+    ]
+
+
+def _found(p: RelearningParameters, learner: Relearner, training: Training, error: str | None) -> Found:
+    rows, tensors = [], {}
+    for step, pairs in learner.kept.items():
+        finite = all(bool(torch.isfinite(leaf).all()) for leaf in pairs.values())
+        if step > training.done or not finite:
+            rows.append(Row(item_of(step), Status.DEGENERATE, error or "the LoRA is not finite"))
+            continue
+        losses = training.losses[:step]
+        tenth = max(1, step // 10)
+        first, last = sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
+        report = {
+            "summary": f"a LoRA of rank {p.rank} after {step} steps on {len(learner.latents)} pictures: loss {last:.4f}",
+            "steps": step,
+            "images": len(learner.latents),
+            "layers": len(learner.lora.paths),
+            "training_loss_first": first,
+            "training_loss_last": last,
+        }
+        # The calls of the whole training stand at its end: checkpoints on the way cost nothing.
+        calls = 3 * step * p.batch_size if step == p.checkpoints[-1] else 0
+        rows.append(Row(item_of(step), Status.OK, None, None, last, step * p.batch_size, calls, report))
+        tensors |= {f"{item_of(step)}/{name}": leaf for name, leaf in pairs.items()}
+    return Found(rows, tensors)

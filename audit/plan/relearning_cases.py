@@ -1,0 +1,102 @@
+"""Cases of a relearned model, and the unit that trains it. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+from audit.attacks import registry
+from audit.attacks.relearning_parameters import METHOD, RelearningParameters, item_of
+from audit.errors import SpecError
+from audit.plan.builder import Builder
+from audit.plan.personalisations import Relearned
+from audit.plan.preflight.unusable import reason
+from audit.records import Attempt
+from audit.spec.fields import SpecFields
+from audit.spec.relearning import RelearningScenario
+from audit.spec.scenarios import LatentScenario
+from audit.spec.sections import Concept
+from audit.spec.templates import PHRASE
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """One point of a curve: the training steps, the LoRA on top of the model (None is the model as it is), and the cases."""
+
+    step: int
+    last: bool
+    personalisation: Relearned | None
+    attempts: Sequence[Attempt]
+
+
+def training(scenario: RelearningScenario) -> RelearningParameters:
+    """Return the parameters by which a scenario trains. Raises `SpecError` for the first bad one."""
+    parameters = registry.parse(METHOD.name, scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
+    assert isinstance(parameters, RelearningParameters)
+    return parameters
+
+
+def captions(scenario: RelearningScenario, concept: Concept) -> list[str]:
+    """Return the captions under which pictures of `concept` are trained on."""
+    return [template.replace(PHRASE, concept.phrase) for template in training(scenario).templates]
+
+
+def prompts_of(scenario: RelearningScenario, concept: Concept) -> list[str]:
+    """Return the prompts of the scenario's cases, in turn."""
+    return [template.replace(PHRASE, concept.phrase) for template in scenario.templates]
+
+
+def relearning_cases(
+    builder: Builder, concept: Concept, scenario: RelearningScenario, model: str | None
+) -> Iterator[Checkpoint]:
+    """Yield the checkpoints of one training, of `concept` on top of the model of an erase unit, None being the backbone.
+
+    Prompts and seeds are the same at each. Without pictures, or with a caption that cannot be read whole, the cases of a
+    trained model have a problem. Raises `SpecError` for fewer reference images than the training takes.
+    """
+    p, prompts = training(scenario), prompts_of(scenario, concept)
+    plain = [Attempt(builder.spec.seed + n, prompts[n % len(prompts)]) for n in range(scenario.cases)]
+    errors = [
+        builder.unusable.pictures.get(concept.name),
+        *map(builder.unusable.prompts.get, captions(scenario, concept)),
+    ]
+    problem = next((reason(error) for error in errors if error is not None), None)
+    units: dict[str, str] = {}
+    if problem is None:
+        images = reference_pictures(builder, concept.name, p.images, scenario.name)
+        items, parameters = [*map(item_of, p.trained)], p.model_dump(mode="json")
+        units = builder.attack(METHOD.name, parameters, concept, items, model=model, images=images, together=True)
+    for step in p.checkpoints:
+        last, item = step == p.checkpoints[-1], item_of(step)
+        if not step:
+            yield Checkpoint(step, last, None, plain)
+        elif problem is not None:
+            yield Checkpoint(step, last, None, [dataclasses.replace(one, problem=problem) for one in plain])
+        else:
+            attempts = [dataclasses.replace(one, attack_key=units[item], attack_item=item) for one in plain]
+            yield Checkpoint(step, last, Relearned(units[item], item), attempts)
+
+
+def held_out(spec: SpecFields, concept: str) -> int:
+    """Return how many pictures of a concept are cases of latent scenarios, on which nothing is trained."""
+    latent = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, LatentScenario)]
+    if not latent:
+        return 0
+    return max(latent) if any(own.name == concept for own in spec.concepts) else spec.controls.cases
+
+
+def reference_pictures(builder: Builder, concept: str, count: int, scenario: str) -> Sequence[str]:
+    """Return `count` readable pictures of a concept that are no case of a latent scenario.
+
+    Raises `SpecError` when the corpus has fewer.
+    """
+    audited = {attempt.item for attempt in builder.drawn(concept)[: held_out(builder.spec, concept)]}
+    free = [item for item in builder.readable(concept) if item not in audited]
+    if len(free) < count:
+        beside = f" beside the {len(audited)} that latent scenarios audit" if audited else ""
+        raise SpecError(
+            f"{scenario} trains on {count} images of {concept!r} and the corpus has {len(free)} that can be read{beside}",
+            where="corpus",
+            next_step=f"add images, or set the scenario's parameters: {{images: {max(1, len(free))}}}",
+        )
+    return free[:count]
