@@ -149,7 +149,7 @@ def _relearning_cells(builder: Builder, concept: Concept, scenario: RelearningSc
     for subject, control in subjects:
         model = builder.model(defence, concept)
         for point in relearning_cases(builder, subject, scenario, model):
-            cell = _cell(concept, subject.name, defence, scenario, control if point.last else Control.CHECKPOINT)
+            cell = cell_of(concept, subject.name, defence, scenario, control if point.last else Control.CHECKPOINT)
             axis = None if point.last else TRAINING_STEPS
             cell = dataclasses.replace(cell, perturbation=axis, strength=float(point.step))
             common = builder.common("prompt", defence, concept, scenario.sampler)
