@@ -46,13 +46,13 @@ def run(search: Search) -> Found:
         return Found([Row(item, status, error.what) for item in search.items])
     learner = Relearner(search, p, latents)
     training = learner.training()
-    error = None
+    why: str | None = None
     with learner.lora.acting():
         try:
             training.run(learner.step)
         except EraserError as diverged:
-            error = diverged.what
-    return _found(p, learner, training, error)
+            why = diverged.what
+    return _found(p, learner, training, why)
 
 
 class Relearner:
@@ -142,7 +142,7 @@ def projections(network: nn.Module) -> list[str]:
 
 
 def _found(p: RelearningParameters, learner: Relearner, training: Training, error: str | None) -> Found:
-    rows, tensors = [], {}
+    rows, tensors = list[Row](), dict[str, torch.Tensor]()
     for step, pairs in learner.kept.items():
         finite = all(bool(torch.isfinite(leaf).all()) for leaf in pairs.values())
         if step > training.done or not finite:

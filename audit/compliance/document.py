@@ -30,7 +30,7 @@ from audit.evidence.keys import PublicKey
 from audit.index.published import open_published, require_version
 from audit.index.store import explained
 from audit.report.words import limit_text
-from audit.spec.scenarios import KINDS
+from audit.spec.scenario_base import KINDS
 
 
 class _Rows(TypedDict):

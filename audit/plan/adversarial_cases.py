@@ -120,10 +120,10 @@ def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
     for scenario in spec.scenarios:
         if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
             parameters = _parsed(scenario)
-            searched = isinstance(parameters, RingABellParameters | UnlearnDiffAtkParameters)
-            if searched and parameters.tokens > length - 2:
+            searched = parameters if isinstance(parameters, RingABellParameters | UnlearnDiffAtkParameters) else None
+            if searched is not None and searched.tokens > length - 2:
                 raise SpecError(
-                    f"attack {scenario.method} is asked for {parameters.tokens} tokens, and the backbone's text encoder "
+                    f"attack {scenario.method} is asked for {searched.tokens} tokens, and the backbone's text encoder "
                     f"reads {length - 2} between start and end",
                     where=f"scenarios.{scenario.name}",
                     next_step=f"set parameters: {{tokens: {length - 2}}} or fewer, or choose another preset",

@@ -9,7 +9,6 @@ from audit.plan.builder import Builder
 from audit.plan.preflight.unusable import reason
 from audit.records import Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
-from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.scenarios import ScenarioSpec
 from audit.spec.sections import Concept
 
@@ -18,7 +17,7 @@ def cell_of(
     concept: Concept,
     subject: str,
     defence: str,
-    scenario: ScenarioSpec | PictureScenario | None,
+    scenario: ScenarioSpec | None,
     control: Control | None = None,
 ) -> Cell:
     """Return the cell of a scenario, or of a control that attacks nothing, in which `subject` is sought."""

@@ -10,11 +10,13 @@ from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
 from audit.plan.identities import FromPicture, GenerateIdentity
 from audit.plan.mask_controls import add_with_controls
 from audit.records import Attempt, Control
-from audit.spec.picture_scenarios import CompletionScenario, PictureScenario
+from audit.spec.picture_scenarios import CompletionScenario, Img2ImgScenario
 from audit.spec.sections import Concept
 
 
-def picture_cells(builder: Builder, concept: Concept, scenario: PictureScenario, defence: str) -> None:
+def picture_cells(
+    builder: Builder, concept: Concept, scenario: Img2ImgScenario | CompletionScenario, defence: str
+) -> None:
     """Plan the cell of a probe from pictures, and the cells that it is compared with, through one defence.
 
     `other-pictures` has the prompt and the seeds of the first cases and pictures of another concept, and seeks the same:
@@ -45,7 +47,9 @@ def picture_cells(builder: Builder, concept: Concept, scenario: PictureScenario,
         builder.add(cell, _common(builder, concept, scenario, defence), unlearned)
 
 
-def _common(builder: Builder, concept: Concept, scenario: PictureScenario, defence: str) -> GenerateIdentity:
+def _common(
+    builder: Builder, concept: Concept, scenario: Img2ImgScenario | CompletionScenario, defence: str
+) -> GenerateIdentity:
     """Return the common part of the pictures' identities, of which the model's unit knows the next cell."""
     known = scenario.known if isinstance(scenario, CompletionScenario) else None
     common = builder.common("picture", defence, concept, scenario.sampler)

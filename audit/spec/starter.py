@@ -10,7 +10,7 @@ import yaml
 from audit.errors import SpecError
 from audit.spec.document import Spec, parse_spec
 from audit.spec.presets import FOLDER, Preset
-from audit.spec.scenarios import KINDS
+from audit.spec.scenario_base import KINDS
 from audit.spec.sections import Concept
 from audit.yaml_files import load_yaml
 
