@@ -24,7 +24,7 @@ from audit.weights.references import resolve_model
 
 STEPS, SEEDS, SCENES, BATCH = 25, 40, 64, 16
 THRESHOLD, CRR_GOAL, RESIDUAL_GOAL, PSNR_GOAL, SHARE_GOAL = 0.5, 0.90, 1e-3, 35.0, 0.95
-PASSES, TOLERANCE = 12, 1e-4
+PASSES, TOLERANCE = 40, 1e-4
 
 
 def main() -> None:
