@@ -100,6 +100,14 @@ def save_flow_pipeline(
     index.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for part in ("text_encoder", "text_encoder_2"):
         _read_in_float32(WEIGHTS / "sd3" / part / "config.json")
+    _without_origin(WEIGHTS / "sd3" / "vae" / "config.json")
+
+
+def _without_origin(config: Path) -> None:
+    """Leave out where on this machine a part was loaded from."""
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    settings.pop("_name_or_path", None)
+    config.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _read_in_float32(config: Path) -> None:
