@@ -73,19 +73,19 @@ def moto_server() -> Iterator[Environment]:
 
 
 @contextlib.contextmanager
-def rclone_server(directory: Path) -> Iterator[Environment]:
+def rclone_server(directory: Path, remember: str = "0s") -> Iterator[Environment]:
     """The environment of `rclone serve s3` over `directory`, whose subfolders are its buckets.
 
-    Signatures are checked against a random key pair, and objects are plain files that survive the server. It forgets what it
-    knows of a folder after a tenth of a second: told to forget at once, it lists a folder again and again during a PUT, for
-    half a minute on busy cores.
+    Signatures are checked against a random key pair, and objects are plain files that survive the server. What it
+    knows of a folder it forgets after `remember`. Told to forget at once, as tests need that change files behind it, it lists
+    a folder again and again during a PUT, which takes half a minute on busy cores.
     """
     key, secret = "audit" + secrets.token_hex(6), secrets.token_hex(20)
     port = free_port()
     command = [
         str(Path(sys.executable).with_name("rclone")), "serve", "s3", "--config", os.devnull,
         "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}",
-        "--vfs-cache-mode", "off", "--dir-cache-time", "100ms", str(directory),
+        "--vfs-cache-mode", "off", "--dir-cache-time", remember, str(directory),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL)
     try:

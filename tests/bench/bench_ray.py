@@ -117,7 +117,7 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
             unit_size=1,
         )
         with (
-            rclone_server(folder / "buckets") as s3,
+            rclone_server(folder / "buckets", "100ms") as s3,
             prefect_server(folder / "home", REPOSITORY, PREFECT_SERVER_LOGGING_LEVEL="INFO") as server,
             ray_cluster({**server, **s3, SECONDS: str(seconds)}) as cluster,
             cluster.node("gpus", cpus=gpus, gpus=gpus),

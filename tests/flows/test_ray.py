@@ -153,7 +153,7 @@ def test_a_run_on_s3_equals_the_inline_run_and_its_nodes_send_metrics_and_traces
 ) -> None:
     root, buckets, cache = "s3://audits/runs", tmp_path / "buckets", tmp_path / "cache"
     (buckets / "audits").mkdir(parents=True)
-    with rclone_server(buckets) as s3, receiving(monkeypatch) as receiver:
+    with rclone_server(buckets, "100ms") as s3, receiving(monkeypatch) as receiver:
         variables = {**server, **s3, settings.ENDPOINT: receiver.url}
         with ray_cluster(variables, "first", "second") as cluster:
             command = ["run", str(spec), "--root", root, "--reports", str(tmp_path / "reports"), "--runner", "ray"]
