@@ -13,13 +13,11 @@ from collections.abc import Iterator, Sequence
 import safetensors
 import safetensors.torch
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 from audit import identity
 from audit.attacks.parameters import TextualInversionParameters
 from audit.attacks.training_prompts import Prompts
 from audit.diffusion.levels import target_of
-from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.sampling import NoiseModel
 from audit.progress import Checkpoint, Session
 
@@ -64,7 +62,7 @@ class Learner:
     ) -> None:
         self.prompts, self.predict, self.latents, self.p, self.seed = prompts, predict, latents, p, seed
         self.batch_size = batch_size
-        self.levels = training_levels(prompts.pipeline).to(latents.device)
+        self.levels = prompts.pipeline.training_levels().to(latents.device)
         self.vectors = [prompts.initial.clone().requires_grad_() for _ in p.learning_rates]
         groups = [{"params": [v], "lr": lr} for v, lr in zip(self.vectors, p.learning_rates, strict=True)]
         self.optimiser = torch.optim.AdamW(groups, betas=(0.9, 0.999), eps=1e-8, weight_decay=p.weight_decay)
@@ -216,14 +214,3 @@ def _calls(embeddings: int, draws: int, most: int) -> Iterator[tuple[slice, slic
     for first in range(0, embeddings, together):
         for start in range(0, draws, size):
             yield slice(first, first + together), slice(start, start + size)
-
-
-def training_levels(pipeline: Pipeline) -> torch.Tensor:
-    """Return the factors of signal and noise (T, 2) at every training timestep, in float32."""
-    config = pipeline.scheduler_config
-    if pipeline.kind == "flow":
-        noise = torch.arange(int(str(config.get("num_train_timesteps", 1000)))) / 1000
-        return torch.stack([1 - noise, noise], 1)
-    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
-    abar = DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()
-    return torch.stack([abar.sqrt(), (1 - abar).sqrt()], 1)

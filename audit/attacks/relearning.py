@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from audit import identity
-from audit.attacks.embedding_learner import Draw, training_levels
+from audit.attacks.embedding_learner import Draw
 from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.relearning_parameters import PROJECTION, RelearningParameters, item_of
 from audit.attacks.training_pictures import clean_latents
@@ -62,7 +62,7 @@ class Relearner:
         self.search, self.p, self.latents = search, p, latents
         models, texts = search.models, [text.replace(PHRASE, search.concept.phrase) for text in p.templates]
         self.kind = models.pipeline.kind
-        self.levels = training_levels(models.pipeline).to(latents.device)
+        self.levels = models.pipeline.training_levels().to(latents.device)
         with torch.no_grad():
             self.states = models.reader(search.model).encode_text(texts).to(latents.device)
         # SPM scales itself by the prompt: it acts as on the first caption.

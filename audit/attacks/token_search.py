@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 
 from audit import identity
-from audit.attacks.embedding_learner import training_levels
 from audit.diffusion.levels import target_of
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Encoded, body_of, encode_embeddings
@@ -136,7 +135,7 @@ class TokenSearch:
     ) -> None:
         self.prompt, self.predict, self.latents, self.seed = prompt, predict, latents, seed
         self.timesteps, self.iterations, self.lr, self.held = timesteps, iterations, learning_rate, held_out
-        self.levels = training_levels(prompt.pipeline).to(latents.device)
+        self.levels = prompt.pipeline.training_levels().to(latents.device)
         self.embeddings = prompt.table[prompt.random(self.generator("start", 0))].clone()
         self.done, self.best, self.first = 0, Best([]), float("nan")
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 
 from audit import identity
-from audit.diffusion.levels import Kind, Level, clean_of
+from audit.diffusion.levels import Level, clean_of
+from audit.weights.schedulers import Kind
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,11 +10,12 @@ A noisy latent is x = signal * clean + noise * xi with Gaussian xi. What a netwo
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 
-Kind: TypeAlias = Literal["epsilon", "v_prediction", "flow"]
+from audit.weights.schedulers import Kind
+
 Number = TypeVar("Number", float, torch.Tensor)
 
 

@@ -25,10 +25,9 @@ from audit.diffusion.denoisers import (
     is_distilled,
     latent_shape,
 )
-from audit.diffusion.levels import Kind
 from audit.diffusion.placeholder_tokens import Tokens, Vocabulary
 from audit.diffusion.sampling import NoiseModel, Schedule
-from audit.diffusion.schedule import make_flow_schedule, make_schedule, prediction_kind
+from audit.diffusion.schedule import make_flow_schedule, make_schedule, training_levels
 from audit.diffusion.strict_loading import (
     Misfit,
     diffusers_layout,
@@ -46,7 +45,7 @@ from audit.files import Document
 from audit.weights.families import LAYOUTS, T5_LENGTH, T5_LENGTHS, Family, has_t5
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
-from audit.weights.schedulers import DDIM
+from audit.weights.schedulers import DDIM, Kind, prediction_kind
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -113,6 +112,10 @@ class Pipeline:
             return make_schedule(self.scheduler_config, steps)
         tokens = image_tokens(self.unet, *(size or self.latent_shape[1:]))
         return make_flow_schedule(self.scheduler_config, steps, tokens, linear=self.family == "flux")
+
+    def training_levels(self) -> torch.Tensor:
+        """Return the factors of signal and noise (T, 2) at every training timestep, in float32."""
+        return training_levels(self.scheduler_config)
 
     @property
     def encoders(self) -> TextEncoders:

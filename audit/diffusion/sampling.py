@@ -14,7 +14,8 @@ from typing import Protocol
 import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Prediction, Report, Step
-from audit.diffusion.levels import Kind, Level
+from audit.diffusion.levels import Level
+from audit.weights.schedulers import Kind
 
 # Latents (B, C, h, w), their timestep or timesteps (B,) and text states to what the network predicts (`levels.Kind`).
 NoiseModel = Callable[[torch.Tensor, float | torch.Tensor, torch.Tensor], torch.Tensor]

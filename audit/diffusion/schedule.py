@@ -6,13 +6,15 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 
-from audit.diffusion.levels import Kind, Level, step_factors
+from audit.diffusion.levels import Level, step_factors
 from audit.diffusion.sampling import Schedule
 from audit.errors import CheckpointError
+from audit.weights.schedulers import Kind, is_flow, prediction_kind
 
 # What changes DDIM's grid or levels. A pipeline folder whose scheduler differs in these is another sampler.
 _GRID_FIELDS = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps", "steps_offset", "set_alpha_to_one")
@@ -63,21 +65,14 @@ def make_flow_schedule(config: Mapping[str, object], steps: int, tokens: int, *,
     return Schedule(timesteps, levels, *_factors("flow", levels), "flow")
 
 
-def prediction_kind(config: Mapping[str, object]) -> Kind:
-    """Return what a pipeline's network predicts, by its scheduler's settings. Raises `CheckpointError` for any other kind."""
-    if str(config.get("_class_name", "")).startswith("FlowMatch"):
-        return "flow"
-    match config.get("prediction_type", "epsilon"):
-        case "epsilon":
-            return "epsilon"
-        case "v_prediction":
-            return "v_prediction"
-        case other:
-            raise CheckpointError(
-                f"the scheduler predicts {other!r}; only epsilon, v_prediction and flow matching are supported",
-                where="scheduler/scheduler_config.json",
-                next_step="use a pipeline folder of one of the supported families",
-            )
+def training_levels(config: Mapping[str, object]) -> torch.Tensor:
+    """Return the factors of signal and noise (T, 2) at every training timestep, in float32."""
+    if is_flow(config):
+        noise = torch.arange(int(str(config.get("num_train_timesteps", 1000)))) / 1000
+        return torch.stack([1 - noise, noise], 1)
+    names = ("beta_start", "beta_end", "beta_schedule", "num_train_timesteps")
+    abar = DDIMScheduler(**{name: config[name] for name in names if name in config}).alphas_cumprod.float()
+    return torch.stack([abar.sqrt(), (1 - abar).sqrt()], 1)
 
 
 def _factors(kind: Kind, levels: tuple[Level, ...]) -> tuple[tuple[float, ...], tuple[float, ...]]:

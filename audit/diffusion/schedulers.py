@@ -22,9 +22,9 @@ import diffusers
 import torch
 
 from audit.diffusion.guard import Step
-from audit.diffusion.levels import Kind, Level
+from audit.diffusion.levels import Level
 from audit.errors import CheckpointError
-from audit.weights.schedulers import Chosen
+from audit.weights.schedulers import Chosen, Kind
 
 # Classes of which each step follows from its latents and prediction alone. The others keep earlier predictions or stages.
 _MEMORYLESS = (

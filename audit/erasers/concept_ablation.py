@@ -4,7 +4,7 @@ On noised pictures x_t of an anchor concept c, made once by the backbone, the mo
 prompt c* what it predicts for the anchor's (numbers in brackets are this file's own):
 
 (1) model-based  L = || eps_theta(x_t, c*) - sg(eps_theta(x_t, c)) ||^2      both by the model in training
-(2) noise-based  L = || eps_theta(x_t, c*) - eps ||^2                        eps: the noise in x_t
+(2) noise-based  L = || eps_theta(x_t, c*) - eps ||^2                        eps: the noise in x_t, or v of it
 (3) with a prior L + w || eps_theta(x_t', c) - eps' ||^2                     x_t': other pictures of the anchor
 
 What survives is left to the anchor and the prior: Concept Ablation knows no neighbours to preserve.
@@ -110,10 +110,10 @@ def loss_of(
         with torch.no_grad():
             wanted = predicted(noised, anchor)
     else:
-        wanted = noised.noise
+        wanted = noised.target
     loss = nn.functional.mse_loss(predicted(noised, target), wanted)
     if held is not None:
-        loss = loss + options.prior_weight * nn.functional.mse_loss(predicted(held, anchor), held.noise)
+        loss = loss + options.prior_weight * nn.functional.mse_loss(predicted(held, anchor), held.target)
     return loss
 
 

@@ -266,6 +266,7 @@ def make_scheduler(pipeline: Pipeline, parameters: LoopParameters) -> Scheduler:
         flow.set_timesteps(parameters.steps)
         return flow
     grid = {name: pipeline.scheduler_config[name] for name in _GRID if name in pipeline.scheduler_config}
+    grid["prediction_type"] = pipeline.kind
     scheduler: Scheduler = (
         PNDMScheduler(**grid, skip_prk_steps=True)
         if parameters.sampler == "pndm"

@@ -9,6 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 
+from audit.diffusion.levels import target_of
 from audit.diffusion.pipeline import Pipeline
 from audit.erasers.latents import Predict, guided_step, latent_shape, make_scheduler
 from audit.erasers.parameters import PictureParameters
@@ -20,11 +21,11 @@ _BATCH = 16  # trajectories denoised at once
 
 @dataclasses.dataclass(frozen=True)
 class Noised:
-    """A batch of pictures' latents (B, C, h, w) with `noise` added at `timesteps` (B,)."""
+    """A batch of pictures' noisy latents (B, C, h, w) at `timesteps` (B,), and what the network should predict there."""
 
     latents: torch.Tensor
     timesteps: torch.Tensor
-    noise: torch.Tensor
+    target: torch.Tensor
 
 
 class Pictures:
@@ -36,7 +37,7 @@ class Pictures:
         self.pipeline, self.predict, self.options, self.states = pipeline, predict, parameters, tuple(states)
         self.null = pipeline.encode_text([""])
         self.shape = latent_shape(pipeline, parameters.pixels)
-        self.alphas: torch.Tensor = make_scheduler(pipeline, parameters).alphas_cumprod
+        self.levels = pipeline.training_levels()
         self.latents: list[torch.Tensor] = []
 
     def fill(self, key: str, session: Session) -> None:
@@ -63,12 +64,13 @@ class Pictures:
     def noised(self, clean: torch.Tensor, timesteps: torch.Tensor, generator: torch.Generator) -> Noised:
         """Return latents with fresh noise at `timesteps` (B,)."""
         noise = torch.randn(clean.shape, generator=generator).to(clean)
-        share = self.alphas[timesteps].view(-1, 1, 1, 1).to(clean)
-        return Noised(share.sqrt() * clean + (1 - share).sqrt() * noise, timesteps.to(clean.device), noise)
+        signal, level = self.levels[timesteps].T[..., None, None, None].to(clean)
+        target = target_of(self.pipeline.kind, signal, level, clean, noise)
+        return Noised(signal * clean + level * noise, timesteps.to(clean.device), target)
 
     def uniform(self, generator: torch.Generator) -> torch.Tensor:
         """Draw timesteps (B,), every one alike."""
-        return torch.randint(len(self.alphas), (self.options.batch_size,), generator=generator)
+        return torch.randint(len(self.levels), (self.options.batch_size,), generator=generator)
 
     @torch.no_grad()
     def _sample(self, session: Session) -> list[torch.Tensor]:

@@ -9,11 +9,14 @@ import dataclasses
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
+from audit.errors import CheckpointError
 from audit.files import Document
 from audit.weights import settings
 from audit.weights.files import read_json
 
+Kind: TypeAlias = Literal["epsilon", "v_prediction", "flow"]  # see `audit.diffusion.levels`
 DDIM, AS_PIPELINE, LCM = "ddim", "as-pipeline", "lcm"
 # What says where the noise levels and the grid lie. Every class takes these from the folder, whatever it is called.
 _GRID = (
@@ -70,6 +73,23 @@ def own_scheduler(folder: Path) -> Document:
 def is_flow(written: Mapping[str, object]) -> bool:
     """Return whether a folder's scheduler is a flow's, which is sampled by its own class alone."""
     return str(written.get("_class_name", "")).startswith("FlowMatch")
+
+
+def prediction_kind(written: Mapping[str, object]) -> Kind:
+    """Return what a pipeline's network predicts, by its scheduler's settings. Raises `CheckpointError` for any other kind."""
+    if is_flow(written):
+        return "flow"
+    match written.get("prediction_type", "epsilon"):
+        case "epsilon":
+            return "epsilon"
+        case "v_prediction":
+            return "v_prediction"
+        case other:
+            raise CheckpointError(
+                f"the scheduler predicts {other!r}; only epsilon, v_prediction and flow matching are supported",
+                where="scheduler/scheduler_config.json",
+                next_step="use a pipeline folder of one of the supported families",
+            )
 
 
 def choose(written: Mapping[str, object], scheduler: str) -> Chosen:

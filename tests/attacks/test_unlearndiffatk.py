@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 
 from audit import run
-from audit.attacks.embedding_learner import training_levels
 from audit.attacks.token_search import Slots, TokenPrompt, TokenSearch, prefixed
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.errors import SpecError
@@ -60,7 +59,7 @@ def test_a_step_is_the_published_formula(family: str, pipeline: Pipeline, tmp_pa
     generator = one.generator("train", 0)
     noise = torch.randn(one.latents.shape, generator=generator)
     timestep = 1000 // 6
-    signal, level = training_levels(pipeline)[timestep]
+    signal, level = pipeline.training_levels()[timestep]
     noisy = signal * one.latents + level * noise
     target = noise if family == "sd1" else signal * noise - level * one.latents
     table.requires_grad_()

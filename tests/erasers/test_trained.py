@@ -65,7 +65,7 @@ def test_concept_ablation(pipeline: Pipeline, variant: str) -> None:
     held = pictures.noised(other, pictures.uniform(generator), generator)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     share = (1 - betas).cumprod(0)[noised.timesteps].view(-1, 1, 1, 1)
-    exact = share.sqrt() * clean.double() + (1 - share).sqrt() * noised.noise.double()
+    exact = share.sqrt() * clean.double() + (1 - share).sqrt() * noised.target.double()
     torch.testing.assert_close(noised.latents.double(), exact, rtol=1e-4, atol=1e-5)
 
     state = weights(pipeline)
@@ -75,9 +75,9 @@ def test_concept_ablation(pipeline: Pipeline, variant: str) -> None:
     with torch.no_grad():
         wanted = noise_of(pipeline, state, noised.latents, noised.timesteps, anchor)
     if variant == "noise-based":
-        wanted = noised.noise
+        wanted = noised.target
     loss = (noise_of(pipeline, state, noised.latents, noised.timesteps, target) - wanted).pow(2).mean()
-    loss = loss + 0.5 * (noise_of(pipeline, state, held.latents, held.timesteps, anchor) - held.noise).pow(2).mean()
+    loss = loss + 0.5 * (noise_of(pipeline, state, held.latents, held.timesteps, anchor) - held.target).pow(2).mean()
     assert made.curve[0].loss == pytest.approx(float(loss.detach()), rel=1e-4)
     optimiser = torch.optim.AdamW([state[name] for name in names], lr=1e-3, weight_decay=0.01)
     loss.backward()

@@ -8,8 +8,9 @@ from audit import erasers, guards
 from audit.errors import SpecError
 from audit.plan.resolved import Resolved
 from audit.spec.scenarios import LatentScenario
-from audit.weights.families import LAYOUTS, Family
-from audit.weights.references import ModelRef, pipeline_family, sampler_settings
+from audit.weights.families import LAYOUTS
+from audit.weights.references import ModelRef, pipeline_family
+from audit.weights.schedulers import own_scheduler, prediction_kind
 
 
 def check_families(resolved: Resolved, backbone: ModelRef) -> None:
@@ -23,7 +24,7 @@ def check_families(resolved: Resolved, backbone: ModelRef) -> None:
                 where=where,
                 next_step="take another method, or a backbone of one of these families",
             )
-    prediction = resolved_prediction(backbone, family)
+    prediction = prediction_kind(own_scheduler(backbone.path))
     for scenario in resolved.spec.scenarios:
         if isinstance(scenario, LatentScenario) and scenario.method in ("bdia", "o-belm") and prediction != "epsilon":
             raise SpecError(
@@ -32,13 +33,6 @@ def check_families(resolved: Resolved, backbone: ModelRef) -> None:
                 where=f"scenarios.{scenario.name}",
                 next_step="use method fixed-point",
             )
-
-
-def resolved_prediction(backbone: ModelRef, family: Family) -> str:
-    """Return what the backbone's network predicts."""
-    if family in ("sd3", "flux"):
-        return "flow"
-    return str(sampler_settings(backbone).get("prediction_type", "epsilon"))
 
 
 def _uses(resolved: Resolved) -> Iterator[tuple[str, str, tuple[str, ...]]]:
