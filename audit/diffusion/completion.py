@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from audit.diffusion.guard import Step
-from audit.diffusion.sampling import Schedule
+from audit.diffusion.sampling import Memoryless, Schedule
 
 Known = Literal["half", "centre"]
 
@@ -31,7 +31,7 @@ def known_region(known: Known, height: int, width: int) -> torch.Tensor:
 
 
 @dataclasses.dataclass(frozen=True)
-class Completion:
+class Completion(Memoryless):
     """A solver that denoises by `schedule` and holds the `known` region at clean latents `clean`, noised by `noise`."""
 
     schedule: Schedule
@@ -43,27 +43,6 @@ class Completion:
     def grid(self) -> Sequence[Step]:
         """Return the steps of denoising, noisiest first."""
         return self.schedule.grid
-
-    @property
-    def remembers(self) -> bool:
-        """Return False: each step follows from its latents alone."""
-        return False
-
-    def start(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the noise itself."""
-        return noise
-
-    def time(self, step: Step) -> float:
-        """Return the step's timestep."""
-        return step.timestep
-
-    def visible(self, latents: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the latents, which are the network's own."""
-        return latents
-
-    def own(self, visible: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the latents as they are."""
-        return visible
 
     def move(self, latents: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
         """Return the latents after step `index`, the known region as it is at that level."""

@@ -37,11 +37,8 @@ class LowRank(nn.Module):
     ) -> None:
         """`alpha` over the rank is the scale; None is a scale of 1."""
         super().__init__()
-        self.network, self.paths, self.enabled = (
-            [network],
-            tuple(paths),
-            True,
-        )  # in a list: it is no part of this module
+        self.network = [network]  # in a list: it is no part of this module
+        self.paths, self.enabled = tuple(paths), True
         self.scale = 1.0 if alpha is None else alpha / rank
         generator = torch.Generator().manual_seed(2**43 + seed)
         pairs = []

@@ -51,8 +51,33 @@ class Solver(Protocol):
         """Return the solver's latents after step `index` along the network's prediction."""
 
 
+class Memoryless:
+    """What solvers share whose latents are the network's own and whose steps follow from their latents alone."""
+
+    @property
+    def remembers(self) -> bool:
+        """Return False: each step follows from its latents alone."""
+        return False
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        """Return the noise itself, or inverted latents as they are."""
+        return noise
+
+    def time(self, step: Step) -> float:
+        """Return the step's timestep."""
+        return step.timestep
+
+    def visible(self, latents: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the latents, which are the network's own."""
+        return latents
+
+    def own(self, visible: torch.Tensor, index: int) -> torch.Tensor:
+        """Return the latents as they are."""
+        return visible
+
+
 @dataclasses.dataclass(frozen=True)
-class Schedule:
+class Schedule(Memoryless):
     """The deterministic sampler's N steps, ascending in noise: entry i of `a`, `b`, `timesteps` moves level i <-> i + 1.
 
     `levels[0]` is the clean end (`alphas_cumprod[0]` for SD v1.4, not quite clean) and `levels[N]` the noisiest level.
@@ -83,27 +108,6 @@ class Schedule:
     def grid(self) -> tuple[Step, ...]:
         """Return the steps of denoising, noisiest first."""
         return tuple(self.step(i) for i in reversed(range(self.steps)))
-
-    @property
-    def remembers(self) -> bool:
-        """Return False: each step follows from its latents alone."""
-        return False
-
-    def start(self, noise: torch.Tensor) -> torch.Tensor:
-        """Return the noise itself, or inverted latents as they are."""
-        return noise
-
-    def time(self, step: Step) -> float:
-        """Return the step's timestep."""
-        return step.timestep
-
-    def visible(self, latents: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the latents, which are the network's own."""
-        return latents
-
-    def own(self, visible: torch.Tensor, index: int) -> torch.Tensor:
-        """Return the latents as they are."""
-        return visible
 
     def move(self, latents: torch.Tensor, prediction: torch.Tensor, index: int) -> torch.Tensor:
         """Return the latents after step `index`, counted from the noisiest."""

@@ -12,6 +12,7 @@ of parameters: esd-x trains the cross-attention, esd-u everything else, esd-all 
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -21,11 +22,11 @@ import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
-from torch.nn.utils import parametrize
 
 from audit import erasers
 from audit.checkpoints.key_sets import is_text_attention, is_text_key, unread_queries
 from audit.diffusion.denoisers import Denoiser
+from audit.diffusion.low_rank import LowRank
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
@@ -111,8 +112,9 @@ def erase(
     concept_prompts = prompts(pipeline, concepts, options.templates, options.synonyms)
     sources = _sources(pipeline, concept_prompts, options.erase_from)
     unet, trained = prepare(pipeline.unet, method, options.selection)
-    if options.lora_rank:
-        trained = low_rank(unet, tuple(trained), options.lora_rank, options.seed)
+    pairs = low_rank(unet, tuple(trained), options) if options.lora_rank else None
+    if pairs is not None:
+        trained = lora_tensors(unet, pairs)
     latents = Latents(
         pipeline,
         lambda x, t, states: predict(pipeline.unet, x, t, states, options.compute),
@@ -131,10 +133,10 @@ def erase(
         seed=options.seed,
         session=session,
     )
-    latents.fill_pool(key, session)
-
     step = _Step(unet, optimiser, sources, options)
-    training.run(lambda generator: step(*latents.draw(generator)))
+    with pairs.acting() if pairs is not None else contextlib.nullcontext():
+        latents.fill_pool(key, session)
+        training.run(lambda generator: step(*latents.draw(generator)))
     source = slug(concepts) if options.erase_from is None else file_part(options.erase_from)
     name = f"esd-{slug(concepts)}-from-{source}-{method.replace('-', '')}.safetensors"
     return Made(
@@ -194,37 +196,25 @@ def trainable(unet: UNet2DConditionModel, names: Sequence[str]) -> tuple[UNet2DC
     return copied, {name: parameters[name].requires_grad_(True) for name in names}
 
 
-class _LowRank(nn.Module):
-    """A weight with a low-rank product added, W + B A (Hu et al. 2021, arXiv 2106.09685, eq. 3)."""
+def low_rank(unet: Denoiser, names: Sequence[str], options: EsdParameters) -> LowRank:
+    """Return low-rank pairs on the linear layers among the selected parameters, which stay as they are.
 
-    def __init__(self, weight: torch.Tensor, rank: int, generator: torch.Generator) -> None:
-        super().__init__()
-        out, into = weight.shape
-        down = torch.rand(rank, into, generator=generator).mul_(2).sub_(1) / into**0.5  # as PEFT draws it
-        self.down, self.up = nn.Parameter(down.to(weight)), nn.Parameter(weight.new_zeros(out, rank))
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight + self.up @ self.down
-
-
-def low_rank(unet: Denoiser, names: Sequence[str], rank: int, seed: int) -> dict[str, nn.Parameter]:
-    """Train low-rank pairs in place of the selected parameters; return the pairs by diffusers' LoRA names.
-
-    Pairs belong to the linear layers among them; biases and convolutions stay. Raises `EraserError` when there are none.
+    Raises `EraserError` when there are none.
     """
-    part = "transformer" if hasattr(unet, "transformer_blocks") else "unet"
-    generator, pairs = torch.Generator().manual_seed(seed), dict[str, nn.Parameter]()
-    for name in names:
-        unet.get_parameter(name).requires_grad_(False)
-        module = unet.get_submodule(name.rpartition(".")[0])
-        if name.endswith(".weight") and isinstance(module, nn.Linear):
-            pair = _LowRank(module.weight, rank, generator)
-            parametrize.register_parametrization(module, "weight", pair)
-            path = f"{part}.{name.removesuffix('.weight')}"
-            pairs |= {f"{path}.lora_A.weight": pair.down, f"{path}.lora_B.weight": pair.up}
-    if not pairs:
+    paths = [name.removesuffix(".weight") for name in names if name.endswith(".weight")]
+    linear = [path for path in paths if isinstance(unet.get_submodule(path), nn.Linear)]
+    if not linear:
         raise EraserError("no linear layer is selected that a LoRA could change", next_step="set lora_rank to 0")
-    return pairs
+    return LowRank(unet.requires_grad_(False), linear, options.lora_rank, options.seed)
+
+
+def lora_tensors(unet: Denoiser, pairs: LowRank) -> dict[str, nn.Parameter]:
+    """Return pairs by the names of diffusers' LoRA files."""
+    part = "transformer" if hasattr(unet, "transformer_blocks") else "unet"
+    named = [(f"{part}.{path}", pair) for path, pair in pairs.named_pairs()]
+    return {f"{name}.lora_A.weight": pair.down for name, pair in named} | {
+        f"{name}.lora_B.weight": pair.up for name, pair in named
+    }
 
 
 def _sources(pipeline: Pipeline, concepts: Sequence[Prompt], text: str | None) -> tuple[Prompt, ...]:

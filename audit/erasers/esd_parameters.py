@@ -44,6 +44,16 @@ class EsdParameters(TrainedParameters):
     compute: Literal["float32", "bfloat16", "bfloat16-weights"] = "bfloat16"
     stored: Precision = "bfloat16"
 
+    @model_validator(mode="after")
+    def _lora_keeps_weights(self) -> Self:
+        if self.lora_rank and self.compute == "bfloat16-weights":
+            raise SpecError(
+                "a LoRA leaves the weights as they are, and compute bfloat16-weights trains them",
+                where="defences",
+                next_step="set compute to bfloat16 or float32, or lora_rank to 0",
+            )
+        return self
+
 
 _PAPER: Mapping[str, object] = {
     "negative_guidance": 1.0,

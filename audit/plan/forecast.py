@@ -108,6 +108,7 @@ class Shape:
     scheduler: Mapping[str, object] = dataclasses.field(
         default_factory=lambda: PUBLISHED, hash=False
     )  # as `choose` takes it
+    distilled: bool = False  # whether guidance is an input of the network, and costs no second evaluation
 
 
 def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
@@ -132,7 +133,7 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
         pending += 1
         rows += unit.rows
         if not _denoised_before(unit, inversions):
-            calls += calls_of(unit, rates.evaluations_per_step, shape.scheduler)
+            calls += calls_of(unit, rates.evaluations_per_step, shape.scheduler, distilled=shape.distilled)
         storage += _storage(unit, rates, shape)
         if isinstance(unit.identity, AttackIdentity):
             texts += registry.text_calls(as_json(unit.identity))
@@ -160,11 +161,16 @@ def _denoised_before(unit: Unit, inversions: Mapping[str, Identity]) -> bool:
 
 
 def calls_of(
-    unit: Unit, evaluations_per_step: float | None = None, scheduler: Mapping[str, object] = PUBLISHED
+    unit: Unit,
+    evaluations_per_step: float | None = None,
+    scheduler: Mapping[str, object] = PUBLISHED,
+    *,
+    distilled: bool = False,
 ) -> Calls:
     """Return the UNet calls of one unit, on a backbone with this `scheduler`, as `own_scheduler` returns it.
 
-    Sampling takes one call an evaluation of the scheduler, two under guidance, plus the extra calls of guards. A backward
+    Sampling takes one call an evaluation of the scheduler, two under guidance unless the network is `distilled` with it, plus
+    the extra calls of guards. A backward
     pass through the UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes`
     evaluations (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once.
     Reference images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet.
@@ -177,7 +183,7 @@ def calls_of(
         grid = timesteps(sampler, scheduler)
         if described.picture is not None:
             grid = grid[-described.picture.steps :]
-        one = (len(grid) - exact) * (2 if sampler.guidance > 1.0 else 1)
+        one = (len(grid) - exact) * (2 if sampler.guidance > 1.0 and not distilled else 1)
         one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
         return Calls(one, one, one).times(unit.rows)
     if isinstance(described, InvertIdentity):
@@ -265,6 +271,7 @@ def shape_of(folder: Path) -> Shape:
         latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
         unet=shapes,
         scheduler=own_scheduler(folder),
+        distilled="guidance_embeds" in unet,
     )
 
 

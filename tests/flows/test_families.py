@@ -61,6 +61,12 @@ def test_an_eraser_s_lora_changes_the_weights_by_its_products(write: Callable[[P
     assert not torch.equal(after, before)
 
 
+def test_a_lora_of_trained_weights_is_refused() -> None:
+    asked = Eraser(method="esd-x", preset="official", parameters={"lora_rank": 2})
+    with pytest.raises(SpecError, match="a LoRA leaves the weights as they are"):
+        resolve_parameters(asked, "elsewhere")
+
+
 @pytest.mark.parametrize("write", [write_sd2, write_sdxl])
 def test_prompts_and_inverted_latents_run_on_every_family(write: Callable[[Path], Path], tmp_path: Path) -> None:
     spec = tiny_spec(

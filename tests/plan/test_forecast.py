@@ -24,6 +24,7 @@ from audit.storage.journal import SCHEMAS, Journal
 from audit.weights.references import ModelRef
 from tests import synthetic
 from tests.plan.resolved import resolved_of, stated_plan
+from tests.tiny_families import write_flux, write_sd3
 
 UNET = {
     "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k.weight": (32, 32),  # 1,024
@@ -75,6 +76,12 @@ def make_plan(tmp_path: Path, method: str = "uce", further: Sequence[dict[str, A
 def test_sampling_costs_two_calls_a_step_under_guidance_and_one_without() -> None:
     assert calls_of(generate(25, 5.0, rows=3)) == Calls(150, 150, 150)
     assert calls_of(generate(25, 1.0, rows=3)) == Calls(75, 75, 75)
+    assert calls_of(generate(25, 5.0, rows=3), distilled=True) == Calls(75, 75, 75)
+
+
+def test_a_network_that_takes_guidance_as_an_input_is_told_by_its_folder(tmp_path: Path) -> None:
+    assert forecast.shape_of(write_flux(tmp_path / "flux")).distilled
+    assert not forecast.shape_of(write_sd3(tmp_path / "sd3", t5=False)).distilled
 
 
 @pytest.mark.parametrize("source", ["image", "vae", "black"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 
 import numpy as np
@@ -101,6 +101,11 @@ class _Maker:
         """Return what encodes pictures while the device makes the next ones."""
         return Finisher(threads_beside(self.models.device))
 
+    @functools.cached_property
+    def _written(self) -> Mapping[str, object]:
+        """Return the settings of the folder's own scheduler, as they are written."""
+        return own_scheduler(self.models.pipeline.ref.path)
+
     def work(self) -> Callable[[Sequence[Case]], Sequence[Row | Future[Row]]]:
         """Return what makes one batch."""
         match self.identity.source:
@@ -166,7 +171,7 @@ class _Maker:
         if sampler.scheduler != DDIM and models.pipeline.kind != "flow":  # a flow has one sampler, its own
             if isinstance(start, Pair):
                 raise ValueError("a pair is denoised by the sampler that made it")
-            chosen = choose(own_scheduler(models.pipeline.ref.path), sampler.scheduler)
+            chosen = choose(self._written, sampler.scheduler)
             solver = DiffusersSolver(chosen, sampler.steps, conditioning.seeds, start.shape[1:], models.pipeline.kind)
             return sample(model, solver, to_device(start, models.device), conditioning, guards)
         noisiest = start.noisiest if isinstance(start, Pair) else start
