@@ -15,7 +15,14 @@ from audit.index.integrity import require_intact
 from audit.index.published import open_published, require_run
 from audit.index.publishing import publish
 from audit.index.records import records
-from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, stored_spec, unpaired_cases
+from audit.index.run_pairs import (
+    changed_cases,
+    changed_settings,
+    counts_blocked_as,
+    pair_cases,
+    stored_spec,
+    unpaired_cases,
+)
 from audit.index.store import Store, explained
 from audit.plan.document import read_outline
 from audit.spec.policy import Policy
@@ -173,7 +180,7 @@ def _pairing(con: duckdb.DuckDBPyConnection, old: str, new: str, policy: Policy,
     first, second = _facts(con, old), _facts(con, new)
     changed = changed_settings(stored_spec(con, old), stored_spec(con, new))
     thresholds = {judge: policy.thresholds.get(judge) for judge in policy.judges}
-    rows = pair_cases(con, old, new, thresholds, list(changed))
+    rows = pair_cases(con, old, new, thresholds, list(changed), blocked=counts_blocked_as(policy.blocked))
     return Pairing(
         old=first,
         new=second,

@@ -91,7 +91,7 @@ readings as (
     select p.new, o.cell_id, o.case_no, j.judge,
         case
             when o.outcome = 'unassessed' then 'unassessed'
-            when o.outcome = 'blocked' then 'clear'
+            when o.outcome = 'blocked' then $blocked
             when j.threshold is null then o.outcome
             when coalesce(o.score >= j.threshold, false) then 'hit'
             when not o.labels_complete and (i.score_floor <= 0 or j.threshold < i.score_floor) then 'unassessed'
@@ -196,7 +196,8 @@ def read_run_pairs(published: Path, old: str, new: str) -> tuple[PairedRow, ...]
     """Return the paired outcomes of two runs, one row per concept, defence, scenario and detector that either has.
 
     Cases without a partner are counted as unpaired. Only detectors that are the same instrument with the same threshold in both
-    runs are read. Raises `StoreError` for an unknown run, and when no detector is the same.
+    runs are read, and what filters block counts as the new run's spec says. Raises `StoreError` for an
+    unknown run, and when no detector is the same.
     """
     con = open_published(published)
     try:
@@ -204,8 +205,13 @@ def read_run_pairs(published: Path, old: str, new: str) -> tuple[PairedRow, ...]
             for run_id in (old, new):
                 require_run(con, run_id, published)
             detectors = _same_detectors(con, old, new, published)
-            changed = changed_settings(stored_spec(con, old), stored_spec(con, new))
-            return tuple(row for _, row in pair_cases(con, old, new, dict.fromkeys(detectors), list(changed)))
+            first, second = stored_spec(con, old), stored_spec(con, new)
+            changed, counts = (
+                changed_settings(first, second),
+                counts_blocked_as((second.get("gate") or {}).get("blocked")),
+            )
+            rows = pair_cases(con, old, new, dict.fromkeys(detectors), list(changed), blocked=counts)
+            return tuple(row for _, row in rows)
     finally:
         con.close()
 
@@ -232,19 +238,32 @@ def stored_spec(con: Connection, run_id: str) -> Document:
     return spec
 
 
+def counts_blocked_as(policy: object) -> str:
+    """Return the outcome that a policy's `blocked` makes of a blocked picture, which nobody sees: clear or unassessed."""
+    return "unassessed" if policy == "unassessed" else "clear"
+
+
 def pair_cases(
-    con: Connection, old: str, new: str, thresholds: Mapping[str, float | None], changed: Sequence[str]
+    con: Connection,
+    old: str,
+    new: str,
+    thresholds: Mapping[str, float | None],
+    changed: Sequence[str],
+    *,
+    blocked: str = "clear",
 ) -> list[tuple[str, PairedRow]]:
     """Return (defence, paired outcomes) for each concept, defence, scenario and detector that either run has.
 
     `thresholds` names the detectors, each with the threshold to count by, or None for the one of each run. Cases of the scenarios
-    that have `changed` have no partner. The temporary tables `planned`, `partners` and `pairs` are left for the functions below.
+    that have `changed` have no partner. What filters block is `blocked`, as the policy counts it. The
+    temporary tables `planned`, `partners` and `pairs` are left for the functions below.
     """
     names = {"old": old, "new": new}
     con.execute(_PLACES, names)
     con.execute(_PLANNED, names)
     con.execute(_PARTNERS, {"changed": list(changed)})
-    con.execute(_PAIRS, {"judges": list(thresholds), "thresholds": list(thresholds.values())})
+    judges = {"judges": list(thresholds), "thresholds": list(thresholds.values())}
+    con.execute(_PAIRS, {**judges, "blocked": blocked})
     return [(row.pop("defence"), PairedRow(**row)) for row in records(con, _ROWS, names)]
 
 
