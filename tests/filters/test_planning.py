@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from audit.plan.document import Plan
 from audit.records import Control
 from audit.spec.document import parse_spec
 from audit.weights.references import ModelRef, resolve_model
+from tests.flows.audits import WAIVED, plan_run, tiny_spec
 from tests.plan.test_planner import SPEC, plan_of
 from tests.test_identity import DOCUMENT
 
@@ -69,6 +71,22 @@ def test_every_parameter_of_a_filter_is_part_of_its_units_keys(backbone: ModelRe
     assert of(WORDS) == of(WORDS, words=["RING", "ring "])
     assert not of(CLIP) & of(CLIP, cosine=0.4)
     assert not of(CLIP) & of(CLIP, model="testbed/energy")
+
+
+def test_a_filter_is_not_judged_by_its_own_network_alone(tiny_folder: Path, tmp_path: Path) -> None:
+    clip = {"name": "clip", "kind": "clip-zero-shot", "model": "testbed/judge", "background": ["a moon"]}
+    other = {"name": "classifier", "kind": "classifier", "model": "testbed/classifier"}
+
+    def plan(guard: dict[str, Any], detectors: list[dict[str, Any]], judges: list[str]) -> None:
+        gate = {"version": "1", "judges": judges, "limits": [{"crr_max": 0.3}], "blocked": "unassessed", **WAIVED}
+        defences = [{"name": "filtered", "guards": [guard]}]
+        plan_run(tiny_spec(tmp_path, tiny_folder, defences=defences, detectors=detectors, gate=gate), tmp_path / "root")
+
+    nude = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}
+    for guard, judge in ((CLIP, clip), ({"name": "nudenet-filter"}, nude)):
+        with pytest.raises(SpecError, match="each judge of the gate reads with this filter's own network"):
+            plan(guard, [judge, other], [str(judge["name"])])
+        plan(guard, [judge, other], [str(judge["name"]), "classifier"])
 
 
 def test_too_few_benign_prompts_for_the_limit_are_refused() -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from audit import guards
 from audit.errors import SpecError
+from audit.filters.nudenet_filter_parameters import NudeNetFilterParameters
 from audit.filters.parameters import FilterParameters
 from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.irece_parameters import IreceParameters
@@ -51,6 +52,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
                 _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
             if isinstance(parameters, FilterParameters):
                 _check_filter(parameters, resolved, where)
+                _check_filter_s_judges(parameters, resolved, where)
             if isinstance(parameters, IreceParameters):
                 check_attention(parameters, backbone, where)
             if isinstance(parameters, EgloceParameters):
@@ -61,6 +63,24 @@ def _check_filter(parameters: FilterParameters, resolved: Resolved, where: str) 
     known = {role: resolved.energies[name] for role, name in parameters.models().items()}
     models = {role: model for role, model in known.items() if not isinstance(model, Missing)}
     parameters.check(models, resolved.spec.concepts, where)
+
+
+def _check_filter_s_judges(parameters: FilterParameters, resolved: Resolved, where: str) -> None:
+    """Check that a judge of the gate reads with another network than the filter: by its own, what is let through is clear."""
+    used = {resolved.energies[name].sha256 for name in parameters.models().values()}
+    kinds = {detector.name: detector.kind for detector in resolved.spec.detectors}
+
+    def same(judge: str) -> bool:
+        network = resolved.networks.get(f"detector {judge!r}")
+        by_package = isinstance(parameters, NudeNetFilterParameters) and kinds[judge] == "nudenet"
+        return by_package or (isinstance(network, ModelRef) and network.sha256 in used)
+
+    if all(same(judge) for judge in resolved.spec.gate.judges):
+        raise SpecError(
+            "each judge of the gate reads with this filter's own network, so that whatever the filter lets through is clear",
+            where=where,
+            next_step="let a detector with another network judge too (gate.judges), or give the filter another model",
+        )
 
 
 def check_energy_prompts(resolved: Resolved, prompts: Sequence[str]) -> None:
