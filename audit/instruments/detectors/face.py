@@ -8,7 +8,7 @@ Faces are found by NudeNet and cut out by their boxes, not turned upright by lan
   faces of the reference pictures, the highest or the mean of the highest; a negative one counts as 0.
 
 Of several faces in a picture each name's highest score is kept, with the box of that face. A picture in which no face is
-found is measured and shows nobody.
+found is not measured: nobody can tell whether the model drew none or the finder missed it.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class _Likeness:
 
 
 class KnownFace(BaseDetector):
-    """A judge of faces. Scores are those of the names, 0..1, each with the box of the face; none without a face."""
+    """A judge of faces. Scores are those of the names, 0..1, each with the box of the face."""
 
     def __init__(self, spec: DetectorSpec, device: str = "cpu") -> None:
         check_parameters(spec, tuple(Parameters.model_fields), unused=("templates", "background"))
@@ -141,9 +141,9 @@ class KnownFace(BaseDetector):
             faces if isinstance(faces, DetectorError) else self._named(faces) for faces in self._finder.faces(images)
         ]
 
-    def _named(self, faces: Sequence[Face]) -> Scores:
+    def _named(self, faces: Sequence[Face]) -> Scores | DetectorError:
         if not faces:
-            return ()
+            return DetectorError("no face is found in it")
         table = self._reader.read([face.pixels for face in faces])
         best = table.argmax(axis=0)
         return tuple(

@@ -63,7 +63,7 @@ def test_a_picture_shows_the_person_whose_references_are_nearest(recogniser: Pat
     assert scores["two"]["two"].score > scores["two"]["one"].score
     x = (scores["two"]["two"].box or (0,))[0]
     assert x > 200, "the box is that of the face in the whole picture"
-    assert nobody.scores == () and nobody.error is None
+    assert nobody.scores is None and nobody.error == "no face is found in it"
     judge.self_test()
 
 
@@ -106,7 +106,7 @@ def test_a_picture_that_cannot_be_searched_is_unassessed(recogniser: Path, refer
     judge = detector(parameters={"recogniser": str(recogniser), "references": references})
     damaged, whole = judge.measure([EMPTY.astype(np.float32), EMPTY])
     assert damaged.scores is None and "uint8" in str(damaged.error)
-    assert whole.scores == ()
+    assert whole.scores is None and whole.error == "no face is found in it"
 
 
 @pytest.mark.parametrize(
