@@ -89,7 +89,10 @@ class RayRunner:
 
     def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
         """Let Ray compute a unit on a node that has its resources and has not refused the run."""
-        options: dict[str, object] = {"num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": RETRIES}
+        options: dict[str, object] = {
+            "num_cpus": self._cpus, "num_gpus": self._gpus, "max_retries": RETRIES,
+            "max_calls": 0,  # else Ray ends a process after each task on a GPU, and with it the models it holds
+        }  # fmt: skip
         if self._excluded:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._excluded))})"}
         with remote_options(**options):

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -184,3 +185,14 @@ def test_processes_of_one_machine_equal_the_inline_run(
         assert child.wait(600) in VERDICTS, log.read_text()
     assert "was lost; trying again" in log.read_text()
     assert tables(root, only_run(root)) == undisturbed
+
+
+def test_a_process_with_a_gpu_computes_one_unit_after_the_other(server: dict[str, str]) -> None:
+    with ray_cluster(server) as cluster, cluster.node("gpu", cpus=1, gpus=1):
+        command = [sys.executable, "-m", "tests.flows.ray_processes", cluster.address]
+        done = subprocess.run(
+            command, env=dict(cluster.environment), cwd=REPOSITORY, capture_output=True, text=True, check=False
+        )
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(set(done.stdout.split())) == 1, done.stdout
