@@ -42,10 +42,18 @@ PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Spread:
-    """What a run took: seconds from the first to the last unit, and their number."""
+    """When each unit of a run ended, in seconds after the first one began, earliest first."""
 
-    seconds: float
-    units: int
+    ends: list[float]
+
+    def share(self, gpus: int, seconds: float) -> float:
+        """Return the share of the ideal speed-up that the whole run reached, the start of its processes included."""
+        return len(self.ends) * seconds / gpus / self.ends[-1]
+
+    def steady_share(self, gpus: int, seconds: float) -> float:
+        """Return the share reached once every GPU has ended its first unit: what a long run comes to."""
+        later = len(self.ends) - gpus
+        return later * seconds / gpus / (self.ends[-1] - self.ends[gpus - 1])
 
 
 def main() -> None:
@@ -86,9 +94,10 @@ def drive(spec: Path, root: str, address: str) -> Spread:
 
     computed = simulation()
     journal, plan = Journal(root), read_plan(Journal(root), run_id)
-    moments = [moment for kind in KINDS for moment in _moments(journal, kind)]
+    moments = sorted(moment for kind in KINDS for moment in _moments(journal, kind))
     assert computed == plan.units.num_rows, f"{computed} of {plan.units.num_rows} units"
-    return Spread(max(moments) - min(moments) + float(os.environ[SECONDS]), computed)
+    began = moments[0] - float(os.environ[SECONDS])
+    return Spread([moment - began for moment in moments])
 
 
 def _moments(journal: object, kind: str) -> Iterator[float]:
@@ -143,18 +152,22 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
             wall = time.monotonic() - began
             after, requests = _cpu_seconds(), _requests(folder / "home") - requests
         result = Spread(**json.loads(done.stdout.strip().splitlines()[-1]))
-    ideal = result.units * seconds / gpus
-    share = ideal / result.seconds
-    costs = {part: (after[part] - before[part]) / result.units for part in PARTS if part != "the run"}
+    units = len(result.ends)
+    costs = {part: (after[part] - before[part]) / units for part in PARTS if part != "the run"}
     dearest = max(costs, key=lambda part: costs[part])
-    how = f"{result.units} units of {seconds:g} s in {result.seconds:.0f} s, ideal {ideal:.0f} s; {wall:.0f} s with the start"
+    how = (
+        f"{units} units of {seconds:g} s in {result.ends[-1]:.0f} s, ideal {units * seconds / gpus:.0f} s; "
+        f"{wall:.0f} s with the start"
+    )
     figures = [
         Figure(
-            f"ideal speed-up reached on {gpus} GPUs", share, "{:.2f}", LEAST, f"{how}; dearest: {dearest}", least=True
-        )
-    ]
+            f"ideal speed-up on {gpus} GPUs after the first wave", result.steady_share(gpus, seconds), "{:.2f}", LEAST,
+            f"dearest: {dearest}", least=True,
+        ),
+        Figure(f"ideal speed-up on {gpus} GPUs, start of the processes included", result.share(gpus, seconds), "{:.2f}", detail=how),
+    ]  # fmt: skip
     figures += [Figure(f"CPU seconds a unit, {part}", cost, "{:.3f} s") for part, cost in costs.items()]
-    return [*figures, Figure("requests to the Prefect server, a unit", requests / result.units, "{:.1f}")]
+    return [*figures, Figure("requests to the Prefect server, a unit", requests / units, "{:.1f}")]
 
 
 def _requests(home: Path) -> int:
