@@ -48,12 +48,16 @@ class Spread:
 
     def share(self, gpus: int, seconds: float) -> float:
         """Return the share of the ideal speed-up that the whole run reached, the start of its processes included."""
-        return len(self.ends) * seconds / gpus / self.ends[-1]
+        return waves(len(self.ends), gpus) * seconds / self.ends[-1]
 
     def steady_share(self, gpus: int, seconds: float) -> float:
         """Return the share reached once every GPU has ended its first unit: what a long run comes to."""
-        later = len(self.ends) - gpus
-        return later * seconds / gpus / (self.ends[-1] - self.ends[gpus - 1])
+        return waves(len(self.ends) - gpus, gpus) * seconds / (self.ends[-1] - self.ends[gpus - 1])
+
+
+def waves(units: int, gpus: int) -> int:
+    """Return the number of units that the busiest GPU computes at best: no schedule is shorter."""
+    return -(-units // gpus)
 
 
 def main() -> None:
@@ -156,7 +160,7 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
     costs = {part: (after[part] - before[part]) / units for part in PARTS if part != "the run"}
     dearest = max(costs, key=lambda part: costs[part])
     how = (
-        f"{units} units of {seconds:g} s in {result.ends[-1]:.0f} s, ideal {units * seconds / gpus:.0f} s; "
+        f"{units} units of {seconds:g} s in {result.ends[-1]:.0f} s, ideal {waves(units, gpus) * seconds:.0f} s; "
         f"{wall:.0f} s with the start"
     )
     figures = [
@@ -164,7 +168,7 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
             f"ideal speed-up on {gpus} GPUs after the first wave", result.steady_share(gpus, seconds), "{:.2f}", LEAST,
             f"dearest: {dearest}", least=True,
         ),
-        Figure(f"ideal speed-up on {gpus} GPUs, start of the processes included", result.share(gpus, seconds), "{:.2f}", detail=how),
+        Figure(f"ideal speed-up on {gpus} GPUs, the start included", result.share(gpus, seconds), "{:.2f}", detail=how),
     ]  # fmt: skip
     figures += [Figure(f"CPU seconds a unit, {part}", cost, "{:.3f} s") for part, cost in costs.items()]
     return [*figures, Figure("requests to the Prefect server, a unit", requests / units, "{:.1f}")]
