@@ -60,12 +60,23 @@ class RayRunner:
         address = str(settings.address)
         _require_listening(address)
         options = {"logging_level": logging.WARNING, "log_to_driver": False, "runtime_env": {"env_vars": _variables()}}
-        runner: RayTaskRunner[UnitReport] = RayTaskRunner(address=address, init_kwargs=options)
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(runner)
-            except Exception as error:  # Ray's, grpc's and the operating system's own
-                raise _no_cluster(address, " ".join(str(error).split())[:300] or type(error).__name__) from error
+            for last in (False, True):
+                runner: RayTaskRunner[UnitReport] = RayTaskRunner(address=address, init_kwargs=options)
+                try:
+                    stack.enter_context(runner)
+                    break
+                except ConnectionAbortedError as error:
+                    # The head answers, but has not started the server of this connection in time.
+                    if last:
+                        raise EnvironmentProblem(
+                            f"the head of the Ray cluster could not take the run on: {_first_of(error)}",
+                            where=address,
+                            next_step="try again when the head has less to do; its logs say more (ray_client_server_*.err)",
+                        ) from error
+                    time.sleep(CONNECT_SECONDS)
+                except Exception as error:  # Ray's, grpc's and the operating system's own
+                    raise _no_cluster(address, _first_of(error)) from error
             yield cls(runner, settings)
 
     def _nodes(self) -> list[dict[str, float]]:
@@ -146,6 +157,11 @@ def _require_listening(address: str) -> None:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
     except OSError as error:
         raise _no_cluster(address, error.strerror or str(error)) from None
+
+
+def _first_of(error: Exception) -> str:
+    """Return the beginning of what an error says, on one line."""
+    return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def _no_cluster(address: str, why: str) -> EnvironmentProblem:
