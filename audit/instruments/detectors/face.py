@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -44,6 +43,7 @@ from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+from audit.weights.sharing import path_of
 
 NAME = "face"
 VERSION = "1"
@@ -182,9 +182,9 @@ def _classes(spec: DetectorSpec, device: str) -> _Classes:
 
 
 def _likeness(spec: DetectorSpec, named: object) -> _Likeness:
-    if not isinstance(named, str) or not Path(named).expanduser().is_file():
+    if not isinstance(named, str) or not path_of(named).is_file():
         raise mistake(spec, "parameters.recogniser", f"there is no recogniser file {str(named)[:200]!r}", _CHOICE)
-    recogniser = Recogniser.at(Path(named).expanduser())
+    recogniser = Recogniser.at(path_of(named))
     sets = read_references(spec, _EXAMPLE)
     reader = _Likeness(recogniser, sets, pooling_of(spec, sets))
     try:
@@ -218,4 +218,4 @@ def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> Know
     return KnownFace(entry, device)
 
 
-METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:1801.07698")
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:1801.07698", files=("recogniser", "references"))
