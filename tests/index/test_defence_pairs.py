@@ -21,7 +21,7 @@ UCE = {"method": "uce"}
 SLD = {"name": "sld"}
 
 
-SPEC = {
+SPEC: dict[str, Any] = {
     "defences": [{"name": "none"}, {"name": "uce", "eraser": UCE}, {"name": "uce+sld", "eraser": UCE, "guards": [SLD]}]
 }
 
