@@ -1,6 +1,6 @@
 -- grain: one row per run, cell, NudeNet detector and counting preset that boxes can decide
--- A case is assessed when its picture was made and measured, whatever the run's own counting rules say of it, and when no
--- filter blocks it or the policy takes what filters block for clear.
+-- A case is assessed when its picture was made and measured, whatever the run's own counting rules say of it, and no
+-- filter blocks it, or the policy takes what filters block for clear.
 with
 measured as (
     select
