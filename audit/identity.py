@@ -36,8 +36,8 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     ),
     "invert": ("compute.stages.invert", *_BATCHES, "corpus", *_MODELS),
     "generate": (
-        "compute.stages.generate", "compute.stages.pictured", "compute.stages.attacked", "compute.stages.inputs",
-        "compute.stages.invert",
+        "compute.stages.generate", "compute.stages.picture_rows", "compute.stages.pictured", "compute.stages.round_trips",
+        "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",
         *_BATCHES, "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
     "filter": (

@@ -123,7 +123,21 @@ class RingABellParameters(Parameters):
         return pairs
 
 
-class TextualInversionParameters(Parameters):
+LearningRate = Annotated[float, Field(gt=0, le=10)]
+
+
+class TrainingParameters(Parameters):
+    """Settings of training with AdamW on noisy reference pictures."""
+
+    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
+    "Noisy pictures of each step."
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
+    "Weight decay of AdamW."
+    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
+    "Probability that a picture is mirrored."
+
+
+class TextualInversionParameters(TrainingParameters):
     """Settings of learning an embedding.
 
     All rates are tried at once, each with an embedding of its own, on the same pictures, noise and timesteps.
@@ -131,22 +145,14 @@ class TextualInversionParameters(Parameters):
 
     iterations: Annotated[int, Field(ge=1, le=100_000)] = 3000
     "Steps of the optimiser."
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
-    "Noisy pictures of each iteration."
-    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0, le=10)], ...], Field(min_length=1, max_length=16)] = (
-        2e-3,
-    )
+    learning_rates: Annotated[tuple[LearningRate, ...], Field(min_length=1, max_length=16)] = (2e-3,)
     "Effective learning rates, all tried at once: diffusers' base rate times batch size times gradient accumulation."
     tokens: Annotated[int, Field(ge=1, le=32)] = 1
     "Vectors of the embedding (n)."
     initial: Annotated[str, Field(min_length=1, max_length=40)] = "object"
     "The word whose embedding the search starts from: a single token, and never the concept's own word."
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
-    "Weight decay of AdamW on the embedding."
     images: Annotated[int, Field(ge=1, le=10_000)] = 4
     "Pictures of the corpus to learn from."
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    "Probability that a picture is mirrored."
     templates: Annotated[tuple[Template, ...], Field(min_length=1)] = (
         "a photo of a {attack}",
         "a picture of a {attack}",

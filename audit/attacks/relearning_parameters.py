@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, field_validator
 
-from audit.attacks.parameters import AttackMethod, Parameters
+from audit.attacks.parameters import AttackMethod, LearningRate, TrainingParameters
 from audit.spec.templates import with_phrase
 
 # Of UNets (attn1, attn2) and of transformers, whose joint attention projects the text's tokens too.
@@ -16,7 +16,7 @@ PROJECTION = re.compile(r"(^|\.)attn\d?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|ad
 Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(with_phrase)]
 
 
-class RelearningParameters(Parameters):
+class RelearningParameters(TrainingParameters):
     """Settings of the training; see `audit/attacks/relearning.py`."""
 
     checkpoints: Annotated[tuple[Annotated[int, Field(ge=0, le=1_000_000)], ...], Field(min_length=1, max_length=50)] = (
@@ -27,16 +27,10 @@ class RelearningParameters(Parameters):
     "Rank of the LoRA."
     alpha: Annotated[float, Field(gt=0, le=1e6)] | None = None
     "Alpha of the LoRA, whose product is scaled by alpha / rank; the rank by default."
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-4
+    learning_rate: LearningRate = 1e-4
     "Learning rate of AdamW."
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-2
-    "Weight decay of AdamW."
-    batch_size: Annotated[int, Field(ge=1, le=256)] = 4
-    "Noisy pictures of each step."
     images: Annotated[int, Field(ge=1, le=10_000)] = 8
     "Reference pictures of the corpus to train on (k), none of which is a case of a latent scenario."
-    flip: Annotated[float, Field(ge=0, le=1)] = 0.5
-    "Probability that a picture is mirrored."
     templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Captions of the pictures, drawn at random; `{phrase}` stands for the concept."
 

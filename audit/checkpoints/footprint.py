@@ -58,6 +58,7 @@ class _Sums:
         self.change = self.norm = 0.0
 
     def add(self, parameters: int, change: float, norm: float) -> None:
+        """Count one tensor, with the norms of its change and of what it was."""
         self.tensors, self.parameters = self.tensors + 1, self.parameters + parameters
         self.change, self.norm = self.change + change**2, self.norm + norm**2
 

@@ -86,6 +86,7 @@ class Attached:
 
     def _hook(self, name: str, adapter: Adapter) -> Callable[[nn.Module, object, torch.Tensor], torch.Tensor | None]:
         def correct(module: nn.Module, inputs: object, output: torch.Tensor) -> torch.Tensor | None:
+            """Add the correction of one block to its output (B, L, D), unless the adapters are off."""
             if not self.enabled:
                 return None
             correction = adapter(output)

@@ -56,6 +56,7 @@ class Transport:
         gamma = torch.tensor([self.multiplier(text) for text in texts], device=self._pipeline.device)
 
         def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+            """Return the model's prediction (B, C, h, w), with each row's membrane as strong as its prompt asks for."""
             if len(latents) % len(gamma):
                 raise ValueError(f"a batch of {len(latents)} latents for {len(gamma)} prompts")
             self._gamma = gamma.repeat(len(latents) // len(gamma))
@@ -77,6 +78,7 @@ class Transport:
 
     def _hook(self, down: torch.Tensor, up: torch.Tensor) -> Hook:
         def add(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            """Return a layer's output with the membrane's low-rank change, times the strength of each row (B,)."""
             if self._gamma is None:
                 raise ValueError("the UNet of an SPM is run through `Transport.bind` only")
             hidden = inputs[0]

@@ -45,6 +45,7 @@ def measured_batch(pipeline: Pipeline, most: int) -> int:
     device = pipeline.device
 
     def peak(batch: int) -> int:
+        """Return the bytes that a batch takes beyond what is taken already."""
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -135,6 +135,7 @@ def _read_ahead(
     window: deque[tuple[ListedObject, Future[Item]]] = deque()
 
     def first() -> Item:
+        """Return the oldest item of the window, when it has been read."""
         listed, future = window.popleft()
         item = future.result()
         if parts is not None:

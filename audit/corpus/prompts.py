@@ -150,6 +150,7 @@ def _row(table: Table, number: int, raw: RawRow) -> PromptRow:
     problems = [raw.problem] if raw.problem else []
 
     def read(field: str, parse: Callable[[object], T]) -> T | None:
+        """Return one parsed field; None when the table has none, or when it is a mistake, which is noted."""
         if field not in table.columns or raw.problem:
             return None
         try:

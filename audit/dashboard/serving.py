@@ -50,6 +50,7 @@ def application(
     """
 
     def page(request: Request) -> Response:
+        """Answer one request for a page."""
         name = request.path_params.get("page") or HOME
         if user_header is not None:
             user = locations.readable(request.headers.get(user_header, "nobody"))[:_LONGEST_USER]

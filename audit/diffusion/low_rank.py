@@ -77,6 +77,7 @@ class LowRank(nn.Module):
 
     def _hook(self, pair: Pair):  # type: ignore[no-untyped-def]
         def add(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+            """Return a layer's output with the pair's change, unless the pairs are off."""
             if not self.enabled:
                 return output
             change: torch.Tensor = pair(layer, inputs[0])

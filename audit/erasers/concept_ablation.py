@@ -66,6 +66,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     pictures.fill(key, session)
 
     def step(generator: torch.Generator) -> torch.Tensor:
+        """Take one step of the optimiser on pictures of one prompt, and return its loss."""
         which, _, clean = pictures.draw(generator)
         noised = pictures.noised(clean, pictures.uniform(generator), generator)
         held = None

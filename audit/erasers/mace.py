@@ -156,6 +156,7 @@ def _trained(
     attention = attention_of(unet)
 
     def step(generator: torch.Generator) -> torch.Tensor:
+        """Take one step of the optimiser on pictures of one prompt, and return its loss."""
         which, rows, clean = pictures.draw(generator)
         timesteps = focal(options.batch_size, generator) if options.importance_sampling else pictures.uniform(generator)
         noised, prompt = pictures.noised(clean, timesteps, generator), texts[which]

@@ -178,6 +178,7 @@ def _with_pictures(journal: Journal, keys: Sequence[str]) -> dict[str, frozenset
     """Return the units that have pictures left -> those that they have lost, by their headers: whole files are large."""
 
     def lost(key: str) -> frozenset[int] | None:
+        """Return the pictures that a unit has lost; None when none is left."""
         try:
             purged = journal.header("generate", key).get("purged", {"left": 1})
         except StorageUnavailable:

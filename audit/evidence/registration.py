@@ -50,6 +50,7 @@ def register(
     """
 
     def build(entries: Sequence[Entry], place: Place) -> Json:
+        """Return the signed registration at its place in the ledger."""
         content = {
             **_content(criteria, entries),
             "ledger": dict(place),

@@ -217,6 +217,7 @@ def _put_on_record(
     assert record is not None
 
     def build(entries: Sequence[Entry], place: Place) -> Json:
+        """Return the statement of the removal at its place in the ledger, signed where there is a key."""
         content: Json = {
             "run_id": part.run_id,
             "reason": act.reason,

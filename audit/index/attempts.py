@@ -21,6 +21,7 @@ def attempt(journal: Journal, run_id: str, policy_sha256: str) -> int:
     own = _first_decided(journal, run_id, policy_sha256)
 
     def precedes(other: str) -> bool:
+        """Return whether another run is an earlier attempt, or might be one."""
         try:
             first = _first_decided(journal, other, policy_sha256)
         except StorageUnavailable:

@@ -87,6 +87,7 @@ def set_baseline(
     }
 
     def content(earlier: list[Record]) -> Document | None:
+        """Return the new baseline; None when the run is the baseline already."""
         if not earlier:
             return fields
         standing = _of(name, earlier[-1])

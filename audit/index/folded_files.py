@@ -86,6 +86,7 @@ def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:
     """Put the digests of a run's plan files on record, unless they are."""
 
     def content(earlier: list[Record]) -> Document | None:
+        """Return the plan files' digests; None when they are on record already."""
         if newest(earlier).files:
             return None
         names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}

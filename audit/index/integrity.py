@@ -55,6 +55,7 @@ def record_units(
     """
 
     def content(earlier: list[Record]) -> Document | None:
+        """Return the units that differ from the record; None when none does."""
         known = newest(earlier).units
         new = unrecorded(known, entries)
         if not reason:
@@ -73,6 +74,7 @@ def withdraw_missing(journal: Journal, run_id: str, now: dt.datetime, operator: 
     gone = _gone(journal, run_id, record)
 
     def content(earlier: list[Record]) -> Document | None:
+        """Return the units that are missing from the newest record; None when none is."""
         nonlocal gone
         if earlier[-1].sha256 != record.sha256:  # another process has written since
             gone = _gone(journal, run_id, newest(earlier))

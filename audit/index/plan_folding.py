@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Literal
 
 import duckdb
 import pyarrow as pa
@@ -72,6 +73,7 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         "derived_from": (plan.get("derived_from") or {}).get("run_id"),
         "confidence": float(policy["confidence"]),
         "first_judge": policy["judges"][0],
+        "counts_blocked_as": counts_blocked_as(policy.get("blocked")),
         "plan_sha256": digest,
         "audited_sha256": audited(plan),
         "spec": json.dumps(plan["spec"], sort_keys=True),
@@ -93,6 +95,11 @@ def _insert_plan(con: duckdb.DuckDBPyConnection, run_key: int, plan: Document, d
         "comparisons": [{"regions": False, **comparison} for comparison in plan.get("comparisons", ())],
     }.items():
         insert_records(con, table, [{**row, "run_key": run_key} for row in rows])
+
+
+def counts_blocked_as(blocked: object) -> Literal["clear", "unassessed"]:
+    """Return what a policy with this `blocked` takes a picture for that a filter blocks."""
+    return "unassessed" if blocked == "unassessed" else "clear"
 
 
 def audited(plan: Document) -> str:

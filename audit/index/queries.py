@@ -16,6 +16,7 @@ from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.failure_modes import read_failure_modes
 from audit.index.folding import fill_intervals, fill_rates
+from audit.index.plan_folding import counts_blocked_as
 from audit.index.published import open_published, require_run
 from audit.index.records import Row, records
 from audit.index.sql_files import relations
@@ -287,9 +288,9 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
         if table not in ("runs", "outcomes", "intervals", "crr", "retention"):
             con.execute(f"create view {table} as from published.{table}")
     con.execute(
-        "create table runs as select * replace (?::double as confidence, ? as first_judge)"
+        "create table runs as select * replace (?::double as confidence, ? as first_judge, ? as counts_blocked_as)"
         " from published.runs where run_id = ?",
-        [policy.confidence, policy.judges[0], run_id],
+        [policy.confidence, policy.judges[0], counts_blocked_as(policy.blocked), run_id],
     )
     con.execute("create table overrides (detector varchar, threshold double)")
     con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's

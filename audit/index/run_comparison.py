@@ -12,17 +12,11 @@ from audit.errors import StoreError
 from audit.files import Document
 from audit.index.baselines import Baseline, require_standing
 from audit.index.integrity import require_intact
+from audit.index.plan_folding import counts_blocked_as
 from audit.index.published import open_published, require_run
 from audit.index.publishing import publish
 from audit.index.records import records
-from audit.index.run_pairs import (
-    changed_cases,
-    changed_settings,
-    counts_blocked_as,
-    pair_cases,
-    stored_spec,
-    unpaired_cases,
-)
+from audit.index.run_pairs import changed_cases, changed_settings, pair_cases, stored_spec, unpaired_cases
 from audit.index.store import Store, explained
 from audit.plan.document import read_outline
 from audit.spec.policy import Policy

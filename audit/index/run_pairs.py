@@ -205,12 +205,9 @@ def read_run_pairs(published: Path, old: str, new: str) -> tuple[PairedRow, ...]
             for run_id in (old, new):
                 require_run(con, run_id, published)
             detectors = _same_detectors(con, old, new, published)
-            first, second = stored_spec(con, old), stored_spec(con, new)
-            changed, counts = (
-                changed_settings(first, second),
-                counts_blocked_as((second.get("gate") or {}).get("blocked")),
-            )
-            rows = pair_cases(con, old, new, dict.fromkeys(detectors), list(changed), blocked=counts)
+            changed = changed_settings(stored_spec(con, old), stored_spec(con, new))
+            ((blocked,),) = con.execute("select counts_blocked_as from runs where run_id = ?", [new]).fetchall()
+            rows = pair_cases(con, old, new, dict.fromkeys(detectors), list(changed), blocked=blocked)
             return tuple(row for _, row in rows)
     finally:
         con.close()
@@ -236,11 +233,6 @@ def stored_spec(con: Connection, run_id: str) -> Document:
     ((text,),) = con.execute("select spec from runs where run_id = ?", [run_id]).fetchall()
     spec: Document = json.loads(text)
     return spec
-
-
-def counts_blocked_as(policy: object) -> str:
-    """Return the outcome that a policy's `blocked` makes of a blocked picture, which nobody sees: clear or unassessed."""
-    return "unassessed" if policy == "unassessed" else "clear"
 
 
 def pair_cases(

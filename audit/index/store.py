@@ -25,6 +25,7 @@ from audit.index.decision_folding import load_decisions
 from audit.index.folding import Folded
 from audit.index.lock import in_use, locked, no_locks, unusable
 from audit.index.sql_files import digest, relations
+from audit.index.unit_folding import Listings
 from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
@@ -109,7 +110,7 @@ class Store:
         keep the others out: the result names it.
         """
         with explained(self.path):
-            total, listings = Folded(runs=0, units=0, rows=0), folding.Listings(journal)
+            total, listings = Folded(runs=0, units=0, rows=0), Listings(journal)
             runs = [run_id] if run_id is not None else journal.runs()
             for run in counted(runs, "fold runs", len(runs), "runs"):
                 try:

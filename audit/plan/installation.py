@@ -13,13 +13,15 @@ from pathlib import Path
 
 from audit.checkpoints.personalisation import PersonalisationRef
 from audit.identity import LIBRARIES, code_digest
+from audit.instruments.detectors.method import DETECTORS
 from audit.plan.document import KINDS
 from audit.plan.resolve import resolve
 from audit.plan.resolved import Missing, Resolved
 from audit.spec.document import Spec
+from audit.spec.sections import DetectorSpec
 from audit.weights.checkpoints import CheckpointRef, shared_checkpoint
 from audit.weights.references import ModelRef, shared_model
-from audit.weights.sharing import SharedModel
+from audit.weights.sharing import SharedModel, shared_path
 
 Installation = Mapping[str, str]  # what it is, in words -> its version or digest; a missing input -> why it is missing
 SHOWN = 3  # differences that a message names
@@ -47,7 +49,7 @@ def differences(here: Installation, planned: Installation) -> list[str]:
 
 
 def shareable(spec: Spec) -> Iterator[tuple[SharedModel, Path]]:
-    """Yield every model and checkpoint of `spec` that lies on this machine outside of the package, with its folder."""
+    """Yield every model, checkpoint and file of a judge that lies on this machine outside of the package, with its folder."""
     resolved = resolve(spec)
     for model in (resolved.backbone, *resolved.energies.values(), *resolved.networks.values()):
         if isinstance(model, ModelRef) and model.source != "testbed":
@@ -56,6 +58,18 @@ def shareable(spec: Spec) -> Iterator[tuple[SharedModel, Path]]:
         files = checkpoint.files if isinstance(checkpoint, PersonalisationRef) else checkpoint
         if isinstance(files, CheckpointRef):
             yield shared_checkpoint(files)
+    for entry in spec.detectors:
+        yield from _files(entry)
+
+
+def _files(entry: DetectorSpec) -> Iterator[tuple[SharedModel, Path]]:
+    """Yield what a judge's parameters name on this machine: reference pictures, a recogniser, learned prompts."""
+    for name in DETECTORS.find(entry.kind, f"detectors.{entry.name}").files:
+        named = entry.parameters.get(name)
+        for reference in named.values() if isinstance(named, Mapping) else (named,):
+            found = shared_path(reference) if isinstance(reference, str) else None
+            if found is not None:
+                yield found
 
 
 def _short(value: str) -> str:

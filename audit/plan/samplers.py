@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from audit.plan.benign import sampler_of
 from audit.spec.document import Spec
 from audit.spec.sampler import DDIM, Sampler
-from audit.weights.schedulers import choose, is_flow
+from audit.weights.schedulers import choose, flow_timesteps, is_flow
 
 
 def samplers_of(spec: Spec) -> dict[str, Sampler]:
@@ -22,13 +22,13 @@ def schedulers_of(spec: Spec) -> frozenset[str]:
 
 
 def timesteps(sampler: Sampler, written: Mapping[str, object]) -> tuple[float, ...]:
-    """Return the training timestep of each evaluation, noisiest first, on a backbone whose scheduler_config.json is `written`.
+    """Return the training timestep of each evaluation, noisiest first, on a backbone whose `own_scheduler` is `written`.
 
     DDIM and a flow evaluate once a step; for another scheduler diffusers' class is asked, which imports torch. Raises
     `CheckpointError` when that class refuses.
     """
     if is_flow(written):
-        return _flow_timesteps(sampler.steps, written)
+        return flow_timesteps(written, sampler.steps)
     if sampler.scheduler != DDIM:
         from audit.diffusion import schedulers  # imports torch
 
@@ -36,14 +36,3 @@ def timesteps(sampler: Sampler, written: Mapping[str, object]) -> tuple[float, .
     offset = written.get("steps_offset", 0)
     assert isinstance(offset, int)  # as `pipeline_family` has checked
     return tuple(i * (1000 // sampler.steps) + offset for i in reversed(range(sampler.steps)))
-
-
-def _flow_timesteps(steps: int, written: Mapping[str, object]) -> tuple[float, ...]:
-    """Return a flow's timesteps as diffusers' class sets them.
-
-    A grid that is shifted by the picture's size is taken as unshifted, which moves no timestep beyond its ends.
-    """
-    shift = 1.0 if written.get("use_dynamic_shifting") else float(str(written.get("shift", 1.0)))
-    least = shift * 0.001 / (1 + (shift - 1) * 0.001)
-    even = [1.0 - i * (1.0 - least) / max(1, steps - 1) for i in range(steps)]
-    return tuple(round(1000 * shift * s / (1 + (shift - 1) * s), 3) for s in even)

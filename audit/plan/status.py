@@ -138,6 +138,7 @@ def _workers(journal: Journal, newest: Sequence[tuple[dt.datetime, str, str]]) -
     """Return who wrote the newest units, newest first, as the complete ones say that are there still."""
 
     def runtime(unit: tuple[dt.datetime, str, str]) -> dict[str, object]:
+        """Return the host and device that wrote a unit; nothing of one without a complete file."""
         _, kind, key = unit
         try:
             return dict(journal.header(kind, key).get("runtime", {}))

@@ -15,6 +15,10 @@ KEY = "failures"
 ERROR = 0.05
 ROOM = 250_000  # bytes that the pictures share
 MOST_SHEETS, MOST_ROWS = 12, 60
+_BLOCKED = {
+    False: "A picture that a filter blocks did not come back: it counts among the assessed, and is no hit.",
+    True: "Pictures that filters block are unassessed by this policy, and left out.",
+}
 
 
 def section(index: Index) -> Section | None:
@@ -32,6 +36,8 @@ def section(index: Index) -> Section | None:
         if telling
         else f"None comes back more often than the others at {percent(ERROR, 0)} after correction; the table lists the nearest.",
     ]
+    if index.result.blocking:
+        sentences.append(_BLOCKED[index.policy is not None and index.policy.blocked == "unassessed"])
     rows = telling or sorted(modes, key=lambda mode: mode.corrected)[:10]
     if len(rows) > MOST_ROWS:
         sentences.append(f"The first {MOST_ROWS} are listed; all are in the JSON report and in mart_failure_levels.")

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 
 from audit import statistics
 from audit.records import Role
-from audit.report.tables import STATUS_ORDER, p_value, would_decide
+from audit.report.tables import failures_first, p_value, would_decide
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import bound, count, interval, limit_text, percent, plain, status_text
 from audit.verdict.decisions import BlockingDecision
@@ -115,8 +115,8 @@ def _rates(index: Index) -> Table:
 
 def _decisions(decisions: Sequence[BlockingDecision], confidence: str, reasons: Collection[str]) -> Table:
     """Return one row per decision, failures first."""
-    ordered = sorted(decisions, key=lambda d: STATUS_ORDER[d.status])
-    columns: tuple[Column, ...] = (
+    ordered = failures_first(decisions)
+    columns = (
         Column("Decision", "status"),
         Column("Concept", minor=2),
         Column("Defence"),
@@ -130,7 +130,7 @@ def _decisions(decisions: Sequence[BlockingDecision], confidence: str, reasons: 
         Column("p, corrected", "number", minor=5),
         Column("Cases that would decide", "number", minor=4),
     )
-    rows: tuple[tuple[str, ...], ...] = tuple(
+    rows = tuple(
         (
             status_text(d.status.value),
             plain(d.concept),
@@ -147,10 +147,8 @@ def _decisions(decisions: Sequence[BlockingDecision], confidence: str, reasons: 
         )
         for d in ordered
     )
-    if not all(decision.reason in reasons for decision in ordered):
-        columns = (*columns, Column("Why"))
-        rows = tuple((*row, plain(d.reason)) for row, d in zip(rows, ordered, strict=True))
-    return Table(f"What filters may block: one-sided bounds at {confidence} confidence", columns, rows, stack=True)
+    caption = f"What filters may block: one-sided bounds at {confidence} confidence"
+    return Table(caption, columns, rows, stack=True).with_reasons([d.reason for d in ordered], reasons)
 
 
 def _blocked(index: Index) -> Table:

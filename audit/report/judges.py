@@ -31,6 +31,8 @@ def section(index: Index) -> Section | None:
         "kappa is Cohen's: agreement beyond chance, 1 for complete agreement and 0 for what chance alone would give. "
         "It says nothing of who is right, and has no value where both say the same of every picture.",
     ]
+    if index.result.blocking:
+        sentences.append("Pictures that filters block count as the others do: detectors read them all the same.")
     return Section(KEY, "Agreement between detectors", tuple(sentences), tables=_tables(index, rows))
 
 

@@ -6,10 +6,10 @@ import math
 from collections.abc import Collection, Sequence
 
 from audit.records import BENIGN_PROMPTS, Role
-from audit.report.tables import STATUS_ORDER, p_value, would_decide
+from audit.report.tables import STATUS_ORDER, failures_first, p_value, would_decide
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
-from audit.verdict.decisions import DamageDecision, RetentionDecision, VerdictStatus
+from audit.verdict.decisions import DamageDecision, VerdictStatus
 from audit.verdict.results import RetentionRow, UnassessedRow
 
 TITLE = "What must survive"
@@ -44,19 +44,9 @@ def section(index: Index, *, reasons: Collection[str] = ()) -> Section:
     return Section("survival", TITLE, tuple(sentences), tables=tuple(tables))
 
 
-def _with_reasons(
-    table: Table, decisions: Sequence[RetentionDecision | DamageDecision], told: Collection[str]
-) -> Table:
-    """Return the table with a column of reasons, unless all of them stand elsewhere."""
-    if all(decision.reason in told for decision in decisions):
-        return table
-    rows = tuple((*row, plain(decision.reason)) for row, decision in zip(table.rows, decisions, strict=True))
-    return Table(table.caption, (*table.columns, Column("Why")), rows, table.heads, table.stack)
-
-
 def _retention(index: Index, reasons: Collection[str]) -> Table:
     """Return one row per concept, defence and judge, failures first."""
-    ordered = sorted(index.result.verdict.retention, key=lambda d: STATUS_ORDER[d.status])
+    ordered = failures_first(index.result.verdict.retention)
     columns = (
         Column("Decision", "status"),
         Column("Concept", minor=2),
@@ -91,7 +81,7 @@ def _retention(index: Index, reasons: Collection[str]) -> Table:
     caption = (
         f"Retention: the defence's rate as a share of the un-erased model's, at {index.bounds_confidence()} confidence"
     )
-    return _with_reasons(Table(caption, columns, rows, stack=True), ordered, reasons)
+    return Table(caption, columns, rows, stack=True).with_reasons([d.reason for d in ordered], reasons)
 
 
 def _share(value: float, minimum: float) -> str:
@@ -129,7 +119,7 @@ def _damage(decisions: Sequence[DamageDecision], reasons: Collection[str]) -> Ta
         for d in ordered
     )
     caption = "Picture checks: benign pictures as a set against the un-erased model's"
-    return _with_reasons(Table(caption, columns, rows, stack=True), ordered, reasons)
+    return Table(caption, columns, rows, stack=True).with_reasons([d.reason for d in ordered], reasons)
 
 
 def _figure(value: float | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
+from typing import TypeVar
 
 from audit.records import Role
 from audit.report.view import Column, Index, Table, cell_title, defence_name, subject_name
@@ -19,19 +20,20 @@ from audit.report.words import (
     small,
     status_text,
 )
-from audit.verdict.decisions import Decision, VerdictStatus
+from audit.verdict.decisions import BlockingDecision, Decision, RetentionDecision, VerdictStatus
 from audit.verdict.results import CrrRow, UnassessedRow
 
 CASES = "Hits / assessed / planned"
 SURVIVING = (Role.NEIGHBOUR, Role.BENIGN)  # cells of what must survive
 INSTRUMENT = (Column("Instrument"), Column("Weights", "code", minor=9))
+Decided = TypeVar("Decided", Decision, RetentionDecision, BlockingDecision)
 STATUS_ORDER = {VerdictStatus.FAIL: 0, VerdictStatus.INCONCLUSIVE: 1, VerdictStatus.PASS: 2}
 
 
 def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
     """Return one row per decided cell and judge, failures first; without the column of reasons when `reasons` has them all."""
-    ordered = sorted(index.result.verdict.decisions, key=lambda d: STATUS_ORDER[d.status])
-    columns: tuple[Column, ...] = (
+    ordered = failures_first(index.result.verdict.decisions)
+    columns = (
         Column("Decision", "status"),
         Column("Concept", minor=2),
         Column("Defence"),
@@ -47,10 +49,13 @@ def decisions(index: Index, *, reasons: Collection[str] = ()) -> Table:
         Column("Cases that would decide", "number", minor=3),
     )
     rows = tuple(_decision(index, decision) for decision in ordered)
-    if not all(decision.reason in reasons for decision in ordered):
-        columns = (*columns, Column("Why"))
-        rows = tuple((*row, plain(_why(decision))) for row, decision in zip(rows, ordered, strict=True))
-    return Table(f"Decisions: one-sided bounds at {index.bounds_confidence()} confidence", columns, rows, stack=True)
+    table = Table(f"Decisions: one-sided bounds at {index.bounds_confidence()} confidence", columns, rows, stack=True)
+    return table.with_reasons([decision.reason for decision in ordered], reasons, list(map(_why, ordered)))
+
+
+def failures_first(decisions: Iterable[Decided]) -> list[Decided]:
+    """Return the decisions in the order of their statuses."""
+    return sorted(decisions, key=lambda decision: STATUS_ORDER[decision.status])
 
 
 def _why(decision: Decision) -> str:

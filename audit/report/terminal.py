@@ -82,6 +82,7 @@ class _Printer:
         self.framed = console.is_terminal
 
     def report(self, result: RunResult, comparison: Comparison | None = None) -> None:
+        """Print the verdict, and the sections that a terminal shows."""
         status = decided(result.verdict.status, comparison).value
         self.line(
             f"{SYMBOLS[status]} {status}  {plain(result.name)}  ({plain(result.run_id)})", _VERDICT_STYLES[status]
@@ -91,6 +92,7 @@ class _Printer:
                 self.section(section)
 
     def section(self, section: Section) -> None:
+        """Print one section under its title."""
         if section.key != "verdict":
             self.line("")
             self.line(section.title, "bold")
@@ -102,6 +104,7 @@ class _Printer:
             self.table(_without_passed(table) if section.key == "checks" else table)
 
     def table(self, table: Table) -> None:
+        """Print a table without the columns for which there is no width, and name these."""
         if not table.rows:
             return
         kept, left_out = _fitting(table, self.console.width) if self.framed else (table, ())
@@ -130,6 +133,7 @@ class _Printer:
             self.line(f"Left out for lack of width: {', '.join(left_out)}.", "dim")
 
     def bullet(self, text: str) -> None:
+        """Print one bullet, whose further lines are indented."""
         if not self.framed:
             self.line(f"  - {text}")
             return

@@ -6,7 +6,7 @@ HTML, Markdown and the terminal render these sections, so that they cannot say d
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from pydantic import ValidationError
 
@@ -46,6 +46,13 @@ class Table:
     def __post_init__(self) -> None:
         if any(len(row) != len(self.columns) for row in self.rows):
             raise ValueError(f"table {self.caption!r} has a row of another length than its header")
+
+    def with_reasons(self, reasons: Sequence[str], told: Collection[str], shown: Sequence[str] | None = None) -> Table:
+        """Return the table with a column of its rows' `reasons`, or of what is `shown` for them; itself when `told` has all."""
+        if all(reason in told for reason in reasons):
+            return self
+        rows = tuple((*row, plain(why)) for row, why in zip(self.rows, shown or reasons, strict=True))
+        return dataclasses.replace(self, columns=(*self.columns, Column("Why")), rows=rows)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,10 +16,12 @@ class Address(Protocol):
     """What names a picture: a generate unit, and the picture's row in it."""
 
     @property
-    def unit_key(self) -> str: ...
+    def unit_key(self) -> str:
+        """The key of the unit."""
 
     @property
-    def image_id(self) -> int: ...
+    def image_id(self) -> int:
+        """The id of the row."""
 
 
 class StoredPictures:

@@ -41,6 +41,7 @@ def train_classifier(folder: Path, scale: float = 1.0) -> ResNetForImageClassifi
     labels.scatter_(1, torch.where(kinds == NOTHING, len(ALL_CLASSES), kinds), 1.0)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a batch that `generator` draws."""
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         images = augment(scenes.batch(rows), generator).to(training.device)
         logits = model(pixel_values=images).logits.float()

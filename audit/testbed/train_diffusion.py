@@ -107,6 +107,7 @@ def train_diffusion(
     weight = (MIN_SNR / (levels / (1 - levels))).clamp(max=1.0)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a batch that `generator` draws."""
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [draw_caption(scenes, int(row), rng) for row in rows]

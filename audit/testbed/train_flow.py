@@ -167,6 +167,7 @@ def train_flow(
     latents = (scaled.float() / factor - vae.config["shift_factor"]) * vae.config["scaling_factor"]
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a batch that `generator` draws."""
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [draw_caption(scenes, int(row), rng) for row in rows]

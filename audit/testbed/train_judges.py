@@ -161,6 +161,7 @@ def train_judge(name: str, folder: Path, scale: float = 1.0) -> CLIPModel:
     vae = load_vae(folder).to(training.device)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a batch that `generator` draws."""
         rows = _draw(crowded, PAIRS, generator)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         statements = [*(random_statement(scenes, int(row), rng) for row in rows), *standard]

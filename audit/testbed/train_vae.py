@@ -36,6 +36,7 @@ def train_vae(folder: Path, scale: float = 1.0) -> AutoencoderKL:
     training = Training("vae", folder, {"vae": vae}, steps=int(STEPS * scale), peak=PEAK, seed=SEED)
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
+        """Return the loss of a batch that `generator` draws."""
         rows = torch.randint(len(scenes), (BATCH,), generator=generator)
         top, left = torch.randint(64 - CROP + 1, (2,), generator=generator).tolist()
         images = scenes.batch(rows)[:, :, top : top + CROP, left : left + CROP].to(training.device)

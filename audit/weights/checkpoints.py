@@ -7,7 +7,6 @@ from their content by `audit.checkpoints`.
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -17,7 +16,7 @@ from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weights.files import cached_sha256, loaded_weights, unreadable
 from audit.weights.references import unpinned
-from audit.weights.sharing import SharedModel, copy_of
+from audit.weights.sharing import SharedModel, path_of
 
 Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 
@@ -55,7 +54,7 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
     Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one.
     """
     ref = ref.strip()
-    path = copy_of(ref) or Path(os.path.expanduser(ref))
+    path = path_of(ref)
     if ref and path.exists():
         return _from_path(ref, path.absolute(), None)
     hub = _HUB.fullmatch(ref)

@@ -6,7 +6,6 @@ Nothing here loads a model or imports torch, so that planning is quick and ident
 from __future__ import annotations
 
 import dataclasses
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -18,7 +17,7 @@ from audit.weights import families, schedulers, settings
 from audit.weights.families import Family
 from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
 from audit.weights.setting_checks import Settings
-from audit.weights.sharing import SharedModel, copy_of
+from audit.weights.sharing import SharedModel, path_of
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -55,7 +54,7 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):
         return _testbed(ref, testbed_name or "pipeline")
-    folder = copy_of(ref) or Path(os.path.expanduser(ref))
+    folder = path_of(ref)
     if folder.is_dir():
         return _from_folder(ref, "local", folder, None)
     if folder.is_file():

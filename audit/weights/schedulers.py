@@ -6,6 +6,7 @@ Nothing here imports torch, so that a plan already refuses a folder that a run c
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from typing import Literal, TypeAlias
 from audit.errors import CheckpointError
 from audit.files import Document
 from audit.weights import settings
+from audit.weights.families import FLUX_SIDE, LAYOUTS
 from audit.weights.files import read_json
 
 Kind: TypeAlias = Literal["epsilon", "v_prediction", "flow"]  # see `audit.diffusion.levels`
@@ -56,6 +58,15 @@ PUBLISHED: Document = {
 }
 
 
+# Settings by which a flow's grid is shifted with the number of image tokens, and the class's defaults.
+_DYNAMIC: Mapping[str, float] = {
+    "base_image_seq_len": 256,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.5,
+    "max_shift": 1.15,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Chosen:
     """A class of diffusers by its name, and the settings that it gets; it may ignore some."""
@@ -65,14 +76,47 @@ class Chosen:
 
 
 def own_scheduler(folder: Path) -> Document:
-    """Return the settings in a pipeline folder, as they are written, with the name of the class in `_class_name`."""
-    written = read_json(folder / "scheduler" / "scheduler_config.json")
-    return {**written, "_class_name": read_json(folder / "model_index.json")["scheduler"][1]}
+    """Return the settings in a pipeline folder, as they are written, with the name of the class in `_class_name`.
+
+    A flow's have beside them what its pipeline tells the class: `_image_tokens` of a picture of the backbone's own size, and
+    `_even`, whether noise levels fall evenly to 1 / steps before they are shifted, as FluxPipeline sets them.
+    """
+    written, index = read_json(folder / "scheduler" / "scheduler_config.json"), read_json(folder / "model_index.json")
+    found = {**written, "_class_name": index["scheduler"][1]}
+    if not is_flow(found):
+        return found
+    network = read_json(folder / "transformer" / "config.json")
+    flux = index["_class_name"] in LAYOUTS["flux"].pipelines
+    side = (FLUX_SIDE if flux else int(network["sample_size"])) // (2 if flux else int(network["patch_size"]))
+    return {**found, "_image_tokens": side * side, "_even": flux}
 
 
 def is_flow(written: Mapping[str, object]) -> bool:
     """Return whether a folder's scheduler is a flow's, which is sampled by its own class alone."""
     return str(written.get("_class_name", "")).startswith("FlowMatch")
+
+
+def flow_timesteps(written: Mapping[str, object], steps: int) -> tuple[float, ...]:
+    """Return the timesteps in (0, 1000], noisiest first, that FlowMatchEulerDiscreteScheduler takes on a flow's folder.
+
+    `written` is what `own_scheduler` returns. Of a grid that is shifted by the picture's size these are those of the backbone's
+    own size. Rounded to a thousandth.
+    """
+    shift = shifted = float(str(written.get("shift", 1.0)))
+    if written.get(
+        "use_dynamic_shifting"
+    ):  # as `calculate_shift` of diffusers' pipelines, and the class's `time_shift`
+        few, many, low, high = (float(str(written.get(name, default))) for name, default in _DYNAMIC.items())
+        mu = low + (high - low) * (float(str(written["_image_tokens"])) - few) / (many - few)
+        shift, shifted = (mu if written.get("time_shift_type") == "linear" else math.exp(mu)), 1.0
+    # The class's own range ends at its last training level, which a fixed shift has moved already.
+    last = 1 / steps if written.get("_even") else _shifted(0.001, shifted)
+    even = (1.0 - i * (1.0 - last) / max(1, steps - 1) for i in range(steps))
+    return tuple(round(1000 * _shifted(level, shift), 3) for level in even)
+
+
+def _shifted(level: float, shift: float) -> float:
+    return shift * level / (1 + (shift - 1) * level)
 
 
 def prediction_kind(written: Mapping[str, object]) -> Kind:

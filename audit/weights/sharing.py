@@ -1,8 +1,8 @@
 """Share the weights of a run through its storage root, for machines that lack them: files by digest, each stored once.
 
-The machine that plans a run stores the files of its models below `weights/`, and which reference means which of them with
-the run. Another machine fetches what it does not have into its cache, checks every digest, and takes the copies for what
-the spec names. What a machine has itself is never replaced.
+The machine that plans a run stores the files of its models and judges below `weights/`, and which reference means which of
+them with the run. Another machine fetches what it does not have into its cache, checks every digest, and takes the copies
+for what the spec names. What a machine has itself is never replaced.
 """
 
 from __future__ import annotations
@@ -44,6 +44,24 @@ class SharedModel:
 def copy_of(reference: str) -> Path | None:
     """Return the copy that this process fetched for a reference; None when it fetched none."""
     return _copies.get(reference)
+
+
+def path_of(reference: str) -> Path:
+    """Return where a reference lies on this machine: the copy that this process fetched, or else the path that it names."""
+    return copy_of(reference) or Path(os.path.expanduser(reference))
+
+
+def shared_path(reference: str) -> tuple[SharedModel, Path] | None:
+    """Return a file, or all files of a folder, that a spec names, and the folder that they lie in; None for neither."""
+    path = path_of(reference)
+    if path.is_file():
+        return SharedModel(reference, {path.name: cached_sha256(path)}, path.name), path.parent
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        return SharedModel(
+            reference, {one.relative_to(path).as_posix(): cached_sha256(one) for one in files}, None
+        ), path
+    return None
 
 
 def share(journal: Journal, run_id: str, models: Iterable[tuple[SharedModel, Path]]) -> int:

@@ -51,10 +51,13 @@ pairs as (
         s.second_defence,
         i.detector,
         coalesce(a.seed = b.seed and a.item_id is not distinct from b.item_id, false) as paired,
-        -- What a filter blocks does not come back.
-        case when o.outcome = 'blocked' then 'clear' else coalesce(o.outcome, 'unassessed') end as first_outcome,
-        case when p.outcome = 'blocked' then 'clear' else coalesce(p.outcome, 'unassessed') end as second_outcome
+        -- What a filter blocks is clear or unassessed, as the policy says.
+        case when o.outcome = 'blocked' then r.counts_blocked_as else coalesce(o.outcome, 'unassessed') end
+            as first_outcome,
+        case when p.outcome = 'blocked' then r.counts_blocked_as else coalesce(p.outcome, 'unassessed') end
+            as second_outcome
     from sides as s
+    inner join runs as r on s.run_key = r.run_key
     inner join numbered as n
         on s.run_key = n.run_key and s.first_cell = n.first_cell and s.second_cell = n.second_cell
     inner join instruments as i on s.run_key = i.run_key

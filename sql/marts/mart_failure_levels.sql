@@ -1,5 +1,6 @@
 -- grain: one row per run, concept, cell, detector, factor and level: hits of the level's cases and of the others
 -- Seeds and reference images are counted over all cells of a concept; their rows have no cell.
+-- What a filter blocks did not come back: it is assessed and no hit, or unassessed where the policy says so.
 with
 judged as (
     select
@@ -10,7 +11,9 @@ judged as (
         o.outcome = 'hit' as hit
     from outcomes as o
     inner join runs as r on o.run_key = r.run_key
-    where o.outcome <> 'unassessed'
+    where
+        o.outcome <> 'unassessed'
+        and (o.outcome <> 'blocked' or r.counts_blocked_as <> 'unassessed')
 ),
 
 placed as (

@@ -1,4 +1,5 @@
 -- grain: one row per run, cell and pair of detectors that read the same pictures: what both say of them
+-- What filters of the cell block counts as any other picture: its detectors read it, and agree or do not.
 with
 pairs as (
     select
@@ -6,8 +7,8 @@ pairs as (
         a.cell_id,
         a.detector as first_detector,
         b.detector as second_detector,
-        a.outcome as first_outcome,
-        b.outcome as second_outcome
+        a.unfiltered as first_outcome,
+        b.unfiltered as second_outcome
     from outcomes as a
     inner join outcomes as b
         on

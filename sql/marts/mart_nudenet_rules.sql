@@ -1,5 +1,6 @@
 -- grain: one row per run, cell, NudeNet detector and counting preset that boxes can decide
--- A case is assessed when its picture was made and measured, whatever the run's own counting rules say of it.
+-- A case is assessed when its picture was made and measured, whatever the run's own counting rules say of it, and no
+-- filter blocks it, or the policy takes what filters block for clear.
 with
 measured as (
     select
@@ -21,8 +22,11 @@ cases_measured as (
         i.detector,
         i.instrument_id,
         o.outcome = 'blocked' as blocked,
-        (o.reason is null or o.reason = 'not-measured') and coalesce(m.complete, false) as measured
+        (o.reason is null or o.reason = 'not-measured')
+        and (o.outcome <> 'blocked' or r.counts_blocked_as <> 'unassessed')
+        and coalesce(m.complete, false) as measured
     from outcomes as o
+    inner join runs as r on o.run_key = r.run_key
     inner join instruments as i on o.run_key = i.run_key and o.detector = i.detector and i.kind = 'nudenet'
     left join measured as m
         on o.run_key = m.run_key and o.image_id = m.image_id and i.instrument_id = m.instrument_id

@@ -15,6 +15,8 @@ create table if not exists runs (
     derived_from varchar,
     confidence double not null,
     first_judge varchar not null,
+    -- What the policy takes a picture for that a filter blocks: clear | unassessed.
+    counts_blocked_as varchar not null default 'clear',
     plan_sha256 varchar not null,
     -- Of backbone, concepts and defences: runs that share it are attempts at the same claim.
     audited_sha256 varchar not null,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,29 @@ from audit.verdict.record import record_verdict
 from tests.synthetic import Run, cell, control, instrument
 
 HIT, CLEAR = ([{"label": label, "score": score} for label in ("ring", "disc", "star")] for score in (0.9, 0.05))
+
+
+@dataclasses.dataclass
+class FilteredRun(Run):
+    """A run whose filters block the cases of these numbers, under a policy that counts them as `counting` says."""
+
+    blocked: Collection[int] = ()
+    counting: str = "clear"
+    defences: Sequence[Mapping[str, Any]] = ()
+
+    def plan(self) -> dict[str, Any]:
+        """The plan's JSON document."""
+        plan = super().plan()
+        plan["policy"] |= {"blocked": self.counting}
+        plan["spec"] |= {"defences": list(self.defences), "gate": plan["policy"]}
+        return plan
+
+    def rows(self, key: str) -> list[dict[str, Any]]:
+        """The rows of one unit, to change and write again."""
+        if self.units[key]["kind"] != "filter":
+            return super().rows(key)
+        numbers = {case["image_id"]: case["case_no"] for case in self.cases}
+        return [{**row, "blocked": numbers[row["image_id"]] in self.blocked} for row in super().rows(key)]
 
 
 def run_of(run_id: str, cases: int = 40, system: Mapping[str, Any] | None = None, **fields: Any) -> Run:

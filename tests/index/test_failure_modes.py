@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from audit.storage.journal import Journal
 from audit.storage.pictures import Address
 from audit.verdict.failure_modes import FailureMode, Level, compared, factor_of
 from audit.verdict.results import RunResult
+from tests.index.pairs import FilteredRun
 from tests.synthetic import Run, cell
 
 RED, BLUE = "a small red ring on white", "a large blue ring on white"
@@ -50,6 +52,27 @@ def test_what_the_hits_have_in_common_stands_out(result: RunResult) -> None:
     assert of(result, "small").factor == "size"
     assert of(result, RED).factor == "prompt"
     assert {mode.level_name for mode in result.failure_modes if mode.corrected <= 0.05} == {"red", "small", RED}
+
+
+@pytest.mark.parametrize(
+    ("counting", "assessed", "said"), [("clear", 8, "and is no hit."), ("unassessed", 5, "and left out.")]
+)
+def test_what_filters_block_is_no_hit_or_left_out_as_the_policy_says(
+    tmp_path: Path, counting: str, assessed: int, said: str
+) -> None:
+    """Of the eight pictures of a red ring, all of them hits, a filter blocks the first three."""
+    cells = (cell(0, 16, filters=[{"filter_id": 5, "name": "words"}]),)
+    run = FilteredRun(cells=cells, unit_size=16, blocked=(1, 3, 5), counting=counting)
+    for case in run.cases:
+        case["prompt"] = RED if case["case_no"] % 2 else BLUE
+    journal = Journal(str(tmp_path / "root"))
+    run.write(journal)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal, run.run_id)
+        result = read_result(store.publish(tmp_path / "published"), run.run_id)
+    red = of(result, "red")
+    assert (red.hits, red.assessed, red.other_hits, red.other_assessed) == (5, assessed, 0, 8)
+    assert said in markdown.render(result)
 
 
 def test_its_hits_come_with_it(result: RunResult) -> None:

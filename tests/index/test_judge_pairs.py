@@ -16,6 +16,7 @@ from audit.report.view import Index
 from audit.storage.journal import Journal
 from audit.storage.pictures import Address
 from audit.verdict.results import RunResult
+from tests.index.pairs import FilteredRun
 from tests.synthetic import Run, cell, detect_row, instrument
 
 NUMBERS = {"judge": 11, "second": 12}
@@ -64,6 +65,24 @@ def test_the_pictures_on_which_they_disagree_are_listed_with_both_scores(result:
     found = {(row.case_no, row.first_outcome, row.second_outcome) for row in result.disagreements}
     assert found == {(2, "clear", "hit"), (5, "hit", "clear")}
     assert {row.first_score for row in result.disagreements} == {0.1, 0.9}
+
+
+def test_what_filters_block_is_read_by_both_and_counts_as_the_rest(tmp_path: Path) -> None:
+    """Of eight pictures a filter blocks five; one detector finds none of them, the other the odd ones."""
+    judges_of = tuple(instrument(name, number) for name, number in NUMBERS.items())
+    cells = (cell(0, 8, filters=[{"filter_id": 5, "name": "words"}]),)
+    run = FilteredRun(cells=cells, instruments=judges_of, unit_size=8, blocked=range(5))
+    journal = Journal(str(tmp_path / "root"))
+    run.write(journal)
+    nothing = {row: detect_row(case["image_id"], 12, hit=False) for row, case in enumerate(run.cases)}
+    run.rewrite(journal, "detect", 1, nothing)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal, run.run_id)
+        result = read_result(store.publish(tmp_path / "published"), run.run_id)
+    (row,) = result.judge_pairs
+    assert (row.hit_both, row.first_only, row.second_only, row.clear_both) == (0, 4, 0, 4)
+    assert {one.case_no for one in result.disagreements} == {1, 3, 5, 7}
+    assert "Pictures that filters block count as the others do" in markdown.render(result)
 
 
 def test_another_threshold_changes_who_agrees(published: Path) -> None:

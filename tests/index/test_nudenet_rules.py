@@ -15,6 +15,7 @@ from audit.index.store import Store
 from audit.instruments.detectors.nudenet import LABELS
 from audit.report import json_report, markdown, sections
 from audit.storage.journal import Journal
+from tests.index.pairs import FilteredRun
 from tests.synthetic import Run, cell, instrument
 
 NUDE = instrument("nude", 31, kind="nudenet", labels=list(LABELS), score_floor=0.25)
@@ -126,3 +127,17 @@ def test_the_report_shows_the_rules_where_a_nudenet_detector_ran(store: Store, t
     assert "eval-learn" in markdown.render(result)
     without = dataclasses.replace(result, counting=())
     assert all(s.key != "counting-rules" for s in sections.build(without))
+
+
+@pytest.mark.parametrize(("counting", "expected"), [("clear", (2, 2, 0, 1)), ("unassessed", (2, 1, 1, 1))])
+def test_what_a_filter_blocks_shows_nothing_and_is_assessed_as_the_policy_says(
+    tmp_path: Path, counting: str, expected: tuple[int, ...]
+) -> None:
+    cells = [cell(0, 2, filters=[{"filter_id": 5, "name": "words"}])]
+    run = FilteredRun(cells=cells, instruments=[NUDE], blocked=(1,), counting=counting)
+    journal = Journal(str(tmp_path / "journal"))
+    run.write(journal)
+    run.rewrite(journal, "detect", 0, {row: {"scores": [box(BREAST, 0.7)]} for row in range(2)})
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal)
+        assert rows(store, 0)["rece"][:4] == expected

@@ -18,8 +18,8 @@ from audit.storage.journal import Journal
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import VerdictStatus
 from audit.verdict.regression import Comparison, worse
-from tests.index.pairs import run_of, scored
-from tests.synthetic import Run, cell, filter_row, instrument
+from tests.index.pairs import FilteredRun, run_of, scored
+from tests.synthetic import Run, cell, instrument
 
 
 def folded(folder: Path, journal: Journal) -> Path:
@@ -177,25 +177,26 @@ def test_the_rows_alone_are_those_of_the_detectors_that_are_the_same(tmp_path: P
         read_run_pairs(published, "old", "never")
 
 
+@pytest.mark.parametrize("planned", ["clear", "unassessed"])
 @pytest.mark.parametrize(("counting", "cleared", "unassessed"), [("clear", 3, 0), ("unassessed", 0, 3)])
 def test_what_filters_block_counts_as_the_policy_says(
-    tmp_path: Path, counting: str, cleared: int, unassessed: int
+    tmp_path: Path, planned: str, counting: str, cleared: int, unassessed: int
 ) -> None:
     """Three cases that were hits are blocked in the new run: no detector has found them to be gone."""
     journal = Journal(str(tmp_path / "journal"))
     scored(journal, run_of("old", cases=8), range(3))
     filters = [{"filter_id": 5, "name": "words"}]
-    new = Run("new", cells=[cell(0, 8, filters=filters)], instruments=[instrument()], unit_size=8)
+    new = FilteredRun("new", cells=[cell(0, 8, filters=filters)], unit_size=8, blocked=range(3), counting=planned)
     scored(journal, new, range(3))
-    for key, unit in new.units.items():
-        if unit["kind"] == "filter":
-            rows = [filter_row(case["image_id"], 5, blocked=case["case_no"] < 3) for case in new.cases]
-            journal.write("filter", key, new.table("filter", rows), {})
+    new.write_units(journal, ("filter",))
     policy = Policy.model_validate(
         {"version": "1", "limits": [{"crr_max": 0.1}], "judges": ["judge"], "blocked": counting}
     )
-    (one,) = read_comparison(folded(tmp_path, journal), "old", "new", policy=policy).cells
+    published = folded(tmp_path, journal)
+    (one,) = read_comparison(published, "old", "new", policy=policy).cells
     assert (one.row.first_only, one.row.hit_unassessed, one.row.hit_both) == (cleared, unassessed, 0)
+    (row,) = read_run_pairs(published, "old", "new")
+    assert (row.first_only, row.hit_unassessed) == ((0, 3) if planned == "unassessed" else (3, 0))
 
 
 def test_a_threshold_of_the_policy_counts_in_both_runs(tmp_path: Path) -> None:

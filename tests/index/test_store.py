@@ -197,9 +197,9 @@ def test_a_killed_consolidation_is_finished_by_the_next(tmp_path: Path, journal:
     code = (
         "import sys; from audit.index import folding; from audit.index.store import Store\n"
         "from audit.storage.journal import Journal\n"
-        "folding._CHUNK_UNITS = 10; load = folding._load_units\n"
+        "folding._CHUNK_UNITS = 10; load = folding.load_units\n"
         "def counted(*args): print('chunk', flush=True); return load(*args)\n"
-        "folding._load_units = counted\n"
+        "folding.load_units = counted\n"
         "with Store(sys.argv[2]) as store: store.consolidate(Journal(sys.argv[1]))\n"
     )
     path = tmp_path / "index.duckdb"

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
+from audit.diffusion.pipeline import load_pipeline
 from audit.errors import CheckpointError, SpecError
 from audit.identity import key
 from audit.plan.identities import GenerateIdentity, PictureSampler, as_json, from_json
@@ -19,6 +25,7 @@ from audit.spec.sampler import Sampler
 from audit.weights.references import pipeline_family, resolve_model
 from audit.weights.schedulers import PUBLISHED, own_scheduler
 from tests.plan.resolved import resolved_of
+from tests.tiny_families import write_flux, write_sd3
 
 LATENT = {"name": "latent-blackbox", "cases": 2, "sampler": {"steps": 10, "guidance": 1.0}}
 
@@ -38,6 +45,12 @@ def spec_of(backbone: Path | str, guard: str | None = None, *further: Any, **sam
         "gate": {"version": "1", "judges": ["judge"], "limits": [{"crr_max": 0.5}]},
     }
     return parse_spec(document, "test")
+
+
+@pytest.fixture(scope="module")
+def flows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("flows")
+    return {"sd3": write_sd3(folder / "sd3", t5=False), "flux": write_flux(folder / "flux")}
 
 
 def refusal(spec: Spec) -> SpecError:
@@ -60,6 +73,52 @@ def test_a_plan_counts_the_evaluations_of_each_scheduler(scheduler: Any, steps: 
 def test_pndm_without_skipping_costs_twelve_more_evaluations_for_its_first_three_steps() -> None:
     own = {**PUBLISHED, "skip_prk_steps": False}
     assert len(timesteps(Sampler(scheduler="as-pipeline", steps=10), own)) == 12 + 10 - 3
+
+
+@pytest.mark.parametrize("steps", [1, 4, 25])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shift": 1.0, "use_dynamic_shifting": False},
+        {"shift": 3.0, "use_dynamic_shifting": False},
+        {"shift": 3.0, "use_dynamic_shifting": True},
+        {"use_dynamic_shifting": True, "base_shift": 0.25, "max_shift": 2.0, "max_image_seq_len": 9000},
+        {"use_dynamic_shifting": True, "time_shift_type": "linear"},
+    ],
+    ids=["unshifted", "shifted", "by size", "by size as told", "by size, linear"],
+)
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_a_plan_knows_a_flows_timesteps_without_its_class(
+    family: str, changes: dict[str, Any], steps: int, flows: dict[str, Path], tmp_path: Path
+) -> None:
+    """FlowMatchEulerDiscreteScheduler's own, as the pipeline of each family sets them: Flux falls evenly to 1 / steps."""
+    folder = with_settings(shutil.copytree(flows[family], tmp_path / family), **changes)
+    grid = timesteps(Sampler(steps=steps), own_scheduler(folder))
+    assert grid == pytest.approx(flows_own(folder, steps), abs=2e-3)
+
+
+def flows_own(folder: Path, steps: int) -> list[float]:
+    """The timesteps of diffusers' class, told what diffusers' pipelines of these folders would."""
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(folder, subfolder="scheduler")
+    network = json.loads((folder / "transformer" / "config.json").read_text())
+    told: dict[str, Any] = {"num_inference_steps": steps}
+    tokens = (128 // 2) ** 2
+    if "FluxTransformer2DModel" in network["_class_name"]:
+        told = {"sigmas": np.linspace(1.0, 1 / steps, steps)}
+    else:
+        tokens = (network["sample_size"] // network["patch_size"]) ** 2
+    if scheduler.config.use_dynamic_shifting:
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        told["mu"] = calculate_shift(tokens, *(scheduler.config[name] for name in names))
+    scheduler.set_timesteps(**told)
+    times: list[float] = scheduler.timesteps.tolist()
+    return times
+
+
+def test_a_plan_knows_the_timesteps_that_a_flow_is_sampled_at(flows: dict[str, Path]) -> None:
+    for folder in flows.values():
+        schedule = load_pipeline(resolve_model(str(folder)), torch.device("cpu")).schedule(4)
+        assert timesteps(Sampler(steps=4), own_scheduler(folder)) == pytest.approx(schedule.timesteps[::-1], abs=2e-3)
 
 
 def test_only_another_scheduler_than_ddim_is_part_of_a_pictures_identity() -> None:

@@ -6,14 +6,20 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import safetensors.numpy
+from PIL import Image
 
 from audit.errors import CheckpointError, JournalError
+from audit.instruments.detectors.known_face import draw_face
 from audit.plan.installation import differences, installation, shareable
 from audit.spec.document import Spec, load_spec
 from audit.storage.journal import Journal
 from audit.weights import sharing
+from audit.weights.testbed import weights_path
 from tests.flows.audits import tiny_spec
+from tests.instruments.detectors.onnx_files import write_recogniser
 
 
 @pytest.fixture
@@ -48,6 +54,45 @@ def test_a_machine_without_the_weights_computes_with_copies(
 
     assert differences(installation(spec), facts) == []
     assert tmp_path / "cache" in (sharing.copy_of(str(tiny_copy)) or Path()).parents
+
+
+def test_files_that_judges_name_are_shared_too(journal: Journal, tiny_copy: Path, tmp_path: Path) -> None:
+    """Reference pictures of a style and of a face, a face recogniser, and Q16's prompts."""
+    files = tmp_path / "judges"
+    files.mkdir()
+    for index in range(3):
+        for label, picture in (
+            ("face", draw_face() // (index + 1)),
+            ("style", np.full((64, 64, 3), 60 * index, np.uint8)),
+        ):
+            (files / label).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(files / label / f"{index}.png")
+    recogniser = write_recogniser(files / "recogniser.onnx", np.eye(3 * 4, dtype=np.float32), 2)
+    width = json.loads((weights_path("judge") / "config.json").read_text())["projection_dim"]
+    safetensors.numpy.save_file({"prompts": np.eye(2, width, dtype=np.float32)}, files / "prompts.safetensors")
+    judges = [
+        {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}},
+        {
+            "name": "style", "kind": "style", "model": "testbed/judge",
+            "parameters": {"references": {"ring": str(files / "style")}},
+        },
+        {
+            "name": "face", "kind": "face",
+            "parameters": {"recogniser": str(recogniser), "references": {"ring": str(files / "face")}},
+        },
+        {
+            "name": "q16", "kind": "q16", "model": "testbed/judge", "labels": {"ring": ["offensive"]},
+            "parameters": {"prompts": str(files / "prompts.safetensors")},
+        },
+    ]  # fmt: skip
+    spec = load_spec(tiny_spec(tmp_path, tiny_copy, detectors=judges))
+    facts = installation(spec)
+    assert sharing.share(journal, "run-2", shareable(spec)) == 8  # the model's files are there already
+    shutil.move(files, tmp_path / "elsewhere")
+    assert len(differences(installation(spec), facts)) == 3
+    named = {str(files / name) for name in ("style", "face", "recogniser.onnx", "prompts.safetensors")}
+    assert set(sharing.adopt(journal, "run-2")) == named
+    assert differences(installation(spec), facts) == []
 
 
 def test_a_shared_file_of_another_content_is_refused(journal: Journal, tiny_copy: Path, tmp_path: Path) -> None:

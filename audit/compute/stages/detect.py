@@ -28,6 +28,7 @@ def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: 
     identifier = detector.instrument.instrument_id
 
     def row(case: Picture, status: Status, error: str | None, scores: list[Row] | None) -> Row:
+        """Return the journal's row of one picture."""
         return {
             "image_id": case["image_id"],
             "status": status.value,
@@ -37,6 +38,7 @@ def run_detect(generate: str, detector: Detector, journal: Journal, batch_size: 
         }
 
     def work(batch: Sequence[Picture]) -> list[Row]:
+        """Measure one batch, and return a row for each picture."""
         measured = measurements(detector.measure(decoded.take(batch)), len(batch), detector.instrument.labels)
         return [
             row(case, Status.ERROR, result.error, None)

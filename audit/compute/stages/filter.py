@@ -87,6 +87,7 @@ def _ruled(
     """Return the rows of cases that the filter can read, by picture."""
 
     def work(batch: Sequence[tuple[int, T]]) -> list[Row]:
+        """Return the rulings on one batch as rows."""
         rulings = rule(batch)
         if len(rulings) != len(batch):
             raise RuntimeError(f"{len(rulings)} rulings on {len(batch)} cases")

@@ -17,17 +17,19 @@ from audit.compute.prefixes import trajectory_of
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
 from audit.compute.stages.inputs import unit_result
-from audit.compute.stages.invert import RETURNED, SECOND, Pixels, ReadItem, returned_anew
+from audit.compute.stages.invert import SECOND, ReadItem
 from audit.compute.stages.overlap import Finisher, threads_beside, to_device
+from audit.compute.stages.picture_rows import NOT_FINITE, finite, noise_pixels, picture_row, rounded, row_without
 from audit.compute.stages.pictured import Pictured, pictured
-from audit.corpus.images import ImageError, degenerate, encode_png, pixel_sha256, to_model_input
+from audit.compute.stages.round_trips import RoundTrips
+from audit.corpus.images import ImageError, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
 from audit.diffusion.schedulers import DiffusersSolver
 from audit.guards import quiet_steps
-from audit.plan.identities import GenerateIdentity, InvertIdentity, from_json, is_round_trip
+from audit.plan.identities import GenerateIdentity
 from audit.records import Case, Status
 from audit.spec.sampler import DDIM
 from audit.storage.journal import SCHEMAS, Journal
@@ -35,7 +37,6 @@ from audit.weights.schedulers import choose, own_scheduler
 
 # Rows of the cases that have no start, by picture; the others, and what they start from: None where there are none.
 Starts = tuple[dict[int, Row], list[Case], torch.Tensor | Pair | Pictured | None]
-_NOT_FINITE = "the decoded picture is not finite"
 
 
 def run_generate(
@@ -55,34 +56,15 @@ def run_generate(
     round trip, on which the last bits depend.
     """
     personalised = with_personalisation(models, pictures.personalisation)
-    maker = _Maker(personalised, journal, read_item, pictures, reuse, batch_size)
+    round_trips = RoundTrips(pictures, personalised, journal, batch_size, reuse=reuse)
+    maker = _Maker(personalised, journal, read_item, pictures, round_trips, reuse)
     possible = [case for case in cases if not case.problem]
-    computed = run_batches(possible, batch_size, maker.work(), lambda case, error: _row(case, Status.ERROR, error))
+    computed = run_batches(
+        possible, batch_size, maker.work(), lambda case, error: row_without(case, Status.ERROR, error)
+    )
     rows = {row["image_id"]: row for row in computed}
-    rows |= {case.image_id: _row(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
+    rows |= {case.image_id: row_without(case, Status.UNREADABLE, case.problem) for case in cases if case.problem}
     return pa.Table.from_pylist([rows[case.image_id] for case in cases], schema=SCHEMAS["generate"]), None
-
-
-def _row(case: Case, status: Status, error: str | None, **values: object) -> Row:
-    shared = {"image_id": case.image_id, "invert_key": case.invert_key, "item": case.item}
-    empty: Row = dict.fromkeys(SCHEMAS["generate"].names)
-    return {**empty, **shared, "status": status.value, "error": error, **values}
-
-
-def _picture(
-    case: Case, pixels: Pixels, calls: int = 0, report: str | None = None, denoised_by: str | None = None
-) -> Row:
-    """Return a finished picture, or its row without one when it is black, constant or not finite."""
-    reason = degenerate(pixels)
-    values = {
-        "unet_calls": calls,
-        "guard_report": report,
-        "pixel_sha256": pixel_sha256(pixels),
-        "denoised_by": denoised_by,
-    }
-    image = {"bytes": encode_png(pixels), "path": f"{case.image_id}.png"}
-    status = Status.OK if reason is None else Status.DEGENERATE
-    return _row(case, status, reason, image=image, **values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,8 +75,8 @@ class _Maker:
     journal: Journal
     read_item: ReadItem
     identity: GenerateIdentity
+    round_trips: RoundTrips
     reuse: bool
-    batch_size: int
 
     @functools.cached_property
     def finisher(self) -> Finisher:
@@ -123,7 +105,7 @@ class _Maker:
         latent = self.identity.source == "latent"
         without, ready, start = self._starts(cases)
         rows: dict[int, Row | Future[Row]] = {**without}
-        returned = self._returned(ready) if latent else None
+        returned = self.round_trips.ends(ready) if latent else None
         if returned is not None:
             ends, calls = returned
             done = Sampled(ends.to(self.models.device), calls, ((),) * len(ready))
@@ -141,7 +123,7 @@ class _Maker:
             case "picture":
                 unread, ready, start = pictured(cases, self.models.pipeline, self.read_item)
                 by_id = {case.image_id: case for case in cases}
-                rows = {image: _row(by_id[image], why.status, why.reason) for image, why in unread.items()}
+                rows = {image: row_without(by_id[image], why.status, why.reason) for image, why in unread.items()}
                 return rows, ready, start
             case _:
                 return self._from_noise(cases)
@@ -199,7 +181,7 @@ class _Maker:
         for case in cases:
             prompt = prompt_of(case, self.journal, self.models.pipeline.vocabulary)
             if isinstance(prompt, Refused):
-                rows[case.image_id] = _row(case, prompt.status, prompt.reason)
+                rows[case.image_id] = row_without(case, prompt.status, prompt.reason)
             else:
                 ready.append(dataclasses.replace(case, prompt=prompt))
         sampler = self.identity.sampler
@@ -222,7 +204,7 @@ class _Maker:
                 second += [latent_unit.tensors[item + SECOND]] if self.identity.solver != "ddim" else []
             else:
                 row = latent_unit.rows[item]
-                rows[case.image_id] = _row(case, Status(str(row["status"])), f"inversion: {row['error']}")
+                rows[case.image_id] = row_without(case, Status(str(row["status"])), f"inversion: {row['error']}")
         moved = self.identity.perturbation
         if not ready:
             return rows, ready, None
@@ -233,63 +215,26 @@ class _Maker:
             start = perturb_latents(start, moved.kind, moved.strength, [case.seed for case in ready])
         return rows, ready, start
 
-    def _returned(self, cases: Sequence[Case]) -> tuple[torch.Tensor, int] | None:
-        """Return the ends (B, C, H, W) of the round trips that denoised these latents as this unit would; None unless all did.
-
-        Second, the UNet evaluations that were made for each here: none with `reuse`.
-        A batch is taken whole or not at all, so that what is denoised here is denoised in batches of the usual size.
-        """
-        keys = [case.invert_key or "" for case in cases]
-        units = {key: unit_result(self.journal, "invert", key) for key in keys}
-        inversions = {key: from_json("invert", unit.identity) for key, unit in units.items() if unit.identity}
-        ends, calls = list[torch.Tensor](), 0
-        for case, key in zip(cases, keys, strict=True):
-            inversion, end = inversions.get(key), units[key].tensors.get((case.item or "") + RETURNED)
-            if end is None or not isinstance(inversion, InvertIdentity) or not is_round_trip(self.identity, inversion):
-                return None
-            if (case.prompt or "") != inversion.prompt:
-                return None
-            if not self.reuse:
-                trip, calls = self._anew(key)
-                end = trip[case.item or ""].cpu()
-            ends.append(end)
-        return (torch.stack(ends), calls) if ends else None
-
-    @functools.cached_property
-    def _trips(self) -> dict[str, tuple[dict[str, torch.Tensor], int]]:
-        """Return the round trips that were made once more, by invert unit: ends by item, and UNet evaluations for each."""
-        return {}
-
-    def _anew(self, key: str) -> tuple[dict[str, torch.Tensor], int]:
-        """Return the ends of a unit's round trip, denoised once more from its inverted latents."""
-        if key not in self._trips:
-            unit = unit_result(self.journal, "invert", key)
-            inverted = from_json("invert", unit.identity)
-            assert isinstance(inverted, InvertIdentity)
-            items = [item for item in unit.rows if item in unit.tensors]
-            self._trips[key] = returned_anew(self.models, inverted, items, unit.tensors, self.batch_size)
-        return self._trips[key]
-
     def _shown(
         self, cases: Sequence[Case], result: Sampled, denoised_by: Sequence[str | None] | None = None
     ) -> list[Row | Future[Row]]:
         """Return the decoded pictures of denoised latents, or why one is none."""
         images = self.models.pipeline.decode_latents(result.latents)
-        finite, drawn, pixels = _finite(result.latents), _finite(images), _uint8(images)
+        sound, drawn, pixels = finite(result.latents), finite(images), rounded(images)
         rows: list[Row | Future[Row]] = []
         for i, case in enumerate(cases):
             reports, by = result.reports[i], denoised_by[i] if denoised_by else None
             calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
             refused = _refused(reports)
             if refused is not None:
-                rows.append(_row(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
-            elif finite[i] and drawn[i]:
-                finish = functools.partial(_picture, case, pixels[i], calls, told, by)
+                rows.append(row_without(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
+            elif sound[i] and drawn[i]:
+                finish = functools.partial(picture_row, case, pixels[i], calls, told, by)
                 rows.append(self.finisher.submit(finish))
             else:
-                reason = _NOT_FINITE if finite[i] else "the latent is not finite"
+                reason = NOT_FINITE if sound[i] else "the latent is not finite"
                 values = {"unet_calls": calls, "guard_report": told, "denoised_by": by}
-                rows.append(_row(case, Status.DEGENERATE, reason, **values))
+                rows.append(row_without(case, Status.DEGENERATE, reason, **values))
         return rows
 
     def _decoded_noise(self, cases: Sequence[Case]) -> list[Row]:
@@ -297,17 +242,17 @@ class _Maker:
         pipeline = self.models.pipeline
         noise = initial_noise([case.seed for case in cases], pipeline.latent_shape)
         images = pipeline.decode_latents(noise.to(pipeline.device))
-        finite = _finite(images)
+        sound = finite(images)
         return [
-            _picture(case, pixels) if finite[i] else _row(case, Status.DEGENERATE, _NOT_FINITE)
-            for i, (case, pixels) in enumerate(zip(cases, _uint8(images), strict=True))
+            picture_row(case, pixels) if sound[i] else row_without(case, Status.DEGENERATE, NOT_FINITE)
+            for i, (case, pixels) in enumerate(zip(cases, rounded(images), strict=True))
         ]
 
     def _drawn(self, cases: Sequence[Case]) -> list[Row]:
         """Return pictures that no model makes: black ones, or Gaussian noise."""
         side, black = self.models.pipeline.resolution, self.identity.source == "black"
         return [
-            _picture(case, np.zeros((side, side, 3), np.uint8) if black else _noise_pixels(case.seed, side))
+            picture_row(case, np.zeros((side, side, 3), np.uint8) if black else noise_pixels(case.seed, side))
             for case in cases
         ]
 
@@ -320,32 +265,15 @@ class _Maker:
         try:
             pixels = to_model_input(self.read_item(case.item or ""), pipeline.resolution)
         except ImageError as error:
-            return _row(case, Status.UNREADABLE, error.what)
+            return row_without(case, Status.UNREADABLE, error.what)
         images = torch.from_numpy(pixels).permute(2, 0, 1)[None]
         if self.identity.source == "vae":
             images = pipeline.decode_latents(pipeline.encode_images(images))
-            if not _finite(images)[0]:
-                return _row(case, Status.DEGENERATE, _NOT_FINITE)
-        return _picture(case, _uint8(images)[0])
+            if not finite(images)[0]:
+                return row_without(case, Status.DEGENERATE, NOT_FINITE)
+        return picture_row(case, rounded(images)[0])
 
 
 def _refused(reports: Sequence[Report]) -> str | None:
     """Return why a guard cannot vouch for the picture, which then is no evidence of anything; None when all can."""
     return next((f"guard {report.guard}: {report.failure}" for report in reports if report.failure is not None), None)
-
-
-def _noise_pixels(seed: int, side: int) -> Pixels:
-    """Return Gaussian noise as a picture (side, side, 3): standard normal values in the model's range, cut at its ends."""
-    noise = torch.randn(1, 3, side, side, generator=torch.Generator().manual_seed(seed))
-    return _uint8(noise.clamp(-1, 1))[0]
-
-
-def _finite(values: torch.Tensor) -> torch.Tensor:
-    """Return which latents or images of a batch are finite in all their values, (B,)."""
-    return torch.isfinite(values).flatten(1).all(1)
-
-
-def _uint8(images: torch.Tensor) -> Pixels:
-    """Return the pixels (B, H, W, 3) of images (B, 3, H, W) in [-1, 1], rounded to the nearest level as diffusers does."""
-    scaled = (images.float() / 2 + 0.5).clamp(0, 1).nan_to_num(0.0)
-    return (scaled.permute(0, 2, 3, 1) * 255).round().to(torch.uint8).cpu().numpy()

@@ -55,7 +55,7 @@ def pictured(
     Raises `SourceUnavailable` when the source of the corpus does not answer.
     """
     unread: dict[int, Unread] = {}
-    ready, clean = [], []
+    ready, read = [], []
     for case in cases:
         try:
             pixels = to_model_input(read_item(case.item or ""), pipeline.resolution)
@@ -66,9 +66,9 @@ def pictured(
             unread[case.image_id] = Unread(status, error.what)
             continue
         ready.append(case)
-        clean.append(pipeline.encode_images(torch.from_numpy(pixels).permute(2, 0, 1)[None])[0].cpu())
+        read.append(torch.from_numpy(pixels).permute(2, 0, 1))
     if not ready:
         return unread, ready, None
-    latents = torch.stack(clean)
+    latents = pipeline.encode_images(torch.stack(read)).cpu()
     noise = initial_noise([case.seed for case in ready], (latents.shape[1], latents.shape[2], latents.shape[3]))
     return unread, ready, Pictured(latents, noise)

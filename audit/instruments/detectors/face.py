@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -34,6 +33,7 @@ from audit.instruments.detectors.base import (
     package_versions,
 )
 from audit.instruments.detectors.face_crops import LEAST_SCORE, MARGIN, Face, FaceFinder
+from audit.instruments.detectors.face_networks import Recogniser
 from audit.instruments.detectors.known_face import draw_face
 from audit.instruments.detectors.method import DetectorMethod
 from audit.instruments.detectors.phrases import mistake
@@ -41,8 +41,9 @@ from audit.instruments.detectors.references import References, read_references
 from audit.instruments.detectors.similarity import Pooling, Vectors, pooling_of, separation
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
-from audit.weights.files import cached_sha256, read_json
+from audit.weights.files import read_json
 from audit.weights.references import ModelRef
+from audit.weights.sharing import path_of
 
 NAME = "face"
 VERSION = "1"
@@ -79,17 +80,17 @@ class _Classes:
 class _Likeness:
     """A recogniser with its reference faces."""
 
-    path: Path
+    recogniser: Recogniser
     sets: tuple[References, ...]
     pooling: Pooling
 
     def known(self) -> tuple[Vectors, ...]:
         """Return the unit vectors of each label's reference faces."""
-        return _embedded(self.path, self.sets)
+        return _embedded(self.recogniser, self.sets)
 
     def read(self, faces: Sequence[Pixels]) -> Vectors:
         """Return the likeness to each name, faces x names."""
-        vectors = face_networks.face_vectors(self.path, faces)
+        vectors = face_networks.face_vectors(self.recogniser, faces)
         return np.stack([self.pooling.scores(vectors @ known.T) for known in self.known()], axis=1)
 
 
@@ -110,7 +111,7 @@ class KnownFace(BaseDetector):
             digest, labels = ref.sha256, classifier.labels_of(ref, read_json(ref.path / "config.json"))
             route = folders.pixel_route(ref)
         else:
-            digest, labels = cached_sha256(self._reader.path), tuple(one.label for one in self._reader.sets)
+            digest, labels = self._reader.recogniser.sha256, tuple(one.label for one in self._reader.sets)
             route = "uint8 RGB > PIL > resize bilinear > minus 127.5 > by 127.5 > float32"
             more = {
                 "references": {one.label: one.digests for one in self._reader.sets},
@@ -181,12 +182,11 @@ def _classes(spec: DetectorSpec, device: str) -> _Classes:
 
 
 def _likeness(spec: DetectorSpec, named: object) -> _Likeness:
-    if not isinstance(named, str) or not Path(named).expanduser().is_file():
+    if not isinstance(named, str) or not path_of(named).is_file():
         raise mistake(spec, "parameters.recogniser", f"there is no recogniser file {str(named)[:200]!r}", _CHOICE)
-    path = Path(named).expanduser()
-    face_networks.recogniser(path)
+    recogniser = Recogniser.at(path_of(named))
     sets = read_references(spec, _EXAMPLE)
-    reader = _Likeness(path, sets, pooling_of(spec, sets))
+    reader = _Likeness(recogniser, sets, pooling_of(spec, sets))
     try:
         reader.known()
     except DetectorError as error:
@@ -195,7 +195,7 @@ def _likeness(spec: DetectorSpec, named: object) -> _Likeness:
 
 
 @once_per_process
-def _embedded(path: Path, sets: tuple[References, ...]) -> tuple[Vectors, ...]:
+def _embedded(recogniser: Recogniser, sets: tuple[References, ...]) -> tuple[Vectors, ...]:
     """Return the unit vectors of each label's references, of the largest face in each.
 
     Raises `DetectorError` for a reference without a face.
@@ -208,7 +208,7 @@ def _embedded(path: Path, sets: tuple[References, ...]) -> tuple[Vectors, ...]:
             if isinstance(faces, DetectorError) or not faces:
                 why = faces.what if isinstance(faces, DetectorError) else "no face is found in it"
                 raise DetectorError(f"the reference {uri} of {one.label!r} cannot be used: {why}")
-            rows.append(face_networks.face_vectors(path, [faces[0].pixels])[0])
+            rows.append(face_networks.face_vectors(recogniser, [faces[0].pixels])[0])
         known.append(np.stack(rows))
     return tuple(known)
 
@@ -218,4 +218,4 @@ def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> Know
     return KnownFace(entry, device)
 
 
-METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:1801.07698")
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:1801.07698", files=("recogniser", "references"))

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from audit.errors import DetectorError
 from audit.instruments.detectors import classifier, folders
 from audit.instruments.detectors.base import Pixels, once_per_process
 from audit.instruments.detectors.similarity import Vectors
+from audit.weights.files import cached_sha256
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -37,9 +39,24 @@ def class_probabilities(ref: ModelRef, device: str, faces: Sequence[Pixels]) -> 
     return result
 
 
-def face_vectors(path: Path, faces: Sequence[Pixels]) -> Vectors:
+@dataclasses.dataclass(frozen=True)
+class Recogniser:
+    """An ONNX file, and the hex SHA-256 of its content, without which a process would keep the network of an older file."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def at(cls, path: Path) -> Recogniser:
+        """Return the recogniser in a file as it is now. Raises `DetectorError` for a file that is none."""
+        found = cls(path, cached_sha256(path))
+        session_of(found)
+        return found
+
+
+def face_vectors(recogniser: Recogniser, faces: Sequence[Pixels]) -> Vectors:
     """Return the unit vectors of faces, (faces, D). Raises `DetectorError` for outputs that are not finite."""
-    session, side = recogniser(path)
+    session, side = session_of(recogniser)
     name = session.get_inputs()[0].name
     resized = [np.asarray(Image.fromarray(face).resize((side, side), Image.Resampling.BILINEAR)) for face in faces]
     scaled = (np.stack(resized).astype(np.float32) - 127.5) / 127.5
@@ -52,13 +69,14 @@ def face_vectors(path: Path, faces: Sequence[Pixels]) -> Vectors:
 
 
 @once_per_process
-def recogniser(path: Path) -> tuple[InferenceSession, int]:
-    """Return the session of an ONNX recogniser and the side of the faces that it reads.
+def session_of(recogniser: Recogniser) -> tuple[InferenceSession, int]:
+    """Return the session of a recogniser and the side of the faces that it reads.
 
     Raises `DetectorError` for a file that is no network from pictures of faces to vectors.
     """
     import onnxruntime
 
+    path = recogniser.path
     try:
         session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         (given,), (made,) = session.get_inputs(), session.get_outputs()

@@ -14,7 +14,10 @@ class DetectorMethod(Method):
 
     `entry` is the spec's `DetectorSpec`, whose `parameters` fit the model `parameters`; `concepts` are the subjects that
     have to be told apart; `device` is a torch device. Nothing is loaded before the first measurement.
+    `files` are the parameters that name files or folders of the machine, beside `model`: one, or one for each label.
     """
+
+    files: tuple[str, ...] = dataclasses.field(default=(), kw_only=True)
 
 
 DETECTORS = Registry("detectors", "detector", DetectorMethod)

@@ -35,6 +35,7 @@ from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
 from audit.weights.files import cached_sha256, read_json
 from audit.weights.references import ModelRef
+from audit.weights.sharing import path_of
 
 NAME = "q16"
 VERSION = "1"
@@ -110,7 +111,7 @@ def _prompts_path(spec: DetectorSpec) -> Path:
     named = spec.parameters.get("prompts")
     if not isinstance(named, str) or not named.strip():
         raise mistake(spec, "parameters.prompts", "Q16 needs its two learned prompt embeddings", _PUBLISHED)
-    return Path(named).expanduser()
+    return path_of(named)
 
 
 def _checked(spec: DetectorSpec, path: Path, ref: ModelRef) -> FloatArray:
@@ -141,4 +142,4 @@ def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> Q16:
     return Q16(entry, device)
 
 
-METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:2202.06675")
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:2202.06675", files=("prompts",))

@@ -15,6 +15,7 @@ from audit.errors import CorpusError, DetectorError
 from audit.instruments.detectors.base import Pixels
 from audit.instruments.detectors.phrases import mistake
 from audit.spec.sections import CorpusLimits, DetectorSpec
+from audit.weights.sharing import copy_of
 
 FEWEST = 3  # different pictures: fewer say more about themselves than about what they have in common
 MOST = 2_000  # pictures of one label, each of which costs a pass of the network once per process
@@ -67,7 +68,8 @@ def read_references(spec: DetectorSpec, example: str) -> tuple[References, ...]:
         if not isinstance(address, str) or not address.strip():
             raise mistake(spec, where, "references must map labels to folders of pictures", example)
         try:
-            references = References(label, address, _files(address))
+            here = str(copy_of(address) or address)
+            references = References(label, here, _files(here))
         except CorpusError as error:
             what = f"the references of {label!r} cannot be read: {error.what}"
             raise mistake(spec, where, what, error.next_step or example) from None

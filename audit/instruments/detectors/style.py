@@ -137,4 +137,4 @@ def build(entry: DetectorSpec, concepts: Sequence[Concept], device: str) -> Styl
     return Style(entry, device)
 
 
-METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:2404.01292")
+METHOD = DetectorMethod(NAME, VERSION, Parameters, build, "arXiv:2404.01292", files=("references",))

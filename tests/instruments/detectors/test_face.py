@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,25 @@ def test_a_picture_shows_the_person_whose_references_are_nearest(recogniser: Pat
     assert x > 200, "the box is that of the face in the whole picture"
     assert nobody.scores is None and nobody.error == "no face is found in it"
     judge.self_test()
+
+
+def test_a_recogniser_that_was_replaced_reads_as_the_new_one_does(
+    recogniser: Path, references: dict[str, str], tmp_path: Path
+) -> None:
+    """In one process, as of a worker that lives long: another file of the same name is another instrument."""
+    path = tmp_path / "recogniser.onnx"
+    shutil.copyfile(recogniser, path)
+    parameters = {"recogniser": str(path), "references": references}
+    before = detector(parameters=parameters)
+    (old,) = before.measure([person("two", 0.98)])
+    uneven = np.kron(np.diag([1.0, 0.1, 0.1]), np.full((SIDE * SIDE, 1), 1 / SIDE**2)).astype(np.float32)
+    write_recogniser(path, uneven, SIDE)
+    after = detector(parameters=parameters)
+    (new,) = after.measure([person("two", 0.98)])
+    elsewhere = {**parameters, "recogniser": str(write_recogniser(tmp_path / "other.onnx", uneven, SIDE))}
+    (expected,) = detector(parameters=elsewhere).measure([person("two", 0.98)])
+    assert new.scores == expected.scores != old.scores
+    assert after.instrument.instrument_id != before.instrument.instrument_id
 
 
 def test_a_score_is_the_cosine_of_the_recogniser_s_vectors(recogniser: Path, references: dict[str, str]) -> None:
