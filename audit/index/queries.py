@@ -16,6 +16,7 @@ from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.failure_modes import read_failure_modes
 from audit.index.folding import fill_intervals, fill_rates
+from audit.index.nearest import read_nearest
 from audit.index.published import open_published, require_run
 from audit.index.records import Row, records
 from audit.index.sql_files import relations
@@ -198,6 +199,7 @@ def _read(
         blocking=_typed(BlockingRow, records(con, mart.format("mart_blocking"), [run_id])),
         filters=_typed(FilterRow, records(con, mart.format("mart_filters") + ", filter", [run_id])),
         failure_modes=read_failure_modes(con, run_id, document, _ERROR),
+        nearest=read_nearest(con, run_id, judge),
     )
 
 
@@ -283,9 +285,16 @@ def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, polic
     con = duckdb.connect()
     quoted = str(path).replace("'", "''")
     con.execute(f"attach '{quoted}' as published (read_only)")
-    for table in relations("schema"):
+    stored = {
+        name
+        for (name,) in con.execute(
+            "select table_name from duckdb_tables() where database_name = 'published'"
+        ).fetchall()
+    }
+    for table, definition in relations("schema").items():
         if table not in ("runs", "outcomes", "intervals", "crr", "retention"):
-            con.execute(f"create view {table} as from published.{table}")
+            # A table that the version which filled the index did not know is empty.
+            con.execute(f"create view {table} as from published.{table}" if table in stored else definition)
     con.execute(
         "create table runs as select * replace (?::double as confidence, ? as first_judge)"
         " from published.runs where run_id = ?",
