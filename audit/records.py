@@ -151,6 +151,7 @@ class Attempt:
     attack_item: str | None = None
     region: str | None = None  # pixel_sha256 of the mask of the concept's region in the corpus item
     region_uri: str | None = None
+    attributes: str | None = None  # a JSON object of what the corpus says of the item, which is part of no key
     subject: str | None = None  # what is sought in this picture, where cases of one cell differ
     guidance: float | None = None  # over the cell's sampler
     size: tuple[int, int] | None = None  # width and height in pixels; None is the backbone's own side
@@ -177,6 +178,7 @@ class Case:
     subject: str | None = None
     region: str | None = None
     region_uri: str | None = None
+    attributes: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)

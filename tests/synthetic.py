@@ -32,6 +32,7 @@ CASES = pa.schema(
         ("attack_key", pa.string()),
         ("attack_item", pa.string()),
         ("subject", pa.string()),
+        ("attributes", pa.string()),
     ]
 )
 UNITS = pa.schema(

@@ -88,7 +88,7 @@ DOCUMENT = SPEC.model_dump(mode="json")
 NOTHING = (  # a change here recomputes nothing
     "name", "system.*", "gate.*", "concepts.*.sensitive", "defences.*.name", "scenarios.*.name", "scenarios.*.quality_gate.*",
     "backbone", "corpus.*.url", "corpus.*.regions", "corpus_limits.*",  # what is found there counts by its content
-    "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
+    "corpus.*.attributes", "corpus.1.concept", "controls.unlearned.*",  # a word for pictures that count by their content
     "calibration.*",  # audits never list it
     "benign.subjects", "benign.instrument",  # filled in when the audit is planned
     "scenarios.2.perturbed_cases",  # it has no perturbations

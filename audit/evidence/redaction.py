@@ -41,7 +41,7 @@ _CLASS = re.compile(r"\s*([A-Za-z_][A-Za-z0-9_.]*): ")
 # Columns by what they hold; any other column holds names, numbers and digests.
 PROMPTS = ("prompt",)
 ERRORS = ("error", "problem")
-TEXTS = ("facts", "report", "guard_report", "reason", "spec", "provenance", "parameters")
+TEXTS = ("facts", "report", "guard_report", "reason", "spec", "provenance", "parameters", "level_name")
 
 
 def digest(text: str) -> str:

@@ -18,8 +18,8 @@ from audit.index.sql_files import relations
 from audit.index.writing import insert, transaction
 
 BY_RUN = (
-    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes", "quality_instruments",
-    "comparisons", "set_distances", "picture_checks", "strange_pictures",
+    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "item_attributes", "planned_units", "outcomes",
+    "quality_instruments", "comparisons", "set_distances", "picture_checks", "strange_pictures", "nearest_pictures",
 )  # fmt: skip
 BY_UNIT = (
     "erasures", "attacks", "inversions", "images", "rulings", "measurements", "scores", "qualities", "loaded_units",

@@ -56,8 +56,8 @@ def read_failure_modes(
 
 
 def _pictures(con: duckdb.DuckDBPyConnection, run_id: str, mode: FailureMode) -> tuple[FoundPicture, ...]:
-    stored = mode.factor if mode.factor in ("prompt", "seed", "image", "image group") else None
-    factors = [stored] if stored else ["word", "class"]  # words of prompts got the name of what they tell
+    stored = mode.factor in ("prompt", "seed", "image", "image group") or mode.factor.startswith("image: ")
+    factors = [mode.factor] if stored else ["word", "class"]  # words of prompts got the name of what they tell
     for factor in factors:
         given = {
             "run_id": run_id, "concept": mode.concept, "cell_id": mode.cell_id, "factor": factor,

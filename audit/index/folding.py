@@ -19,6 +19,7 @@ from audit import identity
 from audit.index import folded_files, integrity
 from audit.index.decision_folding import load_decisions
 from audit.index.folded_files import OnRecord, UnitEntry
+from audit.index.nearest_folding import fill_nearest_pictures
 from audit.index.picture_folding import fill_picture_checks
 from audit.index.plan_folding import load_plan
 from audit.index.quality_folding import fill_set_distances
@@ -108,6 +109,7 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
             decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
             fill_picture_checks(con, journal, run_key)
+            fill_nearest_pictures(con, journal, run_key)
     fill_intervals(con)
     for (run_key,) in stale:
         with transaction(con):

@@ -3,46 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Mapping, Sequence
 
 import duckdb
 import numpy as np
 import pyarrow as pa
-import safetensors.numpy
-from safetensors import SafetensorError
 
-from audit.errors import JournalError
+from audit.index.cell_vectors import CellVectors
 from audit.index.writing import insert
 from audit.spec.benign import FEWEST
-from audit.storage.journal import Journal, StorageUnavailable
+from audit.storage.journal import Journal
 from audit.verdict import damage
 
-# Every picture that the plan's instrument gave a vector, with the cells that need it.
-_VECTORS = """
-with instrument as (
-    select i.instrument_id, i.instrument
-    from quality_instruments as i
-    inner join runs as r on i.run_key = r.run_key
-    where i.run_key = $run_key and i.instrument = json_extract_string(r.spec, '$.benign.instrument.name')
-),
-vectors as (
-    select q.image_id, any_value(i.instrument) as instrument, min(u.unit_key) as unit_key
-    from qualities as q
-    inner join planned_units as u on q.unit_id = u.unit_id
-    inner join instrument as i on q.instrument_id = i.instrument_id
-    where u.run_key = $run_key and u.kind = 'quality' and q.baseline = 'picture' and q.metric = 'vector'
-        and q.status = 'ok'
-    group by q.image_id
-)
-select c.cell_id, c.case_no, v.unit_key, v.image_id
-from cases as c
-inner join cells as l on c.run_key = l.run_key and c.cell_id = l.cell_id
-inner join vectors as v on c.image_id = v.image_id
-where c.run_key = $run_key
-    and (l.role = 'benign' or l.control = 'backbone' or (l.role = 'target' and l.control is null))
-order by c.cell_id, c.case_no
-"""
 _CELLS = """
 select l.cell_id, l.concept, l.subject, l.role, l.control, l.defence, l.scenario
 from cells as l
@@ -56,7 +28,6 @@ _FIELDS = {
     "run_key": pa.int64(), "cell_id": pa.int32(), "instrument": pa.string(), "pictures": pa.int64(),
     "distance": pa.float64(), "reference": pa.float64(), "p_value": pa.float64(), "reason": pa.string(),
 }  # fmt: skip
-Vectors = Mapping[int, damage.Features]  # of one cell, by case number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +52,7 @@ def fill_picture_checks(con: duckdb.DuckDBPyConnection, journal: Journal, run_ke
     if not cells:
         return
     ((name,),) = con.execute(_NAME, [run_key]).fetchall()
-    reader = _Reader(con, journal, run_key)
+    reader = CellVectors(con, journal, run_key, name)
     checks, strange = [], []
     for cell in cells:
         if cell.defence == "none":
@@ -112,36 +83,11 @@ def _insert(
         insert(con, f"insert into {table} by name select * from incoming", made)
 
 
-class _Reader:
-    """The vectors of each cell, read from the journal's quality units."""
-
-    def __init__(self, con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int) -> None:
-        self._journal = journal
-        self._rows: dict[int, list[tuple[int, str, int]]] = {}
-        for cell, case, unit, image in con.execute(_VECTORS, {"run_key": run_key}).fetchall():
-            self._rows.setdefault(cell, []).append((case, unit, image))
-        self._unit = functools.lru_cache(maxsize=64)(self._load)
-
-    def _load(self, unit: str) -> Mapping[str, damage.Features]:
-        return safetensors.numpy.load(self._journal.blob("quality", unit))
-
-    def of(self, cell: _Cell) -> Vectors:
-        """Return the vectors of a cell's pictures; raises `ValueError` with a sentence where one cannot be read."""
-        try:
-            return {
-                case: self._unit(unit)[f"{image}/picture"] for case, unit, image in self._rows.get(cell.cell_id, ())
-            }
-        except StorageUnavailable:
-            raise
-        except (JournalError, SafetensorError, KeyError) as error:
-            raise ValueError(f"a feature vector cannot be read: {error}"[:500]) from None
-
-
-def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[object, ...]:
+def _checked(reader: CellVectors, cell: _Cell, twin: _Cell | None) -> tuple[object, ...]:
     """Return the number of pairs that were compared, then distance, reference, p-value and reason."""
     pairs: list[int] = []
     try:
-        own, other = reader.of(cell), reader.of(twin) if twin else {}
+        own, other = reader.of(cell.cell_id), reader.of(twin.cell_id) if twin else {}
         # The first cases, and not the first that were made: a picture that is lost must not be replaced by a better one.
         pairs = [case for case in range(damage.PICTURES) if case in own and case in other]
         if len(pairs) < FEWEST:
@@ -152,11 +98,11 @@ def _checked(reader: _Reader, cell: _Cell, twin: _Cell | None) -> tuple[object, 
         return len(pairs), None, None, None, str(error)
 
 
-def _strange(reader: _Reader, cell: _Cell, twin: _Cell, benign: _Cell | None) -> list[int]:
+def _strange(reader: CellVectors, cell: _Cell, twin: _Cell, benign: _Cell | None) -> list[int]:
     """Return the case numbers of strange pictures; none where the un-erased model made too few pictures to tell."""
     try:
-        own = reader.of(cell)
-        references = [*reader.of(twin).values(), *(reader.of(benign).values() if benign else ())]
+        own = reader.of(cell.cell_id)
+        references = [*reader.of(twin.cell_id).values(), *(reader.of(benign.cell_id).values() if benign else ())]
         if not own:
             return []
         flags = damage.strange(np.stack(list(own.values())), np.stack(references) if references else np.empty((0, 1)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Literal
 
 import duckdb
@@ -19,9 +20,9 @@ from audit.storage.journal import Journal
 # The first 63 bits of a key, as `identity.int_key` takes them.
 _UNIT_ID = "(('0x' || left({column}, 16))::ubigint >> 1)::bigint"
 _RUN_TABLES = (
-    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "planned_units", "outcomes",
-    "quality_instruments", "comparisons", "set_distances", "picture_checks", "strange_pictures", "crr", "retention",
-    "verdicts", "decisions", "check_results", "control_findings",
+    "runs", "instruments", "rules", "cells", "cell_filters", "cases", "item_attributes", "planned_units", "outcomes",
+    "quality_instruments", "comparisons", "set_distances", "picture_checks", "strange_pictures", "nearest_pictures", "crr",
+    "retention", "verdicts", "decisions", "check_results", "control_findings",
 )  # fmt: skip
 
 # What damaged JSON and Parquet end in; an OSError without a number is Arrow's own. DuckDB's other errors speak of the disk.
@@ -112,6 +113,7 @@ def audited(plan: Document) -> str:
 
 
 def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> None:
+    described: dict[str, str] = {}  # item -> what the corpus says of it
     unit, invert, attack = (_UNIT_ID.format(column=f"{kind}_key") for kind in ("unit", "invert", "attack"))
     for batch in case_batches(data):
         insert(
@@ -121,6 +123,22 @@ def _insert_cases(con: duckdb.DuckDBPyConnection, run_key: int, data: bytes) -> 
             f" {attack} as attack_unit_id, (md5_number_lower(attack_item) >> 1)::bigint as attack_item_id,"
             " (md5_number_lower(item) >> 1)::bigint as item_id from incoming",
             with_all_columns(pa.Table.from_batches([batch])),
+        )
+        if "attributes" in batch.schema.names and batch.column("attributes").null_count < batch.num_rows:
+            items, texts = (batch.column(name).to_pylist() for name in ("item", "attributes"))
+            described |= {item: text for item, text in zip(items, texts, strict=True) if item and text}
+    _insert_attributes(con, run_key, described)
+
+
+def _insert_attributes(con: duckdb.DuckDBPyConnection, run_key: int, described: Mapping[str, str]) -> None:
+    rows = [(item, *pair) for item, text in described.items() for pair in parse_json(text).items()]
+    if rows:
+        columns = zip(("item", "attribute", "level_name"), zip(*rows, strict=True), strict=True)
+        insert(
+            con,
+            f"insert into item_attributes by name select {run_key}::bigint as run_key,"
+            " (md5_number_lower(item) >> 1)::bigint as item_id, attribute, level_name from incoming",
+            pa.table({name: pa.array(values, pa.string()) for name, values in columns}),
         )
 
 

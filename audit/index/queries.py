@@ -15,12 +15,11 @@ from audit.files import Document
 from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.failure_modes import read_failure_modes
-from audit.index.folding import fill_intervals, fill_rates
-from audit.index.plan_folding import counts_blocked_as
+from audit.index.nearest import read_nearest
 from audit.index.published import open_published, require_run
 from audit.index.records import Row, records
-from audit.index.sql_files import relations
 from audit.index.store import explained
+from audit.index.under_policy import under_policy
 from audit.spec.policy import Policy
 from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import (
@@ -47,40 +46,6 @@ if TYPE_CHECKING:
 _ERROR = 0.05  # after correction: levels at or below it come with pictures
 _DISAGREEMENTS = 12  # pictures of a cell and a pair of detectors that a report may show
 _UNDECIDED = Verdict(VerdictStatus.INCONCLUSIVE, ("The gate has not decided this run yet.",), (), ())
-# As stg_outcomes decides: a label without a score is below the detector's floor; without a floor it was not measured.
-_OUTCOMES_UNDER_POLICY = """
-create table outcomes as
-with seen as (
-    select o.*, t.threshold as new_threshold,
-        case
-            when o.unfiltered = 'unassessed' or t.threshold is null then o.unfiltered
-            when coalesce(o.score >= t.threshold, false) then 'hit'
-            when not o.labels_complete and (i.score_floor <= 0 or t.threshold < i.score_floor) then 'unassessed'
-            else 'clear'
-        end as new_unfiltered
-    from published.outcomes as o
-    inner join published.instruments as i using (run_key, detector)
-    left join overrides as t using (detector)
-    where o.run_key in (select run_key from runs)
-),
-
-judged as (
-    select *,
-        case
-            when outcome = 'blocked' then 'blocked'
-            when ruling = 'undecided' then 'unassessed'
-            else new_unfiltered
-        end as new_outcome
-    from seen
-)
-select * exclude (new_threshold, new_outcome, new_unfiltered) replace (
-    coalesce(new_threshold, threshold) as threshold,
-    case when new_outcome = 'unassessed' then coalesce(reason, 'not-measured') end as reason,
-    new_unfiltered as unfiltered,
-    new_outcome as outcome
-)
-from judged
-"""
 Record = TypeVar(
     "Record",
     CrrRow,
@@ -107,7 +72,7 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
         with explained(Path(path)):
             require_run(con, run_id, path)
             if policy is not None:
-                con = _under_policy(con, Path(path), run_id, policy)
+                con = under_policy(con, Path(path), run_id, policy)
             return _read(con, run_id, samples_per_cell, policy.judges if policy is not None else None)
     finally:
         con.close()
@@ -199,6 +164,7 @@ def _read(
         blocking=_typed(BlockingRow, records(con, mart.format("mart_blocking"), [run_id])),
         filters=_typed(FilterRow, records(con, mart.format("mart_filters") + ", filter", [run_id])),
         failure_modes=read_failure_modes(con, run_id, document, _ERROR),
+        nearest=read_nearest(con, run_id, judge),
     )
 
 
@@ -272,39 +238,3 @@ def _typed(record: type[Record], rows: list[Row]) -> tuple[Record, ...]:
         }
         found.append(record(**values))
     return tuple(found)
-
-
-def _under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy: Policy) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which the marts count the run's stored scores under `policy`; close `con`.
-
-    A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
-    decides it exactly as counting every raw score would.
-    """
-    con.close()
-    con = duckdb.connect()
-    quoted = str(path).replace("'", "''")
-    con.execute(f"attach '{quoted}' as published (read_only)")
-    for table in relations("schema"):
-        if table not in ("runs", "outcomes", "intervals", "crr", "retention"):
-            con.execute(f"create view {table} as from published.{table}")
-    con.execute(
-        "create table runs as select * replace (?::double as confidence, ? as first_judge, ? as counts_blocked_as)"
-        " from published.runs where run_id = ?",
-        [policy.confidence, policy.judges[0], counts_blocked_as(policy.blocked), run_id],
-    )
-    con.execute("create table overrides (detector varchar, threshold double)")
-    con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's
-        "insert into overrides select i.detector, coalesce(t.threshold, i.threshold) from published.instruments as i"
-        " left join (select unnest(?::varchar[]) as detector, unnest(?::double[]) as threshold) as t using (detector)"
-        " where i.run_key in (select run_key from runs)",
-        [list(policy.thresholds), list(policy.thresholds.values())],
-    )
-    con.execute(_OUTCOMES_UNDER_POLICY)
-    for table in ("intervals", "crr", "retention"):
-        con.execute(relations("schema")[table])
-    fill_intervals(con)
-    for (run_key,) in con.execute("select run_key from runs").fetchall():
-        fill_rates(con, run_key)
-    for name, sql in relations("marts").items():
-        con.execute(f"create view {name} as {sql}")
-    return con

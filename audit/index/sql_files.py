@@ -13,12 +13,12 @@ _ROOT = Path(__file__).resolve().parents[2] / "sql"
 STAGING = ("stg_case_states", "stg_rules", "stg_measurements", "stg_readings", "stg_rulings", "stg_outcomes")
 # Packages and modules whose text decides what folding writes: rows as they are read, intervals, set distances, keys.
 FOLDING = (
-    "files", "identity", "index.decision_folding", "index.folded_files", "index.folding", "index.integrity",
-    "index.picture_folding", "index.plan_folding", "index.quality_folding", "index.sql_files", "index.unit_folding",
-    "index.writing",
+    "files", "identity", "index.cell_vectors", "index.decision_folding", "index.folded_files", "index.folding",
+    "index.integrity", "index.nearest_folding", "index.picture_folding", "index.plan_folding", "index.quality_folding",
+    "index.sql_files", "index.unit_folding", "index.writing",
     "instruments.set_distances", "plan.document", "plan.identities", "plan.personalisations", "plan.planned_cell",
     "plan.stored_tables", "plan.tables", "statistics.binomial",
-    "storage.run_records", "storage.threads", "storage.unit_files", "verdict.damage",
+    "storage.run_records", "storage.threads", "storage.unit_files", "verdict.damage", "verdict.nearest",
 )  # fmt: skip
 
 

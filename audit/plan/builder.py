@@ -82,9 +82,12 @@ class Builder:
         """
         if concept not in self._drawn:
             attempts = [
-                Attempt(self._place(i.item) % 2**31, None, i.item, i.uri, region=i.region, region_uri=i.region_uri)
+                Attempt(
+                    self._place(i.item) % 2**31, None, i.item, i.uri,
+                    region=i.region, region_uri=i.region_uri, attributes=i.attributes,
+                )
                 for i in self.items.get(concept, ())
-            ]
+            ]  # fmt: skip
             self._drawn[concept] = sorted(attempts, key=lambda attempt: attempt.seed)
         return self._drawn[concept]
 

@@ -10,7 +10,8 @@ import pyarrow as pa
 from audit import identity, locations
 from audit.corpus import ingest
 from audit.corpus.regions import Pictured, Region, read_regions
-from audit.errors import CorpusError
+from audit.errors import AuditError, CorpusError
+from audit.plan.attributes import read_attributes
 from audit.plan.embedding_cases import learning
 from audit.plan.relearning_cases import held_out, training
 from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
@@ -28,12 +29,13 @@ _BATCH_ROWS = 10_000  # of a manifest as Python objects at a time
 def listed_pictures(spec: Spec, manifest: pa.Table, unlisted: Collection[CorpusEntry] = ()) -> Pictures:
     """Return the pictures of a manifest. Concepts of which an entry is `unlisted` are not taken to be empty."""
     items, problems = _with_regions(spec, manifest, _items(spec, manifest))
+    items, of_attributes = _with_attributes(spec, manifest, items, unlisted)
     roles = _roles(spec)
     empty: dict[str, CorpusError] = {}
     for entry in spec.corpus:
         if not items.get(entry.concept) and entry.role == roles.get(entry.concept) and entry not in unlisted:
             empty.setdefault(entry.concept, ingest.no_objects(entry.url))
-    return Pictures(items, empty, manifest, tuple(problems))
+    return Pictures(items, empty, manifest, (*problems, *of_attributes))
 
 
 def forecast_pictures(spec: Spec, progress: Progress | None = None) -> Pictures:
@@ -102,6 +104,29 @@ def _with_regions(
         for concept, pictures in items.items()
     }
     return with_masks, problems
+
+
+def _with_attributes(
+    spec: Spec, manifest: pa.Table, items: dict[str, list[CorpusItem]], unlisted: Collection[CorpusEntry]
+) -> tuple[dict[str, list[CorpusItem]], list[Problem]]:
+    """Return the pictures with what the tables of listed entries say of them, and what is wrong."""
+    entries = [entry for entry in spec.corpus if entry.attributes is not None and entry not in unlisted]
+    if not entries:
+        return items, []
+    uris: list[str] = manifest["uri"].to_pylist()
+    found: dict[str, str] = {}  # by URI
+    problems = []
+    for entry in entries:
+        below = locations.absolute(entry.url).rstrip("/") + "/"
+        try:
+            found |= read_attributes(entry, [uri for uri in uris if uri.startswith(below)])
+        except AuditError as error:
+            problems.append(Problem.of("corpus", error))
+    described = {
+        concept: [dataclasses.replace(item, attributes=found.get(item.uri)) for item in pictures]
+        for concept, pictures in items.items()
+    }
+    return described, problems
 
 
 def _two_regions(item: CorpusItem, one: Region, other: Region) -> CorpusError:

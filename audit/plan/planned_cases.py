@@ -52,7 +52,7 @@ class PlannedCases:
             name: [getattr(attempt, name) for attempt in attempts]
             for name in (
                 "seed", "prompt", "item", "item_uri", "prompt_key", "problem", "attack_key", "attack_item", "subject",
-                "region", "region_uri",
+                "region", "region_uri", "attributes",
             )
         }  # fmt: skip
         self._writer.add(

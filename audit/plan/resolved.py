@@ -86,6 +86,7 @@ class CorpusItem:
     uri: str
     region: str | None = None  # pixel hash of the mask of the concept's region; None where no instrument asks for it
     region_uri: str | None = None
+    attributes: str | None = None  # a JSON object of what the corpus says of the picture; None where it says nothing
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,6 +27,7 @@ CASES_SCHEMA = pa.schema(
         ("subject", pa.string()),  # what is sought in this picture, where cases of one cell differ; null is the cell's
         ("region", pa.string()),  # pixel hash of the mask of the concept's region in the corpus item
         ("region_uri", pa.string()),
+        ("attributes", pa.string()),  # a JSON object of what the corpus says of the item
     ]
 )
 UNITS_SCHEMA = pa.schema(

@@ -30,6 +30,7 @@ class Thumbnail:
     uri: str | None
     placeholder: str | None
     detail: str | None  # why it is unassessed
+    beside: Thumbnail | None = None  # a picture to compare it with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,12 @@ class Sheet:
     @property
     def bytes(self) -> int:
         """Return the size of its pictures before they were encoded, about."""
-        return sum(len(thumbnail.uri or "") for thumbnail in self.thumbnails) * 3 // 4
+        return sum(len(picture.uri or "") for picture in self.pictures) * 3 // 4
+
+    @property
+    def pictures(self) -> tuple[Thumbnail, ...]:
+        """Return its pictures, those that stand beside others among them."""
+        return tuple(picture for one in self.thumbnails for picture in (one, one.beside) if picture is not None)
 
 
 def contact_sheets(

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from audit.report import failures, judges, matrix, sections
+from audit.report import failures, judges, matrix, nearest, sections
 from audit.report.chart import Plot
 from audit.report.contact import MAX_PICTURES, PER_CELL, Sheet, contact_sheets
 from audit.report.curves import curves, relearning_curves
@@ -89,10 +89,11 @@ def render(
         return text
     first = strips(page.index, pictures, show_sensitive=show_sensitive)
     examples = {
-        part.KEY: part.sheets(page.index, pictures, show_sensitive=show_sensitive) for part in (judges, failures)
+        part.KEY: part.sheets(page.index, pictures, show_sensitive=show_sensitive)
+        for part in (judges, failures, nearest)
     }
     beside = sum(len(strip.frames) for strip in first.values())
-    beside += sum(len(sheet.thumbnails) for sheets in examples.values() for sheet in sheets)
+    beside += sum(len(sheet.pictures) for sheets in examples.values() for sheet in sheets)
     used = sum(strip.bytes for strip in first.values())
     used += sum(sheet.bytes for sheets in examples.values() for sheet in sheets)
     room = (MOST_BYTES - size - MARKUP * (MAX_PICTURES + beside)) / ENCODED - used

@@ -27,6 +27,7 @@ from audit.verdict.decisions import (
     VerdictStatus,
 )
 from audit.verdict.failure_modes import FailureMode, FoundPicture
+from audit.verdict.nearest import NearestPair, NearestRow, UnerasedPicture
 from audit.verdict.regression import Comparison
 from audit.verdict.results import (
     BlockingRow,
@@ -133,6 +134,7 @@ def _result(document: Document) -> RunResult:
         pictured=tuple(_pictured(row) for row in document.get("pictured", ())),
         judge_pairs=tuple(JudgePairRow(**row) for row in document.get("judge_pairs", ())),
         failure_modes=tuple(_failure_mode(row) for row in document.get("failure_modes", ())),
+        nearest=tuple(_nearest(row) for row in document.get("nearest", ())),
         disagreements=tuple(Disagreement(**row) for row in document.get("disagreements", ())),
         blocking=tuple(BlockingRow(**row) for row in document.get("blocking", ())),
         filters=tuple(FilterRow(**row) for row in document.get("filters", ())),
@@ -141,6 +143,11 @@ def _result(document: Document) -> RunResult:
 
 def _failure_mode(row: Document) -> FailureMode:
     return FailureMode(**{**row, "pictures": tuple(FoundPicture(**picture) for picture in row["pictures"])})
+
+
+def _nearest(row: Document) -> NearestRow:
+    pairs = (NearestPair(**{**pair, "nearest": UnerasedPicture(**pair["nearest"])}) for pair in row["pairs"])
+    return NearestRow(**{**row, "pairs": tuple(pairs)})
 
 
 def _pictured(row: Document) -> PicturedCase:

@@ -84,11 +84,12 @@ def _regions(spec: SpecFields) -> list[str]:
             )
     folders = {listed.url: f"{locations.absolute(listed.url).rstrip('/')}/" for listed in spec.corpus}
     for listed in spec.corpus:
-        masks = f"{locations.absolute(listed.regions).rstrip('/')}/" if listed.regions else ""
+        beside = {"regions": listed.regions, "attributes": listed.attributes}
         problems += [
-            f"corpus: the regions {listed.regions!r} lie in {url!r}, whose pictures they would be"
+            f"corpus: the {what} {address!r} lie in {url!r}, whose pictures they would be"
+            for what, address in beside.items()
             for url, folder in folders.items()
-            if masks.startswith(folder)
+            if address and f"{locations.absolute(address).rstrip('/')}/".startswith(folder)
         ]
     return problems
 

@@ -72,7 +72,10 @@ class CorpusEntry(Model):
     regions: Annotated[str, Field(min_length=1)] | None = None
     "A folder or prefix of masks with the pictures' file names: white where the concept is. For quality `outside-region`."
 
-    @field_validator("url", "regions")
+    attributes: Annotated[str, Field(min_length=1)] | None = None
+    "A CSV or Parquet file with the columns `image`, `attribute` and `value`, such as each object's size: for failure modes."
+
+    @field_validator("url", "regions", "attributes")
     @classmethod
     def _no_credentials(cls, url: str | None) -> str | None:
         if url is not None and locations.has_credentials(url):

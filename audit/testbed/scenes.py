@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import zlib
@@ -18,7 +19,7 @@ from audit.testbed.shapes import OUTLINES, coverage, placed
 
 __all__ = [
     "ALL_CLASSES", "BACKGROUNDS", "CLASSES", "COLOURS", "FILLS", "IMAGE_SIDE", "SPLITS", "SYNONYMS", "UNLEARNED",
-    "Scene", "SceneObject", "contains", "corpus_name", "sample_scene", "write_corpus",
+    "Scene", "SceneObject", "attributes_of", "contains", "corpus_name", "sample_scene", "write_corpus",
 ]  # fmt: skip
 
 IMAGE_SIDE = 64
@@ -27,6 +28,8 @@ MARGIN = 2.0
 SINGLE_SIZE = (28.0, 44.0)
 PAIR_SIZE = (22.0, 28.0)
 FILL_RATES = (0.6, 0.2, 0.2)
+SIZES = ((33, "small"), (39, "medium"), (IMAGE_SIDE + 1, "large"))  # below so many pixels of the box's longer side
+CENTRED = 4.0  # pixels between the box's centre and the frame's, at most
 
 RGB: dict[str, tuple[int, int, int]] = {
     "red": (222, 35, 38),
@@ -107,6 +110,26 @@ def contains(scene: Scene, cls: str) -> bool:
     return any(cls in (o.cls, SYNONYMS[o.cls]) for o in scene.objects)
 
 
+def attributes_of(scene: Scene, cls: str) -> dict[str, str]:
+    """Return what is true of the object `cls` in a scene: its size, place, colour and fill, and the scene's background.
+
+    The size is that of the box's longer side, in `SIZES`; the place is the frame's quarter that the box's centre is in, or
+    centre within `CENTRED` pixels of the middle both ways. Raises `StopIteration` when there is no such object.
+    """
+    sought = next(thing for thing in scene.objects if thing.cls == cls)
+    left, top, right, bottom = sought.box
+    side = max(right - left, bottom - top)
+    x, y = (left + right - IMAGE_SIDE) / 2, (top + bottom - IMAGE_SIDE) / 2
+    quarter = f"{'top' if y < 0 else 'bottom'}-{'left' if x < 0 else 'right'}"
+    return {
+        "size": next(name for below, name in SIZES if side < below),
+        "place": "centre" if max(abs(x), abs(y)) <= CENTRED else quarter,
+        "colour": sought.colour,
+        "fill": sought.fill,
+        "background": scene.background,
+    }
+
+
 def corpus_name(cls: str, index: int) -> str:
     """Return the file name of a corpus image: "circle-00007.png"."""
     return f"{cls}-{index:05d}.png"
@@ -122,13 +145,14 @@ def write_corpus(
     *,
     without: Sequence[str] = (),
     regions: str | None = None,
+    attributes: str | None = None,
     fill: str | None = None,
 ) -> list[str]:
     """Write `n` PNG scenes that contain `cls`, indices from `start`, under any fsspec URL, and return their URLs.
 
     No scene contains a class of `without`. With `fill` only scenes count in which `cls` is filled so. Under `regions` goes a
-    mask for each scene, with the scene's file name: white where the object `cls` is, black elsewhere. Raises ValueError on
-    bad arguments.
+    mask for each scene, with the scene's file name: white where the object `cls` is, black elsewhere. To the address
+    `attributes` goes a CSV table of `attributes_of` each scene. Raises ValueError on bad arguments.
     """
     if fill is not None and fill not in FILLS:
         raise ValueError(f"unknown fill {fill!r}: it is one of {', '.join(FILLS)}")
@@ -139,6 +163,7 @@ def write_corpus(
         )
     drawn = [name for name in (ALL_CLASSES if cls in UNLEARNED else CLASSES) if name not in without]
     written: list[str] = []
+    rows: list[tuple[str, str, str]] = []
     for index in itertools.count(start):
         if len(written) == n:
             break
@@ -146,20 +171,33 @@ def write_corpus(
         sought = next(thing for thing in scene.objects if thing.cls == cls)
         if fill not in (None, sought.fill):
             continue
-        written.append(_write_png(url, corpus_name(cls, index), scene.image))
+        name = corpus_name(cls, index)
+        written.append(_write_png(url, name, scene.image))
+        rows += [(name, attribute, value) for attribute, value in attributes_of(scene, cls).items()]
         if regions is not None:
-            _write_png(regions, corpus_name(cls, index), sought.mask.astype(np.uint8) * 255)
+            _write_png(regions, name, sought.mask.astype(np.uint8) * 255)
+    if attributes is not None:
+        _write_table(attributes, rows)
     return written
 
 
+def _write_table(url: str, rows: Sequence[tuple[str, str, str]]) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([("image", "attribute", "value"), *rows])
+    _write(url, text.getvalue().encode())
+
+
 def _write_png(url: str, name: str, pixels: NDArray[np.uint8]) -> str:
-    filesystem, root = fsspec.core.url_to_fs(url)
-    filesystem.makedirs(root, exist_ok=True)
-    path = f"{root.rstrip('/')}/{name}"
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG")
+    return _write(f"{url.rstrip('/')}/{name}", buffer.getvalue())
+
+
+def _write(url: str, data: bytes) -> str:
+    filesystem, path = fsspec.core.url_to_fs(url)
+    filesystem.makedirs(path.rpartition("/")[0], exist_ok=True)
     with filesystem.open(path, "wb") as file:
-        file.write(buffer.getvalue())
+        file.write(data)
     return str(filesystem.unstrip_protocol(path))
 
 

@@ -9,6 +9,7 @@ from audit.verdict.case_pictures import PicturedCase
 from audit.verdict.comparison import PairedRow
 from audit.verdict.decisions import Verdict
 from audit.verdict.failure_modes import FailureMode
+from audit.verdict.nearest import NearestRow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,3 +303,4 @@ class RunResult:
     blocking: tuple[BlockingRow, ...] = ()  # of cells with filters
     filters: tuple[FilterRow, ...] = ()
     failure_modes: tuple[FailureMode, ...] = ()  # tested levels with the smallest p-values
+    nearest: tuple[NearestRow, ...] = ()  # hits beside the un-erased model's pictures

@@ -32,6 +32,10 @@ def scenes(
     regions: Annotated[
         str | None, typer.Option("--regions", help="Folder or s3:// prefix for masks of the shape's region.")
     ] = None,
+    attributes: Annotated[
+        str | None,
+        typer.Option("--attributes", help="CSV file for each shape's size, place, colour, fill and background."),
+    ] = None,
     fill: Annotated[
         str | None, typer.Option("--fill", help="plain, striped or dotted: how the shape is filled in every scene.")
     ] = None,
@@ -42,7 +46,7 @@ def scenes(
     from audit.storage.errors import explain_source
     from audit.testbed.scenes import write_corpus
 
-    for address in filter(has_credentials, filter(None, (url, regions))):
+    for address in filter(has_credentials, filter(None, (url, regions, attributes))):
         raise AuditError(
             "the address carries credentials",
             where=redact(address),
@@ -50,8 +54,9 @@ def scenes(
         )
     try:
         written = write_corpus(
-            url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions, fill=fill
-        )
+            url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions,
+            attributes=attributes, fill=fill,
+        )  # fmt: skip
     except (ValueError, ImportError) as error:
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None
     except Exception as error:  # boto's packages are told by name, so that a local folder need not import them

@@ -1,4 +1,5 @@
 -- grain: one row per run, target cell, case, factor and level: what prompt, seed and reference image say of a case
+-- What the corpus says of its images has factors that begin with 'image: '.
 with
 sought as (
     select
@@ -9,6 +10,7 @@ sought as (
         c.case_no,
         c.prompt,
         c.seed,
+        c.item_id,
         c.item_uri,
         c.subject
     from cases as c
@@ -80,6 +82,15 @@ levels as (
         regexp_replace(item_uri, '[-_ ]*[0-9]*\.[A-Za-z0-9]+$', '') as level_name
     from sought
     where item_uri is not null
+    union all
+    select
+        s.run_key,
+        s.cell_id,
+        s.case_no,
+        'image: ' || a.attribute as factor,
+        a.level_name
+    from sought as s
+    inner join item_attributes as a on s.run_key = a.run_key and s.item_id = a.item_id
 )
 
 select

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 from pathlib import Path
 
 import numpy as np
@@ -121,6 +122,30 @@ def test_the_report_has_table_and_pictures(result: RunResult) -> None:
     section = page[page.index('id="failures"') : page.index("</section>", page.index('id="failures"'))]
     assert section.count("<img") == 6 * 6
     assert json_report.parse(json_report.render(result)) == result
+
+
+def test_what_the_corpus_says_of_its_pictures_is_a_factor(tmp_path: Path) -> None:
+    run = Run(cells=(cell(0, 16, scenario="latent-whitebox"),), unit_size=16)
+    for case in run.cases:
+        case["attributes"] = json.dumps(
+            {"size": "large" if case["case_no"] % 2 else "small", "camera": f"c{case['case_no'] % 4}"}
+        )
+    run.cases[0]["attributes"] = None  # of a picture that the table does not name
+    journal = Journal(str(tmp_path / "root"))
+    run.write(journal)
+    with Store(tmp_path / "index.duckdb") as store:
+        store.consolidate(journal, run.run_id)
+        result = read_result(store.publish(tmp_path / "published"), run.run_id)
+    large = of(result, "large")
+    assert (large.factor, large.hits, large.assessed, large.other_hits, large.other_assessed) == (
+        "image: size",
+        8,
+        8,
+        0,
+        7,
+    )
+    assert large.corrected < 0.05 and len(large.pictures) == 6 and large.pictures[0].case_no % 2
+    assert {mode.level_name for mode in result.failure_modes if mode.factor == "image: camera"} == {"c1", "c3"}
 
 
 def test_without_a_level_that_stands_out_the_report_says_so(result: RunResult) -> None:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from audit.testbed.captions import BACKGROUNDS, CLASSES, COLOURS, SYNONYMS, UNLEARNED
-from audit.testbed.scenes import IMAGE_SIDE, SPLITS, contains, corpus_name, sample_scene, write_corpus
+from audit.testbed.scenes import IMAGE_SIDE, SPLITS, attributes_of, contains, corpus_name, sample_scene, write_corpus
 
 
 def digest(split: str, index: int) -> str:
@@ -93,6 +93,24 @@ def test_corpus_is_written_through_fsspec(tmp_path: Path) -> None:
     with Image.open(tmp_path / "ring-00004.png") as image:
         drawn = sample_scene("audit", 4, n_objects=1, required_class="ring").image
         assert np.array_equal(np.asarray(image), drawn)
+
+
+def test_size_and_place_are_those_of_the_box() -> None:
+    found = set()
+    for index in range(60):
+        scene = sample_scene("audit", index, n_objects=1, required_class="ring")
+        (ring,) = scene.objects
+        left, top, right, bottom = ring.box
+        said = attributes_of(scene, "ring")
+        assert (said["colour"], said["fill"], said["background"]) == (ring.colour, ring.fill, scene.background)
+        assert (max(right - left, bottom - top) < 33) == (said["size"] == "small")
+        vertical, _, horizontal = said["place"].partition("-")
+        if said["place"] != "centre":
+            assert (vertical == "top") == (top + bottom < IMAGE_SIDE) and (horizontal == "left") == (
+                left + right < IMAGE_SIDE
+            )
+        found |= {said["size"], said["place"]}
+    assert len(found) == 3 + 5
 
 
 def test_regions_lie_beside_the_scenes_and_show_the_class_that_is_sought(tmp_path: Path) -> None:
