@@ -31,8 +31,8 @@ def section(index: Index) -> Section | None:
     )
     sentences = [
         "Each hit stands beside the nearest of all pictures that the un-erased model made of the same concept, by Euclidean "
-        f"distance in the features of the instrument {instruments}: {count(compared)} hits, of which {count(copies)} are near-copies and "
-        f"{count(distinct)} distinct.",
+        f"distance in the features of the instrument {instruments}: {count(compared)} hits, of which {count(copies)} are "
+        f"near-copies and {count(distinct)} distinct.",
         f"A near-copy is nearer than {percent(1 - COPY, 0)} of the un-erased model's pictures are to their nearest one of "
         "another seed: the defended model draws what the un-erased one draws, so the concept is suppressed and not removed. "
         f"A distinct picture is farther than {percent(DISTINCT, 0)} of them: the concept comes back in a picture of its own, "
