@@ -62,7 +62,7 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
         return _from_folder(ref, "local", folder, None)
     if folder.is_file():
         raise CheckpointError(
-            "a model is a folder in the diffusers or transformers layout, and this is a file, which does not tell the "
+            "a model must be a folder in the diffusers or transformers layout, and this is a file, which does not tell the "
             "settings of its networks",
             where=ref,
             next_step=f"pass the folder that holds model_index.json or config.json; for a pipeline in one file, write {FORM}, "

@@ -88,6 +88,7 @@ def test_a_flux_backbone_takes_no_guard_of_the_null_prompt(tmp_path: Path) -> No
         plan_run(spec, tmp_path / "root")
 
 
+@pytest.mark.slow
 def test_irece_runs_on_flux(tmp_path: Path) -> None:
     spec = tiny_spec(
         tmp_path,
