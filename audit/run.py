@@ -275,5 +275,5 @@ def draft_plan(spec: Spec, now: dt.datetime, progress: Callable[[int], None] | N
     except CorpusError as error:
         missing.append(Problem.of("corpus", error))
     here = resolved.backbone if isinstance(resolved.backbone, ModelRef) else None
-    shape = forecast.shape_of(here.path) if here else forecast.sd1_shape()
+    shape = forecast.shape_of(here) if here else forecast.sd1_shape()
     return Forecast(draft, shape, tuple(missing), here)

@@ -84,8 +84,11 @@ def write_sdxl(folder: Path) -> Path:
     return folder
 
 
-def write_sd3(folder: Path, *, t5: bool = True, tokenizer: CLIPTokenizer | None = None) -> Path:
-    """A pipeline shaped like Stable Diffusion 3.5 medium, with or without T5."""
+def write_sd3(folder: Path, *, t5: bool = True, tokenizer: CLIPTokenizer | None = None, projected: bool = True) -> Path:
+    """A pipeline shaped like Stable Diffusion 3.5 medium, with or without T5.
+
+    The published one's first text encoder has the identity for its projection: `projected=False`.
+    """
     tokenizer = tokenizer or write_tokenizer(folder / "build-tokenizer")
     with _seeded():
         pipe = StableDiffusion3Pipeline(
@@ -99,20 +102,22 @@ def write_sd3(folder: Path, *, t5: bool = True, tokenizer: CLIPTokenizer | None 
                 attention_head_dim=8,
                 joint_attention_dim=64,
                 caption_projection_dim=16,
-                pooled_projection_dim=24,
+                pooled_projection_dim=24 if projected else 28,
                 pos_embed_max_size=8,
                 dual_attention_layers=(0,),
                 qk_norm="rms_norm",
             ),
             scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
             vae=_vae(latent_channels=16, shift_factor=0.0609, scaling_factor=1.5305, **UNQUANTISED),
-            text_encoder=CLIPTextModelWithProjection(_clip(tokenizer, 16)),
+            text_encoder=CLIPTextModelWithProjection(_clip(tokenizer, 16, projection_dim=12 if projected else 16)),
             tokenizer=tokenizer,
             text_encoder_2=CLIPTextModelWithProjection(_clip(tokenizer, 32, hidden_act="gelu")),
             tokenizer_2=tokenizer,
             text_encoder_3=_t5(64) if t5 else None,
             tokenizer_3=_t5_tokenizer() if t5 else None,
         )
+        if not projected:
+            torch.nn.init.eye_(pipe.text_encoder.text_projection.weight)
     pipe.save_pretrained(folder)
     return folder
 
@@ -191,19 +196,19 @@ def _vae(**more: object) -> AutoencoderKL:
 
 
 def _clip(tokenizer: CLIPTokenizer, width: int, **more: object) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=width,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=int(tokenizer.model_max_length),
-        projection_dim=12,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.eos_token_id,
-        **more,
-    )
+    settings: dict[str, object] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": width,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "max_position_embeddings": int(tokenizer.model_max_length),
+        "projection_dim": 12,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.eos_token_id,
+    }
+    return CLIPTextConfig(**{**settings, **more})
 
 
 def _t5(width: int) -> T5EncoderModel:

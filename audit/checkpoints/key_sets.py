@@ -1,4 +1,4 @@
-"""Name sets of UNet tensors: those that erasers train, the groups of a footprint, and LDM's names for them.
+"""Name sets of UNet tensors: those that erasers train, and the groups of a footprint.
 
 The sets are rules on diffusers names, so that they hold for Stable Diffusion 1.x and for the testbed alike. Their sizes
 and digests for Stable Diffusion 1.4 are asserted by the tests.
@@ -10,7 +10,9 @@ import hashlib
 import re
 from collections.abc import Callable, Collection, Iterable
 
-LDM_PREFIX = "model.diffusion_model."
+from audit.weights.single_file import DENOISER
+
+LDM_PREFIX = DENOISER  # of latent-diffusion checkpoints
 
 
 def names_sha256(names: Iterable[str]) -> str:
@@ -141,51 +143,3 @@ def group_of(name: str) -> str:
     if name.startswith("time_embedding.") or "time_emb_proj" in name:
         return "time embedding"
     return "convolutions and projections"
-
-
-_RESNET = {
-    "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
-    "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
-}  # fmt: skip
-_TOP = {
-    "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-}  # fmt: skip
-
-
-def ldm_names(unet_names: Collection[str]) -> dict[str, str]:
-    """Return CompVis (LDM) name -> diffusers name of a UNet's tensors, with the prefix `model.diffusion_model.`.
-
-    The numbering follows latent-diffusion's `openaimodel.py`: input and output blocks are counted through all levels,
-    and each level has its residual layers and then one down- or upsampler.
-    """
-    layers = 1 + max(int(n.split(".")[3]) for n in unet_names if n.startswith("down_blocks.") and ".resnets." in n)
-    with_attention = {n.split(".")[1] for n in unet_names if n.startswith("up_blocks.") and ".attentions." in n}
-    return {LDM_PREFIX + _ldm_name(name, layers, with_attention): name for name in unet_names}
-
-
-def _ldm_name(name: str, layers: int, with_attention: Collection[str]) -> str:
-    for module, ldm in _TOP.items():
-        if name.startswith(module + "."):
-            return ldm + name[len(module) :]
-    if name.startswith("mid_block."):
-        _, kind, index, rest = name.split(".", 3)
-        position = 1 if kind == "attentions" else 2 * int(index)
-        return f"middle_block.{position}.{_inner(kind, rest)}"
-    side, level, kind, index, rest = name.split(".", 4)
-    if side == "down_blocks":
-        first = 1 + int(level) * (layers + 1)
-        if kind == "downsamplers":
-            return f"input_blocks.{first + layers}.0.op.{rest.removeprefix('conv.')}"
-        return f"input_blocks.{first + int(index)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-    first = int(level) * (layers + 1)
-    if kind == "upsamplers":
-        return f"output_blocks.{first + layers}.{1 + (level in with_attention)}.{rest}"
-    return f"output_blocks.{first + int(index)}.{int(kind == 'attentions')}.{_inner(kind, rest)}"
-
-
-def _inner(kind: str, rest: str) -> str:
-    if kind != "resnets":
-        return rest
-    module, _, part = rest.partition(".")
-    return f"{_RESNET[module]}.{part}"

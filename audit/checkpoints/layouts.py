@@ -45,6 +45,11 @@ LDM_FULL = Layout(
     "a whole latent-diffusion (CompVis) checkpoint, of which the UNet is used",
     ("esd-x", "esd-u", "esd-all", "advunlearn", "concept-ablation"),
 )
+ORIGINAL = Layout(
+    "original-transformer",
+    "a whole transformer by its authors' names (Stable Diffusion 3.x, Flux)",
+    ("esd-x", "esd-u", "esd-all"),
+)
 RECELER = Layout("receler", "Receler's adapters, which add modules after every attn2", ("receler",))
 RECELER_MERGED = Layout("receler-merged", "a whole UNet with Receler's adapters among its tensors", ("receler",))
 PIPELINE = Layout("pipeline", "a whole diffusers pipeline folder", ("mace", *FULL.methods))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from audit.checkpoints import layouts
 from audit.checkpoints.families import check_denoiser, check_names_and_shapes, known_set
-from audit.checkpoints.key_sets import LDM_PREFIX, names_sha256
+from audit.checkpoints.key_sets import names_sha256
 from audit.checkpoints.layouts import Artefact
-from audit.checkpoints.ldm_files import ldm
+from audit.checkpoints.ldm_files import has_original_names, ldm
 from audit.checkpoints.lora_files import is_lora, lora_artefact
 from audit.checkpoints.other_methods import refuse_names
 from audit.checkpoints.prefixes import without_prefixes
@@ -50,7 +50,7 @@ def _by_names(
         return merged_receler(tensors, backbone, where)
     if tensors and all(name.endswith(_ADAPTER) for name in tensors):
         return receler_artefact(tensors, config, backbone, where)
-    if any(name.startswith(LDM_PREFIX) for name in tensors):
+    if has_original_names(tensors):
         return ldm(tensors, backbone, where, delta=False)
     bare = bare_text_names(tensors)
     if bare and all(name.startswith(_TEXT_STARTS) for name in bare):

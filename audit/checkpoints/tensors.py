@@ -20,9 +20,12 @@ from safetensors import safe_open
 
 from audit.checkpoints import stored
 from audit.checkpoints.archives import DamagedArchive, check_archive
+from audit.diffusion.part_weights import piece_of
 from audit.errors import CheckpointError
 from audit.weights.files import LONGEST_NAME, check_safetensors, unreadable
+from audit.weights.original_names import Piece
 from audit.weights.references import ModelRef
+from audit.weights.single_file import pieces_of
 
 T = TypeVar("T")
 _AGAIN = "download or copy this file again"
@@ -94,10 +97,28 @@ def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
 
 def backbone_files(ref: ModelRef) -> BackboneTensors:
     """Return the backbone's tensors, read from its files without building a model."""
-    return BackboneTensors(
-        unet=from_shards([ref.path / name for name in ref.files if name.startswith(("unet/", "transformer/"))]),
-        text=bare_text_names(from_shards([ref.path / n for n in ref.files if n.startswith("text_encoder/")])),
-    )
+    network = "unet" if (ref.path / "unet").is_dir() else "transformer"
+    return BackboneTensors(unet=_part(ref, network), text=bare_text_names(_part(ref, "text_encoder")))
+
+
+def _part(ref: ModelRef, part: str) -> LazyTensors:
+    if ref.single is not None and part in ref.single.prefixes:
+        return in_pieces(from_safetensors(ref.single.path)[0], pieces_of(ref.single, part)[0])
+    return from_shards([ref.path / name for name in ref.files if name.startswith(f"{part}/")])
+
+
+def in_pieces(tensors: LazyTensors, pieces: Mapping[str, Piece]) -> LazyTensors:
+    """Return the tensors of a network that are these pieces of the tensors in a file."""
+
+    def load(piece: Piece) -> torch.Tensor:
+        return piece_of(tensors[piece.source].load(), piece)
+
+    return {
+        name: LazyTensor(
+            piece.shape(tensors[piece.source].shape), functools.partial(load, piece), tensors[piece.source].stored
+        )
+        for name, piece in pieces.items()
+    }
 
 
 def backbone_modules(unet: torch.nn.Module, text_encoder: torch.nn.Module) -> BackboneTensors:

@@ -1,4 +1,4 @@
-"""Load a text-to-image pipeline: the testbed, a local diffusers folder, or a pinned hub snapshot.
+"""Load a text-to-image pipeline: the testbed, a local diffusers folder, its authors' single file, or a pinned hub snapshot.
 
 Each part is loaded by its own class, from the files that the digest is of and strictly. The safety checker is never
 loaded: it would black out exactly the pictures the audit has to see.
@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 from audit.diffusion.denoisers import (
     Denoiser,
@@ -25,6 +24,7 @@ from audit.diffusion.denoisers import (
     is_distilled,
     latent_shape,
 )
+from audit.diffusion.part_weights import part_shapes, part_tensors
 from audit.diffusion.placeholder_tokens import Tokens, Vocabulary
 from audit.diffusion.sampling import NoiseModel, Schedule
 from audit.diffusion.schedule import make_flow_schedule, make_schedule, training_levels
@@ -32,10 +32,8 @@ from audit.diffusion.strict_loading import (
     Misfit,
     diffusers_layout,
     diffusers_network,
-    read_tensors,
     require_shapes,
     require_weights,
-    stored_shapes,
     transformers_network,
 )
 from audit.diffusion.text import check_tokenizer, load_t5_tokenizer
@@ -44,7 +42,7 @@ from audit.errors import CheckpointError
 from audit.files import Document
 from audit.weights.families import LAYOUTS, T5_LENGTH, T5_LENGTHS, Family, has_t5
 from audit.weights.files import read_json
-from audit.weights.references import ModelRef, component_files, pipeline_family, sampler_settings
+from audit.weights.references import ModelRef, pipeline_family, sampler_settings
 from audit.weights.schedulers import DDIM, Kind, prediction_kind
 
 if TYPE_CHECKING:
@@ -116,6 +114,13 @@ class Pipeline:
     def training_levels(self) -> torch.Tensor:
         """Return the factors of signal and noise (T, 2) at every training timestep, in float32."""
         return training_levels(self.scheduler_config)
+
+    @property
+    def attended(self) -> CLIPTokenizer | T5TokenizerFast:
+        """The tokenizer of the text that attention reads first: of Flux, whose CLIP gives the pooled state alone, T5's."""
+        if self.family == "flux" and self.t5 is not None and self.t5.tokenizer is not None:
+            return self.t5.tokenizer
+        return self.tokenizer
 
     @property
     def encoders(self) -> TextEncoders:
@@ -194,8 +199,8 @@ def load_pipeline(
     family, index = pipeline_family(ref, samplers), read_json(ref.path / "model_index.json")
     loaded = {}
     for part, loader in _networks(family, index).items():
-        with _part(ref, part) as (settings, files):
-            tensors = read_tensors(files)
+        with _part(ref, part) as settings:
+            tensors = part_tensors(ref, part)
             require_weights(tensors)
             config = _text_config(loader, settings) if part.startswith("text_encoder") else None
             loaded[part] = (
@@ -243,14 +248,14 @@ def check_weights(ref: ModelRef) -> None:
     """
     index = read_json(ref.path / "model_index.json")
     for part, loader in _networks(pipeline_family(ref), index).items():
-        with _part(ref, part) as (settings, files):
+        with _part(ref, part) as settings:
             if part.startswith("text_encoder"):
                 config = _text_config(loader, settings)
                 with torch.device("meta"):
                     network: torch.nn.Module = loader(config)
             else:
                 network = diffusers_layout(loader, settings)
-            require_shapes(network, stored_shapes(files))
+            require_shapes(network, part_shapes(ref, part))
 
 
 def _networks(family: Family, index: Document) -> Mapping[str, Any]:
@@ -271,15 +276,19 @@ def _networks(family: Family, index: Document) -> Mapping[str, Any]:
 
 
 @contextlib.contextmanager
-def _part(ref: ModelRef, part: str) -> Iterator[tuple[Mapping[str, object], list[Path]]]:
-    """Give the settings of one part and the files that its digest is of; inside, a `Misfit` becomes a `CheckpointError`."""
+def _part(ref: ModelRef, part: str) -> Iterator[Mapping[str, object]]:
+    """Give the settings of one part; inside, a `Misfit` becomes a `CheckpointError`."""
     try:
-        yield read_json(ref.path / part / "config.json"), [ref.path / name for name in component_files(ref, part)]
+        yield read_json(ref.path / part / "config.json")
     except Misfit as error:
+        again = "download or copy this part again; it has to be one that save_pretrained wrote"
+        single = ref.single is not None and part in ref.single.prefixes
         raise CheckpointError(
             f"the backbone's {part} cannot be loaded: {error}",
-            where=str(ref.path / part),
-            next_step="download or copy this part again; it has to be one that save_pretrained wrote",
+            where=f"{ref.single.path} with the settings in {ref.path}"
+            if single and ref.single
+            else str(ref.path / part),
+            next_step="use the config folder of the very model that the file holds" if single else again,
         ) from error
 
 

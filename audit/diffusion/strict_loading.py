@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from safetensors import SafetensorError, safe_open
 
-from audit.weights.files import safetensors_header
+from audit.weights.files import Stored, safetensors_header
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -50,12 +50,15 @@ def stored_shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
                 continue
             if name in shapes:
                 raise Misfit(f"two of its files hold the tensor {name}")
-            if stored.dtype not in (*_FLOATS, *_COUNTS):
-                raise Misfit(
-                    f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used"
-                )
+            check_kind(name, stored)
             shapes[name] = stored.shape
     return shapes
+
+
+def check_kind(name: str, stored: Stored) -> None:
+    """Return when a tensor's dtype is one that can be read. Raises `Misfit` otherwise."""
+    if stored.dtype not in (*_FLOATS, *_COUNTS):
+        raise Misfit(f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used")
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:

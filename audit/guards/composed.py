@@ -36,19 +36,43 @@ def positions(tokenizer: PreTrainedTokenizerBase, composed: Composed) -> list[li
 
     Raises `SpecError` for a phrase that the tokenizer does not read as words of its own.
     """
-    return [_positions(tokenizer, composed.text, *span) for span in composed.spans]
+    if has_start(tokenizer):
+        return [_positions(tokenizer, composed.text, *span) for span in composed.spans]
+    return _t5_positions(tokenizer, composed)
+
+
+def has_start(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether texts begin with a start token: CLIP's do, and T5's do not."""
+    return tokenizer.bos_token is not None
+
+
+def _t5_positions(tokenizer: PreTrainedTokenizerBase, composed: Composed) -> list[list[int]]:
+    """Return the positions of each phrase by the characters that T5's pieces are of."""
+    text, places = composed.text, tokenizer(composed.text, return_offsets_mapping=True)["offset_mapping"]
+    each = []
+    for begin, end in composed.spans:
+        own = [number for number, (first, last) in enumerate(places) if first < end and last > begin]
+        around = "".join(text[places[n][0] : begin] + text[end : places[n][1]] for n in own)
+        if not own or around.strip():
+            raise _melts(text, begin, end)
+        each.append(own)
+    return each
 
 
 def _positions(tokenizer: PreTrainedTokenizerBase, text: str, begin: int, end: int) -> list[int]:
     parts = [_ids(tokenizer, part) for part in (text[:begin], text[begin:end], text[end:])]
     if [one for part in parts for one in part] != _ids(tokenizer, text):
-        raise SpecError(
-            f"the phrase {text[begin:end]!r} melts into other words in {text!r}",
-            where="guard irece, template",
-            next_step="separate {phrase} from the words around it with spaces",
-        )
+        raise _melts(text, begin, end)
     first = 1 + len(parts[0])
     return list(range(first, first + len(parts[1])))
+
+
+def _melts(text: str, begin: int, end: int) -> SpecError:
+    return SpecError(
+        f"the phrase {text[begin:end]!r} melts into other words in {text!r}",
+        where="guard irece, template",
+        next_step="separate {phrase} from the words around it with spaces",
+    )
 
 
 def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -23,7 +23,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
-from transformers import CLIPTokenizer
+from transformers import CLIPTokenizer, T5TokenizerFast
 
 from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.denoisers import Denoiser
@@ -31,7 +31,7 @@ from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_gener
 from audit.errors import CheckpointError
 from audit.guards import localise
 from audit.guards.building import Parts
-from audit.guards.composed import compose, positions
+from audit.guards.composed import compose, has_start, positions
 from audit.guards.irece_parameters import METHOD
 from audit.methods.parameters import Values
 
@@ -54,7 +54,7 @@ class Localiser:
     def __init__(
         self,
         unet: Denoiser,
-        tokenizer: CLIPTokenizer,
+        tokenizer: CLIPTokenizer | T5TokenizerFast,
         encode: Callable[[list[str]], torch.Tensor],
         parameters: Values,
     ) -> None:
@@ -80,7 +80,7 @@ class Localiser:
         layers, noise = self._captured(text, latents, timestep)
         maps, calls = self._map(layers, tokens, latents), 1
         if how == "contrast-tokens":
-            rest = [i for i in range(1, self._length(text) - 1) if i not in word]
+            rest = [i for i in range(has_start(self._tokenizer), self._length(text) - 1) if i not in word]
             maps = maps - self._map(layers, rest, latents) if rest else maps
         if how == "contrast-neighbours":
             maps, calls = localise.min_max(maps) * self._share(phrase, latents, timestep), 2
@@ -234,5 +234,5 @@ def _finite(*values: torch.Tensor) -> bool:
 
 def build(values: Values, parts: Parts) -> Irece:
     """Return a new IRECE, which locates the concept with the backbone."""
-    unet, tokenizer = parts.standard_unet(), parts.standard.tokenizer
+    unet, tokenizer = parts.standard_unet(), parts.standard.attended
     return Irece(Localiser(unet, tokenizer, parts.encode_standard, values), values)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from audit.guards.parameters import GuardMethod, Parameters, Template
 from audit.methods.parameters import Values
 from audit.spec.sections import Concept
-from audit.weights.families import GUIDED
+from audit.weights.families import FAMILIES
 
 
 class IreceParameters(Parameters):
@@ -94,4 +94,4 @@ class IreceParameters(Parameters):
         return min(range(len(timesteps)), key=lambda index: abs(timesteps[index] - values["t_star"]))
 
 
-METHOD = GuardMethod("irece", "1", IreceParameters, "audit.guards.irece:build", "arXiv:2512.22877", families=GUIDED)
+METHOD = GuardMethod("irece", "1", IreceParameters, "audit.guards.irece:build", "arXiv:2512.22877", families=FAMILIES)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import pyarrow.compute as pc
 
@@ -32,7 +31,8 @@ from audit.plan.samplers import timesteps
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
 from audit.weights.families import FLUX_SIDE
-from audit.weights.files import loaded_weights, read_json, safetensors_header
+from audit.weights.files import read_json
+from audit.weights.references import ModelRef, stored_shapes
 from audit.weights.schedulers import PUBLISHED, own_scheduler
 
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
@@ -259,17 +259,16 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     return tuple(sentences)
 
 
-def shape_of(folder: Path) -> Shape:
-    """Return the sizes of a diffusers pipeline folder, read from its configuration and the headers of its weight files."""
+def shape_of(backbone: ModelRef) -> Shape:
+    """Return the sizes of a pipeline, read from its configuration and the headers of its weight files."""
+    folder = backbone.path
     part = "unet" if (folder / "unet").is_dir() else "transformer"
     unet, vae = read_json(folder / part / "config.json"), read_json(folder / "vae" / "config.json")
     side = int(unet.get("sample_size", FLUX_SIDE))
-    headers = [safetensors_header(path) for path in loaded_weights(folder / part)[0]]
-    shapes = {name: tensor.shape for header in headers for name, tensor in header.items()}
     return Shape(
         resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
         latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
-        unet=shapes,
+        unet=stored_shapes(backbone, part),
         scheduler=own_scheduler(folder),
         distilled="guidance_embeds" in unet,
     )

@@ -15,17 +15,19 @@ import pyarrow as pa
 from audit.checkpoints.personalisation import PersonalisationRef
 from audit.corpus.manifest import MANIFEST_SCHEMA, manifest_sha256
 from audit.corpus.prompts import PromptSet
-from audit.diffusion.text import check_tokenizer, load_tokenizer
+from audit.diffusion.text import check_tokenizer, load_t5_tokenizer, load_tokenizer
 from audit.errors import AbsentFile, AuditError, CheckpointError, CorpusError, MissingInstrument
 from audit.identity import key
 from audit.plan.benign import BenignPrompt
 from audit.records import Instrument, QualityInstrument
 from audit.spec.document import Spec
 from audit.weights.checkpoints import CheckpointRef
+from audit.weights.families import family_of
+from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import CLIPTokenizer, T5TokenizerFast
 
 Kind = Literal["model", "checkpoint", "corpus", "embedding", "prompts"]
 ABSENT = "absent-"  # what the digest of everything missing starts with; real ones are hexadecimal
@@ -139,6 +141,12 @@ class Tokenizers:
         if folder not in self._loaded:
             self._loaded[folder] = check_tokenizer(model)
         return self._loaded[folder]
+
+    def attended(self, model: ModelRef) -> CLIPTokenizer | T5TokenizerFast:
+        """Return the tokenizer of the text that a pipeline's attention reads first: Flux reads T5's."""
+        if family_of(read_json(model.path / "model_index.json"), {}, {}) == "flux":
+            return load_t5_tokenizer(model.path / "tokenizer_2")
+        return self.backbone(model)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -29,7 +29,8 @@ class SpecFields(Model):
     system: System | None = None
     "The system under audit. Runs of one system form a series; without it the series is named after the audit."
     backbone: Annotated[str, Field(min_length=1)]
-    "The un-erased pipeline: `testbed`, a diffusers folder, or a hub id pinned to a commit, `org/name@<40 hex digits>`."
+    """The un-erased pipeline: `testbed`, a diffusers folder, a hub id pinned to a commit, `org/name@<40 hex digits>`, or a single
+    file with the settings of one of these, `FILE.safetensors#config=FOLDER`."""
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     "The erased concepts."
     corpus: tuple[CorpusEntry, ...] = ()

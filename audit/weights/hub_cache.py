@@ -12,6 +12,7 @@ from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundEr
 from audit.errors import CheckpointError
 
 DOWNLOAD_VARIABLE = "ERASURE_AUDIT_DOWNLOAD"
+_CONFIGS = ["*.json", "*.txt", "*.model"]
 # Not loaded by the audit: the safety checker, half-precision copies beside full ones, non-averaged weights.
 _IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*non_ema*"]
 
@@ -37,11 +38,7 @@ def download(repo_id: str, revision: str) -> Path:
     Raises `CheckpointError` when the hub cannot be reached or refuses.
     """
     try:
-        folder = Path(
-            snapshot_download(
-                repo_id, revision=revision, allow_patterns=["*.json", "*.txt", "*.model"], ignore_patterns=_IGNORED
-            )
-        )
+        folder = Path(snapshot_download(repo_id, revision=revision, allow_patterns=_CONFIGS, ignore_patterns=_IGNORED))
         # Pipeline repositories also carry single-file copies of everything at their top level.
         weights = "*/*.safetensors" if (folder / "model_index.json").is_file() else "*.safetensors"
         snapshot_download(repo_id, revision=revision, allow_patterns=[weights], ignore_patterns=_IGNORED)
@@ -51,6 +48,18 @@ def download(repo_id: str, revision: str) -> Path:
     if not folder.is_dir():
         raise not_available(repo_id, revision, "the download failed: the repository holds no model files")
     return folder
+
+
+def download_configs(repo_id: str, revision: str) -> Path:
+    """Fetch the configurations and vocabularies of a pipeline, without weights, and return the snapshot's folder.
+
+    Raises `CheckpointError` when the hub cannot be reached or refuses.
+    """
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=_CONFIGS, ignore_patterns=_IGNORED))
+    except (OSError, ValueError, HTTPError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise not_available(repo_id, revision, f"the download failed: {first}") from None
 
 
 def download_artefact(repo_id: str, revision: str, inside: str) -> Path:

@@ -1,13 +1,15 @@
-"""Resolve the model references of a spec (testbed names, local folders, pinned hub commits) to files and digests.
+"""Resolve the model references of a spec (testbed names, local folders, single files, pinned hub commits) to digests.
 
 Nothing here loads a model or imports torch, so that planning is quick and identities come from bytes alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -15,17 +17,14 @@ from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weights import families, schedulers, settings
 from audit.weights.families import Family
-from audit.weights.files import cached_sha256, check_safetensors, loaded_weights, read_json
+from audit.weights.files import cached_sha256, read_json, safetensors_header
+from audit.weights.folders import check_weighted, configs_of, parts_of, weights_of
 from audit.weights.setting_checks import Settings
-from audit.weights.sharing import SharedModel, path_of
+from audit.weights.sharing import CONFIG_MARK, SharedModel, copy_of, path_of
+from audit.weights.single_file import FORM, SingleFile, config_folder, is_single_file, pieces_of, read_single_file
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_CONFIG_SUFFIXES = (".json", ".txt", ".model")  # configurations, vocabularies and merges
-# Parts of a pipeline folder that hold no weights, or weights that the audit never loads (safety checkers would hide
-# the very pictures that are to be judged), so they are not part of the model's identity.
-_WEIGHTLESS = ("scheduler", "tokenizer", "tokenizer_2", "tokenizer_3", "feature_extractor")
-_NOT_LOADED = settings.IGNORED_PARTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +40,14 @@ class ModelRef:
     )  # weight file relative to `path`, '/'-separated -> hex SHA-256
     sha256: str
     variant: str | None = None  # "fp16" when only `*.fp16.safetensors` files exist
+    single: SingleFile | None = None  # holds weights of the pipeline whose settings lie in `path`
 
 
 def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
     """Return the model that `ref` names, with every weight file checked and hashed.
 
-    `ref` is `testbed` (the pipeline, or `testbed_name`), `testbed/NAME`, an existing folder, or `org/name@commit`.
+    `ref` is `testbed` (the pipeline, or `testbed_name`), `testbed/NAME`, an existing folder, `org/name@commit`, or a
+    pipeline's single file with one of these for its settings, `FILE.safetensors#config=FOLDER`.
     Raises `CheckpointError` when it is missing, incomplete, truncated, unpinned or available as pickles only.
     """
     ref = ref.strip()
@@ -54,14 +55,18 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
         raise CheckpointError("no model is named", next_step="write 'testbed', a folder, or 'org/name@<40-hex commit>'")
     if ref == "testbed" or ref.startswith("testbed/"):
         return _testbed(ref, testbed_name or "pipeline")
+    if is_single_file(ref):
+        return _from_single_file(ref)
     folder = path_of(ref)
     if folder.is_dir():
         return _from_folder(ref, "local", folder, None)
     if folder.is_file():
         raise CheckpointError(
-            "a model must be a folder in the diffusers or transformers layout, and this is a file",
+            "a model must be a folder in the diffusers or transformers layout, and this is a file, which does not tell the "
+            "settings of its networks",
             where=ref,
-            next_step="pass the folder that holds model_index.json or config.json",
+            next_step=f"pass the folder that holds model_index.json or config.json; for a pipeline in one file, write {FORM}, "
+            "where FOLDER is a diffusers folder of its family (weights are not needed there)",
         )
     repo_id, _, revision = ref.partition("@")
     if not _HUB_ID.fullmatch(repo_id):
@@ -93,7 +98,10 @@ def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointEr
 
 def shared_model(ref: ModelRef) -> SharedModel:
     """Return the files that another machine needs to compute with a model: weights, configurations and vocabularies."""
-    return SharedModel(ref.name, {**_configs(ref.path, _parts(ref.path)), **ref.files}, None)
+    files = {**configs_of(ref.path, parts_of(ref.path)), **ref.files}
+    if ref.single is None:
+        return SharedModel(ref.name, files, None)
+    return SharedModel(ref.name, files, ref.single.path.name, {ref.single.path.name: ref.single.path})
 
 
 def component_files(ref: ModelRef, component: str) -> dict[str, str]:
@@ -102,6 +110,8 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
     Raises `CheckpointError` when the model has no such part.
     """
     files = {name: digest for name, digest in ref.files.items() if PurePosixPath(name).parts[:-1] == (component,)}
+    if ref.single is not None and component in ref.single.prefixes:
+        return {ref.single.path.name: ref.files[ref.single.path.name]}
     if not files:
         parts = sorted({PurePosixPath(name).parts[0] for name in ref.files if "/" in name})
         raise CheckpointError(
@@ -110,6 +120,23 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
             next_step=f"its parts are: {', '.join(parts) or 'none, it is a single model'}",
         )
     return files
+
+
+def weight_paths(ref: ModelRef, component: str) -> list[Path]:
+    """Return the weight files of one part of a pipeline. Raises `CheckpointError` when the model has no such part."""
+    names = component_files(ref, component)
+    if ref.single is not None and component in ref.single.prefixes:
+        return [ref.single.path]
+    return [ref.path / name for name in names]
+
+
+def stored_shapes(ref: ModelRef, component: str) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of a part's tensors by the network's names, from the headers of its files."""
+    if ref.single is not None and component in ref.single.prefixes:
+        pieces, header = pieces_of(ref.single, component)
+        return {name: piece.shape(header[piece.source].shape) for name, piece in pieces.items()}
+    headers = [safetensors_header(path) for path in weight_paths(ref, component)]
+    return {name: tensor.shape for header in headers for name, tensor in header.items()}
 
 
 def pipeline_family(ref: ModelRef, samplers: Collection[str] = (schedulers.DDIM,)) -> Family:
@@ -206,6 +233,29 @@ def _testbed(ref: str, bare: str) -> ModelRef:
     return _from_folder(ref, "testbed", weights_path(name), None)
 
 
+def _from_single_file(ref: str) -> ModelRef:
+    """Return the pipeline of one file, with the settings of a folder; the weights that the file lacks come from there too."""
+    written, _, config = ref.partition(CONFIG_MARK)
+    copy = copy_of(ref)
+    file = copy or Path(os.path.expanduser(written.strip()))
+    if not file.is_file():
+        raise CheckpointError(
+            "there is no such file",
+            where=str(file.absolute()),
+            next_step=f"write {FORM}, where the file is on this machine",
+        )
+    folder = (file.parent if copy else config_folder(config.strip())).absolute()
+    with _readable(folder):
+        parts = parts_of(folder)
+        single = read_single_file(file.absolute(), folder, parts)
+        rest = [part for part, weighted in parts.items() if weighted and part not in single.prefixes]
+        check_weighted(folder, rest, file)
+        weights, variant = weights_of(folder, rest)
+        content = cached_sha256(file)
+        digest = key({"weights": {"": content, **weights}, "configs": configs_of(folder, parts)})
+    return ModelRef(ref, "local", folder, None, {file.name: content, **weights}, digest, variant, single)
+
+
 def _from_hub(ref: str, repo_id: str, revision: str) -> ModelRef:
     from audit.weights import hub_cache
 
@@ -223,8 +273,15 @@ def _from_hub(ref: str, repo_id: str, revision: str) -> ModelRef:
 
 def _from_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
     folder = folder.absolute()
-    try:
+    with _readable(folder):
         return _read_folder(name, source, folder, revision)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what the operating system says about a model folder into a `CheckpointError`."""
+    try:
+        yield
     except OSError as error:
         raise CheckpointError(
             f"the model folder cannot be read: {error.strerror or error}",
@@ -234,72 +291,7 @@ def _from_folder(name: str, source: Literal["testbed", "local", "hub"], folder: 
 
 
 def _read_folder(name: str, source: Literal["testbed", "local", "hub"], folder: Path, revision: str | None) -> ModelRef:
-    if not any(folder.iterdir()):
-        raise CheckpointError(
-            "the model folder is empty", where=str(folder), next_step="download or copy the model into it"
-        )
-    parts = _parts(folder)
-    weights: dict[str, str] = {}
-    variants = set()
-    for part in (part for part, needs_weights in parts.items() if needs_weights):
-        files, variant = loaded_weights(folder / part)
-        variants.add(variant)
-        for path in files:
-            check_safetensors(path)
-            weights[path.relative_to(folder).as_posix()] = cached_sha256(path)
-    if len(variants) > 1:
-        raise CheckpointError(
-            "some parts of the pipeline have only fp16 weight files and others only full ones",
-            where=str(folder),
-            next_step="download one variant for all parts",
-        )
-    digest = key({"weights": weights, "configs": _configs(folder, parts)})
-    return ModelRef(name, source, folder, revision, weights, digest, variants.pop())
-
-
-def _configs(folder: Path, parts: Iterable[str]) -> dict[str, str]:
-    return {
-        path.relative_to(folder).as_posix(): cached_sha256(path)
-        for part in ["", *parts]
-        for path in sorted((folder / part).iterdir())
-        if path.is_file() and path.suffix in _CONFIG_SUFFIXES
-    }
-
-
-def _parts(folder: Path) -> dict[str, bool]:
-    """Return the sub-folders that make up the model (`""` for a single model) -> whether they must hold weights."""
-    if not (folder / "model_index.json").is_file():
-        _need(folder, "config.json", "the folder is no model: it has neither model_index.json nor config.json")
-        return {"": True}
-    index = read_json(folder / "model_index.json")
-    parts = {}
-    for part, loader in index.items():
-        loads = isinstance(loader, list) and len(loader) == 2 and loader[1] is not None
-        if part.startswith("_") or part in _NOT_LOADED or not loads:
-            continue
-        if Path(part).name != part or part in ("", ".."):
-            raise CheckpointError(
-                f"model_index.json names a part outside the folder: {part!r}",
-                where=str(folder / "model_index.json"),
-                next_step="do not use this model unless you trust its source; download it again",
-            )
-        if not (folder / part).is_dir():
-            t5 = part in ("text_encoder_3", "tokenizer_3")
-            without = "; to do without T5, set text_encoder_3 and tokenizer_3 to [null, null] in model_index.json"
-            raise CheckpointError(
-                f"the pipeline folder lacks its part {part!r}",
-                where=str(folder / part),
-                next_step=f"download or copy the whole pipeline folder{without if t5 else ''}",
-            )
-        parts[part] = part not in _WEIGHTLESS
-        if parts[part]:
-            _need(folder / part, "config.json", f"the pipeline's {part} has no config.json")
-    if not any(parts.values()):
-        raise CheckpointError("model_index.json names no model", where=str(folder), next_step="download it again")
-    return parts
-
-
-def _need(folder: Path, name: str, message: str) -> None:
-    if not (folder / name).is_file():
-        raise CheckpointError(message, where=str(folder / name), next_step="download or copy the whole model folder")
-    read_json(folder / name)
+    parts = parts_of(folder)
+    weights, variant = weights_of(folder, (part for part, needs_weights in parts.items() if needs_weights))
+    digest = key({"weights": weights, "configs": configs_of(folder, parts)})
+    return ModelRef(name, source, folder, revision, weights, digest, variant)

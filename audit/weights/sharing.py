@@ -21,6 +21,7 @@ from audit.identity import file_sha256, key
 from audit.storage.journal import Journal
 from audit.weights.files import cached_sha256
 
+CONFIG_MARK = "#config="  # between the file of a pipeline and the folder with its settings
 _RECORD = "weights.json"
 _DIGEST_CHARACTERS = frozenset("0123456789abcdef")
 
@@ -34,6 +35,9 @@ class SharedModel:
     reference: str  # as the spec writes it
     files: Mapping[str, str]
     single: str | None  # the file that the reference means; None for a folder
+    elsewhere: Mapping[str, Path] = dataclasses.field(
+        default_factory=dict
+    )  # files outside of the folder, where they lie
 
     @property
     def digest(self) -> str:
@@ -69,7 +73,7 @@ def share(journal: Journal, run_id: str, models: Iterable[tuple[SharedModel, Pat
     new, record = 0, {}
     for model, folder in models:
         for name, digest in model.files.items():
-            new += journal.store.put_file(f"weights/{digest}", folder / name)
+            new += journal.store.put_file(f"weights/{digest}", model.elsewhere.get(name, folder / name))
         record[model.reference] = {"files": dict(model.files), "single": model.single}
     journal.put_run(run_id, _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
     return new
@@ -94,8 +98,8 @@ def adopt(journal: Journal, run_id: str) -> list[str]:
 
 def _is_here(reference: str) -> bool:
     """Return whether a reference needs no copy: the testbed's are part of the package, others are files of this machine."""
-    name = reference.partition("/")[0]
-    return name == "testbed" or Path(os.path.expanduser(reference)).exists()
+    named = reference.split(CONFIG_MARK) if CONFIG_MARK in reference else [reference]
+    return all(name.partition("/")[0] == "testbed" or Path(os.path.expanduser(name)).exists() for name in named)
 
 
 def _fetched(journal: Journal, model: SharedModel) -> Path:

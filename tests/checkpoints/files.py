@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from audit.checkpoints.key_sets import key_set, ldm_names
+from audit.checkpoints.key_sets import key_set
 from audit.checkpoints.receler_adapter import nested
+from tests.original_layouts import ldm_names
 
 State = dict[str, torch.Tensor]
 Writer = Callable[[Path, State, State], Path]

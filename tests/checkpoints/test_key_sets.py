@@ -8,11 +8,13 @@ from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from audit.checkpoints import pickles
-from audit.checkpoints.key_sets import group_of, key_set, ldm_names, matching_set, names_sha256
+from audit.checkpoints.key_sets import LDM_PREFIX, group_of, key_set, matching_set, names_sha256
 from audit.checkpoints.named import by_names
 from audit.checkpoints.receler_adapter import nested
 from audit.checkpoints.tensors import BackboneTensors, in_memory
+from audit.weights.original_names import unet_name
 from tests.checkpoints.files import SPM_METADATA, State, adapters, ldm_full, merged_state, spm_state
+from tests.original_layouts import ldm_names
 from tests.sd14 import FULL, make_vae
 
 REFERENCE = {
@@ -40,6 +42,7 @@ def test_ldm_names_are_the_reference_and_what_diffusers_converts(full_unet: Stat
     assert names_sha256(names) == "a635fa777e57c17aa014b0cb53066680fbcafb6c4c219fe796c8b5415a059dcd"
     converted = convert_ldm_unet_checkpoint(dict(names), config={"layers_per_block": 2})
     assert converted == {name: name for name in full_unet}
+    assert {ldm: unet_name(ldm.removeprefix(LDM_PREFIX), 2) for ldm in names} == names
 
 
 def test_every_tensor_is_in_one_group(full_unet: State) -> None:

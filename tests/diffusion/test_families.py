@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
+from diffusers.models.transformers import transformer_flux
 
 from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.guard import Conditioning
@@ -119,6 +120,38 @@ def test_joint_attention_is_seen_without_changing_the_prediction(tmp_path: Path)
         expected = scores.softmax(-1)[..., 16:].mean(1)
     assert set(captured.maps) == {"transformer_blocks.0.attn", "transformer_blocks.1.attn"}
     assert torch.allclose(captured.maps["transformer_blocks.1.attn"].flatten(1, 2), expected, atol=1e-6)
+
+
+def test_flux_s_attention_is_seen_without_changing_the_prediction(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against the softmax of the queries and keys that diffusers itself multiplies, in both kinds of blocks."""
+    backbone = load_pipeline(resolve_model(str(write_flux(tmp_path / "flux"))), torch.device("cpu"))
+    latents, states = start(backbone), backbone.encode_text(PROMPTS)
+    multiplied: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def recorded(query: torch.Tensor, key: torch.Tensor, *rest: torch.Tensor, **more: object) -> torch.Tensor:
+        multiplied.append((query, key))
+        return dispatch(query, key, *rest, **more)
+
+    dispatch = transformer_flux.dispatch_attention_fn
+    monkeypatch.setattr(transformer_flux, "dispatch_attention_fn", recorded)
+    with torch.no_grad():
+        plain = noise_model(backbone.unet)(latents, 500.0, states)
+        multiplied.clear()
+        with CrossAttentionMaps(backbone.unet, None) as captured:
+            seen = noise_model(backbone.unet)(latents, 500.0, states)
+        assert torch.equal(plain, seen)
+        assert torch.equal(noise_model(backbone.unet)(latents, 500.0, states), plain)
+    text, image = states.shape[1] - 1, 16
+    assert list(captured.maps) == ["transformer_blocks.0.attn", "single_transformer_blocks.0.attn"]
+    for maps, (query, key) in zip(captured.maps.values(), multiplied, strict=False):
+        assert query.shape == (2, text + image, 2, 16)  # the text stands first
+        scores = torch.einsum("bqhd,bkhd->bhqk", query, key) / 16**0.5
+        expected = scores.softmax(-1)[:, :, text:, :text].mean(1)
+        assert maps.shape == (2, 4, 4, text)
+        assert torch.allclose(maps.flatten(1, 2), expected, atol=1e-6)
+        assert float(maps.std()) > 0
 
 
 def test_a_folder_without_its_t5_says_how_to_do_without(tmp_path: Path) -> None:

@@ -88,6 +88,20 @@ def test_a_flux_backbone_takes_no_guard_of_the_null_prompt(tmp_path: Path) -> No
         plan_run(spec, tmp_path / "root")
 
 
+@pytest.mark.slow
+def test_irece_runs_on_flux(tmp_path: Path) -> None:
+    spec = tiny_spec(
+        tmp_path,
+        write_flux(tmp_path / "flux"),
+        defences=[{"name": "guarded", "guards": [{"name": "irece"}]}],
+        scenarios=[{"name": "text", "cases": 1, "sampler": {"steps": 2, "guidance": 3.0}}],
+        controls={"cases": 1, "vae_roundtrip": False, "random_latent": False},
+    )
+    finish_run(spec, tmp_path / "root")
+    journal = open_journal(str(tmp_path / "root"))
+    assert statuses(journal, "generate") == {"ok", "degenerate"}  # the control of black pictures
+
+
 @pytest.mark.parametrize(
     ("defence", "message"),
     [

@@ -21,7 +21,7 @@ from audit.records import Instrument
 from audit.spec.document import parse_spec
 from audit.spec.sections import Eraser
 from audit.storage.journal import SCHEMAS, Journal
-from audit.weights.references import ModelRef
+from audit.weights.references import ModelRef, resolve_model
 from tests import synthetic
 from tests.plan.resolved import resolved_of, stated_plan
 from tests.tiny_families import write_flux, write_sd3
@@ -80,8 +80,8 @@ def test_sampling_costs_two_calls_a_step_under_guidance_and_one_without() -> Non
 
 
 def test_a_network_that_takes_guidance_as_an_input_is_told_by_its_folder(tmp_path: Path) -> None:
-    assert forecast.shape_of(write_flux(tmp_path / "flux")).distilled
-    assert not forecast.shape_of(write_sd3(tmp_path / "sd3", t5=False)).distilled
+    assert forecast.shape_of(resolve_model(str(write_flux(tmp_path / "flux")))).distilled
+    assert not forecast.shape_of(resolve_model(str(write_sd3(tmp_path / "sd3", t5=False)))).distilled
 
 
 @pytest.mark.parametrize("source", ["image", "vae", "black"])
@@ -293,7 +293,7 @@ def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
 
 
 def test_shape_comes_from_configuration_and_weight_headers(tiny_folder: Path) -> None:
-    shape = forecast.shape_of(tiny_folder)
+    shape = forecast.shape_of(resolve_model(str(tiny_folder)))
     assert (shape.resolution, shape.latent_bytes) == (16, 4 * 8 * 8 * 4)
     assert shape.unet["conv_in.weight"] == (8, 4, 3, 3)
     assert "__metadata__" not in shape.unet

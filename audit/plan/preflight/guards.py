@@ -47,7 +47,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
                 described = guards.resolve(guard, concept, energies)["parameters"]
                 _check_tokens(backbone, tokenizer, parameters.texts(described), where)
                 if isinstance(parameters, IreceParameters):
-                    check_composed(described, backbone, tokenizer, where)
+                    check_composed(described, backbone, resolved.tokenizers, where)
             for scenario in resolved.spec.scenarios:
                 _check_schedule(parameters, scenario.name, scenario.sampler, backbone, where)
             if isinstance(parameters, FilterParameters):

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from audit import guards
 from audit.errors import SpecError
 from audit.files import Document
 from audit.guards.composed import compose, positions
 from audit.guards.irece_parameters import IreceParameters
+from audit.plan.resolved import Tokenizers
 from audit.spec.document import Spec
+from audit.weights.families import FLUX_SIDE
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 from audit.weights.setting_checks import Settings
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
 
-
-def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPTokenizer, where: str) -> None:
+def check_composed(described: Document, backbone: ModelRef, tokenizers: Tokenizers, where: str) -> None:
     """Check that the backbone reads every text that IRECE composes in full, and each phrase in it as words of its own.
 
     Raises `SpecError` otherwise. `described` holds the guard's parameters for one concept.
     """
+    tokenizer, attended = tokenizers.backbone(backbone), tokenizers.attended(backbone)
     longest = int(tokenizer.model_max_length)
     neighbours: list[list[str]] = [[], *([described["neighbours"]] if described["neighbours"] else [])]
     for phrase in described["phrases"]:
@@ -37,7 +35,7 @@ def check_composed(described: Document, backbone: ModelRef, tokenizer: CLIPToken
                     next_step="shorten the template"
                     + (", list fewer neighbours, or use another localisation" if named else ""),
                 )
-            positions(tokenizer, composed)
+            positions(attended, composed)
 
 
 def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
@@ -57,7 +55,7 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
             where=where,
             next_step=f"set layers to one of: all, {having}".removesuffix(", "),
         )
-    known = _sides(config, parameters.layers, int(config["sample_size"]))
+    known = _sides(config, parameters.layers, int(config.get("sample_size", FLUX_SIDE)))
     wrong = [side for side in parameters.sides if side not in known]
     if wrong:
         raise SpecError(
@@ -108,10 +106,10 @@ def _crossing(config: Settings) -> dict[str, list[int]]:
 def _sides(config: Settings, layers: str, side: int) -> set[int]:
     """Return the sides of the query grids of the chosen layers for latents of `side`.
 
-    Each down block but the last halves them.
+    Each down block but the last halves them. A transformer has one grid, of patches; Flux packs 2 x 2 latents beforehand.
     """
     if "down_block_types" not in config and "patch_size" in config:
-        return {side // int(config["patch_size"])}
+        return {side // (2 if "guidance_embeds" in config else int(config["patch_size"]))}
     depth, crossing = len(_parts(config)["down"]), _crossing(config)
     sides: set[int] = set()
     if layers in ("all", "down"):
