@@ -1,5 +1,5 @@
 -- grain: one row per run, stage of a chain of edits and erasures, subject, measure and instrument
--- `stage` 0 is the model before any edit, odd ones are edited, even ones erased again; `change` is that since stage 0.
+-- `stage_no` 0 is the model before any edit, odd ones are edited, even ones erased again; `drift` is since stage 0.
 with
 stages as (
     select
@@ -11,7 +11,7 @@ stages as (
         l.defence,
         l.scenario,
         l.control,
-        l.strength::integer as stage
+        l.strength::integer as stage_no
     from cells as l
     inner join runs as r on l.run_key = r.run_key
     where l.kind = 'cycles' and l.strength is not null
@@ -53,9 +53,9 @@ select
     s.defence,
     s.scenario,
     s.control,
-    s.stage,
-    (s.stage + 1) // 2 as cycle,
-    case when s.stage % 2 = 1 then 'edited' when s.defence = 'none' then 'backbone' else 'erased' end as model,
+    s.stage_no,
+    (s.stage_no + 1) // 2 as cycle_no,
+    case when s.stage_no % 2 = 1 then 'edit' when s.defence = 'none' then 'backbone' else 'eraser' end as made_by,
     m.measure,
     m.instrument,
     m.instrument_id,
@@ -64,7 +64,7 @@ select
     m.assessed,
     m.reading,
     -- Against the backbone, stage 0 of the backbone itself has no reading, and nothing of it has a change.
-    m.reading - z.reading as change
+    m.reading - z.reading as drift
 from stages as s
 inner join readings as m on s.run_id = m.run_id and s.cell_id = m.cell_id
 left join stages as f
@@ -74,7 +74,7 @@ left join stages as f
         and s.subject = f.subject
         and s.defence = f.defence
         and s.scenario = f.scenario
-        and f.stage = 0
+        and f.stage_no = 0
 left join readings as z
     on
         f.run_id = z.run_id

@@ -229,7 +229,7 @@ def test_the_report_and_the_mart_have_every_stage_with_its_drift(finished: tuple
     plan, journal, _, published = finished
     with duckdb.connect(str(published), read_only=True) as con:
         rows = con.execute(
-            "select defence, subject, stage, model, measure, baseline, reading, change from mart_stages order by all"
+            "select defence, subject, stage_no, made_by, measure, baseline, reading, drift from mart_stages order by all"
         ).fetchall()
     stages = {(defence, subject, stage) for defence, subject, stage, *_ in rows}
     assert stages == {
@@ -237,8 +237,8 @@ def test_the_report_and_the_mart_have_every_stage_with_its_drift(finished: tuple
         *(("erased", subject, stage) for subject in ("ring", "star") for stage in range(5)),
     }
     named = {(defence, stage): model for defence, _, stage, model, *_ in rows}
-    assert [named["erased", stage] for stage in range(5)] == ["erased", "edited", "erased", "edited", "erased"]
-    assert [named["none", stage] for stage in (0, 1, 3)] == ["backbone", "edited", "edited"]
+    assert [named["erased", stage] for stage in range(5)] == ["eraser", "edit", "eraser", "edit", "eraser"]
+    assert [named["none", stage] for stage in (0, 1, 3)] == ["backbone", "edit", "edit"]
     ssim = {row[:3]: row[6:] for row in rows if row[4] == "ssim"}
     assert ("none", "ring", 0) not in ssim and len(ssim) == len(stages) - 3
     assert ssim["erased", "ring", 0][1] == 0.0
@@ -323,7 +323,7 @@ def test_a_ring_that_was_erased_comes_back_by_editing_and_goes_again(tmp_path: P
     published = latest(database_path(str(root)).parent)
     with duckdb.connect(str(published), read_only=True) as con:
         rows = con.execute(
-            "select defence, subject, stage, reading from mart_stages where measure = 'crr' and instrument = 'classifier'"
+            "select defence, subject, stage_no, reading from mart_stages where measure = 'crr' and instrument = 'classifier'"
         ).fetchall()
     rates = {(defence, subject, stage): rate for defence, subject, stage, rate in rows}
     erased, edited, again = (rates["uce", "ring", stage] for stage in range(3))
