@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table styles constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table styles cycles constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -91,6 +91,13 @@ styles: $(STAMP) ## audit a fill of the testbed as a concept, through every scen
 	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/striped --class square --fill striped --count 24
 	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/arrow --class arrow --count 12
 	$(BIN)/erasure-audit run deployments/specs/testbed-styles.yaml --root $(STYLES)/store --exit-zero
+
+CYCLES = build/cycles
+
+cycles: $(STAMP) ## edit and erase the testbed in turn: the concept, its neighbours and the pictures at each stage (resumable)
+	$(BIN)/erasure-audit testbed scenes $(CYCLES)/corpus/ring --class ring --count 16
+	$(BIN)/erasure-audit testbed scenes $(CYCLES)/corpus/arrow --class arrow --count 16
+	$(BIN)/erasure-audit run deployments/specs/testbed-cycles.yaml --root $(CYCLES)/store --exit-zero
 
 MEB = build/m-erasurebench
 

@@ -20,6 +20,8 @@ from pydantic import JsonValue
 _MODELS = (
     "compute.models",
     "compute.prefixes",
+    "compute.relearned",
+    "compute.stages.inputs",
     "diffusion",
     "checkpoints",
     "guards.building",
@@ -31,13 +33,13 @@ _BATCHES = ("compute.stages.batching", "compute.stages.overlap", "diffusion.devi
 _CODE: Mapping[str, tuple[str, ...]] = {
     "erase": ("compute.stages.erase", *_BATCHES, "erasers", *_MODELS),
     "attack": (
-        "compute.stages.attack", "compute.stages.inputs", *_BATCHES, "compute.personalised", "attacks", "corpus", "spec.content",
+        "compute.stages.attack", *_BATCHES, "compute.personalised", "attacks", "corpus", "spec.content",
         *_MODELS,
     ),
     "invert": ("compute.stages.invert", *_BATCHES, "corpus", *_MODELS),
     "generate": (
         "compute.stages.generate", "compute.stages.picture_rows", "compute.stages.pictured", "compute.stages.round_trips",
-        "compute.stages.attacked", "compute.stages.inputs", "compute.stages.invert",
+        "compute.stages.attacked", "compute.stages.invert",
         *_BATCHES, "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
     "filter": (

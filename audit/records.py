@@ -52,13 +52,14 @@ class Control(StrEnum):
     OTHER_PICTURES = "other-pictures"  # a picture probe once more, from pictures of another concept
     RANDOM_TOKENS = "random-tokens"  # a white-box prompt search's cell once more, with as many random tokens
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
-    CHECKPOINT = "checkpoint"  # a relearning cell after fewer training steps: a point of a curve
+    CHECKPOINT = "checkpoint"  # a relearning cell after fewer training steps, or a stage of cycles: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area
     MASK_SHIFTED = "mask-shifted"  # ... in the located mask, moved
     MASK_FULL = "mask-full"  # ... in the whole picture
 
 
 TRAINING_STEPS = "training-steps"  # the axis of a relearning curve, in the place of a kind of disturbance
+STAGES = "stages"  # the axis of cycles: 0 is the erased model, odd stages are re-edited, even ones erased again
 NOISE_CONTROLS = (Control.NOISE_LATENT, Control.NOISE_PIXELS)
 MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
@@ -75,6 +76,7 @@ class Scenario(StrEnum):
     IMG2IMG = "img2img"
     COMPLETION = "completion"
     RELEARNING = "relearning"
+    CYCLES = "cycles"
     NONE = "none"
 
 
@@ -132,8 +134,12 @@ class Cell:
     scenario: str  # its name in the spec, which is the kind's where it has no other
     kind: Scenario
     planned: int
-    perturbation: str | None = None  # kind of disturbance, or `TRAINING_STEPS`; None is the scenario's default row
-    strength: float | None = None  # of the disturbance, in the unit of its kind; training steps of a relearning cell
+    perturbation: str | None = (
+        None  # kind of disturbance, `TRAINING_STEPS` or `STAGES`; None is the scenario's default row
+    )
+    strength: float | None = (
+        None  # of the disturbance, in the unit of its kind; training steps, or the stage of a cycle
+    )
     filters: tuple[CellFilter, ...] = ()
 
 

@@ -38,7 +38,8 @@ PATIENCE_SECONDS = 600.0  # that a run waits for a cluster which has lost all it
 def spread(run: Run, tasks: Mapping[str, Task[..., UnitReport]], essential: frozenset[str]) -> tuple[StageReport, ...]:
     """Try every unit that the journal lacks once, on the runner of the run's settings; return a report for each stage.
 
-    A unit that raises is recorded and the others go on, unless its kind is `essential` or the storage itself is gone.
+    A unit that raises is recorded and the others go on, unless its kind is `essential` and it depends on none, or the
+    storage itself is gone.
     """
     resolve(run.plan.spec).require_complete()  # this machine says what the others must have
     if run.settings.share_weights:
@@ -283,7 +284,8 @@ class _Dispatch:
         return None
 
     def _failed(self, unit: Unit, error: BaseException) -> Failure:
-        if unit.kind in self._essential or not isinstance(error, Exception) or isinstance(error, DeviceLost):
+        essential = unit.kind in self._essential and not unit.depends
+        if essential or not isinstance(error, Exception) or isinstance(error, DeviceLost):
             raise error
         self._run.journal.probe()  # raises when nothing more could be stored: computing on would be wasted
         reporter().note(f"{unit.kind} unit {unit.key[:12]} failed: {first_line(error)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from typing import TYPE_CHECKING
 
 from prefect import task
@@ -13,6 +13,7 @@ from prefect.tasks import Task
 from audit.errors import DeviceLost
 from audit.plan.identities import Unit
 from audit.plan.installation import Installation
+from audit.plan.rounds import training_rounds
 from audit.progress import Listener
 from tasks import telemetry
 from tasks.context import Run
@@ -56,11 +57,34 @@ _UNITS = {
 erase = functools.partial(run_units, kind="erase", unit_task=_UNITS["erase"], essential=True)
 
 
-def attack(run: Run, helps: bool = False) -> StageReport:
+def attack(run: Run, helps: bool = False, only: Container[str] | None = None) -> StageReport:
     """Search the inputs of attacks: one unit is one attack on one model, or a batch of what it searches for."""
-    report = run_units(run, helps, kind="attack", unit_task=_UNITS["attack"])
+    report = run_units(run, helps, only, kind="attack", unit_task=_UNITS["attack"])
     _sweep(run)
     return report
+
+
+def models(run: Run, helps: bool = False) -> tuple[StageReport, StageReport]:
+    """Erase and attack, in turn where a model is erased again after an attack has edited it; return both stages' reports."""
+    rounds = training_rounds(run.plan)
+    reports = []
+    for number in range(max(rounds.values(), default=0) + 1):
+        only = {key for key, own in rounds.items() if own == number}
+        reports.append((erase(run, helps, only), attack(run, helps, only)))
+    erased, attacked = zip(*reports, strict=True)
+    return _together(erased), _together(attacked)
+
+
+def _together(reports: Sequence[StageReport]) -> StageReport:
+    """Return the report of a stage that was run in parts."""
+    return dataclasses.replace(
+        reports[0],
+        **{
+            name: sum(getattr(report, name) for report in reports)
+            for name in ("units", "before", "computed", "elsewhere", "rows", "unet_calls", "seconds")
+        },
+        failures=tuple(failure for report in reports for failure in report.failures),
+    )
 
 
 def _sweep(run: Run) -> None:
@@ -85,7 +109,7 @@ quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality
 def compute(run: Run) -> tuple[StageReport, ...]:
     """Compute what the run lacks, on the runner of its settings; return the reports of the stages."""
     if run.settings.runner == "inline":
-        return tuple(stage(run) for stage in (erase, attack, invert, generate, filtering, detect, quality))
+        return (*models(run), *(stage(run) for stage in (invert, generate, filtering, detect, quality)))
     from tasks.spread import spread
 
     reports = spread(dataclasses.replace(run, trace=telemetry.parent()), _UNITS, essential=frozenset({"erase"}))

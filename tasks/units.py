@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import TYPE_CHECKING, TypeAlias
 
 import pyarrow.compute as pc
@@ -52,12 +52,21 @@ class StageReport:
 
 
 @telemetry.staged
-def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, essential: bool = False) -> StageReport:
-    """Try every unit of `kind` once; return the report of the stage. One who `helps` begins at the end.
+def run_units(
+    run: Run,
+    helps: bool = False,
+    only: Container[str] | None = None,
+    *,
+    kind: str,
+    unit_task: UnitTask,
+    essential: bool = False,
+) -> StageReport:
+    """Try every unit of `kind`, or `only` those with these keys, once; return the report of the stage.
 
-    A unit that raises is recorded and the others go on, unless the stage is essential or the storage itself is gone.
+    One who `helps` begins at the end. A unit that raises is recorded and the others go on, unless the stage is essential and
+    the unit depends on none, or the storage itself is gone.
     """
-    stage = _Stage(run, kind, helps)
+    stage = _Stage(run, kind, helps, only)
     progress = StageProgress(run.run_id, kind, len(stage.rows), stage.before)
     reports, failures = [], []
     for unit in stage.pending():
@@ -74,7 +83,7 @@ def run_units(run: Run, helps: bool = False, *, kind: str, unit_task: UnitTask, 
             if report.errors:
                 failures.append(Failure(kind, unit.key, f"{report.errors} of {report.rows} rows are errors"))
         else:
-            failures.append(_failed(run, unit, failure(state), essential))
+            failures.append(_failed(run, unit, failure(state), essential and not unit.depends))
         progress.show(stage.settled)
         telemetry.pending(kind, len(stage.rows) - stage.settled)
     progress.end()
@@ -108,14 +117,15 @@ def first_line(error: BaseException) -> str:
 class _Stage:
     """The units of one kind and what the journal has of them."""
 
-    def __init__(self, run: Run, kind: str, helps: bool) -> None:
+    def __init__(self, run: Run, kind: str, helps: bool, only: Container[str] | None = None) -> None:
         self.run, self.kind = run, kind
         self.plan: Plan = run.plan
-        self.rows = pc.indices_nonzero(pc.equal(self.plan.units["kind"], kind)).to_pylist()
+        keys = self.plan.units["key"]
+        rows = pc.indices_nonzero(pc.equal(self.plan.units["kind"], kind)).to_pylist()
+        self.rows = rows if only is None else [row for row in rows if keys[row].as_py() in only]
         self.order = self.rows[::-1] if helps else self.rows
         self.elsewhere = 0
         self._refresh()
-        keys = self.plan.units["key"]
         self.before = sum(keys[row].as_py() in self.done for row in self.rows)
         self.settled = self.before  # complete before, tried here, or complete elsewhere meanwhile
         self._available: set[str] | None = None
@@ -153,6 +163,8 @@ class _Stage:
         if not unit.depends:
             return []
         if self._available is None:
-            earlier = [self.run.journal.listing(kind) for kind in KINDS[: KINDS.index(self.kind)]]
+            # An eraser may start from what an attack of an earlier round made.
+            before = KINDS[: max(KINDS.index(self.kind), KINDS.index("attack") + 1)]
+            earlier = [self.run.journal.listing(kind) for kind in before]
             self._available = {key for listing in earlier for key in (*listing.complete, *listing.failed)}
         return [f"unit {key[:12]} it depends on" for key in unit.depends if key not in self._available]

@@ -20,6 +20,7 @@ ACCESS = {
     "img2img": "a noised picture (black box)",
     "completion": "a part of a picture (black box)",
     "relearning": "training on pictures (white box)",
+    "cycles": "training and erasing in turn (white box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

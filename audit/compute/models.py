@@ -12,8 +12,10 @@ import safetensors.torch
 import torch
 
 from audit.checkpoints import ErasedModel, apply_artefact
+from audit.checkpoints.apply import with_changes
 from audit.checkpoints.tensors import header_metadata
 from audit.compute.prefixes import Prefixes
+from audit.compute.relearned import relearned_change, require_trained
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
@@ -22,7 +24,8 @@ from audit.errors import CheckpointError
 from audit.guards import parse
 from audit.guards.building import Parts, build
 from audit.plan.document import Plan
-from audit.plan.identities import CheckpointIdentity, EraseIdentity
+from audit.plan.identities import CheckpointIdentity, EraseIdentity, from_json
+from audit.plan.personalisations import Edited
 from audit.records import ResolvedGuard
 from audit.spec.document import Spec
 from audit.spec.sampler import AS_PIPELINE, DDIM
@@ -83,6 +86,18 @@ class Models:
         """
         model = self._model(erase_key, dtype)
         return model.noise_model(texts, guidance) if isinstance(model, ErasedModel) else noise_model(model, guidance)
+
+    def start(self, edited: Edited | None) -> Pipeline:
+        """Return the pipeline that an eraser starts from: the backbone, or an erased model with its LoRA in the weights.
+
+        Raises `EraserError` where the LoRA was not trained to its end.
+        """
+        if edited is None:
+            return self.pipeline
+        require_trained(self.journal, edited.lora)
+        change = relearned_change(self.journal, edited.lora)
+        unet = with_changes(self._unet(edited.model, "float32"), change.unet)
+        return dataclasses.replace(self.reader(edited.model), unet=unet)
 
     def network(self, erase_key: str | None) -> Denoiser:
         """Return the network of one model in float32."""
@@ -232,8 +247,10 @@ class Models:
             blob = self.journal.blob_of("erase", erase_key, header)
             weights = safetensors.torch.load(blob)
             self._require_same(erase_key, header["blob_sha256"])
+            described = from_json("erase", header["identity"])
+            start = self.start(described.edited) if isinstance(described, EraseIdentity) else self.pipeline
             return apply_artefact(
-                self.pipeline, weights, where=f"erase unit {erase_key}", dtype=dtype, metadata=header_metadata(blob)
+                start, weights, where=f"erase unit {erase_key}", dtype=dtype, metadata=header_metadata(blob)
             )
         if unet.dtype != dtype:
             unet = copy.deepcopy(unet)  # `to` works in place and the float32 backbone is still needed

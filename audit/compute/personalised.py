@@ -12,15 +12,14 @@ import functools
 from typing import TypeAlias
 
 from audit.checkpoints.apply import ErasedModel, with_changes
-from audit.checkpoints.personal import Change, read_change, trained_change
+from audit.checkpoints.personal import Change, read_change
 from audit.checkpoints.personalisation import PersonalisationRef, resolve_personalisation
 from audit.checkpoints.tensors import backbone_modules
 from audit.compute.models import Models
-from audit.compute.stages.inputs import unit_result
+from audit.compute.relearned import relearned_change
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import CheckpointError
-from audit.plan.identities import AttackIdentity, from_json
 from audit.plan.personalisations import Personalisation, Relearned
 from audit.spec.scenarios import EmbeddingScenario
 
@@ -70,12 +69,7 @@ class Personalised(Models):
         """Return the change to add. Raises `CheckpointError` when the file is no longer the planned one or adds nothing."""
         chosen = self.personalisation
         if isinstance(chosen, Relearned):
-            trained = unit_result(self.below.journal, "attack", chosen.attack)
-            attack = from_json("attack", trained.identity)
-            assert isinstance(attack, AttackIdentity)
-            rank, alpha = attack.parameters["rank"], attack.parameters["alpha"]
-            assert isinstance(rank, int) and not isinstance(alpha, bool | str | list | dict)
-            return trained_change(trained.tensors, chosen.item, rank, alpha)
+            return relearned_change(self.below.journal, chosen)
         unet, reader = self.below._unet(chosen.base, "float32"), self.below.reader(chosen.base)
         return read_change(self._find(chosen.sha256), backbone_modules(unet, reader.text_encoder))
 

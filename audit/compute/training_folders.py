@@ -14,7 +14,11 @@ from audit.files import NoLocks, try_lock
 from audit.plan.identities import AttackIdentity, EraseIdentity, Unit
 from audit.progress import Listener, Session, Silent
 
-_LENGTHS = {"iterations", "generations"}  # parameters of what takes long and can be continued: training, and searches
+_LENGTHS = {
+    "iterations",
+    "generations",
+    "checkpoints",
+}  # parameters of what takes long and can be continued: training, and searches
 
 
 @contextlib.contextmanager

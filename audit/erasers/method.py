@@ -31,7 +31,8 @@ class EraserMethod(Method):
     a hint. `words` are the parameters whose text the text encoder has to read; `separator` is what no phrase may hold,
     since the method's file lists phrases by it. `calls` gives the UNet evaluations of one training for a concept, a
     backward pass counted as two; `stored` the bytes of the tensors that the method changes or adds, for a UNet's shapes by
-    diffusers names. `families` are those of `audit.weights.families` whose networks the method can change.
+    diffusers names. `families` are those of `audit.weights.families` whose networks the method can change. `again` says that
+    it can start from a model that it has erased before and that was trained since.
     """
 
     parameters: type[Parameters]
@@ -44,6 +45,7 @@ class EraserMethod(Method):
     calls: Callable[[Values, Values], Calls] = no_calls
     stored: Callable[[Values, Mapping[str, Sequence[int]]], int] = no_bytes
     families: tuple[str, ...] = ("sd1", "sd2")
+    again: bool = True
 
     def resolve(self, preset: str | None, given: Mapping[str, object]) -> Values:
         """Return every parameter's value: defaults, then the preset, then what is given.

@@ -101,4 +101,5 @@ METHOD = EraserMethod(
     separator=",",
     calls=_calls,
     stored=_stored,
+    again=False,  # its layers act by the prompt of each picture, which no training of a second one tells the first
 )

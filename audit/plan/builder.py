@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from audit import erasers, guards, identity
 from audit.attacks import registry
+from audit.errors import SpecError
 from audit.plan.document import PlannedCell, chunks
 from audit.plan.filter_units import Filters, numbered
 from audit.plan.identities import (
@@ -23,6 +24,7 @@ from audit.plan.identities import (
     as_json,
 )
 from audit.plan.inversions import Inversion
+from audit.plan.personalisations import Edited
 from audit.plan.picture_ids import picture_ids
 from audit.plan.planned_cases import PlannedCases
 from audit.plan.planned_units import PlannedUnits
@@ -57,11 +59,24 @@ class Builder:
         if (defence, concept.name) not in self._models:
             self._models[defence, concept.name] = self._erased(defence, concept)
         key = self._models[defence, concept.name]
-        if key is not None:
-            self.units[key].need(self.next_cell)
+        self.need(key)
         return key
 
-    def _erased(self, defence: str, concept: Concept) -> str | None:
+    def need(self, key: str | None) -> None:
+        """Let the cell that is planned next need a unit, if it is one."""
+        if key is not None:
+            self.units[key].need(self.next_cell)
+
+    def erased_again(self, defence: str, concept: Concept, edited: Edited) -> str:
+        """Return the key of the erase unit by which the defence's eraser erases `concept` from a model that was edited.
+
+        Raises `SpecError` for a defence whose eraser cannot do so.
+        """
+        key = self._erased(defence, concept, edited)
+        assert key is not None  # the spec's rules ask for an eraser
+        return key
+
+    def _erased(self, defence: str, concept: Concept, edited: Edited | None = None) -> str | None:
         eraser = self.spec.defence(defence).eraser
         if eraser is None:
             return None
@@ -71,8 +86,14 @@ class Builder:
             return self.units.add(CheckpointIdentity(self.backbone.sha256, digest, eraser.method, code), (), 1, ())
         parameters = erasers.resolve_parameters(eraser, self.backbone.name)
         plugin = erasers.ERASERS.origin(eraser.method, "defences").get("plugin")
-        erased = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin)
-        return self.units.add(erased, (), 1, ())
+        if edited is not None and not erasers.ERASERS.find(eraser.method, "defences").again:
+            raise SpecError(
+                f"{eraser.method} cannot erase a model again that it has erased before",
+                where=f"defences.{defence}",
+                next_step="audit cycles of another eraser, or leave the scenario out",
+            )
+        erased = EraseIdentity(self.backbone.sha256, eraser.method, parameters, concept, code, plugin, edited)
+        return self.units.add(erased, (edited.model, edited.lora.attack) if edited else (), 1, ())
 
     def drawn(self, concept: str) -> Sequence[Attempt]:
         """Return an attempt for each reference image of a concept, in the order in which cells take them.

@@ -22,7 +22,7 @@ from pydantic import (
 
 from audit.files import ForeignError
 from audit.identity import canonical_json, int_key
-from audit.plan.personalisations import Personalisation, Record, Relearned
+from audit.plan.personalisations import Edited, Personalisation, Record, Relearned
 from audit.records import Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import DDIM, Sampler
@@ -70,7 +70,7 @@ class FromPicture(Record):
 
 @dataclasses.dataclass(frozen=True)
 class EraseIdentity(Record):
-    """The identity of weights that a method makes. Other units name the erased model by this unit's key."""
+    """The identity of weights that a method makes of the backbone, or of an `edited` model; others name them by its key."""
 
     backbone: str
     method: str
@@ -78,11 +78,13 @@ class EraseIdentity(Record):
     concept: UnitConcept
     code: str
     plugin: Plugin | None = None
+    edited: Edited | None = None
     kind: Literal["erase"] = "erase"
 
     @model_serializer(mode="wrap")
-    def _without_own(self, handler: SerializerFunctionWrapHandler) -> Json:
-        return without_own_plugin(handler(self))
+    def _without_what_others_have(self, handler: SerializerFunctionWrapHandler) -> Json:
+        fields = without_own_plugin(handler(self))
+        return {name: value for name, value in fields.items() if name != "edited" or value is not None}
 
 
 @dataclasses.dataclass(frozen=True)

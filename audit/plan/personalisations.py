@@ -1,4 +1,4 @@
-"""Identities of what is put on top of a defence's model before pictures are made."""
+"""Identities of what is put on top of a defence's model before pictures are made, or before it is erased again."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ class Relearned(Record):
 
     attack: str
     item: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited(Record):
+    """A model to erase again: the erase unit that made it, and a LoRA that was trained on top of it since."""
+
+    model: str
+    lora: Relearned

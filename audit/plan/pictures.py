@@ -17,7 +17,7 @@ from audit.plan.relearning_cases import held_out, training
 from audit.plan.resolved import ABSENT, CorpusItem, Pictures, Problem
 from audit.spec.document import Spec
 from audit.spec.picture_scenarios import PictureScenario
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import TrainingScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import CorpusEntry
 from audit.storage.errors import SourceUnavailable
@@ -202,7 +202,7 @@ def _wanted(spec: Spec) -> dict[str, int]:
     others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
     wanted = dict.fromkeys([*others, *spec.controls.unlearned, *_others(spec)], spec.controls.cases)
     wanted |= {concept.name: largest for concept in spec.concepts}
-    for scenario in (scenario for scenario in spec.scenarios if isinstance(scenario, RelearningScenario)):
+    for scenario in (scenario for scenario in spec.scenarios if isinstance(scenario, TrainingScenario)):
         for name in (*(concept.name for concept in spec.concepts), scenario.control_concept):
             wanted[name] = max(wanted.get(name, 0), held_out(spec, name) + training(scenario).images)
     return wanted

@@ -11,6 +11,7 @@ from audit.plan.adversarial_cases import adversarial_cases, random_token_cases
 from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
 from audit.plan.builder import Builder
 from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
+from audit.plan.cycle_cells import cycle_cells
 from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
 from audit.plan.identities import Source
@@ -28,7 +29,7 @@ from audit.records import BENIGN_PROMPTS, TRAINING_STEPS, Attempt, Cell, Control
 from audit.spec.document import Spec
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import PictureScenario
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import CyclesScenario, RelearningScenario
 from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario, LatentScenario, TextScenario
 from audit.spec.sections import Concept
 
@@ -62,6 +63,8 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                     picture_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, RelearningScenario):
                     _relearning_cells(builder, concept, scenario, defence)
+                elif isinstance(scenario, CyclesScenario):
+                    cycle_cells(builder, concept, scenario, defence)
                 else:
                     _latent_cells(builder, concept, scenario, defence)
         _benign_cells(builder, concept, resolved.benign)

@@ -25,7 +25,7 @@ def plan_quality(builder: Builder, instruments: Sequence[QualityInstrument]) -> 
 
     There are none without instruments. A baseline cell has the same concept, subject and scenario, and its cases have
     the same seeds, prompts, reference images and attack results in the same order. An embedding that was learned for
-    one defence alone has no baseline.
+    one defence alone has no baseline. The stages of cycles are all measured against the backbone before any edit.
     """
     if not instruments:
         return ()
@@ -74,8 +74,19 @@ def _comparisons(spec: Spec, cells: Sequence[Cell], cases: Cells) -> Iterator[Co
     twins: dict[tuple[object, ...], int] = {}
     for cell in cells:
         twins.setdefault((cell.defence, *_attack(cell)), cell.cell_id)
+    unedited = {
+        (cell.concept, cell.subject, cell.scenario): cell.cell_id
+        for cell in cells
+        if cell.kind is Scenario.CYCLES and cell.defence == "none" and cell.strength == 0
+    }
     for cell in cells:
         own = cases[cell.cell_id]
+        if cell.kind is Scenario.CYCLES:
+            first = unedited[cell.concept, cell.subject, cell.scenario]
+            if first != cell.cell_id:
+                yield Comparison(cell.cell_id, Baseline.BACKBONE, first)
+            yield Comparison(cell.cell_id, Baseline.PROMPT, None)
+            continue
         if cell.control not in _ATTACKED or not own.images:
             continue
         for baseline, defence in ((Baseline.BACKBONE, "none"), (Baseline.UNGUARDED, _unguarded(spec, cell.defence))):

@@ -13,7 +13,7 @@ from audit.plan.personalisations import Relearned
 from audit.plan.preflight.unusable import reason
 from audit.records import Attempt
 from audit.spec.fields import SpecFields
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import CyclesScenario, RelearningScenario, TrainingScenario
 from audit.spec.scenarios import LatentScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import PHRASE
@@ -29,19 +29,25 @@ class Checkpoint:
     attempts: Sequence[Attempt]
 
 
-def training(scenario: RelearningScenario) -> RelearningParameters:
-    """Return the parameters by which a scenario trains. Raises `SpecError` for the first bad one."""
-    parameters = registry.parse(METHOD.name, scenario.parameters, scenario.preset, f"scenarios.{scenario.name}")
+def training(scenario: TrainingScenario, edits: int = 1) -> RelearningParameters:
+    """Return the parameters by which a scenario trains; of cycles those of one training as long as so many `edits`.
+
+    Raises `SpecError` for the first bad one.
+    """
+    given = dict(scenario.parameters)
+    if isinstance(scenario, CyclesScenario):
+        given["checkpoints"] = [scenario.steps * edit for edit in range(1, edits + 1)]
+    parameters = registry.parse(METHOD.name, given, scenario.preset, f"scenarios.{scenario.name}")
     assert isinstance(parameters, RelearningParameters)
     return parameters
 
 
-def captions(scenario: RelearningScenario, concept: Concept) -> list[str]:
+def captions(scenario: TrainingScenario, concept: Concept) -> list[str]:
     """Return the captions under which pictures of `concept` are trained on."""
     return [template.replace(PHRASE, concept.phrase) for template in training(scenario).templates]
 
 
-def prompts_of(scenario: RelearningScenario, concept: Concept) -> list[str]:
+def prompts_of(scenario: TrainingScenario, concept: Concept) -> list[str]:
     """Return the prompts of the scenario's cases, in turn."""
     return [template.replace(PHRASE, concept.phrase) for template in scenario.templates]
 
@@ -54,18 +60,9 @@ def relearning_cases(
     Prompts and seeds are the same at each. Without pictures, or with a caption that cannot be read whole, the cases of a
     trained model have a problem. Raises `SpecError` for fewer reference images than the training takes.
     """
-    p, prompts = training(scenario), prompts_of(scenario, concept)
-    plain = [Attempt(builder.spec.seed + n, prompts[n % len(prompts)]) for n in range(scenario.cases)]
-    errors = [
-        builder.unusable.pictures.get(concept.name),
-        *map(builder.unusable.prompts.get, captions(scenario, concept)),
-    ]
-    problem = next((reason(error) for error in errors if error is not None), None)
-    units: dict[str, str] = {}
-    if problem is None:
-        images = reference_pictures(builder, concept.name, p.images, scenario.name)
-        items, parameters = [*map(item_of, p.trained)], p.model_dump(mode="json")
-        units = builder.attack(METHOD.name, parameters, concept, items, model=model, images=images, together=True)
+    p, plain = training(scenario), attempts(builder, concept, scenario, scenario.cases)
+    problem = untrainable(builder, concept, scenario)
+    units = train(builder, concept, scenario, p, model) if problem is None else {}
     for step in p.checkpoints:
         last, item = step == p.checkpoints[-1], item_of(step)
         if not step:
@@ -73,8 +70,40 @@ def relearning_cases(
         elif problem is not None:
             yield Checkpoint(step, last, None, [dataclasses.replace(one, problem=problem) for one in plain])
         else:
-            attempts = [dataclasses.replace(one, attack_key=units[item], attack_item=item) for one in plain]
-            yield Checkpoint(step, last, Relearned(units[item], item), attempts)
+            lora = Relearned(units[item], item)
+            yield Checkpoint(step, last, lora, [with_lora(one, lora) for one in plain])
+
+
+def attempts(builder: Builder, subject: Concept, scenario: TrainingScenario, count: int) -> Sequence[Attempt]:
+    """Return `count` cases that prompt `subject`, with the same prompts and seeds for whatever was trained."""
+    prompts = prompts_of(scenario, subject)
+    return [Attempt(builder.spec.seed + n, prompts[n % len(prompts)]) for n in range(count)]
+
+
+def with_lora(attempt: Attempt, lora: Relearned) -> Attempt:
+    """Return the attempt, which needs a LoRA and cannot be assessed without it."""
+    return dataclasses.replace(attempt, attack_key=lora.attack, attack_item=lora.item)
+
+
+def untrainable(builder: Builder, concept: Concept, scenario: TrainingScenario) -> str | None:
+    """Return why nothing can be trained on pictures of `concept`: none can be read, or a caption cannot be read whole."""
+    errors = [
+        builder.unusable.pictures.get(concept.name),
+        *map(builder.unusable.prompts.get, captions(scenario, concept)),
+    ]
+    return next((reason(error) for error in errors if error is not None), None)
+
+
+def train(
+    builder: Builder, concept: Concept, scenario: TrainingScenario, p: RelearningParameters, model: str | None
+) -> dict[str, str]:
+    """Plan one training on pictures of `concept`; return the attack unit of each checkpoint's item.
+
+    Raises `SpecError` for fewer reference images than the training takes.
+    """
+    images = reference_pictures(builder, concept.name, p.images, scenario.name)
+    items, parameters = [*map(item_of, p.trained)], p.model_dump(mode="json")
+    return builder.attack(METHOD.name, parameters, concept, items, model=model, images=images, together=True)
 
 
 def held_out(spec: SpecFields, concept: str) -> int:

@@ -94,7 +94,7 @@ def _erased_row(row: Document) -> tuple[str, ...]:
     effect = [f"{_prompt(text)} {value:.2%}" for text, value in change["effect"].items()]
     parameters = [f"{name} {value}" for name, value in sorted(record["parameters"].items())]
     return (
-        plain(row["artefact"]),
+        plain(row["artefact"]) + (f", erased again {again}" if (again := row["facts"].get("again")) else ""),
         plain(" of ".join(filter(None, (f"{record['method']} {record['version']}", record.get("package"))))),
         count(change["tensors"]),
         f"{change['parameter_share']:.2%}",

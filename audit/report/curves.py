@@ -1,11 +1,11 @@
-"""Draw CRR against the strength of a perturbation or training steps: a mark and an interval per point, a line per class."""
+"""Draw CRR against a perturbation, training steps or stages of cycles: a mark and an interval per point, a line per class."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
 
-from audit.records import TRAINING_STEPS, Control
+from audit.records import STAGES, TRAINING_STEPS, Control
 from audit.report import svg
 from audit.report.chart import SHARES, Plot, plot
 from audit.report.svg import Drawing
@@ -15,6 +15,10 @@ from audit.verdict.results import CrrRow
 
 MAX_LINES = len(svg.SHAPES)  # of one figure
 _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 300, 56, 16, 12, 46  # CSS pixels
+_AXES = {
+    TRAINING_STEPS: ("after training steps", "training steps"),
+    STAGES: ("at each stage", "stage: odd ones edited, even ones erased"),
+}
 _FALLING = ("image-jpeg", "image-resize")  # the smaller the stronger
 
 
@@ -37,7 +41,16 @@ def relearning_curves(index: Index) -> tuple[Plot, ...]:
     return _figures(index, [row for row in index.relearned() if row.control == Control.CHECKPOINT], "relearning")
 
 
-def _figures(index: Index, rows: Sequence[CrrRow], prefix: str) -> tuple[Plot, ...]:
+def cycle_curves(index: Index) -> tuple[Plot, ...]:
+    """Return the figures of cycles by one judge: CRR at each stage, and the rate of the neighbours in figures of their own."""
+    points = [row for row in index.cycles() if row.control == Control.CHECKPOINT]
+    never = {row.subject for row in index.cycles() if row.control == Control.UNLEARNED}
+    own = [row for row in points if row.subject == row.concept or row.subject in never]
+    others = [row for row in points if row not in own]
+    return (*_figures(index, own, "cycle"), *_figures(index, others, "neighbour", "the rate of the neighbours"))
+
+
+def _figures(index: Index, rows: Sequence[CrrRow], prefix: str, what: str = "CRR") -> tuple[Plot, ...]:
     judge = index.policy.judges[0] if index.policy else next((row.detector for row in rows), "")
     rows = [row for row in rows if row.detector == judge]
     figures: list[Plot] = []
@@ -46,10 +59,12 @@ def _figures(index: Index, rows: Sequence[CrrRow], prefix: str) -> tuple[Plot, .
         placed = [row for row in (*chosen, *_defaults(index, chosen)) if row.strength is not None]
         strengths = sorted({row.strength or 0.0 for row in placed}, reverse=key[2] in _FALLING)
         # The default row stands before the weakest disturbance, unless it has a strength of its own.
-        ticks = [*(["none"] if len(placed) == len(chosen) else []), *(f"{strength:g}" for strength in strengths)]
+        unplaced = len(placed) == len(chosen) and key[2] != STAGES
+        ticks = [*(["none"] if unplaced else []), *(f"{strength:g}" for strength in strengths)]
         lines = _curves(index, chosen, ticks)
         for start in range(0, len(lines), MAX_LINES):
-            figures.append(_plot(key, judge, lines[start : start + MAX_LINES], ticks, f"{prefix}{len(figures)}"))
+            some, title = lines[start : start + MAX_LINES], f"{what} of {plain(key[0])}"
+            figures.append(_plot(title, key, judge, some, ticks, f"{prefix}{len(figures)}"))
     return tuple(figures)
 
 
@@ -66,17 +81,20 @@ def _curves(index: Index, rows: Sequence[CrrRow], ticks: Sequence[str]) -> list[
         points = [("none" if row.strength is None else f"{row.strength:g}", row) for row in whole]
         label = defence_name(same[0]) + (f", {plain(subject)}" if other else "")
         placed = sorted(((ticks.index(tick), row) for tick, row in points), key=lambda point: point[0])
-        lines.append(_Curve(label, other or defence == "none", tuple(placed)))
+        beside = other and same[0].perturbation != STAGES
+        lines.append(_Curve(label, beside or defence == "none", tuple(placed)))
     return sorted(lines, key=lambda line: line.faint)
 
 
-def _plot(key: tuple[str, str, str], judge: str, lines: Sequence[_Curve], ticks: Sequence[str], prefix: str) -> Plot:
-    concept, scenario, kind = map(plain, key)
-    axis = "after training steps" if kind == TRAINING_STEPS else f"against the strength of {kind}"
+def _plot(
+    title: str, key: tuple[str, str, str], judge: str, lines: Sequence[_Curve], ticks: Sequence[str], prefix: str
+) -> Plot:
+    _, scenario, kind = map(plain, key)
+    axis, _ = _AXES.get(kind, (f"against the strength of {kind}", kind))
     return plot(
         lambda width: _draw(lines, ticks, kind, width),
         prefix=prefix,
-        title=f"CRR of {concept} by {plain(judge)} {axis}, {scenario}",
+        title=f"{title} by {plain(judge)} {axis}, {scenario}",
         description="; ".join(
             f"{line.label}: " + ", ".join(percent(row.rate) for _, row in line.points) for line in lines
         ),
@@ -99,7 +117,9 @@ def _draw(lines: Sequence[_Curve], ticks: Sequence[str], kind: str, width: int) 
         drawing.text(_LEFT - 6, y(share), text, svg.MUTED, anchor="end")
     for place, tick in enumerate(ticks):
         drawing.text(x(place), bottom + 12, tick, svg.MUTED, anchor="middle")
-    drawing.text((_LEFT + right) / 2, bottom + 32, plain(kind, 40), svg.MUTED, anchor="middle")
+    drawing.text(
+        (_LEFT + right) / 2, bottom + 32, _AXES.get(kind, ("", plain(kind, 40)))[1], svg.MUTED, anchor="middle"
+    )
     for number, line in enumerate(lines):
         color, shift = svg.MUTED if line.faint else svg.SERIES, (number - (len(lines) - 1) / 2) * 0.07
         measured = [(x(place + shift), row.rate, row) for place, row in line.points if row.rate is not None]

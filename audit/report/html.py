@@ -14,7 +14,7 @@ from markupsafe import Markup
 from audit.report import failures, judges, matrix, nearest, sections
 from audit.report.chart import Plot
 from audit.report.contact import MAX_PICTURES, PER_CELL, Sheet, contact_sheets
-from audit.report.curves import curves, relearning_curves
+from audit.report.curves import curves, cycle_curves, relearning_curves
 from audit.report.embedding import ENCODED, Pictures
 from audit.report.likelihoods import likelihoods
 from audit.report.plots import plots
@@ -121,6 +121,7 @@ class _Page:
             "rule": RULE,
             "curves": _drawn(curves(self.index)),
             "relearning_curves": _drawn(relearning_curves(self.index)),
+            "cycle_curves": _drawn(cycle_curves(self.index)),
             "likelihoods": _drawn(likelihoods(self.index)),
             "confidence": self.index.confidence(),
             "judge": self.index.policy.judges[0] if self.index.policy else None,

@@ -63,7 +63,7 @@ def _table(index: Index, rows: tuple[QualityRow, ...]) -> Table:
             plain(index.cell_name(row.cell_id)),
             plain(row.metric),
             BASELINES.get(row.baseline, plain(row.baseline)),
-            _shown(row),
+            shown(row),
             number(row.median, 3) if row.median is not None else NOT_AVAILABLE,
             count(row.assessed),
             count(row.unassessed),
@@ -76,8 +76,8 @@ def _table(index: Index, rows: tuple[QualityRow, ...]) -> Table:
     return Table("Picture quality by cell", columns, lines, heads=2, stack=True)
 
 
-def _shown(row: QualityRow) -> str:
-    """Return the number, with how many pictures equal their baseline where that makes a value infinite."""
+def shown(row: QualityRow) -> str:
+    """Return the number of a metric, with how many pictures equal their baseline where that makes a value infinite."""
     value = row.value if row.kind == "features" else row.mean
     text = number(value, 3) if value is not None else NOT_AVAILABLE
     return f"{text} ({count(row.infinite)} equal)" if row.infinite else text

@@ -118,8 +118,12 @@ class Index:
         """Return the rows of models that were trained again, at each of their checkpoints."""
         return [row for row in self.result.crr if row.kind == Scenario.RELEARNING]
 
+    def cycles(self) -> list[CrrRow]:
+        """Return the rows of models that were edited and erased in turn, at each stage."""
+        return [row for row in self.result.crr if row.kind == Scenario.CYCLES]
+
     def undisturbed(self, row: CrrRow) -> CrrRow | None:
-        """Return the default row that a perturbed row, or a checkpoint on the way, belongs to."""
+        """Return the default row that a perturbed row, a checkpoint or a stage on the way, belongs to."""
         key = (row.concept, row.subject, row.defence, row.scenario, row.detector)
         default = (None, Control.BACKBONE, Control.UNLEARNED)
         return next(

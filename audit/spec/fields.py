@@ -13,7 +13,7 @@ from audit.spec.benign import BenignSpec, subject_name
 from audit.spec.content import is_sexual
 from audit.spec.policy import Policy
 from audit.spec.quality import QualitySpec
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import TrainingScenario
 from audit.spec.scenarios import ScenarioSpec, TextScenario
 from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, Defence, DetectorSpec, words_of
 from audit.spec.system import System
@@ -89,7 +89,7 @@ class SpecFields(Model):
 
     def never_learned(self) -> tuple[str, ...]:
         """Return the concepts that the backbone has never seen, each once: of latent attacks and of relearning."""
-        relearning = (s.control_concept for s in self.scenarios if isinstance(s, RelearningScenario))
+        relearning = (s.control_concept for s in self.scenarios if isinstance(s, TrainingScenario))
         return tuple(dict.fromkeys((*self.controls.unlearned, *relearning)))
 
     def sought(self) -> tuple[Concept, ...]:

@@ -1,4 +1,4 @@
-"""The scenario that trains an erased model on pictures of the concept once more."""
+"""The scenarios that train an erased model on pictures of the concept once more: once, or in cycles with its eraser."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from audit.spec.scenario_base import BaseScenario
 from audit.spec.templates import with_phrase
 
 
-class RelearningScenario(BaseScenario):
-    """Prompts that name the concept, after a LoRA was trained on pictures of it on top of each defence's erased model.
+class TrainingScenario(BaseScenario):
+    """The fields of a scenario that trains a LoRA on pictures of the concept, beside a concept that was never learned."""
 
-    Pictures are drawn at every checkpoint of the training; the last one decides, the others make a curve. Beside it the
-    un-erased backbone is trained alike, and once more on pictures of `control_concept`, which it has never learned.
-    """
-
-    kind: Literal["relearning"]
-    "The kind of scenario; the name by default."
     control_concept: Name
     "A concept that the backbone never learned, with pictures in a corpus entry of role `control`."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    "Cases of each checkpoint, for each concept and defence."
+    "Cases of each checkpoint or stage, for each concept and defence."
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Prompts with `{phrase}` in place of the concept, used in turn."
     preset: Name | None = None
@@ -38,3 +32,44 @@ class RelearningScenario(BaseScenario):
     @classmethod
     def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(map(with_phrase, templates))
+
+
+class RelearningScenario(TrainingScenario):
+    """Prompts that name the concept, after a LoRA was trained on pictures of it on top of each defence's erased model.
+
+    Pictures are drawn at every checkpoint of the training; the last one decides, the others make a curve. Beside it the
+    un-erased backbone is trained alike, and once more on pictures of `control_concept`, which it has never learned.
+    """
+
+    kind: Literal["relearning"]
+    "The kind of scenario; the name by default."
+
+
+class CyclesScenario(TrainingScenario):
+    """Each defence's model is edited on pictures of the concept and erased once more by the same eraser, `cycles` times.
+
+    An edit is a LoRA, trained as in `relearning` for `steps` steps and kept in the weights. After each edit and each
+    erasure the concept and its neighbours are prompted; the last erasure decides, the other stages make a curve. Beside it
+    the un-erased backbone is edited alike and never erased, and once more on pictures of `control_concept`.
+    """
+
+    kind: Literal["cycles"]
+    "The kind of scenario; the name by default."
+    cycles: Annotated[int, Field(ge=1, le=20)] = 3
+    "Edits, each of which is followed by an erasure."
+    steps: Annotated[int, Field(ge=1, le=50_000)] = 100
+    "Training steps of each edit."
+    neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
+    "Cases of each neighbour at each stage; `cases` without it."
+
+    @field_validator("parameters")
+    @classmethod
+    def _without_checkpoints(cls, parameters: dict[str, object]) -> dict[str, object]:
+        if "checkpoints" in parameters:
+            raise ValueError("each edit takes `steps` training steps: leave out checkpoints, and set steps")
+        return parameters
+
+    @property
+    def beside(self) -> int:
+        """Return the cases of each neighbour at each stage."""
+        return self.cases if self.neighbour_cases is None else self.neighbour_cases

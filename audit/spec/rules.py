@@ -6,7 +6,7 @@ from audit import locations
 from audit.spec.benign import FEWEST, PICTURE_CHECK
 from audit.spec.fields import SpecFields
 from audit.spec.picture_scenarios import PictureScenario
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import CyclesScenario, TrainingScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario
 from audit.spec.sections import Guard
 
@@ -56,8 +56,8 @@ def _references(spec: SpecFields) -> list[str]:
             problems += _embedding(spec, scenario, corpus)
         elif isinstance(scenario, PictureScenario):
             problems += _pictures(spec, scenario, corpus)
-        if isinstance(scenario, RelearningScenario):
-            problems += _relearning(spec, scenario, corpus, controls)
+        if isinstance(scenario, TrainingScenario):
+            problems += _trained(spec, scenario, corpus, controls)
     for name in spec.controls.unlearned:
         if name not in controls:
             problems.append(f"controls.unlearned: no corpus entry of role control has the concept {name!r}")
@@ -107,9 +107,18 @@ def _mask_controls(guard: Guard) -> list[str]:
 
 
 def _impossible(spec: SpecFields) -> list[str]:
-    """Return a sentence for each defence that a scenario's sampler cannot carry."""
+    """Return a sentence for each defence that a scenario's sampler cannot carry, or that cannot be erased again."""
     exact = [s for s in spec.scenarios if isinstance(s, LatentScenario) and s.method != "fixed-point"]
-    return [
+    cycles = [scenario.name for scenario in spec.scenarios if isinstance(scenario, CyclesScenario)]
+    problems = [
+        f"scenarios.{name}: defence {defence.name!r} "
+        + ("has no eraser" if defence.eraser is None else "brings its weights as a checkpoint")
+        + ", so that nothing can erase again; give it an eraser's method, or audit it in another spec"
+        for name in cycles
+        for defence in spec.defences
+        if defence.name != "none" and (defence.eraser is None or defence.eraser.checkpoint is not None)
+    ]
+    return problems + [
         f"scenarios.{scenario.name}: method {scenario.method!r} steps from two latents at a time, and the "
         f"guards of defence {defence.name!r} act on one; use method fixed-point, or audit that defence in another spec"
         for scenario in exact
@@ -151,7 +160,7 @@ def _pictures(spec: SpecFields, scenario: PictureScenario, corpus: set[str]) -> 
     return problems
 
 
-def _relearning(spec: SpecFields, scenario: RelearningScenario, corpus: set[str], controls: set[str]) -> list[str]:
+def _trained(spec: SpecFields, scenario: TrainingScenario, corpus: set[str], controls: set[str]) -> list[str]:
     name, field = scenario.control_concept, f"scenarios.{scenario.name}.control_concept"
     problems = [
         f"corpus: {scenario.name} trains on images of {concept.name!r}, and no entry of role target has them"

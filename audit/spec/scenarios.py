@@ -11,7 +11,7 @@ from audit.spec.base import Model, Name, Phrase
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import CompletionScenario, Img2ImgScenario
 from audit.spec.prompts import PromptSource
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import CyclesScenario, RelearningScenario
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.scenario_base import KINDS, BaseScenario, with_kind
 from audit.spec.templates import has_mark, with_phrase
@@ -237,7 +237,8 @@ ScenarioSpec = Annotated[
         | LatentScenario
         | Img2ImgScenario
         | CompletionScenario
-        | RelearningScenario,
+        | RelearningScenario
+        | CyclesScenario,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_named),

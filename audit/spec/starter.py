@@ -21,8 +21,8 @@ ENERGY = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 PROMPTED = ("text", "adversarial-text")
 LATENT = ("latent-whitebox", "latent-blackbox")
 PICTURED = ("img2img", "completion")  # compare with pictures of another concept, and a new spec has one corpus entry
-# A new spec has at most one of each, under the kind's own name. Relearning needs a concept that nobody has told yet.
-SCENARIOS = tuple(kind for kind in KINDS if kind not in (*PICTURED, "relearning"))
+# A new spec has at most one of each, under the kind's own name. Relearning and cycles need a concept that nobody has told yet.
+SCENARIOS = tuple(kind for kind in KINDS if kind not in (*PICTURED, "relearning", "cycles"))
 _MOST_NAME = 64  # characters of a name
 _BENIGN_CASES = 32
 _WIDTH = 118  # of a line

@@ -14,6 +14,7 @@ import typer
 from audit import locations
 from audit.errors import EnvironmentProblem, SpecError
 from audit.spec.document import load_spec
+from audit.spec.relearning import CyclesScenario
 from flows.commands import options
 from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
@@ -153,8 +154,10 @@ def _erasers(plan: Draft) -> dict[str, str]:
     """Return defence -> the erased weights that it stands on, of those that have any."""
     concepts = [concept.name for concept in plan.spec.concepts]
     each = f"{len(concepts)} model{'s' * (len(concepts) != 1)}, one for each concept ({', '.join(concepts)})"
+    cycles = [scenario.cycles for scenario in plan.spec.scenarios if isinstance(scenario, CyclesScenario)]
+    again = f", and further erasures in cycles: {max(cycles)}" if cycles else ""
     return {
-        defence.name: f"{defence.eraser.method}, {each}"
+        defence.name: f"{defence.eraser.method}, {each}{again}"
         if defence.eraser.checkpoint is None
         else f"one checkpoint for every concept, claimed to be {defence.eraser.method}"
         for defence in plan.spec.defences

@@ -26,7 +26,7 @@ def schema_text() -> str:
     from audit.attacks import registry
     from audit.instruments.detectors.method import DETECTORS
     from audit.instruments.quality.method import QUALITY
-    from audit.spec.relearning import RelearningScenario
+    from audit.spec.relearning import CyclesScenario, RelearningScenario
     from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
     from audit.spec.schema import spec_schema
 
@@ -34,7 +34,10 @@ def schema_text() -> str:
     presets = {
         AdversarialTextScenario.__name__: {preset for one in searching for preset in one.presets},
         EmbeddingScenario.__name__: registry.ATTACKS.find("textual-inversion", "scenarios").presets,
-        RelearningScenario.__name__: registry.ATTACKS.find("relearning", "scenarios").presets,
+        **dict.fromkeys(
+            (RelearningScenario.__name__, CyclesScenario.__name__),
+            registry.ATTACKS.find("relearning", "scenarios").presets,
+        ),
     }
     by_eraser = {method: erasers.presets(method) for method in erasers.ERASERS.names()}
     document = spec_schema(by_eraser, guards.GUARDS.names(), presets)

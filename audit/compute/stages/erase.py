@@ -13,7 +13,7 @@ from audit.compute.models import Models
 from audit.compute.stages.batching import Made
 from audit.erasers.produce import produce
 from audit.erasers.saving import facts
-from audit.plan.identities import CheckpointIdentity, EraseIdentity
+from audit.plan.identities import CheckpointIdentity, EraseIdentity, from_json
 from audit.progress import Session
 from audit.records import Status
 from audit.storage.journal import SCHEMAS
@@ -27,12 +27,13 @@ def run_erase(
     A checkpoint's tensors stay in its files: its row carries the claim and the facts, and every process that loads it
     checks its digest. `session` keeps a training's checkpoints and shows its progress.
 
-    Raises `EraserError` when the eraser changed nothing: an erased model equal to the backbone is not audited.
+    Raises `EraserError` when the eraser changed nothing: an erased model equal to what it starts from is not audited.
     """
     if isinstance(described, CheckpointIdentity):
         ref = models.checkpoint(key, described.checkpoint)
         return _row(f"{described.claim}-checkpoint", inspect(ref, models.ref, described.claim)), None
-    erased = produce(models.pipeline, described.method, [described.concept], described.parameters, session)
+    start = models.start(described.edited)
+    erased = produce(start, described.method, [described.concept], described.parameters, session)
     change = erased.record.change
     measured = {
         "tensors": change.tensors,
@@ -44,9 +45,20 @@ def run_erase(
         "layout": erased.artefact.layout,
         "record": facts(erased.record),
     }
+    if described.edited is not None:
+        measured["again"] = _erasures(described, models)
     metadata = {**erased.artefact.metadata, "layout": erased.artefact.layout}
     blob = safetensors.torch.save(dict(erased.artefact.tensors), metadata)
     return _row(f"{described.method}-{described.concept.name}", measured), blob
+
+
+def _erasures(described: EraseIdentity, models: Models) -> int:
+    """Return how many erasures the model that an eraser starts from has behind it."""
+    count, edited = 0, described.edited
+    while edited is not None:
+        before = from_json("erase", models.journal.header("erase", edited.model)["identity"])
+        count, edited = count + 1, before.edited if isinstance(before, EraseIdentity) else None
+    return count
 
 
 def _row(artefact: str, facts: Mapping[str, object]) -> pa.Table:

@@ -14,7 +14,7 @@ from audit.plan.relearning_cases import captions, prompts_of
 from audit.plan.resolved import Resolved
 from audit.spec.document import Spec
 from audit.spec.picture_scenarios import PictureScenario
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import CyclesScenario, TrainingScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
 from audit.spec.templates import PHRASE
 from audit.weights.references import ModelRef
@@ -50,6 +50,8 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
     elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
         for concept in spec.concepts:
             yield from (template.replace(PHRASE, concept.phrase) for template in scenario.templates)
-    elif isinstance(scenario, RelearningScenario):
+    elif isinstance(scenario, TrainingScenario):
         for concept in (*spec.concepts, spec.concept(scenario.control_concept)):
             yield from (*prompts_of(scenario, concept), *captions(scenario, concept))
+        for concept in spec.concepts if isinstance(scenario, CyclesScenario) and scenario.beside else ():
+            yield from (text for name in concept.neighbours for text in prompts_of(scenario, spec.concept(name)))

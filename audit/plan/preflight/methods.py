@@ -18,7 +18,7 @@ from audit.instruments.quality.method import QUALITY
 from audit.methods.method import Method
 from audit.methods.registry import OWN, Registry, one_of
 from audit.spec.document import Spec
-from audit.spec.relearning import RelearningScenario
+from audit.spec.relearning import TrainingScenario
 from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
 
 M = TypeVar("M", bound=Method)
@@ -53,7 +53,7 @@ def methods_of(spec: Spec) -> dict[str, dict[str, dict[str, str]]]:
     searches = [s.method for s in spec.scenarios if isinstance(s, AdversarialTextScenario) and s.prompts is None]
     embeddings = [s for s in spec.scenarios if isinstance(s, EmbeddingScenario)]
     learned = any(s.embedding is None and s.personalisation is None for s in embeddings)
-    relearned = any(isinstance(scenario, RelearningScenario) for scenario in spec.scenarios)
+    relearned = any(isinstance(scenario, TrainingScenario) for scenario in spec.scenarios)
     used = [
         _versions(ERASERS, erasers),
         _versions(GUARDS, guards),

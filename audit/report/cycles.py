@@ -1,0 +1,135 @@
+"""The section on cycles: what editing and erasing in turn do to the concept, its neighbours and the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from audit.records import Control
+from audit.report.quality import BASELINES, DIRECTIONS, shown
+from audit.report.tables import CASES, INSTRUMENT, by_scenario, three_counts
+from audit.report.view import Column, Index, Section, Table, defence_name
+from audit.report.words import NOT_AVAILABLE, count, interval, percent, plain
+from audit.verdict.results import CrrRow
+
+_SENTENCES = (
+    "Each erased model was edited, by a LoRA that was trained on a few reference pictures of the concept and kept in the "
+    "weights, and then erased once more by its own eraser, in turn. Stage 0 is the erased model, odd stages are edited, even "
+    "ones erased again. The last stage is the scenario's rate; the others never enter a decision.",
+    "Beside them stand the un-erased model and a concept that the backbone never learned, edited by one training as long as "
+    "all edits together and erased at no stage. A neighbour that is lost there too was lost to the editing; one that is lost "
+    "only where models are erased again was lost to the erasing.",
+)
+
+
+def section(index: Index) -> Section | None:
+    """Return the section on cycles, or None where no scenario edits and erases in turn."""
+    rows = index.cycles()
+    if not rows:
+        return None
+    chains = list(dict.fromkeys(map(_chain, by_scenario(rows))))
+    ordered = sorted(rows, key=lambda row: (chains.index(_chain(row)), row.strength or 0.0))
+    tables = (_rates(index, ordered), *_pictures(index, ordered))
+    return Section("cycles", "Cycles of editing and erasing", _SENTENCES, tables=tables)
+
+
+def stage_name(row: CrrRow) -> str:
+    """Return what was done last to the model of a row's stage."""
+    number = int(row.strength or 0)
+    if row.defence == "none":
+        return f"edited {number // 2 + 1}" if number else "as it is"
+    return f"edited {number // 2 + 1}" if number % 2 else f"erased {number // 2 + 1}"
+
+
+def _chain(row: CrrRow) -> tuple[str, ...]:
+    return row.scenario, row.concept, row.defence, row.subject, row.detector
+
+
+def _sought(index: Index, row: CrrRow) -> tuple[str, str]:
+    if row.subject == row.concept:
+        return plain(row.subject), "un-erased" if row.defence == "none" else "erased"
+    ends = {r.subject for r in index.cycles() if r.control == Control.UNLEARNED and r.scenario == row.scenario}
+    return plain(row.subject), "never learned" if row.subject in ends else "neighbour"
+
+
+def _rates(index: Index, rows: Sequence[CrrRow]) -> Table:
+    columns = (
+        Column("Sought"),
+        Column("Which is", minor=1),
+        Column("Defence"),
+        Column("Scenario", minor=2),
+        Column("Stage", "number"),
+        Column("Model"),
+        *INSTRUMENT,
+        Column(CASES, "number"),
+        Column("Rate", "number"),
+        Column(f"{index.confidence()} interval", "number"),
+        Column("Since stage 0", "number"),
+    )
+    first = {_chain(row): row.rate for row in rows if not row.strength}
+    lines = tuple(
+        (
+            *_sought(index, row),
+            defence_name(row),
+            plain(row.scenario),
+            count(int(row.strength or 0)),
+            stage_name(row),
+            *index.instrument(row),
+            three_counts(row),
+            percent(row.rate),
+            interval(row.ci_low, row.ci_high),
+            _drift(first.get(_chain(row)), row.rate),
+        )
+        for row in rows
+    )
+    return Table("Rates at each stage", columns, lines, heads=2)
+
+
+def _drift(before: float | None, rate: float | None) -> str:
+    if before is None or rate is None:
+        return NOT_AVAILABLE
+    return f"{100 * (rate - before):+.1f} points".replace("-", "−")
+
+
+def _pictures(index: Index, rows: Sequence[CrrRow]) -> tuple[Table, ...]:
+    """Return how far the pictures of each stage are from the backbone's before any edit; nothing where none was measured."""
+    stages = {row.cell_id: row for row in reversed(rows)}
+    order = list(dict.fromkeys(row.cell_id for row in rows))
+    measured = sorted(
+        (one for one in index.result.quality if one.cell_id in stages),
+        key=lambda one: (one.instrument, one.metric, order.index(one.cell_id)),
+    )
+    if not measured:
+        return ()
+    columns = (
+        Column("Sought"),
+        Column("Which is", minor=1),
+        Column("Defence"),
+        Column("Stage", "number"),
+        Column("Model"),
+        Column("Metric"),
+        Column("Against", minor=2),
+        Column("Mean or distance", "number"),
+        Column("Assessed", "number"),
+        Column("Reads as", minor=3),
+    )
+    lines = []
+    for one in measured:
+        row = stages[one.cell_id]
+        lines.append(
+            (
+                *_sought(index, row),
+                defence_name(row),
+                count(int(row.strength or 0)),
+                stage_name(row),
+                plain(one.metric),
+                _against(one.baseline),
+                shown(one),
+                count(one.assessed),
+                DIRECTIONS.get(one.metric, ""),
+            )
+        )
+    return (Table("Pictures at each stage", columns, tuple(lines), heads=2),)
+
+
+def _against(baseline: str) -> str:
+    return "the un-erased model before any edit" if baseline == "backbone" else BASELINES.get(baseline, plain(baseline))
