@@ -20,6 +20,7 @@ ACCESS = {
     "img2img": "a noised picture (black box)",
     "completion": "a part of a picture (black box)",
     "relearning": "training on pictures (white box)",
+    "noise-based": "noise in the sampler (black box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 
