@@ -32,6 +32,10 @@ class Parameters(Model):
         """Return the texts that one unit with so many items puts through the text encoder, without asking a UNet."""
         return 0.0
 
+    def first_texts(self, phrase: str) -> Iterator[str]:
+        """Yield the prompts that a search for a concept's phrase begins with, which the text encoder has to read whole."""
+        yield from ()
+
 
 Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(has_mark)]
 
@@ -111,6 +115,11 @@ class RingABellParameters(Parameters):
         changed = 2 * survivors * self.crossover + (survivors - self.keep_best) * self.mutation
         expected = self.population + (self.generations - 1) * changed
         return items * min(expected, self.evaluations if self.evaluations is not None else expected)
+
+    def first_texts(self, phrase: str) -> Iterator[str]:
+        """Yield the target, then each pair with and without the concept."""
+        for text in (self.target, *(one for pair in self.pairs for one in pair)):
+            yield text.replace(PHRASE, phrase)
 
     @field_validator("pairs")
     @classmethod
@@ -200,52 +209,6 @@ class TextualInversionParameters(TrainingParameters):
         return len(self.learning_rates) * self.batch_size
 
 
-class UnlearnDiffAtkParameters(Parameters):
-    """Settings of the white-box search for tokens before a prompt; see `audit/attacks/unlearndiffatk.py`."""
-
-    tokens: Annotated[int, Field(ge=1, le=32)] = 3
-    "Tokens that are searched for, before the prompt (K)."
-    timesteps: Annotated[int, Field(ge=1, le=1000)] = 50
-    "Noise levels, evenly spread, that the search takes one after another."
-    iterations: Annotated[int, Field(ge=1, le=10_000)] = 40
-    "Steps at each noise level."
-    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
-    "Length of a signed step on the tokens' embeddings."
-    held_out: Annotated[int, Field(ge=1, le=1000)] = 16
-    "Draws of noise and timestep, apart from the search's, that choose the best tokens."
-    images: Annotated[int, Field(ge=1, le=10_000)] = 1
-    "Pictures of the corpus that are targets, one for each prompt in turn."
-    prompt: Annotated[str, Field(min_length=1, max_length=200)] = "a photo of a {phrase}"
-    "The prompt behind the searched tokens; `{phrase}` stands for the concept."
-
-    PRESETS: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "objects": {},
-        "nudity": {"tokens": 5},
-        "testbed": {"timesteps": 10, "iterations": 8, "learning_rate": 0.05, "held_out": 16, "images": 4},
-    }
-
-    def unet_calls(self, items: int) -> float:
-        """Return a forward and a backward pass a step and the held-out draws of each check, and those of each control."""
-        searches = items / 2
-        checks = self.timesteps + 1
-        return searches * (3.0 * self.timesteps * self.iterations + (checks + 1) * self.held_out)
-
-
-RANDOM = "random-"  # begins the items of a white-box search's control
-
-
-def texts_of(parameters: Parameters, phrase: str) -> Iterator[str]:
-    """Yield the prompts that a search for a concept encodes first: the target, then each pair with and without the concept.
-
-    A search for tokens before a prompt has that prompt, behind as many words of one token.
-    """
-    if isinstance(parameters, UnlearnDiffAtkParameters):
-        yield "a " * parameters.tokens + parameters.prompt.replace(PHRASE, phrase)
-    if isinstance(parameters, RingABellParameters):
-        for text in (parameters.target, *(one for pair in parameters.pairs for one in pair)):
-            yield text.replace(PHRASE, phrase)
-
-
 MAX_BYTES = 1 << 26  # of an embedding's file: one of one token has a few hundred kilobytes at most
 
 
@@ -263,7 +226,7 @@ class AttackMethod(Method):
 
     `scenario` is the one whose `method` may name it; empty for those that a scenario takes without being asked.
     A `white_box` one searches through each defence's model, for items `prompt-N` and for their controls `random-N`, and its
-    parameters have `images`, the number of pictures that it learns from.
+    parameters have `images`, the number of pictures of the corpus that it learns from.
     """
 
     parameters: type[Parameters]
@@ -280,13 +243,3 @@ EMBEDDING_FILE = _own("embedding-file", EmbeddingFileParameters, "given_embeddin
 PERSONALISATION = _own("personalisation", PersonalisationParameters, "personalisation_unit")
 RING_A_BELL = _own("ring-a-bell", RingABellParameters, "ring_a_bell_unit", "arXiv:2310.10012", "adversarial-text")
 TEXTUAL_INVERSION = _own("textual-inversion", TextualInversionParameters, "textual_inversion", "arXiv:2208.01618")
-UNLEARNDIFFATK = AttackMethod(
-    "unlearndiffatk",
-    "1",
-    UnlearnDiffAtkParameters,
-    "audit.attacks.unlearndiffatk:run",
-    "arXiv:2310.11868",
-    presets=UnlearnDiffAtkParameters.PRESETS,
-    scenario="adversarial-text",
-    white_box=True,
-)

@@ -43,8 +43,13 @@ class AttackModels(Protocol):
     def network(self, erase_key: str | None) -> Denoiser:
         """Return the network of one model in float32, frozen; hooks put onto it have to be taken off again."""
 
-    def noise_model(self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = ()) -> NoiseModel:
-        """Return the noise prediction of one model; `texts` are the prompts of the batch."""
+    def noise_model(
+        self, erase_key: str | None, dtype: str = "float32", texts: Sequence[str] = (), guidance: float = 1.0
+    ) -> NoiseModel:
+        """Return the noise prediction of one model.
+
+        `texts` are the prompts of the batch; `guidance` is the scale that a distilled network is told.
+        """
 
 
 @dataclasses.dataclass(frozen=True)

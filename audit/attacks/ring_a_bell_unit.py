@@ -11,7 +11,7 @@ import torch
 
 from audit import identity
 from audit.attacks import ring_a_bell
-from audit.attacks.parameters import RingABellParameters, texts_of
+from audit.attacks.parameters import RingABellParameters
 from audit.attacks.protocol import Found, Row, Search
 from audit.attacks.ring_a_bell import Encode, Space, State
 from audit.diffusion.pipeline import Pipeline
@@ -104,7 +104,7 @@ def encoder_of(pipeline: Pipeline) -> Encode:
 
 def target_of(pipeline: Pipeline, parameters: RingABellParameters, phrase: str) -> torch.Tensor:
     """Return the states (L, D) that the search comes close to."""
-    first, *pairs = texts_of(parameters, phrase)
+    first, *pairs = parameters.first_texts(phrase)
     vector = ring_a_bell.concept_vector(pipeline.first_states(pairs[::2]), pipeline.first_states(pairs[1::2]))
     return ring_a_bell.target_states(pipeline.first_states([first])[0], vector, parameters.eta)
 

@@ -1,29 +1,34 @@
 """Search for the tokens of a prompt through a denoising network: gradient steps on their embeddings, projected to tokens.
 
-The search keeps continuous embeddings e (K, D) of the searched tokens, one after another in a prompt. A step projects each to
-the token whose input embedding is nearest by cosine, takes the gradient of the loss there, and moves e by it:
+The search keeps continuous embeddings e (K, D) of the searched tokens in a prompt. A step projects each to the token whose
+input embedding is nearest by cosine, takes the gradient of the loss there, and moves e by it (Wen et al. 2023, PEZ, arXiv
+2302.03668):
 
-    q = E[argmax_v cos(e, E[v])]        g = d/dq || target - m(x_t, t, c(q)) ||^2 (mean)        e <- e - lr sign(g)
+    q = E[argmax_v cos(e, E[v])]        g = d/dq || target - m(x_t, t, c(q)) ||^2 (mean)        e <- step(e, g)
 
-m is what the network predicts (`levels.Kind`) and target what it would predict if it drew the target picture. With several
-CLIPs an embedding holds those of all of them side by side, so that one token is found for all; T5 reads the prompt without
-the searched tokens. Every draw comes from a generator of its own: a search that was interrupted goes on to the same result.
+m is what the network predicts (`levels.Kind`). A method says which noise level each step takes, what the target is there and
+what the step is. With several CLIPs an embedding holds those of all of them side by side, so that one token is found for
+all; T5 reads the prompt without the searched tokens. Every draw comes from a generator of its own: a search that was
+interrupted goes on to the same result.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
 import safetensors.torch
 import torch
 
 from audit import identity
-from audit.diffusion.levels import target_of
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.placeholder_tokens import Encoded, body_of, encode_embeddings
 from audit.diffusion.sampling import NoiseModel
 from audit.diffusion.text_encoders import Clip
+
+_OPTIMISER = "optimiser."  # begins the names of its tensors in a dump
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,6 +56,22 @@ def prefixed(pipeline: Pipeline, prompt: str, tokens: int) -> Slots:
     if tokens + len(own) > most:
         raise ValueError(f"{tokens} tokens before the {len(own)} of the prompt are more than the text encoder's {most}")
     return Slots((0,) * tokens + own, tuple(range(tokens)))
+
+
+def inserted(pipeline: Pipeline, prompt: str, every: int, most: int) -> Slots:
+    """Return a prompt with a place for a searched token at its beginning and behind every so many tokens, `most` at the most.
+
+    Raises ValueError when the text encoder cannot read them all.
+    """
+    own = list(pipeline.tokenizer(prompt, add_special_tokens=False)["input_ids"])
+    count = min(most, len(own) // every + 1)
+    longest = int(pipeline.tokenizer.model_max_length) - 2
+    if len(own) + count > longest:
+        raise ValueError(f"{count} tokens in the {len(own)} of the prompt are more than the text encoder's {longest}")
+    places = tuple(number * (every + 1) for number in range(count))
+    for place in places:
+        own.insert(place, 0)
+    return Slots(tuple(own), places)
 
 
 class TokenPrompt:
@@ -102,12 +123,27 @@ class TokenPrompt:
 
 
 @dataclasses.dataclass(frozen=True)
+class Noised:
+    """Clean latents (1, C, h, w) of a picture at a noise level: `latents` are the noisy ones, `timestep` (1,) is the level's.
+
+    `signal` and `level` are the factors of the clean latents and of the noise.
+    """
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    latents: torch.Tensor
+    timestep: torch.Tensor
+    signal: torch.Tensor
+    level: torch.Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class Draw:
-    """Noisy latents (1, C, h, w) of a target picture, what the network should predict there, and the timestep (1,)."""
+    """Noisy latents (1, C, h, w), the timestep (1,), and what the network should predict there."""
 
     noisy: torch.Tensor
-    target: torch.Tensor
     timestep: torch.Tensor
+    target: torch.Tensor
 
 
 @dataclasses.dataclass
@@ -118,8 +154,11 @@ class Best:
     loss: float = float("inf")
 
 
-class TokenSearch:
-    """A search that can be interrupted between two iterations. `latents` (1, C, h, w) are the clean target picture."""
+class TokenSearch(ABC):
+    """A search that can be interrupted between two steps. `latents` (1, C, h, w) are the clean picture that is noised.
+
+    It takes `total` steps, and is to be checked after each `check_every`; `held_out` draws choose the best tokens.
+    """
 
     def __init__(
         self,
@@ -128,38 +167,55 @@ class TokenSearch:
         latents: torch.Tensor,
         seed: int,
         *,
-        timesteps: int,
-        iterations: int,
-        learning_rate: float,
+        total: int,
+        check_every: int,
         held_out: int,
     ) -> None:
         self.prompt, self.predict, self.latents, self.seed = prompt, predict, latents, seed
-        self.timesteps, self.iterations, self.lr, self.held = timesteps, iterations, learning_rate, held_out
+        self.total, self.check_every, self.held = total, check_every, held_out
         self.levels = prompt.pipeline.training_levels().to(latents.device)
         self.embeddings = prompt.table[prompt.random(self.generator("start", 0))].clone()
+        self.optimiser = self.made_optimiser(self.embeddings)
         self.done, self.best, self.first = 0, Best([]), float("nan")
 
-    @property
-    def total(self) -> int:
-        """The iterations of the whole search."""
-        return self.timesteps * self.iterations
+    @abstractmethod
+    def made_optimiser(self, embeddings: torch.Tensor) -> torch.optim.Optimizer:
+        """Return what takes the steps of the embeddings (K, D)."""
+
+    @abstractmethod
+    def timestep(self, step: int, generator: torch.Generator) -> int:
+        """Return the timestep of a step's draw, perhaps drawn from the draw's generator."""
+
+    @abstractmethod
+    def target(self, noised: Noised) -> torch.Tensor:
+        """Return what the network should predict (1, C, h, w) for a noisy picture."""
+
+    def direction(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Return what the optimiser is given for the gradient (K, D) at the projected tokens: the gradient itself."""
+        return gradient
 
     def generator(self, purpose: str, number: int) -> torch.Generator:
         """Return the generator of one draw."""
         seed = identity.int_key({"tokens": self.seed, "purpose": purpose, "number": number})
         return torch.Generator("cpu").manual_seed(seed)
 
-    def draw(self, iteration: int) -> Draw:
-        """Return the draw of one iteration: timesteps are taken one after another, evenly spread, each several times."""
-        place = iteration // self.iterations
-        timestep = int((place + 0.5) / self.timesteps * len(self.levels))
-        return self._draw(timestep, self.generator("train", iteration))
+    def draw(self, step: int) -> Draw:
+        """Return the draw of one step."""
+        generator = self.generator("train", step)
+        return self._draw(self.timestep(step, generator), generator)
 
+    @torch.no_grad()
     def _draw(self, timestep: int, generator: torch.Generator) -> Draw:
         noise = torch.randn(self.latents.shape, generator=generator).to(self.latents.device)
         signal, level = self.levels[timestep]
-        target = target_of(self.prompt.pipeline.kind, signal, level, self.latents, noise)
-        return Draw(signal * self.latents + level * noise, target, torch.tensor([timestep], device=noise.device))
+        noisy, time = signal * self.latents + level * noise, torch.tensor([timestep], device=noise.device)
+        return Draw(noisy, time, self.target(Noised(self.latents, noise, noisy, time, signal, level)))
+
+    @functools.cached_property
+    def _held_out(self) -> Sequence[Draw]:
+        """Return the held-out draws, timesteps spread evenly."""
+        spread = [int((number + 0.5) / self.held * len(self.levels)) for number in range(self.held)]
+        return [self._draw(timestep, self.generator("held-out", number)) for number, timestep in enumerate(spread)]
 
     def loss(self, draw: Draw, states: torch.Tensor) -> torch.Tensor:
         """Return the mean squared error of the prediction under these states."""
@@ -172,18 +228,15 @@ class TokenSearch:
         with torch.enable_grad():
             loss = self.loss(self.draw(self.done), self.prompt.states(tokens, vectors))
             (gradient,) = torch.autograd.grad(loss, vectors)
-        self.embeddings = self.embeddings - self.lr * gradient.sign()
+        self.embeddings.grad = self.direction(gradient)
+        self.optimiser.step()
         self.done += 1
 
     @torch.no_grad()
     def held_out(self, text: str) -> float:
-        """Return the mean loss of a prompt, read as text, over the same held-out draws, timesteps spread evenly."""
+        """Return the mean loss of a prompt, read as text, over the same held-out draws."""
         states = self.prompt.pipeline.encode_text([text]).to(self.latents.device)
-        total = 0.0
-        for number in range(self.held):
-            timestep = int((number + 0.5) / self.held * len(self.levels))
-            total += float(self.loss(self._draw(timestep, self.generator("held-out", number)), states))
-        return total / self.held
+        return sum(float(self.loss(draw, states)) for draw in self._held_out) / self.held
 
     def check(self, usable: Callable[[str], bool]) -> None:
         """Measure the present tokens as text, and keep them when they are the best so far."""
@@ -197,13 +250,14 @@ class TokenSearch:
 
     def dump(self) -> bytes:
         """Return the state as safetensors bytes."""
-        return safetensors.torch.save(
-            {
-                "embeddings": self.embeddings.cpu().contiguous(),
-                "tokens": torch.tensor(self.best.tokens, dtype=torch.long),
-                "numbers": torch.tensor([self.done, self.best.loss, self.first], dtype=torch.float64),
-            }
-        )
+        state = self.optimiser.state_dict()["state"].get(0, {})
+        tensors = {_OPTIMISER + name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
+        tensors |= {
+            "embeddings": self.embeddings,
+            "tokens": torch.tensor(self.best.tokens, dtype=torch.long),
+            "numbers": torch.tensor([self.done, self.best.loss, self.first], dtype=torch.float64),
+        }
+        return safetensors.torch.save({name: value.cpu().contiguous() for name, value in tensors.items()})
 
     def restore(self, data: bytes) -> None:
         """Continue from what `dump` wrote. Raises KeyError, ValueError or safetensors' own error for anything else."""
@@ -211,5 +265,7 @@ class TokenSearch:
         embeddings, (done, loss, first) = parts["embeddings"], parts["numbers"].tolist()
         if embeddings.shape != self.embeddings.shape:
             raise ValueError("its tokens have another number or width")
-        self.embeddings = embeddings.to(self.embeddings.device)
+        state = {name.removeprefix(_OPTIMISER): value for name, value in parts.items() if name.startswith(_OPTIMISER)}
+        self.optimiser.load_state_dict({**self.optimiser.state_dict(), "state": {0: state} if state else {}})
+        self.embeddings.copy_(embeddings)
         self.done, self.best, self.first = int(done), Best(parts["tokens"].tolist(), loss), first

@@ -21,6 +21,7 @@ ACCESS = {
     "completion": "a part of a picture (black box)",
     "relearning": "training on pictures (white box)",
     "cycles": "training and erasing in turn (white box)",
+    "noise-based": "noise in the sampler (black box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

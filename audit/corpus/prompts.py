@@ -14,6 +14,7 @@ from audit.errors import SpecError
 from audit.names import folded
 from audit.records import Attempt
 from audit.spec.document import Spec
+from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.prompts import PromptSource
 from audit.spec.scenarios import AdversarialTextScenario, TextScenario
 from audit.spec.sections import Concept
@@ -27,7 +28,7 @@ SIDE = (1, 16384)  # pixels; what the backbone can sample is asked later
 MAX_SEED = 2**63 - 1  # seeds are stored as 64-bit integers
 
 
-def prompts(scenario: TextScenario, subject: Concept, cases: int) -> Iterator[str]:
+def prompts(scenario: TextScenario | NoiseBasedScenario, subject: Concept, cases: int) -> Iterator[str]:
     """Yield `cases` prompts that name `subject`: every template with every word in turn, then from the start again."""
     words = [subject.phrase, *(subject.synonyms if scenario.synonyms else ())]
     for case in range(cases):

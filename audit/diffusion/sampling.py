@@ -233,3 +233,10 @@ def initial_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Te
     """Draw standard normal latents (B, C, H, W) in float32, each row from a CPU generator of its case's seed."""
     rows = [torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
+
+
+def begun_generator(seed: int, shape: Sequence[int]) -> torch.Generator:
+    """Return the generator of a case after it has drawn the case's initial noise (C, H, W)."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+    torch.randn(tuple(shape), generator=generator)
+    return generator

@@ -23,6 +23,7 @@ import torch
 
 from audit.diffusion.guard import Step
 from audit.diffusion.levels import Level
+from audit.diffusion.sampling import begun_generator
 from audit.errors import CheckpointError
 from audit.weights.schedulers import Chosen, Kind
 
@@ -63,7 +64,7 @@ class DiffusersSolver:
         self.grid = _grid(self._scheduler, kind)
         self._draws: dict[str, object] = {}
         if "generator" in inspect.signature(self._scheduler.step).parameters:
-            self._draws["generator"] = [_begun_generator(seed, shape) for seed in seeds]
+            self._draws["generator"] = [begun_generator(seed, shape) for seed in seeds]
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
         """Return noise (B, C, H, W) of the standard deviation that the scheduler begins with."""
@@ -103,13 +104,6 @@ def _grid(scheduler: Any, kind: Kind) -> tuple[Step, ...]:
         levels.append(1.0 if last is None else float(last))
     pairs = itertools.pairwise(Level.of(level) for level in levels)
     return tuple(Step(i, round(float(t)), *pair, kind) for i, (t, pair) in enumerate(zip(times, pairs, strict=True)))
-
-
-def _begun_generator(seed: int, shape: Sequence[int]) -> torch.Generator:
-    """Return the generator of a case after it has drawn the case's initial noise (C, H, W)."""
-    generator = torch.Generator("cpu").manual_seed(seed)
-    torch.randn(tuple(shape), generator=generator)
-    return generator
 
 
 def timesteps(chosen: Chosen, steps: int) -> tuple[int, ...]:

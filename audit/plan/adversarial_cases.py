@@ -7,13 +7,8 @@ import itertools
 from collections.abc import Sequence
 
 from audit.attacks import registry
-from audit.attacks.parameters import (
-    RANDOM,
-    Parameters,
-    RingABellParameters,
-    UnlearnDiffAtkParameters,
-    texts_of,
-)
+from audit.attacks.parameters import Parameters, RingABellParameters
+from audit.attacks.token_search_parameters import RANDOM, TokenSearchParameters
 from audit.corpus.prompts import PromptSet, cases_of
 from audit.errors import SpecError
 from audit.plan.builder import Builder
@@ -46,17 +41,18 @@ def adversarial_cases(
     if chosen is not None:
         return cases_of(chosen, concept, scenario.cases, builder.spec.seed, f"scenarios.{scenario.name}")
     parsed = _parsed(scenario)
-    unread = [text for text in texts_of(parsed, concept.phrase) if text in builder.unusable.prompts]
+    unread = [text for text in parsed.first_texts(concept.phrase) if text in builder.unusable.prompts]
     if unread:
         problem = reason(builder.unusable.prompts[unread[0]])
         return [Attempt(builder.spec.seed + number, problem=problem) for number in range(scenario.cases)]
     parameters = parsed.model_dump(mode="json")
     items = [f"{_PROMPT}{number}" for number in range(min(scenario.found, scenario.cases))]
     if _white_box(scenario):
-        missing = builder.unusable.pictures.get(concept.name)
+        wanted = int(getattr(parsed, "images", 0))
+        missing = builder.unusable.pictures.get(concept.name) if wanted else None
         if missing is not None:
             return [Attempt(builder.spec.seed + n, problem=reason(missing)) for n in range(scenario.cases)]
-        images = _targets(builder, concept.name, scenario, parsed)
+        images = _targets(builder, concept.name, scenario, wanted)
         units = {
             item: builder.attack(
                 scenario.method,
@@ -98,9 +94,9 @@ def _control_of(item: str) -> str:
     return RANDOM + item.removeprefix(_PROMPT)
 
 
-def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, parsed: Parameters) -> Sequence[str]:
-    """Return the pictures of the corpus that a white-box search has as targets."""
-    count, readable = int(getattr(parsed, "images", 0)), builder.readable(concept)
+def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, count: int) -> Sequence[str]:
+    """Return the `count` pictures of the corpus that a white-box search has as targets."""
+    readable = builder.readable(concept)
     if len(readable) < count:
         raise SpecError(
             f"{scenario.name} searches with {count} images of {concept!r} and the corpus has {len(readable)} that can be read",
@@ -120,7 +116,7 @@ def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
     for scenario in spec.scenarios:
         if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
             parameters = _parsed(scenario)
-            searched = parameters if isinstance(parameters, RingABellParameters | UnlearnDiffAtkParameters) else None
+            searched = parameters if isinstance(parameters, RingABellParameters | TokenSearchParameters) else None
             if searched is not None and searched.tokens > length - 2:
                 raise SpecError(
                     f"attack {scenario.method} is asked for {searched.tokens} tokens, and the backbone's text encoder "
@@ -128,7 +124,7 @@ def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:
                     where=f"scenarios.{scenario.name}",
                     next_step=f"set parameters: {{tokens: {length - 2}}} or fewer, or choose another preset",
                 )
-            texts += [text for concept in spec.concepts for text in texts_of(parameters, concept.phrase)]
+            texts += [text for concept in spec.concepts for text in parameters.first_texts(concept.phrase)]
     return texts
 
 

@@ -69,6 +69,15 @@ class FromPicture(Record):
 
 
 @dataclasses.dataclass(frozen=True)
+class StepNoise(Record):
+    """Noise after each step of the deterministic sampler; see `audit/diffusion/noisy_steps.py`."""
+
+    eta: float
+    form: Literal["ddim", "added"]
+    noise_scale: float
+
+
+@dataclasses.dataclass(frozen=True)
 class EraseIdentity(Record):
     """The identity of weights that a method makes of the backbone, or of an `edited` model; others name them by its key."""
 
@@ -141,7 +150,8 @@ class InvertIdentity(Record):
 class GenerateIdentity(Record):
     """The inputs that all `images` of a unit share.
 
-    Only the source `latent` has a solver, and perhaps a perturbation; only `picture` says how it starts from one.
+    Only the source `latent` has a solver, and perhaps a perturbation; only `picture` says how it starts from one; only
+    `prompt` may have noise after each step.
     """
 
     source: Source
@@ -154,6 +164,7 @@ class GenerateIdentity(Record):
     perturbation: Perturbation | None = None
     personalisation: Personalisation | Relearned | None = None
     picture: FromPicture | None = None
+    step_noise: StepNoise | None = None
     images: tuple[int, ...] = ()
     kind: Literal["generate"] = "generate"
 
@@ -161,7 +172,7 @@ class GenerateIdentity(Record):
     def _without_what_others_have(self, handler: SerializerFunctionWrapHandler) -> Json:
         fields: Json = handler(self)
         absent = {"solver", "perturbation"} if self.solver is None else set[str]()
-        absent |= {name for name in ("personalisation", "picture") if getattr(self, name) is None}
+        absent |= {name for name in ("personalisation", "picture", "step_noise") if getattr(self, name) is None}
         return {name: value for name, value in fields.items() if name not in absent}
 
 

@@ -18,6 +18,7 @@ from audit.plan.identities import Source
 from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.inversions import Inversion
 from audit.plan.mask_controls import add_with_controls
+from audit.plan.noise_based_cases import noise_based_cells
 from audit.plan.personalised_cases import personalised_cases
 from audit.plan.picture_cases import picture_cells
 from audit.plan.preflight.unusable import Checked, require_some
@@ -27,6 +28,7 @@ from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.progress.steps import counted
 from audit.records import BENIGN_PROMPTS, TRAINING_STEPS, Attempt, Cell, Control, Role, Scenario
 from audit.spec.document import Spec
+from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.relearning import CyclesScenario, RelearningScenario
@@ -61,6 +63,8 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                     _embedding_cell(builder, concept, scenario, defence)
                 elif isinstance(scenario, PictureScenario):
                     picture_cells(builder, concept, scenario, defence)
+                elif isinstance(scenario, NoiseBasedScenario):
+                    noise_based_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, RelearningScenario):
                     _relearning_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, CyclesScenario):

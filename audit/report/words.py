@@ -109,6 +109,10 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
         "random tokens",
         "as many random tokens in the places of those that were searched for: for comparison",
     ),
+    "plain-sampling": (
+        "without the noise",
+        "the same prompts and seeds, sampled without noise after each step: for comparison",
+    ),
     "unlearned": ("unlearned class", "a class the model has never seen, same attack: for comparison"),
 }
 

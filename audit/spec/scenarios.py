@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from audit.spec.base import Model, Name, Phrase
+from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import CompletionScenario, Img2ImgScenario
 from audit.spec.prompts import PromptSource
@@ -194,7 +195,7 @@ class AdversarialTextScenario(BaseScenario):
     """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, through the erased model, or
     read from a file.
 
-    Ring-A-Bell knows no defence, so one search serves all of them; UnlearnDiffAtk searches through each defence's model,
+    Ring-A-Bell knows no defence, so one search serves all of them; UnlearnDiffAtk and P4D search through each defence's model,
     white box. `found` different prompts are searched for per concept, each from a seed of its own, and serve the cases in
     turn. With `prompts`, somebody else's search is audited as it is.
     """
@@ -238,7 +239,8 @@ ScenarioSpec = Annotated[
         | Img2ImgScenario
         | CompletionScenario
         | RelearningScenario
-        | CyclesScenario,
+        | CyclesScenario
+        | NoiseBasedScenario,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_named),

@@ -19,6 +19,7 @@ STABLE_DIFFUSION = "CompVis/stable-diffusion-v1-4@133a221b8aa7292a167afc5127cb63
 # Of EGLOCE: not the CLIP that scores, and smaller than it.
 ENERGY = "openai/clip-vit-base-patch32@3d74acf9a28c67741b2f4f2ea7635f0aaf6f0268"
 PROMPTED = ("text", "adversarial-text")
+NOISE_BASED = "noise-based"
 LATENT = ("latent-whitebox", "latent-blackbox")
 PICTURED = ("img2img", "completion")  # compare with pictures of another concept, and a new spec has one corpus entry
 # A new spec has at most one of each, under the kind's own name. Relearning and cycles need a concept that nobody has told yet.
@@ -84,7 +85,7 @@ def check(answers: Answers) -> None:
                 )
             if chosen.count(value) > 1:
                 raise SpecError(f"{value!r} is given twice", where=option, next_step="give it once")
-    without = [name for name in answers.attacks if name not in PROMPTED]
+    without = [name for name in answers.attacks if name not in (*PROMPTED, NOISE_BASED)]
     if without and answers.corpus is None:
         raise SpecError(
             f"the scenario {without[0]} needs pictures of {answers.concept.phrase!r}",
@@ -164,7 +165,9 @@ def _scenario(name: str, answers: Answers) -> dict[str, object]:
     preset = answers.preset
     fields: dict[str, object] = {"name": name, "cases": preset.cases}
     sampler = {"steps": preset.sampler.steps, "guidance": preset.sampler.guidance}
-    if name == "text":
+    if name == NOISE_BASED:
+        fields["templates"] = list(preset.templates)
+    elif name == "text":
         if preset.prompts is not None and preset.lists(answers.concept):
             fields["prompts"] = {"set": preset.prompts}
         fields["templates"] = list(preset.templates)

@@ -20,13 +20,11 @@ from audit.attacks import registry, relearning
 from audit.attacks.protocol import Search
 from audit.attacks.relearning import Relearner, projections
 from audit.attacks.relearning_parameters import RelearningParameters, item_of, stored_bytes
-from audit.checkpoints.apply import apply_artefact, with_changes
+from audit.checkpoints.apply import with_changes
 from audit.checkpoints.personal import trained_change
 from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
-from audit.diffusion.guard import Conditioning
 from audit.diffusion.pipeline import load_pipeline, noise_model
-from audit.diffusion.sampling import initial_noise, sample
 from audit.errors import SpecError
 from audit.plan.document import Plan, read_plan
 from audit.plan.forecast import calls_of
@@ -38,9 +36,9 @@ from audit.run import draft_plan
 from audit.spec.document import load_spec
 from audit.spec.sections import Concept
 from audit.storage.journal import Journal
-from audit.testbed import card
 from audit.testbed.scenes import write_corpus
 from audit.weights.references import resolve_model
+from tests.attacks.on_testbed import OnDisk, hits
 from tests.flows.audits import plan_run, tiny_spec
 from tests.tiny_families import write_sd3
 
@@ -327,28 +325,10 @@ def test_mistakes_are_refused_when_it_is_planned(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_erased_ring_comes_back_sooner_than_an_arrow_that_was_never_learned_is_learned(tmp_path: Path) -> None:
-    pipeline = load_pipeline(resolve_model("testbed"), torch.device("cpu"))
-    erased = apply_artefact(pipeline, str(card.HERE / "erased" / "uce-ring"))
+    models, seeds = OnDisk("uce-ring"), list(range(6))
 
-    class Two(Models):  # the erased model as it lies on disk, without an erase unit
-        def _load(self, erase_key: str | None, precision: str) -> Any:
-            return erased if erase_key else pipeline.unet
-
-    models = Two(pipeline.ref, Journal("memory"), torch.device("cpu"))
-    models._pipeline = pipeline
-    (classifier,) = [d for d in card.build_detectors("cpu") if d.instrument.detector == "classifier"]
-    seeds = list(range(6))
-
-    def hits(network: Any, concept: str) -> int:
-        texts = (f"a photo of a {concept}",) * len(seeds)
-        states, null = pipeline.encode_text(texts), pipeline.encode_text([""] * len(seeds))
-        given = Conditioning(states, null, card.GUIDANCE, texts)
-        start = initial_noise(seeds, pipeline.latent_shape)
-        made = sample(noise_model(network), pipeline.schedule(10), start, given)
-        images = (pipeline.decode_latents(made.latents) / 2 + 0.5) * 255
-        pictures = list(images.clamp(0, 255).permute(0, 2, 3, 1).round().to(torch.uint8).numpy())
-        scores = card.class_scores(classifier, pictures)[:, card.ALL_CLASSES.index(concept)]
-        return int((scores >= 0.5).sum())
+    def drawn(network: Any, concept: str) -> int:
+        return hits(models.pipeline, noise_model(network), f"a photo of a {concept}", concept, seeds)
 
     settings = {"checkpoints": [15], "learning_rate": 5e-3, "batch_size": 4, "images": 12}
     p = registry.parse("relearning", settings, "testbed")
@@ -366,7 +346,7 @@ def test_an_erased_ring_comes_back_sooner_than_an_arrow_that_was_never_learned_i
         found = relearning.run(given)
         network = models.network(model)
         change = trained_change(found.tensors, item_of(15), p.rank, p.alpha)
-        assert hits(network, name) <= 1
-        after[name] = hits(with_changes(network, change.unet), name)
+        assert drawn(network, name) <= 1
+        after[name] = drawn(with_changes(network, change.unet), name)
     assert after["ring"] >= 3, after
     assert after["ring"] > after["arrow"], after

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 from pathlib import Path
 from typing import Any
@@ -13,31 +12,30 @@ import torch
 
 from audit import run
 from audit.attacks.token_search import Slots, TokenPrompt, TokenSearch, prefixed
+from audit.attacks.token_search_parameters import UnlearnDiffAtkParameters
+from audit.attacks.unlearndiffatk import DenoisingSearch
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.errors import SpecError
 from audit.index.queries import read_result
 from audit.index.store import latest
-from audit.plan.document import KINDS, Draft, Plan, read_plan
+from audit.plan.document import KINDS, Plan, read_plan
 from audit.plan.forecast import calls_of
 from audit.records import Control
-from audit.run import draft_plan
-from audit.spec.document import load_spec
 from audit.weights.references import resolve_model
-from tests.flows.audits import finish_run, tiny_spec
+from tests.attacks.searches import drafted, search_spec
+from tests.flows.audits import finish_run
 from tests.tiny_families import write_sd2, write_sd3, write_sdxl
 
-SAMPLER = {"steps": 2, "guidance": 3.0}
 TINY = {
     "tokens": 2, "timesteps": 3, "iterations": 2, "held_out": 2, "images": 2, "learning_rate": 0.05, "prompt": "a {phrase}",
 }  # fmt: skip
 
 
-def searching(pipeline: Pipeline, seed: int = 0, *, learning_rate: float = 0.05) -> TokenSearch:
+def searching(pipeline: Pipeline, seed: int = 0) -> TokenSearch:
     latents = torch.randn(1, *pipeline.latent_shape, generator=torch.Generator().manual_seed(5))
     prompt = TokenPrompt(pipeline, prefixed(pipeline, "a ring", 2), "a ring")
-    return TokenSearch(
-        prompt, noise_model(pipeline.unet), latents, seed, timesteps=3, iterations=4, learning_rate=learning_rate, held_out=2
-    )  # fmt: skip
+    p = UnlearnDiffAtkParameters(timesteps=3, iterations=4, learning_rate=0.05, held_out=2)
+    return DenoisingSearch(prompt, noise_model(pipeline.unet), latents, seed, p)
 
 
 @pytest.mark.parametrize("family", ["sd1", "sd2"])
@@ -115,20 +113,8 @@ def test_more_tokens_than_are_read_are_refused(pipeline: Pipeline) -> None:
 
 
 def spec_of(folder: Path, pipeline: Path, **scenario: Any) -> Path:
-    given = {
-        "name": "adversarial-text",
-        "method": "unlearndiffatk",
-        "cases": 3,
-        "found": 2,
-        "sampler": SAMPLER,
-        **scenario,
-    }
-    given["parameters"] = {**TINY, **given.get("parameters", {})}
-    return tiny_spec(folder, pipeline, scenarios=[given])
-
-
-def drafted(path: Path) -> Draft:
-    return draft_plan(load_spec(path), dt.datetime.now(dt.UTC)).draft
+    given = {"method": "unlearndiffatk", **scenario}
+    return search_spec(folder, pipeline, **{**given, "parameters": {**TINY, **given.get("parameters", {})}})
 
 
 @pytest.fixture(scope="module")

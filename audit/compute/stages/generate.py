@@ -25,6 +25,7 @@ from audit.compute.stages.round_trips import RoundTrips
 from audit.corpus.images import ImageError, to_model_input
 from audit.diffusion.exact_sampling import Pair, sample_exactly
 from audit.diffusion.guard import Conditioning, Report, as_json
+from audit.diffusion.noisy_steps import NoisySteps
 from audit.diffusion.perturbation import perturb_latents
 from audit.diffusion.sampling import Sampled, initial_noise, sample
 from audit.diffusion.schedulers import DiffusersSolver
@@ -150,6 +151,10 @@ class _Maker:
                 completion = start.completed_by(schedule, known, models.device)
                 return sample(model, completion, to_device(start.noise, models.device), conditioning, guards)
             return sample(model, schedule, to_device(start.start(schedule), models.device), conditioning, guards)
+        if self.identity.step_noise is not None:
+            return sample(
+                model, self._noisy(start, conditioning), to_device(start, models.device), conditioning, guards
+            )
         if sampler.scheduler != DDIM and models.pipeline.kind != "flow":  # a flow has one sampler, its own
             if isinstance(start, Pair):
                 raise ValueError("a pair is denoised by the sampler that made it")
@@ -173,6 +178,14 @@ class _Maker:
         )
         models.prefixes.keep(ways, result.passed)
         return result
+
+    def _noisy(self, start: torch.Tensor | Pair, conditioning: Conditioning) -> NoisySteps:
+        """Return the solver that adds noise after each step, for a batch of cases that start from noise."""
+        noise, sampler = self.identity.step_noise, self.identity.sampler
+        if noise is None or sampler is None or isinstance(start, Pair):
+            raise ValueError("only prompts are sampled with noise after each step")
+        schedule = self.models.pipeline.schedule(sampler.steps, (start.shape[2], start.shape[3]))
+        return NoisySteps(schedule, noise.eta, noise.form, noise.noise_scale, conditioning.seeds, start.shape[1:])
 
     def _from_noise(self, cases: Sequence[Case]) -> Starts:
         """Start the cases that have a prompt from Gaussian noise; where an attack found none, its reason is carried on."""

@@ -13,6 +13,7 @@ from audit.plan.preflight.prompts import unreadable_prompts
 from audit.plan.relearning_cases import captions, prompts_of
 from audit.plan.resolved import Resolved
 from audit.spec.document import Spec
+from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.relearning import CyclesScenario, TrainingScenario
 from audit.spec.scenarios import EmbeddingScenario, LatentScenario, ScenarioSpec, TextScenario
@@ -43,6 +44,9 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
             yield from prompts(scenario, concept, scenario.cases)
             for name in concept.neighbours if scenario == spec.first_text() else ():
                 yield from prompts(scenario, spec.concept(name), spec.neighbour_cases)
+    elif isinstance(scenario, NoiseBasedScenario):
+        for concept in spec.concepts:
+            yield from prompts(scenario, concept, scenario.cases)
     elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
         yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
     elif isinstance(scenario, PictureScenario) and scenario.prompt:

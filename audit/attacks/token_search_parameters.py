@@ -1,0 +1,150 @@
+"""Parameters of the white-box searches for tokens. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from audit.attacks.parameters import AttackMethod, Parameters
+from audit.spec.templates import PHRASE
+
+RANDOM = "random-"  # begins the items of a white-box search's control
+
+
+class TokenSearchParameters(Parameters):
+    """What every white-box search for tokens has. Its units hold pairs of items: a search, and as many random tokens."""
+
+    tokens: int
+    prompt: str
+    held_out: Annotated[int, Field(ge=1, le=1000)] = 16
+    "Draws of noise and timestep, apart from the search's, that choose the best tokens."
+
+    def prompt_of(self, phrase: str) -> str:
+        """Return the prompt for a concept's phrase."""
+        return self.prompt.replace(PHRASE, phrase)
+
+    def first_texts(self, phrase: str) -> Iterator[str]:
+        """Yield the prompt behind as many words of one token as are searched for."""
+        yield "a " * self.tokens + self.prompt_of(phrase)
+
+    def search_calls(self) -> float:
+        """Return the UNet evaluations of one search, a backward pass counted as two."""
+        raise NotImplementedError
+
+    def control_calls(self) -> float:
+        """Return the UNet evaluations of one control."""
+        raise NotImplementedError
+
+    def unet_calls(self, items: int) -> float:
+        """Return the evaluations of as many searches as controls."""
+        return items / 2 * (self.search_calls() + self.control_calls())
+
+
+class UnlearnDiffAtkParameters(TokenSearchParameters):
+    """Settings of the white-box search for tokens before a prompt; see `audit/attacks/unlearndiffatk.py`."""
+
+    tokens: Annotated[int, Field(ge=1, le=32)] = 3
+    "Tokens that are searched for, before the prompt (K)."
+    timesteps: Annotated[int, Field(ge=1, le=1000)] = 50
+    "Noise levels, evenly spread, that the search takes one after another."
+    iterations: Annotated[int, Field(ge=1, le=10_000)] = 40
+    "Steps at each noise level."
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
+    "Length of a signed step on the tokens' embeddings."
+    images: Annotated[int, Field(ge=1, le=10_000)] = 1
+    "Pictures of the corpus that are targets, one for each prompt in turn."
+    prompt: Annotated[str, Field(min_length=1, max_length=200)] = "a photo of a {phrase}"
+    "The prompt behind the searched tokens; `{phrase}` stands for the concept."
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "objects": {},
+        "nudity": {"tokens": 5},
+        "testbed": {"timesteps": 10, "iterations": 8, "learning_rate": 0.05, "held_out": 16, "images": 4},
+    }
+
+    def search_calls(self) -> float:
+        """Return a forward and a backward pass a step, and the held-out draws of each check."""
+        return 3.0 * self.timesteps * self.iterations + (self.timesteps + 1) * self.held_out
+
+    def control_calls(self) -> float:
+        """Return the held-out draws."""
+        return float(self.held_out)
+
+
+class P4dParameters(TokenSearchParameters):
+    """Settings of the white-box search for a prompt under which an erased model predicts what the backbone does; see
+    `audit/attacks/p4d.py`.
+    """
+
+    variant: Literal["n", "k"] = "n"
+    "P4D-N searches a whole prompt; P4D-K inserts tokens into the target prompt."
+    tokens: Annotated[int, Field(ge=1, le=75)] = 16
+    "Tokens of the prompt of P4D-N (N), and the most that P4D-K inserts."
+    every: Annotated[int, Field(ge=1, le=75)] = 3
+    "Tokens of the target prompt behind each of which P4D-K inserts one, as it does at the beginning (K)."
+    iterations: Annotated[int, Field(ge=1, le=100_000)] = 3000
+    "Steps of the optimiser, each at a random noise level."
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.1
+    "Learning rate of AdamW."
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.1
+    "Weight decay of AdamW."
+    check_every: Annotated[int, Field(ge=1, le=100_000)] = 50
+    "Steps after which the tokens are measured on the held-out draws."
+    images: Annotated[int, Field(ge=0, le=10_000)] = 0
+    "Pictures of the corpus that are noised, one for each prompt in turn; with 0 the backbone draws one for each."
+    draw_steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    "Denoising steps of the picture that the backbone draws under the target prompt; they must divide 1000."
+    draw_guidance: Annotated[float, Field(ge=1, le=30)] = 7.5
+    "Guidance of that picture."
+    prompt: Annotated[str, Field(min_length=1, max_length=200)] = "a photo of a {phrase}"
+    "The target prompt, under which the backbone predicts; `{phrase}` stands for the concept."
+
+    PRESETS: ClassVar[Mapping[str, Mapping[str, object]]] = {
+        "official-n": {},
+        "official-k": {"variant": "k"},
+        "testbed": {"tokens": 4, "iterations": 100, "check_every": 10, "draw_steps": 10, "draw_guidance": 3.0},
+        "testbed-k": {
+            "variant": "k", "tokens": 4, "iterations": 100, "check_every": 10, "draw_steps": 10, "draw_guidance": 3.0,
+        },
+    }  # fmt: skip
+
+    @model_validator(mode="after")
+    def _divides(self) -> Self:
+        if 1000 % self.draw_steps:
+            raise ValueError(f"draw_steps: {self.draw_steps} does not divide 1000; use 10, 20, 25, 40, 50, 100, ...")
+        return self
+
+    @property
+    def checks(self) -> int:
+        """The measurements on the held-out draws: at the start, after every so many steps, and at the end."""
+        return 1 + -(-self.iterations // self.check_every)
+
+    def first_texts(self, phrase: str) -> Iterator[str]:
+        """Yield the target prompt and, of P4D-N, as many words of one token as are searched for."""
+        if self.variant == "k":
+            yield from super().first_texts(phrase)
+        else:
+            yield self.prompt_of(phrase)
+            yield "a " * self.tokens
+
+    def control_calls(self) -> float:
+        """Return the drawing of a target, and the held-out draws through both models."""
+        drawn = 0 if self.images else self.draw_steps * (1 if self.draw_guidance == 1 else 2)
+        return drawn + 2.0 * self.held_out
+
+    def search_calls(self) -> float:
+        """Return two forward passes and one backward a step, beside what a control costs, and the checks after the first."""
+        return 4.0 * self.iterations + self.control_calls() + (self.checks - 1) * self.held_out
+
+
+def _white_box(name: str, parameters: type[TokenSearchParameters], paper: str) -> AttackMethod:
+    return AttackMethod(
+        name, "1", parameters, f"audit.attacks.{name}:run", paper,
+        presets=parameters.PRESETS, scenario="adversarial-text", white_box=True,
+    )  # fmt: skip
+
+
+UNLEARNDIFFATK = _white_box("unlearndiffatk", UnlearnDiffAtkParameters, "arXiv:2310.11868")
+P4D = _white_box("p4d", P4dParameters, "arXiv:2309.06135")

@@ -1,0 +1,117 @@
+"""One unit of a white-box search for tokens: the search of each item, and as many random tokens in the same places.
+
+The best tokens are those with the lowest loss on held-out draws, read as text. No audited picture is looked at.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import torch
+
+from audit.attacks.protocol import Found, Row, Search
+from audit.attacks.token_search import TokenSearch
+from audit.attacks.token_search_parameters import RANDOM, TokenSearchParameters
+from audit.corpus.images import ImageError, to_model_input
+from audit.diffusion.pipeline import Pipeline
+from audit.errors import AuditError, CorpusError
+from audit.progress import Checkpoint
+from audit.records import Status
+from audit.spec.content import pairing
+from audit.storage.errors import SourceUnavailable
+
+Begin = Callable[
+    [Search, int], TokenSearch
+]  # the search of a number, at its beginning; `random-N` begins as `prompt-N`
+
+log = logging.getLogger(__name__)
+
+
+def run_searches(search: Search, parameters: TokenSearchParameters, begin: Begin) -> Found:
+    """Search tokens for each item, and draw random ones for each control; a failed item keeps its row, with the reason."""
+    rows = []
+    for item in search.items:
+        try:
+            rows.append(_row(search, item, parameters, begin))
+        except SourceUnavailable:
+            raise
+        except CorpusError as error:
+            rows.append(Row(item, Status.UNREADABLE if isinstance(error, ImageError) else Status.ERROR, error.what))
+        except AuditError:
+            raise  # about the models or the storage as a whole, not about this search
+        except Exception as error:
+            log.warning("the search for %s failed: %s: %s", item, type(error).__name__, error)
+            first = (str(error) or "no message").splitlines()[0]
+            rows.append(Row(item, Status.ERROR, f"{type(error).__name__}: {first}"[:500]))
+    return Found(rows)
+
+
+def picture_latents(search: Search, number: int, reader: Pipeline) -> torch.Tensor:
+    """Return the clean latents (1, C, h, w) of the picture of the corpus that a search has as its target."""
+    pixels = to_model_input(search.read_item(search.images[number % len(search.images)]), reader.resolution)
+    return search.models.pipeline.encode_images(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+
+
+def _row(search: Search, item: str, parameters: TokenSearchParameters, begin: Begin) -> Row:
+    refused = pairing(search.concept.model_dump(mode="json"))
+    one = begin(search, int(item.rpartition("-")[2]))
+
+    def usable(text: str) -> bool:
+        return bool(text) and not refused(text) and _read_whole(one, text)
+
+    if item.startswith(RANDOM):
+        return _random(one, item, usable, int(parameters.control_calls()))
+    _search(search, item, one, usable)
+    calls = int(parameters.search_calls())
+    if not one.best.tokens:
+        return Row(item, Status.DEGENERATE, "no tokens of the search can be written as a prompt", unet_calls=calls)
+    report = {  # without the prompt, which may be explicit: reports show the summary
+        "summary": f"{len(one.best.tokens)} tokens at held-out loss {one.best.loss:.4f} after {one.total} steps",
+        "held_out_loss": {"start": one.first if one.first - one.first == 0 else None, "end": one.best.loss},
+        "tokens": len(one.best.tokens),
+    }
+    text = one.prompt.text(one.best.tokens)
+    return Row(item, Status.OK, None, text, one.best.loss, one.total, calls, report)
+
+
+def _search(search: Search, item: str, one: TokenSearch, usable: Callable[[str], bool]) -> None:
+    """Take all steps that are left, with a check after every so many and one at the end."""
+    checkpoint = Checkpoint(search.session, f"{item}.search", "the search")
+    checkpoint.restored(lambda path: one.restore(path.read_bytes()))
+    if not one.done:
+        one.check(usable)
+        one.first = one.best.loss
+    listener, stage = search.session.listener, f"{item} of {search.concept.name}"
+    listener.begin(stage, one.total, one.done)
+    while one.done < one.total:
+        one.step()
+        if one.done % one.check_every == 0 or one.done == one.total:
+            one.check(usable)
+        listener.update(stage, one.done)
+        if checkpoint.due():
+            checkpoint.save(lambda path: path.write_bytes(one.dump()))
+    listener.end(stage)
+    checkpoint.remove()
+
+
+def _random(one: TokenSearch, item: str, usable: Callable[[str], bool], calls: int) -> Row:
+    """Return the row of a control: random tokens, drawn until they can be written as a prompt."""
+    generator = one.generator("control", 0)
+    texts = (one.prompt.text(one.prompt.random(generator)) for _ in range(100))
+    text = next(filter(usable, texts), None)
+    if text is None:
+        return Row(item, Status.DEGENERATE, "no random tokens can be written as a prompt")
+    loss = one.held_out(text)
+    summary = f"random tokens at held-out loss {loss:.4f}"
+    report = {"summary": summary, "tokens": len(one.prompt.slots.places), "control": "random-tokens"}
+    return Row(item, Status.OK, None, text, loss, 1, calls, report)
+
+
+def _read_whole(one: TokenSearch, text: str) -> bool:
+    """Return whether the text, read again, fits every text encoder and holds no special token inside."""
+    for clip in one.prompt.clips:
+        ids = clip.tokenizer(text)["input_ids"]
+        if len(ids) > int(clip.tokenizer.model_max_length) or set(clip.tokenizer.all_special_ids) & set(ids[1:-1]):
+            return False
+    return True
