@@ -10,14 +10,20 @@ import pytest
 import torch
 
 from audit import run
+from audit.attacks import p4d, registry
 from audit.attacks.p4d import MatchingSearch
+from audit.attacks.protocol import Search
 from audit.attacks.token_search import Slots, TokenPrompt, inserted, prefixed
 from audit.attacks.token_search_parameters import P4dParameters
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
 from audit.plan.document import KINDS, read_plan
 from audit.plan.forecast import calls_of
+from audit.plan.identities import AttackIdentity
+from audit.progress import Session
 from audit.records import Control
+from audit.spec.sections import Concept
+from tests.attacks.on_testbed import OnDisk, hits
 from tests.attacks.searches import drafted, search_spec
 from tests.flows.audits import finish_run
 
@@ -131,14 +137,14 @@ def test_a_run_searches_through_each_model_at_the_cost_of_the_forecast(
     assert not any(plan.pending(kind, journal) for kind in KINDS)
     (erased,) = plan.units_of("erase")
     units = list(plan.units_of("attack"))
-    assert sorted(str(unit.identity.model) for unit in units) == sorted([erased.key, "None"] * 2)
+    assert sorted(str(unit.model) for unit in units) == sorted([erased.key, "None"] * 2)
     for unit in units:
         rows = journal.read("attack", unit.key).to_pylist()
         assert [row["item"].partition("-")[0] for row in rows] == ["prompt", "random"]
         assert {row["status"] for row in rows} == {"ok"}
         assert all("ring" in row["prompt"] or given["variant"] == "n" for row in rows)
         assert calls_of(unit).expected == sum(row["unet_calls"] for row in rows)
-        assert len(unit.identity.images) == given.get("images", 0)
+        assert isinstance(unit.identity, AttackIdentity) and len(unit.identity.images) == given.get("images", 0)
     cells = [p.cell for p in plan.cells if p.cell.scenario == "adversarial-text"]
     assert {(cell.defence, cell.control) for cell in cells} == {
         ("uce", None), ("none", Control.BACKBONE), ("uce", Control.RANDOM_TOKENS), ("none", Control.RANDOM_TOKENS),
@@ -169,3 +175,24 @@ def test_what_cannot_be_searched_for_is_refused_before_compute(
     with pytest.raises(SpecError) as caught:
         drafted(spec_of(tmp_path, tiny_folder, parameters=parameters))
     assert message in f"{caught.value} {caught.value.next_step}"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_on_the_testbed_a_found_prompt_brings_the_ring_back_through_esd_and_random_tokens_do_not() -> None:
+    models, seeds = OnDisk("esd-x-ring"), list(range(8))
+    items = [f"{kind}-{number}" for number in range(2) for kind in ("prompt", "random")]
+    settings = registry.parse("p4d", {}, "testbed").model_dump(mode="json")
+    ring, erased = Concept(name="ring", phrase="ring"), models.noise_model("erased")
+    found = p4d.run(Search(items, settings, ring, 0, "erased", [], models, no_pictures, 8, Session()))
+    rows = {row.item: row for row in found.rows}
+    drawn = {item: hits(models.pipeline, erased, str(row.prompt), "ring", seeds) for item, row in rows.items()}
+    for number in range(2):
+        scores = [rows[f"{kind}-{number}"].score for kind in ("prompt", "random")]
+        assert None not in scores and scores[0] < scores[1], scores  # type: ignore[operator]
+    by_search, by_chance = (sum(drawn[f"{kind}-{number}"] for number in range(2)) for kind in ("prompt", "random"))
+    assert by_search >= by_chance + 2, drawn
+
+
+def no_pictures(item: str) -> Any:
+    raise AssertionError(f"the backbone draws the target, and {item} was asked for")

@@ -28,7 +28,8 @@ from audit.weights.references import resolve_model
 from tests.flows.audits import finish_run, tiny_spec
 from tests.tiny_families import write_sd2, write_sd3
 
-PROMPTS, SEEDS = ["a ring", "no moon"], (3, 4)
+PROMPTS = ["a ring", "no moon"]
+SEEDS: tuple[int, ...] = (3, 4)
 SAMPLER = {"steps": 4, "guidance": 3.0}
 
 

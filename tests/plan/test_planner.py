@@ -80,7 +80,9 @@ def test_every_cell_is_planned_with_its_role_and_control(backbone: ModelRef) -> 
     assert controls.count((Control.BACKBONE, "none")) == 3
     assert controls.count((Control.UNLEARNED, "uce")) == 2
     # Asked for by a guard, or by scenarios that this spec has not.
-    elsewhere = {*MASK_CONTROLS, Control.OTHER_PICTURES, Control.RANDOM_TOKENS, Control.CHECKPOINT}
+    elsewhere = {
+        *MASK_CONTROLS, Control.OTHER_PICTURES, Control.RANDOM_TOKENS, Control.PLAIN_SAMPLING, Control.CHECKPOINT,
+    }  # fmt: skip
     assert {c for c, _ in controls} == set(Control) - elsewhere
     assert sum(c.planned for c in cells if c.role is Role.NEIGHBOUR) == 2 * 3
 

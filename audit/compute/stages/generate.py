@@ -152,9 +152,7 @@ class _Maker:
                 return sample(model, completion, to_device(start.noise, models.device), conditioning, guards)
             return sample(model, schedule, to_device(start.start(schedule), models.device), conditioning, guards)
         if self.identity.step_noise is not None:
-            return sample(
-                model, self._noisy(start, conditioning), to_device(start, models.device), conditioning, guards
-            )
+            return sample(model, *self._noisy(start, conditioning), conditioning, guards)
         if sampler.scheduler != DDIM and models.pipeline.kind != "flow":  # a flow has one sampler, its own
             if isinstance(start, Pair):
                 raise ValueError("a pair is denoised by the sampler that made it")
@@ -179,13 +177,14 @@ class _Maker:
         models.prefixes.keep(ways, result.passed)
         return result
 
-    def _noisy(self, start: torch.Tensor | Pair, conditioning: Conditioning) -> NoisySteps:
-        """Return the solver that adds noise after each step, for a batch of cases that start from noise."""
+    def _noisy(self, start: torch.Tensor | Pair, conditioning: Conditioning) -> tuple[NoisySteps, torch.Tensor]:
+        """Return the solver that adds noise after each step, and what a batch of cases starts from, on the device."""
         noise, sampler = self.identity.step_noise, self.identity.sampler
         if noise is None or sampler is None or isinstance(start, Pair):
             raise ValueError("only prompts are sampled with noise after each step")
         schedule = self.models.pipeline.schedule(sampler.steps, (start.shape[2], start.shape[3]))
-        return NoisySteps(schedule, noise.eta, noise.form, noise.noise_scale, conditioning.seeds, start.shape[1:])
+        solver = NoisySteps(schedule, noise.eta, noise.form, noise.noise_scale, conditioning.seeds, start.shape[1:])
+        return solver, to_device(start, self.models.device)
 
     def _from_noise(self, cases: Sequence[Case]) -> Starts:
         """Start the cases that have a prompt from Gaussian noise; where an attack found none, its reason is carried on."""
