@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table styles cycles constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes styles cycles constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -81,6 +81,13 @@ guards-table: $(STAMP) ## audit every guard on the testbed, table into audit/tes
 		$(BIN)/erasure-audit testbed scenes $(GUARDS)/corpus/$$class --class $$class --objects 2 --count 20 --without ring || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/testbed-guards.yaml --root $(GUARDS)/store --exit-zero
 	$(PAGE) guards --root $(GUARDS)/store
+
+PROBES = build/probes
+
+probes: $(STAMP) ## audit every probe of the testbed beside its control (resumable)
+	for class in ring square arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(PROBES)/corpus/$$class --class $$class --count 64 || exit 1; done
+	$(BIN)/erasure-audit run deployments/specs/testbed-probes.yaml --root $(PROBES)/store --exit-zero
 
 STYLES = build/styles
 
