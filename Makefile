@@ -108,13 +108,17 @@ cycles: $(STAMP) ## edit and erase the testbed in turn: the concept, its neighbo
 
 MEB = build/m-erasurebench
 
-m-erasurebench: $(STAMP) ## run M-ErasureBench on the testbed, result table into audit/testbed/README.md (resumable)
-	for class in ring star heart; do \
-		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 112 || exit 1; done
-	for class in square cross diamond arrow; do \
-		$(BIN)/erasure-audit testbed scenes $(MEB)/corpus/$$class --class $$class --count 16 || exit 1; done
-	$(BIN)/erasure-audit run deployments/specs/m-erasurebench-testbed.yaml --root $(MEB)/store --exit-zero
+# A process with one thread for each core: two threads of one small network mostly wait for each other.
+MEB_RUN = OMP_NUM_THREADS=1 $(BIN)/erasure-audit run --runner processes --exit-zero
+
+m-erasurebench: $(STAMP) ## run M-ErasureBench on both testbed backbones, tables into audit/testbed/README.md (resumable; 3 hours on two cores)
+	for class in circle square triangle star ring cross heart moon diamond hexagon arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(MEB)/scenes/$$class --class $$class --count 24 || exit 1; done
+	$(MEB_RUN) deployments/specs/m-erasurebench-testbed.yaml --root $(MEB)/store
 	$(PAGE) benchmark --root $(MEB)/store
+	$(MEB_RUN) deployments/specs/m-erasurebench-testbed-sd3.yaml --root $(MEB)/store-sd3
+	$(PAGE) benchmark-sd3 --root $(MEB)/store-sd3
+	$(PAGE) architectures --root $(MEB)/store --beside $(MEB)/store-sd3
 
 constraints: ## resolve the newest compatible set and write constraints.txt
 	$(PYTHON) -m venv build/constraints

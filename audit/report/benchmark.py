@@ -29,17 +29,19 @@ _ERASERS = ("esd", "uce", "receler")
 _NONE = "none (un-erased)"
 
 
-def section(index: Index) -> Section | None:
+def section(index: Index, *, whole: bool = True) -> Section | None:
     """Return our rates with intervals and denominators next to the reported ones; None when the run is no benchmark run.
 
     On Stable Diffusion v1.4 each pair gets an answer by the rule of `reported_numbers`. On any other backbone the
-    numbers stand side by side without one, as they are about another model.
+    numbers stand side by side without one, as they are about another model; a run of it is a benchmark run when it has
+    all of the paper's erasers, or with `whole` false one of them.
     """
     ways = defences(index.result.spec)
     claims = is_sd14(index.result)
     families = {family for family, _ in ways.values()} - {"none"}
     named = {row.concept for row in index.targets()}
-    if not (families & set(_ERASERS) and named & set(reported().concepts) if claims else families >= set(_ERASERS)):
+    audited = families & set(_ERASERS)
+    if not audited or (not named & set(reported().concepts) if claims else whole and audited < set(_ERASERS)):
         return None
     table = _table(index, ways, claims)
     if not table.rows:

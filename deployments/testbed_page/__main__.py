@@ -1,6 +1,7 @@
-"""`python -m deployments.testbed_page erasers|guards|benchmark`: write a finished run's tables into audit/testbed/README.md.
+"""`python -m deployments.testbed_page BLOCK --root ROOT`: write a finished run's tables into audit/testbed/README.md.
 
-Everything is read from the run's index; no model is loaded. A block of the page stands between markers with its name.
+The block `architectures` is of two runs, the second one below `--beside`. Everything is read from the runs' indices; no
+model is loaded. A block of the page stands between markers with its name.
 """
 
 from __future__ import annotations
@@ -14,10 +15,17 @@ from audit.errors import AuditError, SpecError
 from audit.plan.document import KINDS, planned_keys, read_outline
 from audit.storage.journal import Journal
 from audit.testbed.markers import replaced
-from deployments.testbed_page import benchmark, erasers, guards
+from audit.verdict.results import RunResult
+from deployments.testbed_page import architectures, benchmark, erasers, guards
 
 README = Path(__file__).parents[2] / "audit" / "testbed" / "README.md"
-BLOCKS = {"erasers": erasers.block, "guards": guards.block, "benchmark": benchmark.block}
+BLOCKS = {
+    "erasers": erasers.block,
+    "guards": guards.block,
+    "benchmark": benchmark.block,
+    "benchmark-sd3": benchmark.block,
+}
+ARCHITECTURES = "architectures"
 
 
 def newest_finished(journal: Journal) -> str:
@@ -37,27 +45,47 @@ def newest_finished(journal: Journal) -> str:
     return max(whole)[1]
 
 
-def written(name: str, root: str, run_id: str | None = None) -> str:
-    """Return the block `name` of a run, the newest finished one unless it is named, from a fresh copy of its index.
+def concluded(root: str, run_id: str | None = None) -> tuple[RunResult, Path]:
+    """Return a run, the newest finished one unless it is named, with a fresh copy of its index.
 
-    Raises an `AuditError` when the run cannot be read, or is none of which the block tells.
+    Raises an `AuditError` when the run cannot be read.
     """
     journal = run.open_journal(root)
     run_id = run_id or newest_finished(journal)
     published = run.consolidate(journal, run_id, locations.database_path(root))
-    return BLOCKS[name](run.conclude(journal, run_id, published), published)
+    return run.conclude(journal, run_id, published), published
+
+
+def written(name: str, root: str, run_id: str | None = None, beside: str | None = None) -> str:
+    """Return the block `name` of a run, the newest finished one unless it is named, and of that below `beside`.
+
+    Raises an `AuditError` when a run cannot be read, or is none of which the block tells, and `SpecError` when `beside` is
+    missing or idle.
+    """
+    if (name == ARCHITECTURES) != (beside is not None):
+        raise SpecError(
+            f"the block {ARCHITECTURES} compares two runs, and no other block does",
+            where="--beside",
+            next_step=f"name the other backbone's root with --beside for {ARCHITECTURES}, and leave it out for other blocks",
+        )
+    result, published = concluded(root, run_id)
+    if beside is not None:
+        return architectures.block(result, concluded(beside)[0])
+    return BLOCKS[name](result, published)
 
 
 def main() -> None:
     """Write one block."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("block", choices=BLOCKS)
+    parser.add_argument("block", choices=[*BLOCKS, ARCHITECTURES])
     parser.add_argument("--root", help="storage root of the run")
     parser.add_argument("--run", help="run id, as `erasure-audit db runs` lists it; the newest finished run without it")
+    parser.add_argument("--beside", help=f"storage root of the run on the other backbone, for {ARCHITECTURES}")
     parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()
     try:
-        text = written(arguments.block, locations.storage_root(arguments.root), arguments.run)
+        beside = arguments.beside and locations.storage_root(arguments.beside)
+        text = written(arguments.block, locations.storage_root(arguments.root), arguments.run, beside)
     except AuditError as error:
         sys.exit(f"{error}")
     arguments.readme.write_text(replaced(arguments.readme.read_text(), f"{arguments.block}-table", text))

@@ -22,6 +22,7 @@ from audit.verdict.results import CrrRow, RunResult
 from deployments.testbed_page import readings
 from deployments.testbed_page.__main__ import newest_finished
 from deployments.testbed_page.benchmark import block as rendered
+from deployments.testbed_page.findings import sentences
 from tests.flows.audits import plan_run, tiny_spec
 from tests.report import runs
 
@@ -199,7 +200,7 @@ def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
 
 
 def test_the_papers_findings_are_said_to_hold_only_where_they_do() -> None:
-    said = {hits: " ".join(readings.claims(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
+    said = {hits: " ".join(sentences(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
     assert "Agrees with the paper that erasers hold against text prompts" in said[27]
     assert "Does not agree with the paper that white-box latents bring the concept back" in said[27]
     assert "Does not agree with the paper that erasers hold against text prompts" in said[99]
@@ -243,8 +244,9 @@ def test_another_backbone_gets_the_numbers_and_no_answer(name: str) -> None:
 def test_a_run_that_is_no_benchmark_has_no_such_section() -> None:
     for run in (runs.passing, runs.failing, runs.empty, runs.hostile):
         assert benchmark.section(Index(run())) is None
+    guarded = {**runs.passing().spec, "defences": [{"name": "irece", "eraser": None, "guards": [{"name": "irece"}]}]}
     with pytest.raises(SpecError, match="nothing that M-ErasureBench reports"):
-        rendered(runs.passing())
+        rendered(dataclasses.replace(runs.passing(), spec=guarded))
 
 
 def test_the_newest_finished_run_is_taken_and_an_unfinished_one_never(tmp_path: Path, tiny_folder: Path) -> None:
