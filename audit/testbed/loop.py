@@ -70,7 +70,9 @@ class Training:
         self.device = pick_device()
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.ema = {key: value.detach().clone() for key, value in self.modules.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(self.modules.parameters(), peak, betas=(0.9, 0.99), weight_decay=0.01)
+        self.optimiser = torch.optim.AdamW(
+            self.modules.parameters(), peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+        )
         self.step, self.seconds = 0, 0.0
         if self.path.exists():
             state = torch.load(self.path, map_location=self.device, weights_only=True)
