@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from audit.spec.base import Phrase
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.scenario_base import BaseScenario
 from audit.spec.templates import with_phrase
+
+Template = Annotated[Phrase, AfterValidator(with_phrase)]
 
 
 class NoiseBasedScenario(BaseScenario):
@@ -22,7 +24,7 @@ class NoiseBasedScenario(BaseScenario):
     "The kind of scenario; the name by default."
     cases: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     "Cases for each concept and defence."
-    templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
+    templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Prompts with `{phrase}` in place of the concept, used in turn."
     synonyms: bool = False
     "Prompt with the concept's synonyms too, in turn."
@@ -34,11 +36,6 @@ class NoiseBasedScenario(BaseScenario):
     "Factor of the noise alone, which the direction does not make up for."
     sampler: Sampler = Sampler()
     "Sampler settings, on the deterministic grid: `scheduler` stays `ddim`."
-
-    @field_validator("templates")
-    @classmethod
-    def _has_phrase(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(with_phrase, templates))
 
     @model_validator(mode="after")
     def _adds_to_ddim(self) -> Self:
