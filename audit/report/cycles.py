@@ -17,7 +17,7 @@ _SENTENCES = (
     "ones erased again. The last stage is the scenario's rate; the others never enter a decision.",
     "Beside them stand the un-erased model and a concept that the backbone never learned, edited by one training as long as "
     "all edits together and erased at no stage. A neighbour that is lost there too was lost to the editing; one that is lost "
-    "only where models are erased again was lost to the erasing.",
+    "in the chain alone was lost to the erasing, or to the editing of what the eraser had tied it to.",
 )
 
 
