@@ -14,7 +14,10 @@ from audit.diffusion.pipeline import load_pipeline
 from audit.erasers import resolve_parameters
 from audit.erasers.produce import produce
 from audit.errors import SpecError
+from audit.plan.preflight.prompts import usable_prompt_sets
+from audit.plan.resolve import resolve
 from audit.run import open_journal
+from audit.spec.document import load_spec
 from audit.spec.sections import Concept, Eraser
 from audit.storage.journal import Journal
 from audit.testbed.tokenizer import make_tokenizer
@@ -86,6 +89,20 @@ def test_a_flux_backbone_takes_no_guard_of_the_null_prompt(tmp_path: Path) -> No
     )
     with pytest.raises(SpecError, match="guard 'negative-prompt' cannot act on a Flux backbone"):
         plan_run(spec, tmp_path / "root")
+
+
+@pytest.mark.parametrize(("write", "side", "odd"), [(partial(write_sd3, t5=False), 16, 18), (write_flux, 256, 254)])
+def test_prompt_rows_of_a_transformer_may_have_sizes(
+    write: Callable[[Path], Path], side: int, odd: int, tmp_path: Path
+) -> None:
+    """Sides are multiples of a patch, in pixels."""
+    path = tmp_path / "rows.csv"
+    path.write_text(f"prompt,w,h\na ring,{side},{side}\na ring,{side + 4},{side}\na ring,{odd},{side}\n")
+    prompts = {"file": str(path), "columns": {"prompt": "prompt", "width": "w", "height": "h"}}
+    scenario = {"name": "text", "cases": 3, "prompts": prompts, "sampler": {"steps": 2, "guidance": 3.0}}
+    spec = load_spec(tiny_spec(tmp_path, write(tmp_path / "backbone"), scenarios=[scenario]))
+    problems = [str(row.problem or "") for row in usable_prompt_sets(resolve(spec))["text"].rows]
+    assert problems[:2] == ["", ""] and "sides are multiples of 4" in problems[2]
 
 
 @pytest.mark.slow

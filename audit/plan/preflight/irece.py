@@ -40,7 +40,7 @@ def check_composed(described: Document, backbone: ModelRef, tokenizers: Tokenize
 
 def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str) -> None:
     """Check that the backbone's UNet has the layers that IRECE is told to look at. Raises `SpecError` otherwise."""
-    config = _network(backbone)
+    config = network_settings(backbone)
     crossing = _crossing(config)
     if not any(crossing.values()):
         raise SpecError(
@@ -67,7 +67,7 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
 
 def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     """Return why some guard of the spec cannot read attention for square latents of `side` cells; None when all can."""
-    config = _network(backbone)
+    config = network_settings(backbone)
     for guard in (guard for defence in spec.defences for guard in defence.guards):
         parameters = guards.parse(guard)
         if isinstance(parameters, IreceParameters):
@@ -81,7 +81,7 @@ def unseen(spec: Spec, backbone: ModelRef, side: int) -> str | None:
     return None
 
 
-def _network(backbone: ModelRef) -> Settings:
+def network_settings(backbone: ModelRef) -> Settings:
     """Return the settings of the denoising network."""
     part = "unet" if (backbone.path / "unet").is_dir() else "transformer"
     return read_json(backbone.path / part / "config.json")

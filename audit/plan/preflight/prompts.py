@@ -14,10 +14,11 @@ from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
 from audit.diffusion.text import too_long
 from audit.errors import SpecError
 from audit.plan.preflight.guards import energy_problems
-from audit.plan.preflight.irece import unseen
+from audit.plan.preflight.irece import network_settings, unseen
 from audit.plan.resolved import Resolved, absent_digest
 from audit.spec.content import pairing
 from audit.spec.document import Spec
+from audit.weights.families import FLUX_SIDE
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
@@ -170,12 +171,15 @@ def _checked(row: PromptRow, problems: Mapping[str, str], sizes: Sizes) -> Promp
 
 
 def _sizes(spec: Spec, backbone: ModelRef) -> Sizes:
-    unet = read_json(backbone.path / "unet" / "config.json")
-    vae = read_json(backbone.path / "vae" / "config.json")
+    network, vae = network_settings(backbone), read_json(backbone.path / "vae" / "config.json")
     factor = 2 ** (len(vae["block_out_channels"]) - 1)
+    if "guidance_embeds" in network:  # Flux packs 2 x 2 latents
+        cells = 2
+    else:
+        cells = int(network.get("patch_size", 1)) * 2 ** (len(network.get("block_out_channels", [1])) - 1)
     return Sizes(
-        side=int(unet["sample_size"]) * factor,
-        multiple=factor * 2 ** (len(unet["block_out_channels"]) - 1),
+        side=int(network.get("sample_size", FLUX_SIDE)) * factor,
+        multiple=factor * cells,
         square=any(guards.sampling(defence.guards) for defence in spec.defences),
         unseen=lambda side: unseen(spec, backbone, side // factor),
     )
