@@ -52,7 +52,7 @@ def neighbours_kept(index: Index) -> Table:
     lines = []
     for defence in dict.fromkeys(row.defence for row in rows):
         after = Rate.of([row for row in rows if row.defence == defence])
-        lines.append((name_of(defence), str(after), str(Kept(after, before))))
+        lines.append((name_of(defence), str(after), "-" if defence == "none" else str(Kept(after, before))))
     columns = (Column("Defence"), Column(f"Rate, {plain(judge)}", "number"), Column("Kept", "number"))
     return Table(
         "Neighbours by their names in text, and the share of the backbone's rate that is kept", columns, tuple(lines)

@@ -23,14 +23,14 @@ ON_THE_TESTBED = Path(__file__).parents[2] / "deployments" / "specs" / "m-erasur
 NOW = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
 
 
-def few_cases(defences: list[dict[str, Any]] | None) -> Spec:
-    """The shipped benchmark on the testbed with two cases a cell, or with other defences; its corpus is not rendered."""
+def few_cases(defences: list[dict[str, Any]]) -> Spec:
+    """The shipped benchmark on the testbed with two cases a cell and other defences; its corpus is not rendered."""
     document = load_spec(ON_THE_TESTBED).model_dump(mode="json")
     for scenario in document["scenarios"]:
         scenario["cases"] = 2
         scenario.pop("perturbed_cases", None)
     document |= {"controls": {"cases": 2, "unlearned": ["arrow"]}, "benign": {"cases": 20}}
-    return parse_spec({**document, "defences": defences or document["defences"]}, "test")
+    return parse_spec({**document, "defences": defences}, "test")
 
 
 def spec_of(**changes: Any) -> Spec:
@@ -50,10 +50,8 @@ def spec_of(**changes: Any) -> Spec:
     return parse_spec(document, "test")
 
 
-@pytest.mark.parametrize("defences", [None, [{"name": "both", "guards": [{"name": "irece"}, {"name": "egloce"}]}]])
-def test_a_plan_reads_each_tokenizer_and_the_backbone_once(
-    defences: list[dict[str, Any]] | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("energy", [False, True], ids=["no energy model", "energy model"])
+def test_a_plan_reads_each_tokenizer_and_the_backbone_once(energy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The judge's folder is read by every instrument that reads with it, and once for the energy model's sake."""
     load, read, loaded = CLIPTokenizer.from_pretrained, references._read_folder, Counter[str]()
 
@@ -67,10 +65,11 @@ def test_a_plan_reads_each_tokenizer_and_the_backbone_once(
 
     monkeypatch.setattr(CLIPTokenizer, "from_pretrained", counted)
     monkeypatch.setattr(references, "_read_folder", counted_folder)
-    assert draft_plan(few_cases(defences), NOW).draft.cells
+    guards = [{"name": "irece"}, *([{"name": "egloce"}] if energy else ())]
+    assert draft_plan(few_cases([{"name": "guarded", "guards": guards}]), NOW).draft.cells
     tokenizers = {name: count for name, count in loaded.items() if name.startswith("tokenizer")}
-    assert list(tokenizers.values()) == [1] * (2 if defences else 1)
-    assert loaded["pipeline"] == 1 and loaded["energy"] == (1 if defences else 0) and loaded["judge"] <= 6
+    assert list(tokenizers.values()) == [1] * (2 if energy else 1)
+    assert loaded["pipeline"] == 1 and loaded["energy"] == (1 if energy else 0) and loaded["judge"] <= 6
 
 
 def test_what_is_missing_is_a_value_with_its_error(tmp_path: Path) -> None:
