@@ -139,7 +139,7 @@ def test_a_decision_under_another_policy_is_sealed_with_that_policy(tmp_path: Pa
 
 
 def test_sealing_twice_gives_the_same_payload(sealed_once: Bundle, tmp_path: Path) -> None:
-    journal, later = sealed_once.journal, SEALED + dt.timedelta(hours=5)
+    journal, later = sealed_once.journal, SEALED.replace(hour=23, minute=59, second=59)  # the bag names its day
     index = published(Audit(), journal, tmp_path)  # made anew
     again = seal(journal, "run-1", index, sealed_once.private, tmp_path / "again", later)
     first, second = (folder / "manifest-sha256.txt" for folder in (sealed_once.folder, again.folder))
