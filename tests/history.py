@@ -186,7 +186,8 @@ def _plan(con: duckdb.DuckDBPyConnection, history: History, run: HistoryRun) -> 
         "run_key": run.key, "run_id": run.run_id, "name": spec["name"], "created_at": f"{run.at:%Y-%m-%dT%H:%M:%SZ}",
         "system": system, "system_version": run.version, "owner": history.owner, "contact": history.contact,
         "backbone_sha256": key_of(f"{system} {run.version}"), "corpus_sha256": key_of(run.corpus),
-        "confidence": run.policy.confidence, "first_judge": history.judges[0], "plan_sha256": key_of(run.run_id),
+        "confidence": run.policy.confidence, "first_judge": history.judges[0], "counts_blocked_as": "clear",
+        "plan_sha256": key_of(run.run_id),
         "audited_sha256": key_of(f"audited {system} {run.version}"), "spec": json.dumps(spec), "provenance": '{"host": "h"}',
         "derived_from": None, "outcomes_current": True,
     }  # fmt: skip

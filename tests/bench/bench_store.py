@@ -144,7 +144,8 @@ def fill(con: duckdb.DuckDBPyConnection, scores: int) -> None:
     per_cell = scores // CELLS
     con.execute(
         f"insert into runs by name select {run_key} as run_key, 'run-1' as run_id, 'bench' as name, '' as created_at,"
-        " 'bench' as system, 0.95 as confidence, 'judge' as first_judge, '' as plan_sha256, '' as audited_sha256,"
+        " 'bench' as system, 0.95 as confidence, 'judge' as first_judge, 'clear' as counts_blocked_as,"
+        " '' as plan_sha256, '' as audited_sha256,"
         " '{}' as spec, '{}' as provenance, true as outcomes_current;"
         f"insert into cells select {run_key}, range, 'ring', 'ring', 'target', null, 'uce', 'text', {per_cell}, false,"
         f" null, null from range({CELLS});"

@@ -163,7 +163,8 @@ def _planned(run: Run) -> dict[str, list[dict[str, Any]]]:
         "run_key": run.key, "run_id": run.run_id, "name": quarter.audit, "created_at": f"{run.at:%Y-%m-%dT%H:%M:%SZ}",
         "system": system, "system_version": run.version, "owner": quarter.owner, "contact": "team@example.org",
         "backbone_sha256": key_of(f"{run.system} {run.version}"), "corpus_sha256": key_of("corpus"),
-        "confidence": policy.confidence, "first_judge": JUDGES[0], "plan_sha256": key_of(run.run_id),
+        "confidence": policy.confidence, "first_judge": JUDGES[0], "counts_blocked_as": "clear",
+        "plan_sha256": key_of(run.run_id),
         "audited_sha256": key_of(f"audited {run.system} {run.version}"), "spec": json.dumps(spec), "provenance": "{}",
         "outcomes_current": True,
     }  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 
 from audit.compute import models
 from audit.compute.models import Models
+from audit.plan.identities import as_json
 from audit.storage.journal import SCHEMAS, Journal
 from audit.weights.references import resolve_model
 from tests.plan.test_forecast import make_plan
@@ -43,7 +44,8 @@ def test_a_method_that_trains_the_text_encoder_reads_the_prompts_itself(
     tensors = {f"text_model.{name}": tensor + 0.01 for name, tensor in encoder.items()} if changes else unet
     row = {"artefact": "a", "status": "ok", "error": None, "facts": "{}"}
     blob = safetensors.torch.save({n: t.contiguous() for n, t in tensors.items()}, {"layout": "any"})
-    journal.write("erase", unit.key, pa.Table.from_pylist([row], schema=SCHEMAS["erase"]), {}, blob)
+    header = {"identity": as_json(unit.identity)}
+    journal.write("erase", unit.key, pa.Table.from_pylist([row], schema=SCHEMAS["erase"]), header, blob)
     before, after = made.states(["a ring"]), made.states(["a ring"], unit.key)
     assert torch.equal(before, after) != changes
     assert torch.equal(made.reader(unit.key).encode_text(["a ring"]), after)

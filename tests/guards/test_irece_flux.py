@@ -75,7 +75,7 @@ def test_a_phrase_within_a_longer_piece_is_refused() -> None:
 
 def test_another_grid_is_refused_at_plan_time(flux: Pipeline, tmp_path: Path) -> None:
     for sides in ([32], [64]):
-        guard = {"name": "irece", "parameters": {"t_star": 501, "sides": sides}}
+        guard = {"name": "irece", "parameters": {"t_star": 801, "sides": sides}}
         spec = tiny_spec(tmp_path, flux.ref.path, defences=[{"name": "tried", "guards": [guard]}])
         refusal = pytest.raises(SpecError, match="no cross-attention layer has 32 x 32 queries")
         with refusal if sides == [32] else contextlib.nullcontext():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from audit.index import folding
+from audit.index import folding, unit_folding
 from audit.index.store import Store
 from audit.storage.journal import Journal
 from tests.index.test_store import contents, filled
@@ -45,21 +45,21 @@ def test_an_interruption_after_any_batch_changes_nothing(
     tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(folding, "_CHUNK_UNITS", 4)
-    monkeypatch.setattr(folding, "_BATCH_UNITS", 2)
+    monkeypatch.setattr(unit_folding, "_BATCH_UNITS", 2)
     path = tmp_path / "index.duckdb"
-    steps = (
-        "_insert_rows",
-        "_load_units",
-        "load_plan",
-        "_put_on_record",
-        "decide_cases",
-        "fill_intervals",
-        "fill_rates",
-    )
-    for name in steps:
+    steps = {
+        "_insert_rows": unit_folding,
+        "load_units": folding,
+        "load_plan": folding,
+        "_put_on_record": folding,
+        "decide_cases": folding,
+        "fill_intervals": folding,
+        "fill_rates": folding,
+    }
+    for name, module in steps.items():
         for number in (1, 2):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(folding, name, interrupted_after(number, getattr(folding, name)))
+                patch.setattr(module, name, interrupted_after(number, getattr(module, name)))
                 try:
                     with Store(path) as store:
                         store.consolidate(journal)
