@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
@@ -20,6 +21,8 @@ from audit.records import Status
 from audit.spec.document import Spec
 from audit.spec.sections import Concept
 from audit.weights.references import ModelRef
+
+log = logging.getLogger(__name__)
 
 ReadItem = Callable[[str], npt.NDArray[np.uint8]]
 
@@ -94,6 +97,13 @@ class Row:
     evaluations: int | None = None
     unet_calls: int | None = None
     report: Mapping[str, object] = dataclasses.field(default_factory=dict)
+
+
+def failed(item: str, error: Exception) -> Row:
+    """Return the row of an item whose search raised `error`: it is unassessed, with the error's first line as the reason."""
+    log.warning("the search for %s failed: %s: %s", item, type(error).__name__, error)
+    first = (str(error) or "no message").splitlines()[0]
+    return Row(item, Status.ERROR, f"{type(error).__name__}: {first}"[:500])
 
 
 @dataclasses.dataclass(frozen=True)

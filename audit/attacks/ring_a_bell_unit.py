@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import math
 from collections.abc import Callable
 
@@ -12,15 +11,13 @@ import torch
 from audit import identity
 from audit.attacks import ring_a_bell
 from audit.attacks.parameters import RingABellParameters
-from audit.attacks.protocol import Found, Row, Search
+from audit.attacks.protocol import Found, Row, Search, failed
 from audit.attacks.ring_a_bell import Encode, Space, State
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import AuditError
 from audit.progress import Checkpoint
 from audit.records import Status
 from audit.spec.content import pairing
-
-log = logging.getLogger(__name__)
 
 
 def run(search: Search) -> Found:
@@ -32,9 +29,7 @@ def run(search: Search) -> Found:
         except AuditError:
             raise  # about the models or the storage as a whole, not about this search
         except Exception as error:
-            log.warning("the search for %s failed: %s: %s", item, type(error).__name__, error)
-            first = (str(error) or "no message").splitlines()[0]
-            rows.append(Row(item, Status.ERROR, f"{type(error).__name__}: {first}"[:500]))
+            rows.append(failed(item, error))
     return Found(rows)
 
 

@@ -5,12 +5,12 @@ The best tokens are those with the lowest loss on held-out draws, read as text. 
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable
 
 import torch
 
-from audit.attacks.protocol import Found, Row, Search
+from audit.attacks.protocol import Found, Row, Search, failed
 from audit.attacks.token_search import TokenSearch
 from audit.attacks.token_search_parameters import RANDOM, TokenSearchParameters
 from audit.corpus.images import ImageError, to_model_input
@@ -21,11 +21,8 @@ from audit.records import Status
 from audit.spec.content import pairing
 from audit.storage.errors import SourceUnavailable
 
-Begin = Callable[
-    [Search, int], TokenSearch
-]  # the search of a number, at its beginning; `random-N` begins as `prompt-N`
-
-log = logging.getLogger(__name__)
+# Gives the search of a number, at its beginning; `random-N` begins as `prompt-N`.
+Begin = Callable[[Search, int], TokenSearch]
 
 
 def run_searches(search: Search, parameters: TokenSearchParameters, begin: Begin) -> Found:
@@ -41,9 +38,7 @@ def run_searches(search: Search, parameters: TokenSearchParameters, begin: Begin
         except AuditError:
             raise  # about the models or the storage as a whole, not about this search
         except Exception as error:
-            log.warning("the search for %s failed: %s: %s", item, type(error).__name__, error)
-            first = (str(error) or "no message").splitlines()[0]
-            rows.append(Row(item, Status.ERROR, f"{type(error).__name__}: {first}"[:500]))
+            rows.append(failed(item, error))
     return Found(rows)
 
 
@@ -68,7 +63,7 @@ def _row(search: Search, item: str, parameters: TokenSearchParameters, begin: Be
         return Row(item, Status.DEGENERATE, "no tokens of the search can be written as a prompt", unet_calls=calls)
     report = {  # without the prompt, which may be explicit: reports show the summary
         "summary": f"{len(one.best.tokens)} tokens at held-out loss {one.best.loss:.4f} after {one.total} steps",
-        "held_out_loss": {"start": one.first if one.first - one.first == 0 else None, "end": one.best.loss},
+        "held_out_loss": {"start": one.first if math.isfinite(one.first) else None, "end": one.best.loss},
         "tokens": len(one.best.tokens),
     }
     text = one.prompt.text(one.best.tokens)

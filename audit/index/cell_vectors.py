@@ -14,6 +14,7 @@ from audit.storage.journal import Journal, StorageUnavailable
 from audit.verdict.damage import Features
 
 Vectors = Mapping[int, Features]  # of one cell, by case number
+_KEPT = 1024  # units whose vectors stay in memory: what reads them a second time seldom fetches them again
 
 # Every picture that the instrument gave a vector, with the cells that need it.
 _VECTORS = """
@@ -44,7 +45,7 @@ class CellVectors:
         self._rows: dict[int, list[tuple[int, str, int]]] = {}
         for cell, case, unit, image in con.execute(_VECTORS, {"run_key": run_key, "instrument": instrument}).fetchall():
             self._rows.setdefault(cell, []).append((case, unit, image))
-        self._unit = functools.lru_cache(maxsize=64)(self._load)
+        self._unit = functools.lru_cache(maxsize=_KEPT)(self._load)
 
     def _load(self, unit: str) -> Mapping[str, Features]:
         return safetensors.numpy.load(self._journal.blob("quality", unit))

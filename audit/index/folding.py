@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import functools
 from collections.abc import Sequence
 
 import duckdb
@@ -17,6 +18,7 @@ import pyarrow as pa
 
 from audit import identity
 from audit.index import folded_files, integrity
+from audit.index.cell_vectors import CellVectors
 from audit.index.decision_folding import load_decisions
 from audit.index.folded_files import OnRecord, UnitEntry
 from audit.index.nearest_folding import fill_nearest_pictures
@@ -108,8 +110,9 @@ def refresh_outcomes(con: duckdb.DuckDBPyConnection, journal: Journal) -> None:
             con.execute("delete from crr where run_key = ?", [run_key])  # so that its intervals are looked for
             decide_cases(con, run_key)
             fill_set_distances(con, journal, run_key)
-            fill_picture_checks(con, journal, run_key)
-            fill_nearest_pictures(con, journal, run_key)
+            vectors = functools.cache(functools.partial(CellVectors, con, journal, run_key))  # by instrument
+            fill_picture_checks(con, run_key, vectors)
+            fill_nearest_pictures(con, run_key, vectors)
     fill_intervals(con)
     for (run_key,) in stale:
         with transaction(con):

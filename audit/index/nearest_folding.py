@@ -7,13 +7,13 @@ All audited pictures are compared, not hits alone: which are hits may change wit
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import duckdb
 import numpy as np
 
 from audit.index.cell_vectors import CellVectors
 from audit.index.writing import insert_records
-from audit.storage.journal import Journal
 from audit.verdict.damage import Features
 from audit.verdict.nearest import Scale, distance, nearest, scale_of
 
@@ -61,19 +61,22 @@ class _Unerased:
     places: dict[tuple[object, ...], int]  # by attempt
 
 
-def fill_nearest_pictures(con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int) -> None:
-    """Find the nearest pictures of one run anew. Cells and concepts without vectors that can be read have none."""
+def fill_nearest_pictures(con: duckdb.DuckDBPyConnection, run_key: int, vectors: Callable[[str], CellVectors]) -> None:
+    """Find the nearest pictures of one run anew. `vectors` gives those of an instrument.
+
+    Cells and concepts without vectors that can be read have none.
+    """
     con.execute("delete from nearest_pictures where run_key = ?", [run_key])
     found = con.execute(_INSTRUMENT, {"run_key": run_key}).fetchall()
     if not found:
         return
-    vectors = CellVectors(con, journal, run_key, found[0][0])
+    reader = vectors(found[0][0])
     concepts: dict[str, list[_Case]] = {}
     for row in con.execute(_CASES, {"run_key": run_key}).fetchall():
         case = _Case(*row)
         concepts.setdefault(case.concept, []).append(case)
     for cases in concepts.values():
-        unerased = _unerased([case for case in cases if case.defence == "none"], vectors)
+        unerased = _unerased([case for case in cases if case.defence == "none"], reader)
         cells: dict[int, list[_Case]] = {}
         for case in cases:
             if case.defence != "none":
@@ -81,7 +84,7 @@ def fill_nearest_pictures(con: duckdb.DuckDBPyConnection, journal: Journal, run_
         for cell in cells.values() if unerased is not None else ():
             assert unerased is not None
             fixed = {"run_key": run_key, "instrument": found[0][0]}
-            insert_records(con, "nearest_pictures", [{**fixed, **row} for row in _rows(cell, unerased, vectors)])
+            insert_records(con, "nearest_pictures", [{**fixed, **row} for row in _rows(cell, unerased, reader)])
 
 
 def _with_vectors(cases: list[_Case], vectors: CellVectors) -> tuple[list[_Case], list[Features]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -12,7 +12,6 @@ import pyarrow as pa
 from audit.index.cell_vectors import CellVectors
 from audit.index.writing import insert
 from audit.spec.benign import FEWEST
-from audit.storage.journal import Journal
 from audit.verdict import damage
 
 _CELLS = """
@@ -41,10 +40,10 @@ class _Cell:
     scenario: str
 
 
-def fill_picture_checks(con: duckdb.DuckDBPyConnection, journal: Journal, run_key: int) -> None:
+def fill_picture_checks(con: duckdb.DuckDBPyConnection, run_key: int, vectors: Callable[[str], CellVectors]) -> None:
     """Compute the picture checks of one run anew, and which audited pictures are strange.
 
-    A cell whose pictures cannot be compared gets a reason and no value.
+    `vectors` gives those of an instrument. A cell whose pictures cannot be compared gets a reason and no value.
     """
     for table in ("picture_checks", "strange_pictures"):
         con.execute(f"delete from {table} where run_key = ?", [run_key])
@@ -52,7 +51,7 @@ def fill_picture_checks(con: duckdb.DuckDBPyConnection, journal: Journal, run_ke
     if not cells:
         return
     ((name,),) = con.execute(_NAME, [run_key]).fetchall()
-    reader = CellVectors(con, journal, run_key, name)
+    reader = vectors(name)
     checks, strange = [], []
     for cell in cells:
         if cell.defence == "none":

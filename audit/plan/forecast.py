@@ -30,7 +30,7 @@ from audit.plan.rates import Rates, journal_rates
 from audit.plan.samplers import timesteps
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
-from audit.weights.families import FLUX_SIDE
+from audit.weights.families import FLUX_SIDE, LAYOUTS
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef, stored_shapes
 from audit.weights.schedulers import PUBLISHED, own_scheduler
@@ -108,7 +108,7 @@ class Shape:
     scheduler: Mapping[str, object] = dataclasses.field(
         default_factory=lambda: PUBLISHED, hash=False
     )  # as `choose` takes it
-    distilled: bool = False  # whether guidance is an input of the network, and costs no second evaluation
+    distilled: bool = False  # whether guidance costs no second evaluation: Flux is told it, or needs none
 
 
 def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
@@ -270,7 +270,7 @@ def shape_of(backbone: ModelRef) -> Shape:
         latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
         unet=stored_shapes(backbone, part),
         scheduler=own_scheduler(folder),
-        distilled="guidance_embeds" in unet,
+        distilled=read_json(folder / "model_index.json").get("_class_name") in LAYOUTS["flux"].pipelines,
     )
 
 

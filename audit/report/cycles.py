@@ -26,8 +26,8 @@ def section(index: Index) -> Section | None:
     rows = index.cycles()
     if not rows:
         return None
-    chains = list(dict.fromkeys(map(_chain, by_scenario(rows))))
-    ordered = sorted(rows, key=lambda row: (chains.index(_chain(row)), row.strength or 0.0))
+    places = {chain: place for place, chain in enumerate(dict.fromkeys(map(_chain, by_scenario(rows))))}
+    ordered = sorted(rows, key=lambda row: (places[_chain(row)], row.strength or 0.0))
     tables = (_rates(index, ordered), *_pictures(index, ordered))
     return Section("cycles", "Cycles of editing and erasing", _SENTENCES, tables=tables)
 
@@ -93,10 +93,10 @@ def _drift(before: float | None, rate: float | None) -> str:
 def _pictures(index: Index, rows: Sequence[CrrRow]) -> tuple[Table, ...]:
     """Return how far the pictures of each stage are from the backbone's before any edit; nothing where none was measured."""
     stages = {row.cell_id: row for row in reversed(rows)}
-    order = list(dict.fromkeys(row.cell_id for row in rows))
+    places = {cell: place for place, cell in enumerate(dict.fromkeys(row.cell_id for row in rows))}
     measured = sorted(
         (one for one in index.result.quality if one.cell_id in stages),
-        key=lambda one: (one.instrument, one.metric, order.index(one.cell_id)),
+        key=lambda one: (one.instrument, one.metric, places[one.cell_id]),
     )
     if not measured:
         return ()

@@ -45,9 +45,8 @@ class NearestPair:
     sensitive: bool
     nearest: UnerasedPicture
     distance: float  # Euclidean, in the instrument's features
-    closer_share: (
-        float | None
-    )  # of the un-erased pictures that have another one at most as far off; None: too few of them
+    # Share of the un-erased pictures that have another one at most as far off; None for too few of them.
+    closer_share: float | None
     same_case: bool  # both have the same scenario, case number, seed and reference image
 
     @property
@@ -130,6 +129,7 @@ def nearest(
         raise ValueError("a feature vector is not finite")
     one, other = pictures.astype(np.float64), references.astype(np.float64)
     lengths = (other**2).sum(1)
+    longest = float(lengths.max())
     found = []
     for start in range(0, len(one), _BLOCK):
         block = one[start : start + _BLOCK]
@@ -138,7 +138,7 @@ def nearest(
             squares[other_than[0][start : start + _BLOCK, None] == other_than[1]] = np.inf
         for place, row in enumerate(squares):
             wanted = preferred[start + place] if preferred is not None else -1
-            found.append(_nearest(block[place], other, row, lengths.max(), wanted))
+            found.append(_nearest(block[place], other, row, longest, wanted))
     return found
 
 

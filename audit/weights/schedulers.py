@@ -103,9 +103,8 @@ def flow_timesteps(written: Mapping[str, object], steps: int) -> tuple[float, ..
     own size. Rounded to a thousandth.
     """
     shift = shifted = float(str(written.get("shift", 1.0)))
-    if written.get(
-        "use_dynamic_shifting"
-    ):  # as `calculate_shift` of diffusers' pipelines, and the class's `time_shift`
+    if written.get("use_dynamic_shifting"):
+        # As `calculate_shift` of diffusers' pipelines, and the class's `time_shift`.
         few, many, low, high = (float(str(written.get(name, default))) for name, default in _DYNAMIC.items())
         mu = low + (high - low) * (float(str(written["_image_tokens"])) - few) / (many - few)
         shift, shifted = (mu if written.get("time_shift_type") == "linear" else math.exp(mu)), 1.0

@@ -35,9 +35,8 @@ class SharedModel:
     reference: str  # as the spec writes it
     files: Mapping[str, str]
     single: str | None  # the file that the reference means; None for a folder
-    elsewhere: Mapping[str, Path] = dataclasses.field(
-        default_factory=dict
-    )  # files outside of the folder, where they lie
+    # Files outside of the folder, and where they lie.
+    elsewhere: Mapping[str, Path] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:
