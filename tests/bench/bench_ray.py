@@ -50,9 +50,12 @@ class Spread:
         """Return the share of the ideal speed-up that the whole run reached, the start of its processes included."""
         return waves(len(self.ends), gpus) * seconds / self.ends[-1]
 
-    def steady_share(self, gpus: int, seconds: float) -> float:
-        """Return the share reached once every GPU has ended its first unit: what a long run comes to."""
-        return waves(len(self.ends) - gpus, gpus) * seconds / (self.ends[-1] - self.ends[gpus - 1])
+    def busy(self, gpus: int, seconds: float) -> float:
+        """Return the share of their time that the GPUs compute, from when each has begun until the last unit begins."""
+        begun = sorted(end - seconds for end in self.ends)
+        first, last = begun[gpus - 1], begun[-1]
+        computed = sum(max(0.0, min(start + seconds, last) - max(start, first)) for start in begun)
+        return computed / (gpus * (last - first))
 
 
 def waves(units: int, gpus: int) -> int:
@@ -165,7 +168,7 @@ def figures(gpus: int = GPUS, seconds: float = UNIT_SECONDS, rounds: int = ROUND
     )
     figures = [
         Figure(
-            f"ideal speed-up on {gpus} GPUs after the first wave", result.steady_share(gpus, seconds), "{:.2f}", LEAST,
+            f"ideal speed-up on {gpus} GPUs once all compute", result.busy(gpus, seconds), "{:.2f}", LEAST,
             f"dearest: {dearest}", least=True,
         ),
         Figure(f"ideal speed-up on {gpus} GPUs, the start included", result.share(gpus, seconds), "{:.2f}", detail=how),
