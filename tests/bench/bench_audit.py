@@ -34,7 +34,7 @@ from audit.testbed.scenes import write_corpus
 from audit.verdict.results import RunResult
 from audit.weights.references import resolve_model
 from tests.bench.forwards import Forwards, counted
-from tests.bench.plain_audit import PASSES, PlainAudit
+from tests.bench.plain_audit import PASSES, PlainAudit, generated
 from tests.bench.table import Figure, conclude, spread
 from tests.flows.audits import WAIVED
 
@@ -161,14 +161,14 @@ def figures(cases: int = CASES, steps: int = STEPS, rounds: int = ROUNDS) -> lis
         if cases >= SMALLEST:
             ours(_made(folder / "warm-up"), 2, steps)
         fast = [ours(_made(folder / "round-0"), cases, steps)]
-        plan, slow = _known(fast[0].plan), list[Script]()
+        plan, slow = fast[0].plan, list[Script]()
+        known = _known(plan)
         models = Models(resolve_model("testbed"), fast[0].journal, torch.device("cpu"), plan)
         unets: dict[str | None, UNet2DConditionModel] = {}
         for turn in range(rounds):
             if turn:
                 fast.append(ours(_made(folder / f"round-{turn}"), cases, steps))
-            share = plan.cases.take(list(range(turn, plan.cases.num_rows, rounds)))
-            plain = PlainAudit(dataclasses.replace(plan, cases=share), models, _made(folder / f"plain-{turn}"))
+            plain = PlainAudit(plan, known[turn::rounds], models, _made(folder / f"plain-{turn}"))
             plain.unets.update(unets)
             plain.load()
             unets = plain.unets
@@ -176,11 +176,10 @@ def figures(cases: int = CASES, steps: int = STEPS, rounds: int = ROUNDS) -> lis
     return _figures(fast, slow, cases, steps)
 
 
-def _known(plan: Plan) -> Plan:
-    """Return the plan without the cases that the script does not know: noise that no sampler makes a picture of."""
-    drawn = {unit.key for unit in plan.units_of("generate") if unit.identity.source in ("noise-latent", "noise-pixels")}
-    keys = plan.cases["unit_key"].to_pylist()
-    return dataclasses.replace(plan, cases=plan.cases.take([row for row, key in enumerate(keys) if key not in drawn]))
+def _known(plan: Plan) -> list[dict[str, Any]]:
+    """Return the cases that the script knows: all but noise that no sampler makes a picture of."""
+    drawn = {key for key, identity in generated(plan).items() if identity.source in ("noise-latent", "noise-pixels")}
+    return [case for case in plan.cases.to_pylist() if case["unit_key"] not in drawn]
 
 
 def _made(folder: Path) -> Path:

@@ -173,6 +173,7 @@ def _measured(
     except torch.OutOfMemoryError:
         return dataclasses.replace(row, note="out of memory"), 0.0
     rate = row.batch / (seconds * piece.times)
+    used: float | None
     if eager is not None and eager.utilisation is not None and eager.rate:
         used = eager.utilisation * rate / eager.rate
     else:

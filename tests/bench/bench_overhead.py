@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -31,8 +31,9 @@ from tests.flows.audits import WAIVED
 if TYPE_CHECKING:
     from audit.compute.models import Models
     from audit.instruments.detectors.base import Detector
-    from audit.plan.identities import GenerateIdentity
+    from audit.plan.identities import GenerateIdentity, PictureSampler
     from audit.records import Case
+    from flows.audit import Finished
 
 CASES, BATCH, LIMIT = 1_000, 64, 0.04
 
@@ -142,7 +143,7 @@ def audit(folder: Path) -> dict[str, float]:
 
         settings = Settings(device="cpu", batch_size=BATCH)
         with counted() as forwards:
-            finished = flow(str(folder / "spec.yaml"), str(folder / "root"), "bench", settings)
+            finished = cast("Finished", flow(str(folder / "spec.yaml"), str(folder / "root"), "bench", settings))
     return {**{stage.kind: stage.seconds for stage in finished.stages}, "networks": forwards.seconds}
 
 
@@ -160,21 +161,27 @@ def bare(folder: Path) -> dict[str, float]:
     from audit.storage.journal import Journal
     from audit.weights.references import resolve_model
     from tests.bench.forwards import counted
+    from tests.bench.plain_audit import generated
 
     journal = Journal(str(folder / "root"))
     plan = read_plan(journal, "bench")
     models = Models(resolve_model(plan.spec.backbone), journal, torch.device("cpu"), plan)
     detector = detectors.build(plan.spec.detectors[0], plan.spec.sought(), "cpu")
-    units = [unit for unit in plan.units_of("generate") if unit.identity.source == "prompt"]
-    batches = [(unit.identity, plan.cases_of(unit.key)) for unit in units]
-    for described in {unit.identity.model: unit.identity for unit in units}.values():
-        short = dataclasses.replace(described, sampler=described.sampler.model_copy(update={"steps": 1}))
+    prompted = {key: identity for key, identity in generated(plan).items() if identity.source == "prompt"}
+    batches = [(identity, plan.cases_of(key)) for key, identity in prompted.items()]
+    for described in {identity.model: identity for identity in prompted.values()}.values():
+        short = dataclasses.replace(described, sampler=_sampler(described).model_copy(update={"steps": 1}))
         _measured(models, detector, short, batches[0][1][:1])
     with counted() as forwards:
         started = time.perf_counter()
         pictures = sum(_measured(models, detector, described, cases) for described, cases in batches)
         seconds = time.perf_counter() - started
     return {"seconds": seconds, "pictures": pictures, "networks": forwards.seconds}
+
+
+def _sampler(described: GenerateIdentity) -> PictureSampler:
+    assert described.sampler is not None, "a prompt is sampled"
+    return described.sampler
 
 
 def _measured(models: Models, detector: Detector, described: GenerateIdentity, cases: Sequence[Case]) -> int:
@@ -184,11 +191,11 @@ def _measured(models: Models, detector: Detector, described: GenerateIdentity, c
     from audit.diffusion.guard import Conditioning
     from audit.diffusion.sampling import initial_noise, sample
 
-    texts, erased = tuple(case.prompt for case in cases), described.model
+    texts, erased, sampler = tuple(case.prompt or "" for case in cases), described.model, _sampler(described)
     states, null = models.states(texts, erased), models.states([""] * len(texts), erased)
-    conditioning = Conditioning(states, null, described.sampler.guidance, texts)
+    conditioning = Conditioning(states, null, sampler.guidance, texts)
     latents = initial_noise([case.seed for case in cases], models.pipeline.latent_shape)
-    schedule = models.pipeline.schedule(described.sampler.steps)
+    schedule = models.pipeline.schedule(sampler.steps)
     result = sample(models.noise_model(erased, "float32", texts), schedule, latents, conditioning)
     images = models.pipeline.decode_latents(result.latents)
     pixels = ((images / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1) * 255).round().to(torch.uint8).numpy()

@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.bench.sleeping import SECONDS
 from tests.bench.table import Figure, conclude
@@ -81,7 +82,7 @@ def main() -> None:
 
 def drive(spec: Path, root: str, address: str) -> Spread:
     """Plan a run of `spec` and spread it over the cluster; its units sleep."""
-    from prefect import flow
+    from prefect import Task, flow
 
     from audit.plan.document import KINDS, read_plan
     from audit.storage.journal import Journal
@@ -96,7 +97,8 @@ def drive(spec: Path, root: str, address: str) -> Spread:
 
     @flow(name="simulation", persist_result=False)
     def simulation() -> int:
-        reports = spread(run, dict.fromkeys(KINDS, sleep), frozenset())
+        sleeping: dict[str, Task[..., Any]] = dict.fromkeys(KINDS, sleep)
+        reports = spread(run, sleeping, frozenset())
         return sum(report.computed for report in reports)
 
     computed = simulation()

@@ -62,9 +62,9 @@ class Work:
         self.vision = torch.compile(self.network.vision_model, backend=compile_with, dynamic=False)
         unet, dtype = torch.compile(self.pipeline.unet, backend=compile_with, dynamic=False), self.pipeline.unet.dtype
 
-        def predict(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+        def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
             # A tensor, because a new integer would be compiled anew at every step.
-            at = torch.tensor(timestep, device=latents.device)
+            at = torch.as_tensor(timestep, device=latents.device)
             return unet(latents.to(dtype), at, encoder_hidden_states=states.to(dtype)).sample.float()
 
         self.model = predict

@@ -22,16 +22,23 @@ from audit.corpus.images import to_model_input
 from audit.instruments import detectors
 from audit.instruments.detectors.base import Detector
 from audit.plan.document import Plan
-from audit.plan.identities import GenerateIdentity, PictureSampler
+from audit.plan.identities import GenerateIdentity, InvertIdentity, PictureSampler
 
 PASSES = 3  # of each inversion step: the fewest that reach the audit's round-trip gate at 25 and at 50 steps
 
 
-class PlainAudit:
-    """The same cases as a plan's, each made and scored on its own, each picture written as PNG."""
+def generated(plan: Plan) -> dict[str, GenerateIdentity]:
+    """Return what each generate unit of a plan makes, by key."""
+    return {
+        unit.key: unit.identity for unit in plan.units_of("generate") if isinstance(unit.identity, GenerateIdentity)
+    }
 
-    def __init__(self, plan: Plan, models: Models, folder: Path) -> None:
-        self.plan, self.models, self.folder = plan, models, folder
+
+class PlainAudit:
+    """Some cases of a plan, each made and scored on its own, each picture written as PNG."""
+
+    def __init__(self, plan: Plan, cases: Sequence[Mapping[str, Any]], models: Models, folder: Path) -> None:
+        self.plan, self.cases, self.models, self.folder = plan, cases, models, folder
         backbone = models.pipeline
         config = {**backbone.scheduler_config, "clip_sample": False, "timestep_spacing": "leading"}
         self.forward, self.backward = DDIMInverseScheduler.from_config(config), DDIMScheduler.from_config(config)
@@ -53,8 +60,7 @@ class PlainAudit:
 
     def load(self) -> None:
         """Load every model before the clock starts."""
-        for unit in self.plan.units_of("generate"):
-            erased = unit.identity.model
+        for erased in {identity.model for identity in generated(self.plan).values()}:
             if erased not in self.unets:
                 self.unets[erased] = self.models._unet(erased, "float32")
         for judge in self.judges:
@@ -63,10 +69,14 @@ class PlainAudit:
     @torch.no_grad()
     def run(self) -> dict[tuple[int, int], tuple[float | None, ...]]:
         """(cell, case) -> each judge's score of the cell's subject."""
-        units = {unit.key: unit.identity for unit in self.plan.units_of("generate")}
-        inverters = {unit.key: unit.identity.model for unit in self.plan.units_of("invert")}
+        units = generated(self.plan)
+        inverters = {
+            unit.key: unit.identity.model
+            for unit in self.plan.units_of("invert")
+            if isinstance(unit.identity, InvertIdentity)
+        }
         found = {}
-        for case in self.plan.cases.to_pylist():
+        for case in self.cases:
             described = units[case["unit_key"]]
             inverter = inverters.get(case["invert_key"])
             pixels = self._picture(case, described, inverter)
@@ -85,6 +95,7 @@ class PlainAudit:
         if source in ("image", "vae"):
             image = self._reference(case)
             return _uint8(image if source == "image" else self._decode(self._encode(image)))
+        assert sampler is not None, f"{source} is sampled"
         self.pipe.unet = self.unets[described.model]
         if source == "latent":
             return self._regenerated(self._inverted(case, sampler.steps, self.unets[inverter]), sampler)

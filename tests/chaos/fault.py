@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tests.chaos.arena import Arena
 from tests.chaos.reference import STAGES
+from tests.chaos.rounds import Drawable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,18 +16,12 @@ class Outcome:
     """What a fault did: whether it hit, the runs to compare with how each one's last command ended, and a word on it."""
 
     fired: bool
-    runs: dict[str, int | None]
+    runs: Mapping[str, int | None]
     note: str = ""
 
 
-class Fault(Protocol):
+class Fault(Drawable, Protocol):
     """One kind of fault. A kind on a Ray cluster has `ray` among its engines, and starts its commands accordingly."""
-
-    kind: str
-    weight: float
-    stages: Sequence[str]
-    storages: Sequence[str]
-    engines: Sequence[str]
 
     def apply(self, arena: Arena) -> Outcome:
         """Begin the run of the arena, disturb it at the drawn moment, and return when the disturbance is over."""

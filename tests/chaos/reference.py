@@ -97,11 +97,11 @@ class Reference:
         """
         run = Path("runs") / self.run_id
         if stage == "plan":
-            chosen, kinds = [run / "spec.yaml"], KINDS
+            chosen, kinds = [run / "spec.yaml"], list(KINDS)
         else:
             names = [path.name for path in (self.root / run).iterdir() if path.is_file()]
             chosen = [*(run / name for name in names), run / "folded" / "000001.json"]
-            kinds = KINDS[: KINDS.index(stage)] if stage in KINDS else KINDS
+            kinds = list(KINDS[: KINDS.index(stage)] if stage in KINDS else KINDS)
         for kind in kinds:
             paths = (self.root / "units" / kind).glob("*/*")
             chosen += [path.relative_to(self.root) for path in paths]

@@ -14,11 +14,25 @@ from typing import Protocol
 class Drawable(Protocol):
     """What a kind of fault says of itself, so that a round can be drawn for it."""
 
-    kind: str
-    weight: float  # how often it is drawn, beside the others
-    stages: Sequence[str]
-    storages: Sequence[str]  # disk | mount (a file system of its own) | s3
-    engines: Sequence[str]  # inline | ray
+    @property
+    def kind(self) -> str:
+        """The name on the command line and in the table."""
+
+    @property
+    def weight(self) -> float:
+        """How often it is drawn, beside the others."""
+
+    @property
+    def stages(self) -> Sequence[str]:
+        """The stages that it can disturb."""
+
+    @property
+    def storages(self) -> Sequence[str]:
+        """Where the run can lie: disk, mount (a file system of its own) or s3."""
+
+    @property
+    def engines(self) -> Sequence[str]:
+        """What can compute the run: inline or ray."""
 
 
 @dataclasses.dataclass(frozen=True)

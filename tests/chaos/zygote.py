@@ -119,9 +119,10 @@ def _warm() -> None:
     import flows.work  # noqa: F401
     from audit.compute import training_folders, worker  # noqa: F401
     from audit.index import validation  # noqa: F401
+    from audit.progress import Session
 
     # Every iteration of a training leaves a checkpoint, so that a run is interrupted between two of them.
-    training_folders.Session = functools.partial(training_folders.Session, checkpoint_seconds=0.0)  # type: ignore[misc]
+    training_folders.__dict__["Session"] = functools.partial(Session, checkpoint_seconds=0.0)
 
 
 def _serve() -> dict[str, Any] | None:
@@ -171,7 +172,7 @@ def note_fsyncs(path: str) -> None:
         line = f"{state.st_dev} {state.st_ino} {state.st_mtime_ns} {state.st_size} {time.time_ns()}\n"
         os.write(log, line.encode())
 
-    os.fsync = noted
+    os.fsync = noted  # type: ignore[assignment]
 
 
 def _command(order: dict[str, Any]) -> int:

@@ -19,9 +19,9 @@ SCHEDULES = [make_schedule(SD14_SCHEDULER | {"steps_offset": o}, steps) for step
 LEVELS = {t: level.signal**2 for s in SCHEDULES for t, level in zip(s.timesteps, s.levels[1:], strict=True)}
 
 
-def mixture(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+def mixture(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
     """The exact noise prediction for data that is a mixture of Gaussians: a model with a known answer."""
-    abar = LEVELS[timestep]
+    abar = LEVELS[float(timestep)]
     variance = abar * SPREAD**2 + 1 - abar
     distance = (latents[:, None] - abar**0.5 * MEANS).flatten(2).pow(2).sum(2)
     weights = torch.softmax(-distance / (2 * variance), 1)
@@ -103,7 +103,7 @@ def test_the_batch_does_not_matter() -> None:
 
 
 def test_a_model_that_does_not_contract_is_reported_not_hidden() -> None:
-    def steep(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+    def steep(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return torch.sin(200 * latents)
 
     schedule, z0 = make_schedule(SD14_SCHEDULER, 10), clean(4)
@@ -112,7 +112,7 @@ def test_a_model_that_does_not_contract_is_reported_not_hidden() -> None:
 
 
 def test_non_finite_predictions_never_look_converged() -> None:
-    def broken(latents: torch.Tensor, timestep: int, states: torch.Tensor) -> torch.Tensor:
+    def broken(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
         return torch.full_like(latents, torch.nan)
 
     schedule = make_schedule(SD14_SCHEDULER, 10)

@@ -73,7 +73,7 @@ def spec_of_every_kind(folder: Path, **changes: Any) -> Path:
     return tiny_spec(folder, Path("testbed"), **{**sections, **changes})
 
 
-def plan_run(spec_path: Path, root: Path) -> str:
+def plan_run(spec_path: Path, root: Path | str) -> str:
     """The id of a run that is planned and stored below `root`, and not begun."""
     spec, journal, now = load_spec(spec_path), run.open_journal(str(root)), dt.datetime.now(dt.UTC)
     run_id = run.new_run_id(spec.name, now)
