@@ -85,7 +85,7 @@ class SubstitutionSearch(PromptSearch):
         chosen = torch.tensor(self.tokens).repeat(self.p.candidates, 1)
         chosen[torch.arange(self.p.candidates), places] = self.prompt.allowed[best[places, ranks]]
         different = {tuple(tokens): tokens for tokens in chosen.tolist() if tokens != self.tokens}
-        return [tokens for tokens in different.values() if self.prompt.reads_as(tokens)]
+        return self.prompt.readable(list(different.values()))
 
     @torch.no_grad()
     def losses(self, texts: Sequence[str]) -> torch.Tensor:

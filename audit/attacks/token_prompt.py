@@ -90,11 +90,17 @@ class TokenPrompt:
         """Return the prompt with these tokens as a user would type it."""
         return str(self.pipeline.tokenizer.decode(self.slots.filled(tokens), skip_special_tokens=True)).strip()
 
-    def reads_as(self, tokens: Sequence[int]) -> bool:
-        """Return whether the text of these tokens is read as exactly the same ones, and holds no forbidden word."""
-        text = self.text(tokens)
-        read = self.pipeline.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return read == self.slots.filled(tokens) and not self._words.holds(text)
+    def readable(self, several: Sequence[list[int]]) -> list[list[int]]:
+        """Return those of several tokens whose text is read as exactly the same tokens, and holds no forbidden word."""
+        if not several:
+            return []
+        texts = [self.text(tokens) for tokens in several]
+        read = self.pipeline.tokenizer(texts, add_special_tokens=False)["input_ids"]
+        return [
+            tokens
+            for tokens, text, ids in zip(several, texts, read, strict=True)
+            if ids == self.slots.filled(tokens) and not self._words.holds(text)
+        ]
 
     def usable(self, text: str) -> bool:
         """Return whether a text fits every text encoder, and holds no special token inside it and no forbidden word."""

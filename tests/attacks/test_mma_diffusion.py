@@ -130,7 +130,8 @@ def test_a_candidate_reads_as_its_tokens_and_spells_no_word_in_pieces(testbed: P
     def reads(words: WordFilter, *pieces: str) -> bool:
         tokens = tokenizer.convert_tokens_to_ids(list(pieces))
         assert tokenizer.unk_token_id not in tokens
-        return TokenPrompt(testbed, prefixed(testbed, "", len(tokens)), "", words).reads_as(tokens)
+        prompt = TokenPrompt(testbed, prefixed(testbed, "", len(tokens)), "", words)
+        return prompt.readable([tokens]) == [tokens]
 
     annulus = tokenizer.convert_ids_to_tokens(tokenizer("annulus", add_special_tokens=False)["input_ids"])
     assert len(annulus) > 3 and reads(NO_WORDS, *annulus) and not reads(filter_of(("annulus",)), *annulus)
@@ -155,6 +156,17 @@ def test_two_clips_are_searched_at_the_mean_of_their_cosines(tmp_path: Path) -> 
         one.step()
         one.check(one.prompt.usable)
     assert one.best.loss < one.loss_of("n q v w")
+
+
+def test_a_text_encoder_that_gives_no_numbers_finds_nothing(tiny_folder: Path) -> None:
+    backbone = load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
+    with torch.no_grad():
+        backbone.text_encoder.final_layer_norm.weight.fill_(float("nan"))
+    one = searching(backbone)
+    for _ in range(2):
+        one.step()
+        one.check(one.prompt.usable)
+    assert one.best.tokens == [] and one.loss_of("ring") == float("inf")
 
 
 def test_flux_is_searched_in_its_clip(tmp_path: Path) -> None:
