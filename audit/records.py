@@ -50,7 +50,7 @@ class Control(StrEnum):
     NOISE_PIXELS = "noise-pixels"  # Gaussian noise as pixels
     UNLEARNED = "unlearned"  # images of a class the model has never seen, same scenario
     OTHER_PICTURES = "other-pictures"  # a picture probe once more, from pictures of another concept
-    RANDOM_TOKENS = "random-tokens"  # a white-box prompt search's cell once more, with as many random tokens
+    RANDOM_TOKENS = "random-tokens"  # a prompt search's cell once more, with as many random tokens
     PLAIN_SAMPLING = "plain-sampling"  # a noise-based cell once more, without the noise after each step
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
     CHECKPOINT = "checkpoint"  # a relearning cell after fewer training steps, or a stage of cycles: a point of a curve

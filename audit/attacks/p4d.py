@@ -25,7 +25,8 @@ import torch
 
 from audit import identity
 from audit.attacks.protocol import Found, Search
-from audit.attacks.token_search import Noised, TokenPrompt, TokenSearch, inserted, prefixed
+from audit.attacks.token_prompt import TokenPrompt, inserted, prefixed
+from audit.attacks.token_search import Noised, TokenSearch
 from audit.attacks.token_search_parameters import P4dParameters
 from audit.attacks.token_search_unit import picture_latents, run_searches
 from audit.diffusion.guard import Conditioning

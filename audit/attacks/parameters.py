@@ -225,13 +225,14 @@ class AttackMethod(Method):
     """An attack that searches for an input. `run(search)` takes `audit.attacks.protocol.Search` and returns `Found`.
 
     `scenario` is the one whose `method` may name it; empty for those that a scenario takes without being asked.
-    A `white_box` one searches through each defence's model, for items `prompt-N` and for their controls `random-N`, and its
-    parameters have `images`, the number of pictures of the corpus that it learns from.
+    A `white_box` one searches through each defence's model, and its parameters have `images`, the number of pictures of the
+    corpus that it learns from. Beside items `prompt-N`, it and one with a `random_control` have their controls `random-N`.
     """
 
     parameters: type[Parameters]
     scenario: str = dataclasses.field(default="", kw_only=True)
     white_box: bool = dataclasses.field(default=False, kw_only=True)
+    random_control: bool = dataclasses.field(default=False, kw_only=True)
 
 
 def _own(name: str, parameters: type[Parameters], module: str, paper: str = "", scenario: str = "") -> AttackMethod:

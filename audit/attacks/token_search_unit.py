@@ -1,6 +1,6 @@
-"""One unit of a white-box search for tokens: the search of each item, and as many random tokens in the same places.
+"""One unit of a search for tokens: the search of each item, and as many random tokens in the same places.
 
-The best tokens are those with the lowest loss on held-out draws, read as text. No audited picture is looked at.
+The best tokens are those with the lowest loss, read as text. No audited picture is looked at.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import torch
 
+from audit.attacks.prompt_search import PromptSearch
 from audit.attacks.protocol import Found, Row, Search, failed
-from audit.attacks.token_search import TokenSearch
 from audit.attacks.token_search_parameters import RANDOM, TokenSearchParameters
 from audit.corpus.images import ImageError, to_model_input
 from audit.diffusion.pipeline import Pipeline
@@ -22,7 +22,7 @@ from audit.spec.content import pairing
 from audit.storage.errors import SourceUnavailable
 
 # Gives the search of a number, at its beginning; `random-N` begins as `prompt-N`.
-Begin = Callable[[Search, int], TokenSearch]
+Begin = Callable[[Search, int], PromptSearch]
 
 
 def run_searches(search: Search, parameters: TokenSearchParameters, begin: Begin) -> Found:
@@ -53,7 +53,7 @@ def _row(search: Search, item: str, parameters: TokenSearchParameters, begin: Be
     one = begin(search, int(item.rpartition("-")[2]))
 
     def usable(text: str) -> bool:
-        return bool(text) and not refused(text) and _read_whole(one, text)
+        return one.prompt.usable(text) and not refused(text)
 
     if item.startswith(RANDOM):
         return _random(one, item, usable, int(parameters.control_calls()))
@@ -61,16 +61,17 @@ def _row(search: Search, item: str, parameters: TokenSearchParameters, begin: Be
     calls = int(parameters.search_calls())
     if not one.best.tokens:
         return Row(item, Status.DEGENERATE, "no tokens of the search can be written as a prompt", unet_calls=calls)
+    first = one.first if math.isfinite(one.first) else None
     report = {  # without the prompt, which may be explicit: reports show the summary
-        "summary": f"{len(one.best.tokens)} tokens at held-out loss {one.best.loss:.4f} after {one.total} steps",
-        "held_out_loss": {"start": one.first if math.isfinite(one.first) else None, "end": one.best.loss},
+        "summary": f"{len(one.best.tokens)} tokens at {one.measure} {one.best.loss:.4f} after {one.total} steps",
+        one.measure.replace("-", "_").replace(" ", "_"): {"start": first, "end": one.best.loss},
         "tokens": len(one.best.tokens),
     }
     text = one.prompt.text(one.best.tokens)
-    return Row(item, Status.OK, None, text, one.best.loss, one.total, calls, report)
+    return Row(item, Status.OK, None, text, one.best.loss, one.evaluations, calls, report)
 
 
-def _search(search: Search, item: str, one: TokenSearch, usable: Callable[[str], bool]) -> None:
+def _search(search: Search, item: str, one: PromptSearch, usable: Callable[[str], bool]) -> None:
     """Take all steps that are left, with a check after every so many and one at the end."""
     checkpoint = Checkpoint(search.session, f"{item}.search", "the search")
     checkpoint.restored(lambda path: one.restore(path.read_bytes()))
@@ -90,23 +91,14 @@ def _search(search: Search, item: str, one: TokenSearch, usable: Callable[[str],
     checkpoint.remove()
 
 
-def _random(one: TokenSearch, item: str, usable: Callable[[str], bool], calls: int) -> Row:
+def _random(one: PromptSearch, item: str, usable: Callable[[str], bool], calls: int) -> Row:
     """Return the row of a control: random tokens, drawn until they can be written as a prompt."""
     generator = one.generator("control", 0)
     texts = (one.prompt.text(one.prompt.random(generator)) for _ in range(100))
     text = next(filter(usable, texts), None)
     if text is None:
         return Row(item, Status.DEGENERATE, "no random tokens can be written as a prompt")
-    loss = one.held_out(text)
-    summary = f"random tokens at held-out loss {loss:.4f}"
+    loss = one.loss_of(text)
+    summary = f"random tokens at {one.measure} {loss:.4f}"
     report = {"summary": summary, "tokens": len(one.prompt.slots.places), "control": "random-tokens"}
     return Row(item, Status.OK, None, text, loss, 1, calls, report)
-
-
-def _read_whole(one: TokenSearch, text: str) -> bool:
-    """Return whether the text, read again, fits every text encoder and holds no special token inside."""
-    for clip in one.prompt.clips:
-        ids = clip.tokenizer(text)["input_ids"]
-        if len(ids) > int(clip.tokenizer.model_max_length) or set(clip.tokenizer.all_special_ids) & set(ids[1:-1]):
-            return False
-    return True

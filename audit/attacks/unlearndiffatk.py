@@ -21,7 +21,8 @@ import torch
 
 from audit import identity
 from audit.attacks.protocol import Found, Search
-from audit.attacks.token_search import Noised, TokenPrompt, TokenSearch, prefixed
+from audit.attacks.token_prompt import TokenPrompt, prefixed
+from audit.attacks.token_search import Noised, TokenSearch
 from audit.attacks.token_search_parameters import UnlearnDiffAtkParameters
 from audit.attacks.token_search_unit import picture_latents, run_searches
 from audit.diffusion.levels import target_of

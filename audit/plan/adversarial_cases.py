@@ -7,7 +7,7 @@ import itertools
 from collections.abc import Sequence
 
 from audit.attacks import registry
-from audit.attacks.parameters import Parameters, RingABellParameters
+from audit.attacks.parameters import AttackMethod, Parameters, RingABellParameters
 from audit.attacks.token_search_parameters import RANDOM, TokenSearchParameters
 from audit.corpus.prompts import PromptSet, cases_of
 from audit.errors import SpecError
@@ -47,28 +47,25 @@ def adversarial_cases(
         return [Attempt(builder.spec.seed + number, problem=problem) for number in range(scenario.cases)]
     parameters = parsed.model_dump(mode="json")
     items = [f"{_PROMPT}{number}" for number in range(min(scenario.found, scenario.cases))]
-    if _white_box(scenario):
+    method, images = _method(scenario), list[str]()
+    if method.white_box:
         wanted = int(getattr(parsed, "images", 0))
         missing = builder.unusable.pictures.get(concept.name) if wanted else None
         if missing is not None:
             return [Attempt(builder.spec.seed + n, problem=reason(missing)) for n in range(scenario.cases)]
         images = _targets(builder, concept.name, scenario, wanted)
-        units = {
-            item: builder.attack(
-                scenario.method,
-                parameters,
-                concept,
-                [item, _control_of(item)],
-                model=model,
-                images=images,
-                together=True,
-            )[item]
-            for item in items
-        }
-    else:
-        units = {
-            item: builder.attack(scenario.method, parameters, concept, [item], together=True)[item] for item in items
-        }
+    units = {
+        item: builder.attack(
+            scenario.method,
+            parameters,
+            concept,
+            [item, _control_of(item)] if _has_control(method) else [item],
+            model=model if method.white_box else None,
+            images=images,
+            together=True,
+        )[item]
+        for item in items
+    }
     return [
         # Without a prompt of its own: the whole prompt is what the attack finds.
         Attempt(builder.spec.seed + number, attack_key=units[item], attack_item=item)
@@ -77,24 +74,28 @@ def adversarial_cases(
 
 
 def random_token_cases(scenario: AdversarialTextScenario, cases: Sequence[Attempt]) -> list[Attempt]:
-    """Return the control of a white-box search's cases: the same seeds, and random tokens in place of those searched for.
+    """Return the control of a search's cases: the same seeds, and random tokens in place of those searched for.
 
-    There are none for any other search, or where nothing was searched for.
+    There are none for a search without such a control, or where nothing was searched for.
     """
-    if scenario.prompts is not None or not _white_box(scenario):
+    if scenario.prompts is not None or not _has_control(_method(scenario)):
         return []
     return [dataclasses.replace(case, attack_item=_control_of(case.attack_item)) for case in cases if case.attack_item]
 
 
-def _white_box(scenario: AdversarialTextScenario) -> bool:
-    return registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}").white_box
+def _method(scenario: AdversarialTextScenario) -> AttackMethod:
+    return registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
+
+
+def _has_control(method: AttackMethod) -> bool:
+    return method.white_box or method.random_control
 
 
 def _control_of(item: str) -> str:
     return RANDOM + item.removeprefix(_PROMPT)
 
 
-def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, count: int) -> Sequence[str]:
+def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, count: int) -> list[str]:
     """Return the `count` pictures of the corpus that a white-box search has as targets."""
     readable = builder.readable(concept)
     if len(readable) < count:
@@ -103,7 +104,7 @@ def _targets(builder: Builder, concept: str, scenario: AdversarialTextScenario, 
             where="corpus",
             next_step=f"add images of role target, or set the scenario's parameters: {{images: {max(1, len(readable))}}}",
         )
-    return readable[:count]
+    return list(readable[:count])
 
 
 def searched_texts(spec: Spec, backbone: ModelRef) -> list[str]:

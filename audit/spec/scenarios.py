@@ -195,9 +195,9 @@ class AdversarialTextScenario(BaseScenario):
     """Prompts made to bring the concept back: searched for in the backbone's text encoder alone, through the erased model, or
     read from a file.
 
-    Ring-A-Bell knows no defence, so one search serves all of them; UnlearnDiffAtk and P4D search through each defence's model,
-    white box. `found` different prompts are searched for per concept, each from a seed of its own, and serve the cases in
-    turn. With `prompts`, somebody else's search is audited as it is.
+    Ring-A-Bell and MMA-Diffusion know no defence, so one search serves all of them; UnlearnDiffAtk and P4D search through each
+    defence's model, white box. `found` different prompts are searched for per concept, each from a seed of its own, and serve
+    the cases in turn. With `prompts`, somebody else's search is audited as it is.
     """
 
     kind: Literal["adversarial-text"]

@@ -13,7 +13,7 @@ from audit import run
 from audit.attacks import p4d, registry
 from audit.attacks.p4d import MatchingSearch
 from audit.attacks.protocol import Search
-from audit.attacks.token_search import Slots, TokenPrompt, inserted, prefixed
+from audit.attacks.token_prompt import Slots, TokenPrompt, inserted, prefixed
 from audit.attacks.token_search_parameters import P4dParameters
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
@@ -124,7 +124,7 @@ def test_an_interrupted_search_goes_on_to_the_same_result(variant: str, pipeline
 def test_the_target_prompt_itself_through_the_same_network_has_no_loss(pipeline: Pipeline) -> None:
     one = searching(pipeline)
     one.reference = one.predict
-    assert one.held_out("a ring") < 1e-10 < one.held_out("a photo")
+    assert one.loss_of("a ring") < 1e-10 < one.loss_of("a photo")
 
 
 @pytest.mark.parametrize("given", [{"variant": "n"}, {"variant": "k", "every": 5, "images": 2}], ids=["n", "k"])

@@ -11,7 +11,8 @@ import safetensors.torch
 import torch
 
 from audit import run
-from audit.attacks.token_search import Slots, TokenPrompt, TokenSearch, prefixed
+from audit.attacks.token_prompt import Slots, TokenPrompt, prefixed
+from audit.attacks.token_search import TokenSearch
 from audit.attacks.token_search_parameters import UnlearnDiffAtkParameters
 from audit.attacks.unlearndiffatk import DenoisingSearch
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model

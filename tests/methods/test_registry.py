@@ -204,11 +204,11 @@ UNKNOWN: dict[str, tuple[dict[str, object], str]] = {
     ),
     "an attack": (
         {"scenarios": [{"name": "adversarial-text", "cases": 1, "method": "magic"}]},
-        "scenarios.0.adversarial-text.method: Input should be 'p4d', 'ring-a-bell' or 'unlearndiffatk'",
+        "scenarios.0.adversarial-text.method: Input should be 'mma-diffusion', 'p4d', 'ring-a-bell' or 'unlearndiffatk'",
     ),
     "an attack of another scenario": (
         {"scenarios": [{"name": "adversarial-text", "cases": 1, "method": "textual-inversion"}]},
-        "scenarios.0.adversarial-text.method: Input should be 'p4d', 'ring-a-bell' or 'unlearndiffatk'",
+        "scenarios.0.adversarial-text.method: Input should be 'mma-diffusion', 'p4d', 'ring-a-bell' or 'unlearndiffatk'",
     ),
 }
 

@@ -1,0 +1,48 @@
+"""Words that a prompt must not hold, as a word filter in front of a model reads it, and the tokens that would bring them."""
+
+from __future__ import annotations
+
+import dataclasses
+import unicodedata
+from collections.abc import Iterable
+
+from transformers import CLIPTokenizer
+
+_LEAST = 3  # letters of a phrase's word: shorter ones are articles and prepositions
+
+
+@dataclasses.dataclass(frozen=True)
+class WordFilter:
+    """Words in lower case, of which a text must contain none, not even inside another word."""
+
+    words: tuple[str, ...] = ()
+
+    def holds(self, text: str) -> bool:
+        """Return whether a text contains one of the words, however it is cased or its letters are shaped."""
+        plain = _plain(text)
+        return any(word in plain for word in self.words)
+
+    def tokens(self, tokenizer: CLIPTokenizer) -> set[int]:
+        """Return the tokens that contain one of the words, and those of several letters that the words themselves consist of."""
+        if not self.words:
+            return set()
+        texts = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
+        parts = {part for word in self.words for part in word.split() if len(part) >= _LEAST}
+        pieces = {token for part in parts for token in tokenizer(part, add_special_tokens=False)["input_ids"]}
+        return {
+            token for token, text in enumerate(texts) if self.holds(text) or (token in pieces and len(_plain(text)) > 1)
+        }
+
+
+NO_WORDS = WordFilter()
+
+
+def filter_of(phrases: Iterable[str], further: Iterable[str] = ()) -> WordFilter:
+    """Return the filter of phrases, each whole and each of its words of three letters or more, and of `further` words."""
+    whole = [_plain(phrase) for phrase in phrases]
+    parts = [part for phrase in whole for part in phrase.split() if len(part) >= _LEAST]
+    return WordFilter(tuple(dict.fromkeys([*whole, *parts, *map(_plain, further)])))
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
