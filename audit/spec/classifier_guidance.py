@@ -77,7 +77,7 @@ class ClassifierGuidanceScenario(BaseScenario):
     "First and last training timestep of the guidance, noisiest first, both inclusive."
     gradient: Literal["prediction", "full"] = "prediction"
     "`full` differentiates through the network, at one more evaluation a step; `prediction` holds its prediction fixed."
-    views: Annotated[int, Field(ge=0, le=16)] = 0
+    views: Annotated[int, Field(ge=0, le=16)] = 4
     "Augmented copies (crop and colour) over which the guide's answer is averaged; 0 uses the picture itself."
     sampler: Sampler = Sampler()
     "Sampler settings."

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 from audit import run
 from audit.compute.models import Models
 from audit.compute.stages.generate import run_generate
-from audit.diffusion.pipeline import load_pipeline
 from audit.errors import AuditError, SpecError
 from audit.plan.document import KINDS, Draft, Plan, read_plan
 from audit.plan.forecast import calls_of, price, shape_of
@@ -24,14 +25,20 @@ from audit.spec.document import load_spec
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
 from audit.weights.references import ModelRef, resolve_model
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import WAIVED, finish_run, tiny_spec
 from tests.synthetic import case, unit
 
 SAMPLER = {"steps": 4, "guidance": 3.0}
 GUIDED = {"name": "classifier-guidance", "cases": 3, "guide": "testbed/energy", "sampler": SAMPLER}
 DEFENCES = [
     {"name": "uce", "eraser": {"method": "uce"}},
-    {"name": "guarded", "guards": ["sld", {"name": "irece", "parameters": {"t_star": 501}}]},
+    {
+        "name": "guarded",
+        "guards": [
+            {"name": "sld", "parameters": {"warmup_steps": 1}},
+            {"name": "irece", "parameters": {"t_star": 501}},
+        ],
+    },
 ]
 
 
@@ -46,6 +53,8 @@ def spec_of(folder: Path, pipeline: Path, text: bool = False, sections: Any = No
         ],
         "controls": {"cases": 2, "unlearned": ["arrow"]},
         "scenarios": [*before, {**GUIDED, **scenario}],
+        "detectors": [{"name": "judge", "kind": "classifier", "model": "testbed/classifier"}],
+        "gate": {"version": "1", "judges": ["judge"], "limits": [{"crr_max": 0.3}], **WAIVED},
         "neighbour_cases": 0,
         "benign": {"cases": 0},
     }
@@ -63,7 +72,7 @@ def cases_of(draft: Draft, control: Control | None, defence: str = "uce") -> lis
 
 
 def identity_of(draft: Draft, row: dict[str, Any]) -> GenerateIdentity:
-    (found,) = [one.identity for one in draft.units_of("generate") if one.key == row["generate_key"]]
+    (found,) = [one.identity for one in draft.units_of("generate") if one.key == row["unit_key"]]
     assert isinstance(found, GenerateIdentity)
     return found
 
@@ -118,7 +127,7 @@ def rows_of(plan: Plan, journal: Journal, defence: str, control: Control | None)
     cases = cases_of(plan, control, defence)
     made = {
         row["image_id"]: row
-        for key in {c["generate_key"] for c in cases}
+        for key in {c["unit_key"] for c in cases}
         for row in journal.read("generate", key).to_pylist()
     }
     return [made[one["image_id"]] for one in cases]
@@ -151,36 +160,47 @@ def test_guards_of_the_defence_still_act(finished: tuple[Plan, Journal, str]) ->
 
 
 def test_the_plan_counts_gradients(tmp_path: Path, tiny_folder: Path) -> None:
-    draft = drafted(spec_of(tmp_path, tiny_folder, text=True, window=[800, 0]))
+    draft = drafted(spec_of(tmp_path, tiny_folder, text=True, window=[600, 0]))
     found = price(draft, Journal(str(tmp_path / "runs")), shape_of(resolve_model(str(tiny_folder))))
     pictures = sum(len(cases_of(draft, c, "uce")) for c in (None, Control.RANDOM_DIRECTION, Control.UNLEARNED))
     assert found.gradients == 2 * pictures * 3  # the backbone's too; three of the four steps lie in the window
     assert any(f"{found.gradients} gradients through the decoder" in said for said in found.assumptions)
 
 
-class WithEnergy(Models):
-    """The models of a run whose guide is the testbed's energy."""
+class GuidedBy(Models):
+    """The models of a run whose guide lies in a folder."""
 
-    __test__ = False
+    folder = ""
 
     def guard_model(self, sha256: str) -> ModelRef:
-        return resolve_model("testbed/energy")
+        return resolve_model(self.folder)
+
+
+def overflowing(folder: Path) -> Path:
+    """The testbed's energy with a logit scale whose exponential is no float32, so that no gradient is finite."""
+    shutil.copytree(resolve_model("testbed/energy").path, folder)
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    weights["logit_scale"] = torch.full_like(weights["logit_scale"], 200.0)
+    safetensors.torch.save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 def test_guidance_that_breaks_down_leaves_pictures_unassessed(tiny_folder: Path, tmp_path: Path) -> None:
-    draft = drafted(spec_of(tmp_path, tiny_folder, scale=100_000, sampler={"steps": 20, "guidance": 1.0}))
-    own = cases_of(draft, None)
-    identity = identity_of(draft, own[0])
-    pipeline = load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
-    models = WithEnergy(pipeline.ref, Journal(str(tmp_path / "runs")), torch.device("cpu"))
-    models._pipeline = pipeline
-    described = unit("generate", source="prompt", guidance=identity.guidance, sampler={"steps": 20, "guidance": 1.0})
-    assert isinstance(described.identity, GenerateIdentity)
+    draft = drafted(spec_of(tmp_path, tiny_folder))
+    guidance = identity_of(draft, cases_of(draft, None)[0]).guidance
+    described = unit("generate", source="prompt", guidance=guidance, sampler={"steps": 2, "guidance": 1.0}).identity
+    assert isinstance(described, GenerateIdentity)
+    models = GuidedBy(resolve_model(str(tiny_folder)), Journal(str(tmp_path / "runs")), torch.device("cpu"))
     cases = [case(n, seed=n, prompt="a ring") for n in range(2)]
-    table, _ = run_generate(described.identity, cases, models, models.journal, lambda item: None, 2)  # type: ignore[arg-type,return-value]
-    rows = table.to_pylist()
-    assert [row["status"] for row in rows] == [Status.DEGENERATE, Status.DEGENERATE]
-    assert all("gradient is not finite at timestep" in row["error"] for row in rows)
+    made = {}
+    for name in ("testbed/energy", str(overflowing(tmp_path / "broken"))):
+        models.folder = name
+        table, _ = run_generate(described, cases, models, models.journal, lambda item: b"", 2)
+        made[name] = table.to_pylist()
+    sound, broken = made.values()
+    assert [row["status"] for row in sound] == [Status.OK] * 2
+    assert [row["status"] for row in broken] == [Status.DEGENERATE] * 2
+    assert all("gradient is not finite at timestep 501" in row["error"] for row in broken)
 
 
 @pytest.mark.parametrize(
@@ -192,11 +212,11 @@ def test_guidance_that_breaks_down_leaves_pictures_unassessed(tiny_folder: Path,
         (
             {"guide": "testbed/judge"},
             {"detectors": [{"name": "clip", "kind": "clip-zero-shot", "model": "testbed/judge", "background": ["a photo"]}],
-             "gate": {"version": "1", "judges": ["clip"], "limits": [{"crr_max": 0.3}], "damage_waived": "tiny"}},
+             "gate": {"version": "1", "judges": ["clip"], "limits": [{"crr_max": 0.3}], **WAIVED}},
             "optimises against testbed/judge, and the detector 'clip' scores with the same weights",
         ),
         ({}, {"concepts": [{"name": "ring", "phrase": "ring"}]}, "has nothing to tell 'ring' from"),
-        ({"against": ["zebra"]}, {}, "no word of"),
+        ({"against": ["θθ"]}, {}, "no word of"),
         ({"window": [300, 290]}, {}, "no timestep of the schedule lies in the window"),
         ({"window": [0, 1000]}, {}, "must run from noisy to clean"),
         ({"prompt": None}, {}, "the null prompt has nothing to guide to"),
