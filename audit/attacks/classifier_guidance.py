@@ -60,6 +60,8 @@ class ClassifierGuide(Guard):
 
     def __init__(self, judge: Judge, decode: Decode, settings: ClassifierGuidance) -> None:
         self._judge, self._decode, self._settings = judge, decode, settings
+        # A random step that is a share of the prediction needs no gradient at all.
+        self._differentiates = settings.direction == "gradient" or settings.normalise == "none"
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Forget the last batch. Raises ValueError without the cases' seeds, by which directions and views are drawn."""
@@ -71,7 +73,7 @@ class ClassifierGuide(Guard):
     def before_step(self, latents: torch.Tensor, step: Step, predict: Predict) -> torch.Tensor:
         """Return the latents as they are; keep them, and for the full gradient take it here, where `predict` is."""
         self._latents, self._gradient = latents, None
-        if self._acts(step) and self._settings.gradient == "full":
+        if self._acts(step) and self._differentiates and self._settings.gradient == "full":
             with torch.enable_grad():
                 point = latents.detach().float().requires_grad_(True)
                 prediction = predict(point)
@@ -84,14 +86,15 @@ class ClassifierGuide(Guard):
         """Return the prediction (B, C, h, w) to step with, steered inside the window."""
         if not self._acts(step):
             return noise
-        gradient = self._gradient
+        random = self._settings.direction == "random"
+        gradient = self._gradient if self._differentiates else self._random(noise)
         if gradient is None:
             with torch.enable_grad():
                 point = self._latents.detach().float().requires_grad_(True)
                 gradient = self._of(point, noise.detach(), step)
         length = _norm(gradient)
         self._record(gradient, length, step)
-        unit = self._random(gradient) if self._settings.direction == "random" else gradient / length
+        unit = self._random(noise) if random else gradient / length
         if self._settings.normalise == "none":
             size = self._settings.scale * step.level.noise * length
         else:

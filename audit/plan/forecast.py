@@ -146,15 +146,15 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
         if isinstance(unit.identity, DetectIdentity):
             detections[unit.identity.instrument.kind] += unit.rows
         if isinstance(unit.identity, GenerateIdentity):
-            gradients += unit.rows * _guided_steps(unit.identity, shape.scheduler)
+            gradients += unit.rows * _gradients(unit.identity, shape.scheduler)
     return Work(kind, units, pending, rows, calls, storage, texts, dict(detections), gradients)
 
 
-def _guided_steps(pictures: GenerateIdentity, scheduler: Mapping[str, object]) -> int:
-    """Return at how many steps of each picture a classifier guides."""
+def _gradients(pictures: GenerateIdentity, scheduler: Mapping[str, object]) -> int:
+    """Return how many gradients classifier guidance takes for each picture."""
     if pictures.guidance is None or pictures.sampler is None:
         return 0
-    return pictures.guidance.guided_steps(timesteps(pictures.sampler, scheduler))
+    return pictures.guidance.gradients(timesteps(pictures.sampler, scheduler))
 
 
 def _inversions(plan: Draft) -> dict[str, Identity]:

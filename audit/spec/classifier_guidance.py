@@ -36,18 +36,23 @@ class ClassifierGuidance:
     views: int
     direction: Literal["gradient", "random"] = "gradient"
 
-    def guided_steps(self, timesteps: Sequence[float]) -> int:
-        """Return at how many of `timesteps` it acts: each takes one gradient through the decoder and the CLIP."""
+    def gradients(self, timesteps: Sequence[float]) -> int:
+        """Return how many gradients through the decoder and the CLIP one picture takes: one at each step of the window.
+
+        A random direction takes none, except where its steps are as long as the gradient makes them.
+        """
+        if self.direction == "random" and self.normalise == "prediction":
+            return 0
         start, end = self.window
         return sum(end <= timestep <= start for timestep in timesteps)
 
     def extra_calls(self, timesteps: Sequence[float], branches: int) -> int:
         """Return the UNet evaluations of one picture beside the sampler's, of which a step has `branches`.
 
-        The full gradient takes a prediction of its own at each step, and a backward pass through it that is not counted. A
-        flow's first step, at noise alone, is guided by nothing and counted all the same.
+        A full gradient takes a prediction of its own, and a backward pass through it that is not counted. A flow's first
+        step, at noise alone, is guided by nothing and counted all the same.
         """
-        return self.guided_steps(timesteps) * branches if self.gradient == "full" else 0
+        return self.gradients(timesteps) * branches if self.gradient == "full" else 0
 
 
 class ClassifierGuidanceScenario(BaseScenario):
