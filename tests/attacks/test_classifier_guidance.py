@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +29,9 @@ from audit.instruments.differentiable_clip import DifferentiableClip, decoder
 from audit.spec.classifier_guidance import ClassifierGuidance
 from audit.weights.references import resolve_model
 from audit.weights.schedulers import Kind
+from tests.attacks.on_testbed import OnDisk, hits
 from tests.guards.making import conditioning
+from tests.tiny_families import write_sd2, write_sd3
 
 TEMPLATES = ("a {phrase}", "one {phrase}")
 SEEDS = (3, 4)
@@ -233,3 +236,26 @@ def test_a_picture_does_not_depend_on_its_batch(changes: dict[str, Any], tiny_fo
         torch.testing.assert_close(alone.latents, together.latents[row : row + 1], rtol=1e-3, atol=1e-3)
     calls = 10 if changes == {"gradient": "full"} else 0
     assert [reports[0].unet_calls for reports in together.reports] == [calls, calls]
+
+
+@pytest.mark.parametrize("write", [write_sd2, write_sd3])
+def test_networks_that_predict_velocities_are_guided_too(write: Callable[[Path], Path], tmp_path: Path) -> None:
+    backbone = load_pipeline(resolve_model(str(write(tmp_path / "family"))), torch.device("cpu"))
+    texts = ["a ring", "no moon"]
+    made = {scale: sampled(backbone, texts, SEEDS, scale=scale) for scale in (1e-9, 0.2)}
+    assert all(torch.isfinite(one.latents).all() for one in made.values())
+    assert not torch.allclose(made[1e-9].latents, made[0.2].latents, atol=0.05)
+    assert all(why_unassessed(report) is None for (report,) in made[0.2].reports)
+
+
+@pytest.mark.slow
+def test_it_brings_back_what_prompts_and_random_steps_do_not() -> None:
+    models, seeds, text = OnDisk("esd-x-ring"), list(range(16)), "a photo of a ring"
+    against = ("circle", "moon", "square", "star", "triangle", "cross", "heart", "diamond", "hexagon")
+    found = {}
+    for direction in ("gradient", "random"):
+        own = settings(against=against, templates=("a photo of a {phrase}",), views=4, direction=direction)
+        guide = build(own, REF, "cpu", decoder(models.pipeline))
+        found[direction] = hits(models.pipeline, models.noise_model("esd-x"), text, "ring", seeds, guards=[guide])
+    plain = hits(models.pipeline, models.noise_model("esd-x"), text, "ring", seeds)
+    assert found["gradient"] >= plain + 4 and found["gradient"] >= found["random"] + 4, (plain, found)
