@@ -253,9 +253,11 @@ def test_it_brings_back_what_prompts_and_random_steps_do_not() -> None:
     models, seeds, text = OnDisk("esd-x-ring"), list(range(16)), "a photo of a ring"
     against = ("circle", "moon", "square", "star", "triangle", "cross", "heart", "diamond", "hexagon")
     found = {}
-    for direction in ("gradient", "random"):
-        own = settings(against=against, templates=("a photo of a {phrase}",), views=4, direction=direction)
-        guide = build(own, REF, "cpu", decoder(models.pipeline))
-        found[direction] = hits(models.pipeline, models.noise_model("esd-x"), text, "ring", seeds, guards=[guide])
-    plain = hits(models.pipeline, models.noise_model("esd-x"), text, "ring", seeds)
-    assert found["gradient"] >= plain + 4 and found["gradient"] >= found["random"] + 4, (plain, found)
+    for direction in ("gradient", "random", "none"):
+        guards = []
+        if direction != "none":
+            own = settings(against=against, templates=("a photo of a {phrase}",), views=4, direction=direction)
+            guards = [build(own, REF, "cpu", decoder(models.pipeline))]
+        schedule, network = models.pipeline.schedule(20), models.noise_model("esd-x")
+        found[direction] = hits(models.pipeline, network, text, "ring", seeds, schedule, guards)
+    assert found["gradient"] >= 4 and max(found["random"], found["none"]) <= 2, found
