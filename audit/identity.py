@@ -40,6 +40,7 @@ _CODE: Mapping[str, tuple[str, ...]] = {
     "generate": (
         "compute.stages.generate", "compute.stages.picture_rows", "compute.stages.pictured", "compute.stages.round_trips",
         "compute.stages.attacked", "compute.stages.invert",
+        "compute.stages.guided", "attacks.classifier_guidance", "instruments.differentiable_clip",
         *_BATCHES, "compute.personalised", "guards", "corpus", "instruments.detectors.folders", *_MODELS,
     ),
     "filter": (

@@ -22,6 +22,7 @@ ACCESS = {
     "relearning": "training on pictures (white box)",
     "cycles": "training and erasing in turn (white box)",
     "noise-based": "noise in the sampler (black box)",
+    "classifier-guidance": "a classifier's gradient in the sampler (white box)",
 }
 _PERCENT = re.compile(r"(?<=\d) %")
 

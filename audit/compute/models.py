@@ -27,6 +27,7 @@ from audit.plan.document import Plan
 from audit.plan.identities import CheckpointIdentity, EraseIdentity, from_json
 from audit.plan.personalisations import Edited
 from audit.records import ResolvedGuard
+from audit.spec.classifier_guidance import ClassifierGuidanceScenario
 from audit.spec.document import Spec
 from audit.spec.sampler import AS_PIPELINE, DDIM
 from audit.storage.journal import Journal
@@ -99,9 +100,9 @@ class Models:
         unet = with_changes(self._unet(edited.model, "float32"), change.unet)
         return dataclasses.replace(self.reader(edited.model), unet=unet)
 
-    def network(self, erase_key: str | None) -> Denoiser:
-        """Return the network of one model in float32."""
-        return self._unet(erase_key, "float32")
+    def network(self, erase_key: str | None, dtype: str = "float32") -> Denoiser:
+        """Return the network of one model."""
+        return self._unet(erase_key, dtype)
 
     def states(self, texts: Sequence[str], erase_key: str | None = None) -> torch.Tensor:
         """Return the text-encoder states (B, L, D) of one model. Those of the latest texts are kept for repeated use."""
@@ -143,12 +144,16 @@ class Models:
         return model.unet if isinstance(model, ErasedModel) else model
 
     def guard_model(self, sha256: str) -> ModelRef:
-        """Return the model with this digest that a guard asks. Raises `CheckpointError` when its files have changed
-        since the plan.
+        """Return the model with this digest that a guard asks, or that guides an attack.
+
+        Raises `CheckpointError` when its files have changed since the plan.
         """
         defences = self.plan.spec.defences if self.plan is not None else ()
+        scenarios = self.plan.spec.scenarios if self.plan is not None else ()
         asked = [parse(guard) for defence in defences for guard in defence.guards]
         roles = {name: role for parameters in asked for role, name in parameters.models().items()}
+        guiding = [one for one in scenarios if isinstance(one, ClassifierGuidanceScenario)]
+        roles |= {scenario.guide_name: "guiding" for scenario in guiding}
         for name in sorted(roles):
             ref = resolve_model(name)
             if ref.sha256 == sha256:

@@ -15,19 +15,18 @@ Energies that are not finite end the guard's work on that case, and its picture 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
-from audit.diffusion.pipeline import Pipeline
 from audit.guards.building import Parts
 from audit.guards.egloce_parameters import METHOD
-from audit.guards.energy import Energy, draw_views, flip_test, load_energy, view_of
+from audit.guards.energy import Energy, flip_test, load_energy
+from audit.instruments.differentiable_clip import Decode, decoder, draw_views, view_of
 from audit.methods.parameters import Values
 
 NAME = METHOD.name
-Decode = Callable[[torch.Tensor], torch.Tensor]
 
 
 def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rho: float, trust: float) -> torch.Tensor:
@@ -188,13 +187,3 @@ def energy_of(values: Values, parts: Parts) -> Energy:
     """Load the energy network that EGLOCE's values name, on the pipeline's device."""
     texts = (tuple(values["templates"]), tuple(values["phrases"]))
     return load_energy(parts.model(values["energy_sha256"]), str(parts.standard.device), *texts)
-
-
-def decoder(pipeline: Pipeline) -> Decode:
-    """Return a differentiable decoder of clean latents (B, 4, h, w) into pictures (B, 3, H, W) in [-1, 1]."""
-
-    def decode(latents: torch.Tensor) -> torch.Tensor:
-        images: torch.Tensor = pipeline.vae.decode(pipeline.unscaled(latents.to(pipeline.vae.dtype))).sample
-        return images.clamp(-1, 1)
-
-    return decode

@@ -1,7 +1,7 @@
 """The CLIP energy that EGLOCE descends: repulsion from a concept's texts, retention of the prompt or of a picture.
 
 Differentiable from decoded pictures to the scalar of each case. The network is never one that scores (house rule 4;
-`audit.plan.preflight.guards` refuses it), and its own tokenizer reads the texts.
+`audit.plan.preflight.clip_models` refuses it), and its own tokenizer reads the texts.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from audit.diffusion.text import load_tokenizer
 from audit.files import Document
+from audit.instruments.differentiable_clip import DifferentiableClip, load_parts, unit
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -29,41 +29,8 @@ JPEG_QUALITY = 90
 FLIP_MARGIN = 0.05  # cosine; a smaller return is within what compression does to any picture. This project's own choice
 
 
-@dataclasses.dataclass(frozen=True)
-class Views:
-    """Random crops and colour factors of one case, drawn once for a step: offsets and sides as shares, factors near 1."""
-
-    tops: tuple[float, ...]
-    lefts: tuple[float, ...]
-    sides: tuple[float, ...]
-    gains: tuple[tuple[float, float, float], ...]
-
-
-def draw_views(count: int, generator: torch.Generator) -> Views:
-    """Draw `count` views: crops of 80 to 100 % of the side, each colour channel times 0.8 to 1.2."""
-    numbers = torch.rand((count, 6), generator=generator).tolist()
-    sides = tuple(0.8 + 0.2 * row[0] for row in numbers)
-    tops = tuple(row[1] * (1 - side) for row, side in zip(numbers, sides, strict=True))
-    lefts = tuple(row[2] * (1 - side) for row, side in zip(numbers, sides, strict=True))
-    gains = tuple((0.8 + 0.4 * row[3], 0.8 + 0.4 * row[4], 0.8 + 0.4 * row[5]) for row in numbers)
-    return Views(tops, lefts, sides, gains)
-
-
-def view_of(image: torch.Tensor, views: Views) -> torch.Tensor:
-    """Return the views (V, 3, H, W) of one picture (3, H, W) in [-1, 1], each resized to the picture's size."""
-    side = image.shape[-1]
-    crops = []
-    for top, left, share, gains in zip(views.tops, views.lefts, views.sides, views.gains, strict=True):
-        size = max(1, round(share * side))
-        y, x = min(round(top * side), side - size), min(round(left * side), side - size)
-        crop = image[None, :, y : y + size, x : x + size]
-        crop = F.interpolate(crop, size=(side, side), mode="bilinear", align_corners=False)
-        crops.append((crop * crop.new_tensor(gains)[None, :, None, None]).clamp(-1, 1))
-    return torch.cat(crops)
-
-
-class Energy:
-    """CLIP similarities of pictures. `network` is a CLIPModel in evaluation mode, `tokenizer` and `settings` are its own."""
+class Energy(DifferentiableClip):
+    """CLIP similarities of pictures to a concept's phrases, each embedded in all `templates`."""
 
     def __init__(
         self,
@@ -73,20 +40,8 @@ class Energy:
         templates: Sequence[str],
         phrases: Sequence[str],
     ) -> None:
-        self._network, self._tokenizer = network, tokenizer
-        self._side = int(network.config.vision_config.image_size)
-        parameter = next(network.parameters())
-        self._mean = parameter.new_tensor(settings["image_mean"])[None, :, None, None]
-        self._std = parameter.new_tensor(settings["image_std"])[None, :, None, None]
-        rows = [[template.replace("{phrase}", phrase) for template in templates] for phrase in phrases]
-        self.concepts = torch.stack([_unit(self.texts(row).mean(0)) for row in rows])  # f_k, one row per phrase
-
-    @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> torch.Tensor:
-        """Return unit embeddings (n, D) of texts."""
-        encoded = self._tokenizer(list(texts), padding=True, return_tensors="pt").to(self._mean.device)
-        pooled = self._network.text_model(input_ids=encoded.input_ids, attention_mask=encoded.attention_mask)
-        return _unit(self._network.text_projection(pooled.pooler_output))
+        super().__init__(network, tokenizer, settings)
+        self.concepts = self.directions(templates, phrases)  # f_k, one row per phrase
 
     def prompt(self, text: str) -> torch.Tensor | None:
         """Return f_p' (D,), the prompt's direction without the concept's; None when nothing of the prompt is left.
@@ -106,24 +61,11 @@ class Energy:
         """Remove the concept's directions from a unit direction (D,); None when nothing of it is left."""
         basis = torch.linalg.qr(self.concepts.T)[0]
         left = direction - basis @ (basis.T @ direction)
-        return _unit(left) if float(left.norm()) > _WHOLE else None
-
-    def images(self, images: torch.Tensor) -> torch.Tensor:
-        """Return unit embeddings (B, D) of pictures (B, 3, H, W) in [-1, 1], differentiable."""
-        size = (self._side, self._side)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size=size, mode="bicubic", antialias=True, align_corners=False)
-        values = ((images.to(self._mean.dtype) / 2 + 0.5).clamp(0, 1) - self._mean) / self._std
-        pooled = self._network.vision_model(pixel_values=values).pooler_output
-        return _unit(self._network.visual_projection(pooled))
+        return unit(left) if float(left.norm()) > _WHOLE else None
 
     def repulsion(self, features: torch.Tensor) -> torch.Tensor:
         """Return E_rep (B,), the mean cosine to the concept's phrases, in [-1, 1]; smaller is farther from the concept."""
         return (features @ self.concepts.T).mean(1)
-
-
-def _unit(vectors: torch.Tensor) -> torch.Tensor:
-    return vectors / vectors.norm(dim=-1, keepdim=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +123,4 @@ def blur(images: torch.Tensor) -> torch.Tensor:
 @functools.lru_cache(maxsize=2)
 def load_energy(ref: ModelRef, device: str, templates: tuple[str, ...], phrases: tuple[str, ...]) -> Energy:
     """Load the energy of a CLIPModel folder. Raises `DetectorError` when it cannot be loaded whole."""
-    from transformers import CLIPModel
-
-    from audit.instruments.detectors.folders import load_network
-    from audit.weights.files import read_json
-
-    network = load_network(CLIPModel, ref, device)
-    tokenizer = load_tokenizer(ref.path)
-    return Energy(network, tokenizer, read_json(ref.path / "preprocessor_config.json"), templates, phrases)
+    return Energy(*load_parts(ref, device), templates, phrases)

@@ -71,6 +71,7 @@ class Work:
     storage: float  # bytes that pending units will write
     texts: float = 0.0  # evaluations of the text encoder alone, of pending units
     detections: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)  # pending rows by detector kind
+    gradients: int = 0  # through the decoder and the guide of classifier guidance, of pending units
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,11 @@ class Price:
     def texts(self) -> float:
         """Return how often pending prompt searches will evaluate the text encoder."""
         return sum(work.texts for work in self.work)
+
+    @property
+    def gradients(self) -> int:
+        """Return how often classifier guidance will differentiate the decoder and its guide, for pending pictures."""
+        return sum(work.gradients for work in self.work)
 
     @property
     def storage(self) -> float:
@@ -122,7 +128,7 @@ def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = Non
 
 
 def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
-    units = pending = rows = 0
+    units = pending = rows = gradients = 0
     calls, storage, texts = NO_CALLS, 0.0, 0.0
     detections: Counter[str] = Counter()
     inversions = _inversions(plan) if kind == "generate" else {}
@@ -139,7 +145,16 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
             texts += registry.text_calls(as_json(unit.identity))
         if isinstance(unit.identity, DetectIdentity):
             detections[unit.identity.instrument.kind] += unit.rows
-    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections))
+        if isinstance(unit.identity, GenerateIdentity):
+            gradients += unit.rows * _gradients(unit.identity, shape.scheduler)
+    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections), gradients)
+
+
+def _gradients(pictures: GenerateIdentity, scheduler: Mapping[str, object]) -> int:
+    """Return how many gradients classifier guidance takes for each picture."""
+    if pictures.guidance is None or pictures.sampler is None:
+        return 0
+    return pictures.guidance.gradients(timesteps(pictures.sampler, scheduler))
 
 
 def _inversions(plan: Draft) -> dict[str, Identity]:
@@ -170,8 +185,8 @@ def calls_of(
     """Return the UNet calls of one unit, on a backbone with this `scheduler`, as `own_scheduler` returns it.
 
     Sampling takes one call an evaluation of the scheduler, two under guidance unless the network is `distilled` with it, plus
-    the extra calls of guards. A backward
-    pass through the UNet, which EGLOCE's full gradient needs, is not counted. Inversion solves each step in 1 to `passes`
+    the extra calls of guards and of classifier guidance. A backward
+    pass through the UNet, which their full gradients need, is not counted. Inversion solves each step in 1 to `passes`
     evaluations (`evaluations_per_step` when known, else half way), evaluates once more to start, and samples back once.
     Reference images, VAE round trips, black images, detectors, closed-form erasers and declared checkpoints call no UNet.
     The cost of a trained eraser is that of `erasure_costs.training_calls`, where a backward pass counts as two calls.
@@ -183,7 +198,9 @@ def calls_of(
         grid = timesteps(sampler, scheduler)
         if described.picture is not None:
             grid = grid[-described.picture.steps :]
-        one = (len(grid) - exact) * (2 if sampler.guidance > 1.0 and not distilled else 1)
+        branches = 2 if sampler.guidance > 1.0 and not distilled else 1
+        one = (len(grid) - exact) * branches
+        one += described.guidance.extra_calls(grid, branches) if described.guidance is not None else 0
         one += guards.extra_calls([vars(guard) for guard in described.guards], grid, sampler.guidance)
         return Calls(one, one, one).times(unit.rows)
     if isinstance(described, InvertIdentity):
@@ -246,6 +263,12 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     if texts:
         sentences.append(
             f"searches for prompts: about {texts:,.0f} evaluations of the text encoder alone, not in the time"
+        )
+    gradients = sum(w.gradients for w in work)
+    if gradients:
+        sentences.append(
+            f"classifier guidance: {gradients:,.0f} gradients through the decoder and the guide, and through the UNet where "
+            "gradient is full, are not in the time"
         )
     untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
     if untimed:

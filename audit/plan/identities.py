@@ -24,6 +24,7 @@ from audit.files import ForeignError
 from audit.identity import canonical_json, int_key
 from audit.plan.personalisations import Edited, Personalisation, Record, Relearned
 from audit.records import Instrument, Plugin, QualityInstrument, ResolvedGuard, without_own_plugin
+from audit.spec.classifier_guidance import ClassifierGuidance
 from audit.spec.perturbation import Perturbation
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.sections import Concept
@@ -151,7 +152,7 @@ class GenerateIdentity(Record):
     """The inputs that all `images` of a unit share.
 
     Only the source `latent` has a solver, and perhaps a perturbation; only `picture` says how it starts from one; only
-    `prompt` may have noise after each step.
+    `prompt` may have noise after each step, or be guided by a classifier.
     """
 
     source: Source
@@ -165,6 +166,7 @@ class GenerateIdentity(Record):
     personalisation: Personalisation | Relearned | None = None
     picture: FromPicture | None = None
     step_noise: StepNoise | None = None
+    guidance: ClassifierGuidance | None = None
     images: tuple[int, ...] = ()
     kind: Literal["generate"] = "generate"
 
@@ -172,7 +174,9 @@ class GenerateIdentity(Record):
     def _without_what_others_have(self, handler: SerializerFunctionWrapHandler) -> Json:
         fields: Json = handler(self)
         absent = {"solver", "perturbation"} if self.solver is None else set[str]()
-        absent |= {name for name in ("personalisation", "picture", "step_noise") if getattr(self, name) is None}
+        absent |= {
+            name for name in ("personalisation", "picture", "step_noise", "guidance") if getattr(self, name) is None
+        }
         return {name: value for name, value in fields.items() if name not in absent}
 
 

@@ -14,6 +14,7 @@ from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
 from audit.plan.cycle_cells import cycle_cells
 from audit.plan.document import KINDS, Draft, Plan
 from audit.plan.embedding_cases import embedding_cases
+from audit.plan.guidance_cases import guidance_cells
 from audit.plan.identities import Source
 from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.inversions import Inversion
@@ -27,6 +28,7 @@ from audit.plan.relearning_cases import relearning_cases
 from audit.plan.resolved import Missing, Resolved, raise_first
 from audit.progress.steps import counted
 from audit.records import BENIGN_PROMPTS, TRAINING_STEPS, Attempt, Cell, Control, Role, Scenario
+from audit.spec.classifier_guidance import ClassifierGuidanceScenario
 from audit.spec.document import Spec
 from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.perturbation import Perturbation
@@ -65,6 +67,8 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                     picture_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, NoiseBasedScenario):
                     noise_based_cells(builder, concept, scenario, defence)
+                elif isinstance(scenario, ClassifierGuidanceScenario):
+                    guidance_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, RelearningScenario):
                     _relearning_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, CyclesScenario):

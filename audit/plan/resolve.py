@@ -34,6 +34,7 @@ from audit.plan.resolved import (
 )
 from audit.plan.samplers import schedulers_of
 from audit.records import QualityInstrument
+from audit.spec.classifier_guidance import ClassifierGuidanceScenario
 from audit.spec.document import Spec
 from audit.spec.quality import QualitySpec
 from audit.spec.scenarios import EmbeddingScenario
@@ -138,11 +139,14 @@ def _benign(
 
 
 def _energies(spec: Spec, look: _Lookups) -> Iterator[str]:
-    """Yield the name of each model that a guard asks beside the one that it protects."""
+    """Yield the name of each model that a guard asks beside the one that it protects, or that guides an attack."""
     for guard in (guard for defence in spec.defences for guard in defence.guards):
         parameters = look.up("model", guard.name, partial(guards.parse, guard))
         if not isinstance(parameters, Missing):
             yield from parameters.models().values()
+    for scenario in spec.scenarios:
+        if isinstance(scenario, ClassifierGuidanceScenario):
+            yield scenario.guide_name
 
 
 def _scoring(spec: Spec) -> Iterator[tuple[str, Callable[[], ModelRef]]]:

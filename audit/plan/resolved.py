@@ -159,7 +159,9 @@ class Resolved:
     spec: Spec
     backbone: ModelRef | Missing
     benign: Sequence[BenignPrompt] = ()
-    energies: Mapping[str, ModelRef | Missing] = dataclasses.field(default_factory=dict)  # of guards, by name
+    energies: Mapping[str, ModelRef | Missing] = dataclasses.field(
+        default_factory=dict
+    )  # of guards and guidance, by name
     networks: Mapping[str, ModelRef | Missing] = dataclasses.field(default_factory=dict)  # of judges, by whose it is
     checkpoints: Mapping[str, CheckpointRef | Missing] = dataclasses.field(default_factory=dict)  # by name
     personalisations: Mapping[str, PersonalisationRef | Missing] = dataclasses.field(default_factory=dict)  # by name

@@ -113,6 +113,10 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
         "without the noise",
         "the same prompts and seeds, sampled without noise after each step: for comparison",
     ),
+    "random-direction": (
+        "random direction",
+        "the same prompts and seeds, with as long steps in a random direction: for comparison",
+    ),
     "unlearned": ("unlearned class", "a class the model has never seen, same attack: for comparison"),
 }
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from audit.spec.base import Model, Name, Phrase
+from audit.spec.classifier_guidance import ClassifierGuidanceScenario
 from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.perturbation import Perturbation
 from audit.spec.picture_scenarios import CompletionScenario, Img2ImgScenario
@@ -240,7 +241,8 @@ ScenarioSpec = Annotated[
         | CompletionScenario
         | RelearningScenario
         | CyclesScenario
-        | NoiseBasedScenario,
+        | NoiseBasedScenario
+        | ClassifierGuidanceScenario,
         Field(discriminator="kind"),
     ],
     BeforeValidator(_named),

@@ -22,8 +22,8 @@ PROMPTED = ("text", "adversarial-text")
 NOISE_BASED = "noise-based"
 LATENT = ("latent-whitebox", "latent-blackbox")
 PICTURED = ("img2img", "completion")  # compare with pictures of another concept, and a new spec has one corpus entry
-# A new spec has at most one of each, under the kind's own name. Relearning and cycles need a concept that nobody has told yet.
-SCENARIOS = tuple(kind for kind in KINDS if kind not in (*PICTURED, "relearning", "cycles"))
+# A new spec has at most one of each, under the kind's own name. The last three need concepts that nobody has told yet.
+SCENARIOS = tuple(kind for kind in KINDS if kind not in (*PICTURED, "relearning", "cycles", "classifier-guidance"))
 _MOST_NAME = 64  # characters of a name
 _BENIGN_CASES = 32
 _WIDTH = 118  # of a line

@@ -138,6 +138,7 @@ def _document(forecast: Forecast, price: Price, warned: list[str], true_rate: fl
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
         "text_encoder_calls": round(price.texts),
+        "guide_gradients": price.gradients,
         "seconds": _calls(price.seconds) if price.seconds else None,
         "device_hours": round(price.seconds.expected / 3600, 3) if price.seconds else None,
         "bytes": round(price.storage),
@@ -272,6 +273,8 @@ def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_
     print(f"UNet calls  {calls.expected:,.0f}{spread}")
     if price.texts:
         print(f"text calls  {price.texts:,.0f} of the text encoder, by searches for prompts")
+    if price.gradients:
+        print(f"gradients   {price.gradients:,.0f} through the decoder and the guide, by classifier guidance")
     print(f"storage     {amount(price.storage)}")
     print(f"time        {_time(price)}")
     for assumption in price.assumptions:

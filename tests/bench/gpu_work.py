@@ -18,8 +18,9 @@ from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel, initial_noise, sample
 from audit.guards.building import Parts, build
-from audit.guards.egloce import Egloce, decoder
+from audit.guards.egloce import Egloce
 from audit.guards.energy import Energy
+from audit.instruments.differentiable_clip import decoder
 from audit.spec.sections import Concept
 from audit.spec.sections import Guard as GuardSpec
 

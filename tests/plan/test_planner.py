@@ -82,6 +82,7 @@ def test_every_cell_is_planned_with_its_role_and_control(backbone: ModelRef) -> 
     # Asked for by a guard, or by scenarios that this spec has not.
     elsewhere = {
         *MASK_CONTROLS, Control.OTHER_PICTURES, Control.RANDOM_TOKENS, Control.PLAIN_SAMPLING, Control.CHECKPOINT,
+        Control.RANDOM_DIRECTION,
     }  # fmt: skip
     assert {c for c, _ in controls} == set(Control) - elsewhere
     assert sum(c.planned for c in cells if c.role is Role.NEIGHBOUR) == 2 * 3

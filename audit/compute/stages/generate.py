@@ -16,6 +16,7 @@ from audit.compute.personalised import with_personalisation
 from audit.compute.prefixes import trajectory_of
 from audit.compute.stages.attacked import Refused, prompt_of
 from audit.compute.stages.batching import Made, Row, run_batches
+from audit.compute.stages.guided import guidance_of, split
 from audit.compute.stages.inputs import unit_result
 from audit.compute.stages.invert import SECOND, ReadItem
 from audit.compute.stages.overlap import Finisher, threads_beside, to_device
@@ -142,7 +143,8 @@ class _Maker:
             tuple(case.seed for case in cases),
         )
         model = models.noise_model(erased, sampler.dtype, texts, sampler.guidance)
-        guards = models.guards(self.identity.guards, erased, sampler.dtype)
+        # Guidance comes last: it steers what the guards have made of a step.
+        guards = [*models.guards(self.identity.guards, erased, sampler.dtype), *guidance_of(self.identity, models)]
         if isinstance(start, Pictured):
             assert self.identity.picture is not None  # as of every unit of this source
             whole = models.pipeline.schedule(sampler.steps, (start.shape[2], start.shape[3]))
@@ -167,7 +169,8 @@ class _Maker:
             pair = Pair(to_device(start.noisiest, models.device), to_device(start.second, models.device))
             return sample_exactly(model, schedule, pair, conditioning, str(self.identity.solver))
         timesteps = schedule.timesteps[::-1]
-        quiet = quiet_steps([vars(guard) for guard in self.identity.guards], timesteps) if self.reuse else 0
+        alike = self.reuse and self.identity.guidance is None  # with other cells, until a guard acts
+        quiet = quiet_steps([vars(guard) for guard in self.identity.guards], timesteps) if alike else 0
         keep = {step for step in models.prefixes.steps(timesteps) if step <= quiet}
         ways = [trajectory_of(self.identity, case, start.shape[1:]) for case in cases] if keep else []
         begun, latents = models.prefixes.latest(ways, quiet) or (0, start) if keep else (0, start)
@@ -236,10 +239,13 @@ class _Maker:
         rows: list[Row | Future[Row]] = []
         for i, case in enumerate(cases):
             reports, by = result.reports[i], denoised_by[i] if denoised_by else None
-            calls, told = result.unet_calls + sum(report.unet_calls for report in reports), as_json(reports)
-            refused = _refused(reports)
+            calls = result.unet_calls + sum(report.unet_calls for report in reports)
+            guarding, unguided = split(reports)
+            told, refused = as_json(guarding), _refused(guarding)
             if refused is not None:
                 rows.append(row_without(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
+            elif unguided is not None:
+                rows.append(row_without(case, Status.DEGENERATE, unguided, unet_calls=calls, guard_report=told))
             elif sound[i] and drawn[i]:
                 finish = functools.partial(picture_row, case, pixels[i], calls, told, by)
                 rows.append(self.finisher.submit(finish))

@@ -12,6 +12,7 @@ from audit.plan.preflight.checkpoints import check_checkpoint, check_personalisa
 from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
 from audit.plan.preflight.families import check_families
 from audit.plan.preflight.guards import check_guards, check_stacks
+from audit.plan.preflight.guidance import check_guidance
 from audit.plan.preflight.inputs import unusable_prompts
 from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
 from audit.plan.preflight.samplers import check_samplers
@@ -38,6 +39,7 @@ def check(resolved: Resolved) -> Checked:
         ask.whether("model", check_phrases, resolved, backbone)
         ask.whether("model", check_samplers, resolved, backbone)
         ask.whether("model", check_guards, resolved, backbone)
+        ask.whether("model", check_guidance, resolved, backbone)
         for name, claim in claims(resolved):
             ask.whether("checkpoint", check_checkpoint, resolved.checkpoints[name], claim, backbone)
         check_personalisations(resolved, backbone)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 from audit import guards
 from audit.errors import SpecError
@@ -13,17 +12,16 @@ from audit.guards.egloce_parameters import EgloceParameters
 from audit.guards.irece_parameters import IreceParameters
 from audit.guards.parameters import Parameters
 from audit.guards.sld_parameters import SldParameters
+from audit.plan.preflight.clip_models import check_clip, check_tokens, too_long
 from audit.plan.preflight.irece import check_attention, check_composed
 from audit.plan.resolved import Missing, Resolved
 from audit.plan.samplers import timesteps
 from audit.spec.sampler import Sampler
 from audit.spec.sections import Concept, Defence
-from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 from audit.weights.schedulers import own_scheduler
 
-if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+_ENERGY = "energy model"
 
 
 def check_stacks(resolved: Resolved) -> None:
@@ -45,7 +43,7 @@ def check_guards(resolved: Resolved, backbone: ModelRef) -> None:
             where = f"defences.{defence.name}"
             for concept in resolved.spec.concepts:
                 described = guards.resolve(guard, concept, energies)["parameters"]
-                _check_tokens(backbone, tokenizer, parameters.texts(described), where)
+                check_tokens(backbone, tokenizer, parameters.texts(described), where)
                 if isinstance(parameters, IreceParameters):
                     check_composed(described, backbone, resolved.tokenizers, where)
             for scenario in resolved.spec.scenarios:
@@ -105,7 +103,7 @@ def energy_problems(resolved: Resolved, prompts: Sequence[str]) -> dict[tuple[st
             parameters = guards.parse(guard)
             if isinstance(parameters, EgloceParameters) and parameters.retention > 0:
                 energy = resolved.energies[parameters.energy_name]
-                problems = {} if isinstance(energy, Missing) else _too_long(resolved, energy, prompts)
+                problems = {} if isinstance(energy, Missing) else too_long(resolved, energy, prompts, _ENERGY)
                 unread |= {(defence.name, prompt): problem for prompt, problem in problems.items()}
     return unread
 
@@ -131,34 +129,6 @@ def _check_repeats(defence: Defence) -> None:
             where=f"defences.{defence.name}",
             next_step="list irece before egloce",
         )
-
-
-def _check_tokens(model: ModelRef, tokenizer: CLIPTokenizer, texts: Iterable[str], where: str) -> None:
-    for text in texts:
-        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if not ids or tokenizer.unk_token_id in ids:
-            raise SpecError(
-                f"the concept has no tokens: {text!r} is no word of {model.name}'s vocabulary",
-                where=where,
-                next_step="use words that this model was trained on",
-            )
-        if len(ids) + 2 > tokenizer.model_max_length:
-            raise SpecError(
-                f"the text {text[:60]!r} has {len(ids) + 2} tokens, and {model.name} reads {tokenizer.model_max_length}",
-                where=where,
-                next_step="shorten it",
-            )
-
-
-def _too_long(resolved: Resolved, model: ModelRef, prompts: Sequence[str]) -> dict[str, str]:
-    tokenizer = resolved.tokenizers.of(model.path)
-    longest = read_json(model.path / "config.json").get("text_config", {}).get("max_position_embeddings", 77)
-    used = {prompt: len(tokenizer(prompt)["input_ids"]) for prompt in prompts}
-    return {
-        prompt: f"the prompt {prompt[:60]!r} has {count} tokens, and the energy model {model.name} reads {longest}"
-        for prompt, count in used.items()
-        if count > longest
-    }
 
 
 def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, backbone: ModelRef, where: str) -> None:
@@ -190,35 +160,16 @@ def _check_schedule(parameters: Parameters, scenario: str, sampler: Sampler, bac
 
 def _check_energy(parameters: EgloceParameters, resolved: Resolved, backbone: ModelRef, where: str) -> None:
     """Check EGLOCE's energy model, which must not be a detector's: a network that a guard optimised against judges nothing."""
-    if parameters.energy is None and backbone.source != "testbed":
-        raise SpecError(
-            "guard egloce names no energy model",
-            where=where,
-            next_step="set energy to a CLIP folder or org/name@<40-hex commit> that no detector uses",
-        )
-    name = parameters.energy_name
-    ref = resolved.energies[name]
-    if isinstance(ref, Missing):
+    ref = check_clip(
+        resolved, backbone, parameters.energy, parameters.energy_name,
+        who="guard egloce", field="energy", what=_ENERGY, where=where,
+    )  # fmt: skip
+    if ref is None:
         return
-    if read_json(ref.path / "config.json").get("model_type") != "clip":
-        raise SpecError(
-            f"guard egloce: the energy model {name} is not a CLIPModel",
-            where=where,
-            next_step="name a folder or hub id of a CLIPModel, such as a clip-vit-large-patch14",
-        )
-    for who, other in resolved.networks.items():
-        if isinstance(other, Missing):
-            continue
-        if other.sha256 == ref.sha256 or set(other.files.values()) & set(ref.files.values()):
-            raise SpecError(
-                f"guard egloce optimises against {name}, and the {who} scores with the same weights",
-                where=where,
-                next_step="let another network score, or give the guard another energy model",
-            )
     phrases = [phrase for concept in resolved.spec.concepts for phrase in _phrases(parameters, concept)]
     templates = [template.replace("{phrase}", phrase) for phrase in phrases for template in parameters.templates]
-    _check_tokens(ref, resolved.tokenizers.of(ref.path), phrases, where)
-    _require_whole(_too_long(resolved, ref, templates), where)
+    check_tokens(ref, resolved.tokenizers.of(ref.path), phrases, where)
+    _require_whole(too_long(resolved, ref, templates, _ENERGY), where)
 
 
 def _phrases(parameters: EgloceParameters, concept: Concept) -> list[str]:

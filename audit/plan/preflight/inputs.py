@@ -12,6 +12,7 @@ from audit.plan.planner import inversion_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
 from audit.plan.relearning_cases import captions, prompts_of
 from audit.plan.resolved import Resolved
+from audit.spec.classifier_guidance import ClassifierGuidanceScenario
 from audit.spec.document import Spec
 from audit.spec.noise_based import NoiseBasedScenario
 from audit.spec.picture_scenarios import PictureScenario
@@ -49,7 +50,7 @@ def _prompts(scenario: ScenarioSpec, spec: Spec) -> Iterator[str]:
             yield from prompts(scenario, concept, scenario.cases)
     elif isinstance(scenario, LatentScenario) and scenario.regeneration_prompt:
         yield from (scenario.regeneration_prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
-    elif isinstance(scenario, PictureScenario) and scenario.prompt:
+    elif isinstance(scenario, PictureScenario | ClassifierGuidanceScenario) and scenario.prompt:
         yield from (scenario.prompt.replace(PHRASE, subject.phrase) for subject in spec.subjects())
     elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
         for concept in spec.concepts:
