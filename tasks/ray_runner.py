@@ -90,7 +90,11 @@ class RayRunner:
             try:
                 self._slots = sum(map(self._on_node, self._nodes()))
             except Exception as error:  # Ray's and grpc's own
-                raise _no_cluster(str(self._address), "the connection was lost") from error
+                raise EnvironmentProblem(
+                    "the connection to the Ray cluster was lost; what is computed is kept",
+                    where=str(self._address),
+                    next_step="start the cluster again (ray start --head), then: erasure-audit resume RUN_ID",
+                ) from error
             self._asked = time.monotonic()
         return self._slots
 

@@ -112,6 +112,10 @@ class Zygote:
 
 def _warm() -> None:
     """Import what an audit uses. No tensor is computed: torch's pool of threads does not survive a fork."""
+    from flows import environment
+
+    environment.apply()
+    environment.quiet()  # Prefect reads its settings when it is imported, and a command is quiet by default
     import torch._dynamo  # noqa: F401 - what an optimiser's first step imports
 
     import flows.audit
