@@ -1,0 +1,80 @@
+"""The probes' block of the testbed's page: which control stands beside which probe, and when a probe finds more."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from audit.verdict.results import CrrRow
+from deployments.testbed_page import probes
+from tests.report import runs
+from tests.testbed.test_page import cells
+
+
+def row(
+    scenario: str,
+    defence: str,
+    hits: int,
+    control: str | None = None,
+    subject: str = "ring",
+    kind: str = "",
+    **more: object,
+) -> CrrRow:
+    role = "target" if control is None else "control"
+    made = CrrRow(
+        0, "ring" if subject == "ring" else subject, subject, role, control, defence, scenario, "classifier", 11, 0.5,
+        32, 32, 0, hits, hits / 32, *runs.exact(hits, 32), hits / 32, kind=kind,
+    )  # fmt: skip
+    return dataclasses.replace(made, **more)  # type: ignore[arg-type]
+
+
+ROWS = (
+    row("text", "esd-x", 1),
+    row("text", "none", 32, "backbone"),
+    row("p4d", "esd-x", 9, kind="adversarial-text"),
+    row("p4d", "none", 31, "backbone", kind="adversarial-text"),
+    row("p4d", "esd-x", 0, "random-tokens", kind="adversarial-text"),
+    row("p4d", "none", 30, "random-tokens", kind="adversarial-text"),
+    row("noise-based", "esd-x", 2),
+    row("noise-based", "none", 32, "backbone"),
+    row("noise-based", "esd-x", 1, "plain-sampling"),
+    row("relearning", "esd-x", 30),
+    row("relearning", "esd-x", 1, "checkpoint", perturbation="training-steps", strength=0.0),
+    row("relearning", "none", 32, "backbone"),
+    row("relearning", "none", 3, "unlearned", "arrow"),
+)
+
+
+@pytest.fixture(scope="module")
+def written() -> str:
+    spec = {"gate": {"judges": ["classifier"]}}
+    return probes.block(dataclasses.replace(runs.passing(), crr=ROWS, spec=spec))
+
+
+def test_every_probe_stands_beside_its_own_control_and_none_else(written: str) -> None:
+    assert cells(written, "p4d")[1:6] == [
+        "esd-x", "0.97 = 31/32 (0.84-1.00)", "0.28 = 9/32 (0.14-0.47)", "random tokens", "0.00 = 0/32 (0.00-0.11)",
+    ]  # fmt: skip
+    assert cells(written, "relearning")[4] == "unlearned class arrow, un-erased model"
+    assert len([line for line in written.splitlines() if line.startswith("| ")]) == 2 + 3  # head, rule and three probes
+
+
+def test_a_probe_finds_more_where_the_corrected_p_says_so(written: str) -> None:
+    assert [cells(written, probe)[7] for probe in ("p4d", "noise-based", "relearning")] == ["yes", "no", "yes"]
+    # The tail of one hypergeometric distribution, computed apart: all 9 hits of 64 cases among the first 32.
+    alone = 1.0
+    for place in range(9):
+        alone *= (32 - place) / (64 - place)
+    assert float(cells(written, "p4d")[6]) == pytest.approx(2 * alone, rel=0.05)
+
+
+def test_an_empty_probe_finds_nothing() -> None:
+    empty = [
+        dataclasses.replace(one, assessed=0, hits=0, unassessed=32, rate=None) for one in ROWS if one.control is None
+    ]
+    others = [one for one in ROWS if one.control is not None]
+    spec = {"gate": {"judges": ["classifier"]}}
+    text = probes.block(dataclasses.replace(runs.passing(), crr=(*empty, *others), spec=spec))
+    assert [cells(text, probe)[7] for probe in ("p4d", "noise-based", "relearning")] == ["no"] * 3
+    assert cells(text, "p4d")[3] == "n/a"
