@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from audit.records import Control
+from audit.records import BENIGN_PROMPTS, Control
+from audit.records import stage_name as defended
+from audit.report import survival
 from audit.report.quality import BASELINES, DIRECTIONS, shown
 from audit.report.tables import CASES, INSTRUMENT, by_scenario, three_counts
-from audit.report.view import Column, Index, Section, Table, defence_name
-from audit.report.words import NOT_AVAILABLE, count, interval, percent, plain
+from audit.report.view import Column, Index, Section, Table, defence_name, subject_name
+from audit.report.words import NOT_AVAILABLE, count, interval, percent, plain, status_text
 from audit.verdict.results import CrrRow
 
 _SENTENCES = (
     "Each erased model was edited, by a LoRA that was trained on a few reference pictures of the concept and kept in the "
     "weights, and then erased once more by its own eraser, in turn. Stage 0 is the erased model, odd stages are edited, even "
-    "ones erased again. The last stage is the scenario's rate; the others never enter a decision.",
+    "ones erased again. The last stage is the scenario's rate, to which limits apply.",
     "Beside them stand the un-erased model and a concept that the backbone never learned, edited by one training as long as "
     "all edits together and erased at no stage. A neighbour that is lost there too was lost to the editing; one that is lost "
     "in the chain alone was lost to the erasing, or to the editing of what the eraser had tied it to.",
@@ -28,16 +30,14 @@ def section(index: Index) -> Section | None:
         return None
     places = {chain: place for place, chain in enumerate(dict.fromkeys(map(_chain, by_scenario(rows))))}
     ordered = sorted(rows, key=lambda row: (places[_chain(row)], row.strength or 0.0))
-    tables = (_rates(index, ordered), *_pictures(index, ordered))
-    return Section("cycles", "Cycles of editing and erasing", _SENTENCES, tables=tables)
+    tables = (_rates(index, ordered), *_kept(index), *_pictures(index, ordered))
+    return Section("cycles", "Cycles of editing and erasing", (*_SENTENCES, *_judged(index)), tables=tables)
 
 
 def stage_name(row: CrrRow) -> str:
     """Return what was done last to the model of a row's stage."""
     number = int(row.strength or 0)
-    if row.defence == "none":
-        return f"edited {number // 2 + 1}" if number else "as it is"
-    return f"edited {number // 2 + 1}" if number % 2 else f"erased {number // 2 + 1}"
+    return "as it is" if row.defence == "none" and not number else defended(number)
 
 
 def _chain(row: CrrRow) -> tuple[str, ...]:
@@ -45,6 +45,8 @@ def _chain(row: CrrRow) -> tuple[str, ...]:
 
 
 def _sought(index: Index, row: CrrRow) -> tuple[str, str]:
+    if row.subject == BENIGN_PROMPTS:
+        return subject_name(row.subject), "must survive"
     if row.subject == row.concept:
         return plain(row.subject), "un-erased" if row.defence == "none" else "erased"
     ends = {r.subject for r in index.cycles() if r.control == Control.UNLEARNED and r.scenario == row.scenario}
@@ -82,6 +84,55 @@ def _rates(index: Index, rows: Sequence[CrrRow]) -> Table:
         for row in rows
     )
     return Table("Rates at each stage", columns, lines, heads=2)
+
+
+def _judged(index: Index) -> tuple[str, ...]:
+    """Return what the policy makes of the stages besides the last one's rate."""
+    if not any(row.subject != row.concept and row.defence != "none" for row in index.cycles()):
+        return ("Nothing that must survive was drawn at the stages, so nothing of them is decided besides.",)
+    if index.policy is not None and index.policy.retention_waived is not None:
+        return ("What must survive is not judged by this policy, at the stages neither.",)
+    if not any(decision.stage_no is not None for decision in index.result.verdict.retention):
+        return ("This run holds no decision on what must survive at the stages.",)
+    only = index.policy is not None and index.policy.retention_stages == "erased"
+    return (
+        f"What must survive is held to the policy's minimum at {'each erased' if only else 'every'} stage, all of it together, "
+        "against the un-erased model's pictures before any edit. These decisions enter the verdict.",
+    )
+
+
+def _kept(index: Index) -> tuple[Table, ...]:
+    """Return the decisions on what must survive at each stage, in the order of the stages; nothing without any."""
+    decisions = [decision for decision in index.result.verdict.retention if decision.stage_no is not None]
+    if not decisions:
+        return ()
+    columns = (
+        Column("Decision", "status"),
+        Column("Concept", minor=3),
+        Column("Defence"),
+        Column("Scenario", minor=4),
+        Column("Stage", "number"),
+        Column("Model"),
+        Column("Judge", minor=1),
+        *survival.KEPT,
+    )
+    lines = tuple(
+        (
+            status_text(d.status.value),
+            plain(d.concept),
+            plain(d.defence),
+            plain(d.scenario),
+            count(d.stage_no or 0),
+            defended(d.stage_no or 0),
+            plain(d.detector),
+            *survival.kept(d),
+        )
+        for d in decisions
+    )
+    caption = (
+        f"What is left at each stage: a share of the un-erased model's rate, at {index.bounds_confidence()} confidence"
+    )
+    return (Table(caption, columns, lines, stack=True),)
 
 
 def _drift(before: float | None, rate: float | None) -> str:

@@ -49,8 +49,9 @@ class CyclesScenario(TrainingScenario):
     """Each defence's model is edited on pictures of the concept and erased once more by the same eraser, `cycles` times.
 
     An edit is a LoRA, trained as in `relearning` for `steps` steps and kept in the weights. After each edit and each
-    erasure the concept and its neighbours are prompted; the last erasure decides, the other stages make a curve. Beside it
-    the un-erased backbone is edited alike and never erased, and once more on pictures of `control_concept`.
+    erasure the concept is prompted, and what must survive: its neighbours, and benign prompts if asked for. The rate of the
+    last erasure decides, and at every stage what must survive does. Beside it the un-erased backbone is edited alike and
+    never erased, and once more on pictures of `control_concept`.
     """
 
     kind: Literal["cycles"]
@@ -61,6 +62,8 @@ class CyclesScenario(TrainingScenario):
     "Training steps of each edit."
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     "Cases of each neighbour at each stage; `cases` without it."
+    benign_cases: Annotated[int, Field(ge=0, le=100_000)] = 0
+    "Benign prompts at each stage, the first of those of `benign`, with this scenario's sampler."
 
     @field_validator("parameters")
     @classmethod
