@@ -14,8 +14,8 @@ from audit.report.words import NOT_AVAILABLE, count, interval, percent, plain, s
 from audit.verdict.results import CrrRow
 
 _SENTENCES = (
-    "Each erased model was edited, by a LoRA that was trained on a few reference pictures of the concept and kept in the "
-    "weights, and then erased once more by its own eraser, in turn. Stage 0 is the erased model, odd stages are edited, even "
+    "Each erased model was edited, by training on a few reference pictures of the concept that stays in the weights, and "
+    "then erased once more by its own eraser, in turn. Stage 0 is the erased model, odd stages are edited, even "
     "ones erased again. The last stage is the scenario's rate, to which limits apply.",
     "Beside them stand the un-erased model and a concept that the backbone never learned, edited by one training as long as "
     "all edits together and erased at no stage. A neighbour that is lost there too was lost to the editing; one that is lost "

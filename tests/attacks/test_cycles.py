@@ -49,6 +49,10 @@ from tests.report.runs import picture
 SPECS = Path(run.__file__).parent.parent / "deployments" / "specs"
 SAMPLER = {"steps": 2, "guidance": 3.0}
 TRAINING = {"batch_size": 2, "images": 2, "rank": 2, "learning_rate": 0.01}
+DREAMBOOTH = {
+    "trains": "network", "batch_size": 2, "images": 2, "learning_rate": 0.01, "max_norm": 1.0,
+    "prior_weight": 1.0, "prior_pictures": 3, "prior_steps": 2, "prior_prompts": ["a photo of a star"],
+}  # fmt: skip
 CYCLES = {
     "name": "cycles", "control_concept": "arrow", "cycles": 2, "steps": 2, "cases": 2, "neighbour_cases": 1,
     "parameters": TRAINING, "sampler": SAMPLER,
@@ -229,10 +233,12 @@ def worker_pixels(plan: Plan, journal: Journal, item: str) -> Any:
     ],
     ids=lambda eraser: eraser["method"],
 )
+@pytest.mark.parametrize("edit", ["lora", "dreambooth"])
 def test_erasers_of_other_layouts_erase_what_was_edited_again(
-    tmp_path: Path, tiny_folder: Path, eraser: dict[str, Any]
+    tmp_path: Path, tiny_folder: Path, eraser: dict[str, Any], edit: str
 ) -> None:
-    path = spec(tmp_path, tiny_folder, eraser=eraser, scenario={"cycles": 1}, quality=[])
+    scenario = {"cycles": 1, "parameters": TRAINING if edit == "lora" else DREAMBOOTH}
+    path = spec(tmp_path, tiny_folder, eraser=eraser, scenario=scenario, quality=[])
     plan, journal, worker = computed(path, tmp_path / "runs")
     first, second = plan.units_of("erase")
     models, noise = worker.models, torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))

@@ -67,7 +67,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(server: dict[str, str], spec: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("undisturbed")
     done = cli(
-        {**server, "XDG_CACHE_HOME": str(folder / "cache")}, REPOSITORY, "run", str(spec), "--root", str(folder / "runs")
+        {**server, "XDG_CACHE_HOME": str(folder / "cache")},
+        REPOSITORY,
+        "run",
+        str(spec),
+        "--root",
+        str(folder / "runs"),
     )
     assert done.returncode in VERDICTS, done.stderr
     (run_id,) = Journal(str(folder / "runs")).runs()
