@@ -11,7 +11,7 @@ from audit.report.quality import BASELINES, DIRECTIONS, shown
 from audit.report.tables import CASES, INSTRUMENT, by_scenario, three_counts
 from audit.report.view import Column, Index, Section, Table, defence_name, subject_name
 from audit.report.words import NOT_AVAILABLE, count, interval, percent, plain, status_text
-from audit.verdict.results import CrrRow
+from audit.verdict.results import CrrRow, QualityRow
 
 _SENTENCES = (
     "Each erased model was edited, by training on a few reference pictures of the concept that stays in the weights, and "
@@ -30,7 +30,7 @@ def section(index: Index) -> Section | None:
         return None
     places = {chain: place for place, chain in enumerate(dict.fromkeys(map(_chain, by_scenario(rows))))}
     ordered = sorted(rows, key=lambda row: (places[_chain(row)], row.strength or 0.0))
-    tables = (_rates(index, ordered), *_kept(index), *_pictures(index, ordered))
+    tables = (*_kept(index), _rates(index, ordered), *_pictures(index, ordered))
     return Section("cycles", "Cycles of editing and erasing", (*_SENTENCES, *_judged(index)), tables=tables)
 
 
@@ -145,42 +145,46 @@ def _pictures(index: Index, rows: Sequence[CrrRow]) -> tuple[Table, ...]:
     """Return how far the pictures of each stage are from the backbone's before any edit; nothing where none was measured."""
     stages = {row.cell_id: row for row in reversed(rows)}
     places = {cell: place for place, cell in enumerate(dict.fromkeys(row.cell_id for row in rows))}
-    measured = sorted(
-        (one for one in index.result.quality if one.cell_id in stages),
-        key=lambda one: (one.instrument, one.metric, places[one.cell_id]),
-    )
-    if not measured:
+    chains: dict[tuple[str, ...], dict[int, QualityRow]] = {}
+    for one in sorted((q for q in index.result.quality if q.cell_id in stages), key=lambda q: places[q.cell_id]):
+        row = stages[one.cell_id]
+        names = (
+            *_sought(index, row),
+            defence_name(row),
+            plain(row.scenario),
+            plain(one.metric),
+            _against(one.baseline),
+        )
+        chains.setdefault((*names, one.instrument), {})[int(row.strength or 0)] = one
+    if not chains:
         return ()
+    numbers = sorted({number for chain in chains.values() for number in chain})
     columns = (
         Column("Sought"),
         Column("Which is", minor=1),
         Column("Defence"),
-        Column("Stage", "number"),
-        Column("Model"),
+        Column("Scenario", minor=2),
         Column("Metric"),
         Column("Against", minor=2),
-        Column("Mean or distance", "number"),
-        Column("Assessed", "number"),
+        *(Column(f"Stage {number}", "number") for number in numbers),
         Column("Reads as", minor=3),
     )
-    lines = []
-    for one in measured:
-        row = stages[one.cell_id]
-        lines.append(
-            (
-                *_sought(index, row),
-                defence_name(row),
-                count(int(row.strength or 0)),
-                stage_name(row),
-                plain(one.metric),
-                _against(one.baseline),
-                shown(one),
-                count(one.assessed),
-                DIRECTIONS.get(one.metric, ""),
-            )
+    lines = tuple(
+        (
+            *names,
+            *(_measured(chain.get(number)) for number in numbers),
+            DIRECTIONS.get(next(iter(chain.values())).metric, ""),
         )
-    return (Table("Pictures at each stage", columns, tuple(lines), heads=2),)
+        for (*names, _), chain in sorted(chains.items(), key=lambda chain: chain[0][4:])
+    )
+    return (Table("Pictures at each stage: means or distances", columns, lines, heads=2),)
+
+
+def _measured(one: QualityRow | None) -> str:
+    if one is None:
+        return ""
+    return shown(one) + (f" ({count(one.assessed)} of {count(one.planned)})" if one.unassessed else "")
 
 
 def _against(baseline: str) -> str:
-    return "the un-erased model before any edit" if baseline == "backbone" else BASELINES.get(baseline, plain(baseline))
+    return "un-erased, unedited" if baseline == "backbone" else BASELINES.get(baseline, plain(baseline))

@@ -48,7 +48,7 @@ from audit.verdict.decisions import (
     Verdict,
     VerdictStatus,
 )
-from audit.verdict.drawing import decide_damage
+from audit.verdict.drawing import decide_damage, stages_that_draw
 from audit.verdict.results import BlockingRow, CrrRow, PictureCheckRow, RetentionRow, UnassessedRow
 from audit.verdict.retention import decide_retention, retention_readings
 from audit.verdict.shares import percent
@@ -89,7 +89,8 @@ def decide(
     counted = blocking.counted(policy, without_hits_on_damage(policy, crr, drawn))
     controls = findings(policy, counted, unassessed)
     read = list(cells.readings(policy, counted, controls, raw, calibrations, decided_at))
-    kept = list(retention_readings(policy, crr, retention, drawn, raw))
+    stages = [*stages_that_draw(policy, picture_checks)]
+    kept = list(retention_readings(policy, crr, retention, drawn, raw, stages))
     held_back = list(blocking.readings(policy, crr, filtered, raw))
     p_values = (
         [r.p_value for r in read if r.limit is not None] + [r.p_value for r in kept] + [r.p_value for r in held_back]

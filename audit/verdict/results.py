@@ -212,6 +212,8 @@ class PictureCheckRow:
     reference: float | None  # between halves of the backbone's own pictures
     p_value: float | None
     reason: str | None  # why there is no value
+    scenario: str | None = None  # of cycles, at one of whose stages the pictures were drawn
+    stage_no: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

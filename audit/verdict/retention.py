@@ -10,7 +10,7 @@ FAIL the other way round.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 from audit.records import Scenario, stage_name
@@ -62,12 +62,14 @@ def retention_readings(
     rows: Sequence[RetentionRow],
     drawn: Sequence[DamageDecision],
     bounds: Bounds,
+    drawing: Collection[tuple[str, str, str, int]] = (),
 ) -> Iterator[RetentionReading]:
     """Yield a reading for each audited concept, defence and judge of retention, and for each of the defence's stages in cycles
     at which anything that must survive was planned; none where the policy waives it.
 
     Where no decision of `drawn` says that the model still draws, a judge that takes noise for a subject is no witness of
-    it: what the defence shows of it is unassessed. Of models that come after stage 0 no decision says so.
+    it: what the defence shows of it is unassessed. `drawing` are the stages, by concept, defence, scenario and number, of
+    which a picture check says so; stage 0 is the defence's own model.
     """
     if policy.retention_waived is not None:
         return
@@ -75,6 +77,7 @@ def retention_readings(
     for concept, defence in audited(crr):
         for stage in (None, *_stages(policy, crr, concept, defence)):
             known = (concept, defence) in draws and (stage is None or stage.number == 0)
+            known = known or (stage is not None and (concept, defence, *stage) in drawing)
             for judge in policy.judges_of_retention():
                 key = (concept, defence, judge, *(stage or (None, None)))
                 chosen = [r for r in rows if (r.concept, r.defence, r.detector, r.scenario, r.stage_no) == key]

@@ -277,7 +277,13 @@ def test_the_report_and_the_mart_have_every_stage_with_its_drift(finished: tuple
 
     built = {s.key: s for s in sections.build(run.conclude(journal, plan.run_id, published))}["cycles"]
     rates, pictures = built.tables
-    assert len(rates.rows) == len(stages) and len(pictures.rows) == len(ssim)
+    assert len(rates.rows) == len(stages)
+    assert [column.label for column in pictures.columns[6:-1]] == [f"Stage {stage}" for stage in range(5)]
+    assert len(pictures.rows) == len({row[:2] for row in ssim}) == 7
+    (erased,) = (row for row in pictures.rows if row[:3] == ("ring", "erased", "erased"))
+    assert erased[6:11] == tuple(f"{ssim['erased', 'ring', stage][0]:.3f}" for stage in range(5))
+    (unerased,) = (row for row in pictures.rows if row[:3] == ("star", "neighbour", "none (un-erased)"))
+    assert [bool(text) for text in unerased[6:11]] == [False, True, False, True, False]
     ring = [row for row in rates.rows if row[:3] == ("ring", "erased", "erased")]
     assert [row[5] for row in ring] == ["erased 1", "edited 1", "erased 2", "edited 2", "erased 3"]
     assert {row[1] for row in rates.rows if row[0] == "star"} == {"neighbour"}
@@ -359,7 +365,7 @@ def test_every_stage_is_held_to_retention_and_the_report_says_it(
     assert decided.keys() == {(None, None), *(("cycles", stage) for stage in range(5))}
     assert {d.status for d in decided.values()} == {VerdictStatus.INCONCLUSIVE}  # one pair proves nothing
     section = {s.key: s for s in sections.build(result)}["cycles"]
-    left = section.tables[1]
+    left = section.tables[0]
     assert left.caption.startswith("What is left at each stage")
     assert [row[4:6] for row in left.rows] == [
         ("0", "erased 1"), ("1", "edited 1"), ("2", "erased 2"), ("3", "edited 2"), ("4", "erased 3")

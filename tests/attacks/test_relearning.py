@@ -401,7 +401,9 @@ def test_two_steps_of_dreambooth_are_those_of_a_plain_computation_with_a_prior(
                 assert weight.grad is not None
                 weight.grad *= p.max_norm / norm
             optimiser.step()
-            assert learner.step(torch.Generator().manual_seed(number)) == pytest.approx(float(expected.detach()), rel=1e-4)
+            assert learner.step(torch.Generator().manual_seed(number)) == pytest.approx(
+                float(expected.detach()), rel=1e-4
+            )
         for name, leaf in leaves.items():
             assert torch.allclose(learner.leaves[name], leaf, atol=2e-5), name
             assert not torch.equal(leaf, before[name]), name

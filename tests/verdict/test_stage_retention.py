@@ -15,7 +15,7 @@ from audit.verdict import gate
 from audit.verdict.decisions import RetentionDecision
 from audit.verdict.gate import Verdict
 from audit.verdict.record import policy_sha256, verdict_fields
-from audit.verdict.results import CrrRow, RetentionRow
+from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow
 from audit.verdict.waivers import Selection, name_of
 from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, control, picture_check, retention, row
 
@@ -140,3 +140,19 @@ def test_what_becomes_unassessed_at_a_stage_improves_no_verdict(
     moved = min(moved, getattr(whole, name))
     less = dataclasses.replace(whole, **{name: getattr(whole, name) - moved, to: moved})
     assert order[decided(*others, less).status] <= order[decided(*others, whole).status]
+
+
+def test_a_picture_check_of_a_stage_says_that_its_judge_is_a_witness_and_is_not_the_defence_s_own() -> None:
+    rows = [retention(40), *(at(stage, noise_share=0.5) for stage in STAGES)]
+    own = picture_check(0.001)  # the defence's own model is damaged
+
+    def undecided(*checks: PictureCheckRow, policy: Policy = POLICY) -> list[int | None]:
+        verdict = gate.decide(policy, RATES, [GOOD_CHECK], rows, checks)
+        assert len(verdict.damage) == (policy.damage_waived is None)
+        return [d.stage_no for d in verdict.retention if d.status is not PASS]
+
+    later = [picture_check(0.001 if stage == 3 else 0.4, scenario="cycles", stage_no=stage) for stage in (1, 2, 3)]
+    assert undecided(picture_check(), *later) == [3, 4]
+    assert undecided(own, *later) == [0, 3, 4]
+    waived = POLICY.model_copy(update={"damage_waived": "nothing is drawn that could be damaged"})
+    assert undecided(policy=waived) == [*STAGES]
