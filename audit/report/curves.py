@@ -47,7 +47,7 @@ def cycle_curves(index: Index) -> tuple[Plot, ...]:
     never = {row.subject for row in index.cycles() if row.control == Control.UNLEARNED}
     own = [row for row in points if row.subject == row.concept or row.subject in never]
     others = [row for row in points if row not in own and row.subject != BENIGN_PROMPTS]
-    return (*_figures(index, own, "cycle"), *_figures(index, others, "neighbour", "the rate of the neighbours"))
+    return (*_figures(index, own, "cycle"), *_figures(index, others, "neighbour", "Rate of the neighbours"))
 
 
 def _figures(index: Index, rows: Sequence[CrrRow], prefix: str, what: str = "CRR") -> tuple[Plot, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from audit.records import BENIGN_PROMPTS, Control
 from audit.records import stage_name as defended
@@ -23,14 +23,17 @@ _SENTENCES = (
 )
 
 
-def section(index: Index) -> Section | None:
-    """Return the section on cycles, or None where no scenario edits and erases in turn."""
+def section(index: Index, *, reasons: Collection[str] = ()) -> Section | None:
+    """Return the section on cycles, or None where no scenario edits and erases in turn.
+
+    Its decisions have no column of reasons when `reasons` has them all.
+    """
     rows = index.cycles()
     if not rows:
         return None
     places = {chain: place for place, chain in enumerate(dict.fromkeys(map(_chain, by_scenario(rows))))}
     ordered = sorted(rows, key=lambda row: (places[_chain(row)], row.strength or 0.0))
-    tables = (*_kept(index), _rates(index, ordered), *_pictures(index, ordered))
+    tables = (*_kept(index, reasons), _rates(index, ordered), *_pictures(index, ordered))
     return Section("cycles", "Cycles of editing and erasing", (*_SENTENCES, *_judged(index)), tables=tables)
 
 
@@ -101,7 +104,7 @@ def _judged(index: Index) -> tuple[str, ...]:
     )
 
 
-def _kept(index: Index) -> tuple[Table, ...]:
+def _kept(index: Index, reasons: Collection[str]) -> tuple[Table, ...]:
     """Return the decisions on what must survive at each stage, in the order of the stages; nothing without any."""
     decisions = [decision for decision in index.result.verdict.retention if decision.stage_no is not None]
     if not decisions:
@@ -110,9 +113,7 @@ def _kept(index: Index) -> tuple[Table, ...]:
         Column("Decision", "status"),
         Column("Concept", minor=3),
         Column("Defence"),
-        Column("Scenario", minor=4),
-        Column("Stage", "number"),
-        Column("Model"),
+        Column("Stage"),
         Column("Judge", minor=1),
         *survival.KEPT,
     )
@@ -121,9 +122,7 @@ def _kept(index: Index) -> tuple[Table, ...]:
             status_text(d.status.value),
             plain(d.concept),
             plain(d.defence),
-            plain(d.scenario),
-            count(d.stage_no or 0),
-            defended(d.stage_no or 0),
+            plain(f"{d.stage} ({defended(d.stage_no or 0)})"),
             plain(d.detector),
             *survival.kept(d),
         )
@@ -132,7 +131,7 @@ def _kept(index: Index) -> tuple[Table, ...]:
     caption = (
         f"What is left at each stage: a share of the un-erased model's rate, at {index.bounds_confidence()} confidence"
     )
-    return (Table(caption, columns, lines, stack=True),)
+    return (Table(caption, columns, lines, stack=True).with_reasons([d.reason for d in decisions], reasons),)
 
 
 def _drift(before: float | None, rate: float | None) -> str:

@@ -300,7 +300,7 @@ def test_curves_go_from_the_first_stage_to_the_last(finished: tuple[Plan, Journa
         and ">4<" in concept.wide
         and ">none<" not in concept.wide
     )
-    assert "the rate of the neighbours of ring" in neighbours.caption and "star" in neighbours.wide
+    assert "Rate of the neighbours of ring" in neighbours.caption and "star" in neighbours.wide
     assert BENIGN_PROMPTS not in neighbours.wide
     page = render(result, picture)
     assert page.index("Cycles of editing and erasing") < page.index("CRR of ring by nude at each stage")
@@ -367,9 +367,8 @@ def test_every_stage_is_held_to_retention_and_the_report_says_it(
     section = {s.key: s for s in sections.build(result)}["cycles"]
     left = section.tables[0]
     assert left.caption.startswith("What is left at each stage")
-    assert [row[4:6] for row in left.rows] == [
-        ("0", "erased 1"), ("1", "edited 1"), ("2", "erased 2"), ("3", "edited 2"), ("4", "erased 3")
-    ]  # fmt: skip
+    models = ("erased 1", "edited 1", "erased 2", "edited 2", "erased 3")
+    assert [row[3] for row in left.rows] == [f"cycles, stage {stage} ({name})" for stage, name in enumerate(models)]
     assert "at every stage" in section.sentences[-1]
     survival = {s.key: s for s in sections.build(result)}["survival"]
     assert len(survival.tables[0].rows) == 1  # the defence itself
