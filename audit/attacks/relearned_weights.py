@@ -13,11 +13,19 @@ from audit.diffusion.low_rank import LowRank
 
 
 class Moved(Protocol):
-    """What a training moves. `leaves` are trained in place, while it acts; `what` names it in reports."""
+    """What a training moves."""
 
-    leaves: Mapping[str, nn.Parameter]
-    what: str
-    layers: int
+    @property
+    def leaves(self) -> Mapping[str, nn.Parameter]:
+        """Return what is trained in place while it acts, by name."""
+
+    @property
+    def what(self) -> str:
+        """Return what it is called in reports."""
+
+    @property
+    def layers(self) -> int:
+        """Return the number of layers that it changes."""
 
     def acting(self) -> contextlib.AbstractContextManager[None]:
         """Open a block in which the network has what is trained; afterwards it is as it was before."""

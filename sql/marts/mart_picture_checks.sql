@@ -1,4 +1,5 @@
--- grain: one row per run and cell of a defence's benign prompts, at a stage of cycles or not: do its pictures still look like the un-erased model's?
+-- grain: one row per run and cell of a defence's benign prompts, at a stage of cycles or not:
+-- do its pictures still look like the un-erased model's?
 select
     r.run_id,
     p.cell_id,
