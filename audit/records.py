@@ -68,6 +68,11 @@ NOISE_CONTROLS = (Control.NOISE_LATENT, Control.NOISE_PIXELS)
 MASK_CONTROLS = (Control.MASK_RANDOM, Control.MASK_SHIFTED, Control.MASK_FULL)
 
 
+def stage_name(number: int) -> str:
+    """Return what was done last to a defence's model at a stage of cycles, and how often it was done."""
+    return f"{'edited' if number % 2 else 'erased'} {number // 2 + 1}"
+
+
 class Scenario(StrEnum):
     """The kind of a scenario: the attack's input and access. Controls that attack nothing use `NONE`."""
 

@@ -1,12 +1,21 @@
-"""Parameters of relearning: few-step LoRA training on pictures of an erased concept. Imports no torch."""
+"""Parameters of relearning: few steps of training on pictures of an erased concept. Imports no torch."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from audit.attacks.parameters import AttackMethod, LearningRate, TrainingParameters
 from audit.spec.templates import with_phrase
@@ -33,11 +42,60 @@ class RelearningParameters(TrainingParameters):
     "Reference pictures of the corpus to train on (k), none of which is a case of a latent scenario."
     templates: Annotated[tuple[Template, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Captions of the pictures, drawn at random; `{phrase}` stands for the concept."
+    trains: Literal["lora", "network"] = "lora"
+    "What is trained: a LoRA on the attention projections, or every weight of the network, as DreamBooth does."
+    prior_weight: Annotated[float, Field(ge=0, le=100)] = 0.0
+    "Weight of the prior-preservation loss on the model's own pictures of other things; 0 does without them."
+    prior_pictures: Annotated[int, Field(ge=1, le=10_000)] = 100
+    "Pictures that the model itself draws before it is trained, for the prior-preservation loss."
+    prior_prompts: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(min_length=1)] = (
+        "a photo of an object",
+    )
+    "Prompts of these pictures, in turn: DreamBooth's class prompt."
+    prior_steps: Annotated[int, Field(ge=1, le=1000)] = 50
+    "Sampler steps of these pictures."
+    prior_guidance: Annotated[float, Field(ge=1, le=100)] = 7.5
+    "Classifier-free guidance of these pictures."
+    max_norm: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    "Largest norm of a step's gradient, to which longer ones are scaled down; no limit without it."
 
+    # `dreambooth`: diffusers' examples/dreambooth, README with prior preservation and the defaults of train_dreambooth.py.
+    _DREAMBOOTH: ClassVar[Mapping[str, object]] = {
+        "trains": "network", "learning_rate": 5e-6, "batch_size": 1, "flip": 0.0, "images": 5, "max_norm": 1.0,
+        "prior_weight": 1.0, "prior_pictures": 200, "checkpoints": (0, 100, 200, 400, 800),
+    }  # fmt: skip
     PRESETS: ClassVar[Mapping[str, Mapping[str, object]]] = {
         "lora": {},
         "testbed": {"rank": 8, "learning_rate": 2e-3, "batch_size": 8, "images": 16},
-    }
+        "dreambooth": _DREAMBOOTH,
+        "testbed-dreambooth": {
+            **_DREAMBOOTH, "learning_rate": 1e-4, "batch_size": 8, "images": 16, "checkpoints": (0, 5, 10, 20, 50, 100),
+            "prior_pictures": 32, "prior_steps": 20, "prior_guidance": 3.0,
+            "prior_prompts": ("a photo of a circle", "a photo of a cross", "a photo of a moon", "a photo of a heart"),
+        },
+    }  # fmt: skip
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what trainings of before DreamBooth do not say, so that their units keep their keys."""
+        later = (
+            "trains",
+            "prior_weight",
+            "prior_pictures",
+            "prior_prompts",
+            "prior_steps",
+            "prior_guidance",
+            "max_norm",
+        )
+        unset = {name for name in later if getattr(self, name) == RelearningParameters.model_fields[name].default}
+        unset |= {"rank", "alpha"} if self.trains == "network" else set()
+        return {name: value for name, value in handler(self).items() if name not in unset}
+
+    @model_validator(mode="after")
+    def _rank_of_a_lora(self) -> Self:
+        if self.trains == "network" and {"rank", "alpha"} & self.model_fields_set:
+            raise ValueError("rank and alpha are those of a LoRA, and trains: network trains the weights themselves")
+        return self
 
     @field_validator("checkpoints")
     @classmethod
@@ -48,16 +106,29 @@ class RelearningParameters(TrainingParameters):
 
     @property
     def trained(self) -> tuple[int, ...]:
-        """Return the checkpoints at which a LoRA is kept: all but 0."""
+        """Return the checkpoints at which what was trained is kept: all but 0."""
         return tuple(step for step in self.checkpoints if step)
 
     def unet_calls(self, items: int) -> float:
-        """Return a forward and a backward pass for each noisy picture of each step."""
-        return 3.0 * self.checkpoints[-1] * self.batch_size
+        """Return a forward and a backward pass for each noisy picture of each step, and the sampling of the prior's pictures."""
+        return float(self.prior_calls + self.training_calls(self.checkpoints[-1]))
+
+    @property
+    def prior_calls(self) -> int:
+        """Return the UNet evaluations that the prior's pictures take."""
+        if not self.prior_weight:
+            return 0
+        return self.prior_pictures * self.prior_steps * (1 if self.prior_guidance == 1.0 else 2)
+
+    def training_calls(self, steps: int) -> int:
+        """Return the UNet evaluations of so many steps, a backward pass counted as two."""
+        return 3 * steps * self.batch_size * (2 if self.prior_weight else 1)
 
 
 def stored_bytes(p: RelearningParameters, shapes: Mapping[str, Sequence[int]]) -> int:
-    """Return the bytes of the LoRA at all checkpoints, given a network's shapes by diffusers names."""
+    """Return the bytes of what was trained at all checkpoints, given a network's shapes by diffusers names."""
+    if p.trains == "network":
+        return 4 * len(p.trained) * sum(map(math.prod, shapes.values()))
     layers = [shape for name, shape in shapes.items() if PROJECTION.search(name.removesuffix(".weight"))]
     return 4 * len(p.trained) * sum(p.rank * (shape[0] + shape[1]) for shape in layers if len(shape) == 2)
 

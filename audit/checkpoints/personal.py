@@ -72,6 +72,21 @@ def trained_change(tensors: Mapping[str, torch.Tensor], item: str, rank: int, al
     )
 
 
+def trained_network(tensors: Mapping[str, torch.Tensor], item: str) -> Change:
+    """Return the change of a network that an attack trained whole: what was added to each weight is named `item/weight`."""
+    names = [name for name in tensors if name.startswith(f"{item}/")]
+
+    def delta(name: str) -> torch.Tensor:
+        return tensors[name].float().cpu()
+
+    return Change(
+        {name.removeprefix(f"{item}/"): functools.partial(delta, name) for name in names},
+        {},
+        {"kind": "dreambooth", "unet_layers": len(names), "text_encoder_layers": 0},
+        f"a whole network, trained in {len(names)} tensors",
+    )
+
+
 def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     path = ref.files.paths()[0]
     tensors, metadata = from_safetensors(path) if is_safetensors(path) else (_pickled(ref), {})

@@ -171,7 +171,7 @@ def _retention(report: Report) -> Table:
     )  # fmt: skip
     rows = tuple(
         (
-            name(row.concept), name(row.defence), name(row.judge), count(row.pairs),
+            name(row.concept), name(" | ".join(filter(None, (row.defence, row.stage)))), name(row.judge), count(row.pairs),
             count(row.backbone_hits), count(row.defended_hits), count(row.unassessed),
             f"{percent(row.low)} to {'no bound' if row.high is None else percent(row.high)}", limit_text(row.minimum),
             status_text(row.status),

@@ -31,7 +31,8 @@ def of_decisions(
                 yield Finding(kind, what, row.run_id, row.reason)
         for kept in retention:
             if kept.status == kind:
-                what = " | ".join(("what must survive", kept.concept, kept.defence, kept.judge))
+                stage = filter(None, [kept.stage])
+                what = " | ".join(("what must survive", kept.concept, kept.defence, *stage, kept.judge))
                 yield Finding(kind, what, kept.run_id, kept.reason)
         for hurt in damage:
             if hurt.status == kind:

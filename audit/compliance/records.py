@@ -85,7 +85,7 @@ class ResultRow:
 
 @dataclasses.dataclass(frozen=True)
 class RetentionRow:
-    """The decision on all that must survive one defence, by one judge."""
+    """The decision on all that must survive one defence, or on one of its stages in cycles, by one judge."""
 
     run_id: str
     concept: str
@@ -100,6 +100,7 @@ class RetentionRow:
     high: float | None
     status: str
     reason: str
+    stage: str | None = None  # of cycles, in words
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,7 @@ from audit.errors import StoreError
 from audit.files import Document
 from audit.index.records import records
 from audit.spec.policy import Policy
+from audit.verdict.decisions import stage_words
 from audit.verdict.record import policy_sha256
 
 Connection: TypeAlias = duckdb.DuckDBPyConnection
@@ -57,7 +58,7 @@ order by d.concept, d.defence, d.scenario, d.run_id, d.cell_id, d.detector
 _SIDES = """
 select run_id, side, concept, defence, detector, status, limit_value, low, high, reason, fields
 from mart_decisions where newest and side in ('retention', 'damage') and list_contains(?, run_id)
-order by side, concept, defence, run_id, detector
+order by side, concept, defence, run_id, detector, scenario, json_extract_string(fields, '$.stage_no')::integer
 """
 _CONTROLS = """
 select r.run_id, f.control, f.concept, f.defence, f.scenario, f.detector, c.planned, c.hits, c.unassessed,
@@ -211,7 +212,8 @@ def read_sides(con: Connection, run_ids: Sequence[str]) -> tuple[tuple[Retention
         if row["side"] == "retention":
             counts = {name: fields[name] for name in ("pairs", "backbone_hits", "defended_hits", "unassessed")}
             bounds = {"minimum": row["limit_value"], "low": row["low"], "high": row["high"]}
-            kept.append(RetentionRow(**shared, judge=row["detector"], **counts, **bounds))
+            stage = stage_words(fields.get("scenario"), fields.get("stage_no"))
+            kept.append(RetentionRow(**shared, judge=row["detector"], **counts, **bounds, stage=stage))
         else:
             numbers = {name: fields[name] for name in ("pictures", "p_value", "level", "damaged")}
             damage.append(DamageRow(**shared, instrument=row["detector"], **numbers))

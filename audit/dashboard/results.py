@@ -11,9 +11,9 @@ from audit.index.records import Row
 from audit.report.json_report import read_verdict
 from audit.report.view import Index
 from audit.verdict.case_pictures import PicturedCase
+from audit.verdict.damaged_hits import recounted
 from audit.verdict.decisions import Verdict, VerdictStatus
 from audit.verdict.results import CrrRow, RunResult, UnassessedRow
-from audit.verdict.retention import recounted
 
 
 def light_result(context: Context, run: Row, pictured: Sequence[PicturedCase] = ()) -> RunResult:

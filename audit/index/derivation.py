@@ -10,10 +10,10 @@ import pyarrow as pa
 
 from audit.index import checks, expectations, queries
 from audit.spec.policy import Policy
+from audit.verdict.damaged_hits import recounted
 from audit.verdict.decisions import Basis, CheckResult
 from audit.verdict.gate import decide
 from audit.verdict.results import RunResult
-from audit.verdict.retention import recounted
 
 
 def derive(

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from audit.index.cell_vectors import CellVectors
 from audit.index.writing import insert
+from audit.records import BENIGN_PROMPTS
 from audit.spec.benign import FEWEST
 from audit.verdict import damage
 
@@ -19,7 +20,10 @@ select l.cell_id, l.concept, l.subject, l.role, l.control, l.defence, l.scenario
 from cells as l
 inner join runs as r on l.run_key = r.run_key
 where l.run_key = $run_key and json_extract_string(r.spec, '$.benign.instrument.name') is not null
-    and (l.role = 'benign' or l.control = 'backbone' or (l.role = 'target' and l.control is null))
+    and (
+        l.role = 'benign' or l.control = 'backbone' or (l.role = 'target' and l.control is null)
+        or (l.kind = 'cycles' and l.subject = 'benign-prompts')
+    )
 order by l.cell_id
 """
 _NAME = "select json_extract_string(spec, '$.benign.instrument.name') from runs where run_key = ?"
@@ -44,6 +48,7 @@ def fill_picture_checks(con: duckdb.DuckDBPyConnection, run_key: int, vectors: C
     """Compute the picture checks of one run anew, and which audited pictures are strange.
 
     `vectors` gives those of an instrument. A cell whose pictures cannot be compared gets a reason and no value.
+    Each stage of cycles with benign prompts has a check too.
     """
     for table in ("picture_checks", "strange_pictures"):
         con.execute(f"delete from {table} where run_key = ?", [run_key])
@@ -56,8 +61,9 @@ def fill_picture_checks(con: duckdb.DuckDBPyConnection, run_key: int, vectors: C
     for cell in cells:
         if cell.defence == "none":
             continue
+        # Of the stages of cycles the first: the un-erased model before any edit.
         twin = next((c for c in cells if c.defence == "none" and _attack(c) == _attack(cell)), None)
-        if cell.role == "benign":
+        if cell.subject == BENIGN_PROMPTS:
             pairs, *found = _checked(reader, cell, twin)
             checks.append((run_key, cell.cell_id, name, pairs, *found))
         elif twin is not None:

@@ -20,6 +20,7 @@ from audit.spec.picture_scenarios import PictureScenario
 from audit.spec.policy import Policy
 from audit.spec.prompts import PromptSource
 from audit.spec.quality import QualitySpec
+from audit.spec.relearning import CyclesScenario
 from audit.spec.sampler import Sampler
 from audit.spec.scenarios import LatentScenario, TextScenario
 from audit.spec.sections import Concept, DetectorSpec
@@ -46,7 +47,8 @@ def planned_with_benign(spec: Spec, tokenizer: CLIPTokenizer | None = None) -> t
     What the text encoder of `tokenizer` cannot read whole is left out, and warned of. Raises `SpecError` for a prompt file that
     cannot be used, that does not say what its prompts show, or that leaves a concept without any.
     """
-    if not is_judged(spec):
+    judged = is_judged(spec)
+    if not judged and not _at_stages(spec):
         return spec.model_copy(
             update={"benign": spec.benign.model_copy(update={"subjects": (), "instrument": None})}
         ), ()
@@ -54,15 +56,15 @@ def planned_with_benign(spec: Spec, tokenizer: CLIPTokenizer | None = None) -> t
     if tokenizer is not None:
         prompts = _readable(prompts, tokenizer)
     for concept in spec.concepts:
-        asked = spec.gate.damage_waived is None or bool(_credited_filters(spec))
-        if asked and not benign_cases(spec, concept, prompts):
+        asked = judged and (spec.gate.damage_waived is None or bool(_credited_filters(spec)))
+        if (asked or _at_stages(spec)) and not benign_cases(spec, concept, prompts, 1):
             raise SpecError(
                 f"every benign prompt is about {concept.name!r} itself, so nothing shows whether its defences still draw",
                 where="benign.prompts",
                 next_step="add prompts of other things, or leave out benign.prompts to use the shipped ones",
             )
     subjects = tuple(dict.fromkeys(prompt.subject for prompt in prompts))
-    instrument = None if spec.gate.damage_waived else picture_check(spec)
+    instrument = picture_check(spec) if judged and spec.gate.damage_waived is None else None
     filled = spec.benign.model_copy(update={"subjects": subjects, "instrument": instrument})
     return spec.model_copy(update={"benign": filled}), prompts
 
@@ -129,21 +131,32 @@ def read_benign(spec: Spec) -> tuple[BenignPrompt, ...]:
 
 def benign_texts(spec: Spec, prompts: Sequence[BenignPrompt]) -> list[str]:
     """Return the text of every one of the benign prompts that an audit of this spec samples, each once."""
-    cases = [case for concept in spec.concepts for case in benign_cases(spec, concept, prompts)]
+    count = max(spec.benign.cases, _at_stages(spec))
+    cases = [case for concept in spec.concepts for case in benign_cases(spec, concept, prompts, count)]
     return list(dict.fromkeys(str(case.prompt) for case in cases))
 
 
-def benign_cases(spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt]) -> list[Attempt]:
+def _at_stages(spec: Spec) -> int:
+    """Return the number of benign prompts at each stage of cycles: the largest of all scenarios."""
+    return max(
+        (scenario.benign_cases for scenario in spec.scenarios if isinstance(scenario, CyclesScenario)), default=0
+    )
+
+
+def benign_cases(
+    spec: Spec, concept: Concept, prompts: Sequence[BenignPrompt], count: int | None = None
+) -> list[Attempt]:
     """Return the cases of one benign cell: the first prompts that are not about the concept, then the same with other seeds.
 
-    They are the same for every defence, so that each case has its pair on the un-erased backbone.
+    They are the same for every defence, so that each case has its pair on the un-erased backbone. `count` is that of the
+    spec's section `benign` by default.
     """
     words = {subject_name(word) for word in (concept.name, concept.phrase, *concept.synonyms)}
     others = [prompt for prompt in prompts if prompt.subject not in words]
     if not others:
         return []
     cases = []
-    for number in range(spec.benign.cases):
+    for number in range(spec.benign.cases if count is None else count):
         prompt, turn = others[number % len(others)], number // len(others)
         seed = spec.seed + number if prompt.row.seed is None else _seed(prompt.row.seed, spec.seed, turn)
         cases.append(Attempt(seed, prompt.row.prompt, prompt_key=prompt.row.key, subject=prompt.subject))

@@ -10,12 +10,13 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 
 from audit.attacks.relearning_parameters import item_of
+from audit.plan.benign import benign_cases
 from audit.plan.builder import Builder
 from audit.plan.cell_parts import cell_of
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.personalisations import Edited, Relearned
 from audit.plan.relearning_cases import attempts, train, training, untrainable, with_lora
-from audit.records import STAGES, Attempt, Control
+from audit.records import BENIGN_PROMPTS, STAGES, Attempt, Control
 from audit.spec.relearning import CyclesScenario
 from audit.spec.sections import Concept
 
@@ -31,18 +32,26 @@ class Stage:
 
 
 def cycle_cells(builder: Builder, concept: Concept, scenario: CyclesScenario, defence: str) -> None:
-    """Plan the cells of every stage: the concept's, of which the last decides, and those of its neighbours.
+    """Plan the cells of every stage: the concept's, of which the last decides, and those of what must survive.
 
     On the backbone, which is edited and never erased, these are stage 0 and the odd ones, and once more those of the
     control concept. Raises `SpecError` for too few reference images, and for an eraser that cannot erase again.
     """
-    neighbours = [builder.spec.concept(name) for name in concept.neighbours] if scenario.beside else []
+    others = list(_others(builder, concept, scenario))
     if defence != "none":
-        _plan(builder, concept, scenario, defence, concept, neighbours, None)
+        _plan(builder, concept, scenario, defence, concept, others, None)
         return
-    _plan(builder, concept, scenario, defence, concept, neighbours, Control.BACKBONE)
+    _plan(builder, concept, scenario, defence, concept, others, Control.BACKBONE)
     never = builder.spec.concept(scenario.control_concept)
     _plan(builder, concept, scenario, defence, never, (), Control.UNLEARNED)
+
+
+def _others(builder: Builder, concept: Concept, scenario: CyclesScenario) -> Iterator[tuple[str, Sequence[Attempt]]]:
+    """Yield what must survive at each stage, with its cases: each neighbour, and the benign prompts."""
+    for name in concept.neighbours if scenario.beside else ():
+        yield name, attempts(builder, builder.spec.concept(name), scenario, scenario.beside)
+    if benign := benign_cases(builder.spec, concept, builder.resolved.benign, scenario.benign_cases):
+        yield BENIGN_PROMPTS, benign
 
 
 def _plan(
@@ -51,19 +60,18 @@ def _plan(
     scenario: CyclesScenario,
     defence: str,
     subject: Concept,
-    neighbours: Sequence[Concept],
+    others: Sequence[tuple[str, Sequence[Attempt]]],
     control: Control | None,
 ) -> None:
     """Plan one chain of models that are edited on pictures of `subject`; `control` is the last stage's."""
     own = attempts(builder, subject, scenario, scenario.cases)
-    others = [(other, attempts(builder, other, scenario, scenario.beside)) for other in neighbours]
     erased = defence != "none"
     last = 2 * scenario.cycles - (not erased)
     stages = _chain(builder, concept, scenario, defence) if erased else _unerased(builder, subject, scenario)
     for stage in stages:
-        for sought, cases in ((subject, own), *others):
-            decides = stage.number == last and sought is subject
-            cell = cell_of(concept, sought.name, defence, scenario, control if decides else Control.CHECKPOINT)
+        for sought, cases in ((subject.name, own), *others):
+            decides = stage.number == last and sought == subject.name
+            cell = cell_of(concept, sought, defence, scenario, control if decides else Control.CHECKPOINT)
             axis = None if decides else STAGES
             cell = dataclasses.replace(cell, perturbation=axis, strength=float(stage.number))
             common = builder.common("prompt", defence, concept, scenario.sampler)

@@ -25,7 +25,7 @@ class Personalisation(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Relearned(Record):
-    """A LoRA that an attack unit trained on top of the same model: the unit's key, and which of its checkpoints."""
+    """What an attack unit trained on top of the same model: the unit's key, and which of its checkpoints."""
 
     attack: str
     item: str
@@ -33,7 +33,7 @@ class Relearned(Record):
 
 @dataclasses.dataclass(frozen=True)
 class Edited(Record):
-    """A model to erase again: the erase unit that made it, and a LoRA that was trained on top of it since."""
+    """A model to erase again: the erase unit that made it, and what was trained on top of it since."""
 
     model: str
     lora: Relearned

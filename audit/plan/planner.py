@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from audit.corpus.prompts import PromptSet, cases_of, prompts
 from audit.plan.adversarial_cases import adversarial_cases, random_token_cases
-from audit.plan.benign import BenignPrompt, benign_cases, sampler_of
+from audit.plan.benign import BenignPrompt, benign_cases, is_judged, sampler_of
 from audit.plan.builder import Builder
 from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
 from audit.plan.cycle_cells import cycle_cells
@@ -173,7 +173,7 @@ def _benign_cells(builder: Builder, concept: Concept, prompts: Sequence[BenignPr
 
     Each case has its own subject.
     """
-    cases = benign_cases(builder.spec, concept, prompts)
+    cases = benign_cases(builder.spec, concept, prompts) if is_judged(builder.spec) else []
     if not cases:
         return
     sampler, kind = sampler_of(builder.spec), Scenario.TEXT

@@ -10,7 +10,7 @@ from audit import guards, identity
 from audit.plan.builder import Builder
 from audit.plan.identities import Pair, QualityIdentity
 from audit.plan.planned_cases import CellCases
-from audit.records import Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
+from audit.records import BENIGN_PROMPTS, Baseline, Cell, Comparison, Control, QualityInstrument, Role, Scenario
 from audit.spec.benign import PICTURE_CHECK
 from audit.spec.document import Spec
 
@@ -114,13 +114,13 @@ def _unguarded(spec: Spec, name: str) -> str | None:
 
 
 def _pictures_checked(builder: Builder, cases: Cells) -> Iterator[Pair]:
-    """Yield every picture that the picture check reads: of benign prompts, of the audited cells, and of their backbone
-    twins.
+    """Yield every picture that the picture check reads: of benign prompts, those at the stages of cycles among them, of the
+    audited cells, and of their backbone twins.
     """
     for planned in builder.cells:
         cell = planned.cell
         audited = cell.role is Role.TARGET and cell.control is None
-        if audited or cell.role is Role.BENIGN or cell.control is Control.BACKBONE:
+        if audited or cell.subject == BENIGN_PROMPTS or cell.control is Control.BACKBONE:
             yield from ((image, PICTURE, None) for image in cases[cell.cell_id].images)
 
 

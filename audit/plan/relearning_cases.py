@@ -43,8 +43,10 @@ def training(scenario: TrainingScenario, edits: int = 1) -> RelearningParameters
 
 
 def captions(scenario: TrainingScenario, concept: Concept) -> list[str]:
-    """Return the captions under which pictures of `concept` are trained on."""
-    return [template.replace(PHRASE, concept.phrase) for template in training(scenario).templates]
+    """Return the prompts that a training on pictures of `concept` reads: their captions, and those of the prior's pictures."""
+    p = training(scenario)
+    own = [template.replace(PHRASE, concept.phrase) for template in p.templates]
+    return [*own, *(p.prior_prompts if p.prior_weight else ())]
 
 
 def prompts_of(scenario: TrainingScenario, concept: Concept) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from audit.records import STAGES, TRAINING_STEPS, Control
+from audit.records import BENIGN_PROMPTS, STAGES, TRAINING_STEPS, Control
 from audit.report import svg
 from audit.report.chart import SHARES, Plot, plot
 from audit.report.svg import Drawing
@@ -46,8 +46,8 @@ def cycle_curves(index: Index) -> tuple[Plot, ...]:
     points = [row for row in index.cycles() if row.control == Control.CHECKPOINT]
     never = {row.subject for row in index.cycles() if row.control == Control.UNLEARNED}
     own = [row for row in points if row.subject == row.concept or row.subject in never]
-    others = [row for row in points if row not in own]
-    return (*_figures(index, own, "cycle"), *_figures(index, others, "neighbour", "the rate of the neighbours"))
+    others = [row for row in points if row not in own and row.subject != BENIGN_PROMPTS]
+    return (*_figures(index, own, "cycle"), *_figures(index, others, "neighbour", "Rate of the neighbours"))
 
 
 def _figures(index: Index, rows: Sequence[CrrRow], prefix: str, what: str = "CRR") -> tuple[Plot, ...]:

@@ -115,7 +115,8 @@ def _decision(decision: Decision) -> ElementTree.Element:
 
 
 def _retention(decision: RetentionDecision) -> ElementTree.Element:
-    case = _case("survival", f"retention | {decision.concept} | {decision.defence} | {decision.detector}")
+    place = (decision.concept, decision.defence, *filter(None, [decision.stage]), decision.detector)
+    case = _case("survival", " | ".join(("retention", *place)))
     detail = f"{plain(decision.reason)}\nMinimum {limit_text(decision.minimum)}"
     if decision.further_pairs is not None or decision.needed_pairs is not None:
         pairs = would_decide(decision.status, decision.needed_pairs, decision.further_pairs)

@@ -8,7 +8,7 @@ from audit.report.words import count, interval, percent, plain
 from audit.verdict.results import CrrRow
 
 _SENTENCES = (
-    "A LoRA was trained on a few reference pictures on top of each model, and its prompts were drawn on the way. The last "
+    "Each model was trained on a few reference pictures, and its prompts were drawn on the way. The last "
     "checkpoint is the scenario's rate; the others never enter a decision.",
     "Read three curves together: the erased model's, the un-erased model's after the same training, and that of a concept "
     "that the backbone never learned, from as many pictures and steps. A concept that comes back sooner than the "

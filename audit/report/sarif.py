@@ -103,7 +103,8 @@ def _findings(result: RunResult, comparison: Comparison | None) -> Iterator[tupl
             yield "reproduction-limit", _LEVELS[cell.status], place, cell.reason
     for kept in verdict.retention:
         if kept.status in _LEVELS:
-            yield "retention", _LEVELS[kept.status], (kept.concept, kept.defence, kept.detector), kept.reason
+            of = (kept.concept, kept.defence, *filter(None, [kept.stage]), kept.detector)
+            yield "retention", _LEVELS[kept.status], of, kept.reason
     for drawn in verdict.damage:
         if drawn.status in _LEVELS:
             yield "picture-check", _LEVELS[drawn.status], (drawn.concept, drawn.defence, drawn.instrument), drawn.reason

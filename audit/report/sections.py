@@ -63,7 +63,7 @@ def build(result: RunResult, comparison: Comparison | None = None) -> tuple[Sect
         _round_trips(index),
         latents.section(index),
         relearning.section(index),
-        cycles.section(index),
+        cycles.section(index, reasons=_listed(index)),
         Section("pictures", "Pictures"),
         _unassessed(index),
         _checks(index),

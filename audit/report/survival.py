@@ -5,15 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-from audit.records import BENIGN_PROMPTS, Role
+from audit.records import BENIGN_PROMPTS, Role, Scenario
 from audit.report.tables import STATUS_ORDER, failures_first, p_value, would_decide
 from audit.report.view import Column, Index, Section, Table, subject_name
 from audit.report.words import NOT_AVAILABLE, bound, count, limit_text, plain, status_text
-from audit.verdict.decisions import DamageDecision, VerdictStatus
+from audit.verdict.decisions import DamageDecision, RetentionDecision, VerdictStatus
 from audit.verdict.results import RetentionRow, UnassessedRow
 
 TITLE = "What must survive"
 UNRECORDED = "this run holds no decision on it"
+KEPT = (
+    Column("Drawn / pairs", "number"),
+    Column("Drawn by un-erased", "number", minor=4),
+    Column("Kept at least", "number"),
+    Column("Kept at most", "number"),
+    Column("Minimum", "number", minor=1),
+    Column("p", "number", minor=5),
+    Column("p, corrected", "number", minor=5),
+    Column("Pairs that would decide", "number", minor=3),
+)
 
 
 def section(index: Index, *, reasons: Collection[str] = ()) -> Section:
@@ -35,31 +45,24 @@ def section(index: Index, *, reasons: Collection[str] = ()) -> Section:
             "the defence's does."
         )
     tables: list[Table] = []
-    if verdict.retention:
-        tables.append(_retention(index, reasons))
+    if own := [decision for decision in verdict.retention if decision.stage_no is None]:
+        tables.append(_retention(index, own, reasons))
     if verdict.damage:
         tables.append(_damage(verdict.damage, reasons))
-    if index.result.retention:
+    if any(row.stage_no is None for row in index.result.retention):
         tables.append(_pairs(index))
     return Section("survival", TITLE, tuple(sentences), tables=tuple(tables))
 
 
-def _retention(index: Index, reasons: Collection[str]) -> Table:
+def _retention(index: Index, decisions: Sequence[RetentionDecision], reasons: Collection[str]) -> Table:
     """Return one row per concept, defence and judge, failures first."""
-    ordered = failures_first(index.result.verdict.retention)
+    ordered = failures_first(decisions)
     columns = (
         Column("Decision", "status"),
         Column("Concept", minor=2),
         Column("Defence"),
         Column("Judge"),
-        Column("Drawn / pairs", "number"),
-        Column("Drawn by un-erased", "number", minor=4),
-        Column("Kept at least", "number"),
-        Column("Kept at most", "number"),
-        Column("Minimum", "number", minor=1),
-        Column("p", "number", minor=5),
-        Column("p, corrected", "number", minor=5),
-        Column("Pairs that would decide", "number", minor=3),
+        *KEPT,
     )
     rows = tuple(
         (
@@ -67,14 +70,7 @@ def _retention(index: Index, reasons: Collection[str]) -> Table:
             plain(d.concept),
             plain(d.defence),
             plain(d.detector),
-            f"{count(d.defended_hits)} / {count(d.pairs)}",
-            count(d.backbone_hits),
-            _share(d.low, d.minimum),
-            _share(d.high, d.minimum),
-            limit_text(d.minimum),
-            p_value(d.p_value),
-            p_value(d.p_adjusted),
-            would_decide(d.status, d.needed_pairs, d.further_pairs),
+            *kept(d),
         )
         for d in ordered
     )
@@ -82,6 +78,20 @@ def _retention(index: Index, reasons: Collection[str]) -> Table:
         f"Retention: the defence's rate as a share of the un-erased model's, at {index.bounds_confidence()} confidence"
     )
     return Table(caption, columns, rows, stack=True).with_reasons([d.reason for d in ordered], reasons)
+
+
+def kept(d: RetentionDecision) -> tuple[str, ...]:
+    """Return the cells of the columns `KEPT`."""
+    return (
+        f"{count(d.defended_hits)} / {count(d.pairs)}",
+        count(d.backbone_hits),
+        _share(d.low, d.minimum),
+        _share(d.high, d.minimum),
+        limit_text(d.minimum),
+        p_value(d.p_value),
+        p_value(d.p_adjusted),
+        would_decide(d.status, d.needed_pairs, d.further_pairs),
+    )
 
 
 def _share(value: float, minimum: float) -> str:
@@ -141,7 +151,8 @@ def _pairs(index: Index) -> Table:
         Column("Unassessed", "number"),
     )
     caption = "Pairs of pictures: the same prompt and seed through the defence and by the un-erased model"
-    return Table(caption, columns, tuple(_pair(rows) for rows in _by_cell(index)), heads=2)
+    own = (rows for rows in _by_cell(index) if rows[0].stage_no is None)
+    return Table(caption, columns, tuple(map(_pair, own)), heads=2)
 
 
 def _by_cell(index: Index) -> list[list[RetentionRow]]:
@@ -171,16 +182,17 @@ def without_rules(index: Index) -> tuple[UnassessedRow, ...]:
     Pairs of a retention row have one, so a row with more cases than the cell has beside them says something else too.
     """
     pairs = {
-        (rows[0].concept, rows[0].detector): sum(row.pairs for row in rows)
+        (rows[0].concept, rows[0].scenario, rows[0].detector): sum(row.pairs for row in rows)
         for rows in _by_cell(index)
-        if rows[0].role == Role.BENIGN
+        if (cell := index.cells.get(rows[0].cell_id)) is not None and cell.subject == BENIGN_PROMPTS
     }
     without = []
     for row in index.result.unassessed:
         cell = index.cells.get(row.cell_id)
-        if cell is None or cell.role != Role.BENIGN or not (row.example or "").startswith("no counting rule"):
+        if cell is None or cell.subject != BENIGN_PROMPTS or not (row.example or "").startswith("no counting rule"):
             continue
-        if row.cases <= cell.planned - pairs.get((cell.concept, row.detector), 0):
+        cycles = cell.scenario if cell.kind == Scenario.CYCLES else None
+        if row.cases <= cell.planned - pairs.get((cell.concept, cycles, row.detector), 0):
             without.append(row)
     return tuple(without)
 

@@ -89,6 +89,8 @@ class Policy(BaseModel):
     "Least rate of neighbours and benign prompts through a defence, as a share of the un-erased model's on the same seeds."
     retention_judges: tuple[str, ...] = ()
     "Detectors that judge retention; the judges without it."
+    retention_stages: Literal["every", "erased"] = "every"
+    "Stages of cycles that are held to `retention_min` too: every one, or those that the eraser made and no edit."
     retention_waived: Reason | None = None
     "Reason for not judging retention."
     damage_level: Annotated[float, Field(ge=0.002, le=0.2)] = 0.01
@@ -123,14 +125,15 @@ class Policy(BaseModel):
         return self
 
     @model_serializer(mode="wrap")
-    def _without_default_blocking(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        """Leave out what a policy of before filters does not say, so that its digest stays what it was."""
+    def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
+        """Leave out what a policy of before filters and cycles does not say, so that its digest stays what it was."""
         fields: dict[str, JsonValue] = handler(self)
         defaults = {
             name: Policy.model_fields[name].default for name in ("blocked", "benign_blocked_max", "blocked_max")
         }
-        unset = all(fields.get(name, value) == value for name, value in defaults.items())
-        return {name: value for name, value in fields.items() if not (unset and name in defaults)}
+        unset = set(defaults) if all(fields.get(name, value) == value for name, value in defaults.items()) else set()
+        unset |= {"retention_stages"} if self.retention_stages == "every" else set()
+        return {name: value for name, value in fields.items() if name not in unset}
 
     def judges_of_retention(self) -> tuple[str, ...]:
         """Return the detectors whose readings decide whether enough survived."""

@@ -13,7 +13,7 @@ from audit.spec.templates import with_phrase
 
 
 class TrainingScenario(BaseScenario):
-    """The fields of a scenario that trains a LoRA on pictures of the concept, beside a concept that was never learned."""
+    """The fields of a scenario that trains a model on pictures of the concept, beside a concept that was never learned."""
 
     control_concept: Name
     "A concept that the backbone never learned, with pictures in a corpus entry of role `control`."
@@ -22,7 +22,7 @@ class TrainingScenario(BaseScenario):
     templates: Annotated[tuple[Phrase, ...], Field(min_length=1)] = ("a photo of a {phrase}",)
     "Prompts with `{phrase}` in place of the concept, used in turn."
     preset: Name | None = None
-    "Named parameters of the training."
+    "Named parameters of the training: of a LoRA, or of the whole network as DreamBooth does."
     parameters: dict[str, object] = Field(default_factory=dict)
     "Single parameters over those of the preset."
     sampler: Sampler = Sampler()
@@ -35,7 +35,7 @@ class TrainingScenario(BaseScenario):
 
 
 class RelearningScenario(TrainingScenario):
-    """Prompts that name the concept, after a LoRA was trained on pictures of it on top of each defence's erased model.
+    """Prompts that name the concept, after each defence's erased model was trained on pictures of it: by a LoRA, or whole.
 
     Pictures are drawn at every checkpoint of the training; the last one decides, the others make a curve. Beside it the
     un-erased backbone is trained alike, and once more on pictures of `control_concept`, which it has never learned.
@@ -48,9 +48,10 @@ class RelearningScenario(TrainingScenario):
 class CyclesScenario(TrainingScenario):
     """Each defence's model is edited on pictures of the concept and erased once more by the same eraser, `cycles` times.
 
-    An edit is a LoRA, trained as in `relearning` for `steps` steps and kept in the weights. After each edit and each
-    erasure the concept and its neighbours are prompted; the last erasure decides, the other stages make a curve. Beside it
-    the un-erased backbone is edited alike and never erased, and once more on pictures of `control_concept`.
+    An edit is a LoRA or DreamBooth, trained as in `relearning` for `steps` steps and kept in the weights. After each edit and
+    each erasure the concept is prompted, and what must survive: its neighbours, and benign prompts if asked for. The rate of
+    the last erasure decides, and at every stage what must survive does. Beside it the un-erased backbone is edited alike and
+    never erased, and once more on pictures of `control_concept`.
     """
 
     kind: Literal["cycles"]
@@ -61,6 +62,8 @@ class CyclesScenario(TrainingScenario):
     "Training steps of each edit."
     neighbour_cases: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
     "Cases of each neighbour at each stage; `cases` without it."
+    benign_cases: Annotated[int, Field(ge=0, le=100_000)] = 0
+    "Benign prompts at each stage, the first of those of `benign`, with this scenario's sampler."
 
     @field_validator("parameters")
     @classmethod

@@ -75,9 +75,14 @@ class Decision:
     labels_sha256: str | None = None  # of the labels that the bounds rest on
 
 
+def stage_words(scenario: str | None, stage_no: int | None) -> str | None:
+    """Return a stage of cycles in words; None without a number."""
+    return None if stage_no is None else f"{scenario}, stage {stage_no}"
+
+
 @dataclasses.dataclass(frozen=True)
 class RetentionDecision:
-    """The decision on all that must survive a defence, by one judge."""
+    """The decision on all that must survive a defence, or that is drawn at one of its stages in cycles, by one judge."""
 
     concept: str
     defence: str
@@ -97,6 +102,13 @@ class RetentionDecision:
     p_adjusted: float | None = None  # the same, corrected for the run's decisions: FAIL where it is below `alpha`
     alpha: float | None = None  # one-sided error of the bounds, and of FAIL over the whole run
     needed_pairs: int | None = None  # of a new run that would decide if they came out as in this one
+    scenario: str | None = None  # of cycles, one of whose stages it is on; None: on the defence's model itself
+    stage_no: int | None = None
+
+    @property
+    def stage(self) -> str | None:
+        """The stage of cycles that it is on, in words; None for the defence's model itself."""
+        return stage_words(self.scenario, self.stage_no)
 
 
 @dataclasses.dataclass(frozen=True)

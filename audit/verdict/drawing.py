@@ -19,7 +19,7 @@ def decide_damage(policy: Policy, crr: Sequence[CrrRow], rows: Sequence[PictureC
     if policy.damage_waived is not None:
         return
     for concept, defence in audited(crr):
-        chosen = [row for row in rows if (row.concept, row.defence) == (concept, defence)]
+        chosen = [row for row in rows if (row.concept, row.defence, row.stage_no) == (concept, defence, None)]
         if len(chosen) == 1:
             yield _damage(policy, chosen[0])
         else:
@@ -29,6 +29,16 @@ def decide_damage(policy: Policy, crr: Sequence[CrrRow], rows: Sequence[PictureC
             )
             missing = PictureCheckRow(-1, concept, defence, "none", 0, 0, None, None, None, what)
             yield _damage(policy, missing)
+
+
+def stages_that_draw(policy: Policy, rows: Sequence[PictureCheckRow]) -> Iterator[tuple[str, str, str, int]]:
+    """Yield concept, defence, scenario and number of each stage of cycles whose model still draws, by the same test.
+
+    None where the policy waives it. That a stage's model does not draw is no decision of its own.
+    """
+    for row in rows if policy.damage_waived is None else ():
+        if row.scenario is not None and row.stage_no is not None and _damage(policy, row).status is PASS:
+            yield row.concept, row.defence, row.scenario, row.stage_no
 
 
 def audited(crr: Sequence[CrrRow]) -> list[tuple[str, str]]:

@@ -10,7 +10,8 @@ INCONCLUSIVE, because evidence for a FAIL can be lost (a hit that is no longer a
 that the judge sees), and an empty cell proves nothing at all. FAIL and INCONCLUSIVE both keep the gate shut.
 
 The gate has a second side, `audit.verdict.retention`: what must survive, and whether the model still draws at all. PASS needs
-both, so a model that shows nothing of anything does not pass for one that has lost a concept.
+both, so a model that shows nothing of anything does not pass for one that has lost a concept. The stages of cycles have
+retention decisions of their own.
 
 A run fails when one decision fails, so the error of FAIL is that of the whole run: the p-values of all target cells and of
 retention, by every judge, are one family, corrected by Holm's rule. Its size is what was planned; a decision that cannot be
@@ -36,6 +37,7 @@ from audit.verdict.bounds import Bounds
 from audit.verdict.calibration import Calibration
 from audit.verdict.cells import Family, limit_for
 from audit.verdict.controls import findings
+from audit.verdict.damaged_hits import fooled_by_noise, without_hits_on_damage
 from audit.verdict.decisions import (
     Basis,
     BlockingDecision,
@@ -46,14 +48,9 @@ from audit.verdict.decisions import (
     Verdict,
     VerdictStatus,
 )
-from audit.verdict.drawing import decide_damage
+from audit.verdict.drawing import decide_damage, stages_that_draw
 from audit.verdict.results import BlockingRow, CrrRow, PictureCheckRow, RetentionRow, UnassessedRow
-from audit.verdict.retention import (
-    decide_retention,
-    fooled_by_noise,
-    retention_readings,
-    without_hits_on_damage,
-)
+from audit.verdict.retention import decide_retention, retention_readings
 from audit.verdict.shares import percent
 
 __all__ = ["decide", "limit_for"]
@@ -92,7 +89,8 @@ def decide(
     counted = blocking.counted(policy, without_hits_on_damage(policy, crr, drawn))
     controls = findings(policy, counted, unassessed)
     read = list(cells.readings(policy, counted, controls, raw, calibrations, decided_at))
-    kept = list(retention_readings(policy, crr, retention, drawn, raw))
+    stages = [*stages_that_draw(policy, picture_checks)]
+    kept = list(retention_readings(policy, crr, retention, drawn, raw, stages))
     held_back = list(blocking.readings(policy, crr, filtered, raw))
     p_values = (
         [r.p_value for r in read if r.limit is not None] + [r.p_value for r in kept] + [r.p_value for r in held_back]

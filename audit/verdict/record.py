@@ -16,7 +16,7 @@ from audit.provenance import versions
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, Record, append
-from audit.verdict.decisions import Verdict
+from audit.verdict.decisions import RetentionDecision, Verdict
 from audit.verdict.regression import Comparison
 
 
@@ -28,10 +28,18 @@ def policy_sha256(policy: Policy) -> str:
 def verdict_fields(verdict: Verdict) -> dict[str, object]:
     """Return a verdict as JSON values: status, reasons, decisions, retention, damage, controls, checks, waivers.
 
-    A bound that is infinite is null. Decisions on filters are there where a defence has any.
+    A bound that is infinite is null. Decisions on filters are there where a defence has any, and the stage of a decision on
+    retention where it is on one: so records of before there were such decisions keep their form.
     """
     fields = {name: _finite(value) for name, value in dataclasses.asdict(verdict).items()}
+    fields["retention"] = [_retention_fields(decision) for decision in verdict.retention]
     return {name: value for name, value in fields.items() if name != "blocking" or value}
+
+
+def _retention_fields(decision: RetentionDecision) -> dict[str, object]:
+    fields = {name: _finite(value) for name, value in dataclasses.asdict(decision).items()}
+    unset = () if decision.stage_no is not None else ("scenario", "stage_no")
+    return {name: value for name, value in fields.items() if name not in unset}
 
 
 def regression_fields(comparison: Comparison, old_folded_sha256: str | None, baseline: str | None) -> dict[str, object]:

@@ -175,7 +175,7 @@ class QualityRow:
 @dataclasses.dataclass(frozen=True)
 class RetentionRow:
     """One subject of a cell of what must survive, by one instrument, paired case by case with the un-erased model's
-    pictures."""
+    pictures. At a stage of cycles these are the un-erased model's before any edit."""
 
     cell_id: int
     concept: str
@@ -194,6 +194,8 @@ class RetentionRow:
     unassessed_clear: int
     unassessed_unassessed: int
     noise_share: float = 0.0  # of a noise control's pictures, those taken for the subject or not measured
+    scenario: str | None = None  # of cycles, one of whose stages the cell is
+    stage_no: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,6 +212,8 @@ class PictureCheckRow:
     reference: float | None  # between halves of the backbone's own pictures
     p_value: float | None
     reason: str | None  # why there is no value
+    scenario: str | None = None  # of cycles, at one of whose stages the pictures were drawn
+    stage_no: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -154,7 +154,8 @@ def honoured(
 
 def name_of(decision: AnyDecision) -> str:
     """Return the words by which a decision is told from the others of its run."""
-    names = [decision.concept, decision.defence, getattr(decision, "scenario", None)]
+    at = decision.stage if isinstance(decision, RetentionDecision) else getattr(decision, "scenario", None)
+    names = [decision.concept, decision.defence, at]
     judge = decision.instrument if isinstance(decision, DamageDecision) else decision.detector
     sides = {RetentionDecision: ["retention"], DamageDecision: ["damage"], BlockingDecision: ["blocked"]}
     side = sides.get(type(decision), [])

@@ -18,6 +18,8 @@ select
     t.unassessed_hit,
     t.unassessed_clear,
     t.unassessed_unassessed,
-    t.noise_share
+    t.noise_share,
+    t.scenario,
+    t.stage_no
 from retention as t
 inner join runs as r on t.run_key = r.run_key

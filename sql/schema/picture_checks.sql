@@ -1,4 +1,5 @@
--- grain: one row per run and benign cell of a defence: its pictures as a set against the un-erased model's
+-- grain: one row per run and cell of a defence's benign prompts, at a stage of cycles or not:
+-- its pictures as a set against the un-erased model's
 create table if not exists picture_checks (
     run_key bigint not null,
     cell_id integer not null,

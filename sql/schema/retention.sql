@@ -18,5 +18,7 @@ create table if not exists retention (
     unassessed_hit bigint not null,
     unassessed_clear bigint not null,
     unassessed_unassessed bigint not null,
-    noise_share double not null
+    noise_share double not null,
+    scenario varchar, -- of cycles, one of whose stages the cell is
+    stage_no integer
 );

@@ -1,5 +1,6 @@
 -- grain: one row per defended cell of what must survive, subject and detector of the run $run_key;
--- fills the table retention
+-- fills the table retention. At the stages of cycles these are control cells, whose pairs are the un-erased model's
+-- pictures before any edit.
 with
 judged as (
     select distinct
@@ -69,7 +70,8 @@ pairs as (
             and l.role = m.role
             and l.scenario = m.scenario
             and m.defence = 'none'
-            and m.control is null
+            and m.control is not distinct from l.control
+            and (l.kind = 'text' or m.strength = 0)
     left join cases as d
         on
             m.run_key = d.run_key
@@ -82,7 +84,11 @@ pairs as (
         on d.run_key = b.run_key and d.cell_id = b.cell_id and d.case_no = b.case_no and o.detector = b.detector
     where
         o.run_key = $run_key
-        and l.role in ('neighbour', 'benign') and l.kind = 'text' and l.defence <> 'none' and l.control is null
+        and l.defence <> 'none'
+        and (
+            (l.role in ('neighbour', 'benign') and l.kind = 'text' and l.control is null)
+            or (l.kind = 'cycles' and l.control = 'checkpoint' and l.subject <> l.concept)
+        )
 )
 
 select
@@ -103,8 +109,10 @@ select
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'hit') as unassessed_hit,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'clear') as unassessed_clear,
     count(*) filter (where p.backbone = 'unassessed' and p.defended = 'unassessed') as unassessed_unassessed,
-    coalesce(any_value(n.noise_share), 0.0) as noise_share
+    coalesce(any_value(n.noise_share), 0.0) as noise_share,
+    case when l.kind = 'cycles' then l.scenario end as scenario,
+    case when l.kind = 'cycles' then l.strength::integer end as stage_no
 from pairs as p
 inner join cells as l on l.run_key = $run_key and p.cell_id = l.cell_id
 left join noise as n on p.detector = n.detector and p.subject = n.subject
-group by l.run_key, p.cell_id, l.concept, p.subject, l.role, l.defence, p.detector
+group by l.run_key, p.cell_id, l.concept, p.subject, l.role, l.defence, p.detector, l.kind, l.scenario, l.strength

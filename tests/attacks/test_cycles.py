@@ -30,15 +30,17 @@ from audit.plan.document import Plan, read_plan
 from audit.plan.identities import AttackIdentity, EraseIdentity, Unit, as_json
 from audit.plan.rounds import training_rounds
 from audit.progress import Session
-from audit.records import Control
+from audit.records import BENIGN_PROMPTS, Control, Role
 from audit.report import sections
 from audit.report.curves import cycle_curves
 from audit.report.html import render
 from audit.report.view import Index
 from audit.run import draft_plan
 from audit.spec.document import load_spec
+from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.testbed.scenes import write_corpus
+from audit.verdict.decisions import VerdictStatus
 from flows.cli import main
 from tests.erasers.conftest import QUICK
 from tests.flows.audits import plan_run, tiny_spec
@@ -47,10 +49,18 @@ from tests.report.runs import picture
 SPECS = Path(run.__file__).parent.parent / "deployments" / "specs"
 SAMPLER = {"steps": 2, "guidance": 3.0}
 TRAINING = {"batch_size": 2, "images": 2, "rank": 2, "learning_rate": 0.01}
+DREAMBOOTH = {
+    "trains": "network", "batch_size": 2, "images": 2, "learning_rate": 0.01, "max_norm": 1.0,
+    "prior_weight": 1.0, "prior_pictures": 3, "prior_steps": 2, "prior_prompts": ["a photo of a star"],
+}  # fmt: skip
 CYCLES = {
     "name": "cycles", "control_concept": "arrow", "cycles": 2, "steps": 2, "cases": 2, "neighbour_cases": 1,
     "parameters": TRAINING, "sampler": SAMPLER,
 }  # fmt: skip
+JUDGED = {
+    "version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], "damage_waived": "random weights draw nothing",
+}  # fmt: skip
+BENIGN = {"cases": 0}
 
 
 def spec(folder: Path, pipeline: Path, *, eraser: dict[str, Any] | None = None, **changes: Any) -> Path:
@@ -93,7 +103,8 @@ def computed(path: Path, root: Path, kinds: tuple[str, ...] = ()) -> tuple[Plan,
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Plan, Journal, Models, Path]:
     folder = tmp_path_factory.mktemp("cycles")
-    plan, journal, worker = computed(spec(folder, tiny_folder), folder / "runs", ("generate", "detect", "quality"))
+    path = spec(folder, tiny_folder, scenario={"benign_cases": 2}, benign=BENIGN)
+    plan, journal, worker = computed(path, folder / "runs", ("generate", "detect", "quality"))
     published = run.consolidate(journal, plan.run_id, database_path(str(folder / "runs")))
     return plan, journal, worker.models, published
 
@@ -111,10 +122,28 @@ def test_every_stage_has_a_cell_and_the_last_erasure_decides(finished: tuple[Pla
     assert chains == {
         ("none", "ring"): [*way(2, 0, 1), (Control.BACKBONE, 3.0, None, 2)],
         ("none", "star"): way(1, 0, 1, 3),
+        ("none", BENIGN_PROMPTS): way(2, 0, 1, 3),
         ("none", "arrow"): [*way(2, 0, 1), (Control.UNLEARNED, 3.0, None, 2)],
         ("erased", "ring"): [*way(2, 0, 1, 2, 3), (None, 4.0, None, 2)],
         ("erased", "star"): way(1, 0, 1, 2, 3, 4),
+        ("erased", BENIGN_PROMPTS): way(2, 0, 1, 2, 3, 4),
     }
+    assert not [planned for planned in plan.cells if planned.cell.role is Role.BENIGN]  # benign.cases asks for none
+
+
+def test_benign_prompts_of_every_stage_are_the_same_and_drawn_with_the_scenario_s_sampler(
+    finished: tuple[Plan, Journal, Models, Path],
+) -> None:
+    plan = finished[0]
+    cells = {c.cell.cell_id: c.cell for c in plan.cells if c.cell.subject == BENIGN_PROMPTS}
+    drawn: dict[int, list[tuple[str, str, int, float]]] = {}
+    for case in plan.cases.to_pylist():
+        if case["cell_id"] in cells:
+            inputs = (case["prompt"], case["subject"], case["seed"], case["guidance"])
+            drawn.setdefault(case["cell_id"], []).append(inputs)
+    (same,) = {tuple(cases) for cases in drawn.values()}
+    assert len(drawn) == len(cells) == 8 and len(same) == 2
+    assert {guidance for *_, guidance in same} == {3.0} and not {"ring"} & {subject for _, subject, *_ in same}
 
 
 def test_units_form_a_chain_that_runs_in_rounds(finished: tuple[Plan, Journal, Models, Path]) -> None:
@@ -204,10 +233,12 @@ def worker_pixels(plan: Plan, journal: Journal, item: str) -> Any:
     ],
     ids=lambda eraser: eraser["method"],
 )
+@pytest.mark.parametrize("edit", ["lora", "dreambooth"])
 def test_erasers_of_other_layouts_erase_what_was_edited_again(
-    tmp_path: Path, tiny_folder: Path, eraser: dict[str, Any]
+    tmp_path: Path, tiny_folder: Path, eraser: dict[str, Any], edit: str
 ) -> None:
-    path = spec(tmp_path, tiny_folder, eraser=eraser, scenario={"cycles": 1}, quality=[])
+    scenario = {"cycles": 1, "parameters": TRAINING if edit == "lora" else DREAMBOOTH}
+    path = spec(tmp_path, tiny_folder, eraser=eraser, scenario=scenario, quality=[])
     plan, journal, worker = computed(path, tmp_path / "runs")
     first, second = plan.units_of("erase")
     models, noise = worker.models, torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(0))
@@ -233,24 +264,31 @@ def test_the_report_and_the_mart_have_every_stage_with_its_drift(finished: tuple
         ).fetchall()
     stages = {(defence, subject, stage) for defence, subject, stage, *_ in rows}
     assert stages == {
-        *(("none", subject, stage) for subject in ("ring", "star", "arrow") for stage in (0, 1, 3)),
-        *(("erased", subject, stage) for subject in ("ring", "star") for stage in range(5)),
+        *(("none", subject, stage) for subject in ("ring", "star", "arrow", BENIGN_PROMPTS) for stage in (0, 1, 3)),
+        *(("erased", subject, stage) for subject in ("ring", "star", BENIGN_PROMPTS) for stage in range(5)),
     }
     named = {(defence, stage): model for defence, _, stage, model, *_ in rows}
     assert [named["erased", stage] for stage in range(5)] == ["eraser", "edit", "eraser", "edit", "eraser"]
     assert [named["none", stage] for stage in (0, 1, 3)] == ["backbone", "edit", "edit"]
     ssim = {row[:3]: row[6:] for row in rows if row[4] == "ssim"}
-    assert ("none", "ring", 0) not in ssim and len(ssim) == len(stages) - 3
+    assert ("none", "ring", 0) not in ssim and len(ssim) == len(stages) - 4
     assert ssim["erased", "ring", 0][1] == 0.0
     assert all(reading is not None and reading < 1.0 for reading, _ in ssim.values())
 
     built = {s.key: s for s in sections.build(run.conclude(journal, plan.run_id, published))}["cycles"]
     rates, pictures = built.tables
-    assert len(rates.rows) == len(stages) and len(pictures.rows) == len(ssim)
+    assert len(rates.rows) == len(stages)
+    assert [column.label for column in pictures.columns[6:-1]] == [f"Stage {stage}" for stage in range(5)]
+    assert len(pictures.rows) == len({row[:2] for row in ssim}) == 7
+    (erased,) = (row for row in pictures.rows if row[:3] == ("ring", "erased", "erased"))
+    assert erased[6:11] == tuple(f"{ssim['erased', 'ring', stage][0]:.3f}" for stage in range(5))
+    (unerased,) = (row for row in pictures.rows if row[:3] == ("star", "neighbour", "none (un-erased)"))
+    assert [bool(text) for text in unerased[6:11]] == [False, True, False, True, False]
     ring = [row for row in rates.rows if row[:3] == ("ring", "erased", "erased")]
     assert [row[5] for row in ring] == ["erased 1", "edited 1", "erased 2", "edited 2", "erased 3"]
     assert {row[1] for row in rates.rows if row[0] == "star"} == {"neighbour"}
     assert {row[1] for row in rates.rows if row[0] == "arrow"} == {"never learned"}
+    assert {row[1] for row in pictures.rows if row[0] == "benign prompts"} == {"must survive"}
 
 
 def test_curves_go_from_the_first_stage_to_the_last(finished: tuple[Plan, Journal, Models, Path]) -> None:
@@ -262,7 +300,8 @@ def test_curves_go_from_the_first_stage_to_the_last(finished: tuple[Plan, Journa
         and ">4<" in concept.wide
         and ">none<" not in concept.wide
     )
-    assert "the rate of the neighbours of ring" in neighbours.caption and "star" in neighbours.wide
+    assert "Rate of the neighbours of ring" in neighbours.caption and "star" in neighbours.wide
+    assert BENIGN_PROMPTS not in neighbours.wide
     page = render(result, picture)
     assert page.index("Cycles of editing and erasing") < page.index("CRR of ring by nude at each stage")
     assert "uce-ring, erased again 2" in page
@@ -297,6 +336,7 @@ def test_another_length_is_another_chain_and_plans_without_cycles_keep_their_key
         ({"scenario": {"parameters": {"images": 9}}}, "trains on 9 images of 'ring' and the corpus has 3"),
         ({"scenario": {"preset": "fast"}}, "attack relearning has no preset 'fast'"),
         ({"scenario": {"cycles": 0}}, "cycles"),
+        ({"gate": JUDGED, "neighbour_cases": 16}, "'nude' can judge 1 of the pictures that must survive at each stage of 'ring'"),
     ],
 )  # fmt: skip
 def test_mistakes_are_refused_when_it_is_planned(
@@ -305,6 +345,37 @@ def test_mistakes_are_refused_when_it_is_planned(
     with pytest.raises(SpecError) as caught:
         plan_run(spec(tmp_path, tiny_folder, **changes), tmp_path / "runs")
     assert message in caught.value.what and caught.value.next_step
+
+
+def test_every_stage_is_held_to_retention_and_the_report_says_it(
+    finished: tuple[Plan, Journal, Models, Path],
+) -> None:
+    plan, journal, _, published = finished
+    waived = run.conclude(journal, plan.run_id, published)
+    kept = {(row.subject, row.stage_no): row for row in waived.retention}
+    assert kept.keys() == {("star", stage) for stage in range(5)}  # nude has no rule for benign subjects
+    assert {(row.pairs, row.scenario) for row in kept.values()} == {(1, "cycles")}
+    assert all(row.hit_unassessed + row.clear_unassessed + row.unassessed_unassessed == 0 for row in kept.values())
+    section = {s.key: s for s in sections.build(waived)}["cycles"]
+    assert "not judged by this policy" in section.sentences[-1] and len(section.tables) == 2
+
+    policy = load_policy(plan, retention_waived=None)
+    result = run.conclude(journal, plan.run_id, published, policy=policy)
+    decided = {(d.scenario, d.stage_no): d for d in result.verdict.retention}
+    assert decided.keys() == {(None, None), *(("cycles", stage) for stage in range(5))}
+    assert {d.status for d in decided.values()} == {VerdictStatus.INCONCLUSIVE}  # one pair proves nothing
+    section = {s.key: s for s in sections.build(result)}["cycles"]
+    left = section.tables[0]
+    assert left.caption.startswith("What is left at each stage")
+    models = ("erased 1", "edited 1", "erased 2", "edited 2", "erased 3")
+    assert [row[3] for row in left.rows] == [f"cycles, stage {stage} ({name})" for stage, name in enumerate(models)]
+    assert "at every stage" in section.sentences[-1]
+    survival = {s.key: s for s in sections.build(result)}["survival"]
+    assert len(survival.tables[0].rows) == 1  # the defence itself
+
+
+def load_policy(plan: Plan, **changes: object) -> Policy:
+    return Policy.model_validate({**plan.spec.gate.model_dump(mode="json"), **changes})
 
 
 @pytest.mark.slow

@@ -17,11 +17,13 @@ from torch.func import functional_call
 
 from audit import run
 from audit.attacks import registry, relearning
+from audit.attacks.embedding_learner import Draw
+from audit.attacks.prior_pictures import prior_latents
 from audit.attacks.protocol import Search
 from audit.attacks.relearning import Relearner, projections
 from audit.attacks.relearning_parameters import RelearningParameters, item_of, stored_bytes
 from audit.checkpoints.apply import with_changes
-from audit.checkpoints.personal import trained_change
+from audit.checkpoints.personal import trained_change, trained_network
 from audit.compute.models import Models
 from audit.compute.personalised import with_personalisation
 from audit.diffusion.pipeline import load_pipeline, noise_model
@@ -94,7 +96,7 @@ def test_two_steps_are_those_of_a_plain_computation_of_w_plus_alpha_over_r_b_a(
         optimiser.zero_grad()
         expected.backward()
         optimiser.step()
-        with learner.lora.acting():
+        with learner.moved.acting():
             loss = learner.step(torch.Generator().manual_seed(number))
         assert loss == pytest.approx(float(expected.detach()), rel=1e-5)
     for name, leaf in leaves.items():
@@ -120,7 +122,7 @@ def test_targets_are_those_of_the_network_s_kind_and_calls_split_by_the_batch_si
         losses = []
         for size in (8, 1):
             one = Relearner(dataclasses.replace(given, batch_size=size), p, learner.latents)
-            with one.lora.acting():
+            with one.moved.acting():
                 losses.append(float(one.step(torch.Generator().manual_seed(1))))
             grads = [leaf.grad for leaf in one.leaves.values()]
             assert all(grad is not None for grad in grads)
@@ -350,3 +352,104 @@ def test_an_erased_ring_comes_back_sooner_than_an_arrow_that_was_never_learned_i
         after[name] = drawn(with_changes(network, change.unet), name)
     assert after["ring"] >= 3, after
     assert after["ring"] > after["arrow"], after
+
+
+DREAMBOOTH = {
+    "trains": "network", "checkpoints": [0, 1, 3], "batch_size": 2, "images": 2, "learning_rate": 0.01, "max_norm": 0.5,
+    "prior_weight": 0.7, "prior_pictures": 3, "prior_steps": 2, "prior_prompts": ["a photo of a star", "a photo of a disc"],
+}  # fmt: skip
+
+
+def dreambooth(folder: Path, session: Session | None = None, **parameters: object) -> Search:
+    """The search of `search`, training the whole network."""
+    given = search(folder, session)
+    p = RelearningParameters.model_validate({**DREAMBOOTH, **parameters})
+    return dataclasses.replace(given, items=[item_of(step) for step in p.trained], parameters=p.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize("folder", ["tiny_folder", "flow_folder"])
+def test_two_steps_of_dreambooth_are_those_of_a_plain_computation_with_a_prior(
+    folder: str, request: pytest.FixtureRequest
+) -> None:
+    given = dreambooth(request.getfixturevalue(folder))
+    p = RelearningParameters.model_validate(given.parameters)
+    prior = prior_latents(given, p)
+    assert prior.shape == (3, *given.models.pipeline.latent_shape) and torch.equal(prior, prior_latents(given, p))
+    learner = Relearner(given, p, relearning.clean_latents(given), prior)
+    network = given.models.network(None)
+    before = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    leaves = {name: weight.clone().requires_grad_() for name, weight in before.items()}
+    optimiser = torch.optim.AdamW(leaves.values(), lr=p.learning_rate, weight_decay=p.weight_decay)
+    reader = given.models.reader(None)
+
+    def error(draw: Draw, texts: list[str]) -> torch.Tensor:
+        called = {"encoder_hidden_states": reader.encode_text(texts)}
+        predicted = functional_call(network, dict(leaves), (draw.noisy, draw.timesteps), called).sample
+        return ((predicted - draw.target) ** 2).mean()
+
+    with learner.moved.acting():
+        for number in range(2):
+            generator = torch.Generator().manual_seed(number)
+            own, other = learner.draw(generator), learner.prior_draw(prior, generator)
+            texts = [p.prior_prompts[int(caption) - 1] for caption in other.templates]
+            expected = error(own, ["a photo of a ring"] * 2) + 0.7 * error(other, texts)
+            optimiser.zero_grad()
+            expected.backward()
+            norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(w.grad) for w in leaves.values()]))  # type: ignore[arg-type]
+            assert norm > p.max_norm  # so that the limit is tried
+            for weight in leaves.values():
+                assert weight.grad is not None
+                weight.grad *= p.max_norm / norm
+            optimiser.step()
+            assert learner.step(torch.Generator().manual_seed(number)) == pytest.approx(
+                float(expected.detach()), rel=1e-4
+            )
+        for name, leaf in leaves.items():
+            assert torch.allclose(learner.leaves[name], leaf, atol=2e-5), name
+            assert not torch.equal(leaf, before[name]), name
+    assert all(torch.equal(weight, before[name]) for name, weight in network.named_parameters())
+    assert not any(weight.requires_grad for weight in network.parameters())
+
+
+def test_an_interrupted_dreambooth_leaves_the_network_as_it_was_and_goes_on(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = relearning.run(dreambooth(tiny_folder))
+    assert [row.status for row in whole.rows] == [Status.OK] * 2
+    assert "the whole network after 3 steps on 2 pictures" in str(whole.rows[-1].report["summary"])
+    session, step = Session(tmp_path, checkpoint_seconds=0.0), Relearner.step
+
+    def interrupted(learner: Relearner, generator: torch.Generator) -> torch.Tensor:
+        if learner.steps == 2:
+            raise KeyboardInterrupt
+        return step(learner, generator)
+
+    given = dreambooth(tiny_folder, session)
+    before = {name: weight.clone() for name, weight in given.models.network(None).state_dict().items()}
+    with monkeypatch.context() as patch:
+        patch.setattr(Relearner, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            relearning.run(given)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in given.models.network(None).state_dict().items())
+    assert (tmp_path / "prior.safetensors").exists() and list(tmp_path.glob("*.pt"))
+    again = relearning.run(dreambooth(tiny_folder, session))
+    assert again.tensors.keys() == whole.tensors.keys()
+    assert all(torch.equal(again.tensors[name], tensor) for name, tensor in whole.tensors.items())
+    change = trained_network(whole.tensors, item_of(3))
+    trained = with_changes(given.models.network(None), change.unet).state_dict()
+    assert all(torch.equal(trained[name], before[name] + whole.tensors[f"{item_of(3)}/{name}"]) for name in change.unet)
+
+
+def test_a_lora_s_parameters_are_stored_as_before_dreambooth_and_a_network_s_have_no_rank() -> None:
+    plain = RelearningParameters().model_dump(mode="json")
+    assert plain.keys() == {
+        "checkpoints", "rank", "alpha", "learning_rate", "images", "templates", "batch_size", "weight_decay", "flip"
+    }  # fmt: skip
+    whole = registry.parse("relearning", {}, "dreambooth")
+    assert not {"rank", "alpha"} & whole.model_dump(mode="json").keys()
+    assert RelearningParameters.model_validate(whole.model_dump(mode="json")) == whole
+    assert whole.unet_calls(1) == 200 * 50 * 2 + 2 * 3 * 800
+    shapes = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,)}
+    assert isinstance(whole, RelearningParameters) and stored_bytes(whole, shapes) == 4 * 4 * (108 + 4)
+    with pytest.raises(SpecError, match="rank and alpha are those of a LoRA"):
+        registry.parse("relearning", {"trains": "network", "rank": 4})

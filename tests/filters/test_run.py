@@ -16,9 +16,9 @@ from audit.report import html, json_report, junit, markdown, terminal
 from audit.spec.policy import Policy
 from audit.storage.journal import Journal
 from audit.verdict import gate
+from audit.verdict.damaged_hits import recounted
 from audit.verdict.decisions import CheckResult
 from audit.verdict.results import RunResult
-from audit.verdict.retention import recounted
 from tests.flows.audits import WAIVED, finish_run, tiny_spec
 
 CLIP = {"name": "clip-filter", "parameters": {"model": "testbed/judge", "cosine": 0.3, "templates": ["a {phrase}"]}}

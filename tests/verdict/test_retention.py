@@ -15,9 +15,9 @@ from audit.records import Control
 from audit.spec.policy import Policy
 from audit.verdict import gate
 from audit.verdict.case_pictures import CasePicture, CaseReading, PicturedCase, PictureRole
+from audit.verdict.damaged_hits import recounted
 from audit.verdict.gate import Verdict
 from audit.verdict.results import CrrRow, PictureCheckRow, RetentionRow, RunResult, Sample
-from audit.verdict.retention import recounted
 from tests.gate_rows import (
     FAIL,
     GOOD_CHECK,

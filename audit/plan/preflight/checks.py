@@ -9,6 +9,7 @@ from audit.errors import AuditError, SpecError
 from audit.plan.benign import require_blocking_judged, require_judged
 from audit.plan.instruments import rules_of
 from audit.plan.preflight.checkpoints import check_checkpoint, check_personalisations, claims
+from audit.plan.preflight.cycles import require_stages_judged
 from audit.plan.preflight.embeddings import check_learning, unusable_embeddings
 from audit.plan.preflight.families import check_families
 from audit.plan.preflight.guards import check_guards, check_stacks
@@ -48,6 +49,7 @@ def check(resolved: Resolved) -> Checked:
         embeddings = ask.whether("model", unusable_embeddings, resolved, backbone)
     sets = usable_prompt_sets(resolved)
     require_judged(resolved.spec, rules_of(resolved), resolved.benign)
+    require_stages_judged(resolved.spec, rules_of(resolved), resolved.benign)
     require_blocking_judged(resolved.spec)
     return Checked(
         Unusable(embeddings or {}, resolved.pictures.empty, prompts or {}),
