@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 
 from audit.doctor.findings import Finding
@@ -60,3 +61,19 @@ def require_prefect() -> None:
         if finding.level == "problem":
             where = "PREFECT_API_URL" if get_current_settings().api.url else "this machine"
             raise EnvironmentProblem(finding.found, where=where, next_step=finding.next_step)
+
+
+def prefect_failure(error: BaseException) -> str | None:
+    """Return what the Prefect server in use answered, or that it did not, when that is what led to `error`; else None."""
+    import httpx
+    from prefect.settings import get_current_settings
+
+    address = get_current_settings().api.url
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, httpx.HTTPStatusError | httpx.RequestError):
+            with contextlib.suppress(RuntimeError):  # httpx's own, for an error without a request
+                if address and str(cause.request.url).startswith(address):
+                    return (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        cause = cause.__cause__ or cause.__context__
+    return None

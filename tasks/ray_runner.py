@@ -110,8 +110,13 @@ class RayRunner:
         }  # fmt: skip
         if self._excluded:
             options["label_selector"] = {"ray.io/node-id": f"!in({','.join(sorted(self._excluded))})"}
-        with remote_options(**options):
-            return self._runner.submit(task, parameters)
+        try:
+            with remote_options(**options):
+                return self._runner.submit(task, parameters)
+        except Exception:
+            self._asked = None
+            self.slots()  # says so when it is the cluster that has gone
+            raise
 
     def exclude(self, node: str, why: str) -> None:
         """Give no further unit to a node. Raises `EnvironmentProblem` when none is left that could compute one."""

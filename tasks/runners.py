@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Protocol
@@ -104,7 +106,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolTaskRunner:
-        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=_take_gpu, initargs=(self._gpus,))
+        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=begin_process, initargs=(self._gpus,))
         pool.__enter__()
         return pool
 
@@ -140,6 +142,22 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
+
+
+def begin_process(gpus: int) -> None:
+    """Prepare a process of the pool: one of the machine's `gpus`, and an end when the process that started it has ended.
+
+    A killed run cannot end its processes itself, and each would finish its unit first, with the memory of its GPU.
+    """
+    _take_gpu(gpus)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    multiprocessing.connection.wait([sentinel])
+    os._exit(1)
 
 
 def _take_gpu(count: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import duckdb
@@ -45,3 +46,11 @@ def require_run(con: duckdb.DuckDBPyConnection, run_id: str, path: str | Path) -
             where=str(path),
             next_step="list the runs with: erasure-audit db runs; fold in a new one with: erasure-audit db rebuild",
         )
+
+
+def key_of_run(path: str | Path, run_id: str) -> int:
+    """Return the number of a run in a published index; raises as `open_published` and `require_run`."""
+    with contextlib.closing(open_published(path)) as con, explained(Path(path)):
+        require_run(con, run_id, path)
+        ((run_key,),) = con.execute("select run_key from runs where run_id = ?", [run_id]).fetchall()
+        return int(run_key)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -16,7 +17,8 @@ from audit.index.case_pictures import telling_cases
 from audit.index.defence_pairs import read_defence_pairs
 from audit.index.failure_modes import read_failure_modes
 from audit.index.nearest import read_nearest
-from audit.index.published import open_published, require_run
+from audit.index.one_run import create_marts, open_run
+from audit.index.published import key_of_run, open_published
 from audit.index.records import Row, records
 from audit.index.store import explained
 from audit.index.under_policy import under_policy
@@ -67,15 +69,22 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
     measured again. Samples are read by the policy's first judge: hits first, then by score, at most `samples_per_cell`
     a cell. Raises `StoreError` when the index cannot be read or does not know the run.
     """
-    con = open_published(path)
-    try:
-        with explained(Path(path)):
-            require_run(con, run_id, path)
-            if policy is not None:
-                con = under_policy(con, Path(path), run_id, policy)
-            return _read(con, run_id, samples_per_cell, policy.judges if policy is not None else None)
-    finally:
-        con.close()
+    with explained(Path(path)), contextlib.closing(open_counted(Path(path), run_id, policy)) as con:
+        return read_counted(con, run_id, samples_per_cell, policy.judges if policy is not None else None)
+
+
+def open_counted(path: Path, run_id: str, policy: Policy | None = None) -> duckdb.DuckDBPyConnection:
+    """Return a connection in which the marts are of one run, by the policy of its plan or by another one.
+
+    Raises `StoreError` when there is no index at `path` or it does not know the run, and `duckdb.Error` when it cannot be
+    read.
+    """
+    run_key = key_of_run(path, run_id)
+    if policy is not None:
+        return under_policy(path, run_key, policy)
+    con = open_run(path, run_key)
+    create_marts(con)
+    return con
 
 
 def recorded_decisions(path: str | Path, run_id: str) -> dict[int, str]:
@@ -95,15 +104,10 @@ def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataF
     Rates have the columns of mart_crr. Readings have those of mart_reading_extremes: the raw scores that bound all
     others, so the frame stays small whatever the run's size. Raises `StoreError` as `read_result` does.
     """
-    con = open_published(path)
-    try:
-        with explained(Path(path)):
-            require_run(con, run_id, path)
-            select = "select * from {} where run_id = ? order by all"
-            rates = con.execute(select.format("mart_crr"), [run_id]).df()
-            return rates, con.execute(select.format("mart_reading_extremes"), [run_id]).df()
-    finally:
-        con.close()
+    with explained(Path(path)), contextlib.closing(open_counted(Path(path), run_id)) as con:
+        select = "select * from {} where run_id = ? order by all"
+        rates = con.execute(select.format("mart_crr"), [run_id]).df()
+        return rates, con.execute(select.format("mart_reading_extremes"), [run_id]).df()
 
 
 def rates_frame(result: RunResult) -> pd.DataFrame:
@@ -113,10 +117,10 @@ def rates_frame(result: RunResult) -> pd.DataFrame:
     return pd.DataFrame([dataclasses.asdict(row) for row in result.crr])
 
 
-def _read(
-    con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int, judges: Sequence[str] | None
+def read_counted(
+    con: duckdb.DuckDBPyConnection, run_id: str, samples_per_cell: int = 24, judges: Sequence[str] | None = None
 ) -> RunResult:
-    """Return the result; `judges` are the policy's, by default those of the stored spec."""
+    """Return what `read_result` does from its connection; `judges` are the policy's, by default those of the stored spec."""
     ((name, created_at, spec, provenance, judge),) = con.execute(
         "select name, created_at, spec, provenance, first_judge from runs where run_id = ?", [run_id]
     ).fetchall()

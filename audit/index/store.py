@@ -24,6 +24,7 @@ from audit.index import folding
 from audit.index.decision_folding import load_decisions
 from audit.index.folding import Folded
 from audit.index.lock import in_use, locked, no_locks, unusable
+from audit.index.one_run import create_marts
 from audit.index.sql_files import digest, relations
 from audit.index.unit_folding import Listings
 from audit.progress.steps import counted
@@ -88,7 +89,7 @@ class Store:
             self._con.execute(sql)
         if not stored:
             self._con.execute("insert into index_version values (?)", [digest()])
-        _create_marts(self._con)
+        create_marts(self._con)
 
     def __enter__(self) -> Self:
         return self
@@ -245,11 +246,6 @@ def _named_next(finished: Path, folder: Path) -> Path:
         target = folder / f"index-{_latest_number(folder) + 1:06d}.duckdb"
         if link_new(finished, target):
             return target
-
-
-def _create_marts(con: duckdb.DuckDBPyConnection) -> None:
-    for name, sql in relations("marts").items():
-        con.execute(f"create or replace view {name} as {sql}")
 
 
 def _remove(path: Path) -> None:

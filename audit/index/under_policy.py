@@ -7,6 +7,7 @@ from pathlib import Path
 import duckdb
 
 from audit.index.folding import fill_intervals, fill_rates
+from audit.index.one_run import create_marts, open_run
 from audit.index.plan_folding import counts_blocked_as
 from audit.index.sql_files import relations
 from audit.spec.policy import Policy
@@ -47,30 +48,18 @@ from judged
 """
 
 
-def under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy: Policy) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which the marts count the run's stored scores under `policy`; close `con`.
+def under_policy(path: Path, run_key: int, policy: Policy) -> duckdb.DuckDBPyConnection:
+    """Return a connection to the published index at `path` in which the marts count one run's stored scores under `policy`.
 
     A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
-    decides it exactly as counting every raw score would.
+    decides it exactly as counting every raw score would. Raises `duckdb.Error` when the index cannot be read.
     """
-    con.close()
-    con = duckdb.connect()
-    quoted = str(path).replace("'", "''")
-    con.execute(f"attach '{quoted}' as published (read_only)")
-    stored = {
-        name
-        for (name,) in con.execute(
-            "select table_name from duckdb_tables() where database_name = 'published'"
-        ).fetchall()
-    }
-    for table, definition in relations("schema").items():
-        if table not in ("runs", "outcomes", "intervals", "crr", "retention"):
-            # A table that the version which filled the index did not know is empty.
-            con.execute(f"create view {table} as from published.{table}" if table in stored else definition)
+    counted = ("runs", "outcomes", "intervals", "crr", "retention")
+    con = open_run(path, run_key, without=counted)
     con.execute(
         "create table runs as select * replace (?::double as confidence, ? as first_judge)"
-        " from published.runs where run_id = ?",
-        [policy.confidence, policy.judges[0], run_id],
+        " from published.runs where run_key = ?",
+        [policy.confidence, policy.judges[0], run_key],
     )
     con.execute("alter table runs add column if not exists counts_blocked_as varchar")  # an older index lacks it
     con.execute("update runs set counts_blocked_as = ?", [counts_blocked_as(policy.blocked)])
@@ -85,8 +74,6 @@ def under_policy(con: duckdb.DuckDBPyConnection, path: Path, run_id: str, policy
     for table in ("intervals", "crr", "retention"):
         con.execute(relations("schema")[table])
     fill_intervals(con)
-    for (run_key,) in con.execute("select run_key from runs").fetchall():
-        fill_rates(con, run_key)
-    for name, sql in relations("marts").items():
-        con.execute(f"create view {name} as {sql}")
+    fill_rates(con, run_key)
+    create_marts(con)
     return con

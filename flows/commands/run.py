@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from audit import locations
-from audit.errors import EXIT_INCONCLUSIVE, AuditError, Interrupted
+from audit.errors import EXIT_INCONCLUSIVE, AuditError, EnvironmentProblem, Interrupted
 from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
@@ -183,7 +183,7 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         environment.quiet()
     from prefect.exceptions import TerminationSignal
 
-    from flows.prefect_check import require_prefect
+    from flows.prefect_check import prefect_failure, require_prefect
     from flows.temporary_server import prefect_api
 
     require_prefect()
@@ -205,6 +205,14 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         if error.next_step:
             error.next_step = error.next_step.replace("resume RUN_ID", f"resume {run_id}{where}")
         raise
+    except Exception as error:
+        if (failure := prefect_failure(error)) is None:
+            raise
+        raise EnvironmentProblem(
+            f"the Prefect server failed: {failure}; what is computed is kept",
+            where="PREFECT_API_URL",
+            next_step=f"look at the server's log, then: erasure-audit resume {run_id}{where}",
+        ) from error
 
 
 def _import_what_flows_need() -> None:

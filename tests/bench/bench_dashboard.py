@@ -1,4 +1,4 @@
-"""Print how long the pages of the dashboard take from an index of 10 million outcomes.
+"""Print how long the pages of the dashboard and the queries of a report take from an index of 10 million outcomes.
 
 python -m tests.bench.bench_dashboard [--outcomes 10000000]
 """
@@ -6,15 +6,20 @@ python -m tests.bench.bench_dashboard [--outcomes 10000000]
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime as dt
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Self, cast
+
+import duckdb
 
 from audit.dashboard.context import Context
 from audit.dashboard.links import LiveLinks
 from audit.dashboard.site import answer
+from audit.index import queries
 from audit.index.copies import open_copy
 from tests.bench.table import Figure, conclude
 from tests.history import History, write
@@ -32,7 +37,7 @@ def main() -> None:
 
 
 def figures(outcomes: int = 10_000_000) -> Iterator[Figure]:
-    """Yield what each page costs without its pictures, the fastest of some tries; the overview's has a goal."""
+    """Yield what each page costs without its pictures, the fastest of some tries, and what a report's queries cost."""
     plain = History()
     history = History(cases=-(-outcomes // (plain.runs * plain.cells * len(plain.judges))))
     with tempfile.TemporaryDirectory() as name:
@@ -53,8 +58,43 @@ def figures(outcomes: int = 10_000_000) -> Iterator[Figure]:
             ("instruments", {}),
             ("evidence", {}),
         ):
-            yield Figure(page, _seconds(context, page, query), "{:.2f} s")
+            yield Figure(page, _seconds(context, page, query), "{:.2f} s", LIMIT)
         con.close()
+        with contextlib.closing(Timed.of_run(path, runs[-1])) as timed:
+            queries.read_counted(cast("duckdb.DuckDBPyConnection", timed), runs[-1])
+            slowest = max(timed.seconds, key=lambda sql: timed.seconds[sql])
+            yield Figure(
+                "slowest query of a report", timed.seconds[slowest], "{:.2f} s", LIMIT, " ".join(slowest.split())[:60]
+            )
+            yield Figure(
+                "all queries of a report",
+                sum(timed.seconds.values()),
+                "{:.2f} s",
+                None,
+                f"{len(timed.seconds)} of them",
+            )
+
+
+class Timed:
+    """A connection to one run of an index that notes how long each statement takes."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
+        self._con, self.seconds = con, dict[str, float]()
+
+    @classmethod
+    def of_run(cls, path: Path, run_id: str) -> Self:
+        """Open the run as a report does."""
+        return cls(queries.open_counted(path, run_id))
+
+    def execute(self, sql: str, *values: Any) -> duckdb.DuckDBPyConnection:
+        """Execute a statement and note its time."""
+        began = time.perf_counter()
+        answer = self._con.execute(sql, *values)
+        self.seconds[sql] = self.seconds.get(sql, 0.0) + time.perf_counter() - began
+        return answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._con, name)
 
 
 def _seconds(context: Context, page: str, query: dict[str, str]) -> float:

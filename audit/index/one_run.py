@@ -1,0 +1,50 @@
+"""Open a published index as if it held one run alone, so that what is asked of a run costs what the run costs.
+
+The marts are written for all runs, and DuckDB does not carry a condition on the run into each part of them. Over views of
+the tables that name the run's key, every part reads the row groups of that run and no others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+import duckdb
+
+from audit.index.sql_files import relations
+
+
+def open_run(path: str | Path, run_key: int, without: Collection[str] = ()) -> duckdb.DuckDBPyConnection:
+    """Return a connection to a database in memory with the tables of one run; the published index is attached as `published`.
+
+    The tables named in `without` are left to the caller, and the marts are left to `create_marts`. A table that the
+    version which filled the index did not know is empty. Raises `duckdb.Error` when the index cannot be read.
+    """
+    con = duckdb.connect()
+    try:
+        quoted = str(path).replace("'", "''")
+        con.execute(f"attach '{quoted}' as published (read_only)")
+        columns = con.execute(
+            "select table_name, bool_or(column_name = 'run_key') from duckdb_columns()"
+            " where database_name = 'published' and schema_name = 'main' group by table_name"
+        ).fetchall()
+        of_one_run = dict(columns)
+        for table, definition in relations("schema").items():
+            if table in without:
+                continue
+            if table not in of_one_run:
+                con.execute(definition)
+            elif of_one_run[table]:
+                con.execute(f"create view {table} as from published.{table} where run_key = {run_key:d}")
+            else:
+                con.execute(f"create view {table} as from published.{table}")
+    except duckdb.Error:
+        con.close()
+        raise
+    return con
+
+
+def create_marts(con: duckdb.DuckDBPyConnection) -> None:
+    """Create the marts as views over the tables of a connection."""
+    for name, sql in relations("marts").items():
+        con.execute(f"create or replace view {name} as {sql}")
