@@ -1,4 +1,5 @@
--- grain: one row per run, decision on record, side of the gate, and cell and judge (or concept, defence and judge)
+-- grain: one row per run, decision on record, side of the gate, and cell and judge (or concept, defence, stage of cycles if it
+-- is on one, and judge)
 with
 acts as (
     select
