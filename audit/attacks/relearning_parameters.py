@@ -96,7 +96,9 @@ class RelearningParameters(TrainingParameters):
                 "or start from preset dreambooth"
             )
         if "prior_weight" not in given and (idle := [name for name in _PRIOR if name in given]):
-            raise ValueError(f"{' and '.join(idle)}: only the prior's loss takes this, and prior_weight is 0; set that, as to 1")
+            raise ValueError(
+                f"{' and '.join(idle)}: only the prior's loss takes this, and prior_weight is 0; set that, as to 1"
+            )
         return self
 
     @field_validator("checkpoints")
