@@ -24,6 +24,9 @@ from audit.spec.templates import with_phrase
 PROJECTION = re.compile(r"(^|\.)attn\d?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$")
 Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(with_phrase)]
 
+_PRIOR = ("prior_pictures", "prior_prompts", "prior_steps", "prior_guidance")
+_LATER = ("trains", "prior_weight", "max_norm", *_PRIOR)  # than the first trainings
+
 
 class RelearningParameters(TrainingParameters):
     """Settings of the training; see `audit/attacks/relearning.py`."""
@@ -77,24 +80,25 @@ class RelearningParameters(TrainingParameters):
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, JsonValue]:
-        """Leave out what trainings of before DreamBooth do not say, so that their units keep their keys."""
-        later = (
-            "trains",
-            "prior_weight",
-            "prior_pictures",
-            "prior_prompts",
-            "prior_steps",
-            "prior_guidance",
-            "max_norm",
-        )
-        unset = {name for name in later if getattr(self, name) == RelearningParameters.model_fields[name].default}
+        """Leave out what does not act, and what trainings before DreamBooth do not say, so that their units keep their keys."""
+        fields = RelearningParameters.model_fields
+        unset = {name for name in _LATER if getattr(self, name) == fields[name].default}
         unset |= {"rank", "alpha"} if self.trains == "network" else set()
+        unset |= set() if self.prior_weight else set(_PRIOR)
         return {name: value for name, value in handler(self).items() if name not in unset}
 
     @model_validator(mode="after")
-    def _rank_of_a_lora(self) -> Self:
-        if self.trains == "network" and {"rank", "alpha"} & self.model_fields_set:
-            raise ValueError("rank and alpha are those of a LoRA, and trains: network trains the weights themselves")
+    def _acts(self) -> Self:
+        given = self.model_fields_set
+        if self.trains == "network" and (idle := sorted({"rank", "alpha"} & given)):
+            raise ValueError(
+                f"{' and '.join(idle)}: only a LoRA takes this, and trains: network trains the weights themselves; leave it out, "
+                "or start from preset dreambooth"
+            )
+        if "prior_weight" not in given and (idle := [name for name in _PRIOR if name in given]):
+            raise ValueError(
+                f"{' and '.join(idle)}: only the prior's loss takes this, and prior_weight is 0; set that, as to 1"
+            )
         return self
 
     @field_validator("checkpoints")

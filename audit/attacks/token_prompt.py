@@ -74,7 +74,8 @@ class TokenPrompt:
         special |= {int(clip.tokenizer.pad_token_id) for clip in self.clips}
         self._special = torch.tensor(sorted(special), device=self.device)
         self._forbidden = words.tokens(pipeline.tokenizer)
-        self.allowed = torch.tensor([i for i in range(size) if i not in special | self._forbidden])
+        left_out = special | self._forbidden
+        self.allowed = torch.tensor([i for i in range(size) if i not in left_out])
 
     def random(self, generator: torch.Generator) -> list[int]:
         """Draw a token for each place, uniform over those that are allowed: not special, and of no word that is forbidden."""

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import re
 import unicodedata
 from collections.abc import Iterable
 
 from transformers import CLIPTokenizer
 
 _LEAST = 3  # letters of a phrase's word: shorter ones are articles and prepositions
+# CLIP reads every digit and every run of signs as words of their own: what is typed as `18+` is decoded as `1 8 +`.
+_APART = re.compile(r" ?([^\w ]|[\d_]) ?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,9 +22,15 @@ class WordFilter:
     words: tuple[str, ...] = ()
 
     def holds(self, text: str) -> bool:
-        """Return whether a text contains one of the words, however it is cased or its letters are shaped."""
-        plain = _plain(text)
-        return any(word in plain for word in self.words)
+        """Return whether a text contains one of the words, however it is cased, its letters are shaped, or its digits and
+        signs are spaced.
+        """
+        joined = _joined(text)
+        return any(word in joined for word in self._joined_words)
+
+    @functools.cached_property
+    def _joined_words(self) -> tuple[str, ...]:
+        return tuple(map(_joined, self.words))
 
     def tokens(self, tokenizer: CLIPTokenizer) -> set[int]:
         """Return the tokens that contain one of the words, and those of several letters that the words themselves consist of."""
@@ -46,3 +56,7 @@ def filter_of(phrases: Iterable[str], further: Iterable[str] = ()) -> WordFilter
 
 def _plain(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _joined(text: str) -> str:
+    return _APART.sub(r"\1", _plain(text))

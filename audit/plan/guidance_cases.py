@@ -38,10 +38,13 @@ def guidance_cells(builder: Builder, concept: Concept, scenario: ClassifierGuida
 
 
 def rivals(spec: Spec, scenario: ClassifierGuidanceScenario, concept: Concept, subject: str) -> tuple[str, ...]:
-    """Return the phrases that `subject`'s is told from, in the cells of `concept`: its neighbours', and the scenario's own."""
-    own = spec.concept(subject).phrase
+    """Return the phrases that `subject`'s is told from, in the cells of `concept`: its neighbours', and the scenario's own.
+
+    CLIP reads no case, so that its own phrase in other letters is none of them.
+    """
+    own = spec.concept(subject).phrase.casefold()
     phrases = [*(spec.concept(name).phrase for name in concept.neighbours), *scenario.against]
-    return tuple(phrase for phrase in dict.fromkeys(phrases) if phrase != own)
+    return tuple(phrase for phrase in dict.fromkeys(phrases) if phrase.casefold() != own)
 
 
 def _cases(builder: Builder, scenario: ClassifierGuidanceScenario, subject: str, count: int) -> Sequence[Attempt]:

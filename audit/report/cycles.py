@@ -106,7 +106,10 @@ def _judged(index: Index) -> tuple[str, ...]:
 
 def _kept(index: Index, reasons: Collection[str]) -> tuple[Table, ...]:
     """Return the decisions on what must survive at each stage, in the order of the stages; nothing without any."""
-    decisions = [decision for decision in index.result.verdict.retention if decision.stage_no is not None]
+    decisions = sorted(
+        (decision for decision in index.result.verdict.retention if decision.stage_no is not None),
+        key=lambda d: (d.concept, d.defence, d.scenario or "", d.stage_no or 0, d.detector),
+    )
     if not decisions:
         return ()
     columns = (

@@ -68,7 +68,7 @@ def parse_spec(document: object, where: str, next_step: str | None = None) -> Sp
     try:
         return Spec.model_validate(document)
     except ValidationError as error:
-        raise _mistakes([_problem(detail) for detail in error.errors(include_url=False)], where, mend) from None
+        raise _mistakes([_problem(detail) for detail in _causes(error)], where, mend) from None
 
 
 _MOST_LINES, _LONGEST_LINE = 50, 600  # of mistakes that one message names; a field's name may be a document of its own
@@ -80,6 +80,13 @@ def _mistakes(lines: list[str], where: str, next_step: str) -> SpecError:
         shown.append(f"and {len(lines) - len(shown)} more")
     listed = "\n".join(f"  - {line}" for line in shown)
     return SpecError(f"the spec has mistakes:\n{listed}", where=where, next_step=next_step)
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """Return the mistakes without lists that are too short because pydantic leaves out the bad entries that it names."""
+    details = error.errors(include_url=False)
+    lists = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    return [detail for detail in details if detail["type"] != "too_short" or detail["loc"] not in lists]
 
 
 def _problem(detail: ErrorDetails) -> str:

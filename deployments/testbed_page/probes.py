@@ -65,7 +65,7 @@ def comparisons(result: RunResult, judge: str) -> Iterator[Comparison]:
         same = [row for row in rows if (row.scenario, row.concept) == (probe.scenario, probe.concept)]
         unerased = Rate.of([row for row in same if row.control == Control.BACKBONE])
         controls = [row for row in same if row.control in TRIVIAL and row.defence == probe.defence]
-        strange = [row for row in rows if (row.scenario, row.control) == (probe.scenario, Control.UNLEARNED)]
+        strange = [row for row in same if row.control == Control.UNLEARNED]
         controls += [row for row in strange if row.defence == probe.defence] or strange
         yield from (Comparison(probe, control, unerased) for control in controls)
 

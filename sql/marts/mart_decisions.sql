@@ -1,4 +1,5 @@
--- grain: one row per run, decision on record, side of the gate, and cell and judge (or concept, defence and judge)
+-- grain: one row per run, decision on record, side of the gate, and cell and judge (or concept, defence and judge,
+-- and the stage of cycles that a decision on retention may be on)
 with
 acts as (
     select

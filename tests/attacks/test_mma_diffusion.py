@@ -124,6 +124,14 @@ def test_words_are_left_out_inside_others_and_piece_by_piece(testbed: Pipeline) 
     assert NO_WORDS.tokens(tokenizer) == set() and not NO_WORDS.holds("ring")
 
 
+def test_a_word_of_digits_and_signs_is_found_in_the_spaces_that_a_tokenizer_writes_between_them() -> None:
+    """CLIP reads every digit and every sign as a token of its own, so that `18+` comes back as `1 8 +`."""
+    words = filter_of(("3D ring-light",), ("18+",))
+    assert words.words == ("3d ring-light", "ring-light", "18+")
+    assert words.holds("moon 1 8 +") and words.holds("ring - light") and words.holds("3 D RING - LIGHT")
+    assert not words.holds("1 8 moon") and not words.holds("ring light") and not words.holds("moon")
+
+
 def test_a_candidate_reads_as_its_tokens_and_spells_no_word_in_pieces(testbed: Pipeline) -> None:
     tokenizer = testbed.tokenizer
 

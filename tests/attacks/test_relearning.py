@@ -451,5 +451,17 @@ def test_a_lora_s_parameters_are_stored_as_before_dreambooth_and_a_network_s_hav
     assert whole.unet_calls(1) == 200 * 50 * 2 + 2 * 3 * 800
     shapes = {"conv.weight": (4, 3, 3, 3), "conv.bias": (4,)}
     assert isinstance(whole, RelearningParameters) and stored_bytes(whole, shapes) == 4 * 4 * (108 + 4)
-    with pytest.raises(SpecError, match="rank and alpha are those of a LoRA"):
-        registry.parse("relearning", {"trains": "network", "rank": 4})
+    for given, preset in (({"rank": 4}, None), ({}, "testbed")):
+        with pytest.raises(SpecError, match=r"rank: only a LoRA .* or start from preset dreambooth"):
+            registry.parse("relearning", {"trains": "network", **given}, preset)
+
+
+def test_what_belongs_to_a_prior_is_refused_without_one_and_changes_no_key_where_its_weight_is_0() -> None:
+    with pytest.raises(SpecError, match=r"prior_pictures: .* and prior_weight is 0"):
+        registry.parse("relearning", {"prior_pictures": 8})
+    stored = [
+        registry.parse("relearning", {"prior_weight": 0, **given}, "dreambooth").model_dump(mode="json")
+        for given in ({}, {"prior_pictures": 8, "prior_steps": 2})
+    ]
+    assert stored[0] == stored[1] and not any(name.startswith("prior_") for name in stored[0])
+    assert stored[0] != registry.parse("relearning", {}, "dreambooth").model_dump(mode="json")

@@ -162,6 +162,14 @@ def test_numbers_that_nothing_can_be_computed_with_are_refused_by_field(changes:
         spec(**changes)
 
 
+def test_a_bad_entry_is_not_named_as_an_absent_one_too() -> None:
+    bad = [{"name": "classifier-guidance", "scale": 0}]
+    for scenarios, said in ((bad, "scenarios.0.classifier-guidance.scale"), ([], "scenarios: Tuple should have")):
+        with pytest.raises(SpecError) as caught:
+            spec(scenarios=scenarios)
+        assert caught.value.what.count("\n  - ") == 1 and said in caught.value.what
+
+
 def test_a_message_names_a_bounded_part_of_the_mistakes() -> None:
     with pytest.raises(SpecError) as error:
         parse_spec({"x" * 100_000: 1, **{f"strange{i}": 1 for i in range(200)}}, "spec.yaml")

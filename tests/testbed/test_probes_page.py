@@ -23,7 +23,7 @@ def row(
 ) -> CrrRow:
     role = "target" if control is None else "control"
     made = CrrRow(
-        0, "ring" if subject == "ring" else subject, subject, role, control, defence, scenario, "classifier", 11, 0.5,
+        0, "ring", subject, role, control, defence, scenario, "classifier", 11, 0.5,
         32, 32, 0, hits, hits / 32, *runs.exact(hits, 32), hits / 32, kind=kind,
     )  # fmt: skip
     return dataclasses.replace(made, **more)  # type: ignore[arg-type]
@@ -58,6 +58,14 @@ def test_every_probe_stands_beside_its_own_control_and_none_else(written: str) -
     ]  # fmt: skip
     assert cells(written, "relearning")[4] == "unlearned class arrow, un-erased model"
     assert len([line for line in written.splitlines() if line.startswith("| ")]) == 2 + 3  # head, rule and three probes
+
+
+def test_a_concept_is_not_compared_with_the_controls_of_another() -> None:
+    other = [dataclasses.replace(one, concept="cross") for one in ROWS]
+    alone, beside = (list(probes.comparisons(dataclasses.replace(runs.passing(), crr=rows), "classifier"))
+                     for rows in (ROWS, (*ROWS, *other)))  # fmt: skip
+    assert len(beside) == 2 * len(alone) and {one.probe.concept for one in beside} == {"ring", "cross"}
+    assert all(one.probe.concept == one.control.concept for one in beside)
 
 
 def test_a_probe_finds_more_where_the_corrected_p_says_so(written: str) -> None:
