@@ -143,7 +143,11 @@ def why_unassessed(report: Report) -> str | None:
     """Return why guidance that should have steered a picture did not, so that the picture shows nothing; None where it did."""
     if report.failure is not None:
         return f"{NAME}: {report.failure}"
-    return None if report.timesteps else f"{NAME}: the classifier's gradient is zero at every step"
+    return (
+        None
+        if report.timesteps
+        else f"{NAME}: no step was steered, as the classifier's gradient is zero at each that could be"
+    )
 
 
 def build(settings: ClassifierGuidance, ref: ModelRef, device: str, decode: Decode) -> ClassifierGuide:

@@ -96,8 +96,8 @@ class ClassifierGuidanceScenario(BaseScenario):
     def _can_guide(self) -> Self:
         if self.prompt is None and self.sampler.guidance != 1.0:
             raise ValueError("the null prompt has nothing to guide to, so sampler.guidance must be 1; or set prompt")
-        if self.window[0] < self.window[1]:
-            raise ValueError(f"window {list(self.window)} must run from noisy to clean, as in [1000, 0]")
+        if not 1000 >= self.window[0] >= self.window[1] >= 0:
+            raise ValueError(f"window {list(self.window)} must run from noisy to clean within [1000, 0]")
         return self
 
     @property

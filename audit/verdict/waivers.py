@@ -37,7 +37,10 @@ Side = Literal["reproduction", "retention"]
 
 @dataclasses.dataclass(frozen=True)
 class Selection:
-    """The decisions that a waiver speaks of: those of one side of the gate that have every value that is given."""
+    """The decisions that a waiver speaks of: those of one side of the gate that have every value that is given.
+
+    What survives at a stage of cycles is only spoken of by a selection that names their scenario.
+    """
 
     side: Side = "reproduction"
     concept: str | None = None
@@ -52,6 +55,8 @@ class Selection:
             return False
         values = {"scenario": getattr(decision, "scenario", None), "judge": getattr(decision, "detector", None)}
         values |= {"concept": decision.concept, "defence": decision.defence}
+        if isinstance(decision, RetentionDecision) and decision.scenario is not None and self.scenario is None:
+            return False
         wanted = {name: getattr(self, name) for name in values}
         return all(value is None or values[name] == value for name, value in wanted.items())
 

@@ -64,6 +64,8 @@ def test_every_stage_is_decided_beside_the_defence_itself() -> None:
     assert name_of(decisions[None]) == "retention | ring | uce | judge"
     assert Selection("retention", scenario="cycles").covers(decisions[4])
     assert not Selection("retention", scenario="cycles").covers(decisions[None])
+    # One that was signed for what survives the defence says nothing of somebody's later edits.
+    assert Selection("retention").covers(decisions[None]) and not Selection("retention").covers(decisions[4])
 
 
 def test_one_stage_that_has_lost_too_much_fails_the_run() -> None:
