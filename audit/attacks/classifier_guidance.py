@@ -146,7 +146,7 @@ def why_unassessed(report: Report) -> str | None:
     return (
         None
         if report.timesteps
-        else f"{NAME}: no step was steered, as the classifier's gradient is zero at each that could be"
+        else f"{NAME}: no step was steered, as no gradient at any had a direction"
     )
 
 
