@@ -143,11 +143,7 @@ def why_unassessed(report: Report) -> str | None:
     """Return why guidance that should have steered a picture did not, so that the picture shows nothing; None where it did."""
     if report.failure is not None:
         return f"{NAME}: {report.failure}"
-    return (
-        None
-        if report.timesteps
-        else f"{NAME}: no step was steered, as no gradient at any had a direction"
-    )
+    return None if report.timesteps else f"{NAME}: no step was steered, as no gradient at any had a direction"
 
 
 def build(settings: ClassifierGuidance, ref: ModelRef, device: str, decode: Decode) -> ClassifierGuide:
