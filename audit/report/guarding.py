@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from audit.records import Scenario
 from audit.report.view import Column, Index, Section, Table
 from audit.report.words import count, number, plain
 from audit.verdict.results import GuardRow
@@ -16,6 +17,8 @@ def section(index: Index) -> Section | None:
     sentences = [
         "A guard acts while a picture is denoised. It reports for each case at how many steps, and why it did not act."
     ]
+    if any(row.guard == Scenario.CLASSIFIER_GUIDANCE for row in rows):
+        sentences.append("Classifier guidance, which steers towards the concept, stands among them with its own steps.")
     if idle:
         sentences.append(
             f"Warning: {count(len(idle))} of {count(len(rows))} times a guard never acted in a whole cell. "

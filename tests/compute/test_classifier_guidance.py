@@ -151,8 +151,11 @@ def test_guards_of_the_defence_still_act(finished: tuple[Plan, Journal, str]) ->
     for control in (None, Control.RANDOM_DIRECTION):
         for row in rows_of(plan, journal, "guarded", control):
             reports = json.loads(row["guard_report"])
-            assert [(report["guard"], report["acted"]) for report in reports] == [("sld", True), ("irece", True)]
-    assert all(row["guard_report"] is None for row in rows_of(plan, journal, "uce", None))
+            acted = [(report["guard"], report["acted"]) for report in reports]
+            assert acted == [("sld", True), ("irece", True), ("classifier-guidance", True)]
+    for row in rows_of(plan, journal, "uce", None):
+        (report,) = json.loads(row["guard_report"])
+        assert (report["guard"], report["steps"]) == ("classifier-guidance", SAMPLER["steps"])  # each step was steered
     guided, random = (
         [row["pixel_sha256"] for row in rows_of(plan, journal, "guarded", control)]
         for control in (None, Control.RANDOM_DIRECTION)

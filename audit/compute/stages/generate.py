@@ -240,8 +240,8 @@ class _Maker:
         for i, case in enumerate(cases):
             reports, by = result.reports[i], denoised_by[i] if denoised_by else None
             calls = result.unet_calls + sum(report.unet_calls for report in reports)
-            guarding, unguided = split(reports)
-            told, refused = as_json(guarding), _refused(guarding)
+            told, (guarding, unguided) = as_json(reports), split(reports)
+            refused = _refused(guarding)
             if refused is not None:
                 rows.append(row_without(case, Status.BLOCKED, refused, unet_calls=calls, guard_report=told))
             elif unguided is not None:
