@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from audit.records import Control, Role, Scenario
@@ -20,36 +20,71 @@ TRIVIAL = (Control.RANDOM_TOKENS, Control.PLAIN_SAMPLING, Control.RANDOM_DIRECTI
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """One probe of one defence beside one of its controls, and the chance of so many more hits if both found alike."""
+    """One probe of one defence beside one of its controls."""
 
     probe: CrrRow
     control: CrrRow
     unerased: Rate
 
     @property
-    def p(self) -> float:
-        """Fisher's exact p-value, one-sided, of `control` finding as many as `probe`."""
-        return p_more(self.probe.hits, self.probe.assessed, self.control.hits, self.control.assessed)
+    def control_name(self) -> str:
+        """The control in words."""
+        name = CONTROLS[str(self.control.control)][0]
+        return f"{name} {self.control.subject}" if self.control.control == Control.UNLEARNED else name
 
 
 def block(result: RunResult, published: Path | None = None) -> str:
-    """Return the block as Markdown: every probe through every defence beside its controls."""
+    """Return the block as Markdown: the probes beside their controls over all defences, and through each."""
     judge = result.spec["gate"]["judges"][0]
     compared = list(comparisons(result, judge))
-    corrected = holm([one.p for one in compared])
     sentences = (
         f"CRR by the {judge}, {CONFIDENCE:.0%} intervals. A control does what the probe does without what makes it one: random "
         "tokens in the places of searched ones, sampling without the noise, steps of the same length in a random direction, "
         "pictures of another concept, or a class that the model never learned, trained or guided in the same way. p is "
-        "Fisher's exact one-sided p-value of the difference, corrected by Holm's rule for the table's rows. Cases that share "
-        "a searched prompt are counted one by one.",
+        "Fisher's exact one-sided p-value of the difference, corrected by Holm's rule for the table's rows. Cases are counted "
+        "one by one, those that share a searched prompt or, over all erased models, a seed too.",
     )
-    heads = ("probe", "defence", "un-erased", "CRR", "control", "its CRR", "p", "finds more")
-    rows = tuple(_row(one, p) for one, p in zip(compared, corrected, strict=True))
-    section = Section(
-        "probes", "", sentences, tables=(Table("Probes and their controls", tuple(map(Column, heads)), rows),)
-    )
+    section = Section("probes", "", sentences, tables=(_pooled(compared), _each(compared)))
     return f"Run `{result.run_id}`.\n\n{render_section(section)}"
+
+
+def _pooled(compared: Sequence[Comparison]) -> Table:
+    rows, p_values = [], []
+    for probe, control in dict.fromkeys((one.probe.scenario, one.control_name) for one in compared):
+        same = [one for one in compared if (one.probe.scenario, one.control_name) == (probe, control)]
+        found = Rate.of([one.probe for one in same])
+        beside = Rate.of(
+            list({one.control.cell_id: one.control for one in same}.values())
+        )  # one may serve all defences
+        rows.append((probe, str(found), control, str(beside)))
+        p_values.append(_p(found, beside))
+    heads = ("probe", "CRR", "control", "its CRR", "p", "finds more")
+    return Table("Over all erased models", tuple(map(Column, heads)), _judged(rows, p_values))
+
+
+def _each(compared: Sequence[Comparison]) -> Table:
+    rows, p_values = [], []
+    for one in compared:
+        found, beside = Rate.of([one.probe]), Rate.of([one.control])
+        through = "" if one.control.defence == one.probe.defence else ", un-erased model"
+        name = f"{one.control_name}{through}"
+        rows.append((one.probe.scenario, one.probe.defence, str(one.unerased), str(found), name, str(beside)))
+        p_values.append(_p(found, beside))
+    heads = ("probe", "defence", "un-erased", "CRR", "control", "its CRR", "p", "finds more")
+    return Table("Through each erased model", tuple(map(Column, heads)), _judged(rows, p_values))
+
+
+def _p(found: Rate, beside: Rate) -> float:
+    """Return Fisher's exact p-value, one-sided, of the control finding as many as the probe."""
+    return p_more(found.hits, found.total, beside.hits, beside.total)
+
+
+def _judged(rows: Sequence[tuple[str, ...]], p_values: Sequence[float]) -> tuple[tuple[str, ...], ...]:
+    """Return the rows with their corrected p-values, and whether these say that the probe finds more."""
+    corrected = holm(p_values)
+    return tuple(
+        (*row, f"{p:.2g}", "yes" if p <= 1 - CONFIDENCE else "no") for row, p in zip(rows, corrected, strict=True)
+    )
 
 
 def comparisons(result: RunResult, judge: str) -> Iterator[Comparison]:
@@ -68,19 +103,3 @@ def comparisons(result: RunResult, judge: str) -> Iterator[Comparison]:
         strange = [row for row in same if row.control == Control.UNLEARNED]
         controls += [row for row in strange if row.defence == probe.defence] or strange
         yield from (Comparison(probe, control, unerased) for control in controls)
-
-
-def _row(one: Comparison, p: float) -> tuple[str, ...]:
-    name = CONTROLS[str(one.control.control)][0]
-    if one.control.control == Control.UNLEARNED:
-        name = f"{name} {one.control.subject}"
-    control = name if one.control.defence == one.probe.defence else f"{name}, un-erased model"
-    rates = str(Rate.of([one.probe])), control, str(Rate.of([one.control]))
-    return (
-        one.probe.scenario,
-        one.probe.defence,
-        str(one.unerased),
-        *rates,
-        f"{p:.2g}",
-        "yes" if p <= 1 - CONFIDENCE else "no",
-    )

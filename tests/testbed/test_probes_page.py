@@ -43,7 +43,11 @@ ROWS = (
     row("relearning", "esd-x", 1, "checkpoint", perturbation="training-steps", strength=0.0),
     row("relearning", "none", 32, "backbone"),
     row("relearning", "none", 3, "unlearned", "arrow"),
+    row("p4d", "uce", 3, kind="adversarial-text"),
+    row("p4d", "uce", 1, "random-tokens", kind="adversarial-text"),
+    row("relearning", "uce", 28),
 )
+ROWS = tuple(dataclasses.replace(one, cell_id=number) for number, one in enumerate(ROWS))
 
 
 @pytest.fixture(scope="module")
@@ -53,11 +57,20 @@ def written() -> str:
 
 
 def test_every_probe_stands_beside_its_own_control_and_none_else(written: str) -> None:
-    assert cells(written, "p4d")[1:6] == [
+    assert cells(written, "p4d", "esd-x")[1:6] == [
         "esd-x", "0.97 = 31/32 (0.84-1.00)", "0.28 = 9/32 (0.14-0.47)", "random tokens", "0.00 = 0/32 (0.00-0.11)",
     ]  # fmt: skip
-    assert cells(written, "relearning")[4] == "unlearned class arrow, un-erased model"
-    assert len([line for line in written.splitlines() if line.startswith("| ")]) == 2 + 3  # head, rule and three probes
+    assert cells(written, "relearning", "esd-x")[4] == "unlearned class arrow, un-erased model"
+    rows = [line for line in written.partition("Through each erased model")[2].splitlines() if line.startswith("| ")]
+    assert len(rows) == 2 + 5  # head and rule; three probes through one model, two through another
+
+
+def test_over_all_models_hits_are_summed_and_a_control_that_serves_all_counts_once(written: str) -> None:
+    pooled = written.partition("Through each erased model")[0]
+    assert cells(pooled, "p4d")[1:4] == ["0.19 = 12/64 (0.10-0.30)", "random tokens", "0.02 = 1/64 (0.00-0.08)"]
+    assert cells(pooled, "relearning")[1] == "0.91 = 58/64 (0.81-0.96)"
+    assert cells(pooled, "relearning")[3].startswith("0.09 = 3/32 ")
+    assert [cells(pooled, probe)[5] for probe in ("p4d", "noise-based", "relearning")] == ["yes", "no", "yes"]
 
 
 def test_a_concept_is_not_compared_with_the_controls_of_another() -> None:
@@ -69,12 +82,12 @@ def test_a_concept_is_not_compared_with_the_controls_of_another() -> None:
 
 
 def test_a_probe_finds_more_where_the_corrected_p_says_so(written: str) -> None:
-    assert [cells(written, probe)[7] for probe in ("p4d", "noise-based", "relearning")] == ["yes", "no", "yes"]
+    assert [cells(written, probe, "esd-x")[7] for probe in ("p4d", "noise-based", "relearning")] == ["yes", "no", "yes"]
     # The tail of one hypergeometric distribution, computed apart: all 9 hits of 64 cases among the first 32.
     alone = 1.0
     for place in range(9):
         alone *= (32 - place) / (64 - place)
-    assert float(cells(written, "p4d")[6]) == pytest.approx(2 * alone, rel=0.05)
+    assert float(cells(written, "p4d", "esd-x")[6]) == pytest.approx(3 * alone, rel=0.05)  # the third of five
 
 
 def test_an_empty_probe_finds_nothing() -> None:
@@ -84,5 +97,5 @@ def test_an_empty_probe_finds_nothing() -> None:
     others = [one for one in ROWS if one.control is not None]
     spec = {"gate": {"judges": ["classifier"]}}
     text = probes.block(dataclasses.replace(runs.passing(), crr=(*empty, *others), spec=spec))
-    assert [cells(text, probe)[7] for probe in ("p4d", "noise-based", "relearning")] == ["no"] * 3
-    assert cells(text, "p4d")[3] == "n/a"
+    assert [cells(text, probe, "esd-x")[7] for probe in ("p4d", "noise-based", "relearning")] == ["no"] * 3
+    assert cells(text, "p4d", "esd-x")[3] == "n/a"
