@@ -115,7 +115,7 @@ def test_every_setting_makes_other_pictures(tmp_path: Path, tiny_folder: Path) -
         assert not plain & pictures(**given)
 
 
-@pytest.fixture(scope="module", params=["prediction", "full"])
+@pytest.fixture(scope="module", params=["prediction", pytest.param("full", marks=pytest.mark.slow)])
 def finished(request: Any, tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> tuple[Plan, Journal, str]:
     folder = tmp_path_factory.mktemp("guided")
     path = spec_of(folder, tiny_folder, text=True, sections={"defences": DEFENCES}, gradient=request.param)
