@@ -52,9 +52,7 @@ class Control(StrEnum):
     OTHER_PICTURES = "other-pictures"  # a picture probe once more, from pictures of another concept
     RANDOM_TOKENS = "random-tokens"  # a prompt search's cell once more, with as many random tokens
     PLAIN_SAMPLING = "plain-sampling"  # a noise-based cell once more, without the noise after each step
-    RANDOM_DIRECTION = (
-        "random-direction"  # a guided cell once more, with steps of the same length in a random direction
-    )
+    RANDOM_DIRECTION = "random-direction"  # a guided cell once more, with as long steps in a random direction
     PERTURBED = "perturbed"  # a latent cell with its image or latent disturbed: a point of a curve
     CHECKPOINT = "checkpoint"  # a relearning cell after fewer training steps, or a stage of cycles: a point of a curve
     MASK_RANDOM = "mask-random"  # the guarded cell once more, its guard's noise in a random mask of the same area

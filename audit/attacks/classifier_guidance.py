@@ -33,9 +33,8 @@ from audit.weights.schedulers import Kind
 NAME = "classifier-guidance"
 VERSION = "1"
 _TOO_SHORT = 1e-12  # a gradient below this norm has no direction in float32
-Judge = Callable[
-    [torch.Tensor], torch.Tensor
-]  # pictures (B, 3, H, W) in [-1, 1] to log p(concept) (B,), differentiable
+# From pictures (B, 3, H, W) in [-1, 1] to log p(concept) (B,), differentiable.
+Judge = Callable[[torch.Tensor], torch.Tensor]
 
 
 def log_probability(clip: DifferentiableClip, texts: torch.Tensor, images: torch.Tensor) -> torch.Tensor:

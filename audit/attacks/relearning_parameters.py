@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     Field,
     JsonValue,
     SerializerFunctionWrapHandler,
@@ -18,11 +17,10 @@ from pydantic import (
 )
 
 from audit.attacks.parameters import AttackMethod, LearningRate, TrainingParameters
-from audit.spec.templates import with_phrase
+from audit.spec.templates import Template
 
 # Of UNets (attn1, attn2) and of transformers, whose joint attention projects the text's tokens too.
 PROJECTION = re.compile(r"(^|\.)attn\d?\.(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)$")
-Template = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(with_phrase)]
 
 _PRIOR = ("prior_pictures", "prior_prompts", "prior_steps", "prior_guidance")
 _LATER = ("trains", "prior_weight", "max_norm", *_PRIOR)  # than the first trainings

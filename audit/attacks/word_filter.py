@@ -36,7 +36,7 @@ class WordFilter:
         """Return the tokens that contain one of the words, and those of several letters that the words themselves consist of."""
         if not self.words:
             return set()
-        texts = [str(tokenizer.decode([token])).strip() for token in range(len(tokenizer))]
+        texts = _vocabulary(tokenizer)
         parts = {part for word in self.words for part in word.split() if len(part) >= _LEAST}
         pieces = {token for part in parts for token in tokenizer(part, add_special_tokens=False)["input_ids"]}
         return {
@@ -45,6 +45,12 @@ class WordFilter:
 
 
 NO_WORDS = WordFilter()
+
+
+@functools.lru_cache(maxsize=4)
+def _vocabulary(tokenizer: CLIPTokenizer) -> tuple[str, ...]:
+    """Return the text of each token: tens of thousands, which each search of a model asks for."""
+    return tuple(str(tokenizer.decode([token])).strip() for token in range(len(tokenizer)))
 
 
 def filter_of(phrases: Iterable[str], further: Iterable[str] = ()) -> WordFilter:

@@ -6,7 +6,8 @@ the tables that name the run's key, every part reads the row groups of that run 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import duckdb
@@ -14,14 +15,14 @@ import duckdb
 from audit.index.sql_files import relations
 
 
-def open_run(path: str | Path, run_key: int, without: Collection[str] = ()) -> duckdb.DuckDBPyConnection:
-    """Return a connection to a database in memory with the tables of one run; the published index is attached as `published`.
+@contextlib.contextmanager
+def open_run(path: str | Path, run_key: int, without: Collection[str] = ()) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connect the block to a database in memory with the tables of one run; the published index is attached as `published`.
 
     The tables named in `without` are left to the caller, and the marts are left to `create_marts`. A table that the
     version which filled the index did not know is empty. Raises `duckdb.Error` when the index cannot be read.
     """
-    con = duckdb.connect()
-    try:
+    with contextlib.closing(duckdb.connect()) as con:
         quoted = str(path).replace("'", "''")
         con.execute(f"attach '{quoted}' as published (read_only)")
         columns = con.execute(
@@ -38,10 +39,7 @@ def open_run(path: str | Path, run_key: int, without: Collection[str] = ()) -> d
                 con.execute(f"create view {table} as from published.{table} where run_key = {run_key:d}")
             else:
                 con.execute(f"create view {table} as from published.{table}")
-    except duckdb.Error:
-        con.close()
-        raise
-    return con
+        yield con
 
 
 def create_marts(con: duckdb.DuckDBPyConnection) -> None:

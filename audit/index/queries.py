@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -18,7 +18,7 @@ from audit.index.defence_pairs import read_defence_pairs
 from audit.index.failure_modes import read_failure_modes
 from audit.index.nearest import read_nearest
 from audit.index.one_run import create_marts, open_run
-from audit.index.published import key_of_run, open_published
+from audit.index.published import key_of_run, open_published, require_run
 from audit.index.records import Row, records
 from audit.index.store import explained
 from audit.index.under_policy import under_policy
@@ -69,22 +69,25 @@ def read_result(path: str | Path, run_id: str, policy: Policy | None = None, sam
     measured again. Samples are read by the policy's first judge: hits first, then by score, at most `samples_per_cell`
     a cell. Raises `StoreError` when the index cannot be read or does not know the run.
     """
-    with explained(Path(path)), contextlib.closing(open_counted(Path(path), run_id, policy)) as con:
+    with explained(Path(path)), open_counted(Path(path), run_id, policy) as con:
         return read_counted(con, run_id, samples_per_cell, policy.judges if policy is not None else None)
 
 
-def open_counted(path: Path, run_id: str, policy: Policy | None = None) -> duckdb.DuckDBPyConnection:
-    """Return a connection in which the marts are of one run, by the policy of its plan or by another one.
+@contextlib.contextmanager
+def open_counted(path: Path, run_id: str, policy: Policy | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connect the block to the marts of one run, by the policy of its plan or by another one.
 
     Raises `StoreError` when there is no index at `path` or it does not know the run, and `duckdb.Error` when it cannot be
     read.
     """
     run_key = key_of_run(path, run_id)
     if policy is not None:
-        return under_policy(path, run_key, policy)
-    con = open_run(path, run_key)
-    create_marts(con)
-    return con
+        with under_policy(path, run_key, policy) as con:
+            yield con
+        return
+    with open_run(path, run_key) as con:
+        create_marts(con)
+        yield con
 
 
 def recorded_decisions(path: str | Path, run_id: str) -> dict[int, str]:
@@ -104,7 +107,8 @@ def result_frames(path: str | Path, run_id: str) -> tuple[pd.DataFrame, pd.DataF
     Rates have the columns of mart_crr. Readings have those of mart_reading_extremes: the raw scores that bound all
     others, so the frame stays small whatever the run's size. Raises `StoreError` as `read_result` does.
     """
-    with explained(Path(path)), contextlib.closing(open_counted(Path(path), run_id)) as con:
+    with contextlib.closing(open_published(path)) as con, explained(Path(path)):
+        require_run(con, run_id, path)
         select = "select * from {} where run_id = ? order by all"
         rates = con.execute(select.format("mart_crr"), [run_id]).df()
         return rates, con.execute(select.format("mart_reading_extremes"), [run_id]).df()

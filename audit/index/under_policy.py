@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -48,32 +50,33 @@ from judged
 """
 
 
-def under_policy(path: Path, run_key: int, policy: Policy) -> duckdb.DuckDBPyConnection:
-    """Return a connection to the published index at `path` in which the marts count one run's stored scores under `policy`.
+@contextlib.contextmanager
+def under_policy(path: Path, run_key: int, policy: Policy) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connect the block to the published index at `path`, in which the marts count one run's stored scores under `policy`.
 
     A case's stored score is the highest among the labels that mean its subject, so one threshold for all of them
     decides it exactly as counting every raw score would. Raises `duckdb.Error` when the index cannot be read.
     """
     counted = ("runs", "outcomes", "intervals", "crr", "retention")
-    con = open_run(path, run_key, without=counted)
-    con.execute(
-        "create table runs as select * replace (?::double as confidence, ? as first_judge)"
-        " from published.runs where run_key = ?",
-        [policy.confidence, policy.judges[0], run_key],
-    )
-    con.execute("alter table runs add column if not exists counts_blocked_as varchar")  # an older index lacks it
-    con.execute("update runs set counts_blocked_as = ?", [counts_blocked_as(policy.blocked)])
-    con.execute("create table overrides (detector varchar, threshold double)")
-    con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's
-        "insert into overrides select i.detector, coalesce(t.threshold, i.threshold) from published.instruments as i"
-        " left join (select unnest(?::varchar[]) as detector, unnest(?::double[]) as threshold) as t using (detector)"
-        " where i.run_key in (select run_key from runs)",
-        [list(policy.thresholds), list(policy.thresholds.values())],
-    )
-    con.execute(_OUTCOMES_UNDER_POLICY)
-    for table in ("intervals", "crr", "retention"):
-        con.execute(relations("schema")[table])
-    fill_intervals(con)
-    fill_rates(con, run_key)
-    create_marts(con)
-    return con
+    with open_run(path, run_key, without=counted) as con:
+        con.execute(
+            "create table runs as select * replace (?::double as confidence, ? as first_judge)"
+            " from published.runs where run_key = ?",
+            [policy.confidence, policy.judges[0], run_key],
+        )
+        con.execute("alter table runs add column if not exists counts_blocked_as varchar")  # an older index lacks it
+        con.execute("update runs set counts_blocked_as = ?", [counts_blocked_as(policy.blocked)])
+        con.execute("create table overrides (detector varchar, threshold double)")
+        con.execute(  # a detector that the policy does not name is read at its own threshold, not at the planned policy's
+            "insert into overrides select i.detector, coalesce(t.threshold, i.threshold) from published.instruments as i"
+            " left join (select unnest(?::varchar[]) as detector, unnest(?::double[]) as threshold) as t using (detector)"
+            " where i.run_key in (select run_key from runs)",
+            [list(policy.thresholds), list(policy.thresholds.values())],
+        )
+        con.execute(_OUTCOMES_UNDER_POLICY)
+        for table in ("intervals", "crr", "retention"):
+            con.execute(relations("schema")[table])
+        fill_intervals(con)
+        fill_rates(con, run_key)
+        create_marts(con)
+        yield con

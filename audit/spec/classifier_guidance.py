@@ -6,14 +6,13 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from audit.spec.base import Phrase
 from audit.spec.sampler import Sampler
 from audit.spec.scenario_base import BaseScenario
-from audit.spec.templates import with_phrase
+from audit.spec.templates import Template, with_phrase
 
-Template = Annotated[Phrase, AfterValidator(with_phrase)]
 TESTBED_GUIDE = "testbed/energy"  # what guides on the testbed unless the spec names another
 
 

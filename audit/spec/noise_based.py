@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
-from audit.spec.base import Phrase
 from audit.spec.sampler import DDIM, Sampler
 from audit.spec.scenario_base import BaseScenario
-from audit.spec.templates import with_phrase
-
-Template = Annotated[Phrase, AfterValidator(with_phrase)]
+from audit.spec.templates import Template
 
 
 class NoiseBasedScenario(BaseScenario):

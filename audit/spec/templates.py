@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from audit.spec.base import Phrase
 
 MARK = "{attack}"  # stands for an attack's answer in a case's prompt
 PHRASE = "{phrase}"  # stands for the concept's phrase
@@ -20,3 +25,6 @@ def with_phrase(template: str) -> str:
     if template.count(PHRASE) != 1 or re.search(r"[{}]", template.replace(PHRASE, "")):
         raise ValueError(f"template {template!r} must contain {{phrase}} once and no other braces")
     return template
+
+
+Template = Annotated[Phrase, AfterValidator(with_phrase)]

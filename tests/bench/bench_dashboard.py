@@ -6,13 +6,12 @@ python -m tests.bench.bench_dashboard [--outcomes 10000000]
 from __future__ import annotations
 
 import argparse
-import contextlib
 import datetime as dt
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Any, cast
 
 import duckdb
 
@@ -60,7 +59,8 @@ def figures(outcomes: int = 10_000_000) -> Iterator[Figure]:
         ):
             yield Figure(page, _seconds(context, page, query), "{:.2f} s", LIMIT)
         con.close()
-        with contextlib.closing(Timed.of_run(path, runs[-1])) as timed:
+        with queries.open_counted(path, runs[-1]) as counted:
+            timed = Timed(counted)
             queries.read_counted(cast("duckdb.DuckDBPyConnection", timed), runs[-1])
             slowest = max(timed.seconds, key=lambda sql: timed.seconds[sql])
             yield Figure(
@@ -80,11 +80,6 @@ class Timed:
 
     def __init__(self, con: duckdb.DuckDBPyConnection) -> None:
         self._con, self.seconds = con, dict[str, float]()
-
-    @classmethod
-    def of_run(cls, path: Path, run_id: str) -> Self:
-        """Open the run as a report does."""
-        return cls(queries.open_counted(path, run_id))
 
     def execute(self, sql: str, *values: Any) -> duckdb.DuckDBPyConnection:
         """Execute a statement and note its time."""

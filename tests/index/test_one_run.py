@@ -24,7 +24,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_table_holds_the_rows_of_that_run_alone(published: Path) -> None:
     run_id = HISTORY.planned_runs[3].run_id
     key = key_of_run(published, run_id)
-    with contextlib.closing(open_run(published, key)) as con:
+    with open_run(published, key) as con:
         for table in relations("schema"):
             columns = [row[0] for row in con.execute(f"describe {table}").fetchall()]
             if "run_key" in columns:
@@ -37,10 +37,9 @@ def test_every_table_holds_the_rows_of_that_run_alone(published: Path) -> None:
 
 def test_marts_of_the_run_are_those_of_the_whole_index(published: Path) -> None:
     run_id = HISTORY.planned_runs[3].run_id
-    whole = open_published(published)
-    of_run = open_run(published, key_of_run(published, run_id))
-    create_marts(of_run)
-    with contextlib.closing(whole), contextlib.closing(of_run):
+    key = key_of_run(published, run_id)
+    with contextlib.closing(open_published(published)) as whole, open_run(published, key) as of_run:
+        create_marts(of_run)
         for mart in relations("marts"):
             if "run_id" in [row[0] for row in whole.execute(f"describe {mart}").fetchall()]:
                 sql = f"select * from {mart} where run_id = ? order by all"
