@@ -28,9 +28,8 @@ from audit.index.folded_files import on_record, record_plan
 from audit.index.integrity import withdraw_missing
 from audit.index.publishing import publish
 from audit.labels.calibrating import known_of_judges
-from audit.plan import forecast
+from audit.plan.backbone_shape import Shape, sd1_shape, shape_of
 from audit.plan.document import Draft, Outline, Plan, read_outline
-from audit.plan.forecast import Shape
 from audit.plan.pictures import forecast_pictures, listed_pictures
 from audit.plan.planner import build_draft, build_plan
 from audit.plan.preflight.checks import check
@@ -275,5 +274,5 @@ def draft_plan(spec: Spec, now: dt.datetime, progress: Callable[[int], None] | N
     except CorpusError as error:
         missing.append(Problem.of("corpus", error))
     here = resolved.backbone if isinstance(resolved.backbone, ModelRef) else None
-    shape = forecast.shape_of(here) if here else forecast.sd1_shape()
+    shape = shape_of(here) if here else sd1_shape()
     return Forecast(draft, shape, tuple(missing), here)

@@ -22,7 +22,9 @@ import functools
 from collections.abc import Callable, Sequence
 
 import torch
+from diffusers import ModelMixin
 
+from audit.diffusion.checkpointing import checkpointed
 from audit.diffusion.guard import Conditioning, Guard, Predict, Prediction, Report, Step, case_generator
 from audit.diffusion.levels import noise_of
 from audit.instruments.differentiable_clip import Decode, DifferentiableClip, draw_views, load_parts, view_of
@@ -51,14 +53,17 @@ class ClassifierGuide(Guard):
     """The guidance of one batch, through the hooks that guards have and after all of them.
 
     So it steers what the defence's guards have made of latents and prediction. The full gradient is that of the guarded
-    model's own prediction: what guards do to it afterwards is not differentiated through.
+    model's own prediction: what guards do to it afterwards is not differentiated through. `recomputed` are the networks
+    whose blocks are computed again for the backward pass.
     """
 
     name = NAME
     version = VERSION
 
-    def __init__(self, judge: Judge, decode: Decode, settings: ClassifierGuidance) -> None:
-        self._judge, self._decode, self._settings = judge, decode, settings
+    def __init__(
+        self, judge: Judge, decode: Decode, settings: ClassifierGuidance, recomputed: Sequence[ModelMixin] = ()
+    ) -> None:
+        self._judge, self._decode, self._settings, self._recomputed = judge, decode, settings, recomputed
         # A random step that is a share of the prediction needs no gradient at all.
         self._differentiates = settings.direction == "gradient" or settings.normalise == "none"
 
@@ -73,7 +78,7 @@ class ClassifierGuide(Guard):
         """Return the latents as they are; keep them, and for the full gradient take it here, where `predict` is."""
         self._latents, self._gradient = latents, None
         if self._acts(step) and self._differentiates and self._settings.gradient == "full":
-            with torch.enable_grad():
+            with torch.enable_grad(), checkpointed(*self._recomputed):
                 point = latents.detach().float().requires_grad_(True)
                 prediction = predict(point)
                 self._gradient = self._of(point, prediction.guided, step)
@@ -88,7 +93,7 @@ class ClassifierGuide(Guard):
         random = self._settings.direction == "random"
         gradient = self._gradient if self._differentiates else self._random(noise)
         if gradient is None:
-            with torch.enable_grad():
+            with torch.enable_grad(), checkpointed(*self._recomputed):
                 point = self._latents.detach().float().requires_grad_(True)
                 gradient = self._of(point, noise.detach(), step)
         length = _norm(gradient)
@@ -145,10 +150,12 @@ def why_unassessed(report: Report) -> str | None:
     return None if report.timesteps else f"{NAME}: no step was steered, as no gradient at any had a direction"
 
 
-def build(settings: ClassifierGuidance, ref: ModelRef, device: str, decode: Decode) -> ClassifierGuide:
+def build(
+    settings: ClassifierGuidance, ref: ModelRef, device: str, decode: Decode, recomputed: Sequence[ModelMixin] = ()
+) -> ClassifierGuide:
     """Return the guidance of a new batch by the CLIP in `ref`. Raises `DetectorError` when it cannot be loaded whole."""
     clip, texts = _load(ref, device, settings.templates, (settings.phrase, *settings.against))
-    return ClassifierGuide(functools.partial(log_probability, clip, texts), decode, settings)
+    return ClassifierGuide(functools.partial(log_probability, clip, texts), decode, settings, recomputed)
 
 
 @functools.lru_cache(maxsize=4)

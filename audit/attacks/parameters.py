@@ -226,7 +226,7 @@ class AttackMethod(Method):
 
     `scenario` is the one whose `method` may name it; empty for those that a scenario takes without being asked.
     A `white_box` one searches through each defence's model, and its parameters have `images`, the number of pictures of the
-    corpus that it learns from. Beside items `prompt-N`, it and one with a `random_control` have their controls `random-N`.
+    corpus that it learns from. One with a `random_control` also finds an item `random-N` beside each `prompt-N`: its control.
     """
 
     parameters: type[Parameters]

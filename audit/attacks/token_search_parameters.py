@@ -202,7 +202,7 @@ class MmaParameters(TokenSearchParameters):
 def _white_box(name: str, parameters: type[WhiteBoxParameters], paper: str) -> AttackMethod:
     return AttackMethod(
         name, "1", parameters, f"audit.attacks.{name}:run", paper,
-        presets=parameters.PRESETS, scenario="adversarial-text", white_box=True,
+        presets=parameters.PRESETS, scenario="adversarial-text", white_box=True, random_control=True,
     )  # fmt: skip
 
 

@@ -26,7 +26,6 @@ from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, prompts, slug
 from audit.erasers.produce import TEXT_PREFIX
-from audit.erasers.receler import training_attention
 from audit.erasers.uce import preserved
 from audit.errors import EraserError
 from audit.methods.parameters import Values
@@ -51,20 +50,19 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     )
     encoder = copy.deepcopy(pipeline.text_encoder).requires_grad_(False)
     trained = {name: p.requires_grad_(True) for name, p in encoder.named_parameters() if "embeddings." not in name}
-    with training_attention(pipeline.unet):
-        step = _Step(pipeline, encoder, targets, retained, options, list(trained.values()))
-        training = Training(
-            NAME,
-            key,
-            {**trained, **{f"attack.{i}": one for i, one in enumerate(step.attacks)}},
-            {"weights": step.optimiser},
-            iterations=options.iterations,
-            seed=options.seed,
-            session=session,
-        )
-        step.latents.fill_pool(f"{key[:8]}-erased", session)
-        step.others.fill_pool(f"{key[:8]}-kept", session)
-        training.run(lambda generator: step(generator, training.done))
+    step = _Step(pipeline, encoder, targets, retained, options, list(trained.values()))
+    training = Training(
+        NAME,
+        key,
+        {**trained, **{f"attack.{i}": one for i, one in enumerate(step.attacks)}},
+        {"weights": step.optimiser},
+        iterations=options.iterations,
+        seed=options.seed,
+        session=session,
+    )
+    step.latents.fill_pool(f"{key[:8]}-erased", session)
+    step.others.fill_pool(f"{key[:8]}-kept", session)
+    training.run(lambda generator: step(generator, training.done))
     state = {name.removeprefix(TEXT_PREFIX): tensor for name, tensor in encoder.state_dict().items()}
     return Made(
         layout="text-encoder",

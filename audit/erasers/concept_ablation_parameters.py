@@ -68,7 +68,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "guidance": 3.0,
         "pixels": None,
         "pictures": 48,
-        "compute": "bfloat16",
+        "compute": "float32",
     },
 }
 

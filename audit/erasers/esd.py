@@ -20,7 +20,6 @@ from collections.abc import Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit import erasers
@@ -187,11 +186,6 @@ def prepare(unet: Denoiser, method: str, selection: str = "2025") -> tuple[Denoi
 def trainable(unet: UNet2DConditionModel, names: Sequence[str]) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
     """Return a copy of the UNet that computes gradients for exactly these parameters, and they by name."""
     copied = copy.deepcopy(unet).requires_grad_(False)
-    if copied.device.type == "cpu" and isinstance(
-        copied, UNet2DConditionModel
-    ):  # joint attention has no other processor
-        # The backward pass of torch's fused attention on CPUs takes as long as the rest of a training step.
-        copied.set_attn_processor(AttnProcessor())
     parameters = dict(copied.named_parameters())
     return copied, {name: parameters[name].requires_grad_(True) for name in names}
 

@@ -82,6 +82,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "steps": 25,
         "pixels": None,
         "pool": 24,
+        "compute": "float32",
         "stored": "float16",
     },
 }

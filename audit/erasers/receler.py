@@ -19,7 +19,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import AttnProcessor
 from torch import nn
 
 from audit.checkpoints.receler_adapter import CONFIG_TYPE, Attached, attach, new_adapters
@@ -48,26 +47,25 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     key = training_key(pipeline, NAME, concepts, options)
     adapters = new_adapters(pipeline.unet, options.rank, options.seed)
     attacks = _attacks(pipeline, concept_prompts, options)
-    with training_attention(pipeline.unet):
-        attached = attach(pipeline.unet, adapters)
-        try:
-            step = _Step(pipeline.unet, attached, concept_prompts, attacks, options)
-            training = Training(
-                NAME,
-                key,
-                {**dict(adapters.named_parameters()), **{f"attack.{i}": a for i, a in enumerate(attacks)}},
-                step.optimisers(),
-                iterations=options.iterations,
-                seed=options.seed,
-                session=session,
-            )
-            latents = Latents(
-                pipeline, step.frozen, step.erased, options, concepts=concept_prompts, mask_side=options.mask_side
-            )
-            latents.fill_pool(key, session)
-            training.run(lambda generator: step(*latents.draw(generator)))
-        finally:
-            attached.detach()
+    attached = attach(pipeline.unet, adapters)
+    try:
+        step = _Step(pipeline.unet, attached, concept_prompts, attacks, options)
+        training = Training(
+            NAME,
+            key,
+            {**dict(adapters.named_parameters()), **{f"attack.{i}": a for i, a in enumerate(attacks)}},
+            step.optimisers(),
+            iterations=options.iterations,
+            seed=options.seed,
+            session=session,
+        )
+        latents = Latents(
+            pipeline, step.frozen, step.erased, options, concepts=concept_prompts, mask_side=options.mask_side
+        )
+        latents.fill_pool(key, session)
+        training.run(lambda generator: step(*latents.draw(generator)))
+    finally:
+        attached.detach()
     return Made(
         layout="receler",
         tensors={name: tensor.float() for name, tensor in adapters.flat().items()},
@@ -187,15 +185,3 @@ def switched_off(attached: Attached) -> Iterator[None]:
         yield
     finally:
         attached.enabled = before
-
-
-@contextlib.contextmanager
-def training_attention(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Compute attention on a CPU plainly inside the block: the fused one's backward pass is slow there."""
-    before = dict(unet.attn_processors)
-    if unet.device.type == "cpu":
-        unet.set_attn_processor(AttnProcessor())
-    try:
-        yield
-    finally:
-        unet.set_attn_processor(before)

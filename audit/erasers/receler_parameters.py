@@ -65,7 +65,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "jitter": False,
         "pixels": None,
         "pool": 24,
-        "compute": "bfloat16",
+        "compute": "float32",
         "stored": "float16",
     },
 }

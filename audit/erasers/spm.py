@@ -26,7 +26,6 @@ from audit.diffusion.training import Training
 from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import file_part, prompts, slug, token_ids
-from audit.erasers.receler import training_attention
 from audit.erasers.spm_parameters import METHOD, SpmParameters, is_layer
 from audit.errors import EraserError
 from audit.methods.parameters import Values
@@ -52,22 +51,21 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
         token_ids(pipeline, options.neutral, "neutral")
     neutral = pipeline.encode_text([options.neutral.strip()])
     paths = layers(pipeline.unet)
-    with training_attention(pipeline.unet):
-        pairs = LowRank(pipeline.unet, paths, options.rank, options.seed, options.alpha)
-        with pairs.acting():
-            step = _Step(pipeline.unet, pairs, [target.states for target in targets], neutral, options)
-            training = Training(
-                NAME,
-                key,
-                dict(pairs.named_parameters()),
-                {"weights": step.optimiser},
-                iterations=options.iterations,
-                seed=options.seed,
-                session=session,
-            )
-            latents = Latents(pipeline, step.frozen, step.erased, options, concepts=targets)
-            latents.fill_pool(key, session)
-            training.run(lambda generator: step(*latents.draw(generator), generator, training.done))
+    pairs = LowRank(pipeline.unet, paths, options.rank, options.seed, options.alpha)
+    with pairs.acting():
+        step = _Step(pipeline.unet, pairs, [target.states for target in targets], neutral, options)
+        training = Training(
+            NAME,
+            key,
+            dict(pairs.named_parameters()),
+            {"weights": step.optimiser},
+            iterations=options.iterations,
+            seed=options.seed,
+            session=session,
+        )
+        latents = Latents(pipeline, step.frozen, step.erased, options, concepts=targets)
+        latents.fill_pool(key, session)
+        training.run(lambda generator: step(*latents.draw(generator), generator, training.done))
     return Made(
         layout="spm",
         tensors=named(pairs, options.alpha),

@@ -60,6 +60,7 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
         "latents_from": "frozen",
         "pixels": None,
         "pool": 24,
+        "compute": "float32",
     },
 }
 ODDITIES: Mapping[str, str] = {

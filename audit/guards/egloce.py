@@ -18,7 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from diffusers import ModelMixin
 
+from audit.diffusion.checkpointing import checkpointed
 from audit.diffusion.guard import Conditioning, Guard, Predict, Step, case_generator
 from audit.guards.building import Parts
 from audit.guards.egloce_parameters import METHOD
@@ -42,14 +44,17 @@ def moved(latents: torch.Tensor, gradient: torch.Tensor, start: torch.Tensor, rh
 class Egloce(Guard):
     """The guard EGLOCE: optimise latents in a window of timesteps.
 
-    `decode` maps clean latents to pictures in [-1, 1], differentiably.
+    `decode` maps clean latents to pictures in [-1, 1], differentiably. `recomputed` are the networks whose blocks are
+    computed again for the backward pass.
     """
 
     name = METHOD.name
     version = METHOD.version
 
-    def __init__(self, energy: Energy, decode: Decode, parameters: Values) -> None:
-        self._energy, self._decode, self._p = energy, decode, parameters
+    def __init__(
+        self, energy: Energy, decode: Decode, parameters: Values, recomputed: Sequence[ModelMixin] = ()
+    ) -> None:
+        self._energy, self._decode, self._p, self._recomputed = energy, decode, parameters, recomputed
 
     def begin(self, conditioning: Conditioning, timesteps: Sequence[float]) -> None:
         """Embed the prompts that are to be retained. Raises ValueError when views are to be drawn without the cases' seeds."""
@@ -111,7 +116,7 @@ class Egloce(Guard):
 
         The energies of the cases are summed: each row's gradient is its own case's alone.
         """
-        with torch.enable_grad():
+        with torch.enable_grad(), checkpointed(*self._recomputed):
             point = z.detach().requires_grad_(True)
             if self._p["gradient"] == "full":
                 prediction = predict(point)
@@ -176,11 +181,8 @@ class Egloce(Guard):
 
 def build(values: Values, parts: Parts) -> Egloce:
     """Return a new EGLOCE around the guarded model."""
-    if values["checkpointing"]:
-        # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
-        parts.guarded_unet().enable_gradient_checkpointing()
-        parts.standard.vae.enable_gradient_checkpointing()
-    return Egloce(energy_of(values, parts), decoder(parts.standard), values)
+    recomputed = (parts.guarded_unet(), parts.standard.vae) if values["checkpointing"] else ()
+    return Egloce(energy_of(values, parts), decoder(parts.standard), values, recomputed)
 
 
 def energy_of(values: Values, parts: Parts) -> Energy:

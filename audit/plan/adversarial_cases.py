@@ -59,7 +59,7 @@ def adversarial_cases(
             scenario.method,
             parameters,
             concept,
-            [item, _control_of(item)] if _has_control(method) else [item],
+            [item, _control_of(item)] if method.random_control else [item],
             model=model if method.white_box else None,
             images=images,
             together=True,
@@ -78,17 +78,13 @@ def random_token_cases(scenario: AdversarialTextScenario, cases: Sequence[Attemp
 
     There are none for a search without such a control, or where nothing was searched for.
     """
-    if scenario.prompts is not None or not _has_control(_method(scenario)):
+    if scenario.prompts is not None or not _method(scenario).random_control:
         return []
     return [dataclasses.replace(case, attack_item=_control_of(case.attack_item)) for case in cases if case.attack_item]
 
 
 def _method(scenario: AdversarialTextScenario) -> AttackMethod:
     return registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
-
-
-def _has_control(method: AttackMethod) -> bool:
-    return method.white_box or method.random_control
 
 
 def _control_of(item: str) -> str:

@@ -13,6 +13,7 @@ from audit.attacks import registry
 from audit.attacks.relearning_parameters import METHOD as RELEARNING
 from audit.attacks.relearning_parameters import RelearningParameters
 from audit.attacks.relearning_parameters import stored_bytes as trained_bytes
+from audit.plan.backbone_shape import Shape
 from audit.plan.document import KINDS, Draft
 from audit.plan.erasure_costs import stored_bytes, training_calls
 from audit.plan.identities import (
@@ -30,10 +31,7 @@ from audit.plan.rates import Rates, journal_rates
 from audit.plan.samplers import timesteps
 from audit.spec.scenarios import LatentScenario
 from audit.storage.journal import Journal
-from audit.weights.families import FLUX_SIDE, LAYOUTS
-from audit.weights.files import read_json
-from audit.weights.references import ModelRef, stored_shapes
-from audit.weights.schedulers import PUBLISHED, own_scheduler
+from audit.weights.schedulers import PUBLISHED
 
 PNG_SHARE = 0.6  # assumed size of a PNG photograph relative to raw RGB
 DETECT_ROW = 300  # assumed bytes of one picture's raw scores
@@ -102,19 +100,6 @@ class Price:
     def storage(self) -> float:
         """Return the bytes that pending units will write."""
         return sum(work.storage for work in self.work)
-
-
-@dataclasses.dataclass(frozen=True)
-class Shape:
-    """Sizes of a backbone's pictures, latents and weights, and its scheduler, from its configuration files."""
-
-    resolution: int
-    latent_bytes: int
-    unet: Mapping[str, tuple[int, ...]] = dataclasses.field(hash=False)  # shape of every UNet tensor
-    scheduler: Mapping[str, object] = dataclasses.field(
-        default_factory=lambda: PUBLISHED, hash=False
-    )  # as `choose` takes it
-    distilled: bool = False  # whether guidance costs no second evaluation: Flux is told it, or needs none
 
 
 def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = None) -> Price:
@@ -280,29 +265,6 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     if any(w.pending for w in work):
         sentences.append("time: loading models is not in it")
     return tuple(sentences)
-
-
-def shape_of(backbone: ModelRef) -> Shape:
-    """Return the sizes of a pipeline, read from its configuration and the headers of its weight files."""
-    folder = backbone.path
-    part = "unet" if (folder / "unet").is_dir() else "transformer"
-    unet, vae = read_json(folder / part / "config.json"), read_json(folder / "vae" / "config.json")
-    side = int(unet.get("sample_size", FLUX_SIDE))
-    return Shape(
-        resolution=side * 2 ** (len(vae["block_out_channels"]) - 1),
-        latent_bytes=int(vae.get("latent_channels", 4)) * side * side * 4,
-        unet=stored_shapes(backbone, part),
-        scheduler=own_scheduler(folder),
-        distilled=read_json(folder / "model_index.json").get("_class_name") in LAYOUTS["flux"].pipelines,
-    )
-
-
-def sd1_shape() -> Shape:
-    """Return the sizes of Stable Diffusion v1.x from its architecture alone, for a backbone that is not on this machine."""
-    from audit.checkpoints.sd1 import sd1_names  # imports torch
-
-    shapes = {name: tensor.shape for name, tensor in sd1_names().unet.items()}
-    return Shape(resolution=512, latent_bytes=4 * 64 * 64 * 4, unet=shapes)
 
 
 def pictures_sharing(plan: Draft) -> int:

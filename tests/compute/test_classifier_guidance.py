@@ -16,8 +16,9 @@ from audit import run
 from audit.compute.models import Models
 from audit.compute.stages.generate import run_generate
 from audit.errors import AuditError, SpecError
+from audit.plan.backbone_shape import shape_of
 from audit.plan.document import KINDS, Draft, Plan, read_plan
-from audit.plan.forecast import calls_of, price, shape_of
+from audit.plan.forecast import calls_of, price
 from audit.plan.identities import GenerateIdentity, as_json
 from audit.records import Control, Status
 from audit.run import draft_plan

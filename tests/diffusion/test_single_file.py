@@ -19,7 +19,7 @@ from audit.diffusion.pipeline import Pipeline, check_weights, load_pipeline, noi
 from audit.diffusion.sampling import initial_noise, sample
 from audit.diffusion.strict_loading import diffusers_layout
 from audit.errors import CheckpointError
-from audit.plan.forecast import shape_of
+from audit.plan.backbone_shape import shape_of
 from audit.storage.journal import Journal
 from audit.weights import sharing
 from audit.weights.references import ModelRef, component_files, pipeline_family, resolve_model, shared_model

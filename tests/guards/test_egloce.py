@@ -95,6 +95,8 @@ def test_checkpointing_recomputes_blocks_and_gives_the_same_gradient(testbed: Pi
         guard = make(own, "egloce", checkpointing=checkpointing, iterations=1, window=[401, 401])
         made.append(run(own, [guard], ["a photo of a ring"], 3.0, steps=5))
         calls.append(len(counted))
+        # The networks are everybody's: left checkpointed, each later training would compute its blocks twice.
+        assert not own.unet.is_gradient_checkpointing and not own.vae.is_gradient_checkpointing
     torch.testing.assert_close(made[0].latents, made[1].latents, rtol=1e-4, atol=1e-4)
     assert calls[1] == calls[0] + 1  # once more, for the one backward pass
 

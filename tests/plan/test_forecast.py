@@ -12,9 +12,10 @@ import pytest
 
 from audit.erasers import resolve_parameters
 from audit.plan import forecast
+from audit.plan.backbone_shape import Shape, shape_of
 from audit.plan.document import Plan
 from audit.plan.erasure_costs import stored_bytes
-from audit.plan.forecast import Calls, Rates, Shape, calls_of, price
+from audit.plan.forecast import Calls, Rates, calls_of, price
 from audit.plan.identities import EraseIdentity, Unit, as_json
 from audit.plan.resolved import CorpusItem
 from audit.records import Instrument
@@ -80,8 +81,8 @@ def test_sampling_costs_two_calls_a_step_under_guidance_and_one_without() -> Non
 
 
 def test_a_network_that_takes_guidance_as_an_input_is_told_by_its_folder(tmp_path: Path) -> None:
-    assert forecast.shape_of(resolve_model(str(write_flux(tmp_path / "flux")))).distilled
-    assert not forecast.shape_of(resolve_model(str(write_sd3(tmp_path / "sd3", t5=False)))).distilled
+    assert shape_of(resolve_model(str(write_flux(tmp_path / "flux")))).distilled
+    assert not shape_of(resolve_model(str(write_sd3(tmp_path / "sd3", t5=False)))).distilled
 
 
 @pytest.mark.parametrize("source", ["image", "vae", "black"])
@@ -293,7 +294,7 @@ def test_done_units_cost_nothing_and_set_the_rate(tmp_path: Path) -> None:
 
 
 def test_shape_comes_from_configuration_and_weight_headers(tiny_folder: Path) -> None:
-    shape = forecast.shape_of(resolve_model(str(tiny_folder)))
+    shape = shape_of(resolve_model(str(tiny_folder)))
     assert (shape.resolution, shape.latent_bytes) == (16, 4 * 8 * 8 * 4)
     assert shape.unet["conv_in.weight"] == (8, 4, 3, 3)
     assert "__metadata__" not in shape.unet

@@ -19,12 +19,9 @@ def guidance_of(pictures: GenerateIdentity, models: Models) -> list[ClassifierGu
     settings, sampler = pictures.guidance, pictures.sampler
     if settings is None or sampler is None:
         return []
-    # Blocks are computed again for the backward pass; without gradients, as everywhere else, nothing changes.
-    models.pipeline.vae.enable_gradient_checkpointing()
-    if settings.gradient == "full":
-        models.network(pictures.model, sampler.dtype).enable_gradient_checkpointing()
+    networks = [models.network(pictures.model, sampler.dtype)] if settings.gradient == "full" else []
     ref = models.guard_model(settings.guide_sha256)
-    return [build(settings, ref, str(models.device), decoder(models.pipeline))]
+    return [build(settings, ref, str(models.device), decoder(models.pipeline), [models.pipeline.vae, *networks])]
 
 
 def split(reports: Sequence[Report]) -> tuple[list[Report], str | None]:
