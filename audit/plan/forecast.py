@@ -13,6 +13,7 @@ from audit.attacks import registry
 from audit.attacks.relearning_parameters import METHOD as RELEARNING
 from audit.attacks.relearning_parameters import RelearningParameters
 from audit.attacks.relearning_parameters import stored_bytes as trained_bytes
+from audit.machine.arithmetic import emulates_bfloat16
 from audit.plan.backbone_shape import Shape
 from audit.plan.document import KINDS, Draft
 from audit.plan.erasure_costs import stored_bytes, training_calls
@@ -70,6 +71,7 @@ class Work:
     texts: float = 0.0  # evaluations of the text encoder alone, of pending units
     detections: Mapping[str, int] = dataclasses.field(default_factory=dict, hash=False)  # pending rows by detector kind
     gradients: int = 0  # through the decoder and the guide of classifier guidance, of pending units
+    rounded: int = 0  # pending units that compute in bfloat16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +115,7 @@ def price(plan: Draft, journal: Journal, shape: Shape, rates: Rates | None = Non
 
 
 def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) -> Work:
-    units = pending = rows = gradients = 0
+    units = pending = rows = gradients = rounded = 0
     calls, storage, texts = NO_CALLS, 0.0, 0.0
     detections: Counter[str] = Counter()
     inversions = _inversions(plan) if kind == "generate" else {}
@@ -123,6 +125,7 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
             continue
         pending += 1
         rows += unit.rows
+        rounded += _is_rounded(unit.identity)
         if not _denoised_before(unit, inversions):
             calls += calls_of(unit, rates.evaluations_per_step, shape.scheduler, distilled=shape.distilled)
         storage += _storage(unit, rates, shape)
@@ -132,7 +135,7 @@ def _work(plan: Draft, kind: str, done: set[str], rates: Rates, shape: Shape) ->
             detections[unit.identity.instrument.kind] += unit.rows
         if isinstance(unit.identity, GenerateIdentity):
             gradients += unit.rows * _gradients(unit.identity, shape.scheduler)
-    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections), gradients)
+    return Work(kind, units, pending, rows, calls, storage, texts, dict(detections), gradients, rounded)
 
 
 def _gradients(pictures: GenerateIdentity, scheduler: Mapping[str, object]) -> int:
@@ -140,6 +143,15 @@ def _gradients(pictures: GenerateIdentity, scheduler: Mapping[str, object]) -> i
     if pictures.guidance is None or pictures.sampler is None:
         return 0
     return pictures.guidance.gradients(timesteps(pictures.sampler, scheduler))
+
+
+def _is_rounded(identity: Identity) -> bool:
+    """Return whether a unit samples or trains in bfloat16."""
+    if isinstance(identity, GenerateIdentity):
+        return identity.sampler is not None and identity.sampler.dtype == "bfloat16"
+    if isinstance(identity, EraseIdentity | AttackIdentity):
+        return str(identity.parameters.get("compute")).startswith("bfloat16")
+    return False
 
 
 def _inversions(plan: Draft) -> dict[str, Identity]:
@@ -254,6 +266,12 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
         sentences.append(
             f"classifier guidance: {gradients:,.0f} gradients through the decoder and the guide, and through the UNet where "
             "gradient is full, are not in the time"
+        )
+    rounded = sum(w.rounded for w in work)
+    if rounded and emulates_bfloat16():
+        sentences.append(
+            f"bfloat16, in which {rounded:,} of the units compute, is emulated by this machine's processor, some 16 times "
+            "slower than float32: set dtype (samplers) and compute (erasers) to float32, or run them on another machine"
         )
     untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)
     if untimed:

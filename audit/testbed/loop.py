@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from audit.files import write_atomically
+from audit.machine.arithmetic import emulates_bfloat16
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -51,7 +52,7 @@ def recorded(folder: Path, name: str) -> tuple[int, float] | None:
 class Training:
     """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one.
 
-    With `autocast`, products run in bfloat16, which pays where the machine computes in it and costs where it does not.
+    With `autocast`, products run in bfloat16 where the machine computes in it, and in float32 where it would emulate it.
     """
 
     def __init__(
@@ -65,7 +66,8 @@ class Training:
         seed: int,
         autocast: bool = True,
     ) -> None:
-        self.name, self.steps, self.peak, self.seed, self.autocast = name, steps, peak, seed, autocast
+        self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
+        self.autocast = autocast and not emulates_bfloat16()
         self.path = folder / f"{name}.pt"
         self.device = pick_device()
         self.modules = nn.ModuleDict(modules).to(self.device)

@@ -48,14 +48,14 @@ def generate(steps: int, guidance: float, rows: int = 1) -> Unit:
     return unit("generate", rows, {"source": "prompt", "sampler": {"steps": steps, "guidance": guidance}})
 
 
-def make_plan(tmp_path: Path, method: str = "uce", further: Sequence[dict[str, Any]] = ()) -> Plan:
+def make_plan(tmp_path: Path, method: str = "uce", further: Sequence[dict[str, Any]] = (), **parameters: Any) -> Plan:
     spec = parse_spec(
         {
             "name": "priced",
             "backbone": "testbed",
             "concepts": [{"name": "ring", "phrase": "ring"}],
             "corpus": [{"url": str(tmp_path), "concept": "ring"}],
-            "defences": [{"name": method, "eraser": {"method": method, "preset": "testbed"}}],
+            "defences": [{"name": method, "eraser": {"method": method, "preset": "testbed", "parameters": parameters}}],
             "scenarios": [
                 {"name": "text", "cases": 8, "sampler": {"steps": 10, "guidance": 5.0}},
                 {"name": "latent-whitebox", "cases": 4, "sampler": {"steps": 10, "guidance": 1.0}},
@@ -189,6 +189,18 @@ def test_a_plan_that_trains_says_what_a_backward_pass_counts(tmp_path: Path) -> 
     assert trained.calls.expected - closed.calls.expected == 6000
     assert any("backward pass counts as two" in said for said in trained.assumptions)
     assert not any("backward" in said for said in closed.assumptions)
+
+
+@pytest.mark.parametrize(
+    ("method", "emulated", "warned"), [("esd-x", True, True), ("esd-x", False, False), ("uce", True, False)]
+)
+def test_a_plan_says_that_bfloat16_would_be_emulated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str, emulated: bool, warned: bool
+) -> None:
+    monkeypatch.setattr(forecast, "emulates_bfloat16", lambda: emulated)
+    plan = make_plan(tmp_path, method, compute="bfloat16") if method == "esd-x" else make_plan(tmp_path, method)
+    found = price(plan, Journal(str(tmp_path / "runs")), SHAPE)
+    assert any("in which 1 of the units compute, is emulated" in said for said in found.assumptions) is warned
 
 
 def test_a_plan_is_priced_by_kind(tmp_path: Path) -> None:
