@@ -28,6 +28,7 @@ from audit.index.folded_files import on_record, record_plan
 from audit.index.integrity import withdraw_missing
 from audit.index.publishing import publish
 from audit.labels.calibrating import known_of_judges
+from audit.machine.compilers import Mode
 from audit.plan.backbone_shape import Shape, sd1_shape, shape_of
 from audit.plan.document import Draft, Outline, Plan, read_outline
 from audit.plan.pictures import forecast_pictures, listed_pictures
@@ -144,11 +145,17 @@ def _check_corpus(resolved: Resolved) -> None:
         require_disjoint(ingest.manifest(spec.calibration, spec.corpus_limits), manifest.to_batches())
 
 
-def worker(plan: Plan, journal: Journal, device: str | None = None, batch_size: int | None = None) -> Worker:
+def worker(
+    plan: Plan,
+    journal: Journal,
+    device: str | None = None,
+    batch_size: int | None = None,
+    compile_with: Mode | None = None,
+) -> Worker:
     """Return a worker for `plan` in this process."""
     from audit.compute.worker import Worker
 
-    return Worker(plan, journal, device=device, batch_size=batch_size)
+    return Worker(plan, journal, device=device, batch_size=batch_size, compile_with=compile_with)
 
 
 def consolidate(journal: Journal, run_id: str, database: Path) -> Path:

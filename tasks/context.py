@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from audit import locations
 from audit.errors import JournalError
+from audit.machine.compilers import Mode
 from audit.plan.document import Plan, read_plan
 from audit.spec.document import Spec, parse_spec
 from audit.storage.journal import Journal
@@ -49,6 +50,11 @@ class Settings(BaseModel):
     )
     device: str | None = Field(default=None, description="torch device, e.g. cpu or cuda:1; the best one by default")
     batch_size: int | None = Field(default=None, ge=1, description="pictures per model call; by device by default")
+    compile_with: Mode | None = Field(
+        default_factory=lambda: os.environ.get("ERASURE_AUDIT_COMPILE") or None,
+        description="compile networks by torch.compile, with recorded launches on a GPU (cuda-graphs) or without",
+        validate_default=True,
+    )
     gpu_slot: str | None = Field(
         default_factory=lambda: os.environ.get("ERASURE_AUDIT_GPU_SLOT") or None,
         description="Prefect global concurrency limit that each unit holds while it computes",
@@ -90,7 +96,9 @@ class Run:
     @property
     def worker(self) -> Worker:
         """The worker of this process; models stay loaded from unit to unit."""
-        return _worker(self.root, self.run_id, self.settings.device, self.settings.batch_size)
+        return _worker(
+            self.root, self.run_id, self.settings.device, self.settings.batch_size, self.settings.compile_with
+        )
 
     @property
     def planned(self) -> bool:
@@ -150,10 +158,12 @@ def _plan(root: str, run_id: str) -> Plan:
 
 
 @functools.lru_cache(maxsize=1)
-def _worker(root: str, run_id: str, device: str | None, batch_size: int | None) -> Worker:
+def _worker(root: str, run_id: str, device: str | None, batch_size: int | None, compile_with: Mode | None) -> Worker:
     from audit import run
 
-    return run.worker(_plan(root, run_id), _journal(root), device=device, batch_size=batch_size)
+    return run.worker(
+        _plan(root, run_id), _journal(root), device=device, batch_size=batch_size, compile_with=compile_with
+    )
 
 
 def forget() -> None:

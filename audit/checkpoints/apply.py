@@ -19,6 +19,7 @@ from audit.checkpoints.receler_adapter import Attached, attach, load_adapters
 from audit.checkpoints.recognition import recognise
 from audit.checkpoints.spm import Transport
 from audit.checkpoints.tensors import LazyTensor, LazyTensors, backbone_modules, in_memory
+from audit.diffusion.compiled import Compiled
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.diffusion.placeholder_tokens import ClipEncoder
@@ -39,12 +40,14 @@ class ErasedModel:
     adapters: Attached | None = None  # Receler
     transport: Transport | None = None  # SPM
 
-    def noise_model(self, texts: Sequence[str] = (), guidance: float = 1.0) -> NoiseModel:
+    def noise_model(
+        self, texts: Sequence[str] = (), guidance: float = 1.0, compiled: Compiled | None = None
+    ) -> NoiseModel:
         """Return the prediction. `texts` are the prompts of the batch, without which SPM raises ValueError.
 
-        `guidance` is the scale that a distilled network is told.
+        `guidance` is the scale that a distilled network is told. `compiled` evaluates this model's network.
         """
-        model = noise_model(self.unet, guidance)
+        model = noise_model(self.unet, guidance, compiled)
         return model if self.transport is None else self.transport.bind(model, texts)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pyarrow.compute as pc
 import safetensors.torch
@@ -16,6 +16,7 @@ from audit.checkpoints.apply import with_changes
 from audit.checkpoints.tensors import header_metadata
 from audit.compute.prefixes import Prefixes
 from audit.compute.relearned import relearned_change, require_trained
+from audit.diffusion.compiled import Compiled
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
@@ -47,8 +48,16 @@ class Models:
     # UNets held in memory, the backbone's among them; a run visits defences in order, so more only cost memory.
     kept = 3
 
-    def __init__(self, ref: ModelRef, journal: Journal, device: torch.device, plan: Plan | None = None) -> None:
-        self.ref, self.journal, self.device, self.plan = ref, journal, device, plan
+    def __init__(
+        self,
+        ref: ModelRef,
+        journal: Journal,
+        device: torch.device,
+        plan: Plan | None = None,
+        compiling: Callable[[Denoiser], Compiled] | None = None,
+    ) -> None:
+        """`compiling` returns what evaluates a network in its place; None leaves networks as they are."""
+        self.ref, self.journal, self.device, self.plan, self.compiling = ref, journal, device, plan, compiling
         self._pipeline: Pipeline | None = None
         self._loaded: OrderedDict[tuple[str | None, str], Denoiser | ErasedModel] = OrderedDict()
         self._declared: dict[str, str] | None = None
@@ -86,7 +95,12 @@ class Models:
         `guidance` is the scale that a distilled network is told.
         """
         model = self._model(erase_key, dtype)
-        return model.noise_model(texts, guidance) if isinstance(model, ErasedModel) else noise_model(model, guidance)
+        if isinstance(model, ErasedModel):
+            return model.noise_model(texts, guidance, self._compiled(model.unet))
+        return noise_model(model, guidance, self._compiled(model))
+
+    def _compiled(self, network: Denoiser) -> Compiled | None:
+        return None if self.compiling is None else self.compiling(network)
 
     def start(self, edited: Edited | None) -> Pipeline:
         """Return the pipeline that an eraser starts from: the backbone, or an erased model with its LoRA in the weights.

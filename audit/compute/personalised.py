@@ -46,7 +46,7 @@ class Personalised(Models):
     kept = 1  # the models below are held too
 
     def __init__(self, below: Models, personalisation: OnTop) -> None:
-        super().__init__(below.ref, below.journal, below.device, below.plan)
+        super().__init__(below.ref, below.journal, below.device, below.plan, below.compiling)
         self.below, self.personalisation = below, personalisation
         self._encoders: dict[str | None, Pipeline] = {}
 

@@ -30,6 +30,8 @@ from audit.compute.training_folders import training_session
 from audit.corpus.images import Pixels
 from audit.corpus.ingest import read_picture
 from audit.corpus.manifest import read_stored_manifest
+from audit.diffusion.compiled import Compiled
+from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.devices import DEFAULT_BATCH, pick_device, require_device
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem
 from audit.filters.building import build as build_filter
@@ -37,6 +39,7 @@ from audit.filters.protocol import Filter, Parts
 from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
+from audit.machine.compilers import Mode, require_compiler
 from audit.plan.document import KINDS, Plan
 from audit.plan.identities import (
     AttackIdentity,
@@ -83,13 +86,16 @@ class Worker:
         *,
         device: str | None = None,
         batch_size: int | None = None,
+        compile_with: Mode | None = None,
         kinds: Collection[str] = KINDS,
     ) -> None:
         """Take the plan on. Raises `CheckpointError` when the backbone is not the planned one, `EnvironmentProblem` when the
-        code of `kinds`, those that it will run, is not."""
+        code of `kinds`, those that it will run, is not, or when networks are to be compiled where no compiler is."""
         self.plan, self.journal = plan, journal
         self.device = pick_device(device)
-        self._batch_size = batch_size
+        self._batch_size, self._compile_with = batch_size, compile_with
+        if compile_with is not None:
+            require_compiler()
         ref = resolve_model(plan.spec.backbone)
         if ref.sha256 != plan.backbone["sha256"]:
             raise CheckpointError(
@@ -98,7 +104,7 @@ class Worker:
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
         self._require_planned_code(kinds)
-        self.models = Models(ref, journal, self.device, plan)
+        self.models = Models(ref, journal, self.device, plan, self._compiled if compile_with else None)
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
         self._filters: dict[int, Filter] = {}
@@ -111,6 +117,10 @@ class Worker:
             self._batch_size = measured_batch(self.models.pipeline, self.plan.spec.unit_size)
             log.info("%d pictures of one call fit on %s", self._batch_size, self.device)
         return self._batch_size or DEFAULT_BATCH.get(self.device.type, 16)
+
+    def _compiled(self, network: Denoiser) -> Compiled:
+        assert self._compile_with is not None
+        return Compiled(network, self._compile_with, self.batch_size)
 
     def _require_planned_code(self, kinds: Collection[str]) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
@@ -275,4 +285,5 @@ class Worker:
 
     def _runtime(self) -> dict[str, str]:
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
-        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__}
+        compiled = {"compiled": self._compile_with} if self._compile_with else {}
+        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__, **compiled}

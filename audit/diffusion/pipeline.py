@@ -15,6 +15,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
+from audit.diffusion.compiled import Compiled
 from audit.diffusion.denoisers import (
     Denoiser,
     JointTransformer,
@@ -174,16 +175,17 @@ class Pipeline:
         return torch.where(torch.isfinite(images), images, torch.nan).clamp(-1, 1)
 
 
-def noise_model(unet: Denoiser, guidance: float = 1.0) -> NoiseModel:
+def noise_model(unet: Denoiser, guidance: float = 1.0, compiled: Compiled | None = None) -> NoiseModel:
     """Return `(latents, timestep, states) -> prediction`, evaluated in the network's own dtype and returned in float32.
 
-    `guidance` is the scale that a network distilled with guidance is told; the others know none.
+    `guidance` is the scale that a network distilled with guidance is told; the others know none. `compiled` evaluates
+    the same network.
     """
-    dtype = unet.dtype
+    dtype, evaluate = unet.dtype, compiled or unet
     told = {"guidance": guidance} if is_distilled(unet) else {}
 
     def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-        return unet(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype), **told).sample.float()
+        return evaluate(latents.to(dtype), timestep, encoder_hidden_states=states.to(dtype), **told).sample.float()
 
     return predict
 

@@ -38,7 +38,7 @@ def request(method: str, concept: str) -> Request:
     """
     neighbours = tuple(name for name in CLASSES if name != concept)
     erased = Concept(name=concept, phrase=concept, neighbours=neighbours)
-    parameters = {"stored": "float16", **SHIPPED.get(method, {})}
+    parameters: dict[str, object] = {"stored": "float16", **SHIPPED.get(method, {})}
     return Request(backbone="testbed", method=method, concepts=(erased,), preset="testbed", parameters=parameters)
 
 

@@ -10,6 +10,13 @@ import typer
 from flows.console import Format
 
 
+class Compiler(StrEnum):
+    """How networks are compiled."""
+
+    INDUCTOR = "inductor"
+    CUDA_GRAPHS = "cuda-graphs"
+
+
 class Where(StrEnum):
     """Where units are computed."""
 
@@ -26,6 +33,14 @@ Database = Annotated[str | None, typer.Option("--database", help="Path of the Du
 Reports = Annotated[str | None, typer.Option("--reports", help="Folder for the reports.")]
 Device = Annotated[str | None, typer.Option("--device", help="torch device, such as cpu or cuda:1.")]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Pictures per model call.")]
+Compile = Annotated[
+    Compiler | None,
+    typer.Option(
+        "--compile",
+        envvar="ERASURE_AUDIT_COMPILE",
+        help="Compile networks (torch.compile): minutes at first, then quicker. cuda-graphs also records GPU launches.",
+    ),
+]
 GpuSlot = Annotated[
     str | None,
     typer.Option("--gpu-slot", envvar="ERASURE_AUDIT_GPU_SLOT", help="Prefect concurrency limit that each unit holds."),

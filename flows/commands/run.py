@@ -14,6 +14,7 @@ import typer
 
 from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, AuditError, EnvironmentProblem, Interrupted
+from audit.machine.compilers import require_compiler
 from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
@@ -45,6 +46,7 @@ def run(
     reports: options.Reports = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    compile_with: options.Compile = None,
     gpu_slot: options.GpuSlot = None,
     runner: options.Runner = Where.INLINE,
     address: options.Address = None,
@@ -63,9 +65,9 @@ def run(
     """Audit SPEC from corpus to verdict and reports."""
     parsed = load_spec(spec)
     chosen = _settings(
-        device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
-        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, share_weights=share_weights, database=database, reports=reports,
-        show_sensitive=show_sensitive,
+        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner.value,
+        address=address, workers=workers, cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit,
+        share_weights=share_weights, database=database, reports=reports, show_sensitive=show_sensitive,
     )  # fmt: skip
     from audit.run import new_run_id
 
@@ -82,6 +84,7 @@ def resume(
     reports: options.Reports = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    compile_with: options.Compile = None,
     gpu_slot: options.GpuSlot = None,
     runner: options.Runner = Where.INLINE,
     address: options.Address = None,
@@ -99,9 +102,9 @@ def resume(
 ) -> int:
     """Compute what RUN_ID lacks, then conclude and report it again."""
     chosen = _settings(
-        device=device, batch_size=batch_size, gpu_slot=gpu_slot, runner=runner.value, address=address, workers=workers,
-        cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit, share_weights=share_weights, database=database, reports=reports,
-        show_sensitive=show_sensitive,
+        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner.value,
+        address=address, workers=workers, cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit,
+        share_weights=share_weights, database=database, reports=reports, show_sensitive=show_sensitive,
     )  # fmt: skip
     form = Format.JSON if as_json else output
     with notifying(notify, run_id, only_shut=notify_shut) as tell:
@@ -113,13 +116,14 @@ def work(
     root: options.Root = None,
     device: options.Device = None,
     batch_size: options.BatchSize = None,
+    compile_with: options.Compile = None,
     gpu_slot: options.GpuSlot = None,
     as_json: options.Json = False,
     verbose: options.Verbose = False,
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
     locations.storage_root(root)
-    chosen = _settings(device=device, batch_size=batch_size, gpu_slot=gpu_slot)
+    chosen = _settings(device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot)
     with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 
@@ -135,6 +139,8 @@ def work(
 
 def _settings(**values: object) -> Callable[[], Settings]:
     """Return what makes the settings, once Prefect may be imported. Raises `EnvironmentProblem` for a runner that cannot run."""
+    if values.get("compile_with") is not None and values.get("runner") != "ray":  # whose nodes are asked themselves
+        require_compiler()
     if values.get("runner", "inline") != "inline":
         from tasks.context import Settings
         from tasks.runners import require_runner
