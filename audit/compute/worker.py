@@ -39,7 +39,7 @@ from audit.filters.protocol import Filter, Parts
 from audit.instruments import detectors, quality
 from audit.instruments.detectors.base import Detector
 from audit.instruments.quality import Meter
-from audit.machine.compilers import Mode, require_compiler
+from audit.machine.compilers import Mode
 from audit.plan.document import KINDS, Plan
 from audit.plan.identities import (
     AttackIdentity,
@@ -54,6 +54,7 @@ from audit.plan.identities import (
     as_json,
     filter_id_of,
 )
+from audit.plan.preflight.compiler import require_compiler
 from audit.plan.preflight.methods import require_planned
 from audit.progress import Listener, Session
 from audit.records import Case, Status

@@ -14,7 +14,7 @@ import typer
 
 from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, AuditError, EnvironmentProblem, Interrupted
-from audit.machine.compilers import require_compiler
+from audit.plan.preflight.compiler import require_compiler
 from audit.spec.document import load_spec
 from flows import environment
 from flows.commands import options
