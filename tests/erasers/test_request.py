@@ -64,6 +64,7 @@ def test_presets(method: str) -> None:
     testbed = resolve_parameters(Eraser(method=method, preset="testbed"), "x")
     assert make_request("testbed", method, ["star"]).resolved() == testbed
     assert resolve_parameters(Eraser(method=method), "testbed") == testbed
+    assert testbed.get("compute", "float32") == "float32"  # machines without a GPU mostly emulate bfloat16
     assert make_request("elsewhere", method, ["star"]).resolved() == default
     with pytest.raises(SpecError, match="no preset 'sdxl'"):
         make_request("testbed", method, ["star"], preset="sdxl")
