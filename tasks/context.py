@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Settings(BaseModel):
-    """The way this process runs the audit; nothing here changes a picture or a number."""
+    """The way this process runs the audit; nothing here changes a picture, but for its rounding."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -12,13 +12,15 @@ from audit.storage.errors import StorageUnavailable
 from audit.weights.sharing import adopt
 from tasks.context import Run
 
+RESTORE = "restore what the run was planned with, or start a new run: erasure-audit run SPEC"
+
 
 class MachineRefused(Exception):
     """A machine that must not compute units of a run; the unit that it was given is not journalled."""
 
-    def __init__(self, node: str, host: str, what: str) -> None:
-        self.node, self.host, self.what = node, host, what
-        super().__init__(node, host, what)
+    def __init__(self, node: str, host: str, what: str, next_step: str = RESTORE) -> None:
+        self.node, self.host, self.what, self.next_step = node, host, what, next_step
+        super().__init__(node, host, what, next_step)
 
     def __str__(self) -> str:
         return f"{self.host} computes nothing more of this run: {self.what}"
@@ -31,9 +33,9 @@ def require_fit(run: Run, expected: Installation) -> None:
         raise refusal(problem)
 
 
-def refusal(why: str) -> MachineRefused:
-    """Return the error that keeps units of the run off this machine from now on."""
-    return MachineRefused(_node(), socket.gethostname(), why)
+def refusal(why: str, next_step: str = RESTORE) -> MachineRefused:
+    """Return the error that keeps units of the run off this machine from now on; `next_step` is what helps there."""
+    return MachineRefused(_node(), socket.gethostname(), why, next_step)
 
 
 @functools.lru_cache(maxsize=1)

@@ -21,6 +21,7 @@ from ray import exceptions
 from audit.errors import EnvironmentProblem
 from audit.machine import telemetry
 from tasks.context import Settings
+from tasks.fitness import MachineRefused
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
@@ -118,13 +119,13 @@ class RayRunner:
             self.slots()  # says so when it is the cluster that has gone
             raise
 
-    def exclude(self, node: str, why: str) -> None:
+    def exclude(self, refused: MachineRefused) -> None:
         """Give no further unit to a node. Raises `EnvironmentProblem` when none is left that could compute one."""
-        self._excluded.add(node)
+        self._excluded.add(refused.node)
         self._asked = None
         if not self.slots():
             raise EnvironmentProblem(
-                f"no node of the Ray cluster can compute this run: {why}",
+                f"no node of the Ray cluster can compute this run: {refused.what}",
                 where=str(self._address),
                 next_step="install on every node what the run was planned with, then: erasure-audit resume RUN_ID",
             )

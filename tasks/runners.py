@@ -21,7 +21,9 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from audit.errors import EnvironmentProblem
+from audit.machine.threads import usable_cores
 from tasks.context import Settings
+from tasks.fitness import MachineRefused
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
@@ -38,8 +40,8 @@ class Runner(Protocol):
     def submit(self, task: Task[..., UnitReport], parameters: dict[str, object]) -> PrefectFuture[UnitReport]:
         """Begin to compute one unit."""
 
-    def exclude(self, node: str, why: str) -> None:
-        """Give no further unit to the machine `node`. Raises `EnvironmentProblem` when none is left."""
+    def exclude(self, refused: MachineRefused) -> None:
+        """Give no further unit to the machine that refused. Raises `EnvironmentProblem` when none is left."""
 
     def mend(self, error: BaseException) -> bool:
         """Return whether `error` lost a process and not a unit, so that the unit can be submitted again now."""
@@ -101,7 +103,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
     def __init__(self, workers: int | None) -> None:
         """Prepare `workers` processes: by default one for each GPU, and one for each core without any."""
         gpus = _gpus()
-        self._count = workers or gpus or len(os.sched_getaffinity(0))
+        self._count = workers or gpus or usable_cores()
         self._gpus = gpus
         self._pool = self._started()
 
@@ -121,12 +123,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
         """Give a unit to the next process that is free. Raises `BrokenProcessPool` when one was killed."""
         return self._pool.submit(task, parameters)
 
-    def exclude(self, node: str, why: str) -> None:
+    def exclude(self, refused: MachineRefused) -> None:
         """Raise `EnvironmentProblem`: all processes run on the machine that refused."""
         raise EnvironmentProblem(
-            f"this machine cannot compute the run: {why}",
-            where=node,
-            next_step="restore what the run was planned with, or start a new run: erasure-audit run SPEC",
+            f"this machine cannot compute the run: {refused.what}", where=refused.node, next_step=refused.next_step
         )
 
     def mend(self, error: BaseException) -> bool:

@@ -254,7 +254,7 @@ class _Dispatch:
         error = self._outcome(future, unit)
         if isinstance(error, MachineRefused):
             reporter().note(str(error))
-            self._runner.exclude(error.node, error.what)
+            self._runner.exclude(error)
             self._submit(unit)
             return
         if error is not None and self._regain(unit, error):

@@ -41,7 +41,7 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
         except DeviceLost as error:
             if expected is None:
                 raise
-            raise refusal(error.what) from error  # another machine computes it
+            raise refusal(error.what, str(error.next_step)) from error  # another machine computes it
 
     return compute
 

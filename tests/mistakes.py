@@ -504,6 +504,7 @@ COMMANDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
     "an unknown format": (lambda b: ["run", b.spec(), "--format", "pdf"], "pdf"),
     "a plan as JUnit": (lambda b: ["plan", b.spec(), "--format", "junit"], "a plan has no junit form"),
     "an empty batch": (lambda b: ["run", b.spec(), "--batch-size", "0"], "batch-size"),
+    "an unknown way to compile": (lambda b: ["run", b.spec(), "--compile", "nvcc"], "nvcc"),
     "Ray without an address": (lambda b: ["run", str(b.spec()), "--runner", "ray"], "needs the address of a cluster"),
     "an address without Ray": (
         lambda b: ["run", str(b.spec()), "--address", "ray://127.0.0.1:1"],

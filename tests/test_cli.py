@@ -342,3 +342,12 @@ def test_an_error_with_json_is_one_document_too(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("status", list(VerdictStatus))
 def test_every_verdict_has_an_exit_code(status: VerdictStatus) -> None:
     assert status.exit_code == {"PASS": 0, "FAIL": 3, "INCONCLUSIVE": 4}[status]
+
+
+def test_compiling_without_a_compiler_is_refused_before_anything_begins(
+    done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert main(["run", str(done.spec), "--root", str(tmp_path / "runs"), "--compile", "inductor"]) == 2
+    assert "the C++ compiler no-such-compiler is not on the PATH" in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "runs").exists()

@@ -45,7 +45,7 @@ class ErasedModel:
     ) -> NoiseModel:
         """Return the prediction. `texts` are the prompts of the batch, without which SPM raises ValueError.
 
-        `guidance` is the scale that a distilled network is told. `compiled` evaluates this model's network.
+        `guidance` is the scale that a distilled network is told. `compiled` is called in place of the network.
         """
         model = noise_model(self.unet, guidance, compiled)
         return model if self.transport is None else self.transport.bind(model, texts)

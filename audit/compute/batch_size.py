@@ -11,8 +11,8 @@ from audit.diffusion.pipeline import Pipeline
 SHARE = 0.8  # of the free memory: guards, judges and fragments need the rest
 
 
-def batch_that_fits(peak: Callable[[int], int], free: int, most: int) -> int:
-    """Return the largest power of two up to `most` whose peak memory fits into `SHARE` of `free` bytes; at least 1.
+def batch_that_fits(peak: Callable[[int], int], free: int, most: int, share: float = SHARE) -> int:
+    """Return the largest power of two up to `most` whose peak memory fits into `share` of `free` bytes; at least 1.
 
     `peak(batch)` returns the bytes that a batch takes beyond what is taken already, and raises `torch.OutOfMemoryError`
     when it does not fit. Memory grows by the same amount with each picture, so two small batches foretell a large one,
@@ -23,11 +23,11 @@ def batch_that_fits(peak: Callable[[int], int], free: int, most: int) -> int:
     if one is None or two is None or most < 2:
         return 1
     each = max(two - one, 1)
-    room = int(1 + (SHARE * free - one) // each)
+    room = int(1 + (share * free - one) // each)
     batch = 1 << max(0, min(room, most).bit_length() - 1)
     while batch > 2:
         taken = _fitting(peak, batch)
-        if taken is not None and taken <= SHARE * free:
+        if taken is not None and taken <= share * free:
             return batch
         batch //= 2
     return batch
@@ -40,7 +40,7 @@ def _fitting(peak: Callable[[int], int], batch: int) -> int | None:
         return None
 
 
-def measured_batch(pipeline: Pipeline, most: int) -> int:
+def measured_batch(pipeline: Pipeline, most: int, share: float = SHARE) -> int:
     """Return the batch of guided sampling and decoding that fits on the pipeline's CUDA device, up to `most`."""
     device = pipeline.device
 
@@ -54,7 +54,7 @@ def measured_batch(pipeline: Pipeline, most: int) -> int:
 
     free, _ = torch.cuda.mem_get_info(device)
     try:
-        return batch_that_fits(peak, free, most)
+        return batch_that_fits(peak, free, most, share)
     finally:
         torch.cuda.empty_cache()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import pyarrow.compute as pc
 import safetensors.torch
@@ -16,7 +16,7 @@ from audit.checkpoints.apply import with_changes
 from audit.checkpoints.tensors import header_metadata
 from audit.compute.prefixes import Prefixes
 from audit.compute.relearned import relearned_change, require_trained
-from audit.diffusion.compiled import Compiled
+from audit.diffusion.compiled import Compiled, Compiling
 from audit.diffusion.denoisers import Denoiser
 from audit.diffusion.guard import Guard
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
@@ -54,9 +54,9 @@ class Models:
         journal: Journal,
         device: torch.device,
         plan: Plan | None = None,
-        compiling: Callable[[Denoiser], Compiled] | None = None,
+        compiling: Compiling | None = None,
     ) -> None:
-        """`compiling` returns what evaluates a network in its place; None leaves networks as they are."""
+        """`compiling` is the way in which networks are compiled; None leaves them as they are."""
         self.ref, self.journal, self.device, self.plan, self.compiling = ref, journal, device, plan, compiling
         self._pipeline: Pipeline | None = None
         self._loaded: OrderedDict[tuple[str | None, str], Denoiser | ErasedModel] = OrderedDict()
@@ -100,7 +100,7 @@ class Models:
         return noise_model(model, guidance, self._compiled(model))
 
     def _compiled(self, network: Denoiser) -> Compiled | None:
-        return None if self.compiling is None else self.compiling(network)
+        return None if self.compiling is None else self.compiling.of(network)
 
     def start(self, edited: Edited | None) -> Pipeline:
         """Return the pipeline that an eraser starts from: the backbone, or an erased model with its LoRA in the weights.

@@ -14,7 +14,7 @@ import torch
 
 from audit import identity
 from audit.attacks.protocol import ReadItem
-from audit.compute.batch_size import measured_batch
+from audit.compute.batch_size import SHARE, measured_batch
 from audit.compute.joint_search import companions
 from audit.compute.models import Models
 from audit.compute.stages.attack import run_attack
@@ -30,8 +30,7 @@ from audit.compute.training_folders import training_session
 from audit.corpus.images import Pixels
 from audit.corpus.ingest import read_picture
 from audit.corpus.manifest import read_stored_manifest
-from audit.diffusion.compiled import Compiled
-from audit.diffusion.denoisers import Denoiser
+from audit.diffusion.compiled import Compiling
 from audit.diffusion.devices import DEFAULT_BATCH, pick_device, require_device
 from audit.errors import AuditError, CheckpointError, EnvironmentProblem
 from audit.filters.building import build as build_filter
@@ -91,12 +90,13 @@ class Worker:
         kinds: Collection[str] = KINDS,
     ) -> None:
         """Take the plan on. Raises `CheckpointError` when the backbone is not the planned one, `EnvironmentProblem` when the
-        code of `kinds`, those that it will run, is not, or when networks are to be compiled where no compiler is."""
+        code of `kinds`, those that it will run, is not, or when networks are to be compiled and no C++ compiler is here."""
         self.plan, self.journal = plan, journal
         self.device = pick_device(device)
-        self._batch_size, self._compile_with = batch_size, compile_with
+        self._batch_size, self._compiling = batch_size, None
         if compile_with is not None:
             require_compiler()
+            self._compiling = Compiling(compile_with, lambda: self.batch_size)
         ref = resolve_model(plan.spec.backbone)
         if ref.sha256 != plan.backbone["sha256"]:
             raise CheckpointError(
@@ -105,7 +105,7 @@ class Worker:
                 next_step="restore the files, or start a new run: erasure-audit run SPEC",
             )
         self._require_planned_code(kinds)
-        self.models = Models(ref, journal, self.device, plan, self._compiled if compile_with else None)
+        self.models = Models(ref, journal, self.device, plan, self._compiling)
         self._detectors: dict[int, Detector] = {}
         self._meters: dict[int, Meter] = {}
         self._filters: dict[int, Filter] = {}
@@ -115,13 +115,9 @@ class Worker:
     def batch_size(self) -> int:
         """Pictures of one model call: as asked for, else what fits into a GPU's free memory, else the device's default."""
         if self._batch_size is None and self.device.type == "cuda":
-            self._batch_size = measured_batch(self.models.pipeline, self.plan.spec.unit_size)
+            self._batch_size = measured_batch(self.models.pipeline, self.plan.spec.unit_size, self._share())
             log.info("%d pictures of one call fit on %s", self._batch_size, self.device)
         return self._batch_size or DEFAULT_BATCH.get(self.device.type, 16)
-
-    def _compiled(self, network: Denoiser) -> Compiled:
-        assert self._compile_with is not None
-        return Compiled(network, self._compile_with, self.batch_size)
 
     def _require_planned_code(self, kinds: Collection[str]) -> None:
         """Return when this code is the one whose digest stands in the units' keys; otherwise the keys would lie."""
@@ -143,8 +139,9 @@ class Worker:
         stored = as_json(unit.identity)
         require_planned(unit.kind, stored)
         with training_session(unit, listener) as session:
-            started = time.perf_counter()
+            started, before = time.perf_counter(), self._compiled_evaluations()
             table, blob = self._computed(unit, session)
+            compiled = self._compiled_evaluations() - before
             seconds = time.perf_counter() - started
             status = table.column("status").to_pylist()
             calls = table.column("unet_calls").to_pylist() if "unet_calls" in table.column_names else []
@@ -159,7 +156,7 @@ class Worker:
             )
             header = {
                 "identity": stored,
-                "runtime": {**self._runtime(), **dataclasses.asdict(report)},
+                "runtime": {**self._runtime(compiled), **dataclasses.asdict(report)},
                 "erased_sha256": self.models.used(unit.model),
             }
             self.journal.write(unit.kind, unit.key, table, header, blob)
@@ -284,7 +281,15 @@ class Worker:
             self._meters[instrument_id] = meter
         return self._meters[instrument_id]
 
-    def _runtime(self) -> dict[str, str]:
+    def _share(self) -> float:
+        """Return the share of a GPU's free memory that a batch may take: recorded launches keep theirs beside it."""
+        return SHARE / 2 if self._compiling is not None and self._compiling.mode == "cuda-graphs" else SHARE
+
+    def _compiled_evaluations(self) -> int:
+        return self._compiling.evaluations if self._compiling is not None else 0
+
+    def _runtime(self, compiled: int) -> dict[str, str]:
+        """Return where and how a unit was computed, of which so many evaluations of the network ran compiled."""
         name = f" ({torch.cuda.get_device_name(self.device)})" if self.device.type == "cuda" else ""
-        compiled = {"compiled": self._compile_with} if self._compile_with else {}
-        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__, **compiled}
+        name += f", compiled with {self._compiling.mode}" if compiled and self._compiling is not None else ""
+        return {"host": platform.node(), "device": f"{self.device}{name}", "torch": torch.__version__}

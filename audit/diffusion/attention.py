@@ -39,7 +39,7 @@ class CrossAttentionMaps:
     def __enter__(self) -> Self:
         for name, layer in self._layers.items():
             self._before[name] = layer.processor
-            kind = _CapturingRotated if isinstance(layer, FluxAttention) else Capturing
+            kind = _CapturingRotated if isinstance(layer, FluxAttention) else _Capturing
             layer.processor = kind(self, name, layer.processor)
         return self
 
@@ -140,7 +140,7 @@ def _rotated(
     return scores.float().softmax(-1)[..., :text].mean(1)
 
 
-class Capturing:
+class _Capturing:
     """An attention processor that shows the maps to `owner` and lets the layer's own processor compute the output."""
 
     def __init__(self, owner: CrossAttentionMaps, name: str, inner: AttentionProcessor) -> None:
@@ -160,7 +160,7 @@ class Capturing:
         return self.inner(attn, hidden_states, encoder_hidden_states, *rest, **more)
 
 
-class _CapturingRotated(Capturing):
+class _CapturingRotated(_Capturing):
     """The same for Flux's layers, which are told a mask and the tokens' places after the states."""
 
     def __call__(

@@ -10,7 +10,7 @@ from diffusers import ModelMixin
 
 @contextlib.contextmanager
 def checkpointed(*networks: ModelMixin) -> Iterator[None]:
-    """Compute blocks again for the backward pass inside, for less memory; networks are as before afterwards.
+    """Inside the block, recompute activations in the backward pass to save memory; networks are as before afterwards.
 
     Networks are shared. One left checkpointed would slow every later gradient, the training of erasers among them.
     """

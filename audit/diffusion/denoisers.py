@@ -70,13 +70,13 @@ class PackedTransformer(FluxTransformer2DModel):
         sample: torch.Tensor,
         timestep: float | torch.Tensor,
         encoder_hidden_states: torch.Tensor,
-        guidance: float = 1.0,
+        guidance: float | torch.Tensor = 1.0,
     ) -> Transformer2DModelOutput:
         """Return the output for latents (B, C, h, w), h and w even, under states (B, L + 1, D)."""
         batch, channels, height, width = sample.shape
         states, pooled = split_pooled(encoder_hidden_states, int(self.config["pooled_projection_dim"]))
         places = FluxPipeline._prepare_latent_image_ids(batch, height // 2, width // 2, sample.device, sample.dtype)
-        told = torch.full((batch,), guidance, device=sample.device, dtype=torch.float32)
+        told = torch.as_tensor(guidance, device=sample.device, dtype=torch.float32).expand(batch)
         packed = super().forward(
             hidden_states=FluxPipeline._pack_latents(sample, batch, channels, height, width),
             encoder_hidden_states=states,

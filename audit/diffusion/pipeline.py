@@ -178,8 +178,8 @@ class Pipeline:
 def noise_model(unet: Denoiser, guidance: float = 1.0, compiled: Compiled | None = None) -> NoiseModel:
     """Return `(latents, timestep, states) -> prediction`, evaluated in the network's own dtype and returned in float32.
 
-    `guidance` is the scale that a network distilled with guidance is told; the others know none. `compiled` evaluates
-    the same network.
+    `guidance` is the scale that a network distilled with guidance is told; the others know none. `compiled` is called
+    in place of the network.
     """
     dtype, evaluate = unet.dtype, compiled or unet
     told = {"guidance": guidance} if is_distilled(unet) else {}

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import Callable
+import sys
 from typing import Literal
 
 Mode = Literal["inductor", "cuda-graphs"]
-COMPILERS = ("g++", "clang++", "c++")
 
 
-def has_compiler(find: Callable[[str], str | None] = shutil.which) -> bool:
-    """Return whether there is a C++ compiler on the PATH."""
-    return any(find(name) for name in COMPILERS)
+def compiler() -> str:
+    """Return the name of the C++ compiler that torch.compile calls."""
+    return os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+
+
+def has_compiler() -> bool:
+    """Return whether that compiler is on the PATH."""
+    return shutil.which(compiler()) is not None

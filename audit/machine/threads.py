@@ -54,6 +54,12 @@ def affinity() -> int:
     return os.cpu_count() or 1
 
 
+def usable_cores() -> int:
+    """Return the number of cores that this process may keep busy: those that it may be scheduled on, within its quota."""
+    quota = cpu_quota()
+    return affinity() if quota is None else min(affinity(), threads_for(quota))
+
+
 def threads_for(quota: float) -> int:
     """Return the number of threads for a quota in cores: the nearest whole number, at least one."""
     return max(1, int(quota + 0.5))

@@ -270,7 +270,7 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     rounded = sum(w.rounded for w in work)
     if rounded and emulates_bfloat16():
         sentences.append(
-            f"bfloat16, in which {rounded:,} of the units compute, is emulated by this machine's processor, some 16 times "
+            f"bfloat16, in which {rounded:,} of the units compute, is emulated by this machine's processor, many times "
             "slower than float32: set dtype (samplers) and compute (erasers) to float32, or run them on another machine"
         )
     untimed = {kind for w in work for kind in w.detections} - set(rates.seconds_per_detection)

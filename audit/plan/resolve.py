@@ -60,7 +60,6 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
     energies = {
         name: look.up("model", name, partial(resolve_model, name)) for name in dict.fromkeys(_energies(spec, look))
     }
-    scoring = dict(_scoring(spec)) if energies else {}
     scenarios = [scenario for scenario in spec.scenarios if isinstance(scenario, EmbeddingScenario)]
     personal = dict.fromkeys(name for scenario in scenarios for name in scenario.personalisations().values())
     return Resolved(
@@ -91,7 +90,7 @@ def resolve(spec: Spec, pictures: Pictures | None = None) -> Resolved:
         quality={
             entry.name: look.up("model", entry.name, partial(_quality, entry)) for entry in spec.quality_entries()
         },
-        networks={who: look.up("model", who, folder) for who, folder in scoring.items()},
+        networks={who: look.up("model", who, folder) for who, folder in _scoring(spec)},
         pictures=pictures,
         tokenizers=tokenizers,
         problems=tuple(look.problems),

@@ -67,9 +67,9 @@ class Training:
         autocast: bool = True,
     ) -> None:
         self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
-        self.autocast = autocast and not emulates_bfloat16()
         self.path = folder / f"{name}.pt"
         self.device = pick_device()
+        self.autocast = autocast and not (self.device.type == "cpu" and emulates_bfloat16())
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.ema = {key: value.detach().clone() for key, value in self.modules.state_dict().items()}
         self.optimiser = torch.optim.AdamW(

@@ -7,6 +7,7 @@ import datetime as dt
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -65,7 +66,7 @@ def run(
     """Audit SPEC from corpus to verdict and reports."""
     parsed = load_spec(spec)
     chosen = _settings(
-        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner.value,
+        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner,
         address=address, workers=workers, cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit,
         share_weights=share_weights, database=database, reports=reports, show_sensitive=show_sensitive,
     )  # fmt: skip
@@ -102,7 +103,7 @@ def resume(
 ) -> int:
     """Compute what RUN_ID lacks, then conclude and report it again."""
     chosen = _settings(
-        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner.value,
+        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=runner,
         address=address, workers=workers, cpus_per_unit=cpus_per_unit, gpus_per_unit=gpus_per_unit,
         share_weights=share_weights, database=database, reports=reports, show_sensitive=show_sensitive,
     )  # fmt: skip
@@ -123,7 +124,9 @@ def work(
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
     locations.storage_root(root)
-    chosen = _settings(device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot)
+    chosen = _settings(
+        device=device, batch_size=batch_size, compile_with=compile_with and compile_with.value, gpu_slot=gpu_slot
+    )
     with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 
@@ -139,6 +142,7 @@ def work(
 
 def _settings(**values: object) -> Callable[[], Settings]:
     """Return what makes the settings, once Prefect may be imported. Raises `EnvironmentProblem` for a runner that cannot run."""
+    values = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
     if values.get("compile_with") is not None and values.get("runner") != "ray":  # whose nodes are asked themselves
         require_compiler()
     if values.get("runner", "inline") != "inline":

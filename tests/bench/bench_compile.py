@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from audit.diffusion.compiled import Compiled
+from audit.diffusion.compiled import Compiling
 from audit.diffusion.devices import pick_device
 from audit.diffusion.pipeline import load_pipeline, noise_model
 from audit.diffusion.sampling import NoiseModel, initial_noise
@@ -38,7 +38,7 @@ def figures(batch: int, rounds: int, backbones: tuple[str, ...] = BACKBONES) -> 
     for backbone in backbones:
         pipeline = load_pipeline(resolve_model(backbone), pick_device())
         plain = noise_model(pipeline.unet)
-        compiled = noise_model(pipeline.unet, compiled=Compiled(pipeline.unet, "inductor", batch))
+        compiled = noise_model(pipeline.unet, compiled=Compiling("inductor", lambda: batch).of(pipeline.unet))
         for rows in (batch, 2 * batch):
             latents = initial_noise(range(rows), pipeline.latent_shape).to(pipeline.device)
             states = pipeline.encode_text(["a photo of a ring"] * rows)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
 
+from audit.compute.worker import UnitReport, Worker
+from audit.diffusion.devices import require_device
 from audit.errors import EnvironmentProblem
+from audit.machine import threads
 from audit.plan.document import Plan, read_plan
+from audit.plan.identities import Unit
+from audit.plan.installation import installation
 from audit.storage.journal import Journal
-from tasks import spread
+from tasks import spread, stages
 from tasks.context import Run, Settings
+from tasks.fitness import MachineRefused, refusal
 from tasks.runners import Processes, require_runner
 from tests.bench.sleeping import blank_rows
 from tests.flows.audits import plan_run, tiny_spec
@@ -89,8 +96,43 @@ def test_rows_that_an_earlier_try_left_are_enough_to_go_on_with(run: Run) -> Non
 
 
 def test_a_machine_that_cannot_compute_ends_a_run_on_its_processes() -> None:
-    with pytest.raises(EnvironmentProblem, match="this machine cannot compute the run: torch is older"):
-        Processes.exclude(object(), "here", "torch is older")  # type: ignore[arg-type]
+    with pytest.raises(EnvironmentProblem, match="this machine cannot compute the run: torch is older") as caught:
+        Processes.exclude(object(), refusal("torch is older"))  # type: ignore[arg-type]
+    assert "start a new run" in str(caught.value.next_step)
+
+
+def test_a_lost_gpu_ends_a_run_on_processes_with_the_command_that_goes_on(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit is not journalled, and nothing says that the run was planned with something else."""
+    unit = next(run.plan.units_of("erase"))
+
+    def lost(self: Worker, unit: Unit, listener: object = None) -> UnitReport:
+        require_device(RuntimeError("CUDA error: unspecified launch failure"), answers=lambda: 1 / 0)
+        raise AssertionError("the device answers")
+
+    monkeypatch.setattr(Worker, "run", lost)
+    with pytest.raises(MachineRefused) as refused:
+        stages._UNITS["erase"].fn(run, unit, installation(run.spec))
+    with pytest.raises(EnvironmentProblem, match="the GPU stopped answering: RuntimeError: CUDA error") as caught:
+        Processes.exclude(object(), copy.copy(refused.value))  # type: ignore[arg-type]
+    assert "erasure-audit resume" in str(caught.value.next_step) and not run.journal.keys("erase")
+
+
+def test_processes_stay_within_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a core of a machine with many is one process, not one for each core."""
+    monkeypatch.setattr(threads, "affinity", lambda: 64)
+    monkeypatch.setattr(threads, "cpu_quota", lambda: 0.5)
+    with Processes(None) as processes:
+        assert processes.slots() == 1
+
+
+def test_compiling_is_chosen_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_COMPILE", "cuda-graphs")
+    assert Settings().compile_with == "cuda-graphs"
+    monkeypatch.setenv("ERASURE_AUDIT_COMPILE", "nvcc")
+    with pytest.raises(ValueError, match="'inductor' or 'cuda-graphs'"):
+        Settings()
 
 
 def test_a_runner_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,10 +23,10 @@ from audit.machine.arithmetic import emulates_bfloat16
 def test_bfloat16_is_emulated_where_no_instruction_is_listed(tmp_path: Path, said: str, emulated: bool) -> None:
     cpuinfo, gpu = tmp_path / "cpuinfo", tmp_path / "nvidiactl"
     cpuinfo.write_text(said)
-    assert emulates_bfloat16(cpuinfo, gpu) is emulated
+    assert emulates_bfloat16(cpuinfo, [gpu]) is emulated
     gpu.touch()
-    assert not emulates_bfloat16(cpuinfo, gpu)
+    assert not emulates_bfloat16(cpuinfo, [gpu])
 
 
 def test_a_machine_that_lists_nothing_is_not_accused(tmp_path: Path) -> None:
-    assert not emulates_bfloat16(tmp_path / "none", tmp_path / "none")
+    assert not emulates_bfloat16(tmp_path / "none", [])

@@ -18,7 +18,8 @@ from audit.spec.document import Spec, load_spec
 from audit.storage.journal import Journal
 from audit.weights import sharing
 from audit.weights.testbed import weights_path
-from tests.flows.audits import tiny_spec
+from tests.flows.audits import WAIVED, tiny_spec
+from tests.instruments.detectors.folders import write_classifier
 from tests.instruments.detectors.onnx_files import write_recogniser
 
 
@@ -110,3 +111,23 @@ def test_a_record_that_names_a_file_outside_is_refused(journal: Journal, name: s
     journal.put_run("run-1", "weights.json", json.dumps(record).encode())
     with pytest.raises(JournalError, match="the list of shared weights is damaged"):
         sharing.adopt(journal, "run-1")
+
+
+def test_networks_of_judges_are_shared_whatever_else_the_spec_asks(
+    tmp_path: Path, tiny_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(sharing, "_copies", {})
+    folder, meter = write_classifier(tmp_path / "classifier"), tmp_path / "judge"
+    shutil.copytree(weights_path("judge"), meter)
+    judges = [{"name": "classifier", "kind": "classifier", "model": str(folder)}]
+    quality = [{"name": "score", "kind": "clip-score", "model": str(meter)}]
+    gate = {"version": "1", "judges": ["classifier"], "limits": [{"crr_max": 0.3}], **WAIVED}
+    spec = load_spec(tiny_spec(tmp_path, tiny_copy, detectors=judges, quality=quality, gate=gate))
+    journal, facts = Journal(str(tmp_path / "runs")), installation(spec)
+    sharing.share(journal, "run-3", shareable(spec))
+    for network in (folder, meter):
+        shutil.move(network, tmp_path / f"{network.name}-elsewhere")
+    assert len(differences(installation(spec), facts)) >= 2
+    assert set(sharing.adopt(journal, "run-3")) == {str(folder), str(meter)}
+    assert differences(installation(spec), facts) == []
