@@ -24,6 +24,7 @@ _MAX_HEADER_BYTES = 25_000_000  # the format allows four times as much; a model 
 LONGEST_NAME = 500  # characters of a tensor's name; real ones have up to 150
 _MAX_JSON_BYTES = 10_000_000
 _SETTLED_SECONDS = 2.0  # a file changed more recently may change again within its timestamp's resolution
+VARIANTS = ("fp16", "bf16")  # weight files of half precision, by the name that their writers give them
 _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -121,12 +122,13 @@ def _broken(path: Path, why: str) -> CheckpointError:
 
 
 def loaded_weights(folder: Path) -> tuple[list[Path], str | None]:
-    """Return the safetensors files that hold the weights of one model folder, and their variant (None or `fp16`).
+    """Return the safetensors files that hold the weights of one model folder, and their variant: None, `fp16` or `bf16`,
+    the first of them that is there.
 
     They are hashed, inspected and loaded, and nothing else is. Raises `CheckpointError` when there are none, only
     pickles, several that could be meant, or an index that names files elsewhere.
     """
-    for variant in (None, "fp16"):
+    for variant in (None, *VARIANTS):
         files = [folder / name for name in _weight_names(variant) if (folder / name).is_file()]
         if len(files) > 1:
             raise CheckpointError(

@@ -17,7 +17,7 @@ _NOT_LOADED = settings.IGNORED_PARTS
 
 
 def weights_of(folder: Path, parts: Iterable[str]) -> tuple[dict[str, str], str | None]:
-    """Return the weight files of these parts, relative file -> hex SHA-256, and their variant (`fp16` or None).
+    """Return the weight files of these parts, relative file -> hex SHA-256, and their variant (None, `fp16` or `bf16`).
 
     Raises `CheckpointError` for files that are missing, truncated or of two variants.
     """
@@ -30,8 +30,9 @@ def weights_of(folder: Path, parts: Iterable[str]) -> tuple[dict[str, str], str 
             check_safetensors(path)
             weights[path.relative_to(folder).as_posix()] = cached_sha256(path)
     if len(variants) > 1:
+        found = " and ".join(sorted(variant or "full" for variant in variants))
         raise CheckpointError(
-            "some parts of the pipeline have only fp16 weight files and others only full ones",
+            f"parts of the pipeline have weight files of different variants: {found}",
             where=str(folder),
             next_step="download one variant for all parts",
         )

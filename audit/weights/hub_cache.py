@@ -14,7 +14,7 @@ from audit.errors import CheckpointError
 DOWNLOAD_VARIABLE = "ERASURE_AUDIT_DOWNLOAD"
 _CONFIGS = ["*.json", "*.txt", "*.model"]
 # Not loaded by the audit: the safety checker, half-precision copies beside full ones, non-averaged weights.
-_IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*non_ema*"]
+_IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*.bf16.safetensors", "*non_ema*"]
 
 
 def cached_snapshot(repo_id: str, revision: str) -> Path | None:

@@ -39,7 +39,7 @@ class ModelRef:
         hash=False
     )  # weight file relative to `path`, '/'-separated -> hex SHA-256
     sha256: str
-    variant: str | None = None  # "fp16" when only `*.fp16.safetensors` files exist
+    variant: str | None = None  # "fp16" or "bf16" where only files of that variant exist
     single: SingleFile | None = None  # holds weights of the pipeline whose settings lie in `path`
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import torch
 from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.models.transformers import transformer_flux
 
+from audit.corpus.images import psnr
 from audit.diffusion.attention import CrossAttentionMaps
 from audit.diffusion.guard import Conditioning
 from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, check_weights, load_pipeline, noise_model
 from audit.diffusion.sampling import initial_noise, sample
 from audit.errors import CheckpointError
+from audit.testbed.scenes import sample_scene
 from audit.weights.references import pipeline_family, resolve_model
 from tests.tiny_families import WRITERS, write_flux, write_sd3
 
@@ -159,3 +162,47 @@ def test_a_folder_without_its_t5_says_how_to_do_without(tmp_path: Path) -> None:
     shutil.rmtree(folder / "text_encoder_3")
     with pytest.raises(CheckpointError, match="set text_encoder_3 and tokenizer_3 to"):
         resolve_model(str(folder))
+
+
+def test_half_of_a_t5_and_one_of_another_width_are_named(tmp_path: Path) -> None:
+    folder = write_sd3(tmp_path / "sd3")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "tokenizer_3": [None, None]}))
+    with pytest.raises(CheckpointError, match="text_encoder_3 and tokenizer_3 without the other"):
+        pipeline_family(resolve_model(str(folder)))
+    (folder / "model_index.json").write_text(json.dumps(index))
+    settings = json.loads((folder / "text_encoder_3" / "config.json").read_text())
+    (folder / "text_encoder_3" / "config.json").write_text(json.dumps({**settings, "d_model": 8}))
+    with pytest.raises(CheckpointError, match="has a T5 of width 8, and its transformer's joint_attention_dim is"):
+        pipeline_family(resolve_model(str(folder)))
+
+
+def test_flux_without_t5_is_refused(tmp_path: Path) -> None:
+    folder = write_flux(tmp_path / "flux")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "text_encoder_2": [None, None]}))
+    with pytest.raises(CheckpointError, match=r"no text_encoder_2 .* T5 is what Flux reads prompts with"):
+        pipeline_family(resolve_model(str(folder)))
+
+
+def test_a_quantised_transformer_is_refused_by_name(tmp_path: Path) -> None:
+    folder = write_sd3(tmp_path / "sd3", t5=False)
+    path = folder / "transformer" / "config.json"
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "quantization_config": {"quant_method": "bitsandbytes"}})
+    )
+    with pytest.raises(CheckpointError, match="quantization_config"):
+        pipeline_family(resolve_model(str(folder)))
+
+
+def test_scenes_come_back_through_the_testbed_s_own_flow() -> None:
+    """The card measures 64 scenes against the same goals: residual below 1e-3, and more than 35 dB."""
+    backbone = load_pipeline(resolve_model("testbed/sd3"), torch.device("cpu"))
+    scenes = torch.stack([torch.from_numpy(sample_scene("audit", i).image) for i in range(2)])
+    clean = backbone.encode_images(scenes.permute(0, 3, 1, 2).float() / 127.5 - 1)
+    model, schedule, null = noise_model(backbone.unet), backbone.schedule(20), backbone.encode_text([""] * 2)
+    up = invert(model, schedule, clean, null, passes=40, tolerance=1e-4)
+    down = sample(model, schedule, up.latents, Conditioning(null, null, 1.0, ("",) * 2))
+    before, after = (backbone.decode_latents(latents).numpy() for latents in (clean, down.latents))
+    assert float(up.residual_max.max()) < 1e-3
+    assert all(psnr(*pair, peak=2.0) > 35.0 for pair in zip(before, after, strict=True))

@@ -211,12 +211,15 @@ def test_what_loads_is_what_diffusers_loads_bit_by_bit(
     assert torch.equal(ours.encode_text(["a ring"]), theirs.text_encoder(ids).last_hidden_state)
 
 
-def test_a_variant_in_shards_is_read_as_diffusers_writes_it(tiny_folder: Path, tmp_path: Path) -> None:
-    whole = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, dtype=torch.float16)
-    whole.save_pretrained(tmp_path / "half", variant="fp16", max_shard_size="50KB")
-    assert (tmp_path / "half" / "unet" / "diffusion_pytorch_model.safetensors.index.fp16.json").is_file()
+@pytest.mark.parametrize(("variant", "dtype"), [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_a_variant_in_shards_is_read_as_diffusers_writes_it(
+    tiny_folder: Path, tmp_path: Path, variant: str, dtype: torch.dtype
+) -> None:
+    whole = StableDiffusionPipeline.from_pretrained(tiny_folder, safety_checker=None, dtype=dtype)
+    whole.save_pretrained(tmp_path / "half", variant=variant, max_shard_size="50KB")
+    assert (tmp_path / "half" / "unet" / f"diffusion_pytorch_model.safetensors.index.{variant}.json").is_file()
     ref = resolve_model(str(tmp_path / "half"))
-    assert ref.variant == "fp16" and len(ref.files) > 3
+    assert ref.variant == variant and len(ref.files) > 3
     check_weights(ref)
     ours = load_pipeline(ref, torch.device("cpu"))
     for part in FILES:

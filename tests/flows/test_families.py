@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ from audit.diffusion.pipeline import load_pipeline
 from audit.erasers import resolve_parameters
 from audit.erasers.produce import produce
 from audit.errors import SpecError
+from audit.plan.document import read_plan
+from audit.plan.identities import GenerateIdentity
 from audit.plan.preflight.prompts import usable_prompt_sets
 from audit.plan.resolve import resolve
 from audit.run import open_journal
@@ -25,6 +28,7 @@ from audit.weights.references import resolve_model
 from tests.flows.audits import WAIVED, finish_run, plan_run, spec_of_every_kind, tiny_spec
 from tests.tiny_families import write_flux, write_sd2, write_sd3, write_sdxl
 
+DEFENCE = [{"name": "guarded", "guards": [{"name": "negative-prompt"}]}]  # one that acts on each of them
 ERASING = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
 GUARDS = {
     "write_sd2": {"name": "irece", "parameters": {"t_star": 501, "area_max": 1.0}},
@@ -132,3 +136,62 @@ def test_methods_that_cannot_act_on_a_family_are_refused_at_plan_time(
     spec = tiny_spec(tmp_path, write_sd3(tmp_path / "sd3", t5=False), defences=[{"name": "tried", **defence}])
     with pytest.raises(SpecError, match=message):
         plan_run(spec, tmp_path / "root")
+
+
+@pytest.mark.parametrize(
+    ("write", "scenario", "message"),
+    [
+        (
+            partial(write_sd3, t5=False),
+            {"name": "text", "cases": 1, "sampler": {"steps": 2, "guidance": 3.0, "scheduler": "euler"}},
+            "scheduler euler solves a diffusion, and this backbone is a flow",
+        ),
+        (
+            partial(write_sd3, t5=False),
+            {"name": "latent-whitebox", "cases": 1, "method": "o-belm", "sampler": {"steps": 2, "guidance": 1.0}},
+            "the exact sampler o-belm steps with predicted noise, and this backbone predicts flow",
+        ),
+        (
+            write_sd2,
+            {"name": "latent-whitebox", "cases": 1, "method": "bdia", "sampler": {"steps": 2, "guidance": 1.0}},
+            "the exact sampler bdia steps with predicted noise, and this backbone predicts v",
+        ),
+    ],
+)
+def test_samplers_that_a_network_cannot_be_solved_by_are_refused_at_plan_time(
+    write: Callable[[Path], Path], scenario: dict[str, object], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SpecError, match=message):
+        plan_run(
+            tiny_spec(tmp_path, write(tmp_path / "backbone"), defences=DEFENCE, scenarios=[scenario]), tmp_path / "root"
+        )
+
+
+@pytest.mark.slow
+def test_every_guard_of_a_transformer_acts_in_a_run(tmp_path: Path) -> None:
+    """EGLOCE, safe latent diffusion and the negative prompt; IRECE runs above."""
+    egloce = {"energy": "testbed/energy", "gradient": "full", "iterations": 1, "window": [1000, 0]}
+    guards = [
+        {"name": "egloce", "parameters": egloce},
+        {"name": "sld", "parameters": {"warmup_steps": 1}},
+        {"name": "negative-prompt"},
+    ]
+    spec = tiny_spec(
+        tmp_path,
+        write_sd3(tmp_path / "sd3", t5=False),
+        defences=[{"name": str(guard["name"]), "guards": [guard]} for guard in guards],
+        scenarios=[{"name": "text", "cases": 2, "sampler": {"steps": 4, "guidance": 3.0}}],
+        controls={"cases": 1, "vae_roundtrip": False, "random_latent": False},
+    )
+    run_id = finish_run(spec, tmp_path / "root")
+    journal = open_journal(str(tmp_path / "root"))
+    plan = read_plan(journal, run_id)
+    acted = set()
+    for unit in plan.units_of("generate"):
+        assert isinstance(unit.identity, GenerateIdentity)
+        names = [guard.name for guard in unit.identity.guards]
+        for row in journal.read("generate", unit.key).to_pylist():
+            reports = json.loads(row["guard_report"] or "[]")
+            assert [report["guard"] for report in reports] == names
+            acted |= {report["guard"] for report in reports if report["acted"]}
+    assert acted == {"egloce", "sld", "negative-prompt"}

@@ -1,4 +1,4 @@
-"""A fill of the testbed as a concept: its scenes, the shipped spec planned through every scenario, and a cut-down run."""
+"""A fill of the testbed as a concept: its scenes, the shipped spec planned through its scenarios, and a cut-down run."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def test_a_backbone_whose_part_is_ambiguous_is_refused(tmp_path: Path, tiny_copy
         resolve_model(str(tiny_copy))
 
 
-@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("variant", [None, "fp16", "bf16"])
 def test_shards_as_diffusers_writes_them_are_read(variant: str | None, tmp_path: Path, tiny_folder: Path) -> None:
     unet = UNet2DConditionModel.from_pretrained(tiny_folder / "unet")
     unet.save_pretrained(tmp_path, variant=variant, max_shard_size="50KB")
@@ -73,7 +73,7 @@ def test_shards_as_diffusers_writes_them_are_read(variant: str | None, tmp_path:
         assert torch.equal(stored[name].load(), tensor)
 
 
-@pytest.mark.parametrize("variant", [None, "fp16"])
+@pytest.mark.parametrize("variant", [None, "fp16", "bf16"])
 def test_shards_as_transformers_writes_them_are_read(variant: str | None, tmp_path: Path, tiny_folder: Path) -> None:
     text = CLIPTextModel.from_pretrained(tiny_folder / "text_encoder")
     text.save_pretrained(tmp_path, variant=variant, max_shard_size="5KB")

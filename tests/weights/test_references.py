@@ -135,22 +135,23 @@ def test_tokenizer_and_scheduler_are_part_of_the_identity(pipeline: Path) -> Non
     assert len({before, after, resolve_model(str(pipeline)).sha256}) == 3
 
 
-def test_full_files_win_over_their_fp16_copies(pipeline: Path) -> None:
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_full_files_win_over_their_copies_of_half_precision(pipeline: Path, variant: str) -> None:
     for file in list(pipeline.rglob("*.safetensors")):
-        shutil.copy(file, file.with_suffix(".fp16.safetensors"))
+        shutil.copy(file, file.with_suffix(f".{variant}.safetensors"))
     assert resolve_model(str(pipeline)).variant is None
     for file in pipeline.rglob("*.safetensors"):
-        if ".fp16." not in file.name:
+        if f".{variant}." not in file.name:
             file.unlink()
     ref = resolve_model(str(pipeline))
-    assert ref.variant == "fp16"
-    assert all(".fp16." in name for name in ref.files)
+    assert ref.variant == variant
+    assert all(f".{variant}." in name for name in ref.files)
 
 
 def test_mixed_variants_are_refused(pipeline: Path) -> None:
     file = pipeline / "vae/diffusion_pytorch_model.safetensors"
     file.rename(file.with_suffix(".fp16.safetensors"))
-    with pytest.raises(CheckpointError, match="only fp16 weight files and others only full"):
+    with pytest.raises(CheckpointError, match="weight files of different variants: fp16 and full"):
         resolve_model(str(pipeline))
 
 
