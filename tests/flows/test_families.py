@@ -28,7 +28,7 @@ from audit.weights.references import resolve_model
 from tests.flows.audits import WAIVED, finish_run, plan_run, spec_of_every_kind, tiny_spec
 from tests.tiny_families import write_flux, write_sd2, write_sd3, write_sdxl
 
-DEFENCE = [{"name": "guarded", "guards": [{"name": "negative-prompt"}]}]  # one that acts on each of them
+DEFENCE = [{"name": "esd-x", "eraser": {"method": "esd-x"}}]  # which acts on each of them
 ERASING = {"iterations": 15, "batch_size": 1, "steps": 2, "pool": 2}
 GUARDS = {
     "write_sd2": {"name": "irece", "parameters": {"t_star": 501, "area_max": 1.0}},
