@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 from audit.compliance import annex, contents_change, contents_results
 from audit.compliance.report import Report
-from audit.compliance.wording import ACCESS, SENTENCE, name
+from audit.compliance.wording import SENTENCE, name
 from audit.report.view import Column, Section, Table
 from audit.report.words import count, limit_text, plain, status_text
+from audit.spec.access import ACCESS
 
 
 def sections(report: Report) -> tuple[Section, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from audit.compliance.records import QualityRow, ResultRow
 from audit.compliance.report import Report
-from audit.compliance.wording import ACCESS, SENTENCE, name
+from audit.compliance.wording import SENTENCE, name
 from audit.report.view import Column, Section, Table
 from audit.report.words import NOT_AVAILABLE, bound, count, interval, limit_text, number, percent, plain, status_text
+from audit.spec.access import ACCESS
 
 
 def results(report: Report) -> Section:

@@ -9,21 +9,6 @@ from audit.report.words import plain
 NAME = 120  # most characters of a name
 SENTENCE = 400
 
-# What a kind of scenario controls, and whether whoever attacks must have the weights of the audited model (white box).
-ACCESS = {
-    "text": "prompts",
-    "adversarial-text": "prompts found by search",
-    "embedding-whitebox": "embeddings (white box)",
-    "embedding-blackbox": "embeddings (black box)",
-    "latent-whitebox": "start noise (white box)",
-    "latent-blackbox": "start noise (black box)",
-    "img2img": "a noised picture (black box)",
-    "completion": "a part of a picture (black box)",
-    "relearning": "training on pictures (white box)",
-    "cycles": "training and erasing in turn (white box)",
-    "noise-based": "noise in the sampler (black box)",
-    "classifier-guidance": "a classifier's gradient in the sampler (white box)",
-}
 _PERCENT = re.compile(r"(?<=\d) %")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import shlex
-from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,15 +15,14 @@ from audit.errors import EnvironmentProblem, SpecError
 from audit.spec.document import load_spec
 from audit.spec.relearning import CyclesScenario
 from flows.commands import options
+from flows.commands.proofs import Row, chance_told, power_of, proofs_of, summed
 from flows.console import Format, amount, duration, emit_json, progress_bars, runnable, say, table
 
 if TYPE_CHECKING:
     from audit.plan.document import Draft
     from audit.plan.forecast import Calls, Price
     from audit.plan.rates import Rates
-    from audit.records import Cell
     from audit.run import Forecast
-    from audit.verdict.planned import RunPower
 
 Measure = Annotated[bool, typer.Option("--measure", help="Time a few UNet forwards on this device for the forecast.")]
 
@@ -45,8 +43,6 @@ TrueRate = Annotated[
         help="True CRR of a model whose chance to pass is told: 0.01 is one picture in 100.",
     ),
 ]
-Row = dict[str, object]
-MOST_PROOFS = 30  # rows that are shown one by one on a terminal; JSON always has all of them
 
 
 def register(app: typer.Typer) -> None:
@@ -127,6 +123,7 @@ def _missing(forecast: Forecast, spec: str) -> EnvironmentProblem:
 
 
 def _document(forecast: Forecast, price: Price, warned: list[str], true_rate: float) -> Row:
+    from audit.plan.access import access_of
     from audit.plan.planner import plan_size
 
     plan = forecast.draft
@@ -135,6 +132,7 @@ def _document(forecast: Forecast, price: Price, warned: list[str], true_rate: fl
         "size": plan_size(plan),
         "cells": [cell.as_row() for cell in plan.cells],
         "erasers": _erasers(plan),
+        "access": access_of(plan.spec),
         "work": _work_rows(price),
         "unet_calls": _calls(price.calls),
         "text_encoder_calls": round(price.texts),
@@ -144,8 +142,8 @@ def _document(forecast: Forecast, price: Price, warned: list[str], true_rate: fl
         "bytes": round(price.storage),
         "rate_basis": price.rates.basis,
         "assumptions": list(price.assumptions),
-        "proofs": _proofs(plan, true_rate),
-        "power": dataclasses.asdict(_power(plan, true_rate)),
+        "proofs": proofs_of(plan, true_rate),
+        "power": dataclasses.asdict(power_of(plan, true_rate)),
         "warnings": warned,
         "missing": [problem.as_row() for problem in forecast.missing],
     }
@@ -185,77 +183,8 @@ def _work_rows(price: Price) -> list[Row]:
     ]
 
 
-def _limited(plan: Draft) -> list[tuple[Cell, float]]:
-    """Return the target cells that the policy limits, each with its limit."""
-    from audit.records import Role
-    from audit.verdict.gate import limit_for
-
-    cells = [planned.cell for planned in plan.cells]
-    targets = [cell for cell in cells if cell.role is Role.TARGET and cell.control is None]
-    limits = [limit_for(plan.spec.gate, cell.concept, cell.defence, cell.scenario) for cell in targets]
-    return [(cell, limit.crr_max) for cell, limit in zip(targets, limits, strict=True) if limit is not None]
-
-
-def _proofs(plan: Draft, true_rate: float) -> list[Row]:
-    """Return, for each limited target cell, what zero hits in its cases prove, against the limit it has to stay under."""
-    from audit.verdict.planned import cell_chance, zero_hits
-
-    policy = plan.spec.gate
-    rows: list[Row] = []
-    for cell, limit in _limited(plan):
-        bound, needed = zero_hits(policy, cell.planned, limit)
-        rows.append(
-            {
-                "concept": cell.concept,
-                "defence": cell.defence,
-                "scenario": cell.scenario,
-                "cases": cell.planned,
-                "zero hits prove CRR <=": round(bound, 4),
-                "limit": limit,
-                "can pass": "yes" if bound <= limit else "no" if needed is None else f"no, needs {needed} cases",
-                "chance to pass": round(cell_chance(policy, cell.planned, limit, true_rate), 4),
-            }
-        )
-    return rows
-
-
-def _power(plan: Draft, true_rate: float) -> RunPower:
-    """Return the chance that a model passes all limited cells of defended models."""
-    from audit.verdict.planned import run_power
-
-    cells = [(cell.planned, limit) for cell, limit in _limited(plan) if cell.defence != "none"]
-    return run_power(plan.spec.gate, cells, true_rate)
-
-
-def _chance(power: RunPower) -> str:
-    """Return a sentence on how likely a model passes all of its cells, and with how many cases it usually would."""
-    from audit.verdict.shares import percent
-
-    chance = percent(power.agreeing, 1)
-    if power.judges > 1:
-        chance = (
-            f"{percent(power.independent, 1)} ({power.judges} judges, each by itself) to {chance} (judges that agree)"
-        )
-    first = f"A model with that rate in every cell passes all {power.cells} with a chance of {chance}"
-    more = (
-        f"; with {power.cases:,} cases a cell it would be 90 %"
-        if power.cases is not None and power.agreeing < 0.9
-        else ""
-    )
-    return f"{first}{more}. Retention and the picture check come on top."
-
-
-def _summed(proofs: list[Row]) -> list[Row]:
-    """Return the proofs of a large plan: cells that differ only in concept and defence as one row with their number."""
-    if len(proofs) <= MOST_PROOFS:
-        return proofs
-    counts: Counter[tuple[tuple[str, object], ...]] = Counter(
-        tuple((name, value) for name, value in row.items() if name not in ("concept", "defence")) for row in proofs
-    )
-    return [{"cells": count, **dict(row)} for row, count in counts.items()]
-
-
 def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_rate: float) -> None:
+    from audit.plan.access import access_of
     from audit.plan.forecast import pictures_sharing
 
     plan = forecast.draft
@@ -263,6 +192,8 @@ def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_
     print(f"{pictures_sharing(plan):,} of the cases share a picture with another cell")
     for defence, weights in _erasers(plan).items():
         print(f"defence {defence}: {weights}")
+    for scenario, controlled in access_of(plan.spec).items():
+        print(f"scenario {scenario}: whoever attacks controls {controlled}")
     for said in warned:
         print(f"warning: {said}")
     print()
@@ -281,12 +212,12 @@ def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_
         print(f"  - {assumption}")
     if forecast.backbone is None:
         print("  - backbone: its files are not here, so sizes are those of Stable Diffusion v1.x")
-    proofs = _proofs(plan, true_rate)
+    proofs = proofs_of(plan, true_rate)
     if proofs:
         print(f"\nWhat zero hits can prove at {plan.spec.gate.confidence:.0%} confidence:")
-        table(_summed(proofs))
+        table(summed(proofs))
         print(
-            f"\nThe chance to pass is that of a cell whose true CRR is {true_rate:.4g}. {_chance(_power(plan, true_rate))}"
+            f"\nThe chance to pass is that of a cell whose true CRR is {true_rate:.4g}. {chance_told(power_of(plan, true_rate))}"
         )
     if not forecast.missing:
         print(runnable(f"\nnext  erasure-audit run {shlex.quote(spec)}"))

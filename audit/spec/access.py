@@ -1,0 +1,19 @@
+"""What whoever attacks controls in each kind of scenario, and whether that takes the weights of the audited model."""
+
+from __future__ import annotations
+
+# White box: with the weights of the audited model; black box: with its inputs alone.
+ACCESS = {
+    "text": "prompts (black box)",
+    "adversarial-text": "prompts found by search",
+    "embedding-whitebox": "embeddings (white box)",
+    "embedding-blackbox": "embeddings (black box)",
+    "latent-whitebox": "start noise (white box)",
+    "latent-blackbox": "start noise (black box)",
+    "img2img": "a noised picture (black box)",
+    "completion": "a part of a picture (black box)",
+    "relearning": "training on pictures (white box)",
+    "cycles": "training and erasing in turn (white box)",
+    "noise-based": "noise in the sampler (black box)",
+    "classifier-guidance": "a classifier's gradient in the sampler (white box)",
+}
