@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from typing import ClassVar
 
 from audit.plan.document import KINDS
@@ -16,7 +17,8 @@ from tests.chaos.zygote import FSYNC_LOG
 class Killed(Base):
     """SIGKILL to the command and its children."""
 
-    kind, weight, storages = "sigkill", 3.0, ("disk", "disk", "s3")
+    kind, weight = "sigkill", 3.0
+    storages: Sequence[str] = ("disk", "disk", "s3")
     number: ClassVar[signal.Signals] = signal.SIGKILL
 
     def apply(self, arena: Arena) -> Outcome:

@@ -1,4 +1,4 @@
-"""Faults of a Ray cluster of a head and two nodes: a node, the head, the Prefect server or a process goes while a run lasts."""
+"""Faults of a Ray cluster of a head and two nodes: the run, a node, the head, a process or a server goes while a run lasts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from audit.plan.document import KINDS
 from tests.chaos.arena import SECONDS, VERDICTS, Arena
 from tests.chaos.fault import Base, Outcome
+from tests.chaos.process_faults import Killed
+from tests.chaos.service_faults import PostgresRestarted
 from tests.flows.clusters import processes_called
 
 _PATIENCE = 5.0  # seconds that a process is looked for which computes a unit
@@ -99,4 +101,26 @@ class PrefectRestartedOnRay(_OfRay):
         return Outcome(alive, {arena.run_id: code}, f"{how.__name__}, exit {code}")
 
 
-RAY = (NodeKilled(), HeadKilled(), ProcessKilled(), PrefectRestartedOnRay())
+class RunKilledOnRay(_OfRay, Killed):
+    """SIGKILL to the run itself; what nodes compute may still reach the journal while the run is resumed."""
+
+    kind = "ray-run-killed"
+    storages: Sequence[str] = ("disk",)
+
+
+class RunTerminatedOnRay(RunKilledOnRay):
+    """SIGTERM to the run itself."""
+
+    kind, number = "ray-run-terminated", signal.SIGTERM
+
+
+class PostgresRestartedOnRay(_OfRay, PostgresRestarted):
+    """The database of the Prefect server, which every process of the nodes talks to, ends and comes back after a while."""
+
+    kind = "ray-postgres-restarted"
+
+
+RAY = (
+    NodeKilled(), HeadKilled(), ProcessKilled(), PrefectRestartedOnRay(), RunKilledOnRay(), RunTerminatedOnRay(),
+    PostgresRestartedOnRay(),
+)  # fmt: skip

@@ -35,6 +35,9 @@ KINDS = (
     "ray-head-killed",
     "ray-process-killed",
     "ray-prefect-restarted",
+    "ray-postgres-restarted",
+    "ray-run-killed",
+    "ray-run-terminated",
 )
 FAULTS = {fault.kind: fault for fault in usable()}
 

@@ -20,6 +20,7 @@ from audit.plan.document import KINDS
 from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, spec_of_every_kind
 from tests.flows.clusters import Cluster, processes_called, ray_cluster
+from tests.flows.postgres import AVAILABLE, postgres
 from tests.flows.servers import cli, prefect_server, process, wait_for
 from tests.flows.test_kill import tables
 from tests.flows.test_telemetry import attributes, receiving
@@ -32,8 +33,11 @@ VERDICTS = (0, 3, 4)
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with prefect_server(tmp_path_factory.mktemp("prefect") / "home", REPOSITORY) as environment:
-        yield environment
+    """A Prefect server on Postgres, as the nodes of a cluster need it; on SQLite where Postgres is not installed."""
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres()) if AVAILABLE else None
+        home = tmp_path_factory.mktemp("prefect") / "home"
+        yield stack.enter_context(prefect_server(home, REPOSITORY, database))
 
 
 @pytest.fixture(scope="module")
