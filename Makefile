@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes styles cycles constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles cycles sd3-audit constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -90,15 +90,30 @@ probes: $(STAMP) ## audit every probe of the testbed beside its control, table i
 	$(BIN)/erasure-audit run deployments/specs/testbed-probes.yaml --root $(PROBES)/store --exit-zero
 	$(PAGE) probes --root $(PROBES)/store
 
+FILTERS = build/filters
+
+filters: $(STAMP) ## audit filters as defences, rates with and without them, into audit/testbed/README.md (resumable; minutes)
+	$(BIN)/erasure-audit run deployments/specs/testbed-filters.yaml --root $(FILTERS)/store --exit-zero
+	$(PAGE) filters --root $(FILTERS)/store
+
+DRAWINGS = build/drawings
+
+drawings: $(STAMP) ## audit with drawings for reference pictures, table into audit/testbed/README.md (resumable; minutes)
+	for class in ring star arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(DRAWINGS)/corpus/$$class --class $$class --count 48 --ink || exit 1; done
+	$(BIN)/erasure-audit run deployments/specs/testbed-drawings.yaml --root $(DRAWINGS)/store --exit-zero
+	$(PAGE) drawings --root $(DRAWINGS)/store
+
 STYLES = build/styles
 
-styles: $(STAMP) ## audit a fill of the testbed as a concept, through every scenario (resumable)
+styles: $(STAMP) ## audit a fill of the testbed as a concept, table into audit/testbed/README.md (resumable)
 	for fill in plain striped dotted; do \
 		$(BIN)/erasure-audit testbed scenes $(STYLES)/references/$$fill --class square --fill $$fill --split calibration --count 24 \
 			|| exit 1; done
 	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/striped --class square --fill striped --count 24
 	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/arrow --class arrow --count 12
 	$(BIN)/erasure-audit run deployments/specs/testbed-styles.yaml --root $(STYLES)/store --exit-zero
+	$(PAGE) styles --root $(STYLES)/store
 
 CYCLES = build/cycles
 
@@ -106,6 +121,15 @@ cycles: $(STAMP) ## edit and erase the testbed in turn: the concept, its neighbo
 	$(BIN)/erasure-audit testbed scenes $(CYCLES)/corpus/ring --class ring --count 16
 	$(BIN)/erasure-audit testbed scenes $(CYCLES)/corpus/arrow --class arrow --count 16
 	$(BIN)/erasure-audit run deployments/specs/testbed-cycles.yaml --root $(CYCLES)/store --exit-zero
+	$(PAGE) cycles --root $(CYCLES)/store
+
+SD3 = build/sd3
+
+sd3-audit: $(STAMP) ## audit the testbed's SD3-shaped backbone, table into audit/testbed/README.md (resumable)
+	$(BIN)/erasure-audit testbed scenes $(SD3)/corpus/ring --class ring --count 32
+	$(BIN)/erasure-audit testbed scenes $(SD3)/corpus/square --class square --count 12
+	$(BIN)/erasure-audit run deployments/specs/testbed-sd3.yaml --root $(SD3)/store --exit-zero
+	$(PAGE) sd3-audit --root $(SD3)/store
 
 MEB = build/m-erasurebench
 

@@ -6,7 +6,7 @@ import csv
 import io
 import itertools
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import fsspec
@@ -147,12 +147,13 @@ def write_corpus(
     regions: str | None = None,
     attributes: str | None = None,
     fill: str | None = None,
+    render: Callable[[Scene], NDArray[np.uint8]] = lambda scene: scene.image,
 ) -> list[str]:
     """Write `n` PNG scenes that contain `cls`, indices from `start`, under any fsspec URL, and return their URLs.
 
-    No scene contains a class of `without`. With `fill` only scenes count in which `cls` is filled so. Under `regions` goes a
-    mask for each scene, with the scene's file name: white where the object `cls` is, black elsewhere. To the address
-    `attributes` goes a CSV table of `attributes_of` each scene. Raises ValueError on bad arguments.
+    `render` makes the picture of a scene. No scene contains a class of `without`. With `fill` only scenes count in which `cls`
+    is filled so. Under `regions` goes a mask for each scene, with the scene's file name: white where the object `cls` is, black
+    elsewhere. To the address `attributes` goes a CSV table of `attributes_of` each scene. Raises ValueError on bad arguments.
     """
     if fill is not None and fill not in FILLS:
         raise ValueError(f"unknown fill {fill!r}: it is one of {', '.join(FILLS)}")
@@ -172,7 +173,7 @@ def write_corpus(
         if fill not in (None, sought.fill):
             continue
         name = corpus_name(cls, index)
-        written.append(_write_png(url, name, scene.image))
+        written.append(_write_png(url, name, render(scene)))
         rows += [(name, attribute, value) for attribute, value in attributes_of(scene, cls).items()]
         if regions is not None:
             _write_png(regions, name, sought.mask.astype(np.uint8) * 255)

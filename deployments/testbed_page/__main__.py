@@ -16,13 +16,14 @@ from audit.plan.document import KINDS, planned_keys, read_outline
 from audit.storage.journal import Journal
 from audit.testbed.markers import replaced
 from audit.verdict.results import RunResult
-from deployments.testbed_page import architectures, benchmark, erasers, guards, probes
+from deployments.testbed_page import architectures, benchmark, erasers, guards, probes, rates
 
 README = Path(__file__).parents[2] / "audit" / "testbed" / "README.md"
 BLOCKS = {
     "erasers": erasers.block,
     "guards": guards.block,
     "probes": probes.block,
+    **dict.fromkeys(("cycles", "drawings", "filters", "sd3-audit", "styles"), rates.block),
     "benchmark": benchmark.block,
     "benchmark-sd3": benchmark.block,
 }

@@ -39,11 +39,15 @@ def scenes(
     fill: Annotated[
         str | None, typer.Option("--fill", help="plain, striped or dotted: how the shape is filled in every scene.")
     ] = None,
+    ink: Annotated[
+        bool, typer.Option("--ink", help="Outlines in ink on paper: a domain that no model was trained on.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a corpus of rendered scenes; the same arguments give the same pictures."""
     from audit.locations import has_credentials, redact
     from audit.storage.errors import explain_source
+    from audit.testbed.drawings import in_ink
     from audit.testbed.scenes import write_corpus
 
     for address in filter(has_credentials, filter(None, (url, regions, attributes))):
@@ -55,7 +59,7 @@ def scenes(
     try:
         written = write_corpus(
             url, cls, count, split, n_objects=objects, start=start, without=without or (), regions=regions,
-            attributes=attributes, fill=fill,
+            attributes=attributes, fill=fill, **({"render": in_ink} if ink else {}),
         )  # fmt: skip
     except (ValueError, ImportError) as error:
         raise AuditError(str(error), where="testbed scenes", next_step="erasure-audit testbed scenes --help") from None

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from audit.testbed.captions import BACKGROUNDS, CLASSES, COLOURS, SYNONYMS, UNLEARNED
+from audit.testbed.captions import ALL_CLASSES, BACKGROUNDS, CLASSES, COLOURS, SYNONYMS, UNLEARNED
+from audit.testbed.card import build_detectors, class_scores
+from audit.testbed.drawings import in_ink
 from audit.testbed.scenes import IMAGE_SIDE, SPLITS, attributes_of, contains, corpus_name, sample_scene, write_corpus
 
 
@@ -137,3 +139,25 @@ def test_a_scene_cannot_be_without_what_it_shows(tmp_path: Path, without: list[s
     with pytest.raises(ValueError, match=named):
         write_corpus(str(tmp_path), "ring", 1, "audit", without=without)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_drawing_has_outlines_and_nothing_else(tmp_path: Path) -> None:
+    scene = sample_scene("audit", 3, n_objects=1, required_class="ring")
+    drawn = in_ink(scene)
+    assert drawn.shape == (64, 64, 3) and drawn.dtype == np.uint8
+    darkness = 244 - drawn[..., 0].astype(int)
+    mask = scene.objects[0].mask
+    inner = mask & np.roll(mask, 2, 0) & np.roll(mask, -2, 0) & np.roll(mask, 2, 1) & np.roll(mask, -2, 1)
+    assert inner.any() and darkness[inner].mean() < 10 and darkness.max() > 200  # no fill, and lines
+    assert np.ptp(drawn.reshape(-1, 3).astype(int), axis=1).max() <= 4  # no colour
+    (written,) = write_corpus(str(tmp_path), "ring", 1, "audit", start=3, render=in_ink)
+    np.testing.assert_array_equal(np.array(Image.open(written.removeprefix("file://"))), drawn)
+
+
+def test_the_classifier_knows_the_drawn_shapes_of_the_shipped_spec() -> None:
+    """What an audit with drawings stands on, and what it must not show: drawn circles are rings to the classifier."""
+    detector = next(one for one in build_detectors("cpu") if one.instrument.detector == "classifier")
+    for name, known in (("ring", True), ("star", True), ("moon", True), ("arrow", True), ("circle", False)):
+        scenes = [sample_scene("audit", i, classes=ALL_CLASSES, n_objects=1, required_class=name) for i in range(16)]
+        found = class_scores(detector, [in_ink(scene) for scene in scenes])[:, ALL_CLASSES.index(name)] >= 0.5
+        assert (int(found.sum()) >= 12) is known, (name, found.sum())

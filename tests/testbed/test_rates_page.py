@@ -1,0 +1,42 @@
+"""The block of any run on the testbed's page: one line for each cell, beside what it has to be read against."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from deployments.testbed_page import rates
+from tests.report import runs
+from tests.testbed.test_page import cells
+from tests.testbed.test_probes_page import row
+
+ROWS = (
+    row("text", "esd-x", 2),
+    row("text", "worded", 0, blocked=30, unfiltered_hits=29, unfiltered_assessed=32),
+    row("text", "none", 32, "backbone"),
+    row("relearning", "esd-x", 30),
+    row("relearning", "esd-x", 8, perturbation="training-steps", strength=5.0),
+    row("relearning", "none", 32, "backbone"),
+    row("relearning", "esd-x", 1, "unlearned", "arrow"),
+    row("relearning", "none", 3, "unlearned", "arrow"),
+)
+
+
+def written(*kept: int) -> str:
+    spec = {"gate": {"judges": ["classifier"]}}
+    chosen = tuple(dataclasses.replace(ROWS[number], cell_id=number) for number in kept)
+    return rates.block(dataclasses.replace(runs.passing(), crr=chosen, spec=spec))
+
+
+def test_each_cell_stands_beside_the_un_erased_model_and_its_own_unlearned_class() -> None:
+    text = written(*range(len(ROWS)))
+    assert cells(text, "ring", "text", "worded")[3:7] == [
+        "0.00 = 0/32 (0.00-0.11)", "0.91 = 29/32 (0.75-0.98)", "1.00 = 32/32 (0.89-1.00)", "",
+    ]  # fmt: skip
+    assert cells(text, "ring", "relearning", "esd-x")[3:7] == [
+        "0.94 = 30/32 (0.79-0.99)", "", "1.00 = 32/32 (0.89-1.00)", "0.03 = 1/32 (0.00-0.16)",
+    ]  # fmt: skip
+    assert cells(text, "ring", "relearning (training-steps 5)", "esd-x")[3] == "0.25 = 8/32 (0.11-0.43)"
+
+
+def test_a_run_without_filters_has_no_column_for_them() -> None:
+    assert "without filters" not in written(0, 2) and "without filters" in written(0, 1, 2)
