@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -14,6 +15,7 @@ from audit.machine import threads
 from audit.plan.document import Plan, read_plan
 from audit.plan.identities import Unit
 from audit.plan.installation import installation
+from audit.progress import Silent
 from audit.storage.journal import Journal
 from tasks import spread, stages
 from tasks.context import Run, Settings
@@ -107,8 +109,11 @@ def test_a_lost_gpu_ends_a_run_on_processes_with_the_command_that_goes_on(
     """The unit is not journalled, and nothing says that the run was planned with something else."""
     unit = next(run.plan.units_of("erase"))
 
+    def gone() -> None:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
     def lost(self: Worker, unit: Unit, listener: object = None) -> UnitReport:
-        require_device(RuntimeError("CUDA error: unspecified launch failure"), answers=lambda: 1 / 0)
+        require_device(RuntimeError("CUDA error: unspecified launch failure"), answers=gone)
         raise AssertionError("the device answers")
 
     monkeypatch.setattr(Worker, "run", lost)
@@ -117,6 +122,34 @@ def test_a_lost_gpu_ends_a_run_on_processes_with_the_command_that_goes_on(
     with pytest.raises(EnvironmentProblem, match="the GPU stopped answering: RuntimeError: CUDA error") as caught:
         Processes.exclude(object(), copy.copy(refused.value))  # type: ignore[arg-type]
     assert "erasure-audit resume" in str(caught.value.next_step) and not run.journal.keys("erase")
+
+
+class Deserted:
+    """A cluster that has lost all its nodes."""
+
+    falls_together = False
+
+    def slots(self) -> int:
+        return 0
+
+    def submit(self, task: object, parameters: dict[str, object]) -> NoReturn:
+        raise AssertionError("nowhere to compute")
+
+    def exclude(self, refused: MachineRefused) -> None:
+        raise AssertionError("nobody refused")
+
+    def mend(self, error: BaseException) -> bool:
+        return False
+
+
+def test_a_cluster_without_nodes_is_waited_for_and_then_given_up(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(spread, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(spread, "reporter", lambda: Silent())  # there is no flow whose log could be written
+    dispatch = spread._Dispatch(run, Deserted(), spread._Pending(run), {}, frozenset())
+    with pytest.raises(EnvironmentProblem, match="no machine that could compute a unit came") as caught:
+        dispatch.run()
+    assert "erasure-audit resume" in str(caught.value.next_step)
 
 
 def test_processes_stay_within_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
