@@ -52,6 +52,9 @@ class Pace:
     def mark(self, done: int) -> None:
         """Note that `done` parts are done now."""
         now = self._clock()
+        if len(self._marks) == 1 and now - self._marks[0][0] > self.WINDOW:
+            self._marks[0] = now, done  # a stage that waited for others begins with its first part
+            return
         while len(self._marks) > 1 and self._marks[1][0] < now - self.WINDOW:
             self._marks.popleft()
         if len(self._marks) > 1 and now - self._marks[-2][0] < self.RESOLUTION:

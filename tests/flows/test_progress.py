@@ -130,3 +130,14 @@ def test_the_collecting_of_a_corpus_tells_the_time_left_once_it_is_counted(
     assert told[0] == "collect: 0 objects"
     assert told[1].startswith("collect: 1/3 objects, ") and told[1].endswith(" left")
     assert told[-1].startswith("collect: 3/3 objects in ")
+
+
+def test_a_stage_that_waited_for_others_tells_the_speed_of_its_own_parts() -> None:
+    """Judges wait for the last picture; two hours of waiting say nothing of how long judging takes."""
+    ticks = iter([0.0, 7200.0, 7201.0, 7202.0])
+    pace = Pace(0, lambda: next(ticks))
+    pace.mark(1)
+    assert pace.rate is None and pace.seconds_left(100) is None
+    pace.mark(7)
+    pace.mark(13)
+    assert pace.rate == 6.0 and pace.seconds_left(103) == 15.0
