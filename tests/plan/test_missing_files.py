@@ -98,7 +98,8 @@ def test_the_forecast_for_a_person_says_what_is_assumed_and_sums_alike_cells(
     assert "device hours" in printed.out and "0.01 s a call, as stated by --rate" in printed.out
     assert "sizes are those of Stable Diffusion v1.x" in printed.out
     assert "next  erasure-audit run" not in printed.out
-    assert printed.out.count("latent-whitebox") == 1
+    assert printed.out.count("latent-whitebox") == 2  # what it takes, and what it can prove
+    assert "scenario latent-whitebox: whoever attacks controls start noise (white box)" in printed.out
     assert "16 things are missing or unusable" in printed.err and printed.err.count("error: ") == 1
 
 
