@@ -7,7 +7,7 @@ from prefect import flow
 from tasks import telemetry
 from tasks.context import Settings
 from tasks.opening import open_run
-from tasks.stages import detect, filtering, generate, invert, models, quality
+from tasks.stages import SAMPLED, models
 from tasks.units import StageReport
 
 
@@ -19,5 +19,4 @@ def work(run_id: str, root: str | None = None, settings: Settings | None = None)
     """
     run = open_run(None, root, run_id, settings, concludes=False)
     with telemetry.running(run):
-        stages = (invert, generate, filtering, detect, quality)
-        return (*models(run, helps=True), *(stage(run, helps=True) for stage in stages))
+        return (*models(run, helps=True), *(stage(run, helps=True) for stage in SAMPLED))

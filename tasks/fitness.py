@@ -12,13 +12,14 @@ from audit.storage.errors import StorageUnavailable
 from audit.weights.sharing import adopt
 from tasks.context import Run
 
-RESTORE = "restore what the run was planned with, or start a new run: erasure-audit run SPEC"
-
 
 class MachineRefused(Exception):
-    """A machine that must not compute units of a run; the unit that it was given is not journalled."""
+    """A machine that must not compute units of a run; the unit that it was given is not journalled.
 
-    def __init__(self, node: str, host: str, what: str, next_step: str = RESTORE) -> None:
+    `next_step` is what helps there; without one it is what the run was planned with that is missing.
+    """
+
+    def __init__(self, node: str, host: str, what: str, next_step: str | None = None) -> None:
         self.node, self.host, self.what, self.next_step = node, host, what, next_step
         super().__init__(node, host, what, next_step)
 
@@ -33,8 +34,8 @@ def require_fit(run: Run, expected: Installation) -> None:
         raise refusal(problem)
 
 
-def refusal(why: str, next_step: str = RESTORE) -> MachineRefused:
-    """Return the error that keeps units of the run off this machine from now on; `next_step` is what helps there."""
+def refusal(why: str, next_step: str | None = None) -> MachineRefused:
+    """Return the error that keeps units of the run off this machine from now on."""
     return MachineRefused(_node(), socket.gethostname(), why, next_step)
 
 

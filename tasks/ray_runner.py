@@ -127,7 +127,8 @@ class RayRunner:
             raise EnvironmentProblem(
                 f"no node of the Ray cluster can compute this run: {refused.what}",
                 where=str(self._address),
-                next_step="install on every node what the run was planned with, then: erasure-audit resume RUN_ID",
+                next_step=refused.next_step
+                or "install on every node what the run was planned with, then: erasure-audit resume RUN_ID",
             )
 
     def mend(self, error: BaseException) -> bool:

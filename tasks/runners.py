@@ -126,7 +126,10 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
     def exclude(self, refused: MachineRefused) -> None:
         """Raise `EnvironmentProblem`: all processes run on the machine that refused."""
         raise EnvironmentProblem(
-            f"this machine cannot compute the run: {refused.what}", where=refused.node, next_step=refused.next_step
+            f"this machine cannot compute the run: {refused.what}",
+            where=refused.node,
+            next_step=refused.next_step
+            or "restore what the run was planned with, or start a new run: erasure-audit run SPEC",
         )
 
     def mend(self, error: BaseException) -> bool:

@@ -41,7 +41,7 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
         except DeviceLost as error:
             if expected is None:
                 raise
-            raise refusal(error.what, str(error.next_step)) from error  # another machine computes it
+            raise refusal(error.what, error.next_step) from error  # another machine computes it
 
     return compute
 
@@ -106,10 +106,14 @@ detect = functools.partial(run_units, kind="detect", unit_task=_UNITS["detect"])
 quality = functools.partial(run_units, kind="quality", unit_task=_UNITS["quality"])
 
 
+# The stages after those that make models, in the order in which each finds what it needs.
+SAMPLED = (invert, generate, filtering, detect, quality)
+
+
 def compute(run: Run) -> tuple[StageReport, ...]:
     """Compute what the run lacks, on the runner of its settings; return the reports of the stages."""
     if run.settings.runner == "inline":
-        return (*models(run), *(stage(run) for stage in (invert, generate, filtering, detect, quality)))
+        return (*models(run), *(stage(run) for stage in SAMPLED))
     from tasks.spread import spread
 
     reports = spread(dataclasses.replace(run, trace=telemetry.parent()), _UNITS, essential=frozenset({"erase"}))

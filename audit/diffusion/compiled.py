@@ -20,9 +20,7 @@ from audit.machine.compilers import Mode
 from audit.machine.homes import cache_folder
 
 BRANCHES = (1, 2, 3)  # of one batch in one call: the prompt's, the null prompt's under guidance, one guard's own
-SHAPES = (
-    64  # that one process may compile of a network's code: sizes of batch, two precisions, and backbones of one class
-)
+SHAPES = 64  # that one process may compile of one class of network: sizes of batch, precisions and backbones
 
 log = logging.getLogger(__name__)
 

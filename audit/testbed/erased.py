@@ -19,7 +19,7 @@ from audit.testbed.captions import CLASSES
 ERASED = Path(__file__).parent / "erased"
 METHODS = ("esd-x", "uce", "receler")
 CONCEPTS = ("ring", "star")
-# What ships was trained in bfloat16, on a processor that computes in it. Elsewhere that takes 16 times as long as float32.
+# What ships was trained in bfloat16, on a processor that computes in it. Elsewhere that takes many times as long as float32.
 SHIPPED = {"esd-x": {"compute": "bfloat16"}, "receler": {"compute": "bfloat16"}}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from audit.records import Control, Role
+from audit.records import Control
 from audit.report.markdown import render_section
 from audit.report.view import Column, Section, Table
 from audit.verdict.results import CrrRow, RunResult
@@ -38,9 +38,9 @@ def _table(result: RunResult, judge: str) -> Table:
 
 
 def _rows(rows: Sequence[CrrRow]) -> Iterator[tuple[str, ...]]:
-    """Yield a line for each target cell of a defence, in the plan's order."""
+    """Yield a line for each cell in which a defence's concept is sought, points of curves among them, in the plan's order."""
     for row in rows:
-        if row.role != Role.TARGET or row.control is not None or row.defence == "none":
+        if row.subject != row.concept or row.control not in (None, Control.CHECKPOINT) or row.defence == "none":
             continue
         same = [one for one in rows if (one.scenario, one.concept) == (row.scenario, row.concept)]
         unerased = [one for one in same if one.control == Control.BACKBONE and one.perturbation is None]

@@ -124,9 +124,7 @@ def work(
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
     locations.storage_root(root)
-    chosen = _settings(
-        device=device, batch_size=batch_size, compile_with=compile_with and compile_with.value, gpu_slot=gpu_slot
-    )
+    chosen = _settings(device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot)
     with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 

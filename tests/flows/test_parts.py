@@ -13,6 +13,7 @@ import pytest
 
 from audit import locations
 from audit.errors import CheckpointError, EnvironmentProblem, JournalError
+from audit.plan.document import KINDS
 from audit.progress import Pace
 from audit.progress import lines as progress_lines
 from audit.storage.journal import StorageUnavailable
@@ -182,3 +183,10 @@ def test_a_training_inside_a_run_is_told_in_lines_beside_the_units(
     ]
     assert re.fullmatch(r"esd-x: 136/300 iterations, \d+ s left", lines[3])
     assert lines[4].startswith("erase: 1/2 units in ")
+
+
+def test_a_run_and_its_helpers_compute_every_kind_of_unit() -> None:
+    from tasks import stages
+
+    sampled = [stage.keywords["kind"] for stage in stages.SAMPLED]
+    assert ["erase", "attack", *sampled] == list(KINDS)

@@ -124,6 +124,21 @@ def test_a_lost_gpu_ends_a_run_on_processes_with_the_command_that_goes_on(
     assert "erasure-audit resume" in str(caught.value.next_step) and not run.journal.keys("erase")
 
 
+def test_a_cluster_whose_last_gpu_is_lost_says_what_helps_with_that() -> None:
+    from tasks.ray_runner import RayRunner
+
+    class Empty:
+        _excluded, _asked, _address = set[str](), None, "ray://head:10001"
+
+        def slots(self) -> int:
+            return 0
+
+    for own, said in ((None, "install on every node"), ("look at nvidia-smi", "look at nvidia-smi")):
+        with pytest.raises(EnvironmentProblem, match="no node of the Ray cluster can compute this run: gone") as caught:
+            RayRunner.exclude(Empty(), refusal("gone", own))  # type: ignore[arg-type]
+        assert str(caught.value.next_step).startswith(said)
+
+
 class Deserted:
     """A cluster that has lost all its nodes."""
 

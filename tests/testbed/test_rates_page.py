@@ -14,7 +14,7 @@ ROWS = (
     row("text", "worded", 0, blocked=30, unfiltered_hits=29, unfiltered_assessed=32),
     row("text", "none", 32, "backbone"),
     row("relearning", "esd-x", 30),
-    row("relearning", "esd-x", 8, perturbation="training-steps", strength=5.0),
+    row("relearning", "esd-x", 8, "checkpoint", perturbation="training-steps", strength=5.0),
     row("relearning", "none", 32, "backbone"),
     row("relearning", "esd-x", 1, "unlearned", "arrow"),
     row("relearning", "none", 3, "unlearned", "arrow"),
