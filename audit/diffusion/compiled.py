@@ -36,7 +36,7 @@ class Compiling:
         self.mode, self.batch, self.backend = mode, batch, backend
         self.evaluations, self.failed = 0, False
         self._made: weakref.WeakKeyDictionary[torch.nn.Module, Compiled] = weakref.WeakKeyDictionary()
-        _keep_code_private()
+        keep_code_private()
         torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, SHAPES)
 
     def of(self, network: Denoiser) -> Compiled:
@@ -123,7 +123,7 @@ def _altered(module: torch.nn.Module) -> bool:
     return processor is not None and not type(processor).__module__.startswith("diffusers.")
 
 
-def _keep_code_private() -> None:
+def keep_code_private() -> None:
     """Let compiled code lie where only this user writes: it is loaded from there, and the default is a folder in /tmp."""
     for variable, name in (("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton")):
         if not os.environ.get(variable):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from audit.testbed.card_tables import UNKNOWN, verdict
 from audit.testbed.loop import recorded
 from audit.testbed.markers import replaced
 from audit.testbed.scenes import sample_scene
+from audit.testbed.train_flow import FIRST, SECOND
 from audit.weights.references import resolve_model
 
 STEPS, SEEDS, SCENES, BATCH = 25, 40, 64, 16
@@ -39,7 +41,7 @@ def main() -> None:
     contact_sheet([images[:10] for images in pictures.values()], HERE / "contact_sheet_sd3.png")
     content = "\n\n".join(
         [
-            _size(pipeline, recorded(arguments.build, "flow")),
+            _size(pipeline, {phase.name: recorded(arguments.build, phase.name) for phase in (FIRST, SECOND)}),
             _rates(pictures, str(pipeline.device)),
             _inversion(pipeline, arguments.scenes),
         ]
@@ -64,13 +66,16 @@ def drawn(pipeline: Pipeline, prompt: str, seeds: int) -> list[Pixels]:
     return images
 
 
-def _size(pipeline: Pipeline, cost: tuple[int, float] | None) -> str:
+def _size(pipeline: Pipeline, costs: Mapping[str, tuple[int, float] | None]) -> str:
     second = pipeline.second
     assert second is not None  # as of every pipeline of the family
     parts = {"transformer": pipeline.unet, "second text encoder": second.encoder}
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
     bytes_ = sum(path.stat().st_size for path in pipeline.ref.path.rglob("*") if path.is_file())
-    trained = UNKNOWN if cost is None else f"{cost[0]:,} steps in {cost[1] / 3600:.1f} hours by the clock"
+    trained = "; ".join(
+        f"{name} {UNKNOWN if cost is None else f'{cost[0]:,} steps in {cost[1] / 3600:.1f} hours by the clock'}"
+        for name, cost in costs.items()
+    )
     return f"Parameters: {sizes}; the folder takes {bytes_ / 1e6:.1f} MB (goal 20). Training: {trained}."
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,6 +53,8 @@ class Training:
     """Trains `modules` for `steps` steps, from the last checkpoint in `folder` when there is one.
 
     With `autocast`, products run in bfloat16 where the machine computes in it, and in float32 where it would emulate it.
+    The parameters named in `matrices`, each of two dimensions, are trained by Muon, which makes each update orthogonal
+    (https://kellerjordan.github.io/posts/muon); its steps are as long as AdamW's, which trains the others (arXiv 2502.16982).
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Training:
         peak: float,
         seed: int,
         autocast: bool = True,
+        matrices: Collection[str] = (),
     ) -> None:
         self.name, self.steps, self.peak, self.seed = name, steps, peak, seed
         self.path = folder / f"{name}.pt"
@@ -72,15 +75,22 @@ class Training:
         self.autocast = autocast and not (self.device.type == "cpu" and emulates_bfloat16())
         self.modules = nn.ModuleDict(modules).to(self.device)
         self.ema = {key: value.detach().clone() for key, value in self.modules.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(
-            self.modules.parameters(), peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True
-        )
+        parameters = dict(self.modules.named_parameters())
+        orthogonal = [parameters.pop(name) for name in matrices]
+        self.optimisers: dict[str, torch.optim.Optimizer] = {
+            "optimiser": torch.optim.AdamW(parameters.values(), peak, betas=(0.9, 0.99), weight_decay=0.01, fused=True)
+        }
+        if orthogonal:
+            self.optimisers["muon"] = torch.optim.Muon(
+                orthogonal, peak, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            )
         self.step, self.seconds = 0, 0.0
         if self.path.exists():
             state = torch.load(self.path, map_location=self.device, weights_only=True)
             self.modules.load_state_dict(state["modules"])
             self.ema = state["ema"]
-            self.optimiser.load_state_dict(state["optimiser"])
+            for key, optimiser in self.optimisers.items():
+                optimiser.load_state_dict(state[key])
             self.step, self.seconds = state["step"], state["seconds"]
 
     def run(self, loss_of: Callable[[torch.Generator], torch.Tensor]) -> None:
@@ -93,12 +103,14 @@ class Training:
                 loss = loss_of(generator)
             if not torch.isfinite(loss):
                 raise FloatingPointError(f"{self.name}: the loss is not finite at step {self.step}")
-            for group in self.optimiser.param_groups:
-                group["lr"] = learning_rate(self.step, self.steps, self.peak)
-            self.optimiser.zero_grad(set_to_none=True)
+            for optimiser in self.optimisers.values():
+                for group in optimiser.param_groups:
+                    group["lr"] = learning_rate(self.step, self.steps, self.peak)
+                optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(self.modules.parameters(), 1.0)
-            self.optimiser.step()
+            for optimiser in self.optimisers.values():
+                optimiser.step()
             self.step += 1
             self._average()
             smoothed = loss.item() if smoothed == 0 else 0.98 * smoothed + 0.02 * loss.item()
@@ -127,7 +139,7 @@ class Training:
         state = {
             "modules": self.modules.state_dict(),
             "ema": self.ema,
-            "optimiser": self.optimiser.state_dict(),
+            **{key: optimiser.state_dict() for key, optimiser in self.optimisers.items()},
             "step": self.step,
             "seconds": self.seconds,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,9 @@ class Net(nn.Module):
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
 
 
-def training(folder: Path, seed: int = 5, steps: int = STEPS) -> tuple[Training, Net]:
+def training(folder: Path, seed: int = 5, steps: int = STEPS, matrices: Sequence[str] = ()) -> tuple[Training, Net]:
     net = build(Net, seed)
-    return Training("net", folder, {"net": net}, steps=steps, peak=1e-2, seed=seed), net
+    return Training("net", folder, {"net": net}, steps=steps, peak=1e-2, seed=seed, matrices=matrices), net
 
 
 def loss_of(net: Net, stop_before: int | None = None) -> Loss:
@@ -85,6 +85,35 @@ def test_an_interrupted_training_ends_as_one_in_one_go(tmp_path: Path, monkeypat
     straight = finish(tmp_path / "straight")
     interrupted(tmp_path / "pieces", 3, monkeypatch)
     assert_same(finish(tmp_path / "pieces"), straight)
+
+
+def test_matrices_are_trained_by_muon_and_resume_with_its_momentum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each update of a matrix has singular values that are all about equal; AdamW trains the biases."""
+    matrices = ("net.layer.0.weight", "net.layer.2.weight")
+    trained, net = training(tmp_path / "straight", matrices=matrices)
+    before = {name: value.detach().clone() for name, value in trained.modules.named_parameters()}
+    monkeypatch.setattr(loop, "learning_rate", lambda *_: 1e-2)
+    with pytest.raises(KeyboardInterrupt):
+        trained.run(loss_of(net, stop_before=1))
+    for name, value in trained.modules.named_parameters():
+        update = (value - before[name]).detach()
+        assert update.abs().max() > 0, name
+        if name in matrices:
+            values = torch.linalg.svdvals(update)
+            assert values.min() > values.max() / 2, name
+    with pytest.raises(KeyboardInterrupt):
+        monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 3)
+        trained, net = training(tmp_path / "pieces", matrices=matrices)
+        trained.run(loss_of(net, stop_before=3))
+    for folder in ("pieces", "whole"):
+        trained, net = training(tmp_path / folder, matrices=matrices)
+        trained.run(loss_of(net))
+    assert_same(state(tmp_path / "pieces"), state(tmp_path / "whole"))
+    momenta = [state(tmp_path / folder)["muon"]["state"] for folder in ("pieces", "whole")]
+    assert [*momenta[0]] == [0, 1]
+    assert all(torch.equal(momenta[0][n]["momentum_buffer"], momenta[1][n]["momentum_buffer"]) for n in momenta[0])
 
 
 def test_a_finished_training_is_only_loaded_and_hands_out_its_average(tmp_path: Path) -> None:

@@ -1,0 +1,51 @@
+"""The two phases in which the testbed's second backbone is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import SD3Transformer2DModel
+
+from audit.testbed import train_flow
+from audit.testbed.saving import WEIGHTS
+from audit.testbed.train_flow import FIRST, SECOND, Phase
+
+
+def short(phase: Phase) -> Phase:
+    return dataclasses.replace(phase, steps=2, scenes=16, batch=4)
+
+
+@pytest.mark.parametrize("phase", [FIRST, SECOND], ids=lambda phase: phase.name)
+def test_a_phase_trains_transformer_and_text_encoder(
+    phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a compiler, which would take a minute; a machine without one trains so too."""
+    monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
+    vae, first, second, tokenizer, transformer = train_flow.train_flow(short(phase), tmp_path)
+    state = torch.load(tmp_path / f"{phase.name}.pt", weights_only=True)
+    assert state["step"] == 2
+    assert ("muon" in state) == phase.further
+    assert not transformer.training
+    assert all(torch.isfinite(value).all() for part in (transformer, second) for value in part.parameters())
+    assert vae.config["shift_factor"] and first.config.projection_dim and len(tokenizer)
+
+
+def test_the_second_phase_begins_with_the_weights_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
+    *_, second, _, transformer = train_flow.train_flow(dataclasses.replace(short(SECOND), steps=0), tmp_path)
+    shipped = SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32)
+    assert all(torch.equal(value, transformer.state_dict()[name]) for name, value in shipped.state_dict().items())
+    assert second.config.projection_dim == shipped.config.pooled_projection_dim // 2
+
+
+def test_attention_is_computed_in_float32_under_autocast() -> None:
+    """A backward pass in bfloat16 takes processors five times as long; the result is rounded by what follows."""
+    query = torch.randn(1, 2, 8, 4)
+    with torch.autocast("cpu", torch.bfloat16), train_flow._AttentionInFloat32():
+        answer = torch.nn.functional.scaled_dot_product_attention(query.bfloat16(), query, query)
+        product = query @ query.mT
+    assert answer.dtype is torch.float32
+    assert product.dtype is torch.bfloat16
