@@ -51,7 +51,7 @@ class Phase:
 
 
 FIRST = Phase("flow", 12_000, SCENES, 32, 1.2e-3, 61, further=False)
-SECOND = Phase("flow-further", 6_000, 2 * SCENES, 64, 1e-3, 62, further=True)
+SECOND = Phase("flow-further", 5_000, 2 * SCENES, 64, 1e-3, 62, further=True)
 SEED = 61  # of the weights that the first phase begins with
 LAYERS, HEADS, HEAD_WIDTH = 6, 5, 32
 NAMING_LAYER, NAMING_WEIGHT = 3, 0.1

@@ -20,6 +20,7 @@ from tests.bench import (
     bench_pipeline,
     bench_plan,
     bench_store,
+    bench_suite,
 )
 from tests.bench.table import conclude
 
@@ -33,7 +34,7 @@ def main() -> None:
     parts = (
         bench_neighbours, bench_pipeline, bench_audit, bench_erasers, bench_guards, bench_overhead, bench_memory, bench_plan,
         bench_store,
-        bench_evidence, bench_checkpoints, bench_dashboard,
+        bench_evidence, bench_checkpoints, bench_dashboard, bench_suite,
     )  # fmt: skip
     conclude(figure for part in parts for figure in part.figures())
 

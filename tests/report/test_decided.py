@@ -61,3 +61,22 @@ def test_defences_are_set_against_each_other_by_the_judges_alone() -> None:
     assert table.rows[0][10].startswith("-97.9 (")
     other = dataclasses.replace(run.defence_pairs[0], detector="no judge")
     assert against.section(Index(dataclasses.replace(run, defence_pairs=(other,)))) is None
+
+
+def test_each_scenario_is_told_with_what_the_attacker_controls() -> None:
+    """In a run's own report, which may be read without its plan; a search's weights stand in the table of attacks."""
+    run = runs.failing()
+    brought = [
+        {"name": "searched", "kind": "adversarial-text", "method": "p4d"},
+        {"name": "by-others", "kind": "adversarial-text", "prompts": {"url": "prompts.csv"}},
+        {"name": "from-a-file", "kind": "text", "prompts": {"url": "prompts.csv"}},
+        {"name": "unheard-of"},
+    ]
+    run = dataclasses.replace(run, spec={**run.spec, "scenarios": [*run.spec["scenarios"], *brought]})
+    (scenarios,) = [value for name, value in section_of(run, "audited").facts if name == "Scenarios"]
+    assert "text (the attacker controls prompts (black box)" in scenarios
+    assert "latent-whitebox (the attacker controls start noise (white box)" in scenarios
+    assert "searched (adversarial-text, the attacker controls prompts found by search)" in scenarios
+    assert "by-others (adversarial-text, the attacker controls prompts of a file (black box))" in scenarios
+    assert "from-a-file (text, the attacker controls prompts (black box))" in scenarios
+    assert scenarios.endswith("; unheard-of")
