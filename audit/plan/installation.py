@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from audit.checkpoints.personalisation import PersonalisationRef
+from audit.errors import CheckpointError
 from audit.identity import LIBRARIES, code_digest
 from audit.instruments.detectors.method import DETECTORS
 from audit.plan.document import KINDS
@@ -19,7 +20,7 @@ from audit.plan.resolve import resolve
 from audit.plan.resolved import Missing, Resolved
 from audit.spec.document import Spec
 from audit.spec.sections import DetectorSpec
-from audit.weights.checkpoints import CheckpointRef, shared_checkpoint
+from audit.weights.checkpoints import CheckpointRef, located, shared_checkpoint
 from audit.weights.references import ModelRef, shared_model
 from audit.weights.sharing import SharedModel, shared_path
 
@@ -67,7 +68,10 @@ def _files(entry: DetectorSpec) -> Iterator[tuple[SharedModel, Path]]:
     for name in DETECTORS.find(entry.kind, f"detectors.{entry.name}").files:
         named = entry.parameters.get(name)
         for reference in named.values() if isinstance(named, Mapping) else (named,):
-            found = shared_path(reference) if isinstance(reference, str) else None
+            try:
+                found = shared_path(reference, located(reference)[0]) if isinstance(reference, str) else None
+            except CheckpointError:  # an address, or nothing that is here
+                continue
             if found is not None:
                 yield found
 

@@ -53,14 +53,24 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
 
     Raises `CheckpointError` when it is missing, unpinned, a folder without one clear artefact, or an intermediate one.
     """
+    path, revision = located(ref)
+    return _from_path(ref.strip(), path, revision)
+
+
+def located(ref: str, what: str = "checkpoint") -> tuple[Path, str | None]:
+    """Return the file or folder that `ref` names, and the commit of one from the hub.
+
+    `ref` is a path of this machine, or `org/name@<40-hex commit>[/path inside]`, which is fetched where downloads are allowed;
+    `what` names it in errors. Raises `CheckpointError` when it is missing or unpinned.
+    """
     ref = ref.strip()
     path = path_of(ref)
     if ref and path.exists():
-        return _from_path(ref, path.absolute(), None)
+        return path.absolute(), None
     hub = _HUB.fullmatch(ref)
     if hub is None or (hub["revision"] is None and path.suffix in _SUFFIXES):
         raise CheckpointError(
-            "there is no such checkpoint",
+            f"there is no such {what}",
             where=str(path.absolute()) if ref else None,
             next_step="pass an existing file or folder, or a hub id as 'org/name@<40-hex commit>/path'",
         )
@@ -75,7 +85,7 @@ def resolve_checkpoint(ref: str) -> CheckpointRef:
         )
     if inside and ".." in PurePosixPath(inside).parts:
         raise CheckpointError("the path inside the repository leaves it", where=ref, next_step="write it without '..'")
-    return _from_hub(ref, hub["repo"], revision, inside or "")
+    return _fetched(hub["repo"], revision, inside or ""), revision
 
 
 def shared_checkpoint(ref: CheckpointRef) -> tuple[SharedModel, Path]:
@@ -100,16 +110,16 @@ def is_safetensors(path: Path) -> bool:
     return path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80"))
 
 
-def _from_hub(ref: str, repo_id: str, revision: str, inside: str) -> CheckpointRef:
+def _fetched(repo_id: str, revision: str, inside: str) -> Path:
     from audit.weights import hub_cache
 
     folder = hub_cache.cached_snapshot(repo_id, revision)
     if folder is None or not (folder / inside).exists():
-        missing = f"{inside or 'the checkpoint'} is not in the local Hugging Face cache"
+        missing = f"{inside or 'the repository'} is not in the local Hugging Face cache"
         if not hub_cache.download_allowed():
             raise hub_cache.not_available(repo_id, revision, missing)
         folder = hub_cache.download_artefact(repo_id, revision, inside)
-    return _from_path(ref, folder / inside, revision)
+    return folder / inside
 
 
 def _from_path(name: str, path: Path, revision: str | None) -> CheckpointRef:

@@ -54,9 +54,8 @@ def path_of(reference: str) -> Path:
     return copy_of(reference) or Path(os.path.expanduser(reference))
 
 
-def shared_path(reference: str) -> tuple[SharedModel, Path] | None:
-    """Return a file, or all files of a folder, that a spec names, and the folder that they lie in; None for neither."""
-    path = path_of(reference)
+def shared_path(reference: str, path: Path) -> tuple[SharedModel, Path] | None:
+    """Return a file, or all files of a folder, at `path`, and the folder that they lie in; None for neither."""
     if path.is_file():
         return SharedModel(reference, {path.name: cached_sha256(path)}, path.name), path.parent
     if path.is_dir():

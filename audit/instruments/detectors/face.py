@@ -4,8 +4,9 @@ Faces are found by NudeNet and cut out by their boxes, not turned upright by lan
 
 * `model`, a folder of an image classifier whose classes are people (the GIPHY celebrity detector in transformers' layout, or
   any other): the score is the softmax of the name;
-* `parameters.recogniser`, an ONNX file of ArcFace's kind, with `parameters.references`: the score is the cosine with the
-  faces of the reference pictures, the highest or the mean of the highest; a negative one counts as 0.
+* `parameters.recogniser`, an ONNX file of ArcFace's kind, here or on the hub (`org/name@commit/file`), with
+  `parameters.references`: the score is the cosine with the faces of the reference pictures, the highest or the mean of the
+  highest; a negative one counts as 0.
 
 Of several faces in a picture each name's highest score is kept, with the box of that face. A picture in which no face is
 found is not measured: nobody can tell whether the model drew none or the finder missed it.
@@ -20,7 +21,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from audit.errors import DetectorError
+from audit.errors import CheckpointError, DetectorError
 from audit.identity import key
 from audit.instruments.detectors import classifier, face_networks, folders
 from audit.instruments.detectors.base import (
@@ -41,9 +42,9 @@ from audit.instruments.detectors.references import References, read_references
 from audit.instruments.detectors.similarity import Pooling, Vectors, pooling_of, separation
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
+from audit.weights.checkpoints import located
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
-from audit.weights.sharing import path_of
 
 NAME = "face"
 VERSION = "1"
@@ -55,7 +56,7 @@ class Parameters(BaseModel):
     """Parameters of a judge of faces."""
 
     recogniser: str | None = None
-    "ONNX file that gives a face as a vector."
+    "ONNX file that gives a face as a vector: a path, or `org/name@<40-hex commit>/file` of the hub."
     references: dict[str, str] = Field(default_factory=dict)
     "Label -> folder or address of pictures of that person, for a recogniser."
     pooling: Literal["max", "mean"] = "max"
@@ -182,9 +183,16 @@ def _classes(spec: DetectorSpec, device: str) -> _Classes:
 
 
 def _likeness(spec: DetectorSpec, named: object) -> _Likeness:
-    if not isinstance(named, str) or not path_of(named).is_file():
-        raise mistake(spec, "parameters.recogniser", f"there is no recogniser file {str(named)[:200]!r}", _CHOICE)
-    recogniser = Recogniser.at(path_of(named))
+    try:
+        path, _ = located(str(named), "recogniser file")
+    except CheckpointError as error:
+        what = f"{error.what}: {str(named)[:200]!r}"
+        raise mistake(spec, "parameters.recogniser", what, error.next_step or _CHOICE) from None
+    if not path.is_file():
+        raise mistake(
+            spec, "parameters.recogniser", f"{str(named)[:200]!r} is a folder, and a recogniser is a file", _CHOICE
+        )
+    recogniser = Recogniser.at(path)
     sets = read_references(spec, _EXAMPLE)
     reader = _Likeness(recogniser, sets, pooling_of(spec, sets))
     try:

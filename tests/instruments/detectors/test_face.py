@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 from PIL import Image
 from transformers import AutoModelForImageClassification
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
@@ -24,6 +25,7 @@ from tests.instruments.detectors.folders import CLASSES
 from tests.instruments.detectors.onnx_files import write_recogniser
 
 SIDE = 16
+COMMIT = "a" * 40
 EMPTY = np.full((200, 200, 3), 128, np.uint8)
 
 
@@ -66,6 +68,21 @@ def test_a_picture_shows_the_person_whose_references_are_nearest(recogniser: Pat
     assert x > 200, "the box is that of the face in the whole picture"
     assert nobody.scores is None and nobody.error == "no face is found in it"
     judge.self_test()
+
+
+def test_a_recogniser_of_the_hub_is_named_by_its_commit(
+    recogniser: Path, references: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    snapshot = tmp_path / "models--org--faces" / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    (snapshot / "r50.onnx").symlink_to(recogniser)
+    judges = [
+        detector(parameters={"recogniser": named, "references": references})
+        for named in (f"org/faces@{COMMIT}/r50.onnx", str(recogniser))
+    ]
+    assert len({judge.instrument.weights_sha256 for judge in judges}) == 1
+    assert judges[0].measure([person("two")])[0].scores == judges[1].measure([person("two")])[0].scores
 
 
 def test_a_recogniser_that_was_replaced_reads_as_the_new_one_does(
@@ -145,7 +162,13 @@ def test_a_crop_is_a_square_with_a_margin_even_at_the_edge(box: tuple[float, ...
         ({}, "names no recogniser"),
         ({"model": "testbed/classifier", "parameters": {"recogniser": "{onnx}"}}, "names two recognisers"),
         ({"model": "testbed/classifier", "parameters": {"pooling": "mean"}}, "pooling decides nothing"),
-        ({"parameters": {"recogniser": "/nowhere.onnx"}}, "there is no recogniser file"),
+        ({"parameters": {"recogniser": "/nowhere.onnx"}}, "there is no such recogniser file"),
+        ({"parameters": {"recogniser": "org/faces@main/r50.onnx"}}, "is not pinned to a commit"),
+        (
+            {"parameters": {"recogniser": f"org/faces@{COMMIT}/r50.onnx"}},
+            "r50.onnx is not in the local Hugging Face cache",
+        ),
+        ({"parameters": {"recogniser": "{one}"}}, "is a folder, and a recogniser is a file"),
         ({"parameters": {"recogniser": "{text}", "references": {"one": "{one}"}}}, "cannot be used"),
         ({"parameters": {"recogniser": "{grey}", "references": {"one": "{one}"}}}, "faces x 3 x side x side"),
         ({"parameters": {"recogniser": "{onnx}"}}, "has no reference pictures"),
