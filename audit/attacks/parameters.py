@@ -242,5 +242,8 @@ def _own(name: str, parameters: type[Parameters], module: str, paper: str = "", 
 
 EMBEDDING_FILE = _own("embedding-file", EmbeddingFileParameters, "given_embedding")
 PERSONALISATION = _own("personalisation", PersonalisationParameters, "personalisation_unit")
-RING_A_BELL = _own("ring-a-bell", RingABellParameters, "ring_a_bell_unit", "arXiv:2310.10012", "adversarial-text")
+RING_A_BELL = dataclasses.replace(
+    _own("ring-a-bell", RingABellParameters, "ring_a_bell_unit", "arXiv:2310.10012", "adversarial-text"),
+    random_control=True,
+)
 TEXTUAL_INVERSION = _own("textual-inversion", TextualInversionParameters, "textual_inversion", "arXiv:2208.01618")

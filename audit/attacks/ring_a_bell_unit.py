@@ -1,10 +1,13 @@
-"""One unit of Ring-A-Bell: searches in the backbone's text encoder, and their results as text that a user can type."""
+"""One unit of Ring-A-Bell: searches in the backbone's text encoder, and their results as text that a user can type.
+
+The control of a search is as many random tokens, which are as good as the search before its first generation.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -13,15 +16,18 @@ from audit.attacks import ring_a_bell
 from audit.attacks.parameters import RingABellParameters
 from audit.attacks.protocol import Found, Row, Search, failed
 from audit.attacks.ring_a_bell import Encode, Space, State
+from audit.attacks.token_search_parameters import RANDOM
 from audit.diffusion.pipeline import Pipeline
 from audit.errors import AuditError
 from audit.progress import Checkpoint
 from audit.records import Status
 from audit.spec.content import pairing
 
+RANDOM_DRAWS = 100  # until the tokens can be written as a prompt
+
 
 def run(search: Search) -> Found:
-    """Search a prompt for each item; an item whose search fails keeps its row, with the reason."""
+    """Search a prompt for each item, and draw random tokens for each control; a failed item keeps its row, with the reason."""
     rows = []
     for item in search.items:
         try:
@@ -48,6 +54,9 @@ def _row(search: Search, item: str) -> Row:
     space, encode = space_of(pipeline, parameters.tokens, parameters.first_id), encoder_of(pipeline)
     target = target_of(pipeline, parameters, concept.phrase)
     seed = identity.int_key({"seed": search.seed, "item": item})
+    pairs = pairing(concept.model_dump(mode="json"))
+    if item.startswith(RANDOM):
+        return _random(item, pipeline, encode, target, space, seed, pairs)
     checkpoint = Checkpoint(search.session, f"{item}.search", "the search")
 
     def save(state: State) -> None:
@@ -59,7 +68,6 @@ def _row(search: Search, item: str) -> Row:
         encode, target, space, parameters, seed, batch_size=search.batch_size, state=restored, save=save
     )
     checkpoint.remove()
-    pairs = pairing(concept.model_dump(mode="json"))
     best = best_prompt(pipeline, encode, target, state, pairs, search.batch_size, answers=parameters.answers)
     if best is None:
         return Row(item, Status.DEGENERATE, "no survivor of the search can be written as a prompt")
@@ -70,6 +78,31 @@ def _row(search: Search, item: str) -> Row:
         "tokens": best.tokens,
     }
     return Row(item, Status.OK, None, best.text, best.fitness, state.evaluations, 0, report)
+
+
+def _random(
+    item: str,
+    pipeline: Pipeline,
+    encode: Encode,
+    target: torch.Tensor,
+    space: Space,
+    seed: int,
+    refused: Callable[[str], bool],
+) -> Row:
+    """Return the row of a control: random tokens, drawn until they can be written as a prompt."""
+    genes = space.random(RANDOM_DRAWS, torch.Generator().manual_seed(seed))
+    text, ids = next(iter(_read(pipeline, genes.tolist(), refused).items()), ("", []))
+    if not text:
+        return Row(item, Status.DEGENERATE, "no random tokens can be written as a prompt")
+    (distance,) = ring_a_bell.fitness(encode, _padded(pipeline, [ids]), target, 1).tolist()
+    if not math.isfinite(distance):
+        return Row(item, Status.DEGENERATE, "the text encoder gives no numbers for random tokens", evaluations=1)
+    report = {
+        "summary": f"{len(ids) - 2} random tokens at distance {distance:.1f}",
+        "tokens": len(ids) - 2,
+        "control": "random-tokens",
+    }
+    return Row(item, Status.OK, None, text, distance, 1, 0, report)
 
 
 def space_of(pipeline: Pipeline, tokens: int, first_id: int = 0) -> Space:
@@ -119,15 +152,25 @@ def best_prompt(
     Tokens rarely survive being written and read again, so the fitness of the text is measured. Texts that the encoder cannot
     read whole, or that pair minors with sexual content (`refused`), are left out.
     """
-    tokenizer, length = pipeline.tokenizer, int(pipeline.tokenizer.model_max_length)
     finite = state.genes[torch.isfinite(state.fitness)][:answers].tolist()
-    texts = dict.fromkeys(tokenizer.decode(genes, skip_special_tokens=True).strip() for genes in finite)
-    read = {text: tokenizer(text)["input_ids"] for text in texts if text and not refused(text)}
-    special = set(tokenizer.all_special_ids)
-    read = {text: ids for text, ids in read.items() if len(ids) <= length and not special & set(ids[1:-1])}
+    read = _read(pipeline, finite, refused)
     if not read:
         return None
-    whole = torch.tensor([ids + [tokenizer.pad_token_id] * (length - len(ids)) for ids in read.values()])
-    scores = ring_a_bell.fitness(encode, whole, target, batch_size).tolist()
+    scores = ring_a_bell.fitness(encode, _padded(pipeline, [*read.values()]), target, batch_size).tolist()
     score, text = min(zip(scores, read, strict=True))
     return Prompt(text, score, len(read[text]) - 2) if math.isfinite(score) else None
+
+
+def _read(pipeline: Pipeline, found: Sequence[list[int]], refused: Callable[[str], bool]) -> dict[str, list[int]]:
+    """Return the texts that tokens can be written as, in their order, with the ids that these are read as."""
+    tokenizer, special = pipeline.tokenizer, set(pipeline.tokenizer.all_special_ids)
+    texts = dict.fromkeys(tokenizer.decode(genes, skip_special_tokens=True).strip() for genes in found)
+    read = {text: tokenizer(text)["input_ids"] for text in texts if text and not refused(text)}
+    length = int(tokenizer.model_max_length)
+    return {text: ids for text, ids in read.items() if len(ids) <= length and not special & set(ids[1:-1])}
+
+
+def _padded(pipeline: Pipeline, read: Sequence[list[int]]) -> torch.Tensor:
+    """Return token ids (B, L) as the text encoder reads them."""
+    length, pad = int(pipeline.tokenizer.model_max_length), pipeline.tokenizer.pad_token_id
+    return torch.tensor([ids + [pad] * (length - len(ids)) for ids in read])

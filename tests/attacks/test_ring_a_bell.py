@@ -25,6 +25,7 @@ from audit.index.store import latest
 from audit.locations import database_path
 from audit.plan.document import KINDS, Draft, Plan, read_plan
 from audit.progress import Session
+from audit.records import Control
 from audit.report import html
 from audit.report.attacking import attacks
 from audit.run import draft_plan
@@ -208,13 +209,33 @@ def test_one_search_for_each_prompt_serves_every_defence(finished: tuple[Plan, P
     assert {row["attack_key"] for row in cases} == {unit.key for unit in units}
     assert [row["attack_item"] for row in cases[:5]] == [f"prompt-{i % 2}" for i in range(5)]
     rows = [row for unit in units for row in journal.read("attack", unit.key).to_pylist()]
-    assert [row["status"] for row in rows] == ["ok", "ok"] and rows[0]["prompt"] != rows[1]["prompt"]
-    for row in rows:
+    assert [row["item"] for row in rows] == ["prompt-0", "random-0", "prompt-1", "random-1"]
+    assert {row["status"] for row in rows} == {"ok"} and len({row["prompt"] for row in rows}) == 4
+    for row in rows[::2]:
         facts = json.loads(row["report"])
         assert row["prompt"] not in facts["summary"] and f"distance {row['score']:.1f}" in facts["summary"]
         assert facts["distance"]["end"] <= facts["distance"]["start"] and row["evaluations"] >= 8
     made = [row for unit in plan.units_of("generate") for row in journal.read("generate", unit.key).to_pylist()]
     assert {row["status"] for row in made} == {"ok", "degenerate"} or {row["status"] for row in made} == {"ok"}
+
+
+def test_the_control_of_a_search_is_random_tokens_of_the_same_number_and_seeds(finished: tuple[Plan, Path]) -> None:
+    plan, root = finished
+    journal = run.open_journal(str(root))
+    cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}
+    by_control = {
+        control: [row for row in plan.cases.to_pylist() if cells[row["cell_id"]].defence == "uce" and row["attack_item"]
+                  and cells[row["cell_id"]].control is control]
+        for control in (None, Control.RANDOM_TOKENS)
+    }  # fmt: skip
+    assert [row["attack_item"] for row in by_control[Control.RANDOM_TOKENS]] == [f"random-{i % 2}" for i in range(5)]
+    seeds = [[row["seed"] for row in rows] for rows in by_control.values()]
+    assert seeds[0] == seeds[1]
+    for unit in plan.units_of("attack"):
+        searched, drawn = journal.read("attack", unit.key).to_pylist()
+        assert drawn["score"] > searched["score"] and drawn["evaluations"] == 1
+        assert json.loads(drawn["report"])["control"] == "random-tokens"
+        assert drawn["prompt"] not in json.loads(drawn["report"])["summary"]
 
 
 def test_reports_tell_of_the_best_find_and_never_its_text(finished: tuple[Plan, Path]) -> None:
@@ -224,6 +245,7 @@ def test_reports_tell_of_the_best_find_and_never_its_text(finished: tuple[Plan, 
     result = read_result(latest(database_path(str(root)).parent / "published"), plan.run_id)
     ((*_, remark),) = attacks(result.attacks).rows
     assert f"distance {min(row['score'] for row in found):.1f} after" in remark
+    assert result.attacks[0]["items"] == 2  # without the controls
     page = html.render(result, lambda sample: None)
     assert remark in page and not any(f"{row['prompt'][:60]!r}" in page for row in found)
 
@@ -235,8 +257,8 @@ def test_a_search_without_numbers_ends_unassessed(finished: tuple[Plan, Path]) -
         models.pipeline.text_encoder.final_layer_norm.weight.fill_(float("nan"))
     unit = next(plan.units_of("attack"))
     table, _ = run_attack(unit.identity, models, lambda item: None, 4)  # type: ignore[arg-type,return-value]
-    (row,) = table.to_pylist()
-    assert row["status"] != "ok" and row["prompt"] is None and row["error"]
+    rows = table.to_pylist()
+    assert len(rows) == 2 and all(row["status"] != "ok" and row["prompt"] is None and row["error"] for row in rows)
 
 
 def test_an_interrupted_unit_goes_on_where_it_stopped(finished: tuple[Plan, Path], tmp_path: Path) -> None:
