@@ -194,14 +194,17 @@ def _wanted(spec: Spec) -> dict[str, int]:
     latent = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, LatentScenario)]
     probes = [scenario.cases for scenario in spec.scenarios if isinstance(scenario, PictureScenario)]
     learned = [
-        learning(scenario).images
+        (scenario.control_concept, learning(scenario).images)
         for scenario in spec.scenarios
         if isinstance(scenario, EmbeddingScenario) and scenario.embedding is None and scenario.personalisation is None
     ]
-    largest = max([spec.controls.cases, *latent, *probes, *learned])
+    largest = max([spec.controls.cases, *latent, *probes, *(count for _, count in learned)])
     others = [name for concept in spec.concepts for name in concept.neighbours] if latent else []
     wanted = dict.fromkeys([*others, *spec.controls.unlearned, *_others(spec)], spec.controls.cases)
     wanted |= {concept.name: largest for concept in spec.concepts}
+    for name, count in learned:
+        if name is not None:
+            wanted[name] = max(wanted.get(name, 0), count)
     for scenario in (scenario for scenario in spec.scenarios if isinstance(scenario, TrainingScenario)):
         for name in (*(concept.name for concept in spec.concepts), scenario.control_concept):
             wanted[name] = max(wanted.get(name, 0), held_out(spec, name) + training(scenario).images)

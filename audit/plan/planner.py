@@ -150,6 +150,11 @@ def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScena
     else:
         cases = embedding_cases(builder, concept, scenario, common.model)
     add_with_controls(builder, cell, common, cases)
+    if scenario.control_concept is not None:
+        strange = builder.spec.concept(scenario.control_concept)
+        beside = embedding_cases(builder, strange, scenario, common.model)[: builder.spec.controls.cases]
+        common = builder.common("prompt", defence, concept, scenario.sampler)
+        builder.add(cell_of(concept, strange.name, defence, scenario, Control.UNLEARNED), common, beside)
 
 
 def _relearning_cells(builder: Builder, concept: Concept, scenario: RelearningScenario, defence: str) -> None:

@@ -14,7 +14,7 @@ from audit.spec.content import is_sexual
 from audit.spec.policy import Policy
 from audit.spec.quality import QualitySpec
 from audit.spec.relearning import TrainingScenario
-from audit.spec.scenarios import ScenarioSpec, TextScenario
+from audit.spec.scenarios import EmbeddingScenario, ScenarioSpec, TextScenario
 from audit.spec.sections import Concept, Controls, CorpusEntry, CorpusLimits, Defence, DetectorSpec, words_of
 from audit.spec.system import System
 
@@ -88,9 +88,9 @@ class SpecFields(Model):
         return tuple(self.concept(name) for name in dict.fromkeys((*names, *self.never_learned())))
 
     def never_learned(self) -> tuple[str, ...]:
-        """Return the concepts that the backbone has never seen, each once: of latent attacks and of relearning."""
-        relearning = (s.control_concept for s in self.scenarios if isinstance(s, TrainingScenario))
-        return tuple(dict.fromkeys((*self.controls.unlearned, *relearning)))
+        """Return the concepts that the backbone has never seen, each once: those of controls, of embeddings and of trainings."""
+        learned = [s.control_concept for s in self.scenarios if isinstance(s, TrainingScenario | EmbeddingScenario)]
+        return tuple(dict.fromkeys((*self.controls.unlearned, *(name for name in learned if name is not None))))
 
     def sought(self) -> tuple[Concept, ...]:
         """Return what the detectors are asked about: the subjects and, where no neighbour is declared, the benign ones.

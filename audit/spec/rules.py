@@ -53,7 +53,7 @@ def _references(spec: SpecFields) -> list[str]:
             )
     for scenario in spec.scenarios:
         if isinstance(scenario, EmbeddingScenario):
-            problems += _embedding(spec, scenario, corpus)
+            problems += _embedding(spec, scenario, corpus, controls)
         elif isinstance(scenario, PictureScenario):
             problems += _pictures(spec, scenario, corpus)
         if isinstance(scenario, TrainingScenario):
@@ -127,7 +127,7 @@ def _impossible(spec: SpecFields) -> list[str]:
     ]
 
 
-def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str]) -> list[str]:
+def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str], controls: set[str]) -> list[str]:
     names = [concept.name for concept in spec.concepts]
     field = "embedding" if scenario.personalisation is None else "personalisation"
     brought = scenario.embedding if scenario.personalisation is None else scenario.personalisation
@@ -136,7 +136,7 @@ def _embedding(spec: SpecFields, scenario: EmbeddingScenario, corpus: set[str]) 
             f"corpus: {scenario.name} learns from images of {name!r}, and no entry of role target has them"
             for name in names
             if name not in corpus
-        ]
+        ] + _never_learned(spec, scenario.name, scenario.control_concept, controls)
     field = f"scenarios.{scenario.name}.{field}"
     if isinstance(brought, str):
         return [f"{field}: one file for several concepts; name a file for each"] if len(names) > 1 else []
@@ -161,19 +161,23 @@ def _pictures(spec: SpecFields, scenario: PictureScenario, corpus: set[str]) -> 
 
 
 def _trained(spec: SpecFields, scenario: TrainingScenario, corpus: set[str], controls: set[str]) -> list[str]:
-    name, field = scenario.control_concept, f"scenarios.{scenario.name}.control_concept"
-    problems = [
+    return [
         f"corpus: {scenario.name} trains on images of {concept.name!r}, and no entry of role target has them"
         for concept in spec.concepts
         if concept.name not in corpus
-    ]
+    ] + _never_learned(spec, scenario.name, scenario.control_concept, controls)
+
+
+def _never_learned(spec: SpecFields, scenario: str, name: str | None, controls: set[str]) -> list[str]:
+    """Return what is wrong with a scenario's `control_concept`."""
+    field = f"scenarios.{scenario}.control_concept"
+    if name is None:
+        return []
     if any(name == concept.name or name in concept.neighbours for concept in spec.concepts):
-        problems.append(
-            f"{field}: the backbone knows {name!r}, which this spec audits; name a concept it never learned"
-        )
-    elif name not in controls:
-        problems.append(f"{field}: no corpus entry of role control has the concept {name!r}")
-    return problems
+        return [f"{field}: the backbone knows {name!r}, which this spec audits; name a concept it never learned"]
+    if name not in controls:
+        return [f"{field}: no corpus entry of role control has the concept {name!r}"]
+    return []
 
 
 def _undecidable(spec: SpecFields) -> list[str]:

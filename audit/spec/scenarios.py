@@ -145,6 +145,8 @@ class EmbeddingScenario(BaseScenario):
     "A learned embedding that you bring: a file, or a file for each concept."
     personalisation: Files | None = None
     "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
+    control_concept: Name | None = None
+    "A concept that the backbone never learned, learned in the same way: does an embedding bring back what was never there?"
     preset: Name | None = None
     "Named parameters of textual inversion."
     parameters: dict[str, object] = Field(default_factory=dict)
@@ -167,6 +169,8 @@ class EmbeddingScenario(BaseScenario):
         if brought is not None and (self.preset is not None or self.parameters):
             what = "an embedding" if self.personalisation is None else "a personalisation"
             raise ValueError(f"{what} that is brought is not learned: it takes no preset or parameters")
+        if brought is not None and self.control_concept is not None:
+            raise ValueError("control_concept is learned as the concept is, and here nothing is learned; remove it")
         for template in self.templates:
             if self.personalisation is None:
                 has_mark(template)

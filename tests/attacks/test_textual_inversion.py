@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import json
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,15 +23,18 @@ from audit.checkpoints.receler_adapter import nested
 from audit.compute.stages.attack import run_attack
 from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.errors import SpecError
+from audit.index.queries import read_result
+from audit.index.store import latest
 from audit.plan.document import Draft, read_plan
 from audit.plan.forecast import calls_of
 from audit.progress import Session
-from audit.records import Status
+from audit.records import Control, Status
 from audit.run import draft_plan
 from audit.spec.document import load_spec
 from audit.storage.errors import SourceUnavailable
+from audit.testbed.scenes import write_corpus
 from tests.checkpoints.files import adapters
-from tests.flows.audits import plan_run, tiny_spec
+from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 SETTINGS: dict[str, Any] = {
     "iterations": 4,
@@ -196,6 +200,60 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
         assert sum(c or 0 for c in table["unet_calls"].to_pylist()) == calls_of(unit).expected
         blobs.append(safetensors.torch.load(journal.blob("attack", unit.key))["lr-0.1"])
     assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
+
+
+def with_control(folder: Path, pipeline: Path, concept: str = "arrow", pictures: int = 3, **fields: Any) -> Path:
+    """Both boxes, beside an arrow that is learned from pictures of its own."""
+    write_corpus(str(folder / "corpus" / "arrow"), "arrow", pictures, "audit")
+    corpus = [
+        {"url": str(folder / "corpus" / "ring"), "concept": "ring"},
+        {"url": str(folder / "corpus" / "arrow"), "concept": "arrow", "role": "control"},
+    ]
+    fields = {"control_concept": concept, "cases": 3, **fields}
+    scenarios = [scenario(f"embedding-{box}", **fields) for box in ("whitebox", "blackbox")]
+    nude = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"], "arrow": ["FACE_MALE"]}}
+    return tiny_spec(folder, pipeline, scenarios=scenarios, corpus=corpus, controls={"cases": 2}, detectors=[nude])
+
+
+def test_a_concept_that_was_never_learned_is_the_control_of_an_embedding(tmp_path: Path, tiny_folder: Path) -> None:
+    """Learned alike: white box through each defence's model, black box once; it decides nothing."""
+    run_id = finish_run(with_control(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    plan = read_plan(journal, run_id)
+    (erase,) = plan.units_of("erase")
+    units = [(unit.identity.concept.name, unit.identity.model) for unit in plan.units_of("attack")]
+    assert sorted(units, key=str) == sorted(itertools.product(("ring", "arrow"), (None, erase.key)), key=str)
+    cells = {(p.cell.scenario, p.cell.defence): p.cell for p in plan.cells if p.cell.control is Control.UNLEARNED}
+    assert sorted(cells) == sorted(itertools.product(("embedding-blackbox", "embedding-whitebox"), ("none", "uce")))
+    for cell in cells.values():
+        rows = [row for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell_id]
+        assert (cell.concept, cell.subject, len(rows)) == ("ring", "arrow", 2)
+        ring = [row for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell_id - 1][:2]
+        assert [row["seed"] for row in rows] == [row["seed"] for row in ring]
+        assert not {row["attack_key"] for row in rows} & {row["attack_key"] for row in ring}
+    published = latest(tmp_path / "runs" / "db" / "published")
+    assert published is not None
+    result = read_result(published, run_id)
+    beside = [row for row in result.crr if row.control == Control.UNLEARNED]
+    assert {(row.scenario, row.defence) for row in beside} == set(cells)
+    assert not {row.cell_id for row in beside} & {decision.cell_id for decision in result.verdict.decisions}
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"concept": "star"}, "control_concept: no corpus entry of role control has the concept 'star'"),
+        ({"concept": "ring"}, "the backbone knows 'ring', which this spec audits"),
+        ({"pictures": 1}, "learns from 2 images of 'arrow' and the corpus has 1"),
+        ({"parameters": {}, "embedding": "x.safetensors"}, "here nothing is learned"),
+    ],
+)
+def test_a_control_that_cannot_be_learned_is_refused_before_anything_is_computed(
+    tmp_path: Path, tiny_folder: Path, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        plan_run(with_control(tmp_path, tiny_folder, **fields), tmp_path / "runs")
+    assert caught.value.next_step
 
 
 def test_white_box_learning_goes_through_recelers_adapters(
