@@ -1,7 +1,8 @@
 """`python -m deployments.testbed_page BLOCK --root ROOT`: write a finished run's tables into audit/testbed/README.md.
 
-The block `architectures` is of two runs, the second one below `--beside`. Everything is read from the runs' indices; no
-model is loaded. A block of the page stands between markers with its name.
+The block `architectures` is of two runs, the second one below `--beside`; either may be the JSON report of a run whose storage
+is elsewhere. Everything is read from the runs' indices; no model is loaded. A block of the page stands between markers with
+its name.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import sys
 from pathlib import Path
 
 from audit import locations, run
-from audit.errors import AuditError, SpecError
+from audit.errors import AuditError, SpecError, StoreError
 from audit.plan.document import KINDS, planned_keys, read_outline
+from audit.report import json_report
 from audit.storage.journal import Journal
 from audit.testbed.markers import replaced
 from audit.verdict.results import RunResult
@@ -70,10 +72,23 @@ def written(name: str, root: str, run_id: str | None = None, beside: str | None 
             where="--beside",
             next_step=f"name the other backbone's root with --beside for {ARCHITECTURES}, and leave it out for other blocks",
         )
-    result, published = concluded(root, run_id)
     if beside is not None:
-        return architectures.block(result, concluded(beside)[0])
-    return BLOCKS[name](result, published)
+        return architectures.block(_reported(root, run_id), _reported(beside))
+    return BLOCKS[name](*concluded(root, run_id))
+
+
+def _reported(root: str, run_id: str | None = None) -> RunResult:
+    """Return a run below a storage root, or that of a JSON report."""
+    if not root.endswith(".json"):
+        return concluded(root, run_id)[0]
+    try:
+        return json_report.parse(Path(root).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(
+            f"the report cannot be read: {error}",
+            where=root,
+            next_step="write it: erasure-audit report RUN --format json",
+        ) from None
 
 
 def main() -> None:
@@ -82,7 +97,9 @@ def main() -> None:
     parser.add_argument("block", choices=[*BLOCKS, ARCHITECTURES])
     parser.add_argument("--root", help="storage root of the run")
     parser.add_argument("--run", help="run id, as `erasure-audit db runs` lists it; the newest finished run without it")
-    parser.add_argument("--beside", help=f"storage root of the run on the other backbone, for {ARCHITECTURES}")
+    parser.add_argument(
+        "--beside", help=f"storage root or JSON report of the run on the other backbone, for {ARCHITECTURES}"
+    )
     parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()
     try:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from audit.errors import SpecError
+from audit.errors import SpecError, StoreError
+from audit.report import json_report
 from audit.report.view import Index
 from audit.verdict.results import RunResult
 from deployments.testbed_page import architectures, benchmark, readings
@@ -154,6 +155,18 @@ def test_a_cell_that_was_not_assessed_is_neither_apart_nor_near() -> None:
     lost = tuple(dataclasses.replace(row, assessed=0, hits=0) if row.defence == "esd-x" else row for row in of.crr)
     text = architectures.block(first(), dataclasses.replace(of, crr=lost))
     assert line(text, "esd-x", "text")[5] == "n/a" and line(text, "esd-x", "text")[-1] == "n/a"
+
+
+def test_a_run_whose_storage_is_elsewhere_is_read_from_its_json_report(tmp_path: Path) -> None:
+    paths = [tmp_path / "first.json", tmp_path / "second.json"]
+    for path, of in zip(paths, (first(), second()), strict=True):
+        path.write_text(json_report.render(of), encoding="utf-8")
+    assert written("architectures", str(paths[0]), beside=str(paths[1])) == architectures.block(first(), second())
+    paths[1].write_bytes(b"\xff")
+    for missing in (paths[1], tmp_path / "none.json"):
+        with pytest.raises(StoreError, match="cannot be read") as caught:
+            written("architectures", str(paths[0]), beside=str(missing))
+        assert caught.value.next_step
 
 
 @pytest.mark.parametrize(("name", "beside"), [("architectures", None), ("benchmark", "other")])
