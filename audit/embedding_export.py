@@ -88,10 +88,11 @@ def _unit(plan: Plan, which: EmbeddingChoice) -> tuple[str, str]:
     for key, number in dict.fromkeys((key, cell) for key, cell in pairs if key in units):
         cell = cells[number]
         wanted = (which.concept, which.scenario, which.defence)
-        if all(w in (None, have) for w, have in zip(wanted, (cell.concept, cell.scenario, cell.defence), strict=True)):
-            options = f"--concept {cell.concept} --scenario {cell.scenario} --defence {cell.defence}"
+        # The subject: a class that was never learned has an embedding of its own, in cells of the concept.
+        if all(w in (None, have) for w, have in zip(wanted, (cell.subject, cell.scenario, cell.defence), strict=True)):
+            options = f"--concept {cell.subject} --scenario {cell.scenario} --defence {cell.defence}"
             chosen.setdefault(key, []).append(options)
-            concepts[key] = cell.concept
+            concepts[key] = cell.subject
     if len(chosen) == 1:
         (key,) = chosen
         return key, concepts[key]

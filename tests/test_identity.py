@@ -107,6 +107,7 @@ FIXED = (  # without another valid value
     "defences.*.eraser.checkpoint",  # excludes preset and parameters: tests/checkpoints/test_audit.py
 )  # fmt: skip
 OTHER: dict[str, Any] = {  # where one more, or a letter more, is not valid
+    "scenarios.*.control_concept": "arrow",
     "scenarios.*.name": "another-name",
     "scenarios.*.sampler.steps": 20,
     "scenarios.[034].sampler.scheduler": "euler",

@@ -106,7 +106,7 @@ class RingABellParameters(Parameters):
     }
 
     def text_calls(self, items: int) -> float:
-        """Return the expected evaluations of the search.
+        """Return the expected evaluations of the searches, and one of each control's tokens.
 
         They are the first population, then what each further generation changes: two children of every survivor that breeds, and
         the mutated survivors, the best excepted where it is kept. Target, pairs and the last reading do not count.
@@ -114,7 +114,7 @@ class RingABellParameters(Parameters):
         survivors = max(1, self.population // 2)
         changed = 2 * survivors * self.crossover + (survivors - self.keep_best) * self.mutation
         expected = self.population + (self.generations - 1) * changed
-        return items * min(expected, self.evaluations if self.evaluations is not None else expected)
+        return items / 2 * (1 + min(expected, self.evaluations if self.evaluations is not None else expected))
 
     def first_texts(self, phrase: str) -> Iterator[str]:
         """Yield the target, then each pair with and without the concept."""

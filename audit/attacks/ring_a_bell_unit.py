@@ -1,6 +1,6 @@
 """One unit of Ring-A-Bell: searches in the backbone's text encoder, and their results as text that a user can type.
 
-The control of a search is as many random tokens, which are as good as the search before its first generation.
+The control of a search is a draw of as many random tokens, as the search begins with a population of them.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from audit.attacks import registry
-from audit.spec.access import ACCESS
+from audit.spec.access import ACCESS, BROUGHT_PROMPTS, PERSONALISED
 from audit.spec.document import Spec
-from audit.spec.scenarios import AdversarialTextScenario
+from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
 
 
 def access_of(spec: Spec) -> dict[str, str]:
@@ -15,9 +15,11 @@ def access_of(spec: Spec) -> dict[str, str]:
         words = ACCESS[scenario.kind]
         if isinstance(scenario, AdversarialTextScenario):
             if scenario.prompts is not None:
-                words = "prompts of a file (black box)"
+                words = BROUGHT_PROMPTS
             else:
                 method = registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
                 words = f"prompts that {method.name} finds ({'white' if method.white_box else 'black'} box)"
+        elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
+            words = PERSONALISED
         found[scenario.name] = words
     return found

@@ -69,7 +69,7 @@ def _files(entry: DetectorSpec) -> Iterator[tuple[SharedModel, Path]]:
         named = entry.parameters.get(name)
         for reference in named.values() if isinstance(named, Mapping) else (named,):
             try:
-                found = shared_path(reference, located(reference)[0]) if isinstance(reference, str) else None
+                found = shared_path(reference.strip(), located(reference)[0]) if isinstance(reference, str) else None
             except CheckpointError:  # an address, or nothing that is here
                 continue
             if found is not None:

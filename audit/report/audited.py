@@ -8,7 +8,7 @@ from audit.files import Document
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
-from audit.spec.access import ACCESS
+from audit.spec.access import ACCESS, BROUGHT_PROMPTS, PERSONALISED
 from audit.spec.policy import Policy
 from audit.verdict.results import RunResult
 
@@ -195,8 +195,11 @@ def _scenario(entry: Document) -> str:
 def _access(entry: Document) -> list[str]:
     """Say what whoever attacks controls. Which weights a search for prompts takes stands in the table of attacks."""
     kind = str(entry.get("kind", entry.get("name")))
-    brought = kind == "adversarial-text" and entry.get("prompts")
-    words = "prompts of a file (black box)" if brought else ACCESS.get(kind)
+    words = ACCESS.get(kind)
+    if kind == "adversarial-text" and entry.get("prompts"):
+        words = BROUGHT_PROMPTS
+    elif entry.get("personalisation"):
+        words = PERSONALISED
     return [f"the attacker controls {words}"] if words else []
 
 

@@ -126,7 +126,7 @@ def _rates(index: Index) -> Section:
 
 
 def _comparisons(index: Index) -> tuple[str, ...]:
-    """Return, for each latent cell that has one, its rate beside that of a class the model has never seen."""
+    """Return, for each cell that has one, its rate beside that of a class the model has never seen."""
     lines = []
     for row in index.targets():
         for twin in index.twin(row, control=Control.UNLEARNED):

@@ -107,7 +107,7 @@ CONTROLS: Mapping[str, tuple[str, str]] = {
     ),
     "random-tokens": (
         "random tokens",
-        "as many random tokens in the places of those that were searched for: for comparison",
+        "as many random tokens in place of those that were searched for: for comparison",
     ),
     "plain-sampling": (
         "without the noise",

@@ -17,3 +17,5 @@ ACCESS = {
     "noise-based": "noise in the sampler (black box)",
     "classifier-guidance": "a classifier's gradient in the sampler (white box)",
 }
+BROUGHT_PROMPTS = "prompts of a file (black box)"
+PERSONALISED = "weights added to the model's (white box)"

@@ -146,7 +146,7 @@ class EmbeddingScenario(BaseScenario):
     personalisation: Files | None = None
     "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
     control_concept: Name | None = None
-    "A concept that the backbone never learned, learned in the same way: does an embedding bring back what was never there?"
+    "A concept that the backbone never learned, with pictures in a corpus entry of role `control`, learned in the same way."
     preset: Name | None = None
     "Named parameters of textual inversion."
     parameters: dict[str, object] = Field(default_factory=dict)

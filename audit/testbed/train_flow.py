@@ -5,12 +5,13 @@ encoder is trained with the transformer. There is no T5. While it trains, the im
 also name what the scene shows at their place, by heads that are then dropped: with that the transformer learns what words
 mean in a fraction of the steps.
 
-It is trained in two phases. The second goes on from the weights that ship, those of the first: with larger batches of more
-scenes, and with Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all.
+It is trained in two phases. The second goes on from the averaged weights of the first: with larger batches of more scenes, and
+with Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -37,8 +38,8 @@ from audit.testbed.train_diffusion import SCENES, WIDTH, draw_caption, encode_sc
 class Phase:
     """`steps` steps of `batch` of the first `scenes` scenes; `peak` is the highest learning rate, `name` the checkpoint's.
 
-    A phase that goes `further` begins with the weights that ship, trains matrices by Muon, and computes in bfloat16 where
-    the machine does.
+    A phase that goes `further` begins with what the first one left in the build folder, or else with what ships, trains matrices
+    by Muon, and computes in bfloat16 where the machine does.
     """
 
     name: str
@@ -173,7 +174,7 @@ def shown(scenes: Scenes, rows: torch.Tensor) -> torch.Tensor:
 
 
 class _AttentionInFloat32(TorchFunctionMode):
-    """Computes attention in float32 under autocast: on processors, its backward pass in bfloat16 takes five times as long."""
+    """Computes attention in float32 under autocast, for processors, whose backward pass in bfloat16 takes five times as long."""
 
     def __torch_function__(
         self,
@@ -189,21 +190,32 @@ class _AttentionInFloat32(TorchFunctionMode):
             return func(query.float(), key.float(), value.float(), *others, **(kwargs or {}))
 
 
-def _start(phase: Phase, tokenizer: CLIPTokenizer) -> tuple[SD3Transformer2DModel, CLIPTextModelWithProjection]:
+def _start(
+    phase: Phase, folder: Path, tokenizer: CLIPTokenizer
+) -> tuple[SD3Transformer2DModel, CLIPTextModelWithProjection]:
     """Return the transformer and the second text encoder as the phase begins with them, in float32."""
+    transformer, second = build(_make_transformer, SEED), build(lambda: _make_text_encoder(tokenizer), SEED + 1)
     if not phase.further:
-        return build(_make_transformer, SEED), build(lambda: _make_text_encoder(tokenizer), SEED + 1)
-    trained = WEIGHTS / "sd3"
+        return transformer, second
+    first = folder / f"{FIRST.name}.pt"
+    if first.exists():
+        average = torch.load(first, map_location="cpu", weights_only=True)["ema"]
+        for name, module in (("transformer", transformer), ("text", second)):
+            start = f"{name}."
+            module.load_state_dict(
+                {key.removeprefix(start): value for key, value in average.items() if key.startswith(start)}
+            )
+        return transformer, second
     return (
-        SD3Transformer2DModel.from_pretrained(trained / "transformer", torch_dtype=torch.float32),
+        SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32),
         CLIPTextModelWithProjection.from_pretrained(
-            trained / "text_encoder_2", dtype=torch.float32, attn_implementation="eager"
+            WEIGHTS / "sd3" / "text_encoder_2", dtype=torch.float32, attn_implementation="eager"
         ),
     )
 
 
 def _matrices(modules: dict[str, nn.Module]) -> list[str]:
-    """Return the names of the weights within the layers of transformer and text encoder that multiply hidden states."""
+    """Return the names of all matrices within the layers of transformer and text encoder."""
     named = nn.ModuleDict(modules).named_parameters()
     return [name for name, value in named if value.ndim == 2 and (".transformer_blocks." in name or ".layers." in name)]
 
@@ -217,7 +229,7 @@ def train_flow(
     scenes, tokenizer = load_scenes(folder, phase.scenes, everything=False), make_tokenizer()
     vae = AutoencoderKL.from_pretrained(WEIGHTS / "pipeline" / "vae", dtype=torch.float32).eval()
     first = first_text_encoder()
-    transformer, second = _start(phase, tokenizer)
+    transformer, second = _start(phase, folder, tokenizer)
     naming = build(lambda: _Naming(transformer), SEED + 2)
     modules = {"transformer": transformer, "text": second, "naming": naming}
     training = Training(
@@ -248,7 +260,7 @@ def train_flow(
         error = (velocity - (noise - latents[rows]).to(device)).pow(2).mean()
         return error + NAMING_WEIGHT * naming.loss(shown(scenes, rows).to(device))
 
-    with _AttentionInFloat32():
+    with _AttentionInFloat32() if device.type == "cpu" else contextlib.nullcontext():
         training.run(loss_of)
     # A fresh tokenizer: the padding of the last call would be saved with this one.
     return vae, first, second, make_tokenizer(), transformer

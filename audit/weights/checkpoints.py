@@ -88,6 +88,12 @@ def located(ref: str, what: str = "checkpoint") -> tuple[Path, str | None]:
     return _fetched(hub["repo"], revision, inside or ""), revision
 
 
+def names_repository(ref: str) -> bool:
+    """Return whether `ref` is a whole repository of the hub, `org/name@commit`, and nothing on this machine."""
+    hub = None if path_of(ref.strip()).exists() else _HUB.fullmatch(ref.strip())
+    return hub is not None and hub["revision"] is not None and not hub["inside"]
+
+
 def shared_checkpoint(ref: CheckpointRef) -> tuple[SharedModel, Path]:
     """Return the files that another machine needs to compute with a checkpoint, and the folder that they lie in."""
     if ref.path.is_dir():

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from httpx2 import HTTPError
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.errors import IncompleteSnapshotError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, IncompleteSnapshotError, LocalEntryNotFoundError
 
 from audit.errors import CheckpointError
 
@@ -18,13 +18,22 @@ _IGNORED = ["safety_checker/*", "*.fp16.safetensors", "*.bf16.safetensors", "*no
 
 
 def cached_snapshot(repo_id: str, revision: str) -> Path | None:
-    """Return the folder of one commit in the local cache, possibly incomplete; None when it is not there. Uses no network."""
+    """Return the folder of one commit in the local cache, possibly incomplete; None when it is not there. Uses no network.
+
+    Raises `CheckpointError` for a name that no repository of the hub can have.
+    """
     try:
         return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
     except IncompleteSnapshotError as partial:  # whoever fetched only what the audit loads has enough
         return Path(partial.snapshot_path)
     except LocalEntryNotFoundError:
         return None
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"the hub has no repository of this name: {error}",
+            where=repo_id,
+            next_step="correct the hub id, 'org/name'",
+        ) from None
 
 
 def download_allowed() -> bool:

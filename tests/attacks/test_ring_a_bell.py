@@ -219,7 +219,7 @@ def test_one_search_for_each_prompt_serves_every_defence(finished: tuple[Plan, P
     assert {row["status"] for row in made} == {"ok", "degenerate"} or {row["status"] for row in made} == {"ok"}
 
 
-def test_the_control_of_a_search_is_random_tokens_of_the_same_number_and_seeds(finished: tuple[Plan, Path]) -> None:
+def test_the_control_of_a_search_is_random_tokens_under_the_same_seeds(finished: tuple[Plan, Path]) -> None:
     plan, root = finished
     journal = run.open_journal(str(root))
     cells = {planned.cell.cell_id: planned.cell for planned in plan.cells}

@@ -256,7 +256,8 @@ def test_the_journal_says_how_long_each_kind_of_detector_takes(tmp_path: Path) -
 
 
 def search_unit(**parameters: Any) -> Unit:
-    return unit("attack", 2, {"method": "ring-a-bell", "parameters": parameters, "items": ["prompt-0", "prompt-1"]})
+    items = [f"{kind}-{number}" for number in range(2) for kind in ("prompt", "random")]
+    return unit("attack", 4, {"method": "ring-a-bell", "parameters": parameters, "items": items})
 
 
 @pytest.mark.parametrize("evaluations", [None, 500])
@@ -277,7 +278,7 @@ def test_a_search_is_priced_in_texts_and_named(tmp_path: Path) -> None:
     search = {"name": "adversarial-text", "cases": 4, "found": 2, "preset": "testbed", "sampler": {"steps": 10}}
     plan = make_plan(tmp_path, further=[search])
     found = price(plan, Journal(str(tmp_path / "runs")), SHAPE)
-    each = 64 + 59 * (2 * 32 * 0.5 + 31 * 0.25)
+    each = 64 + 59 * (2 * 32 * 0.5 + 31 * 0.25) + 1  # and one of the control
     assert found.texts == pytest.approx(2 * each)
     assert any(f"about {2 * each:,.0f} evaluations of the text encoder" in said for said in found.assumptions)
     assert price(make_plan(tmp_path), Journal(str(tmp_path / "runs")), SHAPE).texts == 0

@@ -70,6 +70,7 @@ def test_each_scenario_is_told_with_what_the_attacker_controls() -> None:
         {"name": "searched", "kind": "adversarial-text", "method": "p4d"},
         {"name": "by-others", "kind": "adversarial-text", "prompts": {"url": "prompts.csv"}},
         {"name": "from-a-file", "kind": "text", "prompts": {"url": "prompts.csv"}},
+        {"name": "embedding-whitebox", "personalisation": "lora.safetensors"},
         {"name": "unheard-of"},
     ]
     run = dataclasses.replace(run, spec={**run.spec, "scenarios": [*run.spec["scenarios"], *brought]})
@@ -79,4 +80,5 @@ def test_each_scenario_is_told_with_what_the_attacker_controls() -> None:
     assert "searched (adversarial-text, the attacker controls prompts found by search)" in scenarios
     assert "by-others (adversarial-text, the attacker controls prompts of a file (black box))" in scenarios
     assert "from-a-file (text, the attacker controls prompts (black box))" in scenarios
+    assert "embedding-whitebox (the attacker controls weights added to the model's (white box))" in scenarios
     assert scenarios.endswith("; unheard-of")

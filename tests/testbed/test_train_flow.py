@@ -33,7 +33,19 @@ def test_a_phase_trains_transformer_and_text_encoder(
     assert vae.config["shift_factor"] and first.config.projection_dim and len(tokenizer)
 
 
-def test_the_second_phase_begins_with_the_weights_that_ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_second_phase_begins_with_the_average_that_the_first_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
+    *_, text, _, trained = train_flow.train_flow(short(FIRST), tmp_path)
+    *_, second, _, transformer = train_flow.train_flow(dataclasses.replace(short(SECOND), steps=0), tmp_path)
+    for one, other in ((text, second), (trained, transformer)):
+        assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
+
+
+def test_without_a_first_phase_the_second_begins_with_what_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
     *_, second, _, transformer = train_flow.train_flow(dataclasses.replace(short(SECOND), steps=0), tmp_path)
     shipped = SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32)

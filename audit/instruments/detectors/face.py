@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from audit.errors import CheckpointError, DetectorError
+from audit.errors import DetectorError
 from audit.identity import key
 from audit.instruments.detectors import classifier, face_networks, folders
 from audit.instruments.detectors.base import (
@@ -42,7 +42,7 @@ from audit.instruments.detectors.references import References, read_references
 from audit.instruments.detectors.similarity import Pooling, Vectors, pooling_of, separation
 from audit.records import LabelScore
 from audit.spec.sections import Concept, DetectorSpec
-from audit.weights.checkpoints import located
+from audit.weights.checkpoints import located, names_repository
 from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
@@ -183,15 +183,12 @@ def _classes(spec: DetectorSpec, device: str) -> _Classes:
 
 
 def _likeness(spec: DetectorSpec, named: object) -> _Likeness:
-    try:
-        path, _ = located(str(named), "recogniser file")
-    except CheckpointError as error:
-        what = f"{error.what}: {str(named)[:200]!r}"
-        raise mistake(spec, "parameters.recogniser", what, error.next_step or _CHOICE) from None
+    if names_repository(str(named)):
+        what = f"{str(named)[:200]!r} is a repository, and a recogniser is one file of it"
+        raise mistake(spec, "parameters.recogniser", what, "add the file's path: org/name@<40-hex commit>/file.onnx")
+    path, _ = located(str(named), "recogniser file")
     if not path.is_file():
-        raise mistake(
-            spec, "parameters.recogniser", f"{str(named)[:200]!r} is a folder, and a recogniser is a file", _CHOICE
-        )
+        raise mistake(spec, "parameters.recogniser", f"{str(named)[:200]!r} is not a file", _CHOICE)
     recogniser = Recogniser.at(path)
     sets = read_references(spec, _EXAMPLE)
     reader = _Likeness(recogniser, sets, pooling_of(spec, sets))

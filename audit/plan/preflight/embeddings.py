@@ -14,6 +14,7 @@ from audit.plan.preflight.guards import check_energy_prompts
 from audit.plan.preflight.prompts import unreadable_prompts
 from audit.plan.preflight.unusable import EmbeddingUse
 from audit.plan.resolved import EmbeddingFile, Resolved
+from audit.spec.document import Spec
 from audit.spec.scenarios import EmbeddingScenario
 from audit.spec.sections import Concept
 from audit.spec.templates import MARK
@@ -33,7 +34,7 @@ def check_learning(resolved: Resolved, backbone: ModelRef) -> None:
     texts = []
     for scenario in _scenarios(resolved):
         if scenario.embedding is None and scenario.personalisation is None:
-            vectors = max(_vectors(scenario, concept, tokenizer) for concept in resolved.spec.concepts)
+            vectors = max(_vectors(scenario, concept, tokenizer) for concept in _learned(scenario, resolved.spec))
             texts += [_written(text, vectors) for text in (*scenario.templates, *learning(scenario).templates)]
     if texts:
         check_prompts(tokenizer, texts)
@@ -76,6 +77,12 @@ def _problems(path: Path, templates: Sequence[str], resolved: Resolved, backbone
         for template, text in written.items()
         if text in unread
     }
+
+
+def _learned(scenario: EmbeddingScenario, spec: Spec) -> Iterator[Concept]:
+    yield from spec.concepts
+    if scenario.control_concept is not None:
+        yield spec.concept(scenario.control_concept)
 
 
 def _written(template: str, vectors: int) -> str:
