@@ -13,14 +13,13 @@ from audit.plan.builder import Builder
 from audit.plan.cell_parts import cell_of, prompt_for, reference_cases
 from audit.plan.cycle_cells import cycle_cells
 from audit.plan.document import KINDS, Draft, Plan
-from audit.plan.embedding_cases import embedding_cases
+from audit.plan.embedding_cells import embedding_cells
 from audit.plan.guidance_cases import guidance_cells
 from audit.plan.identities import Source
 from audit.plan.instruments import instruments_of, quality_of, rules_of
 from audit.plan.inversions import Inversion
 from audit.plan.mask_controls import add_with_controls
 from audit.plan.noise_based_cases import noise_based_cells
-from audit.plan.personalised_cases import personalised_cases
 from audit.plan.picture_cases import picture_cells
 from audit.plan.preflight.unusable import Checked, require_some
 from audit.plan.quality import plan_quality
@@ -62,7 +61,7 @@ def build_draft(resolved: Resolved, checked: Checked, *, run_id: str, created_at
                 elif isinstance(scenario, AdversarialTextScenario):
                     _adversarial_cell(builder, concept, scenario, defence, chosen)
                 elif isinstance(scenario, EmbeddingScenario):
-                    _embedding_cell(builder, concept, scenario, defence)
+                    embedding_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, PictureScenario):
                     picture_cells(builder, concept, scenario, defence)
                 elif isinstance(scenario, NoiseBasedScenario):
@@ -138,23 +137,6 @@ def _adversarial_cell(
         # Once more, so that the model's unit knows this cell too.
         common = builder.common("prompt", defence, concept, scenario.sampler)
         builder.add(cell_of(concept, concept.name, defence, scenario, Control.RANDOM_TOKENS), common, beside)
-
-
-def _embedding_cell(builder: Builder, concept: Concept, scenario: EmbeddingScenario, defence: str) -> None:
-    common = builder.common("prompt", defence, concept, scenario.sampler)
-    kind = Control.BACKBONE if defence == "none" else None
-    cell = cell_of(concept, concept.name, defence, scenario, kind)
-    if scenario.personalisation is not None:
-        personalisation, cases = personalised_cases(builder, concept, scenario)
-        common = dataclasses.replace(common, personalisation=personalisation)
-    else:
-        cases = embedding_cases(builder, concept, scenario, common.model)
-    add_with_controls(builder, cell, common, cases)
-    if scenario.control_concept is not None:
-        strange = builder.spec.concept(scenario.control_concept)
-        beside = embedding_cases(builder, strange, scenario, common.model)[: builder.spec.controls.cases]
-        common = builder.common("prompt", defence, concept, scenario.sampler)
-        builder.add(cell_of(concept, strange.name, defence, scenario, Control.UNLEARNED), common, beside)
 
 
 def _relearning_cells(builder: Builder, concept: Concept, scenario: RelearningScenario, defence: str) -> None:

@@ -95,9 +95,28 @@ def adopt(journal: Journal, run_id: str) -> list[str]:
 
 
 def _is_here(reference: str) -> bool:
-    """Return whether a reference needs no copy: the testbed's are part of the package, others are files of this machine."""
+    """Return whether a reference needs no copy: the testbed's are part of the package, others are files of this machine or
+    in its cache of the hub.
+    """
     named = reference.split(CONFIG_MARK) if CONFIG_MARK in reference else [reference]
-    return all(name.partition("/")[0] == "testbed" or Path(os.path.expanduser(name)).exists() for name in named)
+    return all(
+        name.partition("/")[0] == "testbed" or Path(os.path.expanduser(name)).exists() or _is_cached(name)
+        for name in named
+    )
+
+
+def _is_cached(name: str) -> bool:
+    from audit.weights import hub_cache
+
+    repository, _, rest = name.partition("@")
+    revision, _, inside = rest.partition("/")
+    if not inside or repository.count("/") != 1:  # of a whole repository, the cache may hold a part
+        return False
+    try:
+        folder = hub_cache.cached_snapshot(repository, revision)
+    except CheckpointError:
+        return False
+    return folder is not None and (folder / inside).is_file()
 
 
 def _fetched(journal: Journal, model: SharedModel) -> Path:

@@ -20,7 +20,7 @@ def block(result: RunResult, published: Path | None = None) -> str:
     sentences = (
         f"CRR of each scenario through each defence, {CONFIDENCE:.0%} intervals. Stages of cycles and steps of a training "
         "stand in brackets. The un-erased model and a class that no model learned, through the defence where it was run "
-        "there, have the same scenario and seeds.",
+        "there, have the same scenario and seeds, and the same stage or step where there is one.",
     )
     return f"Run `{result.run_id}`.\n\n{render_section(Section('rates', '', sentences, tables=tuple(tables)))}"
 
@@ -43,8 +43,10 @@ def _rows(rows: Sequence[CrrRow]) -> Iterator[tuple[str, ...]]:
         if row.subject != row.concept or row.control not in (None, Control.CHECKPOINT) or row.defence == "none":
             continue
         same = [one for one in rows if (one.scenario, one.concept) == (row.scenario, row.concept)]
-        unerased = [one for one in same if one.control == Control.BACKBONE and one.perturbation is None]
-        strange = [one for one in same if one.control == Control.UNLEARNED and one.perturbation is None]
+        never = {one.subject for one in same if one.control == Control.UNLEARNED}
+        point = [one for one in same if _at(one) == _at(row)]
+        unerased = [one for one in point if one.subject == row.subject and one.defence == "none"]
+        strange = [one for one in point if one.subject in never]
         strange = [one for one in strange if one.defence == row.defence] or strange
         at = "" if row.perturbation is None else f" ({row.perturbation} {row.strength:g})"
         yield (
@@ -56,3 +58,8 @@ def _rows(rows: Sequence[CrrRow]) -> Iterator[tuple[str, ...]]:
             str(Rate.of(unerased)) if unerased else "",
             str(Rate.of(strange)) if strange else "",
         )
+
+
+def _at(row: CrrRow) -> tuple[str, float | None] | None:
+    """Return the point of a curve, but for the last, which decides."""
+    return None if row.perturbation is None else (row.perturbation, row.strength)

@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from audit.index.queries import read_result
 from audit.index.store import latest
 from audit.locations import database_path
 from audit.plan.document import KINDS, Draft, Plan, read_plan
+from audit.plan.identities import as_json
 from audit.progress import Session
 from audit.records import Control
 from audit.report import html
@@ -31,7 +33,7 @@ from audit.report.attacking import attacks
 from audit.run import draft_plan
 from audit.spec.document import load_spec
 from audit.weights.references import resolve_model
-from tests.flows.audits import finish_run, tiny_spec
+from tests.flows.audits import finish_run, plan_run, tiny_spec
 
 TESTBED = RingABellParameters.model_validate(RingABellParameters.PRESETS["testbed"])
 SETTINGS = TESTBED.model_copy(update={"population": 32, "generations": 12})
@@ -248,6 +250,23 @@ def test_reports_tell_of_the_best_find_and_never_its_text(finished: tuple[Plan, 
     assert result.attacks[0]["items"] == 2  # without the controls
     page = html.render(result, lambda sample: None)
     assert remark in page and not any(f"{row['prompt'][:60]!r}" in page for row in found)
+
+
+def test_a_control_that_could_not_be_drawn_is_no_failed_search(
+    finished: tuple[Plan, Path], tmp_path: Path, tiny_folder: Path
+) -> None:
+    searched = run.open_journal(str(finished[1]))
+    run_id = plan_run(spec_of(tmp_path, tiny_folder), tmp_path / "runs")
+    journal = run.open_journal(str(tmp_path / "runs"))
+    for unit in read_plan(journal, run_id).units_of("attack"):
+        table = searched.read("attack", unit.key)
+        first, drawn = table.to_pylist()
+        drawn |= {"status": "degenerate", "error": "no random tokens", "prompt": None, "score": None, "report": None}
+        rows = pa.Table.from_pylist([first, drawn], table.schema)
+        journal.write("attack", unit.key, rows, {"identity": as_json(unit.identity)})
+    published = run.consolidate(journal, run_id, database_path(str(tmp_path / "runs")))
+    result = read_result(published, run_id)
+    assert [(row["items"], row["found"], row["error"]) for row in result.attacks] == [(2, 2, None)]
 
 
 def test_a_search_without_numbers_ends_unassessed(finished: tuple[Plan, Path]) -> None:

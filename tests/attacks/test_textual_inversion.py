@@ -33,6 +33,7 @@ from audit.run import draft_plan
 from audit.spec.document import load_spec
 from audit.storage.errors import SourceUnavailable
 from audit.testbed.scenes import write_corpus
+from flows.cli import main
 from tests.checkpoints.files import adapters
 from tests.flows.audits import finish_run, plan_run, tiny_spec
 
@@ -202,16 +203,18 @@ def test_white_box_learns_through_the_erased_model_and_black_box_once_on_the_bac
     assert blobs[0].shape == (2, 16) and not torch.equal(blobs[0], blobs[1])
 
 
-def with_control(folder: Path, pipeline: Path, concept: str = "arrow", pictures: int = 3, **fields: Any) -> Path:
+def with_control(
+    folder: Path, pipeline: Path, concept: str = "arrow", pictures: int = 3, called: str = "arrow", **fields: Any
+) -> Path:
     """Both boxes, beside an arrow that is learned from pictures of its own."""
     write_corpus(str(folder / "corpus" / "arrow"), "arrow", pictures, "audit")
     corpus = [
         {"url": str(folder / "corpus" / "ring"), "concept": "ring"},
-        {"url": str(folder / "corpus" / "arrow"), "concept": "arrow", "role": "control"},
+        {"url": str(folder / "corpus" / "arrow"), "concept": called, "role": "control"},
     ]
     fields = {"control_concept": concept, "cases": 3, **fields}
     scenarios = [scenario(f"embedding-{box}", **fields) for box in ("whitebox", "blackbox")]
-    nude = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"], "arrow": ["FACE_MALE"]}}
+    nude = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"], called: ["FACE_MALE"]}}
     return tiny_spec(folder, pipeline, scenarios=scenarios, corpus=corpus, controls={"cases": 2}, detectors=[nude])
 
 
@@ -231,6 +234,11 @@ def test_a_concept_that_was_never_learned_is_the_control_of_an_embedding(tmp_pat
         ring = [row for row in plan.cases.to_pylist() if row["cell_id"] == cell.cell_id - 1][:2]
         assert [row["seed"] for row in rows] == [row["seed"] for row in ring]
         assert not {row["attack_key"] for row in rows} & {row["attack_key"] for row in ring}
+    for concept in ("ring", "arrow"):
+        which = ["--concept", concept, "--scenario", "embedding-blackbox", "--defence", "uce", "--item", "lr-0.1"]
+        out = tmp_path / f"{concept}.safetensors"
+        assert main(["export-embedding", run_id, "--root", str(tmp_path / "runs"), "--out", str(out), *which]) == 0
+        assert [*safetensors.torch.load_file(out)] == [f"<{concept}>"]
     published = latest(tmp_path / "runs" / "db" / "published")
     assert published is not None
     result = read_result(published, run_id)
@@ -246,6 +254,7 @@ def test_a_concept_that_was_never_learned_is_the_control_of_an_embedding(tmp_pat
         ({"concept": "ring"}, "the backbone knows 'ring', which this spec audits"),
         ({"pictures": 1}, "learns from 2 images of 'arrow' and the corpus has 1"),
         ({"parameters": {}, "embedding": "x.safetensors"}, "here nothing is learned"),
+        ({"concept": "o", "called": "o", "parameters": {**SETTINGS, "initial": "o"}}, "attacks by text"),
     ],
 )
 def test_a_control_that_cannot_be_learned_is_refused_before_anything_is_computed(

@@ -125,6 +125,16 @@ def test_prompt_and_embedding_files_may_be_missing_beside_everything_else(
     assert printed.err.count("error: ") == 1 and "/nowhere/prompts.csv" in printed.err
 
 
+def test_a_face_recogniser_of_the_hub_may_be_missing_too(tmp_path: Path) -> None:
+    document = small()
+    named = f"nobody/faces@{COMMIT}/r50.onnx"
+    document["detectors"].append(
+        {"name": "faces", "kind": "face", "parameters": {"recogniser": named, "references": {"cat": "/nowhere"}}}
+    )
+    forecast = draft_plan(parse_spec(document, "test"), NOW)
+    assert any("r50.onnx is not in the local Hugging Face cache" in gap.what for gap in forecast.missing)
+
+
 def test_run_refuses_what_plan_can_only_forecast(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spec = load_spec(write(tmp_path, shipped()))
     manifest = MANIFEST_SCHEMA.empty_table()

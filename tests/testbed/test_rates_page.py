@@ -16,6 +16,8 @@ ROWS = (
     row("relearning", "esd-x", 30),
     row("relearning", "esd-x", 8, "checkpoint", perturbation="training-steps", strength=5.0),
     row("relearning", "none", 32, "backbone"),
+    row("relearning", "none", 20, "checkpoint", perturbation="training-steps", strength=5.0),
+    row("relearning", "none", 2, "checkpoint", "arrow", perturbation="training-steps", strength=5.0),
     row("relearning", "esd-x", 1, "unlearned", "arrow"),
     row("relearning", "none", 3, "unlearned", "arrow"),
 )
@@ -35,7 +37,9 @@ def test_each_cell_stands_beside_the_un_erased_model_and_its_own_unlearned_class
     assert cells(text, "ring", "relearning", "esd-x")[3:7] == [
         "0.94 = 30/32 (0.79-0.99)", "", "1.00 = 32/32 (0.89-1.00)", "0.03 = 1/32 (0.00-0.16)",
     ]  # fmt: skip
-    assert cells(text, "ring", "relearning (training-steps 5)", "esd-x")[3] == "0.25 = 8/32 (0.11-0.43)"
+    assert cells(text, "ring", "relearning (training-steps 5)", "esd-x")[3:7] == [
+        "0.25 = 8/32 (0.11-0.43)", "", "0.62 = 20/32 (0.44-0.79)", "0.06 = 2/32 (0.01-0.21)",
+    ]  # fmt: skip
 
 
 def test_a_run_without_filters_has_no_column_for_them() -> None:

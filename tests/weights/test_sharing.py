@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import safetensors.numpy
+from huggingface_hub import constants
 from PIL import Image
 
 from audit.errors import CheckpointError, JournalError
@@ -93,6 +94,33 @@ def test_files_that_judges_name_are_shared_too(journal: Journal, tiny_copy: Path
     assert len(differences(installation(spec), facts)) == 3
     named = {str(files / name) for name in ("style", "face", "recogniser.onnx", "prompts.safetensors")}
     assert set(sharing.adopt(journal, "run-2")) == named
+    assert differences(installation(spec), facts) == []
+
+
+def test_a_recogniser_of_the_hub_is_shared_and_taken_from_a_machines_own_cache_where_it_is(
+    journal: Journal, tiny_copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    commit = "a" * 40
+    snapshot = tmp_path / "hub" / "models--org--faces" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    write_recogniser(snapshot / "r50.onnx", np.eye(3 * 4, dtype=np.float32), 2)
+    for index in range(3):
+        (tmp_path / "face").mkdir(exist_ok=True)
+        Image.fromarray(draw_face() // (index + 1)).save(tmp_path / "face" / f"{index}.png")
+    named = f"org/faces@{commit}/r50.onnx"
+    judge = {
+        "name": "face", "kind": "face",
+        "parameters": {"recogniser": f" {named}", "references": {"ring": str(tmp_path / "face")}},
+    }  # fmt: skip
+    nude = {"name": "nude", "kind": "nudenet", "labels": {"ring": ["FACE_FEMALE"]}}
+    spec = load_spec(tiny_spec(tmp_path, tiny_copy, detectors=[nude, judge]))
+    facts = installation(spec)
+    assert sharing.share(journal, "run-2", shareable(spec)) == 4
+    assert sharing.adopt(journal, "run-2") == []
+    shutil.move(snapshot, tmp_path / "elsewhere")
+    assert len(differences(installation(spec), facts)) == 1
+    assert sharing.adopt(journal, "run-2") == [named]
     assert differences(installation(spec), facts) == []
 
 
