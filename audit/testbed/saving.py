@@ -100,7 +100,8 @@ def save_flow_pipeline(
     index.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for part in ("text_encoder", "text_encoder_2"):
         _read_in_float32(WEIGHTS / "sd3" / part / "config.json")
-    _without_origin(WEIGHTS / "sd3" / "vae" / "config.json")
+    for part in ("vae", "transformer"):
+        _without_origin(WEIGHTS / "sd3" / part / "config.json")
 
 
 def _without_origin(config: Path) -> None:
