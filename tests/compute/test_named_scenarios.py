@@ -95,7 +95,10 @@ def test_every_report_names_each_scenario(finished: tuple[Plan, Journal, RunResu
     said = html.render(result, lambda sample: None), markdown.render(result), junit.render(result)
     for text in (*said, json_report.render(result)):
         assert all(name in text for name in LIMITS)
-    assert "latents-4-steps (latent-whitebox, the attacker controls start noise (white box), 3 cases a cell, 4 steps" in said[1]
+    assert (
+        "latents-4-steps (latent-whitebox, the attacker controls start noise (white box), 3 cases a cell, 4 steps"
+        in said[1]
+    )
     assert "What the latents say" in said[1]
 
 
