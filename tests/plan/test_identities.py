@@ -54,14 +54,14 @@ STORED = (
 # Keys of one plan by kind, and its pictures, with a code digest that does not change.
 KEYS = {
     "erase": "efd40b11fc5f11b4",
-    "attack": "6f1f6aa22c92ab2c",
+    "attack": "f8648e271899f0b0",
     "invert": "35372db47feb4b83",
-    "generate": "ea3030cf47b880bf",
-    "filter": "3d3fb9302f8f5062",
-    "detect": "11b69c63c64fd285",
-    "quality": "578ec9ad1d7fa8b0",
+    "generate": "77719b8bbe6f9cd5",
+    "filter": "2fbc1edbbfe53208",
+    "detect": "244e7b473955c192",
+    "quality": "8cff87c1be552d63",
 }
-PICTURES = "b5a22307a9cbd0c4"
+PICTURES = "068544d693af2f40"
 
 
 @pytest.mark.parametrize("text", STORED)
