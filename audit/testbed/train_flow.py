@@ -174,7 +174,7 @@ def shown(scenes: Scenes, rows: torch.Tensor) -> torch.Tensor:
 
 
 class _AttentionInFloat32(TorchFunctionMode):
-    """Computes attention in float32 under autocast, for processors, whose backward pass in bfloat16 takes five times as long."""
+    """Computes attention in float32 under autocast, for processors, whose backward pass in bfloat16 is slower."""
 
     def __torch_function__(
         self,

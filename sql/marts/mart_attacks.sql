@@ -37,5 +37,5 @@ inner join planned_units as p on a.unit_id = p.unit_id and p.kind = 'attack'
 inner join runs as r on p.run_key = r.run_key
 left join used as u on p.run_key = u.run_key and a.unit_id = u.unit_id
 -- Random tokens beside a search for tokens are its control, and no find, whether they could be drawn or not.
-where json_extract_string(a.report, '$.control') is null and not starts_with(a.item, 'random-')
+where not starts_with(a.item, 'random-')
 group by r.run_id, u.scenarios, u.defences, attack_method, attack_version, concept, attacked_model

@@ -54,7 +54,7 @@ def test_without_a_first_phase_the_second_begins_with_what_ships(
 
 
 def test_attention_is_computed_in_float32_under_autocast() -> None:
-    """A backward pass in bfloat16 takes processors five times as long; the result is rounded by what follows."""
+    """Its backward pass in bfloat16 is slower on processors; the result is rounded by what follows."""
     query = torch.randn(1, 2, 8, 4)
     with torch.autocast("cpu", torch.bfloat16), train_flow._AttentionInFloat32():
         answer = torch.nn.functional.scaled_dot_product_attention(query.bfloat16(), query, query)
