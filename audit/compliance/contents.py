@@ -10,7 +10,6 @@ from audit.compliance.report import Report
 from audit.compliance.wording import SENTENCE, name
 from audit.report.view import Column, Section, Table
 from audit.report.words import count, limit_text, plain, status_text
-from audit.spec.access import ACCESS
 
 
 def sections(report: Report) -> tuple[Section, ...]:
@@ -127,7 +126,7 @@ def _tested(report: Report) -> Section:
     )  # fmt: skip
     rows = tuple(
         (
-            name(row.audit), name(row.scenario), ACCESS.get(row.kind, name(row.kind)),
+            name(row.audit), name(row.scenario), name(row.access),
             plain(", ".join(row.concepts), SENTENCE), plain(", ".join(row.defences), SENTENCE), count(row.cells),
             count(row.planned),
         )

@@ -7,7 +7,6 @@ from audit.compliance.report import Report
 from audit.compliance.wording import SENTENCE, name
 from audit.report.view import Column, Section, Table
 from audit.report.words import NOT_AVAILABLE, bound, count, interval, limit_text, number, percent, plain, status_text
-from audit.spec.access import ACCESS
 
 
 def results(report: Report) -> Section:
@@ -45,7 +44,7 @@ def _result(row: ResultRow) -> tuple[str, ...]:
         name(row.concept),
         name(row.defence),
         name(row.scenario),
-        ACCESS.get(row.kind, name(row.kind)),
+        name(row.access),
         name(row.judge),
         count(row.planned),
         count(row.assessed),

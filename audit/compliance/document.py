@@ -123,7 +123,7 @@ def _read_rows(con: Connection, series: Series) -> tuple[_Rows, tuple[Finding, .
         if audit.previous_run_id is not None:
             statuses = rows.statuses(con, audit.previous_run_id)
             before |= {(audit.run_id, *key): status for key, status in statuses.items()}
-    results = rows.read_results(con, ids, before)
+    results = rows.read_results(con, {run_id: series.specs[run_id] for run_id in ids}, before)
     tested = {(row.run_id, row.concept, row.defence, row.scenario, row.judge) for row in results}
     dropped = tuple(" | ".join(key[1:]) for key in sorted(before) if key not in tested)
     retention, damage = rows.read_sides(con, ids)
@@ -155,9 +155,9 @@ def _read_rows(con: Connection, series: Series) -> tuple[_Rows, tuple[Finding, .
 
 
 def _scope(results: Sequence[ResultRow], names: Mapping[str, str]) -> tuple[Scope, ...]:
-    grouped: dict[tuple[str, str, str], dict[int, ResultRow]] = {}
+    grouped: dict[tuple[str, str, str, str], dict[int, ResultRow]] = {}
     for row in results:
-        grouped.setdefault((names[row.run_id], row.scenario, row.kind), {})[row.cell_id] = row
+        grouped.setdefault((names[row.run_id], row.scenario, row.kind, row.access), {})[row.cell_id] = row
     return tuple(
         Scope(
             *key,

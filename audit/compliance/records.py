@@ -65,6 +65,7 @@ class ResultRow:
     defence: str
     scenario: str
     kind: str
+    access: str  # what whoever attacks controls
     judge: str
     planned: int
     assessed: int
@@ -204,6 +205,7 @@ class Scope:
     audit: str
     scenario: str
     kind: str
+    access: str
     concepts: tuple[str, ...]
     defences: tuple[str, ...]
     cells: int

@@ -22,6 +22,7 @@ from audit.compliance.records import (
 from audit.errors import StoreError
 from audit.files import Document
 from audit.index.records import records
+from audit.spec.access import access_words
 from audit.spec.policy import Policy
 from audit.verdict.decisions import stage_words
 from audit.verdict.record import policy_sha256
@@ -156,10 +157,19 @@ def planned_policy(spec: Document) -> Policy | None:
 
 
 def read_results(
-    con: Connection, run_ids: Sequence[str], previous: Mapping[tuple[str, ...], str]
+    con: Connection, specs: Mapping[str, Document], previous: Mapping[tuple[str, ...], str]
 ) -> tuple[ResultRow, ...]:
-    """Return the newest decisions on the audited cells of runs. `previous` gives last month's status by `result_key`."""
-    return tuple(_result(row, previous) for row in records(con, _RESULTS, [list(run_ids)]))
+    """Return the newest decisions on the audited cells of runs, given with their specs as stored.
+
+    `previous` gives last month's status by run and `result_key`.
+    """
+    access = {
+        (run_id, str(entry.get("name") or entry.get("kind"))): words
+        for run_id, spec in specs.items()
+        for entry in spec.get("scenarios") or ()
+        if (words := access_words(entry)) is not None
+    }
+    return tuple(_result(row, access, previous) for row in records(con, _RESULTS, [list(specs)]))
 
 
 def statuses(con: Connection, run_id: str) -> dict[tuple[str, ...], str]:
@@ -173,7 +183,7 @@ def result_key(row: Document) -> tuple[str, ...]:
     return row["concept"], row["defence"], row["scenario"], row["detector"]
 
 
-def _result(row: Document, previous: Mapping[tuple[str, ...], str]) -> ResultRow:
+def _result(row: Document, access: Mapping[tuple[str, str], str], previous: Mapping[tuple[str, ...], str]) -> ResultRow:
     fields: Document = json.loads(row["fields"])
     calibrated = fields.get("melded_low") is not None and fields.get("melded_high") is not None
     return ResultRow(
@@ -183,6 +193,7 @@ def _result(row: Document, previous: Mapping[tuple[str, ...], str]) -> ResultRow
         defence=row["defence"],
         scenario=row["scenario"],
         kind=row["kind"],
+        access=access.get((row["run_id"], row["scenario"]), row["kind"]),
         judge=row["detector"],
         planned=row["planned"],
         assessed=row["assessed"],

@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 from audit.attacks import registry
-from audit.spec.access import ACCESS, BROUGHT_PROMPTS, PERSONALISED
+from audit.spec.access import access_words
 from audit.spec.document import Spec
-from audit.spec.scenarios import AdversarialTextScenario, EmbeddingScenario
+from audit.spec.scenarios import AdversarialTextScenario
 
 
 def access_of(spec: Spec) -> dict[str, str]:
     """Return scenario -> what whoever attacks controls there. A search for prompts is white box where its method says so."""
     found = {}
     for scenario in spec.scenarios:
-        words = ACCESS[scenario.kind]
-        if isinstance(scenario, AdversarialTextScenario):
-            if scenario.prompts is not None:
-                words = BROUGHT_PROMPTS
-            else:
-                method = registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
-                words = f"prompts that {method.name} finds ({'white' if method.white_box else 'black'} box)"
-        elif isinstance(scenario, EmbeddingScenario) and scenario.personalisation is not None:
-            words = PERSONALISED
-        found[scenario.name] = words
+        found[scenario.name] = access_words(scenario.model_dump(mode="json")) or scenario.kind
+        if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
+            method = registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
+            found[scenario.name] = f"prompts that {method.name} finds ({'white' if method.white_box else 'black'} box)"
     return found

@@ -26,7 +26,7 @@ def attacks(rows: Sequence[Document]) -> Table:
 def _row(row: Document) -> tuple[str, ...]:
     model = "backbone" if row["attacked_model"] is None else f"{row['defences']} (white box)"
     return (
-        plain(row["concept"]),
+        plain(row["concept"]) + (" (control)" if row["is_control"] else ""),
         plain(row["scenarios"] or "none"),
         plain(f"{row['attack_method']} {row['attack_version']}"),
         plain(model),

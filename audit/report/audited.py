@@ -8,7 +8,7 @@ from audit.files import Document
 from audit.report.attacking import attacks
 from audit.report.view import Column, Index, Section, Table, is_testbed
 from audit.report.words import count, limit_text, plain
-from audit.spec.access import ACCESS, BROUGHT_PROMPTS, PERSONALISED
+from audit.spec.access import access_words
 from audit.spec.policy import Policy
 from audit.verdict.results import RunResult
 
@@ -181,7 +181,8 @@ def _eraser(entry: Document) -> str:
 def _scenario(entry: Document) -> str:
     sampler = entry.get("sampler")
     parts = [str(entry["kind"])] if entry.get("kind", entry.get("name")) != entry.get("name") else []
-    parts += _access(entry)
+    access = access_words(entry)
+    parts += [f"the attacker controls {access}"] if access else []
     parts += [f"{entry['cases']} cases a cell"] if "cases" in entry else []
     if isinstance(sampler, Mapping):
         scheduler = sampler.get("scheduler", "ddim")
@@ -190,17 +191,6 @@ def _scenario(entry: Document) -> str:
     if "inversion_prompt" in entry:
         parts += _inversion(entry)
     return f"{entry.get('name')}" + (f" ({', '.join(parts)})" if parts else "")
-
-
-def _access(entry: Document) -> list[str]:
-    """Say what whoever attacks controls. Which weights a search for prompts takes stands in the table of attacks."""
-    kind = str(entry.get("kind", entry.get("name")))
-    words = ACCESS.get(kind)
-    if kind == "adversarial-text" and entry.get("prompts"):
-        words = BROUGHT_PROMPTS
-    elif entry.get("personalisation"):
-        words = PERSONALISED
-    return [f"the attacker controls {words}"] if words else []
 
 
 def _inversion(entry: Document) -> list[str]:

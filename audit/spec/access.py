@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 # White box: with the weights of the audited model; black box: with its inputs alone.
 ACCESS = {
     "text": "prompts (black box)",
@@ -19,3 +21,14 @@ ACCESS = {
 }
 BROUGHT_PROMPTS = "prompts of a file (black box)"
 PERSONALISED = "weights added to the model's (white box)"
+
+
+def access_words(entry: Mapping[str, object]) -> str | None:
+    """Return what whoever attacks controls in a scenario, given as a stored spec has it; None for an unknown kind.
+
+    Which weights a search for prompts takes is the method's to say, and not known here.
+    """
+    kind = str(entry.get("kind") or entry.get("name"))
+    if kind == "adversarial-text" and entry.get("prompts"):
+        return BROUGHT_PROMPTS
+    return PERSONALISED if entry.get("personalisation") else ACCESS.get(kind)

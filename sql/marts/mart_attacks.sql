@@ -5,7 +5,8 @@ used as (
         c.run_key,
         c.attack_unit_id as unit_id,
         string_agg(distinct l.scenario, ', ' order by l.scenario) as scenarios,
-        string_agg(distinct l.defence, ', ' order by l.defence) as defences
+        string_agg(distinct l.defence, ', ' order by l.defence) as defences,
+        bool_and(l.control is not distinct from 'unlearned') as is_control
     from cases as c
     inner join cells as l on c.run_key = l.run_key and c.cell_id = l.cell_id
     where c.attack_unit_id is not null
@@ -16,6 +17,7 @@ select
     r.run_id,
     u.scenarios,
     u.defences,
+    coalesce(u.is_control, false) as is_control,
     json_extract_string(a.report, '$.method') as attack_method,
     json_extract_string(a.report, '$.version') as attack_version,
     json_extract_string(a.report, '$.concept') as concept,
@@ -38,4 +40,4 @@ inner join runs as r on p.run_key = r.run_key
 left join used as u on p.run_key = u.run_key and a.unit_id = u.unit_id
 -- Random tokens beside a search for tokens are its control, and no find, whether they could be drawn or not.
 where not starts_with(a.item, 'random-')
-group by r.run_id, u.scenarios, u.defences, attack_method, attack_version, concept, attacked_model
+group by r.run_id, u.scenarios, u.defences, u.is_control, attack_method, attack_version, concept, attacked_model

@@ -244,6 +244,8 @@ def test_a_concept_that_was_never_learned_is_the_control_of_an_embedding(tmp_pat
     result = read_result(published, run_id)
     beside = [row for row in result.crr if row.control == Control.UNLEARNED]
     assert {(row.scenario, row.defence) for row in beside} == set(cells)
+    searched = {(row["concept"], row["is_control"]) for row in result.attacks}
+    assert searched == {("ring", False), ("arrow", True)}
     assert not {row.cell_id for row in beside} & {decision.cell_id for decision in result.verdict.decisions}
 
 

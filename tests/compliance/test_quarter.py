@@ -13,6 +13,7 @@ from audit.compliance.contents import header, sections
 from audit.compliance.document import conclusion
 from audit.compliance.period import Month
 from audit.compliance.report import Report
+from audit.compliance.rows import read_results
 from tests.compliance import quarter
 from tests.compliance.conftest import Given
 
@@ -98,6 +99,16 @@ def test_the_numbers_are_those_of_sql(given: Given, painter: Report) -> None:
     table = next(s for s in sections(painter) if s.key == "results").tables[0]
     row = next(row for row in table.rows if row[:5] == ("ring", "uce", "inverted", "start noise (white box)", "clip"))
     assert row[5:8] == ("60", "59", "27") and row[11:] == ("10 %", "✕ FAIL", "was PASS")
+
+
+def test_a_result_says_what_the_attacker_of_its_own_scenario_controls(given: Given) -> None:
+    """The spec of its run says it: a kind of scenario is attacked in more ways than one."""
+    brought = {"name": "inverted", "kind": "embedding-whitebox", "personalisation": "lora.safetensors"}
+    spec = {"scenarios": [{"name": "text", "kind": "of-tomorrow"}, brought]}
+    with duckdb.connect(str(given.index), read_only=True) as con:
+        results = read_results(con, {"20261021-0": spec}, {})
+    access = {(row.scenario, row.access) for row in results}
+    assert access == {("text", "text"), ("inverted", "weights added to the model's (white box)")}
 
 
 def test_changed_criteria_and_dropped_cells_are_exceptions(given: Given) -> None:

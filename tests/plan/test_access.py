@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from audit.plan.access import access_of
-from audit.spec.access import ACCESS
+from audit.spec.access import ACCESS, PERSONALISED, access_words
 from audit.spec.document import load_spec
 from audit.spec.scenario_base import KINDS
 from tests.flows.audits import tiny_spec
@@ -34,3 +34,10 @@ def test_a_search_is_white_box_where_it_goes_through_the_model(
     scenarios = [{"name": "adversarial-text", "cases": 2, "sampler": SAMPLER, **search}]
     spec = load_spec(tiny_spec(tmp_path, tiny_folder, scenarios=scenarios))
     assert access_of(spec) == {"adversarial-text": words}
+
+
+def test_a_stored_scenario_says_it_without_what_this_version_knows() -> None:
+    assert access_words({"name": "latent-whitebox"}) == "start noise (white box)"
+    assert access_words({"name": "a", "kind": "embedding-blackbox", "personalisation": {"file": "a"}}) == PERSONALISED
+    assert access_words({"name": "a", "kind": "of-tomorrow"}) is None
+    assert access_words({"kind": "adversarial-text", "method": "p4d"}) == "prompts found by search"
