@@ -7,7 +7,6 @@ from their content by `audit.checkpoints`.
 from __future__ import annotations
 
 import dataclasses
-import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -15,13 +14,12 @@ from typing import Literal
 from audit.errors import CheckpointError
 from audit.identity import key
 from audit.weights.files import cached_sha256, loaded_weights, unreadable
+from audit.weights.hub_names import hub_name
 from audit.weights.references import unpinned
 from audit.weights.sharing import SharedModel, path_of
 
 Kind = Literal["file", "pipeline", "unet", "text-encoder", "receler"]
 
-_HUB = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@(?P<revision>[^/]*)(?:/(?P<inside>.+))?)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _START = 16  # bytes that tell the containers apart
 _LORA = "pytorch_lora_weights.*"  # as diffusers saves it
@@ -67,31 +65,31 @@ def located(ref: str, what: str = "checkpoint") -> tuple[Path, str | None]:
     path = path_of(ref)
     if ref and path.exists():
         return path.absolute(), None
-    hub = _HUB.fullmatch(ref)
-    if hub is None or (hub["revision"] is None and path.suffix in _SUFFIXES):
+    hub = hub_name(ref)
+    if hub is None or (hub.revision is None and path.suffix in _SUFFIXES):
         raise CheckpointError(
             f"there is no such {what}",
             where=str(path.absolute()) if ref else None,
             next_step="pass an existing file or folder, or a hub id as 'org/name@<40-hex commit>/path'",
         )
-    revision, inside = hub["revision"] or "", hub["inside"]
-    if not _COMMIT.fullmatch(revision):
+    inside = hub.inside
+    if hub.commit is None:
         raise unpinned(
             ref,
             "file or folder",
-            revision,
-            f"write {hub['repo']}@<40-hex commit>{'/' + inside if inside else ''}; "
+            hub.revision or "",
+            f"write {hub.repo}@<40-hex commit>{'/' + inside if inside else ''}; "
             "the model's page lists commits under 'Files and versions'",
         )
-    if inside and ".." in PurePosixPath(inside).parts:
+    if ".." in PurePosixPath(inside).parts:
         raise CheckpointError("the path inside the repository leaves it", where=ref, next_step="write it without '..'")
-    return _fetched(hub["repo"], revision, inside or ""), revision
+    return _fetched(hub.repo, hub.commit, inside), hub.commit
 
 
 def names_repository(ref: str) -> bool:
     """Return whether `ref` is a whole repository of the hub, `org/name@commit`, and nothing on this machine."""
-    hub = None if path_of(ref.strip()).exists() else _HUB.fullmatch(ref.strip())
-    return hub is not None and hub["revision"] is not None and not hub["inside"]
+    hub = None if path_of(ref.strip()).exists() else hub_name(ref)
+    return hub is not None and hub.revision is not None and not hub.inside
 
 
 def shared_checkpoint(ref: CheckpointRef) -> tuple[SharedModel, Path]:

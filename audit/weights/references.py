@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -19,12 +18,10 @@ from audit.weights import families, schedulers, settings
 from audit.weights.families import Family
 from audit.weights.files import cached_sha256, read_json, safetensors_header
 from audit.weights.folders import check_weighted, configs_of, parts_of, weights_of
+from audit.weights.hub_names import hub_name
 from audit.weights.setting_checks import Settings
 from audit.weights.sharing import CONFIG_MARK, SharedModel, copy_of, path_of
 from audit.weights.single_file import FORM, SingleFile, config_folder, is_single_file, pieces_of, read_single_file
-
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,22 +65,22 @@ def resolve_model(ref: str, *, testbed_name: str | None = None) -> ModelRef:
             next_step=f"pass the folder that holds model_index.json or config.json; for a pipeline in one file, write {FORM}, "
             "where FOLDER is a diffusers folder of its family (weights are not needed there)",
         )
-    repo_id, _, revision = ref.partition("@")
-    if not _HUB_ID.fullmatch(repo_id):
+    hub = hub_name(ref)
+    if hub is None:
         raise CheckpointError(
             "there is no such model folder",
             where=str(folder.absolute()),
             next_step="pass an existing folder, 'testbed', or a hub id as 'org/name@<40-hex commit>'",
         )
-    if not _COMMIT.fullmatch(revision):
+    if hub.commit is None or hub.inside:
         raise unpinned(
             ref,
             "folder",
-            revision,
-            f"write {repo_id}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
-            f"python -c \"import huggingface_hub as h; print(h.model_info('{repo_id}').sha)\"",
+            ref.partition("@")[2],
+            f"write {hub.repo}@<40-hex commit>; the model's page lists it under 'Files and versions', or: "
+            f"python -c \"import huggingface_hub as h; print(h.model_info('{hub.repo}').sha)\"",
         )
-    return _from_hub(ref, repo_id, revision)
+    return _from_hub(ref, hub.repo, hub.commit)
 
 
 def unpinned(ref: str, what: str, revision: str, next_step: str) -> CheckpointError:

@@ -20,6 +20,7 @@ from audit.files import Document, ForeignError, parse_json, place, shared
 from audit.identity import file_sha256, key
 from audit.storage.journal import Journal
 from audit.weights.files import cached_sha256
+from audit.weights.hub_names import hub_name
 
 CONFIG_MARK = "#config="  # between the file of a pipeline and the folder with its settings
 _RECORD = "weights.json"
@@ -108,15 +109,14 @@ def _is_here(reference: str) -> bool:
 def _is_cached(name: str) -> bool:
     from audit.weights import hub_cache
 
-    repository, _, rest = name.partition("@")
-    revision, _, inside = rest.partition("/")
-    if not inside or repository.count("/") != 1:  # of a whole repository, the cache may hold a part
+    hub = hub_name(name)
+    if hub is None or hub.commit is None or not hub.inside:  # of a whole repository, the cache may hold a part
         return False
     try:
-        folder = hub_cache.cached_snapshot(repository, revision)
+        folder = hub_cache.cached_snapshot(hub.repo, hub.commit)
     except CheckpointError:
         return False
-    return folder is not None and (folder / inside).is_file()
+    return folder is not None and (folder / hub.inside).is_file()
 
 
 def _fetched(journal: Journal, model: SharedModel) -> Path:

@@ -19,6 +19,7 @@ from audit.files import Document
 from audit.weights import original_names as names
 from audit.weights.families import LAYOUTS, SUPPORTED, Family, family_of
 from audit.weights.files import Stored, read_json, safetensors_header
+from audit.weights.hub_names import hub_name
 from audit.weights.original_names import Namer, Pieces, Shapes
 from audit.weights.sharing import CONFIG_MARK
 from audit.weights.testbed import weights_path
@@ -62,7 +63,6 @@ _BARE = (
     "double_blocks.", "single_blocks.", "final_layer.", "x_embedder.", "t_embedder.", "y_embedder.", "context_embedder.",
     "img_in.", "txt_in.", "time_in.", "vector_in.", "guidance_in.",
 )  # fmt: skip
-_PINNED = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)@([0-9a-f]{40})")
 _PICKLES = (b"PK", b"\x80")
 
 
@@ -93,8 +93,8 @@ def config_folder(config: str) -> Path:
     folder = Path(os.path.expanduser(config))
     if config and folder.is_dir():
         return folder
-    pinned = _PINNED.fullmatch(config)
-    if pinned is None:
+    hub = hub_name(config)
+    if hub is None or hub.commit is None or hub.inside:
         raise CheckpointError(
             "there is no such config folder",
             where=str(folder.absolute()) if config else None,
@@ -102,10 +102,10 @@ def config_folder(config: str) -> Path:
         )
     from audit.weights import hub_cache
 
-    cached = hub_cache.cached_snapshot(pinned[1], pinned[2])
+    cached = hub_cache.cached_snapshot(hub.repo, hub.commit)
     if cached is None and not hub_cache.download_allowed():
-        raise hub_cache.not_available(pinned[1], pinned[2], "the config folder is not in the local Hugging Face cache")
-    return cached or hub_cache.download_configs(pinned[1], pinned[2])
+        raise hub_cache.not_available(hub.repo, hub.commit, "the config folder is not in the local Hugging Face cache")
+    return cached or hub_cache.download_configs(hub.repo, hub.commit)
 
 
 def read_single_file(path: Path, folder: Path, parts: Mapping[str, bool]) -> SingleFile:
