@@ -25,11 +25,12 @@ def open_run(path: str | Path, run_key: int, without: Collection[str] = ()) -> I
     with contextlib.closing(duckdb.connect()) as con:
         quoted = str(path).replace("'", "''")
         con.execute(f"attach '{quoted}' as published (read_only)")
-        columns = con.execute(
-            "select table_name, bool_or(column_name = 'run_key') from duckdb_columns()"
-            " where database_name = 'published' and schema_name = 'main' group by table_name"
+        # By the definitions of the tables: DuckDB's list of columns binds every mart of the published index first.
+        tables = con.execute(
+            r"select table_name, regexp_matches(sql, '\brun_key\b') from duckdb_tables()"
+            " where database_name = 'published' and schema_name = 'main'"
         ).fetchall()
-        of_one_run = dict(columns)
+        of_one_run = dict(tables)
         for table, definition in relations("schema").items():
             if table in without:
                 continue
