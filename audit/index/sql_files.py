@@ -32,7 +32,16 @@ def relations(folder: str) -> Mapping[str, str]:
 def digest() -> str:
     """Return the hex SHA-256 of all that decides an index's content: tables, staging, and the Python that fills them.
 
-    Marts are views, made anew at each opening, and library versions are left out: they may move a last digit only.
+    Marts are views and hold nothing, and library versions are left out: they may move a last digit only.
     """
-    text = "\0".join(f"{name}\0{sql}" for part in ("schema", "staging") for name, sql in relations(part).items())
-    return key({"sql": text, "sources": source_digests(FOLDING)})
+    return key({"sql": _text("schema") + "\0" + _text("staging"), "sources": source_digests(FOLDING)})
+
+
+@functools.cache
+def marts_digest() -> str:
+    """Return the hex SHA-256 of all marts, by which an index knows whether its views are this version's."""
+    return key({"sql": _text("marts")})
+
+
+def _text(folder: str) -> str:
+    return "\0".join(f"{name}\0{sql}" for name, sql in relations(folder).items())

@@ -25,8 +25,9 @@ from audit.index.decision_folding import load_decisions
 from audit.index.folding import Folded
 from audit.index.lock import in_use, locked, no_locks, unusable
 from audit.index.one_run import create_marts
-from audit.index.sql_files import digest, relations
+from audit.index.sql_files import digest, marts_digest, relations
 from audit.index.unit_folding import Listings
+from audit.index.writing import transaction
 from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
@@ -36,6 +37,9 @@ __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published",
 
 STORAGE_VERSION = "v1.4.0"  # BI tools lag: DuckDB 1.4 and 1.5 can open it
 _YOUNG_SECONDS = 3600.0
+_COMMENT = (
+    "select comment from duckdb_tables() where table_name = 'index_version' and database_name = current_database()"
+)
 _REBUILD = "rebuild it from the journal with: erasure-audit db rebuild"
 _CORRUPT = (
     "not a valid DuckDB database file",
@@ -85,11 +89,16 @@ class Store:
             raise Replaceable(
                 "the index was filled by another version of erasure-audit", where=str(self.path), next_step=_REBUILD
             )
-        for sql in relations("schema").values():
-            self._con.execute(sql)
-        if not stored:
-            self._con.execute("insert into index_version values (?)", [digest()])
-        create_marts(self._con)
+        with transaction(self._con):
+            for sql in relations("schema").values():
+                self._con.execute(sql)
+            if not stored:
+                self._con.execute("insert into index_version values (?)", [digest()])
+            made = f"marts {marts_digest()}"
+            (comment,) = self._con.execute(_COMMENT).fetchone() or (None,)
+            if comment != made:
+                create_marts(self._con)
+                self._con.execute(f"comment on table index_version is '{made}'")
 
     def __enter__(self) -> Self:
         return self

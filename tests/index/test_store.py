@@ -379,6 +379,23 @@ def test_a_run_rebuilds_an_index_that_it_cannot_go_on_with(
     assert "made anew from the journal" in caplog.text
 
 
+def test_an_index_gets_the_marts_of_the_version_that_opens_it(
+    tmp_path: Path, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And keeps them where they are this version's already: making them takes longer than all else at an opening."""
+    a_run().write(journal)
+    path = tmp_path / "index.duckdb"
+    filled(path, journal)
+    with duckdb.connect(str(path)) as con:
+        con.execute("create or replace view mart_runs as select 'of another version' as run_id")
+        con.execute("comment on table index_version is 'marts of another version'")
+    with Store(path) as store:
+        assert read_result(store.publish(tmp_path / "published"), "run-1").crr
+    monkeypatch.setattr("audit.index.store.create_marts", lambda con: pytest.fail("they are there"))
+    with Store(path) as store:
+        assert read_result(store.publish(tmp_path / "published"), "run-1").crr
+
+
 def test_unusable_places_are_said(tmp_path: Path, journal: Journal) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(StoreError, match="folder cannot be used"):
