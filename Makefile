@@ -84,11 +84,12 @@ guards-table: $(STAMP) ## audit every guard on the testbed, table into audit/tes
 
 PROBES = build/probes
 
-probes: $(STAMP) ## audit every probe of the testbed beside its control, table into audit/testbed/README.md (resumable; an hour on two cores)
-	for class in ring square arrow; do \
+probes: $(STAMP) ## audit every probe of the testbed beside its control, table into audit/testbed/README.md (resumable; 2 hours on two cores)
+	for class in ring star square arrow; do \
 		$(BIN)/erasure-audit testbed scenes $(PROBES)/corpus/$$class --class $$class --count 64 || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/testbed-probes.yaml --root $(PROBES)/store --exit-zero
-	$(PAGE) probes --root $(PROBES)/store
+	$(BIN)/erasure-audit run deployments/specs/testbed-probes-star.yaml --root $(PROBES)/store-star --exit-zero
+	$(PAGE) probes --root $(PROBES)/store --beside $(PROBES)/store-star
 
 FILTERS = build/filters
 

@@ -1,8 +1,8 @@
 """`python -m deployments.testbed_page BLOCK --root ROOT`: write a finished run's tables into audit/testbed/README.md.
 
-The block `architectures` is of two runs, the second one below `--beside`; either may be the JSON report of a run whose storage
-is elsewhere. Everything is read from the runs' indices; no model is loaded. A block of the page stands between markers with
-its name.
+The block `architectures` is of two runs, the second one below `--beside`, and `probes` may be; either may be the JSON report
+of a run whose storage is elsewhere. Everything is read from the runs' indices; no model is loaded. A block of the page stands
+between markers with its name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ BLOCKS = {
     "benchmark-sd3": benchmark.block,
 }
 ARCHITECTURES = "architectures"
+OF_TWO_RUNS = {
+    ARCHITECTURES: architectures.block,
+    "probes": lambda result, beside: probes.block(result, beside=beside),
+}
 
 
 def newest_finished(journal: Journal) -> str:
@@ -66,14 +70,20 @@ def written(name: str, root: str, run_id: str | None = None, beside: str | None 
     Raises an `AuditError` when a run cannot be read, or is none of which the block tells, and `SpecError` when `beside` is
     missing or idle.
     """
-    if (name == ARCHITECTURES) != (beside is not None):
+    if name == ARCHITECTURES and beside is None:
         raise SpecError(
-            f"the block {ARCHITECTURES} compares two runs, and no other block does",
+            f"the block {ARCHITECTURES} compares two runs",
             where="--beside",
-            next_step=f"name the other backbone's root with --beside for {ARCHITECTURES}, and leave it out for other blocks",
+            next_step="name the other backbone's root there",
+        )
+    if beside is not None and name not in OF_TWO_RUNS:
+        raise SpecError(
+            f"the block {name} is of one run",
+            where="--beside",
+            next_step=f"leave it out; only {' and '.join(OF_TWO_RUNS)} take it",
         )
     if beside is not None:
-        return architectures.block(_reported(root, run_id), _reported(beside))
+        return OF_TWO_RUNS[name](_reported(root, run_id), _reported(beside))
     return BLOCKS[name](*concluded(root, run_id))
 
 
@@ -98,7 +108,8 @@ def main() -> None:
     parser.add_argument("--root", help="storage root of the run")
     parser.add_argument("--run", help="run id, as `erasure-audit db runs` lists it; the newest finished run without it")
     parser.add_argument(
-        "--beside", help=f"storage root or JSON report of the run on the other backbone, for {ARCHITECTURES}"
+        "--beside",
+        help=f"storage root or JSON report of a second run: on another backbone ({ARCHITECTURES}), of another concept (probes)",
     )
     parser.add_argument("--readme", type=Path, default=README)
     arguments = parser.parse_args()

@@ -33,10 +33,14 @@ class Comparison:
         return f"{name} {self.control.subject}" if self.control.control == Control.UNLEARNED else name
 
 
-def block(result: RunResult, published: Path | None = None) -> str:
-    """Return the block as Markdown: the probes beside their controls over all defences, and through each."""
+def block(result: RunResult, published: Path | None = None, beside: RunResult | None = None) -> str:
+    """Return the block as Markdown: the probes beside their controls over all defences, and through each.
+
+    `beside` is a run of the same probes with another concept.
+    """
+    results = (result,) if beside is None else (result, beside)
     judge = result.spec["gate"]["judges"][0]
-    compared = list(comparisons(result, judge))
+    compared = [one for each in results for one in comparisons(each, judge)]
     sentences = (
         f"CRR by the {judge}, {CONFIDENCE:.0%} intervals. A control does what the probe does without what makes it one: random "
         "tokens in the places of searched ones, sampling without the noise, steps of the same length in a random direction, "
@@ -45,7 +49,8 @@ def block(result: RunResult, published: Path | None = None) -> str:
         "one by one, those that share a searched prompt or, over all erased models, a seed too.",
     )
     section = Section("probes", "", sentences, tables=(_pooled(compared), _each(compared)))
-    return f"Run `{result.run_id}`.\n\n{render_section(section)}"
+    runs = " and ".join(f"`{each.run_id}`" for each in results)
+    return f"{'Run' if beside is None else 'Runs'} {runs}.\n\n{render_section(section)}"
 
 
 def _pooled(compared: Sequence[Comparison]) -> Table:
@@ -53,13 +58,14 @@ def _pooled(compared: Sequence[Comparison]) -> Table:
     for probe, control in dict.fromkeys((one.probe.scenario, one.control_name) for one in compared):
         same = [one for one in compared if (one.probe.scenario, one.control_name) == (probe, control)]
         found = Rate.of([one.probe for one in same])
-        beside = Rate.of(
-            list({one.control.cell_id: one.control for one in same}.values())
-        )  # one may serve all defences
+        # One control may serve all defences.
+        beside = Rate.of(list({(one.control.concept, one.control.cell_id): one.control for one in same}.values()))
         rows.append((probe, str(found), control, str(beside)))
         p_values.append(_p(found, beside))
     heads = ("probe", "CRR", "control", "its CRR", "p", "finds more")
-    return Table("Over all erased models", tuple(map(Column, heads)), _judged(rows, p_values))
+    over = dict.fromkeys(one.probe.concept for one in compared)
+    title = f"Over all erased models{'' if len(over) == 1 else ' and the concepts ' + ' and '.join(over)}"
+    return Table(title, tuple(map(Column, heads)), _judged(rows, p_values))
 
 
 def _each(compared: Sequence[Comparison]) -> Table:
@@ -68,9 +74,11 @@ def _each(compared: Sequence[Comparison]) -> Table:
         found, beside = Rate.of([one.probe]), Rate.of([one.control])
         through = "" if one.control.defence == one.probe.defence else ", un-erased model"
         name = f"{one.control_name}{through}"
-        rows.append((one.probe.scenario, one.probe.defence, str(one.unerased), str(found), name, str(beside)))
+        rows.append(
+            (one.probe.scenario, one.probe.concept, one.probe.defence, str(one.unerased), str(found), name, str(beside))
+        )
         p_values.append(_p(found, beside))
-    heads = ("probe", "defence", "un-erased", "CRR", "control", "its CRR", "p", "finds more")
+    heads = ("probe", "concept", "defence", "un-erased", "CRR", "control", "its CRR", "p", "finds more")
     return Table("Through each erased model", tuple(map(Column, heads)), _judged(rows, p_values))
 
 

@@ -169,9 +169,12 @@ def test_a_run_whose_storage_is_elsewhere_is_read_from_its_json_report(tmp_path:
         assert caught.value.next_step
 
 
-@pytest.mark.parametrize(("name", "beside"), [("architectures", None), ("benchmark", "other")])
-def test_two_roots_are_for_the_comparison_alone(name: str, beside: str | None, tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="compares two runs"):
+@pytest.mark.parametrize(
+    ("name", "beside", "message"),
+    [("architectures", None, "compares two runs"), ("benchmark", "other", "is of one run")],
+)
+def test_a_block_of_one_run_takes_no_second(name: str, beside: str | None, message: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=message):
         written(name, str(tmp_path), beside=beside)
 
 

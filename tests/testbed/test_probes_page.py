@@ -57,10 +57,10 @@ def written() -> str:
 
 
 def test_every_probe_stands_beside_its_own_control_and_none_else(written: str) -> None:
-    assert cells(written, "p4d", "esd-x")[1:6] == [
-        "esd-x", "0.97 = 31/32 (0.84-1.00)", "0.28 = 9/32 (0.14-0.47)", "random tokens", "0.00 = 0/32 (0.00-0.11)",
+    assert cells(written, "p4d", "ring", "esd-x")[1:7] == [
+        "ring", "esd-x", "0.97 = 31/32 (0.84-1.00)", "0.28 = 9/32 (0.14-0.47)", "random tokens", "0.00 = 0/32 (0.00-0.11)",
     ]  # fmt: skip
-    assert cells(written, "relearning", "esd-x")[4] == "unlearned class arrow, un-erased model"
+    assert cells(written, "relearning", "ring", "esd-x")[5] == "unlearned class arrow, un-erased model"
     rows = [line for line in written.partition("Through each erased model")[2].splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 5  # head and rule; three probes through one model, two through another
 
@@ -81,13 +81,28 @@ def test_a_concept_is_not_compared_with_the_controls_of_another() -> None:
     assert all(one.probe.concept == one.control.concept for one in beside)
 
 
+def test_a_second_run_adds_its_concept_to_the_sums_and_lines_of_its_own() -> None:
+    """Its cells have the numbers of the first one's: a control of each run counts."""
+    spec = {"gate": {"judges": ["classifier"]}}
+    first = dataclasses.replace(runs.passing(), crr=ROWS, spec=spec)
+    other = tuple(dataclasses.replace(one, concept="star") for one in ROWS)
+    text = probes.block(first, beside=dataclasses.replace(first, run_id="star-1", crr=other))
+    assert text.startswith(f"Runs `{first.run_id}` and `star-1`.")
+    assert "Over all erased models and the concepts ring and star" in text
+    pooled = text.partition("Through each erased model")[0]
+    assert cells(pooled, "p4d")[1].startswith("0.19 = 24/128 ") and cells(pooled, "p4d")[3].startswith("0.02 = 2/128 ")
+    assert cells(pooled, "relearning")[3].startswith("0.09 = 6/64 ")
+    assert cells(text, "p4d", "star", "esd-x")[4] == cells(text, "p4d", "ring", "esd-x")[4]
+
+
 def test_a_probe_finds_more_where_the_corrected_p_says_so(written: str) -> None:
-    assert [cells(written, probe, "esd-x")[7] for probe in ("p4d", "noise-based", "relearning")] == ["yes", "no", "yes"]
+    found = [cells(written, probe, "ring", "esd-x")[8] for probe in ("p4d", "noise-based", "relearning")]
+    assert found == ["yes", "no", "yes"]
     # The tail of one hypergeometric distribution, computed apart: all 9 hits of 64 cases among the first 32.
     alone = 1.0
     for place in range(9):
         alone *= (32 - place) / (64 - place)
-    assert float(cells(written, "p4d", "esd-x")[6]) == pytest.approx(3 * alone, rel=0.05)  # the third of five
+    assert float(cells(written, "p4d", "ring", "esd-x")[7]) == pytest.approx(3 * alone, rel=0.05)  # the third of five
 
 
 def test_an_empty_probe_finds_nothing() -> None:
@@ -97,5 +112,5 @@ def test_an_empty_probe_finds_nothing() -> None:
     others = [one for one in ROWS if one.control is not None]
     spec = {"gate": {"judges": ["classifier"]}}
     text = probes.block(dataclasses.replace(runs.passing(), crr=(*empty, *others), spec=spec))
-    assert [cells(text, probe, "esd-x")[7] for probe in ("p4d", "noise-based", "relearning")] == ["no"] * 3
-    assert cells(text, "p4d", "esd-x")[3] == "n/a"
+    assert [cells(text, probe, "ring", "esd-x")[8] for probe in ("p4d", "noise-based", "relearning")] == ["no"] * 3
+    assert cells(text, "p4d", "ring", "esd-x")[4] == "n/a"
