@@ -21,10 +21,10 @@ from audit.testbed.card_tables import UNKNOWN, verdict
 from audit.testbed.loop import recorded
 from audit.testbed.markers import replaced
 from audit.testbed.scenes import sample_scene
-from audit.testbed.train_flow import FIRST, SECOND
+from audit.testbed.train_flow import PHASES
 from audit.weights.references import resolve_model
 
-STEPS, SEEDS, SCENES, BATCH = 25, 40, 64, 16
+STEPS, INVERSION_STEPS, SEEDS, SCENES, BATCH = 25, 50, 40, 64, 16
 THRESHOLD, CRR_GOAL, RESIDUAL_GOAL, PSNR_GOAL, SHARE_GOAL = 0.5, 0.90, 1e-3, 35.0, 0.95
 PASSES, TOLERANCE = 40, 1e-4
 
@@ -41,7 +41,7 @@ def main() -> None:
     contact_sheet([images[:10] for images in pictures.values()], HERE / "contact_sheet_sd3.png")
     content = "\n\n".join(
         [
-            _size(pipeline, {phase.name: recorded(arguments.build, phase.name) for phase in (FIRST, SECOND)}),
+            _size(pipeline, {phase.name: recorded(arguments.build, phase.name) for phase in PHASES}),
             _rates(pictures, str(pipeline.device)),
             _inversion(pipeline, arguments.scenes),
         ]
@@ -100,7 +100,7 @@ def _rates(pictures: dict[str, list[Pixels]], device: str) -> str:
 def _inversion(pipeline: Pipeline, scenes: int) -> str:
     images = torch.from_numpy(np.stack([sample_scene("audit", i).image for i in range(scenes)]))
     clean = pipeline.encode_images(images.permute(0, 3, 1, 2).float() / 127.5 - 1)
-    model, schedule = noise_model(pipeline.unet), pipeline.schedule(STEPS)
+    model, schedule = noise_model(pipeline.unet), pipeline.schedule(INVERSION_STEPS)
     residuals, ratios = [], []
     for rows in torch.arange(scenes).split(BATCH):
         states = pipeline.encode_text([""] * len(rows))
@@ -111,7 +111,7 @@ def _inversion(pipeline: Pipeline, scenes: int) -> str:
         ratios += [psnr(*pair, peak=2.0) for pair in zip(before, after, strict=True)]
     good = sum(r < RESIDUAL_GOAL and p > PSNR_GOAL for r, p in zip(residuals, ratios, strict=True))
     return (
-        f"Inversion of {scenes} held-out scenes in {STEPS} steps under the null prompt, at most {PASSES} evaluations a step: "
+        f"Inversion of {scenes} held-out scenes in {INVERSION_STEPS} steps under the null prompt, at most {PASSES} evaluations a step: "
         f"residual below {RESIDUAL_GOAL:g} and round trip above {PSNR_GOAL:g} dB for {good}/{scenes} "
         f"(goal {SHARE_GOAL:.0%} {verdict(good / scenes, SHARE_GOAL)}); largest residual {max(residuals):.1e}, lowest round trip "
         f"{min(ratios):.1f} dB."

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-STAGES = ("vae", "judges", "classifier", "diffusion", "flow", "flow-further")
-TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion", "flow", "flow-further")  # one checkpoint each
+FLOW = ("flow", "flow-further", "flow-finish")
+STAGES = ("vae", "judges", "classifier", "diffusion", *FLOW)
+TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion", *FLOW)  # one checkpoint each
 
 
 def main() -> None:
@@ -42,9 +43,9 @@ def run_stage(stage: str, folder: Path, scale: float) -> None:
 
         saving.save_pipeline(*train_diffusion(saving.load_vae(folder), folder, scale))
     else:
-        from audit.testbed.train_flow import FIRST, SECOND, train_flow
+        from audit.testbed.train_flow import PHASES, train_flow
 
-        saving.save_flow_pipeline(*train_flow(FIRST if stage == "flow" else SECOND, folder, scale))
+        saving.save_flow_pipeline(*train_flow(PHASES[FLOW.index(stage)], folder, scale))
 
 
 if __name__ == "__main__":

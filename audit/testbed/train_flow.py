@@ -5,8 +5,9 @@ encoder is trained with the transformer. There is no T5. While it trains, the im
 also name what the scene shows at their place, by heads that are then dropped: with that the transformer learns what words
 mean in a fraction of the steps.
 
-It is trained in two phases. The second goes on from the averaged weights of the first: with larger batches of more scenes, and
-with Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all.
+It is trained in three phases, each from the averaged weights of the one before. The second takes larger batches of more scenes,
+and Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all. The third draws more often the
+classes that the second draws least surely.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from audit.testbed.train_diffusion import SCENES, WIDTH, draw_caption, encode_sc
 class Phase:
     """`steps` steps of `batch` of the first `scenes` scenes; `peak` is the highest learning rate, `name` the checkpoint's.
 
-    A phase that goes `further` begins with what the first one left in the build folder, or else with what ships, trains matrices
-    by Muon, and computes in bfloat16 where the machine does.
+    A phase that goes `further` begins with what the phase before it left in the build folder, or else with what ships, trains
+    matrices by Muon, and computes in bfloat16 where the machine does. Scenes that show one of the classes `oftener` are drawn
+    `OFTENER` times as often as others.
     """
 
     name: str
@@ -49,10 +51,14 @@ class Phase:
     peak: float
     seed: int
     further: bool
+    oftener: tuple[str, ...] = ()
 
 
 FIRST = Phase("flow", 12_000, SCENES, 32, 1.2e-3, 61, further=False)
 SECOND = Phase("flow-further", 5_000, 2 * SCENES, 64, 1e-3, 62, further=True)
+THIRD = Phase("flow-finish", 2_000, 2 * SCENES, 64, 7e-4, 64, further=True, oftener=("cross", "hexagon"))
+PHASES = (FIRST, SECOND, THIRD)
+OFTENER = 4
 SEED = 61  # of the weights that the first phase begins with
 LAYERS, HEADS, HEAD_WIDTH = 6, 5, 32
 NAMING_LAYER, NAMING_WEIGHT = 3, 0.1
@@ -194,24 +200,31 @@ def _start(
     phase: Phase, folder: Path, tokenizer: CLIPTokenizer
 ) -> tuple[SD3Transformer2DModel, CLIPTextModelWithProjection]:
     """Return the transformer and the second text encoder as the phase begins with them, in float32."""
+    names = [one.name for one in PHASES]
+    before = folder / f"{names[names.index(phase.name) - 1]}.pt" if phase.further else None
+    if before is not None and not before.exists():
+        return (
+            SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32),
+            CLIPTextModelWithProjection.from_pretrained(
+                WEIGHTS / "sd3" / "text_encoder_2", dtype=torch.float32, attn_implementation="eager"
+            ),
+        )
     transformer, second = build(_make_transformer, SEED), build(lambda: _make_text_encoder(tokenizer), SEED + 1)
-    if not phase.further:
-        return transformer, second
-    first = folder / f"{FIRST.name}.pt"
-    if first.exists():
-        average = torch.load(first, map_location="cpu", weights_only=True)["ema"]
+    if before is not None:
+        average = torch.load(before, map_location="cpu", weights_only=True)["ema"]
         for name, module in (("transformer", transformer), ("text", second)):
             start = f"{name}."
             module.load_state_dict(
                 {key.removeprefix(start): value for key, value in average.items() if key.startswith(start)}
             )
-        return transformer, second
-    return (
-        SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32),
-        CLIPTextModelWithProjection.from_pretrained(
-            WEIGHTS / "sd3" / "text_encoder_2", dtype=torch.float32, attn_implementation="eager"
-        ),
-    )
+    return transformer, second
+
+
+def _chances(scenes: Scenes, oftener: tuple[str, ...]) -> torch.Tensor:
+    """Return how often each scene (N,) is drawn, relative to one that shows none of the classes `oftener`."""
+    numbers = [ALL_CLASSES.index(name) for name in oftener]
+    showing = torch.from_numpy(np.isin(scenes.objects[:, :, 0], numbers).any(1))
+    return 1.0 + (OFTENER - 1) * showing
 
 
 def _matrices(modules: dict[str, nn.Module]) -> list[str]:
@@ -242,12 +255,17 @@ def train_flow(
     factor = vae.config["scaling_factor"]
     shifted(vae, scaled[:4096])
     latents = (scaled.float() / factor - vae.config["shift_factor"]) * vae.config["scaling_factor"]
+    chances = _chances(scenes, phase.oftener)
     keep_code_private()
     network = torch.compile(transformer) if has_compiler() else transformer
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         """Return the loss of a batch that `generator` draws."""
-        rows = torch.randint(len(scenes), (phase.batch,), generator=generator)
+        rows = (
+            torch.multinomial(chances, phase.batch, replacement=True, generator=generator)
+            if phase.oftener
+            else torch.randint(len(scenes), (phase.batch,), generator=generator)
+        )
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
         texts = [draw_caption(scenes, int(row), rng) for row in rows]
         tokens = tokenizer(texts, padding="max_length", max_length=CONTEXT, return_tensors="pt")["input_ids"]

@@ -76,7 +76,7 @@ def scenes(
 @app.command("train")
 def train(
     stage: Annotated[
-        str, typer.Option("--stage", help="vae, judges, classifier, diffusion, flow, flow-further or all.")
+        str, typer.Option("--stage", help="vae, judges, classifier, diffusion, flow, flow-further, flow-finish or all.")
     ] = "all",
     build: Annotated[Path, typer.Option("--build", help="Folder for checkpoints and rendered scenes.")] = BUILD,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Multiplies every number of steps.")] = 1.0,

@@ -1,24 +1,28 @@
-"""The two phases in which the testbed's second backbone is trained."""
+"""The phases in which the testbed's second backbone is trained."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import SD3Transformer2DModel
 
-from audit.testbed import train_flow
+from audit.machine.compilers import has_compiler
+from audit.testbed import train, train_flow
+from audit.testbed.captions import ALL_CLASSES
+from audit.testbed.data import NOTHING, Scenes
 from audit.testbed.saving import WEIGHTS
-from audit.testbed.train_flow import FIRST, SECOND, Phase
+from audit.testbed.train_flow import FIRST, OFTENER, PHASES, SECOND, THIRD, Phase
 
 
 def short(phase: Phase) -> Phase:
     return dataclasses.replace(phase, steps=2, scenes=16, batch=4)
 
 
-@pytest.mark.parametrize("phase", [FIRST, SECOND], ids=lambda phase: phase.name)
+@pytest.mark.parametrize("phase", PHASES, ids=lambda phase: phase.name)
 def test_a_phase_trains_transformer_and_text_encoder(
     phase: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -33,12 +37,17 @@ def test_a_phase_trains_transformer_and_text_encoder(
     assert vae.config["shift_factor"] and first.config.projection_dim and len(tokenizer)
 
 
-def test_the_second_phase_begins_with_the_average_that_the_first_left(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_stages_of_the_command_are_the_phases() -> None:
+    assert tuple(phase.name for phase in PHASES) == train.FLOW
+
+
+@pytest.mark.parametrize(("before", "after"), [(FIRST, SECOND), (SECOND, THIRD)], ids=["second", "third"])
+def test_a_further_phase_begins_with_the_average_that_the_one_before_left(
+    before: Phase, after: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
-    *_, text, _, trained = train_flow.train_flow(short(FIRST), tmp_path)
-    *_, second, _, transformer = train_flow.train_flow(dataclasses.replace(short(SECOND), steps=0), tmp_path)
+    *_, text, _, trained = train_flow.train_flow(short(before), tmp_path)
+    *_, second, _, transformer = train_flow.train_flow(dataclasses.replace(short(after), steps=0), tmp_path)
     for one, other in ((text, second), (trained, transformer)):
         assert all(torch.equal(value, other.state_dict()[name]) for name, value in one.state_dict().items())
 
@@ -51,6 +60,32 @@ def test_without_a_first_phase_the_second_begins_with_what_ships(
     shipped = SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32)
     assert all(torch.equal(value, transformer.state_dict()[name]) for name, value in shipped.state_dict().items())
     assert second.config.projection_dim == shipped.config.pooled_projection_dim // 2
+
+
+def test_scenes_of_the_classes_that_a_phase_names_are_drawn_more_often() -> None:
+    ring, cross, hexagon = (ALL_CLASSES.index(name) for name in ("ring", "cross", "hexagon"))
+    classes = [(ring, NOTHING), (cross, NOTHING), (ring, hexagon), (hexagon, cross)]
+    objects = np.array([[(kind, 0, 0) for kind in pair] for pair in classes])
+    scenes = Scenes(np.zeros((4, 64, 64, 3), np.uint8), objects, np.zeros(4, np.int64), np.zeros((4, 64), np.int64))
+    assert train_flow._chances(scenes, ("cross", "hexagon")).tolist() == [1, OFTENER, OFTENER, OFTENER]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_compiler(), reason="nothing here compiles")
+def test_a_compiled_network_is_trained_to_the_same_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the rounding of the products, which are computed in another order; two steps move weights by up to 1e-4."""
+    *_, compiled = train_flow.train_flow(short(THIRD), tmp_path / "compiled")
+    monkeypatch.setattr(train_flow, "has_compiler", lambda: False)
+    *_, plain = train_flow.train_flow(short(THIRD), tmp_path / "plain")
+    shipped = SD3Transformer2DModel.from_pretrained(WEIGHTS / "sd3" / "transformer", torch_dtype=torch.float32)
+    moved = distance(shipped, plain)
+    assert moved > 0
+    assert distance(compiled, plain) < 0.1 * moved
+
+
+def distance(one: torch.nn.Module, other: torch.nn.Module) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return sum(float((a - b).pow(2).sum()) for a, b in pairs) ** 0.5
 
 
 def test_attention_is_computed_in_float32_under_autocast() -> None:
