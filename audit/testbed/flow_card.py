@@ -111,8 +111,8 @@ def _inversion(pipeline: Pipeline, scenes: int) -> str:
         ratios += [psnr(*pair, peak=2.0) for pair in zip(before, after, strict=True)]
     good = sum(r < RESIDUAL_GOAL and p > PSNR_GOAL for r, p in zip(residuals, ratios, strict=True))
     return (
-        f"Inversion of {scenes} held-out scenes in {INVERSION_STEPS} steps under the null prompt, at most {PASSES} evaluations a step: "
-        f"residual below {RESIDUAL_GOAL:g} and round trip above {PSNR_GOAL:g} dB for {good}/{scenes} "
+        f"Inversion of {scenes} held-out scenes in {INVERSION_STEPS} steps under the null prompt, at most {PASSES} evaluations "
+        f"a step: residual below {RESIDUAL_GOAL:g} and round trip above {PSNR_GOAL:g} dB for {good}/{scenes} "
         f"(goal {SHARE_GOAL:.0%} {verdict(good / scenes, SHARE_GOAL)}); largest residual {max(residuals):.1e}, lowest round trip "
         f"{min(ratios):.1f} dB."
     )
