@@ -10,6 +10,7 @@ from audit.report.markdown import render_section
 from audit.report.view import Column, Section, Table
 from audit.verdict.results import CrrRow, RunResult
 from deployments.testbed_page.erasers import CONFIDENCE, Rate
+from deployments.testbed_page.probes import TRIVIAL
 
 _HEADS = ("concept", "scenario", "defence", "CRR", "without filters", "un-erased", "unlearned class")
 
@@ -44,7 +45,7 @@ def _rows(rows: Sequence[CrrRow]) -> Iterator[tuple[str, ...]]:
             continue
         same = [one for one in rows if (one.scenario, one.concept) == (row.scenario, row.concept)]
         never = {one.subject for one in same if one.control == Control.UNLEARNED}
-        point = [one for one in same if _at(one) == _at(row)]
+        point = [one for one in same if _at(one) == _at(row) and one.control not in TRIVIAL]
         unerased = [one for one in point if one.subject == row.subject and one.defence == "none"]
         strange = [one for one in point if one.subject in never]
         strange = [one for one in strange if one.defence == row.defence] or strange

@@ -42,5 +42,18 @@ def test_each_cell_stands_beside_the_un_erased_model_and_its_own_unlearned_class
     ]  # fmt: skip
 
 
+def test_the_trivial_control_of_an_attack_is_no_picture_of_the_un_erased_model() -> None:
+    """Random tokens are drawn through the un-erased model as well, and show what they do without the attack."""
+    crr = (
+        row("p4d", "esd-x", 9, kind="adversarial-text"),
+        row("p4d", "none", 31, "backbone", kind="adversarial-text"),
+        row("p4d", "none", 2, "random-tokens", kind="adversarial-text"),
+    )
+    numbered = tuple(dataclasses.replace(one, cell_id=number) for number, one in enumerate(crr))
+    spec = {"gate": {"judges": ["classifier"]}}
+    text = rates.block(dataclasses.replace(runs.passing(), crr=numbered, spec=spec))
+    assert cells(text, "ring", "p4d", "esd-x")[4] == "0.97 = 31/32 (0.84-1.00)"
+
+
 def test_a_run_without_filters_has_no_column_for_them() -> None:
     assert "without filters" not in written(0, 2) and "without filters" in written(0, 1, 2)
