@@ -95,8 +95,7 @@ class Store:
             if not stored:
                 self._con.execute("insert into index_version values (?)", [digest()])
             made = f"marts {marts_digest()}"
-            (comment,) = self._con.execute(_COMMENT).fetchone() or (None,)
-            if comment != made:
+            if self._con.execute(_COMMENT).fetchall() != [(made,)]:
                 create_marts(self._con)
                 self._con.execute(f"comment on table index_version is '{made}'")
 

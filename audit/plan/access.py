@@ -12,8 +12,10 @@ def access_of(spec: Spec) -> dict[str, str]:
     """Return scenario -> what whoever attacks controls there. A search for prompts is white box where its method says so."""
     found = {}
     for scenario in spec.scenarios:
-        found[scenario.name] = access_words(scenario.model_dump(mode="json")) or scenario.kind
         if isinstance(scenario, AdversarialTextScenario) and scenario.prompts is None:
             method = registry.ATTACKS.find(scenario.method, f"scenarios.{scenario.name}")
-            found[scenario.name] = f"prompts that {method.name} finds ({'white' if method.white_box else 'black'} box)"
+            words = f"prompts that {method.name} finds ({'white' if method.white_box else 'black'} box)"
+        else:
+            words = access_words(scenario.model_dump(mode="json")) or scenario.kind
+        found[scenario.name] = words
     return found

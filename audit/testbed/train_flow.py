@@ -261,7 +261,7 @@ def train_flow(
 
     def loss_of(generator: torch.Generator) -> torch.Tensor:
         """Return the loss of a batch that `generator` draws."""
-        rows = (
+        rows = (  # uniform draws stay those of the first phases' trainings, step by step
             torch.multinomial(chances, phase.batch, replacement=True, generator=generator)
             if phase.oftener
             else torch.randint(len(scenes), (phase.batch,), generator=generator)

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from audit.errors import AuditError
+from audit.testbed.train import STAGES  # loads no torch
 from flows.commands import options
 from flows.console import emit_json, say
 
@@ -75,14 +76,12 @@ def scenes(
 
 @app.command("train")
 def train(
-    stage: Annotated[
-        str, typer.Option("--stage", help="vae, judges, classifier, diffusion, flow, flow-further, flow-finish or all.")
-    ] = "all",
+    stage: Annotated[str, typer.Option("--stage", help=f"{', '.join(STAGES)} or all.")] = "all",
     build: Annotated[Path, typer.Option("--build", help="Folder for checkpoints and rendered scenes.")] = BUILD,
     scale: Annotated[float, typer.Option("--scale", min=0.0, help="Multiplies every number of steps.")] = 1.0,
 ) -> None:
     """Train the testbed from scratch; every stage resumes where it stopped."""
-    from audit.testbed.train import STAGES, run_stage
+    from audit.testbed.train import run_stage
 
     if stage not in (*STAGES, "all"):
         raise AuditError(f"there is no stage {stage!r}", where="--stage", next_step=f"use {', '.join(STAGES)} or all")
