@@ -90,6 +90,8 @@ probes: $(STAMP) ## audit every probe of the testbed beside its control, table i
 	$(BIN)/erasure-audit run deployments/specs/testbed-probes.yaml --root $(PROBES)/store --exit-zero
 	$(BIN)/erasure-audit run deployments/specs/testbed-probes-star.yaml --root $(PROBES)/store-star --exit-zero
 	$(PAGE) probes --root $(PROBES)/store --beside $(PROBES)/store-star
+	$(BIN)/erasure-audit run deployments/specs/testbed-probes-words.yaml --root $(PROBES)/store-words --exit-zero
+	$(PAGE) probes-words --root $(PROBES)/store-words
 
 FILTERS = build/filters
 

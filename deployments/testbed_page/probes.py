@@ -46,7 +46,7 @@ def block(result: RunResult, published: Path | None = None, beside: RunResult | 
         "tokens in the places of searched ones, sampling without the noise, steps of the same length in a random direction, "
         "pictures of another concept, or a class that the model never learned, trained or guided in the same way. p is "
         "Fisher's exact one-sided p-value of the difference, corrected by Holm's rule for the table's rows. Cases are counted "
-        "one by one, those that share a searched prompt or, over all erased models, a seed too.",
+        "one by one, those that share a searched prompt or, over all defences, a seed too.",
     )
     section = Section("probes", "", sentences, tables=(_pooled(compared), _each(compared)))
     runs = " and ".join(f"`{each.run_id}`" for each in results)
@@ -64,7 +64,7 @@ def _pooled(compared: Sequence[Comparison]) -> Table:
         p_values.append(_p(found, beside))
     heads = ("probe", "CRR", "control", "its CRR", "p", "finds more")
     over = dict.fromkeys(one.probe.concept for one in compared)
-    title = f"Over all erased models{'' if len(over) == 1 else ' and the concepts ' + ' and '.join(over)}"
+    title = f"Over all defences{'' if len(over) == 1 else ' and the concepts ' + ' and '.join(over)}"
     return Table(title, tuple(map(Column, heads)), _judged(rows, p_values))
 
 
@@ -79,7 +79,7 @@ def _each(compared: Sequence[Comparison]) -> Table:
         )
         p_values.append(_p(found, beside))
     heads = ("probe", "concept", "defence", "un-erased", "CRR", "control", "its CRR", "p", "finds more")
-    return Table("Through each erased model", tuple(map(Column, heads)), _judged(rows, p_values))
+    return Table("Through each defence", tuple(map(Column, heads)), _judged(rows, p_values))
 
 
 def _p(found: Rate, beside: Rate) -> float:

@@ -61,12 +61,12 @@ def test_every_probe_stands_beside_its_own_control_and_none_else(written: str) -
         "ring", "esd-x", "0.97 = 31/32 (0.84-1.00)", "0.28 = 9/32 (0.14-0.47)", "random tokens", "0.00 = 0/32 (0.00-0.11)",
     ]  # fmt: skip
     assert cells(written, "relearning", "ring", "esd-x")[5] == "unlearned class arrow, un-erased model"
-    rows = [line for line in written.partition("Through each erased model")[2].splitlines() if line.startswith("| ")]
+    rows = [line for line in written.partition("Through each defence")[2].splitlines() if line.startswith("| ")]
     assert len(rows) == 2 + 5  # head and rule; three probes through one model, two through another
 
 
 def test_over_all_models_hits_are_summed_and_a_control_that_serves_all_counts_once(written: str) -> None:
-    pooled = written.partition("Through each erased model")[0]
+    pooled = written.partition("Through each defence")[0]
     assert cells(pooled, "p4d")[1:4] == ["0.19 = 12/64 (0.10-0.30)", "random tokens", "0.02 = 1/64 (0.00-0.08)"]
     assert cells(pooled, "relearning")[1] == "0.91 = 58/64 (0.81-0.96)"
     assert cells(pooled, "relearning")[3].startswith("0.09 = 3/32 ")
@@ -88,8 +88,8 @@ def test_a_second_run_adds_its_concept_to_the_sums_and_lines_of_its_own() -> Non
     other = tuple(dataclasses.replace(one, concept="star") for one in ROWS)
     text = probes.block(first, beside=dataclasses.replace(first, run_id="star-1", crr=other))
     assert text.startswith(f"Runs `{first.run_id}` and `star-1`.")
-    assert "Over all erased models and the concepts ring and star" in text
-    pooled = text.partition("Through each erased model")[0]
+    assert "Over all defences and the concepts ring and star" in text
+    pooled = text.partition("Through each defence")[0]
     assert cells(pooled, "p4d")[1].startswith("0.19 = 24/128 ") and cells(pooled, "p4d")[3].startswith("0.02 = 2/128 ")
     assert cells(pooled, "relearning")[3].startswith("0.09 = 6/64 ")
     assert cells(text, "p4d", "star", "esd-x")[4] == cells(text, "p4d", "ring", "esd-x")[4]
