@@ -8,13 +8,13 @@ values (on the meta device) are no weights, whatever file they come from.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 import torch
 
 from audit.errors import CheckpointError
+from audit.weights.scales import is_scale
 
 FP8 = ("float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 _READ = ("float64", "float32", "float16", "bfloat16", *FP8)
@@ -27,11 +27,6 @@ _SAFETENSORS = {
     "I32": "int32", "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8",
     "BOOL": "bool", "F8_E8M0": "float8_e8m0fnu", "C64": "complex64",
 }  # fmt: skip
-# What quantising code keeps beside the tensors: ComfyUI, kohya, bitsandbytes, quanto, GPTQ.
-_SCALES = re.compile(
-    r"(^|\.)(scaled_fp8|scale_weight|weight_scale|scale_input|input_scale|output_scale|SCB|weight_format|absmax"
-    r"|quant_map|qweight|qzeros|_data|_scale)$|\.quant_state\."
-)
 _EIGHT_BITS = ("int8", "uint8", "float8_e8m0fnu", "F4")
 NEXT = "save it as float32, float16 or bfloat16, dense, with the code that wrote it"
 
@@ -100,7 +95,7 @@ def _is_read(tensor: Stored, values: bool) -> bool:
 
 def check_not_quantised(tensors: Mapping[str, Stored], where: str) -> None:
     """Raise `CheckpointError` when names or dtypes show weights that are meaningless without the code that quantised them."""
-    scales = [name for name in tensors if _SCALES.search(name)]
+    scales = [name for name in tensors if is_scale(name)]
     small = [name for name, tensor in tensors.items() if (tensor.stored or "").startswith((*_EIGHT_BITS, "quantised"))]
     if not scales and 2 * _numbers(tensors[name] for name in small) < max(_numbers(tensors.values()), 1):
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from safetensors import SafetensorError, safe_open
 
-from audit.diffusion.strict_loading import Misfit, check_kind, read_tensors, stored_shapes
+from audit.diffusion.strict_loading import Misfit, check_kind, computable, read_tensors, stored_shapes
 from audit.weights.original_names import Piece
 from audit.weights.references import ModelRef, weight_paths
 from audit.weights.single_file import pieces_of
@@ -29,7 +29,7 @@ def part_tensors(ref: ModelRef, part: str) -> dict[str, torch.Tensor]:
     try:
         with safe_open(str(ref.single.path), framework="pt", device="cpu") as file:
             pieces = pieces_of(ref.single, part)[0]
-            return {name: piece_of(file.get_tensor(piece.source), piece) for name, piece in pieces.items()}
+            return {name: piece_of(computable(file.get_tensor(piece.source)), piece) for name, piece in pieces.items()}
     except (SafetensorError, OSError, RuntimeError) as error:
         first = " ".join(str(error).split())[:300]
         raise Misfit(f"{ref.single.path.name} is no valid safetensors file ({first})") from None

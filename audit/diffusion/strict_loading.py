@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from audit.weights.files import Stored, safetensors_header
+from audit.weights.scales import is_scale
 
 if TYPE_CHECKING:
     from diffusers import ModelMixin
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     Loader: TypeAlias = type[PreTrainedModel] | type[_BaseAutoModelClass]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
+_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")  # plain numbers, where no scales are beside them
 _COUNTS = ("I64", "I32", "U8", "BOOL")  # of batches seen, or of positions
 # Older files store the constant 0, 1, 2, ... of position embeddings; newer classes compute it.
 _CONSTANT = "embeddings.position_ids"
@@ -56,9 +58,16 @@ def stored_shapes(paths: Sequence[Path]) -> dict[str, tuple[int, ...]]:
 
 
 def check_kind(name: str, stored: Stored) -> None:
-    """Return when a tensor's dtype is one that can be read. Raises `Misfit` otherwise."""
-    if stored.dtype not in (*_FLOATS, *_COUNTS):
+    """Return when a tensor can be read. Raises `Misfit` for a dtype that holds no weights and for scales of quantised ones."""
+    if is_scale(name):
+        raise Misfit(f"it is quantised, with scales beside its weights ({name[:80]})")
+    if stored.dtype not in (*_FLOATS, *_EIGHT_BITS, *_COUNTS):
         raise Misfit(f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used")
+
+
+def computable(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the same numbers in a dtype that can be computed with: those of eight bits in bfloat16, which holds them exactly."""
+    return tensor.to(torch.bfloat16) if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
 
 
 def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
@@ -68,7 +77,7 @@ def read_tensors(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
     for path in paths:
         try:
             with safe_open(str(path), framework="pt", device="cpu") as file:
-                tensors |= {name: file.get_tensor(name) for name in file.keys() if name in names}  # noqa: SIM118
+                tensors |= {name: computable(file.get_tensor(name)) for name in file.keys() if name in names}  # noqa: SIM118
         except (SafetensorError, OSError, RuntimeError) as error:
             raise Misfit(f"{path.name} is no valid safetensors file ({_first(error)})") from None
     return tensors

@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from diffusers.loaders.single_file_utils import convert_flux_transformer_checkpoint_to_diffusers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from audit.checkpoints import apply_artefact, backbone_files
 from audit.diffusion.denoisers import PackedTransformer
@@ -297,9 +297,25 @@ def test_a_file_in_half_precision_is_read(sd1: tuple[State, Path], tmp_path: Pat
     state = {n: t.half() if t.is_floating_point() else t for n, t in sd1[0].items()}
     file = saved(state, tmp_path / "fp16.safetensors")
     assert loaded(f"{file}#config={sd1[1]}").unet.dtype == torch.float32
-    eight = {n: t.to(torch.float8_e4m3fn) if n.endswith("out.2.weight") else t for n, t in load_file(file).items()}
-    with pytest.raises(CheckpointError, match=r"out.2.weight is stored as F8_E4M3, which holds no weights"):
-        loaded(f"{saved(eight, tmp_path / 'fp8.safetensors')}#config={sd1[1]}")
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_a_file_in_float8_is_read_as_its_numbers_unless_scales_are_beside_them(
+    sd1: tuple[State, Path], tmp_path: Path, dtype: torch.dtype
+) -> None:
+    eight = {n: t.to(dtype) if t.is_floating_point() else t for n, t in sd1[0].items()}
+    plain = {n: t.float() if t.is_floating_point() else t for n, t in eight.items()}
+    found, expected = (
+        loaded(f"{saved(state, tmp_path / name)}#config={sd1[1]}")
+        for name, state in (("fp8.safetensors", eight), ("fp32.safetensors", plain))
+    )
+    for part in ("unet", "vae", "text_encoder"):
+        numbers = getattr(expected, part).state_dict()
+        assert all(torch.equal(t, numbers[n]) for n, t in getattr(found, part).state_dict().items())
+    weight = "model.diffusion_model.out.2"
+    scaled = {**eight, f"{weight}.scale_weight": torch.ones(())}
+    with pytest.raises(CheckpointError, match=rf"quantised, with scales beside its weights \({weight}.scale_weight\)"):
+        loaded(f"{saved(scaled, tmp_path / 'scaled.safetensors')}#config={sd1[1]}")
 
 
 def test_the_testbed_may_lend_its_settings(tmp_path: Path) -> None:

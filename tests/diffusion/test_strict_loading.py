@@ -70,7 +70,7 @@ EXTRA: Callable[[Tensors], Tensors] = lambda tensors: {**tensors, "extra.weight"
         ("unet", EXTRA, "1 unexpected keys, first extra.weight"),
         ("unet", replaced("conv_out.weight", lambda t: t[:2]), "1 mismatched keys, first conv_out.weight"),
         ("unet", replaced("conv_out.bias", with_nan), "1 of its tensors hold numbers that are not finite"),
-        ("unet", replaced("conv_out.bias", lambda t: t.to(torch.float8_e4m3fn)), "stored as F8_E4M3"),
+        ("unet", replaced("conv_out.bias", lambda t: t.to(torch.float8_e8m0fnu)), "stored as F8_E8M0"),
         ("unet", replaced("conv_out.bias", lambda t: t.to(torch.int64)), "1 keys without weights, first conv_out.bias"),
         ("vae", without("decoder.conv_out"), "2 missing keys, first decoder.conv_out.bias"),
         ("vae", renamed("vae."), "missing keys, first decoder."),
