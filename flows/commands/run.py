@@ -15,6 +15,7 @@ import typer
 
 from audit import locations
 from audit.errors import EXIT_INCONCLUSIVE, AuditError, EnvironmentProblem, Interrupted
+from audit.machine import garbage
 from audit.plan.preflight.compiler import require_compiler
 from audit.spec.document import load_spec
 from flows import environment
@@ -225,10 +226,13 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
 
 def _import_what_flows_need() -> None:
     """Import what takes seconds and nearly every run uses."""
-    import flows.audit
-    import flows.work  # noqa: F401
-    from audit.compute import worker  # noqa: F401
-    from audit.index import expectations  # noqa: F401
+    if "audit.compute.worker" in sys.modules:
+        return
+    with garbage.lasting():
+        import flows.audit
+        import flows.work  # noqa: F401
+        from audit.compute import worker  # noqa: F401
+        from audit.index import expectations  # noqa: F401
 
 
 def _tell_failures(stages: Sequence[StageReport]) -> int:
