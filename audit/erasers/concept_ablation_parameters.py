@@ -61,7 +61,8 @@ PRESETS: Mapping[str, Mapping[str, object]] = {
     "testbed": {
         "anchor": "shape",
         "iterations": 150,
-        "learning_rate": 1e-3,
+        "learning_rate": 5e-4,
+        "prior_weight": 1.0,
         "templates": ("a photo of a {phrase}", "a {phrase}", "{phrase}"),
         "sampler": "ddim",
         "steps": 20,
