@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Loader: TypeAlias = type[PreTrainedModel] | type[_BaseAutoModelClass]
 
 _FLOATS = ("F16", "BF16", "F32", "F64")
-_EIGHT_BITS = ("F8_E4M3", "F8_E5M2")  # plain numbers, where no scales are beside them
+_FLOAT8 = ("F8_E4M3", "F8_E5M2")  # plain numbers, where no scales are beside them
 _COUNTS = ("I64", "I32", "U8", "BOOL")  # of batches seen, or of positions
 # Older files store the constant 0, 1, 2, ... of position embeddings; newer classes compute it.
 _CONSTANT = "embeddings.position_ids"
@@ -61,7 +61,7 @@ def check_kind(name: str, stored: Stored) -> None:
     """Return when a tensor can be read. Raises `Misfit` for a dtype that holds no weights and for scales of quantised ones."""
     if is_scale(name):
         raise Misfit(f"it is quantised, with scales beside its weights ({name[:80]})")
-    if stored.dtype not in (*_FLOATS, *_EIGHT_BITS, *_COUNTS):
+    if stored.dtype not in (*_FLOATS, *_FLOAT8, *_COUNTS):
         raise Misfit(f"its tensor {name} is stored as {stored.dtype[:40]}, which holds no weights that can be used")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -224,10 +225,9 @@ def flow_of(run_id: str, root: str | None, verbose: bool) -> Iterator[None]:
         ) from error
 
 
+@functools.cache  # once is enough, and what is alive at a later run is not what imports left
 def _import_what_flows_need() -> None:
     """Import what takes seconds and nearly every run uses."""
-    if "audit.compute.worker" in sys.modules:
-        return
     with garbage.lasting():
         import flows.audit
         import flows.work  # noqa: F401

@@ -106,6 +106,17 @@ def test_a_run_is_not_planned_with_them(
     assert caught.value.what.startswith(f"the backbone's {part} cannot be loaded: ") and message in caught.value.what
 
 
+def test_a_part_in_float8_is_read_as_its_numbers_unless_scales_are_beside_them(tiny_copy: Path) -> None:
+    change(tiny_copy, "unet", replaced("conv_out.bias", lambda t: torch.full_like(t, 0.3).to(torch.float8_e4m3fn)))
+    pipeline = load_pipeline(resolve_model(str(tiny_copy)), torch.device("cpu"))
+    assert pipeline.unet.state_dict()["conv_out.bias"].unique().tolist() == [
+        0.3125
+    ]  # three bits behind the leading one
+    change(tiny_copy, "unet", lambda tensors: {**tensors, "conv_out.weight_scale": torch.ones(1)})
+    with pytest.raises(CheckpointError, match=r"quantised, with scales beside its weights \(conv_out.weight_scale\)"):
+        load(tiny_copy)
+
+
 def test_a_vae_in_the_unets_place_is_refused_by_name(tiny_copy: Path) -> None:
     (tiny_copy / FILES["unet"]).write_bytes((tiny_copy / FILES["vae"]).read_bytes())
     with pytest.raises(CheckpointError, match=r"backbone's unet cannot be loaded: its weights have \d+ missing keys"):
