@@ -211,7 +211,7 @@ def record_decision(
     record = record_verdict(
         journal, result.run_id, command, operator(), policy, result.verdict, folded, opened_by, regression
     )
-    publish(journal, database, lambda store: store.load_decisions(journal, result.run_id, record))
+    publish(journal, database, lambda store: store.load_decisions(journal, result.run_id))
     return record
 
 

@@ -18,6 +18,7 @@ import binascii
 import dataclasses
 import datetime as dt
 import hashlib
+import itertools
 import json
 import re
 import time
@@ -88,9 +89,16 @@ def raw_entries(store: ObjectStore) -> dict[int, bytes]:
 
 
 def numbers(store: ObjectStore) -> list[int]:
-    """Return the numbers of the entries below a storage root, in order. Raises `JournalError` when it cannot be listed."""
+    """Return the numbers of the entries below a storage root, in order. Raises `JournalError` when it cannot be listed.
+
+    An object store may list less than it holds: what is not listed, up to the first number that is nowhere, is asked for by name.
+    """
     matches = [_NAME.fullmatch(name) for name, _ in store.entries(FOLDER)]
-    return sorted(int(match[1]) for match in matches if match)
+    listed = {int(match[1]) for match in matches if match}
+    unlisted = itertools.takewhile(
+        lambda number: store.exists(name_of(number)), (number for number in itertools.count(1) if number not in listed)
+    )
+    return sorted({*listed, *unlisted})
 
 
 def read_entries(store: ObjectStore) -> list[Entry]:

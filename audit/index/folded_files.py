@@ -89,12 +89,11 @@ def record_plan(journal: Journal, run_id: str, now: dt.datetime) -> None:
         """Return the plan files' digests; None when they are on record already."""
         if newest(earlier).files:
             return None
-        names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}
         return {
             "files": [
                 {"name": name, "sha256": run_file_sha256(journal, run_id, name)}
                 for name in _PLAN_FILES
-                if name in names
+                if journal.store.exists(f"runs/{run_id}/{name}")  # never by a listing, which may be older
             ]
         }
 

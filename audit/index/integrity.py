@@ -187,7 +187,9 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
     present = {name for name, _ in journal.store.entries(folder)}
     for name, sha256 in files.items():
         url = journal.store.url(f"{folder}/{name}")
-        if name not in present:
+        if name not in present and not journal.store.exists(
+            f"{folder}/{name}"
+        ):  # a listing may be older than its objects
             yield Change("missing", url, "it was there when the run was planned", file=name)
         elif run_file_sha256(journal, run_id, name) != sha256:
             yield Change("changed", url, "its bytes are not those of the record", file=name)
@@ -197,7 +199,7 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
 
 
 def _unit_changes(journal: Journal, kind: str, entries: Mapping[str, UnitEntry], read_all: bool) -> Iterator[Change]:
-    listing = journal.listing(kind)
+    listing = journal.with_unlisted(kind, journal.listing(kind), entries)
     for name in listing.strange:
         yield Change("added", journal.store.url(name), "it has the name of no unit")
     to_read = []

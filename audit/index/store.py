@@ -31,7 +31,7 @@ from audit.index.writing import transaction
 from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
 from audit.storage.objects import link_new
-from audit.storage.run_records import DECISIONS, Record, read_records
+from audit.storage.run_records import DECISIONS, read_records
 
 __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]
 
@@ -136,10 +136,9 @@ class Store:
             self._con.execute("checkpoint")
             return total
 
-    def load_decisions(self, journal: Journal, run_id: str, newest: Record | None = None) -> None:
+    def load_decisions(self, journal: Journal, run_id: str) -> None:
         """Load the decisions on a folded run that came since; a run that the index does not hold is folded whole.
 
-        `newest` is one that was written just now: a listing of an object store may not show it yet.
         Raises `RecordChanged` when a decision on record was changed, `StoreError` when the index cannot be written.
         """
         run_key = identity.int_key(run_id)
@@ -147,10 +146,7 @@ class Store:
             if not self._con.execute("select 1 from runs where run_key = ?", [run_key]).fetchall():
                 self.consolidate(journal, run_id)  # somebody replaced the index since
                 return
-            decisions = read_records(journal, run_id, DECISIONS)
-            if newest and newest.number == len(decisions) + 1:
-                decisions.append(newest)
-            load_decisions(self._con, journal, run_id, run_key, decisions)
+            load_decisions(self._con, journal, run_id, run_key, read_records(journal, run_id, DECISIONS))
 
     def publish(self, directory: str | Path, keep: int = 3) -> Path:
         """Write a read-only copy to `directory` under a name that no publisher has used, and return its path.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -14,7 +14,7 @@ from audit.index import integrity
 from audit.index.folded_files import UnitEntry
 from audit.index.writing import insert, insert_records, transaction
 from audit.progress.steps import Step
-from audit.storage.journal import SCHEMAS, Journal, UnitFile
+from audit.storage.journal import SCHEMAS, Journal, Listing, UnitFile
 from audit.storage.run_records import RecordChanged
 from audit.storage.unit_files import runtime
 
@@ -57,7 +57,12 @@ class Listings:
     """What the journal holds of each kind, listed once for all runs of a consolidation, when it is first asked for."""
 
     def __init__(self, journal: Journal) -> None:
-        self.of = functools.cache(journal.listing)
+        self._journal = journal
+        self._of = functools.cache(journal.listing)
+
+    def of(self, kind: str, planned: Iterable[str]) -> Listing:
+        """Return the units of `kind`; what the listing does not show of the `planned` ones is asked for by name."""
+        return self._journal.with_unlisted(kind, self._of(kind), planned)
 
 
 def pending_units(
@@ -74,7 +79,7 @@ def pending_units(
     ).fetchall()
     if not planned:
         return {}, set(), []
-    listing = listings.of(kind)
+    listing = listings.of(kind, (key for key, _, _ in planned))
     stamps = listing.stamps
     complete = {
         key: stamps[key] for key, loaded, stamp in planned if key in stamps and not (loaded and stamp == stamps[key])

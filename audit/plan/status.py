@@ -98,8 +98,8 @@ class RunStatus:
 
 def unplanned(journal: Journal, run_id: str) -> bool:
     """Return whether a run has begun and is not planned yet: it lists its corpus, or was stopped before it had a plan."""
-    names = {name for name, _ in journal.store.entries(f"runs/{run_id}")}
-    return "spec.yaml" in names and "plan.json" not in names
+    folder = f"runs/{run_id}"
+    return journal.store.exists(f"{folder}/spec.yaml") and not journal.store.exists(f"{folder}/plan.json")
 
 
 def run_status(journal: Journal, run_id: str) -> RunStatus:

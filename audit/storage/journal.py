@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from audit.errors import JournalError
 from audit.files import Document
 from audit.storage.errors import StorageUnavailable, translated
-from audit.storage.listing import KEY, Listing, is_whole, listed
+from audit.storage.listing import KEY, Listing, is_whole, listed, with_unlisted
 from audit.storage.objects import ObjectStore
 from audit.storage.threads import in_threads
 from audit.storage.unit_files import ADDED, SCHEMAS, encoded, header_in
@@ -94,6 +94,10 @@ class Journal:
     def listing(self, kind: str) -> Listing:
         """List the complete and the failed units of `kind`, in one pass over the folders. Raises `JournalError`."""
         return listed(self.store, kind)
+
+    def with_unlisted(self, kind: str, listing: Listing, planned: Iterable[str]) -> Listing:
+        """Return a listing and what it lacks of the `planned` units, as `listing.with_unlisted`. Raises `JournalError`."""
+        return with_unlisted(self.store, kind, listing, planned)
 
     def keys(self, kind: str) -> set[str]:
         """Return the keys of the complete units of `kind`, which a resume does not compute again. Raises `JournalError`."""

@@ -173,13 +173,18 @@ class ObjectStore:
             return bool(self.fs.exists(self.path(name)))
 
     def size(self, name: str) -> int | None:
-        """Return the size of object `name` in bytes, None when it is absent.
+        """Return the size of object `name` in bytes, None when it is absent. Raises as `entry`."""
+        entry = self.entry(name)
+        return entry.size if entry else None
+
+    def entry(self, name: str) -> ListedEntry | None:
+        """Return what a listing would tell of object `name`, asked for by its name; None when it is absent.
 
         Raises `JournalError` when the storage cannot be asked.
         """
         with translated(self.url(name)):
             try:
-                return int(self.fs.info(self.path(name))["size"] or 0)
+                return _entry(self.fs.info(self.path(name)))
             except FileNotFoundError as error:
                 if NO_BUCKET.search(str(error)):
                     raise
@@ -206,12 +211,7 @@ class ObjectStore:
                 return []
         # Some servers list the folder marker itself.
         own = self.path(name).rstrip("/")
-        found = [(str(entry["name"]).rstrip("/"), entry) for entry in listing]
-        return [
-            ListedEntry(path.rsplit("/", 1)[-1], int(entry.get("size") or 0), _stamp(entry), _time(entry))
-            for path, entry in found
-            if path != own
-        ]
+        return [_entry(entry) for entry in listing if str(entry["name"]).rstrip("/") != own]
 
     def probe(self) -> None:
         """Return when an object can be written, read back and deleted. Raises `JournalError` with the next step."""
@@ -254,6 +254,11 @@ def _protocol(root: str) -> str:
         what = f"the storage root cannot be used: its name holds the character {character!r}"
         raise JournalError(what, where=repr(root), next_step="choose a name without it")
     return protocol
+
+
+def _entry(entry: Document) -> ListedEntry:
+    name = str(entry["name"]).rstrip("/").rsplit("/", 1)[-1]
+    return ListedEntry(name, int(entry.get("size") or 0), _stamp(entry), _time(entry))
 
 
 def _stamp(entry: Document) -> str:

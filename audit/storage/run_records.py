@@ -65,18 +65,21 @@ def read_chain(journal: Journal, chain: Chain) -> list[Record]:
     Raises `RecordChanged` that names the file for one that was changed, swapped or renamed, that is missing, or that a newer
     version wrote; `JournalError` when the storage cannot be read.
     """
-    folder = chain.folder
-    names = sorted(name for name, _ in journal.store.entries(folder))
-    records: list[Record] = []
-    for name in names:
+    folder, last = chain.folder, 0
+    for name, _ in journal.store.entries(folder):
         match = _NAME.fullmatch(name)
-        if match is None:
+        if match is None or name != _file(int(match[1])):
             raise _changed(journal, f"{folder}/{name}", "a file that is no record was added")
-        expected = len(records) + 1
-        if int(match[1]) != expected or name != _file(expected):
-            raise _changed(journal, f"{folder}/{_file(expected)}", "a record is missing")
-        records.append(_read(journal, chain, f"{folder}/{name}", records[-1] if records else None))
-    return records
+        last = max(last, int(match[1]))
+    records: list[Record] = []
+    while True:  # beyond what was listed: an object store may list less than it holds
+        name = f"{folder}/{_file(len(records) + 1)}"
+        try:
+            records.append(_read(journal, chain, name, records[-1] if records else None))
+        except FileNotFoundError:
+            if len(records) < last:
+                raise _changed(journal, name, "a record is missing") from None
+            return records
 
 
 def append(
@@ -149,6 +152,7 @@ def _of_run(run_id: str, series: str) -> Chain:
 
 
 def _read(journal: Journal, chain: Chain, name: str, before: Record | None) -> Record:
+    """Return the record in a file. Raises `RecordChanged`; FileNotFoundError when there is no such file."""
     try:
         data = journal.store.get(name)
         document = parse_json(data)
@@ -156,8 +160,6 @@ def _read(journal: Journal, chain: Chain, name: str, before: Record | None) -> R
         number, version = record["number"], record["version"]
         text = canonical(record)
         whole = data == _encoded(text) and stated == _digest(text) and isinstance(record["at"], str)
-    except FileNotFoundError:
-        raise _changed(journal, name, "a record is missing") from None
     except (ForeignError, TypeError, KeyError, ValueError):
         raise _changed(journal, name, "a record was changed: it cannot be read") from None
     if not whole:

@@ -8,7 +8,9 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from audit.index.integrity import changes
 from audit.index.store import Store
+from audit.plan.document import KINDS
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import DECISIONS, append, read_records
@@ -38,10 +40,31 @@ def test_a_decision_is_folded_though_a_listing_does_not_show_it_yet(quiet: Stora
         assert journal.store.entries("runs/run-2/decisions") == []
         verdict = Verdict(VerdictStatus.PASS, ("a reason",), (), ())
         policy = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
-        record = record_verdict(journal, "run-2", "run", "tester", policy, verdict, None)
+        record_verdict(journal, "run-2", "run", "tester", policy, verdict, None)
         assert journal.store.entries("runs/run-2/decisions") == []
-        store.load_decisions(journal, "run-2", record)
-        store.load_decisions(journal, "run-2", record)
+        store.load_decisions(journal, "run-2")
+        store.load_decisions(journal, "run-2")
         copy = store.publish(tmp_path / "published")
     with duckdb.connect(str(copy), read_only=True) as con:
         assert con.execute("select decision_no, status from mart_verdicts").fetchall() == [(1, "PASS")]
+
+
+def test_units_are_folded_and_found_intact_though_a_listing_does_not_show_them_yet(
+    quiet: Storage, tmp_path: Path
+) -> None:
+    journal = Journal(quiet.store.root)
+    quiet.harm("s3-stale-listing", 1_000)
+    before = {kind: journal.listing(kind).complete for kind in KINDS}
+    Run("run-3", cells=[cell(0, 8)], instruments=[instrument()]).write(journal)
+    assert {kind: journal.listing(kind).complete for kind in KINDS} == before
+    with Store(tmp_path / "index.duckdb") as store:
+        assert store.consolidate(journal, "run-3").units == 4  # two that generate, two that detect
+        assert store.consolidate(journal, "run-3").units == 0
+        copy = store.publish(tmp_path / "published")
+    assert quiet.proxy.hits > 0
+    with duckdb.connect(str(copy), read_only=True) as con:
+        assert con.execute("select units_complete, units from mart_runs").fetchall() == [(4, 4)]
+    assert changes(journal, "run-3") == []
+    quiet.proxy.rule = None
+    with Store(tmp_path / "index.duckdb") as store:
+        assert store.consolidate(journal, "run-3").units == 0, "what was asked for by name has the stamp of a listing"
