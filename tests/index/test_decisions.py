@@ -165,8 +165,9 @@ def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
     get = journal.store.get
 
     def counted(name: str) -> bytes:
+        data = get(name)  # which raises where the next record is asked for and there is none
         reads["/".join(name.split("/")[2:])] += 1
-        return get(name)
+        return data
 
     monkeypatch.setattr(journal.store, "get", counted)
     published = consolidate(journal, "run-1", database)
@@ -176,7 +177,7 @@ def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
     reads.clear()
     record_decision(journal, result, database, "gate")
     assert {name: count for name, count in reads.items() if not name.startswith("decisions/")} == {
-        "folded/000001.json": 1, "folded/000002.json": 1, "folded/000003.json": 1  # the last: whether there is one
+        "folded/000001.json": 1, "folded/000002.json": 1
     }  # fmt: skip
     assert reads["decisions/000002.json"] == 1
     (copy,) = set(published.parent.iterdir()) - before
