@@ -30,7 +30,7 @@ from audit.index.unit_folding import Listings
 from audit.index.writing import transaction
 from audit.progress.steps import counted
 from audit.storage.journal import Journal, StorageUnavailable
-from audit.storage.objects import link_new
+from audit.storage.local_files import link_new
 from audit.storage.run_records import DECISIONS, read_records
 
 __all__ = ["Folded", "Replaceable", "Store", "explained", "latest", "published", "set_aside"]

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -26,16 +26,12 @@ from audit.errors import JournalError
 from audit.files import Document
 from audit.locations import refuse_credentials
 from audit.storage.errors import NO_BUCKET, code, translated
+from audit.storage.local_files import link_new, sync_folder
 from audit.storage.s3 import read_whole, s3_filesystem
 
 _RANGED_FROM = 1 << 20  # bytes; below, one request for all costs less than several for parts
 _NOT_IN_KEYS = "?#\\*[]\x00\r\n\t"  # versions, patterns and what servers and proxies cut off or rewrite
 _STALE_SECONDS = 24 * 3600.0
-_CLAIM_SECONDS = 10.0
-# What file systems without hard links answer (NFS, SMB, FAT, FUSE), or with a folder on another one mounted inside.
-_NO_LINKS = (
-    errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL, errno.EXDEV, errno.EMLINK,
-)  # fmt: skip
 _TAKEN = ("PreconditionFailed", "412")  # answers to a PUT on condition that the name is free
 
 
@@ -123,7 +119,7 @@ class ObjectStore:
         new = list(itertools.takewhile(lambda folder: not folder.exists(), target.parents))
         stored = files.place(target, write, unfinished=unfinished, **finish)
         for folder in (target.parent, *(folder.parent for folder in new)):  # a new folder's name too
-            _sync_folder(folder)
+            sync_folder(folder)
         return stored
 
     def get(self, name: str) -> bytes:
@@ -271,52 +267,3 @@ def _stamp(entry: Document) -> str:
 def _time(entry: Document) -> dt.datetime | None:
     time = entry.get("mtime") or entry.get("LastModified")
     return time if isinstance(time, dt.datetime) or not time else dt.datetime.fromtimestamp(time, dt.UTC)
-
-
-def link_new(temporary: Path, target: Path) -> bool:
-    """Give the finished file its name unless that is taken; return whether it was given."""
-    try:
-        os.link(temporary, target)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        with _claimed(target):
-            if target.exists():
-                return False
-            os.replace(temporary, target)
-    return True
-
-
-@contextlib.contextmanager
-def _claimed(target: Path) -> Iterator[None]:
-    """Let one writer at a time into the block for `target`, on a file system without hard links, by a file as a lock.
-
-    A lock that a killed writer left is taken over after `_CLAIM_SECONDS`; asking and renaming take far less.
-    """
-    claim = target.with_name(f".{target.name}.claim")
-    deadline = time.monotonic() + _CLAIM_SECONDS
-    while True:
-        try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-            break
-        except FileExistsError:
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.02)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(claim)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; a file system without folder fsync is left to its own guarantees."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

@@ -23,9 +23,10 @@ from audit.index import lock
 from audit.index.lock import locked
 from audit.index.store import Store
 from audit.locations import database_path, require_writable
-from audit.storage import objects
+from audit.storage import local_files
 from audit.storage.journal import Journal
-from audit.storage.objects import ObjectStore, link_new
+from audit.storage.local_files import link_new
+from audit.storage.objects import ObjectStore
 from flows.cli import main
 from tests import synthetic
 from tests.synthetic import Run
@@ -185,7 +186,7 @@ def test_without_hard_links_exactly_one_of_many_writers_wins(
 
 def test_the_claim_of_a_killed_writer_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "link", failing(errno.EPERM))
-    monkeypatch.setattr(objects, "_CLAIM_SECONDS", 0.1)
+    monkeypatch.setattr(local_files, "_CLAIM_SECONDS", 0.1)
     (tmp_path / ".unit.claim").write_bytes(b"")
     (tmp_path / "new").write_bytes(b"new")
     assert link_new(tmp_path / "new", tmp_path / "unit")
