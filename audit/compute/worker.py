@@ -264,6 +264,7 @@ class Worker:
                     where=str(spec.model),
                     next_step="restore it, or start a new run: erasure-audit run SPEC",
                 )
+            detector.self_test()  # one that misreads what is known decides nothing
             self._detectors[instrument_id] = detector
         return self._detectors[instrument_id]
 

@@ -19,7 +19,7 @@ from audit.doctor import machine
 from audit.doctor.findings import Finding, Level
 from audit.errors import AuditError
 from audit.plan.resolve import resolve
-from audit.plan.resolved import Missing, Resolved
+from audit.plan.resolved import Measuring, Missing, Resolved
 from audit.spec.document import Spec
 from audit.spec.sections import DetectorSpec
 from audit.storage.journal import Journal
@@ -193,12 +193,7 @@ def _models(spec: Spec) -> Iterator[Finding]:
     yield _backbone(resolved)
     yield from _checkpoints(resolved)
     for entry in spec.detectors:
-        found = resolved.detectors[entry.name]
-        if isinstance(found, Missing):
-            yield _from_error(f"detector {entry.name}", found.error, _ENDS_EARLY)
-        else:
-            weights = found.instrument.weights_sha256[:12]
-            yield Finding(f"detector {entry.name}", "ok", f"{entry.kind}, weights {weights}")
+        yield _detector(spec, entry, resolved.detectors[entry.name])
     for asked in spec.quality:
         instrument = resolved.quality[asked.name]
         if isinstance(instrument, Missing):
@@ -206,6 +201,21 @@ def _models(spec: Spec) -> Iterator[Finding]:
         else:
             weights = instrument.weights_sha256[:12] or "none needed"
             yield Finding(f"quality {asked.name}", "ok", f"{asked.kind}, weights {weights}")
+
+
+def _detector(spec: Spec, entry: DetectorSpec, found: Measuring | Missing) -> Finding:
+    """Return whether a detector can be loaded and reads pictures whose answer is known."""
+    from audit.instruments import detectors
+
+    check = f"detector {entry.name}"
+    if isinstance(found, Missing):
+        return _from_error(check, found.error, _ENDS_EARLY)
+    try:
+        detectors.build(entry, spec.sought(), "cpu").self_test()
+    except AuditError as error:
+        return _from_error(check, error, "every case would be unassessed by it")
+    weights = found.instrument.weights_sha256[:12]
+    return Finding(check, "ok", f"{entry.kind}, weights {weights}; it passes its self-test")
 
 
 def _backbone(resolved: Resolved) -> Finding:

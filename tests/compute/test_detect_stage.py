@@ -6,14 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from audit.compute.stages.detect import run_detect
 from audit.corpus.images import encode_png
-from audit.instruments.detectors import build
+from audit.errors import DetectorError
+from audit.instruments.detectors import build, nudenet
 from audit.records import LabelScore, Measurement
 from audit.spec.sections import Concept, DetectorSpec
 from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed.scenes import sample_scene
+from tests.flows.audits import finish_run, tiny_spec
 
 GENERATED, MEASURED = "a" * 64, "b" * 64
 
@@ -76,3 +79,15 @@ def test_impossible_answers_of_a_detector_of_its_own_kind_are_not_measured(tmp_p
         "the detector answers with a value of type dict instead of scores",
     ]
     assert table.column("scores").to_pylist()[1:] == [None] * 3
+
+
+def test_a_detector_that_fails_its_self_test_measures_nothing(
+    tmp_path: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darkened = nudenet.draw_face() // 200
+    monkeypatch.setattr(nudenet, "draw_face", lambda: darkened)
+    text = [{"name": "text", "cases": 1, "sampler": {"steps": 1, "guidance": 1.0}}]
+    with pytest.raises(DetectorError, match="does not find the face"):
+        finish_run(tiny_spec(tmp_path, tiny_folder, scenarios=text, corpus=[]), tmp_path / "runs")
+    journal = Journal(str(tmp_path / "runs"))
+    assert journal.keys("generate") and not journal.keys("detect")

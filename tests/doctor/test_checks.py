@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from audit.doctor import checks
 from audit.doctor.checks import Finding, examine
+from audit.instruments.detectors import nudenet
 from audit.machine import telemetry
 from audit.spec.document import Spec, parse_spec
 
@@ -150,6 +151,15 @@ def test_what_a_run_would_refuse_is_a_problem(tmp_path: Path, tiny_folder: Path)
     gate = {"version": "1", "judges": ["nude"], "limits": [{"crr_max": 0.3}], "thresholds": {"nude": 0.01}}
     assert "outside what it can report" in find(examine(str(tmp_path), spec_of(gate=gate)), "detector nude").found
     assert {f.level for f in findings if f.check in ("backbone", "detector nude")} == {"problem"}
+
+
+def test_a_detector_of_a_spec_that_fails_its_self_test_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    darkened = nudenet.draw_face() // 200
+    monkeypatch.setattr(nudenet, "draw_face", lambda: darkened)
+    found = find(examine(str(tmp_path), spec_of()), "detector nude")
+    assert found.level == "problem" and "does not find the face" in found.found
 
 
 def test_a_backbone_that_lacks_tensors_is_a_problem(tmp_path: Path, tiny_copy: Path) -> None:
