@@ -18,6 +18,7 @@ from audit import locations
 from audit.errors import CheckpointError, JournalError
 from audit.files import Document, ForeignError, parse_json, place, shared
 from audit.identity import file_sha256, key
+from audit.progress.steps import counted
 from audit.storage.journal import Journal
 from audit.weights.files import cached_sha256
 from audit.weights.hub_names import hub_name
@@ -69,11 +70,14 @@ def shared_path(reference: str, path: Path) -> tuple[SharedModel, Path] | None:
 
 def share(journal: Journal, run_id: str, models: Iterable[tuple[SharedModel, Path]]) -> int:
     """Store the files of `models`, each with its folder, for other machines; return the number of files that were new."""
-    new, record = 0, {}
-    for model, folder in models:
-        for name, digest in model.files.items():
-            new += journal.store.put_file(f"weights/{digest}", model.elsewhere.get(name, folder / name))
-        record[model.reference] = {"files": dict(model.files), "single": model.single}
+    chosen = list(models)
+    files = {
+        f"weights/{digest}": model.elsewhere.get(name, folder / name)
+        for model, folder in chosen
+        for name, digest in model.files.items()
+    }
+    new = sum(journal.store.put_file(*file) for file in counted(files.items(), "share weights", len(files), "files"))
+    record = {model.reference: {"files": dict(model.files), "single": model.single} for model, _ in chosen}
     journal.put_run(run_id, _RECORD, json.dumps(record, indent=1, sort_keys=True).encode())
     return new
 
@@ -121,7 +125,7 @@ def _is_cached(name: str) -> bool:
 
 def _fetched(journal: Journal, model: SharedModel) -> Path:
     folder = locations.cache_folder() / "weights" / model.digest
-    for name, digest in model.files.items():
+    for name, digest in counted(model.files.items(), "fetch weights", len(model.files), "files"):
         path = folder / name
         if not (path.is_file() and cached_sha256(path) == digest):
             place(path, functools.partial(_fetch, journal, digest), unfinished=shared(path))
