@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles cycles sd3-audit constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles cycles sd3-audit sd3-probes constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -133,6 +133,14 @@ sd3-audit: $(STAMP) ## audit the testbed's SD3-shaped backbone, table into audit
 	$(BIN)/erasure-audit testbed scenes $(SD3)/corpus/square --class square --count 12
 	$(BIN)/erasure-audit run deployments/specs/testbed-sd3.yaml --root $(SD3)/store --exit-zero
 	$(PAGE) sd3-audit --root $(SD3)/store
+
+SD3_PROBES = build/sd3-probes
+
+sd3-probes: $(STAMP) ## audit every probe of the SD3-shaped backbone beside its control, table into audit/testbed/README.md (resumable)
+	for class in ring square arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(SD3_PROBES)/corpus/$$class --class $$class --count 32 || exit 1; done
+	$(BIN)/erasure-audit run deployments/specs/testbed-sd3-probes.yaml --root $(SD3_PROBES)/store --exit-zero
+	$(PAGE) sd3-probes --root $(SD3_PROBES)/store
 
 MEB = build/m-erasurebench
 

@@ -24,7 +24,7 @@ README = Path(__file__).parents[2] / "audit" / "testbed" / "README.md"
 BLOCKS = {
     "erasers": erasers.block,
     "guards": guards.block,
-    **dict.fromkeys(("probes", "probes-words"), probes.block),
+    **dict.fromkeys(("probes", "probes-words", "sd3-probes"), probes.block),
     **dict.fromkeys(("cycles", "drawings", "filters", "sd3-audit", "styles"), rates.block),
     "benchmark": benchmark.block,
     "benchmark-sd3": benchmark.block,
