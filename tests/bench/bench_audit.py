@@ -1,6 +1,6 @@
 """A complete small audit against the per-image script of `plain_audit`: the same cases, one machine, one run.
 
-python -m tests.bench.bench_audit [--cases 32] [--steps 25] [--rounds 3]
+python -m tests.bench.bench_audit [--cases 32] [--steps 25] [--rounds 3] [--means bfloat16|compiled]
 
 Four models (backbone, ESD, UCE, Receler) by text prompts, white-box and black-box latents, two judges, all controls.
 Ours is everything from the spec to the report, planning, journal, DuckDB, checks and gate included; the script only makes
@@ -11,6 +11,7 @@ and scores pictures. They take turns: each round is a whole audit of ours as it 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -40,8 +41,15 @@ def main() -> None:
     parser.add_argument("--cases", type=int, default=CASES, help="cases a cell")
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--means", choices=("bfloat16", "compiled"), help="only one of what this machine offers")
     arguments = parser.parse_args()
-    conclude(figures(arguments.cases, arguments.steps, arguments.rounds))
+    all_means = Means.of_this_machine()
+    means = {
+        None: all_means,
+        "bfloat16": dataclasses.replace(all_means, compile_with=None),
+        "compiled": dataclasses.replace(all_means, dtype="float32"),
+    }[arguments.means]
+    conclude(figures(arguments.cases, arguments.steps, arguments.rounds, means))
 
 
 def figures(cases: int = CASES, steps: int = STEPS, rounds: int = ROUNDS, means: Means | None = None) -> list[Figure]:

@@ -226,7 +226,9 @@ def listing(objects: int, folder: Path) -> Iterator[Figure]:
         f"{objects:,} pictures of 3 kB on loopback; fastest of 3, each of 8 threads; server and client share the cores"
     )
     yield Figure("bucket listed and got by a bare client", objects / bare, "{:.0f}/s", None, how)
-    yield Figure("- listed, hashed, decoded, kept for a resume", bare / ours, "{:.0%}", SHARE, "of its rate", least=True)
+    yield Figure(
+        "- listed, hashed, decoded, kept for a resume", bare / ours, "{:.0%}", SHARE, "of its rate", least=True
+    )
     yield Figure(
         "- unchanged since the run before", ours / reused, "{:.1f}x", 2.0, "faster; nothing is read", least=True
     )
