@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles cycles sd3-audit sd3-probes constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles failures cycles sd3-audit sd3-probes constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -117,6 +117,14 @@ styles: $(STAMP) ## audit a fill of the testbed as a concept, table into audit/t
 	$(BIN)/erasure-audit testbed scenes $(STYLES)/corpus/arrow --class arrow --count 12
 	$(BIN)/erasure-audit run deployments/specs/testbed-styles.yaml --root $(STYLES)/store --exit-zero
 	$(PAGE) styles --root $(STYLES)/store
+
+FAILURES = build/failures
+
+failures: $(STAMP) ## audit which sizes, places and colours come back, table into audit/testbed/README.md (resumable; minutes)
+	$(BIN)/erasure-audit testbed scenes $(FAILURES)/corpus/ring --class ring --count 128 --attributes $(FAILURES)/attributes/ring.csv
+	$(BIN)/erasure-audit testbed scenes $(FAILURES)/corpus/square --class square --count 12
+	$(BIN)/erasure-audit run deployments/specs/testbed-failures.yaml --root $(FAILURES)/store --exit-zero
+	$(PAGE) failures --root $(FAILURES)/store
 
 CYCLES = build/cycles
 

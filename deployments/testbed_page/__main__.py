@@ -18,11 +18,12 @@ from audit.report import json_report
 from audit.storage.journal import Journal
 from audit.testbed.markers import replaced
 from audit.verdict.results import RunResult
-from deployments.testbed_page import architectures, benchmark, erasers, guards, probes, rates
+from deployments.testbed_page import architectures, benchmark, erasers, failures, guards, probes, rates
 
 README = Path(__file__).parents[2] / "audit" / "testbed" / "README.md"
 BLOCKS = {
     "erasers": erasers.block,
+    "failures": failures.block,
     "guards": guards.block,
     **dict.fromkeys(("probes", "probes-words", "sd3-probes"), probes.block),
     **dict.fromkeys(("cycles", "drawings", "filters", "sd3-audit", "styles"), rates.block),
