@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from audit.errors import SpecError
 from audit.index.queries import read_result
 from audit.index.store import Store
 from audit.report import failures, html, json_report, markdown
@@ -19,6 +20,7 @@ from audit.storage.journal import Journal
 from audit.storage.pictures import Address
 from audit.verdict.failure_modes import FailureMode, Level, compared, factor_of
 from audit.verdict.results import RunResult
+from deployments.testbed_page import failures as page_block
 from tests.index.pairs import FilteredRun
 from tests.synthetic import Run, cell
 
@@ -155,3 +157,10 @@ def test_without_a_level_that_stands_out_the_report_says_so(result: RunResult) -
     assert section is not None and "None comes back more often" in section.sentences[1]
     assert failures.sheets(Index(plain), lambda address: None) == ()
     assert failures.section(Index(dataclasses.replace(result, failure_modes=()))) is None
+
+
+def test_the_page_s_block_is_the_report_s_section(result: RunResult) -> None:
+    text = page_block.block(result)
+    assert text.startswith(f"Run `{result.run_id}`.") and "| colour | red |" in text
+    with pytest.raises(SpecError, match="no failure modes"):
+        page_block.block(dataclasses.replace(result, failure_modes=()))
