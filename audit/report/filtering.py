@@ -37,7 +37,7 @@ def section(index: Index, *, reasons: Collection[str] = ()) -> Section | None:
     tables = [_rates(index)]
     if result.verdict.blocking:
         tables.append(_decisions(result.verdict.blocking, index.bounds_confidence(), reasons))
-    tables += [_blocked(index), _filters(index)]
+    tables += [over_blocking(index), _filters(index)]
     return Section(
         "filters", "Filters", tuple(sentences), bullets, tables=tuple(table for table in tables if table.rows)
     )
@@ -151,7 +151,7 @@ def _decisions(decisions: Sequence[BlockingDecision], confidence: str, reasons: 
     return Table(caption, columns, rows, stack=True).with_reasons([d.reason for d in ordered], reasons)
 
 
-def _blocked(index: Index) -> Table:
+def over_blocking(index: Index) -> Table:
     """Return one row per cell of what must survive: the share of its cases that filters block, which is over-blocking."""
     confidence = index.policy.confidence if index.policy is not None else 0.95
     rows = [row for row in index.result.blocking if row.role in (Role.BENIGN, Role.NEIGHBOUR)]

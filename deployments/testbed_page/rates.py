@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from audit.records import Control
+from audit.report.filtering import over_blocking
 from audit.report.markdown import render_section
-from audit.report.view import Column, Section, Table
+from audit.report.view import Column, Index, Section, Table
 from audit.verdict.results import CrrRow, RunResult
 from deployments.testbed_page.erasers import CONFIDENCE, Rate
 from deployments.testbed_page.probes import TRIVIAL
@@ -16,13 +17,15 @@ _HEADS = ("concept", "scenario", "defence", "CRR", "without filters", "un-erased
 
 
 def block(result: RunResult, published: Path | None = None) -> str:
-    """Return the block as Markdown, by the judges that decide."""
+    """Return the block as Markdown, by the judges that decide, and what filters block of what must survive."""
     tables = [_table(result, judge) for judge in result.spec["gate"]["judges"]]
     sentences = (
         f"CRR of each scenario through each defence, {CONFIDENCE:.0%} intervals. Stages of cycles and steps of a training "
         "stand in brackets. The un-erased model and a class that no model learned, through the defence where it was run "
         "there, have the same scenario and seeds, and the same stage or step where there is one.",
     )
+    blocked = over_blocking(Index(result))
+    tables += [blocked] if blocked.rows else []
     return f"Run `{result.run_id}`.\n\n{render_section(Section('rates', '', sentences, tables=tuple(tables)))}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from audit.verdict.results import BlockingRow
 from deployments.testbed_page import rates
 from tests.report import runs
 from tests.testbed.test_page import cells
@@ -40,6 +41,14 @@ def test_each_cell_stands_beside_the_un_erased_model_and_its_own_unlearned_class
     assert cells(text, "ring", "relearning (training-steps 5)", "esd-x")[3:7] == [
         "0.25 = 8/32 (0.11-0.43)", "", "0.62 = 20/32 (0.44-0.79)", "0.06 = 2/32 (0.01-0.21)",
     ]  # fmt: skip
+
+
+def test_filters_show_what_they_block_of_what_must_survive() -> None:
+    blocked = BlockingRow(0, "ring", "benign", "benign", None, "worded", "text", None, 32, 3, 28, 1)
+    spec = {"gate": {"judges": ["classifier"]}}
+    text = rates.block(dataclasses.replace(runs.passing(), crr=ROWS[:1], spec=spec, blocking=(blocked,)))
+    assert "| 3 / 31 / 32 | 9.7 % |" in text
+    assert "Over-blocking" not in written(0)
 
 
 def test_the_trivial_control_of_an_attack_is_no_picture_of_the_un_erased_model() -> None:
