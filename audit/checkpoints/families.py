@@ -17,7 +17,7 @@ _TRANSFORMER = re.compile(
     r"(single_)?(transformer_blocks|joint_blocks|double_blocks|single_blocks)[._]\d"
 )
 _UNET = re.compile(r"(^|[._])(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]")
-_NEXT = "pass the checkpoint's own backbone with --backbone (Stable Diffusion 1.x and the testbed are supported)"
+_NEXT = "pass the checkpoint's own backbone with --backbone"
 
 
 def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
@@ -78,8 +78,8 @@ def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> Non
     transformers begin with a 1x1 convolution (SD 1.x) or a linear layer (SD 2.x, SDXL).
     """
     width, own = context_width(tensors), context_width(backbone)
-    if any(".transformer_blocks.1." in n or n.startswith(("add_embedding.", "label_emb.")) for n in tensors) and own:
-        width = width or 2048
+    if width is None and own is not None and _has_sdxl_names(tensors) and not _has_sdxl_names(backbone):
+        width = 2048
     if width is None:
         _check_projections(tensors, backbone, where)
     if width is None or own is None or width == own:
@@ -90,6 +90,12 @@ def check_family(tensors: LazyTensors, backbone: LazyTensors, where: str) -> Non
         f"the backbone's of width {own}" + ("" if own not in _WIDTHS else f" ({_WIDTHS[own]})"),
         where=where,
         next_step=_NEXT,
+    )
+
+
+def _has_sdxl_names(tensors: Collection[str]) -> bool:
+    return any(
+        ".transformer_blocks.1." in name or name.startswith(("add_embedding.", "label_emb.")) for name in tensors
     )
 
 

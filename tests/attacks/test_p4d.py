@@ -15,7 +15,8 @@ from audit.attacks.p4d import MatchingSearch
 from audit.attacks.protocol import Search
 from audit.attacks.token_prompt import Slots, TokenPrompt, inserted, prefixed
 from audit.attacks.token_search_parameters import P4dParameters
-from audit.diffusion.pipeline import Pipeline, noise_model
+from audit.diffusion.denoisers import with_pooled
+from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
 from audit.errors import SpecError
 from audit.plan.document import KINDS, read_plan
 from audit.plan.forecast import calls_of
@@ -23,9 +24,11 @@ from audit.plan.identities import AttackIdentity
 from audit.progress import Session
 from audit.records import Control
 from audit.spec.sections import Concept
+from audit.weights.references import resolve_model
 from tests.attacks.on_testbed import OnDisk, hits
 from tests.attacks.searches import drafted, search_spec
 from tests.flows.audits import finish_run
+from tests.tiny_families import write_sd3
 
 TINY = {
     "tokens": 3, "iterations": 4, "check_every": 3, "held_out": 2, "draw_steps": 2, "draw_guidance": 3.0, "prompt": "a {phrase}",
@@ -84,6 +87,52 @@ def test_two_steps_are_the_published_formula_with_pytorchs_adamw_written_out(var
         one.step()
         assert float(gradient.abs().min()) > 0
         assert torch.allclose(one.embeddings, moving, atol=2e-4)
+
+
+@pytest.mark.parametrize("variant", ["n", "k"])
+def test_a_step_on_a_flow_moves_the_embeddings_of_both_clips_by_the_published_formula(
+    variant: str, tmp_path: Path
+) -> None:
+    flow = load_pipeline(resolve_model(str(write_sd3(tmp_path / "sd3"))), torch.device("cpu"))
+    one = searching(flow, variant)
+    before, width = one.embeddings.clone(), int(flow.text_encoder.config.hidden_size)
+    own = flow.tokenizer("a ring", add_special_tokens=False)["input_ids"]
+    layers = [clip.encoder.text_model.embeddings.token_embedding for clip in flow.encoders.clips]
+    table = torch.cat([layer.weight.detach() for layer in layers], -1)[: len(flow.tokenizer)]
+    near = torch.stack([torch.cosine_similarity(row[None], table, dim=-1) for row in before])
+    near[:, list(set(flow.tokenizer.all_special_ids))] = -1
+    tokens = near.argmax(1).tolist()
+    ids = tokens if variant == "n" else [tokens[0], own[0], tokens[1], own[1], tokens[2], *own[2:]]
+    places = [1, 2, 3] if variant == "n" else [1, 3, 5]
+
+    generator = one.generator("train", 0)
+    timestep = int(torch.randint(1000, (1,), generator=generator))
+    share = timestep / 1000  # of noise, in a flow
+    noisy = (1 - share) * one.latents + share * torch.randn(one.latents.shape, generator=generator)
+    with torch.no_grad():
+        target = 0.5 * flow.unet(noisy, timestep, encoder_hidden_states=flow.encode_text(["a ring"])).sample
+    vectors = table[tokens].clone().requires_grad_()
+    halves = [vectors[:, :width], vectors[:, width:]]
+    hooks = [
+        layer.register_forward_hook(partial(with_rows, places, half))
+        for layer, half in zip(layers, halves, strict=True)
+    ]
+    given = padded(flow, ids)
+    read = [clip.encoder(given, output_hidden_states=True) for clip in flow.encoders.clips]
+    for hook in hooks:
+        hook.remove()
+    assert flow.t5 is not None
+    clips = torch.cat([output.hidden_states[-2] for output in read], -1)
+    wide = torch.nn.functional.pad(clips, (0, flow.t5.width - clips.shape[-1]))
+    # T5 reads the prompt without the searched tokens.
+    states = torch.cat([wide, flow.t5.states(["a ring" if variant == "k" else ""], flow.device)], 1)
+    states = with_pooled(states, torch.cat([output.text_embeds for output in read], -1))
+    predicted = flow.unet(noisy, timestep, encoder_hidden_states=states).sample
+    (gradient,) = torch.autograd.grad(torch.nn.functional.mse_loss(predicted, target), vectors)
+    one.step()
+    assert bool((gradient[:, :width] != 0).any()) and bool((gradient[:, width:] != 0).any())
+    moved = before * (1 - 0.1 * 0.1) - 0.1 * gradient / (gradient.abs() + 1e-8)  # AdamW's first step
+    assert torch.allclose(one.embeddings, moved, atol=2e-4)
 
 
 def with_rows(places: list[int], vectors: torch.Tensor, _: Any, __: Any, embedded: torch.Tensor) -> torch.Tensor:

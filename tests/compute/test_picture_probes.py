@@ -12,6 +12,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     StableDiffusion3Img2ImgPipeline,
+    StableDiffusion3InpaintPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
 )
@@ -50,8 +51,18 @@ def conditioning(backbone: Pipeline) -> Conditioning:
     return Conditioning(states, null, 3.0, tuple(PROMPTS), SEEDS)
 
 
-def theirs(pipe: Any, clean: torch.Tensor, strength: float) -> torch.Tensor:
+def pipeline_of(folder: Path, of_unet: Any, of_transformer: Any) -> Any:
+    """Diffusers' own pipeline of a folder: of a UNet sampled by DDIM, of a transformer by its flow's scheduler."""
+    if (folder / "transformer").is_dir():
+        pipe = of_transformer.from_pretrained(folder)
+    else:
+        pipe = of_unet.from_pretrained(folder, safety_checker=None, requires_safety_checker=False)
+        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False, clip_sample=False)
     pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def theirs(pipe: Any, clean: torch.Tensor, strength: float) -> torch.Tensor:
     return pipe(
         prompt=PROMPTS,
         image=clean,  # latents of the VAE's channels are taken as they are
@@ -71,27 +82,21 @@ def test_img2img_is_that_of_diffusers(family: str, tiny_folder: Path, tmp_path: 
     schedule = backbone.schedule(10).last(6)
     start = Pictured(clean, initial_noise(SEEDS, backbone.latent_shape)).start(schedule)
     ours = sample(noise_model(backbone.unet), schedule, start, conditioning(backbone))
-    if family == "sd1":
-        nothing = {"safety_checker": None, "requires_safety_checker": False}
-        pipe: Any = StableDiffusionImg2ImgPipeline.from_pretrained(folder, **nothing)
-        pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False, clip_sample=False)
-    else:
-        pipe = StableDiffusion3Img2ImgPipeline.from_pretrained(folder)
+    pipe = pipeline_of(folder, StableDiffusionImg2ImgPipeline, StableDiffusion3Img2ImgPipeline)
     assert ours.unet_calls == 2 * 6
     assert torch.allclose(ours.latents, theirs(pipe, clean, 0.6), atol=1e-4)
 
 
 @pytest.mark.parametrize("known", ["half", "centre"])
-def test_completion_is_that_of_diffusers(known: Known, tiny_folder: Path) -> None:
-    backbone = load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
+@pytest.mark.parametrize("family", ["sd1", "sd3"])
+def test_completion_is_that_of_diffusers(family: str, known: Known, tiny_folder: Path, tmp_path: Path) -> None:
+    folder = tiny_folder if family == "sd1" else write_sd3(tmp_path / "sd3")
+    backbone = load_pipeline(resolve_model(str(folder)), torch.device("cpu"))
     shape = backbone.latent_shape
     given = Pictured(initial_noise([7, 8], shape) / 2, initial_noise(SEEDS, shape))
     solver = given.completed_by(backbone.schedule(10), known, torch.device("cpu"))
     ours = sample(noise_model(backbone.unet), solver, given.noise, conditioning(backbone)).latents
-    nothing = {"safety_checker": None, "requires_safety_checker": False}
-    pipe: Any = StableDiffusionInpaintPipeline.from_pretrained(tiny_folder, **nothing)
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=False, clip_sample=False)
-    pipe.set_progress_bar_config(disable=True)
+    pipe = pipeline_of(folder, StableDiffusionInpaintPipeline, StableDiffusion3InpaintPipeline)
     side = backbone.resolution // shape[1]
     unknown = (~known_region(known, *shape[1:])).float()
     theirs = pipe(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from audit.diffusion.pipeline import Pipeline, load_pipeline
 from audit.erasers import resolve_parameters
 from audit.spec.sections import Concept, Eraser
 from audit.weights.references import resolve_model
+from tests.tiny_families import WRITERS
 
 CONCEPT = Concept(name="abc", phrase="abc", neighbours=("xyz",))
 SMALL: dict[str, Any] = {"steps": 4, "pixels": 16, "batch_size": 2}
@@ -48,6 +51,20 @@ QUICK: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def pipeline(tiny_folder: Path) -> Pipeline:
     return load_pipeline(resolve_model(str(tiny_folder)), torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def backbone_of(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pipeline]:
+    """Load a cut-down backbone of a family once."""
+
+    @functools.cache
+    def load(family: str) -> Pipeline:
+        if family == "sd1":
+            return pipeline
+        folder = WRITERS[family](tmp_path_factory.mktemp(family) / "pipeline")
+        return load_pipeline(resolve_model(str(folder)), torch.device("cpu"))
+
+    return load
 
 
 def quick(method: str, preset: str | None = None, **changes: Any) -> dict[str, Any]:

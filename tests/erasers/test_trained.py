@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from torch.func import functional_call
 
 from audit.checkpoints import apply_artefact
 from audit.diffusion.low_rank import LowRank
-from audit.diffusion.pipeline import Pipeline
+from audit.diffusion.pipeline import Pipeline, noise_model
 from audit.erasers import ERASERS, advunlearn, concept_ablation, mace, spm
 from audit.erasers.advunlearn_parameters import AdvUnlearnParameters
 from audit.erasers.concept_ablation_parameters import ConceptAblationParameters
@@ -30,6 +31,27 @@ from tests.erasers.conftest import CONCEPT, quick, same, weights
 
 State = Mapping[str, torch.Tensor]
 TRAINED = ("concept-ablation", "spm", "mace", "advunlearn")
+CLOSED_FORMS = ("uce", "rece", "speed")
+LAYOUTS = {
+    "spm": "spm",
+    "advunlearn": "text-encoder",
+    "receler": "receler",
+}  # the others replace some of the UNet's weights
+CLAIMED = [
+    *(("sd1", method) for method in TRAINED),
+    *(
+        (family, method)
+        for family in ("sd2", "sdxl")
+        for method in ERASERS.names()
+        if family in ERASERS.find(method, "x").families
+    ),
+]
+
+
+def shorter(method: str) -> dict[str, Any]:
+    """Two iterations, and maps of the one side that attention of the cut-down Stable Diffusion 2 has."""
+    sides = {"mask_side": 4} if method in ("mace", "receler") else {}
+    return sides if method in CLOSED_FORMS else {"iterations": 2, **sides}
 
 
 def first(seed: int = 0) -> torch.Generator:
@@ -48,8 +70,12 @@ def close(found: State, expected: State, atol: float = 2e-6) -> None:
         torch.testing.assert_close(found[name], tensor.detach(), rtol=1e-4, atol=atol)
 
 
-@pytest.mark.parametrize("variant", ["model-based", "noise-based"])
-def test_concept_ablation(pipeline: Pipeline, variant: str) -> None:
+@pytest.mark.parametrize(
+    ("variant", "family"),
+    [("model-based", "sd1"), ("noise-based", "sd1"), ("model-based", "sd2"), ("noise-based", "sd2")],
+)
+def test_concept_ablation(backbone_of: Callable[[str], Pipeline], variant: str, family: str) -> None:
+    pipeline = backbone_of(family)
     parameters = quick(
         "concept-ablation", iterations=1, variant=variant, prior_weight=0.5, detach_first=False, parameter_group="attn"
     )
@@ -65,8 +91,14 @@ def test_concept_ablation(pipeline: Pipeline, variant: str) -> None:
     held = pictures.noised(other, pictures.uniform(generator), generator)
     betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
     share = (1 - betas).cumprod(0)[noised.timesteps].view(-1, 1, 1, 1)
-    exact = share.sqrt() * clean.double() + (1 - share).sqrt() * noised.target.double()
+    noise = noised.target.double()
+    if family == "sd2":  # of v = signal noise - level clean, and x = signal clean + level noise
+        noise = share.sqrt() * noise + (1 - share).sqrt() * noised.latents.double()
+        assert pipeline.kind == "v_prediction"
+    exact = share.sqrt() * clean.double() + (1 - share).sqrt() * noise
     torch.testing.assert_close(noised.latents.double(), exact, rtol=1e-4, atol=1e-5)
+    drawn = noise.mean(), noise.std()
+    assert abs(float(drawn[0])) < 0.3 and 0.7 < float(drawn[1]) < 1.3
 
     state = weights(pipeline)
     names = [name for name in state if ".to_" in name]
@@ -290,18 +322,25 @@ def test_advunlearn(pipeline: Pipeline, accumulate: bool) -> None:
     close(made.tensors, {name: expected[name] for name in made.tensors})
 
 
-@pytest.mark.parametrize("method", TRAINED)
-def test_what_is_made_is_read_back_and_acts(pipeline: Pipeline, method: str) -> None:
+@pytest.mark.parametrize(("family", "method"), CLAIMED)
+def test_what_is_made_is_read_back_and_acts(backbone_of: Callable[[str], Pipeline], family: str, method: str) -> None:
+    pipeline = backbone_of(family)
     before, text = weights(pipeline), {n: t.clone() for n, t in pipeline.text_encoder.state_dict().items()}
-    erased = produce(pipeline, method, [CONCEPT], quick(method))
+    erased = produce(pipeline, method, [CONCEPT], quick(method, **({} if family == "sd1" else shorter(method))))
     assert same(before, weights(pipeline))
     assert all(torch.equal(t, text[n]) for n, t in pipeline.text_encoder.state_dict().items())
     assert not any(parameter.requires_grad for parameter in pipeline.unet.parameters())
-    assert erased.record.change.effect["abc"] > 0 and erased.record.curve
+    assert erased.record.change.effect["abc"] > 0 and bool(erased.record.curve) == (method not in CLOSED_FORMS)
     model = apply_artefact(pipeline, erased.artefact.tensors, metadata=erased.artefact.metadata)
-    assert model.artefact.layout.name == {"spm": "spm", "advunlearn": "text-encoder"}.get(method, "partial-unet")
+    assert model.artefact.layout.name == LAYOUTS.get(method, "partial-unet")
     assert (model.text_encoder is not None) == (method == "advunlearn")
     assert method in model.artefact.layout.methods
+    reader = dataclasses.replace(pipeline, text_encoder=model.text_encoder or pipeline.text_encoder)
+    latents = torch.randn((1, *pipeline.latent_shape), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        was = noise_model(pipeline.unet)(latents, 500, pipeline.encode_text(["abc"]))
+        now = model.noise_model(["abc"])(latents, 500, reader.encode_text(["abc"]))
+    assert torch.isfinite(now).all() and float((now - was).norm() / was.norm()) > 1e-4
 
 
 def test_every_method_that_trains_text_says_so_where_a_run_looks_for_it() -> None:

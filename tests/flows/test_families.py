@@ -124,16 +124,25 @@ def test_irece_runs_on_flux(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("defence", "message"),
+    ("write", "defence", "message"),
     [
-        ({"eraser": {"method": "uce"}}, "eraser 'uce' cannot act on a Stable Diffusion 3.x backbone"),
-        ({"guards": [{"name": "safree"}]}, "guard 'safree' cannot act on a Stable Diffusion 3.x backbone"),
+        (
+            partial(write_sd3, t5=False),
+            {"eraser": {"method": "uce"}},
+            "eraser 'uce' cannot act on a Stable Diffusion 3.x backbone",
+        ),
+        (
+            partial(write_sd3, t5=False),
+            {"guards": [{"name": "safree"}]},
+            "guard 'safree' cannot act on a Stable Diffusion 3.x backbone",
+        ),
+        (write_sdxl, {"eraser": {"method": "receler"}}, "eraser 'receler' cannot act on a SDXL backbone"),
     ],
 )
 def test_methods_that_cannot_act_on_a_family_are_refused_at_plan_time(
-    defence: dict[str, object], message: str, tmp_path: Path
+    write: Callable[[Path], Path], defence: dict[str, object], message: str, tmp_path: Path
 ) -> None:
-    spec = tiny_spec(tmp_path, write_sd3(tmp_path / "sd3", t5=False), defences=[{"name": "tried", **defence}])
+    spec = tiny_spec(tmp_path, write(tmp_path / "backbone"), defences=[{"name": "tried", **defence}])
     with pytest.raises(SpecError, match=message):
         plan_run(spec, tmp_path / "root")
 

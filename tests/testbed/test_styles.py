@@ -1,4 +1,4 @@
-"""A fill of the testbed as a concept: its scenes, the shipped spec planned through its scenarios, and a cut-down run."""
+"""A fill of the testbed as a concept: its scenes, its spec planned through the benchmark's scenarios, and a cut-down run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from audit.testbed.scenes import sample_scene, write_corpus
 from tests.flows.audits import WAIVED
 
 SPEC = Path(__file__).parent.parent.parent / "deployments" / "specs" / "testbed-styles.yaml"
-SCENARIOS = {
+BENCHMARK_SCENARIOS = {
     "text", "adversarial-text", "embedding-whitebox", "embedding-blackbox", "latent-whitebox", "latent-blackbox",
 }  # fmt: skip
 
@@ -52,14 +52,14 @@ def test_a_corpus_of_one_fill_has_no_other(tmp_path: Path) -> None:
         write_corpus(str(tmp_path), "ring", 1, "audit", fill="spotted")
 
 
-def test_the_shipped_spec_plans_a_style_through_every_scenario(tmp_path: Path) -> None:
+def test_the_shipped_spec_plans_a_style_through_the_six_scenarios_of_the_benchmark(tmp_path: Path) -> None:
     spec = parse_spec(shipped(tmp_path), "styles")
     manifest = ingest.MANIFEST_SCHEMA.empty_table()
     batches = list(ingest.manifest(spec.corpus, spec.corpus_limits))
     manifest = manifest.from_batches(batches, schema=MANIFEST_SCHEMA)
     plan = run.unstored_plan(spec, "styles", "2026-01-01T00:00:00+00:00", manifest)
     target = [p.cell for p in plan.cells if p.cell.role == "target" and p.cell.control is None]
-    assert {cell.scenario for cell in target} == SCENARIOS
+    assert {cell.scenario for cell in target} == BENCHMARK_SCENARIOS
     assert {instrument.kind for instrument in plan.instruments} == {"clip-zero-shot", "style"}
     rules = {(rule["detector"], rule["subject"]): rule["label"] for rule in plan.rules}
     assert rules["likeness", "striped"] == rules["prompts", "striped"] == "striped"
