@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from audit.weights.references import resolve_model
 from audit.weights.schedulers import Chosen, choose, own_scheduler
 from audit.weights.testbed import weights_path
 from tests.guards.making import make
-from tests.tiny import SD14_SCHEDULER
+from tests.tiny import SD14_SCHEDULER, write_pipeline
 from tests.tiny_families import write_sd2, write_sdxl
 
 PROMPTS, SEEDS, GUIDANCE = ("a red ring", "a blue star"), (3, 4), 5.0
@@ -151,7 +152,7 @@ def test_a_folders_own_scheduler_is_honoured_as_its_class_reads_it(
     require_own(with_scheduler(tiny_copy, named, settings), named, steps)
 
 
-WRITERS = {"sd2": write_sd2, "sdxl": write_sdxl}
+WRITERS = {"sd1": write_pipeline, "sd2": write_sd2, "sdxl": write_sdxl}
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +180,28 @@ def test_each_scheduler_makes_the_pictures_of_every_family_s_own_pipeline(
     written = own_scheduler(own.ref.path)
     named, changes = THEIRS[name]
     require_equal(own, pipe, choose(written, name), getattr(diffusers, named).from_config(written, **changes), 4)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The configuration file of this scheduler:FutureWarning"
+)  # of StableDiffusionPipeline
+@pytest.mark.parametrize("named", ["EulerDiscreteScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_grid_without_an_offset_is_moved_where_the_family_s_own_pipeline_moves_it(
+    family: str, named: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """StableDiffusionPipeline moves the grid by one and leaves predictions unclipped; StableDiffusionXLPipeline does neither."""
+    settings: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 0, "skip_prk_steps": None}
+    if named == "DDIMScheduler":
+        settings["clip_sample"] = True
+    if family == "sd2":
+        settings["prediction_type"] = "v_prediction"
+    folder = with_scheduler(Path(shutil.copytree(folders[family], tmp_path / family)), named, settings)
+    require_own(folder, named, 4)
+    written = own_scheduler(folder)
+    last = 0 if family == "sdxl" else 1
+    assert timesteps(Sampler(scheduler=AS_PIPELINE, steps=4), written)[-1] == last
+    assert timesteps(Sampler(scheduler="euler", steps=4), written)[-1] == last
 
 
 @pytest.mark.parametrize("name", ["euler-ancestral", "lcm", "dpm++2m", "unipc"])
