@@ -46,6 +46,14 @@ GUARDS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         ),
         "optimises against testbed/judge, and the detector 'nude' scores with the same weights",
     ),
+    "an output filter whose model is not there": (
+        lambda b: guarded(b, guard("safety-checker", model="./nowhere")),
+        "no such model folder.*nowhere.*next:  pass an existing folder, 'testbed', or a hub id",
+    ),
+    "an output filter whose model is no checker": (
+        lambda b: guarded(b, guard("safety-checker", model="testbed/judge")),
+        "model testbed/judge is no StableDiffusionSafetyChecker.*next:  name the folder `safety_checker` of a pipeline",
+    ),
     "a concept without tokens": (
         lambda b: guarded(b, guard("safree", concepts=["42"])),
         "concept has no tokens: '42' is no word",

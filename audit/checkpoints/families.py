@@ -9,6 +9,7 @@ from audit.checkpoints.key_sets import MEANINGS, matching_set, nearest_set, some
 from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import LazyTensors
 from audit.errors import CheckpointError
+from audit.weights.families import SUPPORTED, Family
 
 _WIDTHS = {768: "Stable Diffusion 1.x", 1024: "Stable Diffusion 2.x", 2048: "SDXL"}
 # At the start of a name, or after a component's prefix or kohya's; a UNet's own transformer_blocks lie below attentions.
@@ -17,7 +18,7 @@ _TRANSFORMER = re.compile(
     r"(single_)?(transformer_blocks|joint_blocks|double_blocks|single_blocks)[._]\d"
 )
 _UNET = re.compile(r"(^|[._])(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)[._]")
-_NEXT = "pass the checkpoint's own backbone with --backbone"
+_NEXT = f"pass the checkpoint's own backbone with --backbone ({SUPPORTED} and the testbed are supported)"
 
 
 def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
@@ -52,6 +53,15 @@ def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: s
 def is_transformer(tensors: Collection[str]) -> bool:
     """Return whether the names are those of a transformer that denoises (SD 3.x, Flux), as diffusers or its authors write it."""
     return any(_TRANSFORMER.search(name) for name in tensors)
+
+
+def family_of(backbone: LazyTensors) -> Family:
+    """Return the family of a backbone by the names and shapes of its denoising network's tensors."""
+    if is_transformer(backbone):
+        return "flux" if any(name.startswith("single_transformer_blocks.") for name in backbone) else "sd3"
+    if any(name.startswith("add_embedding.") for name in backbone):
+        return "sdxl"
+    return "sd2" if context_width(backbone) == 1024 or _projection_rank(backbone) == 2 else "sd1"
 
 
 def check_denoiser(tensors: Collection[str], backbone: Collection[str], where: str) -> None:

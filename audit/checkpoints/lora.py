@@ -2,7 +2,8 @@
 
 Read are diffusers' and PEFT's names (`unet.<module>.lora.down.weight`, `.lora_A.weight`, `.processor.to_q_lora.down`,
 `text_encoder.<module>.lora_linear_layer.down.weight`), and kohya's (`lora_unet_<module with _>.lora_down.weight`,
-`lora_te_...`). Alpha is the module's `.alpha`, else the metadata's `lora_alpha`, else the rank.
+`lora_te_...`), whose modules are diffusers' or, as for SDXL, latent-diffusion's. Alpha is the module's `.alpha`, else the
+metadata's `lora_alpha`, else the rank.
 """
 
 from __future__ import annotations
@@ -13,16 +14,18 @@ from collections.abc import Mapping
 
 import torch
 
-from audit.checkpoints.families import check_denoiser, check_family, is_transformer
+from audit.checkpoints.families import check_denoiser, check_family, family_of, is_transformer
 from audit.checkpoints.footprint import finite
 from audit.checkpoints.stored import check_not_quantised, check_stored
 from audit.checkpoints.tensors import BackboneTensors, LazyTensor, LazyTensors
 from audit.errors import CheckpointError
 from audit.files import ForeignError, parse_json
+from audit.weights.families import LAYOUTS
+from audit.weights.original_names import flat_unet_name
 
 METADATA = "lora_adapter_metadata"  # diffusers' key in the safetensors header, a JSON object
 _LARGEST = 1e6  # of an alpha: trainers use at most some hundreds
-_NEXT = "get the LoRA as its training wrote it, for Stable Diffusion 1.x or this backbone"
+_NEXT = "get a LoRA that was trained on this backbone's family, as its training wrote it"
 _HALF = re.compile(r"(?:\.lora_linear_layer|\.lora|_lora)[._](?P<half>A|B|down|up)(?:\.default)?\.weight$")
 _SECOND = ("text_encoder_2.", "text_encoder_3.", "lora_te1_", "lora_te2_", "lora_te3_")
 _TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj"}
@@ -74,8 +77,9 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     check_not_quantised(tensors, where)
     _check_part(tensors, backbone, where)
     layers: dict[tuple[str, str], dict[str, str]] = {}
+    kohya = _kohya(tensors, backbone)
     for name in tensors:
-        part, module, half = _place(name, backbone, where)
+        part, module, half = _place(name, kohya, backbone, where)
         halves = layers.setdefault((part, module), {})
         if half in halves:
             raise _bad(f"{halves[half]} and {name} say the same of one layer", where)
@@ -95,12 +99,15 @@ def read_lora(tensors: LazyTensors, metadata: Mapping[str, str], backbone: Backb
     return lora
 
 
-def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, str]:
-    """Return (unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name."""
+def _place(name: str, kohya: Mapping[str, str], backbone: BackboneTensors, where: str) -> tuple[str, str, str]:
+    """Return (unet or text_encoder, the backbone's module path, down | up | alpha) of a tensor's name.
+
+    `kohya` has the module paths by the first part of kohya's names.
+    """
     prefix, _, rest = name.partition(".")
     if prefix.startswith(("lora_unet_", "lora_te_")):
         part = "unet" if prefix.startswith("lora_unet_") else "text_encoder"
-        module = _kohya(backbone)[part].get(prefix.removeprefix("lora_unet_").removeprefix("lora_te_"), "")
+        module = kohya.get(prefix, "")
         half = {"lora_down.weight": "down", "lora_up.weight": "up", "alpha": "alpha"}.get(rest, "")
     else:
         part, path = (prefix, rest) if prefix in ("unet", "text_encoder") else ("unet", name)
@@ -121,9 +128,18 @@ def _place(name: str, backbone: BackboneTensors, where: str) -> tuple[str, str, 
 
 def _check_part(tensors: LazyTensors, backbone: BackboneTensors, where: str) -> None:
     """Return when the parts that the names tell are the backbone's: one denoiser, one text encoder."""
+    family = family_of(backbone.unet)
     second = next((name for name in tensors if name.startswith(_SECOND)), None)
-    if second is not None:
+    if second is not None and family in ("sd1", "sd2"):
         raise _bad(f"it changes a second text encoder ({second}), as of SDXL, SD 3.x and Flux", where)
+    if second is not None:
+        network = "UNet" if family == "sdxl" else "transformer"
+        raise _bad(
+            f"it changes text encoders of {LAYOUTS[family].title} too ({second}), which is not supported",
+            where,
+            f"pass a LoRA of the {network} alone, or fuse this one with diffusers (load_lora_weights, fuse_lora, "
+            "save_pretrained) and name the folder that this gives as a backbone",
+        )
     native = next((name for name in tensors if re.search(r"(joint|double|single)_blocks[._]\d", name)), None)
     if native is not None and is_transformer(backbone.unet):
         raise _bad(
@@ -144,14 +160,25 @@ def _diffusers(module: str, part: str) -> str:
     return f"{owner}.{_TEXT_ATTENTION[leaf]}" if leaf in _TEXT_ATTENTION else module
 
 
-def _kohya(backbone: BackboneTensors) -> dict[str, dict[str, str]]:
-    """Return the module paths by kohya's names, with underscores for dots."""
+def _kohya(tensors: LazyTensors, backbone: BackboneTensors) -> dict[str, str]:
+    """Return the backbone's module path by the first part of each of kohya's names, empty where the backbone has no such module.
 
-    def names(tensors: LazyTensors, prefix: str = "") -> dict[str, str]:
-        paths = [name.removesuffix(".weight") for name in tensors if name.endswith(".weight")]
-        return {(prefix + path).replace(".", "_"): path for path in paths}
+    kohya's scripts write underscores for a path's dots. They train SDXL's UNet in latent-diffusion's code, and its modules have
+    the paths of that code; the others have diffusers'.
+    """
 
-    return {"unet": names(backbone.unet), "text_encoder": names(backbone.text, "text_model.")}
+    def paths(prefix: str, part: LazyTensors) -> dict[str, str]:
+        modules = [name.removesuffix(".weight") for name in part if name.endswith(".weight")]
+        return {prefix + module.replace(".", "_"): module for module in modules}
+
+    known = {**paths("lora_unet_", backbone.unet), **paths("lora_te_text_model_", backbone.text)}
+    layers = len({name.split(".")[3] for name in backbone.unet if name.startswith("down_blocks.0.resnets.")})
+
+    def path(name: str) -> str:
+        original = flat_unet_name(name.removeprefix("lora_unet_"), layers)
+        return known.get(name) or known.get(f"lora_unet_{original}", "")
+
+    return {name: path(name) for name in {name.partition(".")[0] for name in tensors if name.startswith("lora_")}}
 
 
 def _settings(metadata: Mapping[str, str], where: str) -> dict[str, dict[str, object]]:

@@ -67,7 +67,7 @@ def read_lora_file(
 
     Raises `CheckpointError` for one that is unsafe, of another model, incomplete, not finite, or changes nothing.
     """
-    skip, notes = read_header(metadata, where)
+    skip, notes = read_header(metadata, backbone, where)
     if is_peft(tensors) and files is not None:
         tensors, metadata = by_part(tensors, files, backbone)
     tensors, prefix = without_prefixes(tensors)

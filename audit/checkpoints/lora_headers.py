@@ -9,31 +9,38 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from audit.checkpoints.families import family_of
+from audit.checkpoints.tensors import BackboneTensors
 from audit.errors import CheckpointError
+from audit.weights.families import LAYOUTS, Family
 
 _BASES = ("ss_base_model_version", "modelspec.architecture")
-_OTHERS = {
-    "SDXL": r"xl", "Stable Diffusion 2.x": r"sd_?v?2|stable-diffusion-v?2", "Stable Diffusion 3": r"sd_?v?3|diffusion-v?3",
-    "Flux": r"flux", "another model": r"cascade|pixart|auraflow|lumina|hunyuan|kolors|chroma|wan_?2|qwen|cogvideo",
+_MARKS: Mapping[Family | None, str] = {
+    "sdxl": r"xl", "sd2": r"sd_?v?2|stable-diffusion-v?2", "sd3": r"sd_?v?3|diffusion-v?3", "flux": r"flux",
+    "sd1": r"sd_?v?1|stable-diffusion-v?1",
+    None: r"cascade|pixart|auraflow|lumina|hunyuan|kolors|chroma|wan_?2|qwen|cogvideo",  # another model
 }  # fmt: skip
 
 
-def read_header(metadata: Mapping[str, str], where: str) -> tuple[int, tuple[str, ...]]:
+def read_header(metadata: Mapping[str, str], backbone: BackboneTensors, where: str) -> tuple[int, tuple[str, ...]]:
     """Return the clip skip that a LoRA was trained with, and notes on it.
 
-    Raises `CheckpointError` for a LoRA of another base model than Stable Diffusion 1.x.
+    SDXL and later families read a fixed layer, and no clip skip is noted there. Raises `CheckpointError` for a LoRA of another
+    family than the backbone's.
     """
+    own = family_of(backbone.unet)
     for field in _BASES:
         base = metadata.get(field, "")
-        other = next((name for name, marks in _OTHERS.items() if re.search(marks, base, re.IGNORECASE)), None)
-        if other is not None:
+        said = next((family for family, marks in _MARKS.items() if re.search(marks, base, re.IGNORECASE)), own)
+        if said != own:
+            name = "another model" if said is None else LAYOUTS[said].title
             raise CheckpointError(
-                f"the personalisation cannot be used: it was trained on {other}, says its header ({field}: {base[:60]})",
+                f"the personalisation cannot be used: it was trained on {name}, says its header ({field}: {base[:60]})",
                 where=where,
-                next_step="get a LoRA that was trained on this backbone, of the family of Stable Diffusion 1.x",
+                next_step=f"get a LoRA that was trained on this backbone's family, {LAYOUTS[own].title}",
             )
     skip = metadata.get("ss_clip_skip", "").strip()
-    if not re.fullmatch(r"[2-9]|1\d", skip):
+    if own not in ("sd1", "sd2") or not re.fullmatch(r"[2-9]|1\d", skip):
         return 1, ()
     return int(skip), (
         f"it was trained with clip skip {skip} (ss_clip_skip in its header), and the audit reads the text encoder's last "

@@ -22,7 +22,7 @@ LORA_FILES = ("pytorch_lora_weights.safetensors", "pytorch_lora_weights.bin", *P
 LORA_MARKS = (".lora_", "_lora.", ".lora.", "lora_unet_", "lora_te_")  # in the names of a LoRA's tensors
 NEXT = (
     "name diffusers' pytorch_lora_weights.safetensors, PEFT's folder with adapter_model.safetensors, "
-    "or a whole UNet or pipeline folder of Stable Diffusion 1.x"
+    "a whole UNet or transformer of the backbone's family, or a pipeline folder with such a UNet"
 )
 
 

@@ -123,7 +123,7 @@ def cross_attentions(unet: nn.Module) -> dict[str, nn.Module]:
         if name in modules:
             raise CheckpointError(
                 f"the UNet has several transformer layers in {name}; Receler's layout knows one",
-                next_step="use a Stable Diffusion 1.x backbone",
+                next_step="use a backbone of Stable Diffusion 1.x or 2.x",
             )
         modules[name] = module
     return modules

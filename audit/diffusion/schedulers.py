@@ -15,7 +15,7 @@ import functools
 import inspect
 import itertools
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import diffusers
@@ -31,8 +31,6 @@ from audit.weights.schedulers import Chosen, Kind
 _MEMORYLESS = (
     "DDIMScheduler", "DDPMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "LCMScheduler"
 )  # fmt: skip
-# What StableDiffusionPipeline sets in every scheduler, whatever the folder says.
-_ALWAYS: Mapping[str, object] = {"steps_offset": 1, "clip_sample": False}
 
 
 def make_scheduler(chosen: Chosen, kind: Kind = "epsilon") -> Any:
@@ -42,7 +40,7 @@ def make_scheduler(chosen: Chosen, kind: Kind = "epsilon") -> Any:
     """
     loader = getattr(diffusers, chosen.named)
     known = inspect.signature(loader.__init__).parameters
-    meant = {**chosen.settings, **_ALWAYS, "prediction_type": kind}
+    meant = {**chosen.settings, "prediction_type": kind}
     settings = {name: value for name, value in meant.items() if name in known}
     with _refused(chosen):
         return loader.from_config(settings)

@@ -136,6 +136,19 @@ def unet_name(name: str, layers: int) -> str:
     return f"{side}.attentions.{index}.{rest}" if block[3] == "1" else name
 
 
+def flat_unet_name(name: str, layers: int) -> str:
+    """Return diffusers' path of a UNet's module by its path in latent-diffusion's code, both with underscores for dots."""
+    top = {path.replace(".", "_"): ours for path, ours in _UNET_TOP.items()}
+    if name in top:
+        return top[name].replace(".", "_")
+    inside = re.fullmatch(r"((?:in|out)put_blocks_\d+|middle_block)_([012])_(.+)", name)
+    if inside is None:
+        return name
+    block, rest = inside[1].replace("blocks_", "blocks."), inside[3]
+    rest = next((path for path in _RESNET if path.replace(".", "_") == rest), rest)
+    return unet_name(f"{block}.{inside[2]}.{rest}.weight", layers).removesuffix(".weight").replace(".", "_")
+
+
 def _layer(name: str, names: Mapping[str, str]) -> str:
     """Return `name` with its beginning, all but the last word, replaced where `names` knows it."""
     head, dot, kind = name.rpartition(".")

@@ -15,7 +15,7 @@ from typing import Literal, TypeAlias
 from audit.errors import CheckpointError
 from audit.files import Document
 from audit.weights import settings
-from audit.weights.families import FLUX_SIDE, LAYOUTS
+from audit.weights.families import FLUX_SIDE, LAYOUTS, family_of
 from audit.weights.files import read_json
 
 Kind: TypeAlias = Literal["epsilon", "v_prediction", "flow"]  # see `audit.diffusion.levels`
@@ -45,6 +45,8 @@ WALK = (
     "timestep_spacing", "clip_sample", "thresholding", "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
     "use_lu_lambdas", "sigma_min", "sigma_max", "final_sigmas_type", "timestep_type", "interpolation_type",
 )  # fmt: skip
+# What StableDiffusionPipeline sets in its scheduler, whatever the folder says; StableDiffusionXLPipeline sets nothing.
+_CORRECTIONS: Document = {"steps_offset": 1, "clip_sample": False}
 # Stable Diffusion v1.x as it is published, for a backbone whose files are not here.
 PUBLISHED: Document = {
     "_class_name": "PNDMScheduler",
@@ -55,6 +57,7 @@ PUBLISHED: Document = {
     "set_alpha_to_one": False,
     "skip_prk_steps": True,
     "steps_offset": 1,
+    "_corrected": True,
 }
 
 
@@ -78,13 +81,16 @@ class Chosen:
 def own_scheduler(folder: Path) -> Document:
     """Return the settings in a pipeline folder, as they are written, with the name of the class in `_class_name`.
 
-    A flow's have beside them what its pipeline tells the class: `_image_tokens` of a picture of the backbone's own size, and
-    `_even`, whether noise levels fall evenly to 1 / steps before they are shifted, as FluxPipeline sets them.
+    Beside them stands what diffusers' pipeline does with them. A diffusion's: `_corrected`, whether it is one that sets
+    `steps_offset` to 1 and `clip_sample` to false, as StableDiffusionPipeline does and StableDiffusionXLPipeline does not. A
+    flow's: `_image_tokens` of a picture of the backbone's own size, and `_even`, whether noise levels fall evenly to 1 / steps
+    before they are shifted, as FluxPipeline sets them.
     """
     written, index = read_json(folder / "scheduler" / "scheduler_config.json"), read_json(folder / "model_index.json")
     found = {**written, "_class_name": index["scheduler"][1]}
     if not is_flow(found):
-        return found
+        unet = read_json(folder / "unet" / "config.json")
+        return {**found, "_corrected": family_of(index, unet, written) in ("sd1", "sd2")}
     network = read_json(folder / "transformer" / "config.json")
     flux = index["_class_name"] in LAYOUTS["flux"].pipelines
     side = (FLUX_SIDE if flux else int(network["sample_size"])) // (2 if flux else int(network["patch_size"]))
@@ -138,6 +144,8 @@ def prediction_kind(written: Mapping[str, object]) -> Kind:
 def choose(written: Mapping[str, object], scheduler: str) -> Chosen:
     """Return what a spec's `scheduler` is on a folder that has `written` this, as `own_scheduler` returns it."""
     plain = {name: value for name, value in written.items() if not name.startswith("_")}
+    if written.get("_corrected"):
+        plain |= _CORRECTIONS
     if scheduler == AS_PIPELINE:
         return Chosen(str(written["_class_name"]), MappingProxyType(plain))
     named, meant, further = _NAMED[scheduler]

@@ -1,8 +1,9 @@
-"""Samplers of production against diffusers' own pipeline on the shipped testbed, on the same latents."""
+"""Samplers of production against diffusers' own pipelines on the same latents: the shipped testbed's, and each family's."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from audit.diffusion.guard import Conditioning, Guard, Predict, Step
 from audit.diffusion.pipeline import Pipeline, load_pipeline, noise_model
@@ -22,7 +23,8 @@ from audit.weights.references import resolve_model
 from audit.weights.schedulers import Chosen, choose, own_scheduler
 from audit.weights.testbed import weights_path
 from tests.guards.making import make
-from tests.tiny import SD14_SCHEDULER
+from tests.tiny import SD14_SCHEDULER, write_pipeline
+from tests.tiny_families import write_sd2, write_sdxl
 
 PROMPTS, SEEDS, GUIDANCE = ("a red ring", "a blue star"), (3, 4), 5.0
 # Name in a spec -> class and settings, as a user of diffusers writes them.
@@ -64,7 +66,7 @@ def given(ours: Pipeline, rows: Sequence[int] = (0, 1)) -> Conditioning:
 
 def sampled(ours: Pipeline, chosen: Chosen, steps: int, rows: Sequence[int] = (0, 1), guards: Any = ()) -> Sampled:
     seeds = [SEEDS[row] for row in rows]
-    solver = DiffusersSolver(chosen, steps, seeds, ours.latent_shape)
+    solver = DiffusersSolver(chosen, steps, seeds, ours.latent_shape, ours.kind)
     return sample(noise_model(ours.unet), solver, initial_noise(seeds, ours.latent_shape), given(ours, rows), guards)
 
 
@@ -72,7 +74,7 @@ def pixels(ours: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     return (ours.decode_latents(latents) + 1) * 127.5
 
 
-def require_equal(ours: Pipeline, theirs: StableDiffusionPipeline, chosen: Chosen, scheduler: Any, steps: int) -> None:
+def require_equal(ours: Pipeline, theirs: DiffusionPipeline, chosen: Chosen, scheduler: Any, steps: int) -> None:
     theirs.scheduler = scheduler
     made = theirs(
         list(PROMPTS),
@@ -85,6 +87,23 @@ def require_equal(ours: Pipeline, theirs: StableDiffusionPipeline, chosen: Chose
     assert (pixels(ours, mine.latents) - pixels(ours, made)).abs().max() <= 1.0
     torch.testing.assert_close(mine.latents, made, rtol=1e-4, atol=1e-4)
     assert mine.unet_calls == 2 * len(scheduler.timesteps)
+
+
+def require_own(folder: Path, named: str, steps: int) -> None:
+    """Require that `as-pipeline` samples a folder as diffusers does by the scheduler in it, and that a plan counts its steps."""
+    own = load_pipeline(resolve_model(str(folder)), torch.device("cpu"), samplers=(AS_PIPELINE,))
+    pipe = opened(folder)
+    assert type(pipe.scheduler).__name__ == named
+    require_equal(own, pipe, choose(own_scheduler(folder), AS_PIPELINE), pipe.scheduler, steps)
+    grid = timesteps(Sampler(scheduler=AS_PIPELINE, steps=steps), own_scheduler(folder))
+    assert grid == tuple(round(float(time)) for time in pipe.scheduler.timesteps)
+
+
+def opened(folder: Path) -> DiffusionPipeline:
+    """Return the folder's pipeline as diffusers loads it."""
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.mark.parametrize(("name", "steps"), [(name, 4) for name in THEIRS] + [("euler", 3), ("unipc", 7)])
@@ -130,17 +149,59 @@ def test_a_folders_own_scheduler_is_honoured_as_its_class_reads_it(
     named: str, settings: dict[str, Any], steps: int, tiny_copy: Path
 ) -> None:
     """Which a folder is not for DDIM, unless its settings change nothing there."""
-    folder = with_scheduler(tiny_copy, named, settings)
-    ref = resolve_model(str(folder))
-    own = load_pipeline(ref, torch.device("cpu"), samplers=(AS_PIPELINE,))
-    pipe = StableDiffusionPipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    assert type(pipe.scheduler).__name__ == named
-    chosen = choose(own_scheduler(folder), AS_PIPELINE)
-    require_equal(own, pipe, chosen, pipe.scheduler, steps)
-    assert len(timesteps(Sampler(scheduler=AS_PIPELINE, steps=steps), own_scheduler(folder))) == len(
-        pipe.scheduler.timesteps
-    )
+    require_own(with_scheduler(tiny_copy, named, settings), named, steps)
+
+
+WRITERS = {"sd1": write_pipeline, "sd2": write_sd2, "sdxl": write_sdxl}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("families")
+    return {family: write(root / family) for family, write in WRITERS.items()}
+
+
+@pytest.fixture(scope="module")
+def loaded(folders: dict[str, Path]) -> dict[str, tuple[Pipeline, DiffusionPipeline]]:
+    """Cut-down Stable Diffusion 2.x, which predicts v, and SDXL, as the audit loads them and as diffusers does."""
+    return {
+        family: (load_pipeline(resolve_model(str(folders[family])), torch.device("cpu")), opened(folders[family]))
+        for family in ("sd2", "sdxl")
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in THEIRS if name != "ddim"])  # which test_families.py compares
+@pytest.mark.parametrize("family", ["sd2", "sdxl"])
+def test_each_scheduler_makes_the_pictures_of_every_family_s_own_pipeline(
+    family: str, name: str, loaded: dict[str, tuple[Pipeline, DiffusionPipeline]]
+) -> None:
+    own, pipe = loaded[family]
+    assert (own.family, own.kind) == (family, "v_prediction" if family == "sd2" else "epsilon")
+    written = own_scheduler(own.ref.path)
+    named, changes = THEIRS[name]
+    require_equal(own, pipe, choose(written, name), getattr(diffusers, named).from_config(written, **changes), 4)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:The configuration file of this scheduler:FutureWarning"
+)  # of StableDiffusionPipeline
+@pytest.mark.parametrize("named", ["EulerDiscreteScheduler", "DDIMScheduler"])
+@pytest.mark.parametrize("family", WRITERS)
+def test_a_grid_without_an_offset_is_moved_where_the_family_s_own_pipeline_moves_it(
+    family: str, named: str, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """StableDiffusionPipeline moves the grid by one and leaves predictions unclipped; StableDiffusionXLPipeline does neither."""
+    settings: dict[str, Any] = {"timestep_spacing": "leading", "steps_offset": 0, "skip_prk_steps": None}
+    if named == "DDIMScheduler":
+        settings["clip_sample"] = True
+    if family == "sd2":
+        settings["prediction_type"] = "v_prediction"
+    folder = with_scheduler(Path(shutil.copytree(folders[family], tmp_path / family)), named, settings)
+    require_own(folder, named, 4)
+    written = own_scheduler(folder)
+    last = 0 if family == "sdxl" else 1
+    assert timesteps(Sampler(scheduler=AS_PIPELINE, steps=4), written)[-1] == last
+    assert timesteps(Sampler(scheduler="euler", steps=4), written)[-1] == last
 
 
 @pytest.mark.parametrize("name", ["euler-ancestral", "lcm", "dpm++2m", "unipc"])
