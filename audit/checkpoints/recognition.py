@@ -11,6 +11,7 @@ from pathlib import Path
 
 from audit.checkpoints import layouts, pickles
 from audit.checkpoints.families import check_names_and_shapes
+from audit.checkpoints.footprint import same
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.lora_files import lora_artefact
 from audit.checkpoints.named import by_names, unet_artefact
@@ -61,6 +62,7 @@ def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Arte
                 next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
             )
         raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
+    _require_second_encoder(ref, backbone, where)
     if any(".adapter." in name for name in unet):
         return merged_receler(unet, backbone, where)
     artefact = unet_artefact(unet, backbone, where)
@@ -68,3 +70,16 @@ def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Arte
     if text:
         check_names_and_shapes(text, backbone.text, where, "text encoder")
     return dataclasses.replace(artefact, layout=layouts.PIPELINE, text=text, whole=True)
+
+
+def _require_second_encoder(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> None:
+    """Return when the folder's second text encoder, where it has one, is the backbone's: a changed one would not be applied."""
+    for name, tensor in bare_text_names(from_shards(ref.paths("text_encoder_2"))).items():
+        known = backbone.second_text.get(name)
+        if known is None or known.shape != tensor.shape or not same(known.load(), tensor.load(), tensor.stored):
+            raise CheckpointError(
+                f"the pipeline folder's second text encoder is not the backbone's (e.g. {name}), and a checkpoint changes "
+                "the UNet and the first text encoder alone",
+                where=where,
+                next_step="audit the folder as a backbone of its own: backbone: FOLDER",
+            )

@@ -54,6 +54,7 @@ class BackboneTensors:
 
     unet: LazyTensors
     text: LazyTensors
+    second_text: LazyTensors = dataclasses.field(default_factory=dict)  # of SDXL's second text encoder
 
 
 def in_memory(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
@@ -98,7 +99,8 @@ def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def backbone_files(ref: ModelRef) -> BackboneTensors:
     """Return the backbone's tensors, read from its files without building a model."""
     network = "unet" if (ref.path / "unet").is_dir() else "transformer"
-    return BackboneTensors(unet=_part(ref, network), text=bare_text_names(_part(ref, "text_encoder")))
+    text, second = (bare_text_names(_part(ref, part)) for part in ("text_encoder", "text_encoder_2"))
+    return BackboneTensors(_part(ref, network), text, second)
 
 
 def _part(ref: ModelRef, part: str) -> LazyTensors:
@@ -121,9 +123,12 @@ def in_pieces(tensors: LazyTensors, pieces: Mapping[str, Piece]) -> LazyTensors:
     }
 
 
-def backbone_modules(unet: torch.nn.Module, text_encoder: torch.nn.Module) -> BackboneTensors:
-    """Return the tensors of a loaded backbone."""
-    return BackboneTensors(in_memory(unet.state_dict()), bare_text_names(in_memory(text_encoder.state_dict())))
+def backbone_modules(
+    unet: torch.nn.Module, text_encoder: torch.nn.Module, second: torch.nn.Module | None = None
+) -> BackboneTensors:
+    """Return the tensors of a loaded backbone; `second` is its second text encoder."""
+    texts = [bare_text_names(in_memory(module.state_dict())) if module else {} for module in (text_encoder, second)]
+    return BackboneTensors(in_memory(unet.state_dict()), *texts)
 
 
 def from_shards(paths: Sequence[Path]) -> LazyTensors:

@@ -180,8 +180,9 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
         )
     if pipeline:
         files = loaded_weights(folder / "unet")[0] if (folder / "unet").is_dir() else []
-        if (folder / "text_encoder").is_dir():
-            files = files + loaded_weights(folder / "text_encoder")[0]
+        for part in ("text_encoder", "text_encoder_2"):
+            if (folder / part).is_dir():
+                files = files + loaded_weights(folder / part)[0]
         return "pipeline", files
     for name in _RECELER:
         if (folder / name).is_file():

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from audit.checkpoints import apply_artefact, backbone_files, recognise
 from audit.checkpoints.key_sets import key_set
+from audit.diffusion.pipeline import load_pipeline
 from audit.errors import CheckpointError
 from audit.weights.checkpoints import resolve_checkpoint
-from audit.weights.references import ModelRef
+from audit.weights.references import ModelRef, resolve_model
 from tests.checkpoints.files import TABLE, State, adapters, erased, ldm_full, moved, spm_state, text_folder
+from tests.tiny_families import write_sdxl
 
 Maker = Callable[[Path, State, State], Path]
 
@@ -274,3 +277,17 @@ def test_the_digest_is_the_contents_not_the_paths(folder: Path, tmp_path: Path, 
     copied = tmp_path / "elsewhere.safetensors"
     copied.write_bytes((folder / "model.safetensors").read_bytes())
     assert resolve_checkpoint(str(copied)).sha256 == first.sha256
+
+
+def test_a_folder_with_another_second_text_encoder_is_refused(tmp_path: Path) -> None:
+    """Whose change would not be applied, and would be called erased."""
+    backbone = load_pipeline(resolve_model(str(write_sdxl(tmp_path / "backbone"))), torch.device("cpu"))
+    folder = Path(shutil.copytree(tmp_path / "backbone", tmp_path / "erased"))
+    for part in ("unet", "text_encoder_2"):
+        (weights,) = (folder / part).glob("*.safetensors")
+        name = next(name for name, tensor in load_file(weights).items() if tensor.ndim == 2)
+        save_file({key: 2 * tensor if key == name else tensor for key, tensor in load_file(weights).items()}, weights)
+        if part == "unet":
+            assert apply_artefact(backbone, str(folder)).footprint.names == (name,)
+    with pytest.raises(CheckpointError, match="second text encoder is not the backbone's"):
+        apply_artefact(backbone, str(folder))
