@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Protocol
@@ -24,6 +20,7 @@ from audit.errors import EnvironmentProblem
 from audit.machine.threads import usable_cores
 from tasks.context import Settings
 from tasks.fitness import MachineRefused
+from tasks.pool_process import begin_process
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
@@ -145,29 +142,3 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def begin_process(gpus: int) -> None:
-    """Prepare a process of the pool: one of the machine's `gpus`, and an end when the process that started it has ended.
-
-    A killed run cannot end its processes itself, and each would finish its unit first, with the memory of its GPU.
-    """
-    _take_gpu(gpus)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
-
-
-def _take_gpu(count: int) -> None:
-    """Leave this process one of the machine's GPUs, before anything looks for them."""
-    if count < 2:
-        return
-    number = multiprocessing.current_process().name.rpartition("-")[2]
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    visible = visible or [str(index) for index in range(count)]
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[(int(number) - 1) % len(visible) if number.isdigit() else 0]
