@@ -1,4 +1,4 @@
-"""A process of the pool of `--runner processes`: the GPU it computes on, and its end when the run has ended."""
+"""A process of the pool of `--runner processes`: its GPU, its share of the cores, and its end when the run has ended."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import multiprocessing.connection
 import os
 import threading
 
+from audit.machine import threads
+
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 _own: dict[str, str] = {}  # environment variables of this process alone
 
 
-def begin_process(gpus: int) -> None:
-    """Prepare a process of the pool: one of the machine's `gpus`, and an end when the process that started it has ended.
+def begin_process(gpus: int, share: int | None) -> None:
+    """Prepare a process of the pool: one of the machine's `gpus`, a `share` of threads, and an end with its parent.
 
     A killed run cannot end its processes itself, and each would finish its unit first, with the memory of its GPU.
     """
@@ -21,6 +23,8 @@ def begin_process(gpus: int) -> None:
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
     _take_gpu(gpus)
+    if share is not None:
+        _take_threads(share)
 
 
 def restore_environment() -> None:
@@ -45,3 +49,12 @@ def _take_gpu(count: int) -> None:
     visible = visible or [str(index) for index in range(count)]
     _own[VISIBLE] = visible[(int(number) - 1) % len(visible) if number.isdigit() else 0]
     restore_environment()
+
+
+def _take_threads(count: int) -> None:
+    """Compute with `count` threads in torch, loaded or not, and in what else counts by OpenMP's variable when it loads."""
+    _own[threads.COUNT] = str(count)
+    restore_environment()
+    import torch
+
+    torch.set_num_threads(count)

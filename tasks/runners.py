@@ -17,7 +17,7 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from audit.errors import EnvironmentProblem
-from audit.machine.threads import usable_cores
+from audit.machine import threads
 from tasks.context import Settings
 from tasks.fitness import MachineRefused
 from tasks.pool_process import begin_process
@@ -93,19 +93,20 @@ def opened(settings: Settings) -> Iterator[Runner]:
 
 
 class Processes(contextlib.AbstractContextManager["Processes"]):
-    """Processes of this machine, each with a GPU of its own where there are some."""
+    """Processes of this machine, each with its share of the cores, and a GPU of its own where there are some."""
 
     falls_together = True  # the pool ends with any one of its processes
 
     def __init__(self, workers: int | None) -> None:
         """Prepare `workers` processes: by default one for each GPU, and one for each core without any."""
         gpus = _gpus()
-        self._count = workers or gpus or usable_cores()
+        self._count = workers or gpus or threads.usable_cores()
         self._gpus = gpus
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolTaskRunner:
-        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=begin_process, initargs=(self._gpus,))
+        given = (self._gpus, threads.share(self._count))
+        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=begin_process, initargs=given)
         pool.__enter__()
         return pool
 

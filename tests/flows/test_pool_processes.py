@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+import torch
 
 from audit.compute.worker import UnitReport, Worker
+from audit.machine import threads
 from audit.plan.identities import Unit
 from audit.plan.installation import installation
 from flows.temporary_server import prefect_api
@@ -35,7 +37,8 @@ class Witness:
         deadline = time.monotonic() + TOGETHER_SECONDS
         while len(list(self._folder.glob("*.process"))) < 2 and time.monotonic() < deadline:
             time.sleep(0.05)
-        return UnitReport(unit.kind, json.dumps(dict(os.environ)), 0, 0, 0, 0, 0.0)
+        seen = {name: os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", threads.COUNT)}
+        return UnitReport(unit.kind, json.dumps({**seen, "torch": str(torch.get_num_threads())}), 0, 0, 0, 0, 0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +54,7 @@ class WitnessedRun(Run):
 
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, prefect_home: Path) -> list[dict[str, str]]:
-    """What two processes see while each computes a unit, on a machine with the GPUs 4 and 7 for this run."""
+    """What two processes see while each computes a unit, on a machine with the GPUs 4 and 7 and seven cores for this run."""
     folder = tmp_path_factory.mktemp("pool")
     root = str(folder / "runs")
     run = WitnessedRun(plan_run(tiny_spec(folder, tiny_folder), root), root, Settings(), folder=str(folder))
@@ -64,6 +67,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, prefect_ho
     ):
         patch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
         patch.setattr(runners, "_gpus", lambda: 2)
+        patch.setenv(threads.COUNT, "7")  # as a control group's quota has it set
+        patch.setattr(threads, "_settled", {threads.COUNT})
+        patch.setattr(threads, "usable_cores", lambda: 7)
         with runners.Processes(2) as processes:
             futures = [processes.submit(stages._UNITS["erase"], parameters) for _ in range(2)]
             reports: list[UnitReport] = [future.result() for future in futures]
@@ -73,3 +79,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, prefect_ho
 def test_each_process_keeps_a_gpu_of_its_own_where_the_environment_names_several(seen: list[dict[str, str]]) -> None:
     """Prefect gives each task the environment of the parent, in which all of them are visible."""
     assert sorted(variables["CUDA_VISIBLE_DEVICES"] for variables in seen) == ["4", "7"]
+
+
+def test_processes_share_the_cores(seen: list[dict[str, str]]) -> None:
+    assert [(variables["torch"], variables[threads.COUNT]) for variables in seen] == [("3", "3")] * 2
