@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 from uuid import uuid4
 
 import pytest
@@ -26,9 +27,12 @@ from audit.plan.stored_tables import StoredTable, TableWriter
 from audit.plan.tables import UNIT_COLUMNS, UNITS_SCHEMA
 from audit.progress import Silent
 from audit.storage.journal import Journal
+from flows.cli import main
+from flows.commands import run as commands
 from tasks import context, spread, stages
 from tasks.context import Run, Settings
 from tasks.fitness import MachineRefused, refusal
+from tasks.opening import open_run
 from tasks.runners import Processes, require_runner
 from tests.bench.sleeping import blank_rows
 from tests.flows.audits import plan_run, tiny_spec
@@ -264,6 +268,57 @@ def test_a_runner_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "dask")
     with pytest.raises(ValueError, match="'inline', 'processes' or 'ray'"):
         Settings()
+
+
+CLUSTER = "ray://head-node:10001"
+
+
+@pytest.mark.parametrize("runner", ["inline", "processes"])
+def test_the_address_of_the_environment_is_for_the_ray_runner_alone(
+    runner: Literal["inline", "processes"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_RAY_ADDRESS", CLUSTER)
+    require_runner(Settings(runner=runner))
+    assert Settings(runner="ray").address == CLUSTER
+    assert Settings(runner="ray", address="ray://other:1").address == "ray://other:1"
+    with pytest.raises(EnvironmentProblem, match="only of use to the Ray runner"):
+        require_runner(Settings(runner=runner, address=CLUSTER))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ([], {}, ("inline", None)),
+        (["--runner", "ray"], {}, ("ray", CLUSTER)),
+        (["--runner", "ray", "--address", "ray://other:1"], {}, ("ray", "ray://other:1")),
+        ([], {"ERASURE_AUDIT_RUNNER": "ray"}, ("ray", CLUSTER)),
+        (["--runner", "inline"], {"ERASURE_AUDIT_RUNNER": "ray"}, ("inline", None)),
+    ],
+)
+def test_a_command_takes_the_address_of_the_environment_where_it_runs_on_ray(
+    arguments: list[str], variables: dict[str, str], expected: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[tuple[str, str | None]]()
+
+    def audit(spec: object, root: object, run_id: object, settings: Callable[[], Settings], *more: object) -> int:
+        taken.append((settings().runner, settings().address))
+        return 0
+
+    monkeypatch.setattr(commands, "_audit", audit)
+    monkeypatch.setattr("tasks.runners.require_runner", lambda settings: None)
+    for name, value in {"ERASURE_AUDIT_RAY_ADDRESS": CLUSTER, **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["resume", "RUN", *arguments]) == 0
+    assert taken == [expected]
+
+
+def test_a_helper_computes_in_its_own_process_whatever_the_environment_says_of_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "ray")  # without an address, and here without a Prefect server
+    assert open_run(None, run.root, run.run_id, None, concludes=False).run_id == run.run_id
+    with pytest.raises(EnvironmentProblem, match="needs the address of a cluster"):
+        open_run(None, run.root, run.run_id, None)
 
 
 @pytest.mark.parametrize("address", ["head-node", "http://head:1", "ray://head:x", "ray://"])
