@@ -77,11 +77,9 @@ class Assigning:
 @pytest.fixture
 def assign(monkeypatch: pytest.MonkeyPatch) -> Callable[[Assigning], None]:
     """Ray gives this process GPUs, and torch sees none here."""
-    from tasks import ray_runner
-
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(ray_runner.ray, "is_initialized", lambda: True)
-    return lambda context: monkeypatch.setattr(ray_runner.ray, "get_runtime_context", lambda: context)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    return lambda context: monkeypatch.setattr("ray.get_runtime_context", lambda: context)
 
 
 def test_a_node_whose_gpu_is_gone_does_not_compute_on_its_cpu_instead(
