@@ -152,8 +152,8 @@ sd3-probes: $(STAMP) ## audit every probe of the SD3-shaped backbone beside its 
 
 MEB = build/m-erasurebench
 
-# A process with one thread for each core: two threads of one small network mostly wait for each other.
-MEB_RUN = OMP_NUM_THREADS=1 $(BIN)/erasure-audit run --runner processes --exit-zero
+# Without a GPU, a process with one thread for each core: two threads of one small network mostly wait for each other.
+MEB_RUN = $(BIN)/erasure-audit run --runner processes --exit-zero
 
 m-erasurebench: $(STAMP) ## run M-ErasureBench on both testbed backbones, tables into audit/testbed/README.md (resumable; 3 hours on two cores)
 	for class in circle square triangle star ring cross heart moon diamond hexagon arrow; do \

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from audit.compute.worker import Worker
 
 
+def _ray_address() -> str | None:
+    return os.environ.get("ERASURE_AUDIT_RAY_ADDRESS") or None
+
+
 class Settings(BaseModel):
     """The way this process runs the audit; nothing here changes a picture, but for its rounding."""
 
@@ -35,7 +39,7 @@ class Settings(BaseModel):
         validate_default=True,
     )
     address: str | None = Field(
-        default_factory=lambda: os.environ.get("ERASURE_AUDIT_RAY_ADDRESS") or None,
+        default_factory=lambda given: _ray_address() if given.get("runner") == "ray" else None,
         description="address of the Ray cluster, such as ray://head-node:10001",
     )
     workers: int | None = Field(

@@ -32,6 +32,13 @@ def require_fit(run: Run, expected: Installation) -> None:
     problem = _problem(run, tuple(sorted(expected.items())))
     if problem is not None:
         raise refusal(problem)
+    # A GPU that is gone from a node stays among the resources that Ray hands out there.
+    if run.settings.device is None and _gpus_assigned() and run.worker.device.type == "cpu":
+        raise refusal(
+            "Ray gives it a GPU, and torch finds none",
+            "look at nvidia-smi there and go on with: erasure-audit resume RUN_ID; "
+            "to compute on CPUs: --device cpu --gpus-per-unit 0",
+        )
 
 
 def refusal(why: str, next_step: str | None = None) -> MachineRefused:
@@ -57,6 +64,15 @@ def _problem(run: Run, expected: tuple[tuple[str, str], ...]) -> str | None:
     except AuditError as error:
         return error.what
     return None
+
+
+def _gpus_assigned() -> bool:
+    """Return whether Ray has given this process a GPU."""
+    if "ray" not in sys.modules:
+        return False
+    from tasks.ray_runner import gpus_here
+
+    return bool(gpus_here())
 
 
 def _node() -> str:

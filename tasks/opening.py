@@ -28,7 +28,8 @@ def open_run(
     if spec is None and run_id is None:
         raise SpecError("neither a spec nor a run is named", next_step="name a spec file or a run id")
     parsed = kept or (load_spec(spec) if spec else None)
-    require_runner(settings)
+    if concludes:  # a helper computes in its own process, wherever the run itself does
+        require_runner(settings)
     if settings.gpu_slot:
         require_slot(settings.gpu_slot)
     journal = run.open_journal(root)

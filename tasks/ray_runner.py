@@ -143,6 +143,13 @@ def node_here() -> str:
     return socket.gethostname()
 
 
+def gpus_here() -> list[str]:
+    """Return the ids of the GPUs that Ray has given this process; none outside of Ray."""
+    if ray.is_initialized():
+        return list(ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
+    return []
+
+
 def _variables() -> dict[str, str]:
     """Return the settings that workers need before they import anything: no telemetry, and this program's own."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("ERASURE_AUDIT_")}

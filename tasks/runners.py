@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import multiprocessing
-import multiprocessing.connection
-import os
-import threading
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Protocol
@@ -21,9 +17,10 @@ from prefect.task_runners import ProcessPoolTaskRunner
 from prefect.tasks import Task
 
 from audit.errors import EnvironmentProblem
-from audit.machine.threads import usable_cores
+from audit.machine import threads
 from tasks.context import Settings
 from tasks.fitness import MachineRefused
+from tasks.pool_process import begin_process
 
 if TYPE_CHECKING:
     from audit.compute.worker import UnitReport
@@ -96,19 +93,20 @@ def opened(settings: Settings) -> Iterator[Runner]:
 
 
 class Processes(contextlib.AbstractContextManager["Processes"]):
-    """Processes of this machine, each with a GPU of its own where there are some."""
+    """Processes of this machine, each with its share of the cores, and a GPU of its own where there are some."""
 
     falls_together = True  # the pool ends with any one of its processes
 
     def __init__(self, workers: int | None) -> None:
         """Prepare `workers` processes: by default one for each GPU, and one for each core without any."""
         gpus = _gpus()
-        self._count = workers or gpus or usable_cores()
+        self._count = workers or gpus or threads.usable_cores()
         self._gpus = gpus
         self._pool = self._started()
 
     def _started(self) -> ProcessPoolTaskRunner:
-        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=begin_process, initargs=(self._gpus,))
+        given = (self._gpus, threads.share(self._count))
+        pool = ProcessPoolTaskRunner(max_workers=self._count, initializer=begin_process, initargs=given)
         pool.__enter__()
         return pool
 
@@ -145,29 +143,3 @@ def _gpus() -> int:
     import torch
 
     return torch.cuda.device_count()
-
-
-def begin_process(gpus: int) -> None:
-    """Prepare a process of the pool: one of the machine's `gpus`, and an end when the process that started it has ended.
-
-    A killed run cannot end its processes itself, and each would finish its unit first, with the memory of its GPU.
-    """
-    _take_gpu(gpus)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_after(sentinel: int) -> None:
-    multiprocessing.connection.wait([sentinel])
-    os._exit(1)
-
-
-def _take_gpu(count: int) -> None:
-    """Leave this process one of the machine's GPUs, before anything looks for them."""
-    if count < 2:
-        return
-    number = multiprocessing.current_process().name.rpartition("-")[2]
-    visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
-    visible = visible or [str(index) for index in range(count)]
-    os.environ["CUDA_VISIBLE_DEVICES"] = visible[(int(number) - 1) % len(visible) if number.isdigit() else 0]

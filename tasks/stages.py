@@ -18,6 +18,7 @@ from audit.progress import Listener
 from tasks import telemetry
 from tasks.context import Run
 from tasks.fitness import refusal, require_fit
+from tasks.pool_process import restore_environment
 from tasks.progress import TrainingProgress
 from tasks.retrying import TASK
 from tasks.slots import gpu_slot
@@ -33,6 +34,7 @@ def _unit_task(kind: str, listen: Callable[[], Listener | None] = lambda: None) 
     @task(name=kind, task_run_name=f"{kind}-{{unit.key:.8}}", **TASK)
     def compute(run: Run, unit: Unit, expected: Installation | None = None) -> UnitReport:
         if expected is not None:  # not in the process that planned it
+            restore_environment()
             require_fit(run, expected)
             telemetry.join(run)
         try:

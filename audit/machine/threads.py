@@ -60,6 +60,16 @@ def usable_cores() -> int:
     return affinity() if quota is None else min(affinity(), threads_for(quota))
 
 
+def share(processes: int) -> int | None:
+    """Return the number of threads for each of several processes that compute at once; None where nothing is to be set.
+
+    It follows from the machine and the number of processes alone. What the user has set stays; one process takes all cores.
+    """
+    if processes < 2 or (os.environ.get(COUNT) and COUNT not in _settled):
+        return None
+    return max(1, usable_cores() // processes)
+
+
 def threads_for(quota: float) -> int:
     """Return the number of threads for a quota in cores: the nearest whole number, at least one."""
     return max(1, int(quota + 0.5))

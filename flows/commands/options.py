@@ -55,7 +55,7 @@ Runner = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", envvar="ERASURE_AUDIT_RAY_ADDRESS", help="Ray cluster, such as ray://head-node:10001."),
+    typer.Option("--address", help="Ray cluster, such as ray://head-node:10001 (default: ERASURE_AUDIT_RAY_ADDRESS)."),
 ]
 Workers = Annotated[
     int | None,

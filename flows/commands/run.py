@@ -126,7 +126,9 @@ def work(
 ) -> int:
     """Help with the units of RUN_ID; any number of processes on any machines may do so at once."""
     locations.storage_root(root)
-    chosen = _settings(device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot)
+    chosen = _settings(
+        device=device, batch_size=batch_size, compile_with=compile_with, gpu_slot=gpu_slot, runner=Where.INLINE
+    )
     with flow_of(run_id, root, verbose):
         from flows.work import work as flow
 
@@ -142,7 +144,8 @@ def work(
 
 def _settings(**values: object) -> Callable[[], Settings]:
     """Return what makes the settings, once Prefect may be imported. Raises `EnvironmentProblem` for a runner that cannot run."""
-    values = {name: value.value if isinstance(value, Enum) else value for name, value in values.items()}
+    given = {name: value for name, value in values.items() if value is not None}
+    values = {name: value.value if isinstance(value, Enum) else value for name, value in given.items()}
     if values.get("compile_with") is not None and values.get("runner") != "ray":  # whose nodes are asked themselves
         require_compiler()
     if values.get("runner", "inline") != "inline":

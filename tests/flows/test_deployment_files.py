@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -49,3 +50,10 @@ def test_the_kubernetes_template_uses_every_variable_and_asks_for_a_gpu() -> Non
     pod = template["job_configuration"]["job_manifest"]["spec"]
     assert pod["backoffLimit"] == 0
     assert pod["template"]["spec"]["containers"][0]["resources"]["limits"] == {"nvidia.com/gpu": "{{ gpus }}"}
+
+
+def test_the_image_has_every_extra_that_a_deployment_may_use() -> None:
+    """A flow on a Ray cluster, telemetry by variables of `worker.env`, and the PDF of the monthly report."""
+    (extras,) = re.findall(r"'\.\[(.+)\]'", (FOLDER / "Dockerfile").read_text())
+    declared = tomllib.loads((FOLDER.parent / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert {"pdf", "ray", "telemetry"} <= set(extras.split(",")) <= set(declared)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from audit.errors import EnvironmentProblem
 from audit.plan.installation import installation
@@ -57,6 +59,47 @@ def test_a_storage_root_that_is_not_shared_is_named(run: Run, tmp_path: Path) ->
     elsewhere = Run(run.run_id, str(tmp_path / "another"), run.settings)
     with pytest.raises(MachineRefused, match="the storage root must be one that all machines share"):
         require_fit(elsewhere, expected)
+
+
+class Assigning:
+    """What Ray tells a process to which it has given these GPUs."""
+
+    def __init__(self, *gpus: str) -> None:
+        self._gpus = list(gpus)
+
+    def get_accelerator_ids(self) -> dict[str, list[str]]:
+        return {"GPU": self._gpus, "TPU": []}
+
+    def get_node_id(self) -> str:
+        return "node-7"
+
+
+@pytest.fixture
+def assign(monkeypatch: pytest.MonkeyPatch) -> Callable[[Assigning], None]:
+    """Ray gives this process GPUs, and torch sees none here."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("ray.is_initialized", lambda: True)
+    return lambda context: monkeypatch.setattr("ray.get_runtime_context", lambda: context)
+
+
+def test_a_node_whose_gpu_is_gone_does_not_compute_on_its_cpu_instead(
+    run: Run, assign: Callable[[Assigning], None]
+) -> None:
+    assign(Assigning("0"))
+    best_device = dataclasses.replace(run, settings=Settings())
+    with pytest.raises(MachineRefused, match="Ray gives it a GPU, and torch finds none") as caught:
+        require_fit(best_device, installation(run.spec))
+    assert caught.value.node == "node-7"
+    assert "nvidia-smi" in str(caught.value.next_step) and "--device cpu" in str(caught.value.next_step)
+
+
+def test_a_node_computes_on_its_cpu_when_asked_to_or_when_it_got_no_gpu(
+    run: Run, assign: Callable[[Assigning], None]
+) -> None:
+    assign(Assigning("0"))
+    require_fit(run, installation(run.spec))  # with --device cpu
+    assign(Assigning())
+    require_fit(dataclasses.replace(run, settings=Settings()), installation(run.spec))
 
 
 def test_a_runner_without_its_extra_is_refused_with_the_command_that_installs_it(

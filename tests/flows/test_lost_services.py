@@ -23,10 +23,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 POOL = """
 import multiprocessing, os, time
 from concurrent.futures import ProcessPoolExecutor
-from tasks.runners import begin_process
+from tasks.pool_process import begin_process
 
 if __name__ == "__main__":
-    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_process, (0,))
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), begin_process, (0, 1))
     print(pool.submit(os.getpid).result(), flush=True)
     pool.submit(time.sleep, 600).result()
 """

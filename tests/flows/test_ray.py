@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from audit.machine import telemetry as settings
-from audit.plan.document import KINDS
+from audit.plan.document import KINDS, read_plan
 from audit.storage.journal import Journal
 from tests.flows.audits import finish_run, spec_of_every_kind
 from tests.flows.clusters import Cluster, processes_called, ray_cluster
@@ -64,6 +64,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, spec: Path) -> dict[st
 def only_run(root: Path) -> str:
     (run_id,) = Journal(str(root)).runs()
     return run_id
+
+
+def lacking(root: Path) -> int:
+    """The number of planned units that the journal below `root` lacks."""
+    journal = Journal(str(root))
+    plan = read_plan(journal, only_run(root))
+    return sum(len(plan.pending(kind, journal)) for kind in KINDS)
 
 
 def on_ray(cluster: Cluster, spec: Path, root: Path) -> list[str]:
@@ -118,6 +125,7 @@ def test_a_node_that_comes_takes_over_from_one_that_dies(
             wait_for("the first inversion", lambda: Journal(str(root)).keys("invert"), 300, log)
             with cluster.node("new"):
                 os.killpg(old.pid, signal.SIGKILL)
+                assert lacking(root), "the run ended before its node"  # what comes now, only the new one can compute
                 assert child.wait(600) in VERDICTS, log.read_text()
     assert tables(root, only_run(root)) == undisturbed
 

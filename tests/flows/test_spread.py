@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, Literal, NoReturn
+from uuid import uuid4
 
 import pytest
+from prefect.client.schemas.objects import State
+from prefect.futures import PrefectConcurrentFuture, PrefectFuture
+from prefect.states import Completed
 
 from audit.compute.worker import UnitReport, Worker
 from audit.diffusion.devices import require_device
@@ -15,14 +23,21 @@ from audit.machine import threads
 from audit.plan.document import Plan, read_plan
 from audit.plan.identities import Unit
 from audit.plan.installation import installation
+from audit.plan.stored_tables import StoredTable, TableWriter
+from audit.plan.tables import UNIT_COLUMNS, UNITS_SCHEMA
 from audit.progress import Silent
 from audit.storage.journal import Journal
-from tasks import spread, stages
+from flows.cli import main
+from flows.commands import run as commands
+from tasks import context, spread, stages
 from tasks.context import Run, Settings
 from tasks.fitness import MachineRefused, refusal
+from tasks.opening import open_run
 from tasks.runners import Processes, require_runner
 from tests.bench.sleeping import blank_rows
 from tests.flows.audits import plan_run, tiny_spec
+
+MANY = 1_000  # units
 
 
 class Quiet:
@@ -167,6 +182,67 @@ def test_a_cluster_without_nodes_is_waited_for_and_then_given_up(run: Run, monke
     assert "erasure-audit resume" in str(caught.value.next_step)
 
 
+class ThreeThreads:
+    """A runner of three slots that counts what it holds, and begins nothing until it holds `enough`."""
+
+    falls_together = False
+
+    def __init__(self, enough: int) -> None:
+        self._enough, self._filled, self._lock = enough, threading.Event(), threading.Lock()
+        self._threads = ThreadPoolExecutor(3)
+        self.held = self.most = self.ended = 0
+
+    def slots(self) -> int:
+        return 3
+
+    def submit(self, task: object, parameters: dict[str, Any]) -> PrefectFuture[UnitReport]:
+        with self._lock:
+            self.held += 1
+            self.most = max(self.most, self.held)
+        if self.held >= self._enough:
+            self._filled.set()
+        wrapped = self._threads.submit(self._compute, parameters["unit"])
+        return PrefectConcurrentFuture(task_run_id=uuid4(), wrapped_future=wrapped)
+
+    def _compute(self, unit: Unit) -> State[UnitReport]:
+        self._filled.wait(60.0)
+        with self._lock:
+            self.held -= 1
+            self.ended += 1
+        return Completed(data=UnitReport(unit.kind, unit.key, 1, 0, 0, 0, 0.0))
+
+    def exclude(self, refused: MachineRefused) -> None:
+        raise AssertionError("nobody refused")
+
+    def mend(self, error: BaseException) -> bool:
+        return False
+
+
+def test_a_runner_never_holds_more_than_two_units_for_each_slot(
+    planned: tuple[Path, str, Plan], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many units the run has: they wait here and not in a scheduler, whose memory they would fill."""
+    root, run_id, plan = planned
+    monkeypatch.setattr(spread, "StageProgress", Quiet)
+    erase = next(row for row in plan.units.to_pylist() if row["kind"] == "erase")
+    columns = {name: [value] * MANY for name, value in erase.items()}
+    writer = TableWriter(UNITS_SCHEMA, 1000)
+    writer.add({**columns, "key": [f"{number:064x}" for number in range(MANY)]})
+    units = StoredTable.of_bytes(writer.close(), UNITS_SCHEMA, UNIT_COLUMNS)
+    many = Run(run_id, str(root), Settings())
+    context.forget()
+    many.keep(dataclasses.replace(plan, units=units))
+    runner = ThreeThreads(enough=6)
+    try:
+        pending = spread._Pending(many)
+        spread._Dispatch(many, runner, pending, {"erase": stages._UNITS["erase"]}, frozenset()).run()
+    finally:
+        context.forget()
+
+    assert pending.stages["erase"].report().computed == runner.ended == MANY
+    assert runner.most == 6
+
+
 def test_processes_stay_within_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half a core of a machine with many is one process, not one for each core."""
     monkeypatch.setattr(threads, "affinity", lambda: 64)
@@ -192,6 +268,57 @@ def test_a_runner_of_the_environment_is_the_default(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "dask")
     with pytest.raises(ValueError, match="'inline', 'processes' or 'ray'"):
         Settings()
+
+
+CLUSTER = "ray://head-node:10001"
+
+
+@pytest.mark.parametrize("runner", ["inline", "processes"])
+def test_the_address_of_the_environment_is_for_the_ray_runner_alone(
+    runner: Literal["inline", "processes"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_RAY_ADDRESS", CLUSTER)
+    require_runner(Settings(runner=runner))
+    assert Settings(runner="ray").address == CLUSTER
+    assert Settings(runner="ray", address="ray://other:1").address == "ray://other:1"
+    with pytest.raises(EnvironmentProblem, match="only of use to the Ray runner"):
+        require_runner(Settings(runner=runner, address=CLUSTER))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "variables", "expected"),
+    [
+        ([], {}, ("inline", None)),
+        (["--runner", "ray"], {}, ("ray", CLUSTER)),
+        (["--runner", "ray", "--address", "ray://other:1"], {}, ("ray", "ray://other:1")),
+        ([], {"ERASURE_AUDIT_RUNNER": "ray"}, ("ray", CLUSTER)),
+        (["--runner", "inline"], {"ERASURE_AUDIT_RUNNER": "ray"}, ("inline", None)),
+    ],
+)
+def test_a_command_takes_the_address_of_the_environment_where_it_runs_on_ray(
+    arguments: list[str], variables: dict[str, str], expected: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = list[tuple[str, str | None]]()
+
+    def audit(spec: object, root: object, run_id: object, settings: Callable[[], Settings], *more: object) -> int:
+        taken.append((settings().runner, settings().address))
+        return 0
+
+    monkeypatch.setattr(commands, "_audit", audit)
+    monkeypatch.setattr("tasks.runners.require_runner", lambda settings: None)
+    for name, value in {"ERASURE_AUDIT_RAY_ADDRESS": CLUSTER, **variables}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["resume", "RUN", *arguments]) == 0
+    assert taken == [expected]
+
+
+def test_a_helper_computes_in_its_own_process_whatever_the_environment_says_of_runs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ERASURE_AUDIT_RUNNER", "ray")  # without an address, and here without a Prefect server
+    assert open_run(None, run.root, run.run_id, None, concludes=False).run_id == run.run_id
+    with pytest.raises(EnvironmentProblem, match="needs the address of a cluster"):
+        open_run(None, run.root, run.run_id, None)
 
 
 @pytest.mark.parametrize("address", ["head-node", "http://head:1", "ray://head:x", "ray://"])

@@ -180,6 +180,24 @@ def test_what_the_user_says_about_threads_stays(name: str, monkeypatch: pytest.M
     assert threads.waiting() == threads.Setting(f"{name}=7", "set in the environment")
 
 
+@pytest.mark.parametrize(
+    ("processes", "quota", "given", "expected"),
+    [
+        (2, None, {}, 4),
+        (3, None, {}, 2),
+        (16, None, {}, 1),
+        (2, 6.0, {}, 3),  # the quota has set the variable
+        (1, None, {}, None),
+        (2, None, {"OMP_NUM_THREADS": "8"}, None),
+    ],
+)
+def test_processes_share_the_cores_unless_the_user_says_otherwise(
+    processes: int, quota: float | None, given: dict[str, str], expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settle_threads(monkeypatch, quota, **given)
+    assert threads.share(processes) == expected
+
+
 def test_running_tasks_are_counted_without_this_one(tmp_path: Path) -> None:
     (tmp_path / "loadavg").write_text("0.52 0.58 0.59 4/467 11206\n")
     assert threads.running_elsewhere(tmp_path / "loadavg") == 3
