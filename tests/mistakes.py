@@ -215,6 +215,14 @@ SPECS: dict[str, tuple[Callable[[Bench], Arguments], str]] = {
         lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "rubber"}}]),
         "method 'rubber' is not known",
     ),
+    "training pictures that the network cannot halve": (
+        lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "mace", "parameters": {"pixels": 101}}}]),
+        "eraser 'mace': training pictures of 101 pixels do not fit.*pixels.*next:  use a multiple of ",
+    ),
+    "a mask of a size that no layer has": (
+        lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "receler", "parameters": {"mask_side": 5}}}]),
+        "eraser 'receler': no cross-attention layer has 5 x 5 queries.*mask_side.*next:  choose mask_side among: ",
+    ),
     "an unknown parameter of an eraser": (
         lambda b: b.plan(defences=[{"name": "x", "eraser": {"method": "uce", "parameters": {"strenght": 1}}}]),
         "strenght",

@@ -17,6 +17,7 @@ from audit.plan.preflight.guidance import check_guidance
 from audit.plan.preflight.inputs import unusable_prompts
 from audit.plan.preflight.prompts import check_phrases, usable_prompt_sets
 from audit.plan.preflight.samplers import check_samplers
+from audit.plan.preflight.training_sizes import check_training_sizes
 from audit.plan.preflight.unusable import Checked, EmbeddingUse, Unusable
 from audit.plan.resolved import Kind, Problem, Resolved
 from audit.weights.references import ModelRef
@@ -37,6 +38,7 @@ def check(resolved: Resolved) -> Checked:
     if isinstance(resolved.backbone, ModelRef):
         backbone = resolved.backbone
         ask.whether("model", check_families, resolved, backbone)
+        ask.whether("model", check_training_sizes, resolved, backbone)
         ask.whether("model", check_phrases, resolved, backbone)
         ask.whether("model", check_samplers, resolved, backbone)
         ask.whether("model", check_guards, resolved, backbone)

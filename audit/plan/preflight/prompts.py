@@ -13,13 +13,13 @@ from audit.corpus import prompt_files
 from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
 from audit.diffusion.text import too_long
 from audit.errors import SpecError
+from audit.plan.preflight.attention_grids import least_cells, network_settings, pixels_of_a_cell
 from audit.plan.preflight.guards import energy_problems
-from audit.plan.preflight.irece import network_settings, unseen
+from audit.plan.preflight.irece import unseen
 from audit.plan.resolved import Resolved, absent_digest
 from audit.spec.content import pairing
 from audit.spec.document import Spec
 from audit.weights.families import FLUX_SIDE
-from audit.weights.files import read_json
 from audit.weights.references import ModelRef
 
 if TYPE_CHECKING:
@@ -171,15 +171,10 @@ def _checked(row: PromptRow, problems: Mapping[str, str], sizes: Sizes) -> Promp
 
 
 def _sizes(spec: Spec, backbone: ModelRef) -> Sizes:
-    network, vae = network_settings(backbone), read_json(backbone.path / "vae" / "config.json")
-    factor = 2 ** (len(vae["block_out_channels"]) - 1)
-    if "guidance_embeds" in network:  # Flux packs 2 x 2 latents
-        cells = 2
-    else:
-        cells = int(network.get("patch_size", 1)) * 2 ** (len(network.get("block_out_channels", [1])) - 1)
+    network, factor = network_settings(backbone), pixels_of_a_cell(backbone)
     return Sizes(
         side=int(network.get("sample_size", FLUX_SIDE)) * factor,
-        multiple=factor * cells,
+        multiple=factor * least_cells(network),
         square=any(guards.sampling(defence.guards) for defence in spec.defences),
         unseen=lambda side: unseen(spec, backbone, side // factor),
     )
