@@ -10,6 +10,7 @@ from audit.errors import AuditError, JournalError
 from audit.plan.installation import SHOWN, Installation, differences, installation
 from audit.storage.errors import StorageUnavailable
 from audit.weights.sharing import adopt
+from tasks import pool_process
 from tasks.context import Run
 
 
@@ -32,12 +33,13 @@ def require_fit(run: Run, expected: Installation) -> None:
     problem = _problem(run, tuple(sorted(expected.items())))
     if problem is not None:
         raise refusal(problem)
-    # A GPU that is gone from a node stays among the resources that Ray hands out there.
-    if run.settings.device is None and _gpus_assigned() and run.worker.device.type == "cpu":
+    # A GPU that is gone stays among the resources that Ray hands out on its node, and was counted when a pool was started.
+    on_ray = _gpus_of_ray()
+    if run.settings.device is None and (on_ray or pool_process.has_gpu()) and run.worker.device.type == "cpu":
         raise refusal(
-            "Ray gives it a GPU, and torch finds none",
+            "a process was given a GPU, and torch finds none",
             "look at nvidia-smi there and go on with: erasure-audit resume RUN_ID; "
-            "to compute on CPUs: --device cpu --gpus-per-unit 0",
+            f"to compute on CPUs: --device cpu{' --gpus-per-unit 0' if on_ray else ''}",
         )
 
 
@@ -66,7 +68,7 @@ def _problem(run: Run, expected: tuple[tuple[str, str], ...]) -> str | None:
     return None
 
 
-def _gpus_assigned() -> bool:
+def _gpus_of_ray() -> bool:
     """Return whether Ray has given this process a GPU."""
     if "ray" not in sys.modules:
         return False

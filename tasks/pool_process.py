@@ -12,6 +12,7 @@ from audit.machine import threads
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 _own: dict[str, str] = {}  # environment variables of this process alone
+_gpus = 0  # that the machine had when the pool was started
 
 
 def begin_process(gpus: int, share: int | None) -> None:
@@ -19,12 +20,19 @@ def begin_process(gpus: int, share: int | None) -> None:
 
     A killed run cannot end its processes itself, and each would finish its unit first, with the memory of its GPU.
     """
+    global _gpus
+    _gpus = gpus
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
     _take_gpu(gpus)
     if share is not None:
         _take_threads(share)
+
+
+def has_gpu() -> bool:
+    """Return whether this process is of a pool that was started on a machine with GPUs, each process with one of them."""
+    return _gpus > 0
 
 
 def restore_environment() -> None:

@@ -13,7 +13,7 @@ import torch
 
 from audit.errors import EnvironmentProblem
 from audit.plan.installation import installation
-from tasks import context, fitness
+from tasks import context, fitness, pool_process
 from tasks.context import Run, Settings
 from tasks.fitness import MachineRefused, require_fit
 from tasks.runners import require_runner
@@ -87,10 +87,21 @@ def test_a_node_whose_gpu_is_gone_does_not_compute_on_its_cpu_instead(
 ) -> None:
     assign(Assigning("0"))
     best_device = dataclasses.replace(run, settings=Settings())
-    with pytest.raises(MachineRefused, match="Ray gives it a GPU, and torch finds none") as caught:
+    with pytest.raises(MachineRefused, match="a process was given a GPU, and torch finds none") as caught:
         require_fit(best_device, installation(run.spec))
     assert caught.value.node == "node-7"
     assert "nvidia-smi" in str(caught.value.next_step) and "--device cpu" in str(caught.value.next_step)
+
+
+def test_a_process_of_a_pool_whose_gpu_is_gone_does_not_either(
+    run: Run, assign: Callable[[Assigning], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assign(Assigning())
+    monkeypatch.setattr(pool_process, "_gpus", 2)
+    with pytest.raises(MachineRefused, match="torch finds none") as caught:
+        require_fit(dataclasses.replace(run, settings=Settings()), installation(run.spec))
+    assert "--gpus-per-unit" not in str(caught.value.next_step)
+    require_fit(run, installation(run.spec))  # with --device cpu
 
 
 def test_a_node_computes_on_its_cpu_when_asked_to_or_when_it_got_no_gpu(

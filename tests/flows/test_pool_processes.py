@@ -29,6 +29,8 @@ TOGETHER_SECONDS = 240.0  # until two processes have imported everything, on a m
 class Witness:
     """A worker that computes nothing and reports what its process sees, once two processes have a unit."""
 
+    device = torch.device("cuda", 0)  # which torch would have found
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
