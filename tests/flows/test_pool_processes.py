@@ -17,12 +17,11 @@ from audit.machine import threads
 from audit.plan.identities import Unit
 from audit.plan.installation import installation
 from flows.temporary_server import prefect_api
-from tasks import runners, stages
+from tasks import pool_process, runners, stages
 from tasks.context import Run, Settings
 from tests.flows.audits import plan_run, tiny_spec
 from tests.flows.servers import clean_environment, prefect_settings
 
-pytestmark = pytest.mark.server
 TOGETHER_SECONDS = 240.0  # until two processes have imported everything, on a machine that others keep busy
 
 
@@ -78,10 +77,33 @@ def seen(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path, prefect_ho
     return [json.loads(report.key) for report in reports]
 
 
+def test_a_process_takes_its_gpu_and_threads_back_after_prefect_has_set_its_parents_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in (pool_process.VISIBLE, threads.COUNT):
+        monkeypatch.setenv(name, "4,7")  # and put back after the test
+    monkeypatch.setattr(pool_process, "_own", {})
+    monkeypatch.setattr(pool_process.multiprocessing.current_process(), "_name", "ForkProcess-2")
+    count = torch.get_num_threads()
+    try:
+        pool_process._take_gpu(2)
+        pool_process._take_threads(1)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(count)
+    os.environ.update({pool_process.VISIBLE: "4,7", threads.COUNT: "7"})
+    pool_process.restore_environment()
+    assert (os.environ[pool_process.VISIBLE], os.environ[threads.COUNT]) == ("7", "1")
+
+
+@pytest.mark.slow
+@pytest.mark.server
 def test_each_process_keeps_a_gpu_of_its_own_where_the_environment_names_several(seen: list[dict[str, str]]) -> None:
     """Prefect gives each task the environment of the parent, in which all of them are visible."""
     assert sorted(variables["CUDA_VISIBLE_DEVICES"] for variables in seen) == ["4", "7"]
 
 
+@pytest.mark.slow
+@pytest.mark.server
 def test_processes_share_the_cores(seen: list[dict[str, str]]) -> None:
     assert [(variables["torch"], variables[threads.COUNT]) for variables in seen] == [("3", "3")] * 2
