@@ -62,10 +62,10 @@ def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Arte
                 next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
             )
         raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
-    _require_second_encoder(ref, backbone, where)
     if any(".adapter." in name for name in unet):
         return merged_receler(unet, backbone, where)
     artefact = unet_artefact(unet, backbone, where)
+    _require_second_encoder(ref, backbone, where)
     text = bare_text_names(from_shards(ref.paths("text_encoder")))
     if text:
         check_names_and_shapes(text, backbone.text, where, "text encoder")

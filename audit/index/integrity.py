@@ -187,9 +187,7 @@ def _file_changes(journal: Journal, run_id: str, files: Mapping[str, str]) -> It
     present = {name for name, _ in journal.store.entries(folder)}
     for name, sha256 in files.items():
         url = journal.store.url(f"{folder}/{name}")
-        if name not in present and not journal.store.exists(
-            f"{folder}/{name}"
-        ):  # a listing may be older than its objects
+        if not journal.store.exists(f"{folder}/{name}"):  # never by a listing, which may be older
             yield Change("missing", url, "it was there when the run was planned", file=name)
         elif run_file_sha256(journal, run_id, name) != sha256:
             yield Change("changed", url, "its bytes are not those of the record", file=name)

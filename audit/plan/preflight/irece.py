@@ -7,7 +7,7 @@ from audit.errors import SpecError
 from audit.files import Document
 from audit.guards.composed import compose, positions
 from audit.guards.irece_parameters import IreceParameters
-from audit.plan.preflight.attention_grids import crossing, network_settings, query_sides
+from audit.plan.preflight.network_shapes import crossing, network_settings, query_sides
 from audit.plan.resolved import Tokenizers
 from audit.spec.document import Spec
 from audit.weights.families import FLUX_SIDE

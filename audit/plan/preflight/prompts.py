@@ -13,9 +13,9 @@ from audit.corpus import prompt_files
 from audit.corpus.prompts import PromptRow, PromptSet, prompt_sources
 from audit.diffusion.text import too_long
 from audit.errors import SpecError
-from audit.plan.preflight.attention_grids import least_cells, network_settings, pixels_of_a_cell
 from audit.plan.preflight.guards import energy_problems
 from audit.plan.preflight.irece import unseen
+from audit.plan.preflight.network_shapes import least_cells, network_settings, pixels_of_a_cell
 from audit.plan.resolved import Resolved, absent_digest
 from audit.spec.content import pairing
 from audit.spec.document import Spec

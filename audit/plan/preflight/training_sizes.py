@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from audit import erasers
 from audit.errors import SpecError
-from audit.plan.preflight.attention_grids import least_cells, network_settings, pixels_of_a_cell, query_sides
+from audit.plan.preflight.network_shapes import least_cells, network_settings, pixels_of_a_cell, query_sides
 from audit.plan.resolved import Resolved
 from audit.weights.families import FLUX_SIDE
 from audit.weights.references import ModelRef

@@ -1,4 +1,4 @@
-"""Which attention layers a denoising network has, by the settings in its folder. Imports no torch."""
+"""Sizes of latents and of attention layers, by the settings in a backbone's folder. Imports no torch."""
 
 from __future__ import annotations
 
