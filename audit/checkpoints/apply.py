@@ -65,8 +65,7 @@ def apply_artefact(
     the backbone's. Raises `CheckpointError` when the file is of no known layout, belongs to another model, is not safe to
     read, is not finite, or changes nothing.
     """
-    second = pipeline.second.encoder if pipeline.second else None
-    live = backbone_modules(pipeline.unet, pipeline.text_encoder, second)
+    live = backbone_modules(pipeline.unet, pipeline.text_encoder, pipeline.further_encoders)
     if isinstance(checkpoint, Mapping):
         artefact = by_names(in_memory(checkpoint), metadata or {}, None, live, where or "tensors in memory")
     else:

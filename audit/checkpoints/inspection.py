@@ -29,7 +29,7 @@ EXPECTED: Mapping[str, tuple[str, ...]] = {
     "esd-x-strict": ("KV",),
     "esd-u": ("ESD_U", "NOXATTN"),
     "esd-all": ("ESD_ALL", "ALL"),
-    "uce": ("KV",),
+    "uce": ("KV", "TEXT_ENTRY"),
     "rece": ("KV",),
     "mace": ("KV",),
     "concept-ablation": ("KV", "QKVO", "ALL", TEXT_ENCODER),

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Iterable
 
 from audit.weights.single_file import DENOISER
 
+POOLED_ENTRY = "time_text_embed.text_embedder.linear_1.weight"
 LDM_PREFIX = DENOISER  # of latent-diffusion checkpoints
 
 
@@ -45,6 +46,11 @@ def is_text_key(name: str) -> bool:
     return any(key in name for key in keys)
 
 
+def is_text_entry(name: str) -> bool:
+    """Return whether a tensor is a matrix that text enters a transformer by: its states, or its pooled embeddings."""
+    return name in ("context_embedder.weight", POOLED_ENTRY)
+
+
 def _is_trained_by_esd(name: str) -> bool:  # parameters of Linear and Conv2d modules
     return not _module_type_is_norm(name) and name != "pos_embed.pos_embed"
 
@@ -56,6 +62,7 @@ _RULES: dict[str, Callable[[str], bool]] = {
     "V": lambda n: "attn2.to_v" in n,
     "SELF": lambda n: "attn1" in n,
     "QKVO": lambda n: re.search(r"\.to_(q|k|v|out)\.", n) is not None,  # Concept Ablation 'attn'
+    "TEXT_ENTRY": is_text_entry,  # UCE of a transformer
     "ESD_U": lambda n: _is_trained_by_esd(n) and not is_text_attention(n),  # ESD-u of 2025
     "ESD_ALL": _is_trained_by_esd,
     "NOXATTN": lambda n: (
@@ -71,6 +78,7 @@ MEANINGS = {
     "V": "values of every attn2",
     "SELF": "every attn1",
     "QKVO": "every attention projection",
+    "TEXT_ENTRY": "the two matrices that text enters a transformer by",
     "ESD_U": "all linear and convolution layers but attn2",
     "ESD_ALL": "all linear and convolution layers",
     "NOXATTN": "all but attn2, time embedding and output (ESD-u of 2023)",
@@ -124,7 +132,7 @@ def nearest_set(names: Collection[str], unet_names: Collection[str]) -> tuple[st
         members = key_set(name, unet_names)
         return len(members - wanted), len(wanted - members)
 
-    best = min(_RULES, key=lambda name: sum(gaps(name)))
+    best = min((name for name in _RULES if key_set(name, unet_names)), key=lambda name: sum(gaps(name)))
     return (best, *gaps(best))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from audit.checkpoints import layouts, pickles
-from audit.checkpoints.families import check_names_and_shapes
+from audit.checkpoints.families import check_denoiser, check_names_and_shapes
 from audit.checkpoints.footprint import same
 from audit.checkpoints.layouts import Artefact
 from audit.checkpoints.lora_files import lora_artefact
@@ -18,7 +18,14 @@ from audit.checkpoints.named import by_names, unet_artefact
 from audit.checkpoints.peft_files import is_peft
 from audit.checkpoints.receler_files import merged_receler
 from audit.checkpoints.stored import check_stored
-from audit.checkpoints.tensors import BackboneTensors, bare_text_names, from_pickle, from_safetensors, from_shards
+from audit.checkpoints.tensors import (
+    FURTHER_ENCODERS,
+    BackboneTensors,
+    bare_text_names,
+    from_pickle,
+    from_safetensors,
+    from_shards,
+)
 from audit.errors import CheckpointError
 from audit.weights.checkpoints import CheckpointRef, is_safetensors
 
@@ -53,33 +60,31 @@ def _from_file(ref: CheckpointRef, path: Path, config: Path | None, backbone: Ba
 
 
 def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Artefact:
-    unet = from_shards(ref.paths("unet"))
+    unet = from_shards([*ref.paths("unet"), *ref.paths("transformer")])
     if not unet:
-        if (ref.path / "transformer").is_dir():
-            raise CheckpointError(
-                "the pipeline folder's denoiser is a transformer (Stable Diffusion 3.x or Flux), not a UNet",
-                where=where,
-                next_step="pass the checkpoint's own backbone with --backbone, or a checkpoint of this one",
-            )
-        raise CheckpointError("the pipeline folder has no UNet", where=where, next_step="pass the whole folder")
+        raise CheckpointError(
+            "the pipeline folder has neither a UNet nor a transformer", where=where, next_step="pass the whole folder"
+        )
+    check_denoiser(unet, backbone.unet, where)
     if any(".adapter." in name for name in unet):
         return merged_receler(unet, backbone, where)
     artefact = unet_artefact(unet, backbone, where)
-    _require_second_encoder(ref, backbone, where)
+    for part in FURTHER_ENCODERS:
+        _require_encoder(part, ref, backbone, where)
     text = bare_text_names(from_shards(ref.paths("text_encoder")))
     if text:
         check_names_and_shapes(text, backbone.text, where, "text encoder")
     return dataclasses.replace(artefact, layout=layouts.PIPELINE, text=text, whole=True)
 
 
-def _require_second_encoder(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> None:
-    """Return when the folder's second text encoder, where it has one, is the backbone's: a changed one would not be applied."""
-    for name, tensor in bare_text_names(from_shards(ref.paths("text_encoder_2"))).items():
-        known = backbone.second_text.get(name)
+def _require_encoder(part: str, ref: CheckpointRef, backbone: BackboneTensors, where: str) -> None:
+    """Return when a further text encoder, where the folder has it, is the backbone's: a changed one would not be applied."""
+    for name, tensor in bare_text_names(from_shards(ref.paths(part))).items():
+        known = backbone.further_text.get(part, {}).get(name)
         if known is None or known.shape != tensor.shape or not same(known.load(), tensor.load(), tensor.stored):
             raise CheckpointError(
-                f"the pipeline folder's second text encoder is not the backbone's (e.g. {name}), and a checkpoint changes "
-                "the UNet and the first text encoder alone",
+                f"the pipeline folder's {part} is not the backbone's (e.g. {name}), and a checkpoint changes "
+                "the denoising network and the first text encoder alone",
                 where=where,
                 next_step="audit the folder as a backbone of its own: backbone: FOLDER",
             )

@@ -48,13 +48,16 @@ class LazyTensor:
 LazyTensors = Mapping[str, LazyTensor]
 
 
+FURTHER_ENCODERS = ("text_encoder_2", "text_encoder_3")
+
+
 @dataclasses.dataclass(frozen=True)
 class BackboneTensors:
     """A backbone's tensors. Text-encoder names are without the prefix `text_model.`, which depends on transformers' version."""
 
     unet: LazyTensors
     text: LazyTensors
-    second_text: LazyTensors = dataclasses.field(default_factory=dict)  # of SDXL's second text encoder
+    further_text: Mapping[str, LazyTensors] = dataclasses.field(default_factory=dict)  # by part: FURTHER_ENCODERS
 
 
 def in_memory(tensors: Mapping[str, torch.Tensor]) -> LazyTensors:
@@ -99,8 +102,8 @@ def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
 def backbone_files(ref: ModelRef) -> BackboneTensors:
     """Return the backbone's tensors, read from its files without building a model."""
     network = "unet" if (ref.path / "unet").is_dir() else "transformer"
-    text, second = (bare_text_names(_part(ref, part)) for part in ("text_encoder", "text_encoder_2"))
-    return BackboneTensors(_part(ref, network), text, second)
+    further = {part: bare_text_names(_part(ref, part)) for part in FURTHER_ENCODERS}
+    return BackboneTensors(_part(ref, network), bare_text_names(_part(ref, "text_encoder")), further)
 
 
 def _part(ref: ModelRef, part: str) -> LazyTensors:
@@ -124,11 +127,15 @@ def in_pieces(tensors: LazyTensors, pieces: Mapping[str, Piece]) -> LazyTensors:
 
 
 def backbone_modules(
-    unet: torch.nn.Module, text_encoder: torch.nn.Module, second: torch.nn.Module | None = None
+    unet: torch.nn.Module, text_encoder: torch.nn.Module, further: Mapping[str, torch.nn.Module] | None = None
 ) -> BackboneTensors:
-    """Return the tensors of a loaded backbone; `second` is its second text encoder."""
-    texts = [bare_text_names(in_memory(module.state_dict())) if module else {} for module in (text_encoder, second)]
-    return BackboneTensors(in_memory(unet.state_dict()), *texts)
+    """Return the tensors of a loaded backbone; `further` are its text encoders beside the first, by part."""
+
+    def text(module: torch.nn.Module) -> LazyTensors:
+        return bare_text_names(in_memory(module.state_dict()))
+
+    others = {part: text(module) for part, module in (further or {}).items()}
+    return BackboneTensors(in_memory(unet.state_dict()), text(text_encoder), others)
 
 
 def from_shards(paths: Sequence[Path]) -> LazyTensors:

@@ -136,6 +136,13 @@ class Pipeline:
         )
         return TextEncoders(self.family, clips, self.t5, self.null_is_zero)
 
+    @property
+    def further_encoders(self) -> dict[str, torch.nn.Module]:
+        """The text encoders beside the first, by the part of the folder that they lie in."""
+        found = (self.second.encoder if self.second else None, self.t5.encoder if self.t5 else None)
+        loaded = [encoder for encoder in found if encoder is not None]
+        return {f"text_encoder_{number}": encoder for number, encoder in enumerate(loaded, 2)}
+
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> torch.Tensor:
         """Return text states (B, L, D) in float32, as the network takes them; "" is the null prompt.

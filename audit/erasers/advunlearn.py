@@ -26,7 +26,7 @@ from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, prompts, slug
 from audit.erasers.produce import TEXT_PREFIX
-from audit.erasers.uce import preserved
+from audit.erasers.token_states import preserved
 from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session

@@ -33,7 +33,8 @@ from audit.erasers.mace_parameters import MASK_TIMESTEPS, METHOD, MaceParameters
 from audit.erasers.phrases import Prompt, prompts, slug, token_ids
 from audit.erasers.pictures import Noised, Pictures
 from audit.erasers.receler import concept_mask
-from audit.erasers.uce import cross_attention, edited, preserved, solved
+from audit.erasers.token_states import preserved
+from audit.erasers.uce import cross_attention, edited, solved
 from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept

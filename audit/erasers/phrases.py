@@ -25,6 +25,7 @@ class Prompt:
     states: torch.Tensor
     word: range
     template: str = "{phrase}"  # that the phrase was put into
+    phrase: str = ""
 
 
 def phrases(concept: Concept, synonyms: bool) -> tuple[str, ...]:
@@ -48,7 +49,7 @@ def prompts(
                 text = template.replace("{phrase}", phrase)
                 if text not in by_text:
                     word = word_positions(pipeline, text, phrase)
-                    by_text[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word, template)
+                    by_text[text] = Prompt(text, concept.name, pipeline.encode_text([text]), word, template, phrase)
     return tuple(by_text.values())
 
 

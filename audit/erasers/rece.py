@@ -19,7 +19,8 @@ from audit.diffusion.pipeline import Pipeline
 from audit.erasers.base import Made
 from audit.erasers.phrases import prompts, slug
 from audit.erasers.rece_parameters import METHOD, ReceParameters
-from audit.erasers.uce import Edit, cross_attention, edited, edited_matrix, preserved, token_states
+from audit.erasers.token_states import Edit, preserved, states_of, token_states
+from audit.erasers.uce import cross_attention, edited, edited_matrix
 from audit.erasers.uce_parameters import UceParameters
 from audit.methods.parameters import Values
 from audit.progress import Session
@@ -78,6 +79,6 @@ def _whole_prompts(pipeline: Pipeline, concepts: Sequence[Concept], options: Rec
     kept = [concept.phrase for concept in preserved(concepts, options.preserves).values()]
 
     def states(texts: Sequence[str]) -> torch.Tensor:
-        return pipeline.encode_text(texts).cpu().flatten(0, 1)
+        return states_of(pipeline, texts).flatten(0, 1)
 
     return Edit(states([prompt.text for prompt in erased]), states(guides), states(["", *kept]))

@@ -66,4 +66,5 @@ METHOD = EraserMethod(
     words=("guide",),
     oddities=ODDITIES,
     stored=stored_keys_and_values,
+    families=("sd1", "sd2", "sdxl"),
 )

@@ -26,7 +26,8 @@ from audit.diffusion.pipeline import Pipeline
 from audit.erasers.base import Made
 from audit.erasers.phrases import slug
 from audit.erasers.speed_parameters import METHOD, SpeedParameters, projections
-from audit.erasers.uce import Edit, cross_attention, edited, preserved, token_states
+from audit.erasers.token_states import Edit, preserved, states_of, token_states
+from audit.erasers.uce import cross_attention, edited
 from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session
@@ -57,7 +58,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     started = time.monotonic()
     options = SpeedParameters(**parameters)
     texts, edit = token_states(pipeline, concepts, options)
-    moments = gathered(edit, len(texts), pipeline.encode_text([""])[0].cpu(), options)
+    moments = gathered(edit, len(texts), states_of(pipeline, [""])[0], options)
     matrices = cross_attention(pipeline, NAME, projections(options.matrices))
     return Made(
         layout="unet-partial",

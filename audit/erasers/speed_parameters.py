@@ -79,4 +79,5 @@ METHOD = EraserMethod(
     default="official",
     words=("guide",),
     stored=_stored,
+    families=("sd1", "sd2", "sdxl"),
 )

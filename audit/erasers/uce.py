@@ -1,38 +1,33 @@
 """UCE: Unified Concept Editing, closed form (Gandikota et al. 2024, arXiv 2308.14761, eq. 7).
 
-For every attn2 key and value matrix W,
+For every matrix W that text enters the network by, of a UNet the keys and values of its attn2,
 W' = (lambda W + sum_e s_e v_e c_e^T + sum_p s_p (W c_p) c_p^T) (lambda I + sum_e s_e c_e c_e^T + sum_p s_p c_p c_p^T)^-1
-with v_e = W c_guide. Sums run over token states; scales are divided by nothing, as in the official code.
+with v_e = W c_guide. Sums run over token states; scales are divided by nothing, as in the official code. The transformers of
+Stable Diffusion 3 and Flux have no attn2: W is the layer that takes the states in, and the one that takes the pooled
+embeddings in, whose biases stay.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from diffusers import UNet2DConditionModel
 
+from audit.checkpoints.key_sets import POOLED_ENTRY, is_text_entry
 from audit.diffusion.pipeline import Pipeline
 from audit.diffusion.training import require_finite
 from audit.erasers.base import Made
-from audit.erasers.phrases import Prompt, prompts, slug, word_positions
-from audit.erasers.uce_parameters import METHOD, EditParameters, UceParameters
+from audit.erasers.phrases import slug
+from audit.erasers.token_states import Edit, pooled_states, preserved, token_states
+from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session
 from audit.spec.sections import Concept
 
 NAME = METHOD.name
-
-
-@dataclasses.dataclass(frozen=True)
-class Edit:
-    """Token states of one edit: `erase` (n, D) is mapped to the old matrix's output for `guide` (n, D)."""
-
-    erase: torch.Tensor
-    guide: torch.Tensor
-    preserve: torch.Tensor
 
 
 def edited_matrix(weight: torch.Tensor, edit: Edit, parameters: UceParameters) -> torch.Tensor:
@@ -76,7 +71,7 @@ def solved(
 
 
 def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, session: Session) -> Made:
-    """Return the edited attn2 to_k and to_v weights by their diffusers names.
+    """Return the edited weights by their diffusers names.
 
     Raises `SpecError` when a phrase has no tokens the text encoder knows, and `EraserError` when the UNet has no
     cross-attention to edit or the edit is not finite.
@@ -84,12 +79,21 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
     started = time.monotonic()
     options = UceParameters(**parameters)
     texts, edit = token_states(pipeline, concepts, options)
+    pooled = edit
+    if isinstance(pipeline.unet, UNet2DConditionModel):
+        matrices = cross_attention(pipeline, NAME, ("to_k", "to_v"))
+    else:
+        matrices = text_entries(pipeline)
+        pooled = pooled_states(pipeline, concepts, options, matrices[POOLED_ENTRY].shape[1])
     kept = preserved(concepts, options.preserves)
     options = options.model_copy(update={"preserve_scale": options.scale(len(kept))})
-    matrices = cross_attention(pipeline, NAME, ("to_k", "to_v"))
+
+    def changed(name: str, weight: torch.Tensor) -> torch.Tensor:
+        return edited_matrix(weight, pooled if name == POOLED_ENTRY else edit, options)
+
     return Made(
         layout="unet-partial",
-        tensors=edited(NAME, matrices, lambda name, weight: edited_matrix(weight, edit, options), session),
+        tensors=edited(NAME, matrices, changed, session),
         filename=f"uce-{slug(concepts)}.safetensors",
         prompts=texts,
         preserved=tuple(kept),
@@ -106,6 +110,11 @@ def cross_attention(pipeline: Pipeline, method: str, projections: Sequence[str])
             f"the UNet has no attn2 layers, so {method.upper()} has nothing to edit", where=str(pipeline.ref.path)
         )
     return matrices
+
+
+def text_entries(pipeline: Pipeline) -> dict[str, torch.Tensor]:
+    """Return the matrices that text enters a transformer by, float32, by their diffusers names."""
+    return {name: w.float() for name, w in pipeline.unet.state_dict().items() if is_text_entry(name)}
 
 
 def edited(
@@ -126,53 +135,3 @@ def edited(
     require_finite(changed, "the closed-form edit", "raise regularisation")
     session.listener.end(stage)
     return changed
-
-
-def token_states(
-    pipeline: Pipeline, concepts: Sequence[Concept], options: EditParameters
-) -> tuple[tuple[str, ...], Edit]:
-    """Return the prompts that are erased, and the token states of the edit.
-
-    A concept that is erased itself is never preserved as another one's neighbour.
-    """
-    templates = tuple(dict.fromkeys(("{phrase}", *options.templates)))
-    erased = prompts(pipeline, concepts, templates, options.synonyms)
-    targets = [_guide(pipeline, prompt, options) for prompt in erased]
-    # Tails start at the last word, so that end token meets end token; what one has beyond the other is left out.
-    rows = [_states(prompt, options.tokens)[: len(target)] for prompt, target in zip(erased, targets, strict=True)]
-    guides = [target[: len(row)] for row, target in zip(rows, targets, strict=True)]
-    kept = list(preserved(concepts, options.preserves).values())
-    wrapping = templates if options.wrap_preserved else ("{phrase}",)
-    neighbours = prompts(pipeline, kept, wrapping, False) if kept else ()
-    if options.tokens == "last":
-        preserve = [_states(prompt, "last") for prompt in neighbours]
-    else:  # whole sequences, and always the null prompt's, which the unconditional half of every guided step reads
-        preserve = [pipeline.encode_text([""])[0].cpu(), *(prompt.states[0].cpu() for prompt in neighbours)]
-    empty = torch.empty(0, rows[0].shape[1])
-    texts = tuple(prompt.text for prompt in erased)
-    return texts, Edit(torch.cat(rows), torch.cat(guides), torch.cat(preserve) if preserve else empty)
-
-
-def _guide(pipeline: Pipeline, erased: Prompt, options: EditParameters) -> torch.Tensor:
-    """Return the states (n, D) that an erased prompt is mapped to: from the last token of the guide, in its template or alone."""
-    text = erased.template.replace("{phrase}", options.guide) if options.wrap_guide else options.guide
-    states = pipeline.encode_text([text])[0].cpu()
-    if text.strip():
-        last = word_positions(pipeline, text, text).stop - 1
-        return states[last : last + 1] if options.tokens == "last" else states[last:]
-    return states[:1] if options.tokens == "last" else states  # the null prompt has only its start token
-
-
-def preserved(concepts: Sequence[Concept], wanted: bool) -> dict[str, Concept]:
-    """Return the neighbours of the concepts by name, each once, without those that are erased; none where none is `wanted`."""
-    if not wanted:
-        return {}
-    phrases = {name: concept.phrase_of(name) for concept in concepts for name in concept.neighbours}
-    gone = {concept.name for concept in concepts}
-    return {name: Concept(name=name, phrase=phrase) for name, phrase in phrases.items() if name not in gone}
-
-
-def _states(prompt: Prompt, tokens: str) -> torch.Tensor:
-    """Return text-encoder states (n, D) of the phrase's last token, or of it and every later position."""
-    last, states = prompt.word.stop - 1, prompt.states[0].cpu()
-    return states[last : last + 1] if tokens == "last" else states[last:]

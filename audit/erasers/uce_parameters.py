@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from audit.checkpoints.key_sets import is_text_entry
 from audit.erasers.costs import tensor_bytes
 from audit.erasers.method import EraserMethod
 from audit.erasers.parameters import Parameters, Template
@@ -80,7 +81,9 @@ ODDITIES: Mapping[str, str] = {
 
 
 def stored_keys_and_values(values: Values, unet: Mapping[str, Sequence[int]]) -> int:
-    """Return the bytes of the keys and values of every attn2."""
+    """Return the bytes of the matrices that text enters by: the keys and values of a UNet's every attn2."""
+    if any(is_text_entry(name) for name in unet):
+        return tensor_bytes(values, unet, is_text_entry)
     return tensor_bytes(values, unet, lambda name: ".attn2.to_k." in name or ".attn2.to_v." in name)
 
 
@@ -95,4 +98,5 @@ METHOD = EraserMethod(
     words=("guide",),
     oddities=ODDITIES,
     stored=stored_keys_and_values,
+    families=("sd1", "sd2", "sdxl", "sd3", "flux"),
 )

@@ -179,10 +179,8 @@ def _folder(folder: Path) -> tuple[Kind, list[Path]]:
             next_step="name the LoRA's file itself",
         )
     if pipeline:
-        files = loaded_weights(folder / "unet")[0] if (folder / "unet").is_dir() else []
-        for part in ("text_encoder", "text_encoder_2"):
-            if (folder / part).is_dir():
-                files = files + loaded_weights(folder / part)[0]
+        parts = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+        files = [file for part in parts if (folder / part).is_dir() for file in loaded_weights(folder / part)[0]]
         return "pipeline", files
     for name in _RECELER:
         if (folder / name).is_file():

@@ -20,7 +20,7 @@ from audit.errors import CheckpointError
 from audit.weights.checkpoints import resolve_checkpoint
 from audit.weights.references import ModelRef, resolve_model
 from tests.checkpoints.files import TABLE, State, adapters, erased, ldm_full, moved, spm_state, text_folder
-from tests.tiny_families import write_sdxl
+from tests.tiny_families import WRITERS
 
 Maker = Callable[[Path, State, State], Path]
 
@@ -279,15 +279,26 @@ def test_the_digest_is_the_contents_not_the_paths(folder: Path, tmp_path: Path, 
     assert resolve_checkpoint(str(copied)).sha256 == first.sha256
 
 
-def test_a_folder_with_another_second_text_encoder_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("family", "network", "further"),
+    [
+        ("sdxl", "unet", "text_encoder_2"),
+        ("sd3", "transformer", "text_encoder_2"),
+        ("sd3", "transformer", "text_encoder_3"),
+        ("flux", "transformer", "text_encoder_2"),
+    ],
+)
+def test_a_folder_is_read_and_refused_with_another_further_text_encoder(
+    family: str, network: str, further: str, tmp_path: Path
+) -> None:
     """Whose change would not be applied, and would be called erased."""
-    backbone = load_pipeline(resolve_model(str(write_sdxl(tmp_path / "backbone"))), torch.device("cpu"))
+    backbone = load_pipeline(resolve_model(str(WRITERS[family](tmp_path / "backbone"))), torch.device("cpu"))
     folder = Path(shutil.copytree(tmp_path / "backbone", tmp_path / "erased"))
-    for part in ("unet", "text_encoder_2"):
+    for part in (network, further):
         (weights,) = (folder / part).glob("*.safetensors")
         name = next(name for name, tensor in load_file(weights).items() if tensor.ndim == 2)
         save_file({key: 2 * tensor if key == name else tensor for key, tensor in load_file(weights).items()}, weights)
-        if part == "unet":
+        if part == network:
             assert apply_artefact(backbone, str(folder)).footprint.names == (name,)
-    with pytest.raises(CheckpointError, match="second text encoder is not the backbone's"):
+    with pytest.raises(CheckpointError, match=f"{further} is not the backbone's"):
         apply_artefact(backbone, str(folder))

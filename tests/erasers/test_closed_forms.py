@@ -10,7 +10,7 @@ from audit.erasers import rece, speed, uce
 from audit.erasers.rece_parameters import METHOD as RECE
 from audit.erasers.speed_parameters import METHOD as SPEED
 from audit.erasers.speed_parameters import SpeedParameters
-from audit.erasers.uce import Edit
+from audit.erasers.token_states import Edit
 from audit.errors import EraserError
 from audit.progress import Session
 from tests.erasers.conftest import CONCEPT, same, weights

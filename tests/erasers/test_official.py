@@ -19,6 +19,7 @@ from audit.erasers.latents import Latents
 from audit.erasers.phrases import prompts
 from audit.erasers.produce import request_key
 from audit.erasers.request import fulfil, make_request
+from audit.erasers.token_states import token_states
 from audit.erasers.uce_parameters import UceParameters
 from audit.errors import SpecError
 from audit.progress import Session, Silent
@@ -139,7 +140,7 @@ def test_official_uce_wraps_the_guide_and_never_what_is_preserved(pipeline: Pipe
     concept = CONCEPT.model_copy(update={"neighbours": ("klm",)})
     templates = {"templates": ("a {phrase}",), "guide": guide}
     edits = {
-        preset: uce.token_states(pipeline, [concept], UceParameters(**values, **templates))[1]
+        preset: token_states(pipeline, [concept], UceParameters(**values, **templates))[1]
         for preset, values in (
             ("official", {"wrap_guide": True, "wrap_preserved": False}),
             ("wrapped-neighbours", {}),

@@ -41,7 +41,7 @@ CLAIMED = [
     *(("sd1", method) for method in TRAINED),
     *(
         (family, method)
-        for family in ("sd2", "sdxl")
+        for family in ("sd2", "sdxl", "sd3", "flux")
         for method in ERASERS.names()
         if family in ERASERS.find(method, "x").families
     ),

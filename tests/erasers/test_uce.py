@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from audit.diffusion.pipeline import Pipeline
-from audit.erasers.uce import Edit, edited_matrix, erase, token_states
+from audit.erasers.token_states import Edit, token_states
+from audit.erasers.uce import edited_matrix, erase
 from audit.erasers.uce_parameters import METHOD, UceParameters
 from audit.progress import Session
 from audit.spec.sections import Concept

@@ -128,8 +128,8 @@ def test_irece_runs_on_flux(tmp_path: Path) -> None:
     [
         (
             partial(write_sd3, t5=False),
-            {"eraser": {"method": "uce"}},
-            "eraser 'uce' cannot act on a Stable Diffusion 3.x backbone",
+            {"eraser": {"method": "rece"}},
+            "eraser 'rece' cannot act on a Stable Diffusion 3.x backbone",
         ),
         (
             partial(write_sd3, t5=False),
