@@ -17,7 +17,7 @@ from tests.chaos.comparison import Difference, compare, decisions, read_tables
 from tests.chaos.proxy import Proxy
 from tests.chaos.reference import Reference
 from tests.chaos.rounds import Round
-from tests.chaos.services import Services
+from tests.chaos.services import KEY, Services
 from tests.chaos.zygote import Child, Zygote
 from tests.flows.clusters import processes_called
 
@@ -206,8 +206,8 @@ def _open_s3(place: Arena, stack: contextlib.ExitStack) -> None:
     client = boto3.client(
         "s3",
         endpoint_url=settings["AWS_ENDPOINT_URL"],
-        aws_access_key_id="chaos-key",
-        aws_secret_access_key="chaos-secret",
+        aws_access_key_id=KEY[0],
+        aws_secret_access_key=KEY[1],
         region_name="us-east-1",
     )
     stack.callback(client.close)
@@ -223,5 +223,6 @@ def _open_s3(place: Arena, stack: contextlib.ExitStack) -> None:
         client.delete_bucket(Bucket=place.bucket)
 
     stack.callback(remove)
-    place.proxy = stack.enter_context(Proxy(settings["AWS_ENDPOINT_URL"]))
+    port = place.campaign.services.nodes_port if place.round.engine == "ray" else 0
+    place.proxy = stack.enter_context(Proxy(settings["AWS_ENDPOINT_URL"], port))
     place.environment |= {**settings, "AWS_ENDPOINT_URL": place.proxy.url}

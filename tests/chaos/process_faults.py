@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from audit.plan.document import KINDS
 from tests.chaos.arena import SECONDS, VERDICTS, Arena
 from tests.chaos.fault import Base, Outcome
 from tests.chaos.power_loss import folders_below, lose_power
-from tests.chaos.zygote import FSYNC_LOG
+from tests.chaos.zygote import FSYNC_LOG, Child
 
 
 class Killed(Base):
@@ -41,15 +42,23 @@ class PowerLoss(Base):
     kind, weight = "power-loss", 3.0
 
     def apply(self, arena: Arena) -> Outcome:
-        log = arena.folder / "fsyncs"
+        log = self.log(arena)
         old = folders_below(arena.home)
         before = time.time_ns()
         child = arena.resume(**{FSYNC_LOG: str(log)})
         arena.moment(child)
-        child.signal(signal.SIGKILL)
+        self.end(arena, child)
         code = child.wait(SECONDS)
         harmed = lose_power(arena.home, log, before, old, arena.round.random())
         return Outcome(code == -signal.SIGKILL and bool(harmed), {arena.run_id: code}, "; ".join(harmed))
+
+    def log(self, arena: Arena) -> Path:
+        """Return the file that fsyncs are noted in."""
+        return arena.folder / "fsyncs"
+
+    def end(self, arena: Arena, child: Child) -> None:
+        """End at once what writes to the disk."""
+        child.signal(signal.SIGKILL)
 
 
 class TwoConsolidators(Base):

@@ -65,9 +65,9 @@ class Rule(Protocol):
 
 
 class Proxy:
-    """The proxy in a thread of its own. `rule` may be set at any time, and is left alone by the proxy."""
+    """The proxy in a thread of its own, on `port` or on one that is free. `rule` may be set at any time, and is left alone."""
 
-    def __init__(self, upstream: str) -> None:
+    def __init__(self, upstream: str, port: int = 0) -> None:
         parts = urlsplit(upstream)
         self._upstream = (str(parts.hostname), int(parts.port or 80))
         self.rule: Rule | None = None
@@ -75,7 +75,7 @@ class Proxy:
         self.hits = 0
         self.units: Counter[str] = Counter()  # by kind: unit files that were stored
         self.paths: Counter[str] = Counter()  # by method and what the last part of the path is called
-        self.port = 0
+        self.port = port
         self._loop = asyncio.new_event_loop()
         self._listening = threading.Event()
         self._thread = threading.Thread(target=self._run, name="s3-proxy", daemon=True)
@@ -96,7 +96,9 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, limit=_HEAD_BYTES))
+        server = self._loop.run_until_complete(
+            asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_HEAD_BYTES)
+        )
         self.port = server.sockets[0].getsockname()[1]
         self._listening.set()
         self._loop.run_forever()

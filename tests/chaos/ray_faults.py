@@ -1,18 +1,23 @@
-"""Faults of a Ray cluster of a head and two nodes: the run, a node, the head, a process or a server goes while a run lasts."""
+"""Faults of a Ray cluster of a head and two nodes: the run, a node, the head, a server or S3 goes while a run lasts."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from audit.plan.document import KINDS
 from tests.chaos.arena import SECONDS, VERDICTS, Arena
 from tests.chaos.fault import Base, Outcome
-from tests.chaos.process_faults import Killed
+from tests.chaos.process_faults import Killed, PowerLoss
+from tests.chaos.s3_rules import HARMS
 from tests.chaos.service_faults import PostgresRestarted
+from tests.chaos.storage_faults import S3Fault
+from tests.chaos.zygote import Child
 from tests.flows.clusters import processes_called
 
 _PATIENCE = 5.0  # seconds that a process is looked for which computes a unit
@@ -23,6 +28,7 @@ class _OfRay(Base):
 
     weight = 0.5
     stages: Sequence[str] = KINDS
+    storages: Sequence[str] = ("disk", "s3")
     engines: Sequence[str] = ("ray",)
 
 
@@ -105,7 +111,7 @@ class RunKilledOnRay(_OfRay, Killed):
     """SIGKILL to the run itself; what nodes compute may still reach the journal while the run is resumed."""
 
     kind = "ray-run-killed"
-    storages: Sequence[str] = ("disk",)
+    storages = _OfRay.storages
 
 
 class RunTerminatedOnRay(RunKilledOnRay):
@@ -118,9 +124,40 @@ class PostgresRestartedOnRay(_OfRay, PostgresRestarted):
     """The database of the Prefect server, which every process of the nodes talks to, ends and comes back after a while."""
 
     kind = "ray-postgres-restarted"
+    storages = _OfRay.storages
+
+
+class PowerLossOnRay(_OfRay, PowerLoss):
+    """SIGKILL to the run and the whole cluster, and then what none of them had synchronised is gone, in part or in whole."""
+
+    kind = "ray-power-loss"
+    storages: Sequence[str] = ("disk",)
+
+    def log(self, arena: Arena) -> Path:
+        return arena.campaign.services.nodes_log
+
+    def end(self, arena: Arena, child: Child) -> None:
+        super().end(arena, child)
+        cluster = arena.campaign.services.ray
+        cluster.kill()
+        cluster.restart()
+
+
+class S3FaultOnRay(_OfRay, S3Fault):
+    """A kind of harm on the way to S3, drawn for the round, to what the nodes and the run ask of it."""
+
+    weight = 1.0
+    stages: Sequence[str] = KINDS
+    storages = ("s3",)
+
+    def __init__(self) -> None:
+        self.kind = "ray-s3"
+
+    def harm(self, rng: random.Random) -> str:
+        return rng.choice(sorted(HARMS))
 
 
 RAY = (
     NodeKilled(), HeadKilled(), ProcessKilled(), PrefectRestartedOnRay(), RunKilledOnRay(), RunTerminatedOnRay(),
-    PostgresRestartedOnRay(),
+    PostgresRestartedOnRay(), PowerLossOnRay(), S3FaultOnRay(),
 )  # fmt: skip

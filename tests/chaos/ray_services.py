@@ -7,8 +7,11 @@ import os
 import signal
 import subprocess
 from collections.abc import Mapping
+from pathlib import Path
 
 from tests.flows.clusters import Cluster, ray_cluster
+
+NODES = Path(__file__).parent / "nodes"  # its `sitecustomize` is imported by every Python of the cluster
 
 
 class RayCluster:
@@ -17,7 +20,8 @@ class RayCluster:
     names = ("first", "second")
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._environment = environment
+        path = os.pathsep.join([str(NODES), environment.get("PYTHONPATH", "")])
+        self._environment = {**environment, "PYTHONPATH": path}
         self._opened = contextlib.ExitStack()
         self.restart()
 
@@ -49,6 +53,12 @@ class RayCluster:
         stack, child = self._nodes.pop(name)
         os.killpg(child.pid, signal.SIGKILL)
         stack.close()
+
+    def kill(self) -> None:
+        """End all of it at once."""
+        for name in self.names:
+            self.kill_node(name)
+        self.kill_head()
 
     def kill_head(self) -> None:
         """End the head and its processes at once."""

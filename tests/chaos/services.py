@@ -11,12 +11,14 @@ from pathlib import Path
 import httpx
 
 from tests.chaos.ray_services import RayCluster
+from tests.chaos.zygote import FSYNC_LOG
 from tests.flows.postgres import Cluster
 from tests.flows.servers import clean_environment, process, wait_for
 from tests.servers import environment, free_port
 
 START_SECONDS = 300.0
 REPOSITORY = Path(__file__).resolve().parents[2]
+KEY = "chaos-key", "chaos-secret"
 
 
 class PrefectServer:
@@ -80,14 +82,19 @@ def moto_process(log: Path) -> Iterator[dict[str, str]]:
             return httpx.get(f"{address}/moto-api/data.json", timeout=2.0).status_code == 200
 
         wait_for("the start of the S3 server", listening, START_SECONDS, log)
-        yield environment(address, "chaos-key", "chaos-secret")
+        yield environment(address, *KEY)
 
 
 class Services:
-    """All servers of a campaign, started when they are first needed."""
+    """All servers of a campaign, started when they are first needed.
+
+    `nodes_port` is where the nodes of the Ray cluster, which outlive a round, look for S3: each round has its proxy there.
+    `nodes_log` is where the cluster's processes note their fsyncs.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.nodes_port, self.nodes_log = free_port(), folder / "nodes.fsyncs"
         self._opened = contextlib.ExitStack()
         self._s3: dict[str, str] | None = None
         self._ray: RayCluster | None = None
@@ -115,9 +122,10 @@ class Services:
 
     @property
     def ray(self) -> RayCluster:
-        """Return the Ray cluster, whose processes know the Prefect server."""
+        """Return the Ray cluster, whose processes know the Prefect server and where S3 would be."""
         if self._ray is None:
-            self._ray = RayCluster(self.prefect.environment)
+            s3 = environment(f"http://127.0.0.1:{self.nodes_port}", *KEY)
+            self._ray = RayCluster({**self.prefect.environment, **s3, FSYNC_LOG: str(self.nodes_log)})
             self._opened.callback(self._ray.close)
         return self._ray
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 from collections.abc import Callable
@@ -32,15 +33,20 @@ class S3Fault(Base):
         assert proxy
         few = rng.random() < 0.7
         left = rng.randint(1, 12) if few else 1_000_000
-        harm: Rule = HARMS[self.kind](rng, left)
+        name = self.harm(rng)
+        harm: Rule = HARMS[name](rng, left)
         child = arena.resume()
         arena.moment(child)
         proxy.rule = harm
         code = child.wait(SECONDS)
-        time.sleep(1.0 if self.kind == "s3-duplicate-put" else 0.0)  # the last one that comes later
+        time.sleep(1.0 if name == "s3-duplicate-put" else 0.0)  # the last one that comes later
         proxy.rule = None
         hits = proxy.hits
-        return Outcome(hits > 0, {arena.run_id: code}, f"{hits} of {proxy.requests} requests, exit {code}")
+        return Outcome(hits > 0, {arena.run_id: code}, f"{name}: {hits} of {proxy.requests} requests, exit {code}")
+
+    def harm(self, rng: random.Random) -> str:
+        """Return the name of the harm."""
+        return self.kind
 
 
 class _OfDisk(Base):

@@ -38,6 +38,8 @@ KINDS = (
     "ray-postgres-restarted",
     "ray-run-killed",
     "ray-run-terminated",
+    "ray-power-loss",
+    "ray-s3",
 )
 FAULTS = {fault.kind: fault for fault in usable()}
 

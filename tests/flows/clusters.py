@@ -79,7 +79,7 @@ def ray_cluster(environment: Mapping[str, str], *nodes: str) -> Iterator[Cluster
         **environment, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_raylet_start_wait_time_s": "150",  # half a minute is too short on busy cores
         "HOME": str(folder), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]),
     }  # fmt: skip
     cluster = Cluster(folder, variables, free_port(), free_port())
     command = [
