@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.chaos.arena import SECONDS, Arena
@@ -23,7 +23,8 @@ _BEFORE_REPORT = STAGES[:-1]  # the report of a run on S3 is written to a local 
 class S3Fault(Base):
     """One kind of harm on the way to S3, to a few requests or to all until the command has ended."""
 
-    stages, storages, weight = _BEFORE_REPORT, ("s3",), 0.9
+    stages: Sequence[str] = _BEFORE_REPORT
+    storages, weight = ("s3",), 0.9
 
     def __init__(self, name: str) -> None:
         self.kind = name

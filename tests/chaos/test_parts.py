@@ -62,8 +62,8 @@ def test_a_changed_verdict_is_seen() -> None:
 
 
 def test_rounds_are_drawn_from_the_seed_and_reach_every_kind_and_stage() -> None:
-    rounds = [draw(7, number, FAULTS) for number in range(2000)]
-    assert rounds == [draw(7, number, FAULTS) for number in range(2000)]
+    rounds = [draw(7, number, FAULTS) for number in range(4000)]
+    assert rounds == [draw(7, number, FAULTS) for number in range(4000)]
     assert rounds[:50] != [draw(8, number, FAULTS) for number in range(50)]
     for fault in FAULTS:
         drawn = [round_ for round_ in rounds if round_.kind == fault.kind]
