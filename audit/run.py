@@ -215,6 +215,15 @@ def record_decision(
     return record
 
 
+def overtaken(journal: Journal, result: RunResult) -> bool:
+    """Return whether another run at the same claim was decided first, but put on record only after this one had counted.
+
+    A recorded decision of which that is true has too small a number of its attempt: decide again.
+    """
+    policy = Policy.model_validate(result.spec["gate"])
+    return attempt(journal, result.run_id, policy_sha256(policy)) != result.verdict.attempt
+
+
 def require_intact_run(journal: Journal, run_id: str, now: dt.datetime) -> None:
     """Return when the files of a stored run are what is on record; units that are gone are taken off it, to be computed again.
 

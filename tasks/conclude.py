@@ -19,7 +19,14 @@ from tasks.retrying import TASK
 def conclude(run: Run, published: Path) -> RunResult:
     """Decide the run and put the decision on record; return the result with its verdict."""
     with telemetry.step("conclude"), heard():
-        result = steps.conclude(run.journal, run.run_id, published)
-        steps.record_decision(run.journal, result, run.database, run.command)
+        result = _decided(run, published)
+        if steps.overtaken(run.journal, result):
+            result = _decided(run, published)
     store_artifacts(result)
+    return result
+
+
+def _decided(run: Run, published: Path) -> RunResult:
+    result = steps.conclude(run.journal, run.run_id, published)
+    steps.record_decision(run.journal, result, run.database, run.command)
     return result

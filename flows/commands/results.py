@@ -113,12 +113,17 @@ def gate(
     place = locations.storage_root(root)
     journal, index = steps.open_journal(place), locations.database_path(place, database)
     earlier = resolve(journal, against) if against is not None else None
-    result = _conclude(run_id, place, database, load_policy(policy) if policy else None)
-    honoured = waiving.honour(result, waivers, trusted, place) if waivers else None
-    opened_by = tuple(map(str, honoured.waived)) if honoured and honour_waivers and honoured.opens else ()
-    comparison, fields = _against(journal, result, *earlier, index, used) if earlier is not None else (None, None)
-    if not no_record:
+    replacing = load_policy(policy) if policy else None
+    while True:
+        result = _conclude(run_id, place, database, replacing)
+        honoured = waiving.honour(result, waivers, trusted, place) if waivers else None
+        opened_by = tuple(map(str, honoured.waived)) if honoured and honour_waivers and honoured.opens else ()
+        comparison, fields = _against(journal, result, *earlier, index, used) if earlier is not None else (None, None)
+        if no_record:
+            break
         steps.record_decision(journal, result, index, "gate", opened_by, fields)
+        if not steps.overtaken(journal, result):
+            break
     files = _write(journal, result, reports, comparison, spec_file) if reports else {}
     print_result(result, files, Format.JSON if as_json else output, root, comparison, spec_file)
     if honoured:

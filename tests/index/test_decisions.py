@@ -19,7 +19,7 @@ from audit.index.folded_files import record_plan
 from audit.index.queries import read_result, recorded_decisions
 from audit.index.store import Store
 from audit.provenance import operator
-from audit.run import conclude, consolidate, record_decision
+from audit.run import conclude, consolidate, overtaken, record_decision
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
 from audit.storage.run_records import RecordChanged, read_records
@@ -153,6 +153,24 @@ def test_attempts_are_counted_in_the_journal_and_by_when_each_was_decided(tmp_pa
     journal.store.put("runs/run-2/decisions/000001.json", b"{")
     folded(journal, tmp_path / "last" / "index.duckdb", "run-4")
     assert attempt(journal, "run-4", policy_sha256(POLICY)) == 4
+
+
+def test_of_two_runs_that_are_decided_at_once_the_later_is_decided_again(place: tuple[Journal, Path]) -> None:
+    """Both count before either is on record; side by side, attempts would cost nothing."""
+    journal, database = place
+    early, late = (dt.datetime(2026, 11, 1, 12, 0, second, tzinfo=dt.UTC) for second in (0, 1))
+    for run_id in ("run-1", "run-2"):
+        published = folded(journal, database, run_id)
+    second = conclude(journal, "run-2", published, POLICY, late)
+    first = conclude(journal, "run-1", published, POLICY, early)
+    assert (first.verdict.attempt, second.verdict.attempt) == (1, 1)
+    record_decision(journal, first, database, "run")
+    assert not overtaken(journal, first)
+    record_decision(journal, second, database, "run")
+    assert overtaken(journal, second) and not overtaken(journal, first)
+    again = conclude(journal, "run-2", published, POLICY)
+    record_decision(journal, again, database, "run")
+    assert again.verdict.attempt == 2 and not overtaken(journal, again)
 
 
 def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
