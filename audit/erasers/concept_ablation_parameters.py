@@ -96,4 +96,5 @@ METHOD = EraserMethod(
     called=("ca", "ac", "ablation", "conceptablation"),
     calls=_calls,
     stored=_stored,
+    families=("sd1", "sd2", "sdxl"),
 )

@@ -33,7 +33,7 @@ from audit.erasers.mace_parameters import MASK_TIMESTEPS, METHOD, MaceParameters
 from audit.erasers.phrases import Prompt, prompts, slug, token_ids
 from audit.erasers.pictures import Noised, Pictures
 from audit.erasers.receler import concept_mask
-from audit.erasers.token_states import preserved
+from audit.erasers.token_states import preserved, states_of, without_pooled
 from audit.erasers.uce import cross_attention, edited, solved
 from audit.methods.parameters import Values
 from audit.progress import Session
@@ -72,7 +72,7 @@ def erase(pipeline: Pipeline, concepts: Sequence[Concept], parameters: Values, s
         offset = number * options.iterations
         curve += [Point(offset + point.iteration, point.loss) for point in training.curve]
         spent += training.seconds
-    states = [torch.cat([prompt.states[0].cpu() for prompt in texts]) for texts in by_concept]
+    states = [torch.cat([without_pooled(pipeline, prompt.states)[0] for prompt in texts]) for texts in by_concept]
     second = options.regularisation, 1.0, options.fuse_preserve_scale
 
     def fuse(name: str, weight: torch.Tensor) -> torch.Tensor:
@@ -95,7 +95,8 @@ def contexts(pipeline: Pipeline, erased: Sequence[Prompt], mapping: str) -> tupl
     around, mapped = [], []
     for prompt in erased:
         text = " ".join(prompt.template.replace("{phrase}", mapping).split())
-        states, other, word = prompt.states[0].cpu(), pipeline.encode_text([text])[0].cpu(), prompt.word
+        states, other = without_pooled(pipeline, prompt.states)[0], states_of(pipeline, [text])[0]
+        word = prompt.word
         tail, target = states[word.stop :], other[word.start + words :]
         length = min(len(tail), len(target))
         around += [states[: word.start], tail[:length]]
@@ -120,7 +121,7 @@ def fused(
 def _held(pipeline: Pipeline, phrases: Sequence[str], options: MaceParameters) -> torch.Tensor:
     """Return every state (n, D) of the null prompt and of the preserved phrases in each template."""
     texts = [template.replace("{phrase}", phrase) for phrase in phrases for template in options.templates]
-    return pipeline.encode_text(["", *texts]).cpu().flatten(0, 1)
+    return states_of(pipeline, ["", *texts]).flatten(0, 1)
 
 
 def _trained(

@@ -127,4 +127,5 @@ METHOD = EraserMethod(
     words=("mapping",),
     calls=_calls,
     stored=stored_keys_and_values,
+    families=("sd1", "sd2", "sdxl"),
 )

@@ -28,6 +28,7 @@ from audit.erasers.base import Made, training_key
 from audit.erasers.latents import Latents, Noisy, predict
 from audit.erasers.phrases import Prompt, prompts
 from audit.erasers.receler_parameters import METHOD, RecelerParameters
+from audit.erasers.token_states import without_pooled
 from audit.errors import EraserError
 from audit.methods.parameters import Values
 from audit.progress import Session
@@ -165,7 +166,7 @@ def _attacks(pipeline: Pipeline, concepts: Sequence[Prompt], options: RecelerPar
     if not options.adversarial_tokens:
         return []
     for prompt in concepts:
-        room = prompt.states.shape[1] - prompt.word.stop
+        room = without_pooled(pipeline, prompt.states).shape[1] - prompt.word.stop
         if room < options.adversarial_tokens:
             raise EraserError(
                 f"after {prompt.text!r} the text encoder has room for {room} more tokens",

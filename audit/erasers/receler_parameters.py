@@ -98,4 +98,5 @@ METHOD = EraserMethod(
     oddities=ODDITIES,
     calls=_calls,
     stored=_stored,
+    families=("sd1", "sd2", "sdxl"),
 )

@@ -103,4 +103,5 @@ METHOD = EraserMethod(
     calls=_calls,
     stored=_stored,
     again=False,  # its layers act by the prompt of each picture, which no training of a second one tells the first
+    families=("sd1", "sd2", "sdxl"),
 )

@@ -57,7 +57,7 @@ def token_states(
             for sequence in reading
         ]
     else:  # whole sequences, and always the null prompt's, which the unconditional half of every guided step reads
-        preserve = [states_of(pipeline, [""])[0], *(_without_pooled(pipeline, p.states)[0] for p in neighbours)]
+        preserve = [states_of(pipeline, [""])[0], *(without_pooled(pipeline, p.states)[0] for p in neighbours)]
     return tuple(prompt.text for prompt in erased), Edit(torch.cat(rows), torch.cat(guides), _joined(preserve, rows))
 
 
@@ -79,7 +79,12 @@ def pooled_states(pipeline: Pipeline, concepts: Sequence[Concept], options: Edit
 
 def states_of(pipeline: Pipeline, texts: Sequence[str]) -> torch.Tensor:
     """Return every position's state (B, L, D) of texts, on the CPU. Of SDXL, the empty text too is what its encoders read."""
-    return _without_pooled(pipeline, _reader(pipeline).encode_text(texts))
+    return without_pooled(pipeline, _reader(pipeline).encode_text(texts))
+
+
+def without_pooled(pipeline: Pipeline, states: torch.Tensor) -> torch.Tensor:
+    """Return the states (B, L, D) of conditioning, on the CPU: all but the row of pooled embeddings, where there is one."""
+    return states[:, : sequences(pipeline)[-1].positions.stop].cpu()
 
 
 def preserved(concepts: Sequence[Concept], wanted: bool) -> dict[str, Concept]:
@@ -157,10 +162,6 @@ def _guide(erased: Prompt, options: EditParameters) -> str:
 
 def _reader(pipeline: Pipeline) -> Pipeline:
     return dataclasses.replace(pipeline, null_is_zero=False)
-
-
-def _without_pooled(pipeline: Pipeline, states: torch.Tensor) -> torch.Tensor:
-    return states[:, : sequences(pipeline)[-1].positions.stop].cpu()
 
 
 def _joined(preserve: Sequence[torch.Tensor], rows: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -136,7 +136,7 @@ def test_irece_runs_on_flux(tmp_path: Path) -> None:
             {"guards": [{"name": "safree"}]},
             "guard 'safree' cannot act on a Stable Diffusion 3.x backbone",
         ),
-        (write_sdxl, {"eraser": {"method": "receler"}}, "eraser 'receler' cannot act on a SDXL backbone"),
+        (write_sdxl, {"eraser": {"method": "advunlearn"}}, "eraser 'advunlearn' cannot act on a SDXL backbone"),
     ],
 )
 def test_methods_that_cannot_act_on_a_family_are_refused_at_plan_time(
