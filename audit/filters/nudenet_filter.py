@@ -26,6 +26,10 @@ class NudeNetFilter(PictureFilter):
         """The digest of the package's network."""
         return self._detector.instrument.weights_sha256
 
+    def self_test(self) -> None:
+        """Raise `DetectorError` unless the network finds what a drawing is known to show: it would let everything pass."""
+        self._detector.self_test()
+
     def rule(self, pictures: Sequence[Pixels]) -> list[Ruling]:
         """Return one ruling per picture, with the highest score of each listed label that it has."""
         rulings = []
@@ -41,11 +45,15 @@ class NudeNetFilter(PictureFilter):
 
 
 def build(values: Values, parts: Parts) -> NudeNetFilter:
-    """Return a NudeNet filter. Raises `CheckpointError` when the package's network is not the planned one."""
+    """Return a NudeNet filter.
+
+    Raises `CheckpointError` when the package's network is not the planned one, `DetectorError` when it fails its self-test.
+    """
     built = NudeNetFilter(values["labels"], values["threshold"])
     if built.weights_sha256 != values["network_sha256"]:
         raise CheckpointError(
             f"guard {METHOD.name}: NudeNet's network has changed since this run was planned",
             next_step="install the version that planned it, or start a new run: erasure-audit run SPEC",
         )
+    built.self_test()
     return built

@@ -13,9 +13,10 @@ from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionS
 from transformers import CLIPImageProcessor
 
 from audit import guards
-from audit.errors import CheckpointError, SpecError
+from audit.errors import CheckpointError, DetectorError, SpecError
 from audit.filters.building import build
 from audit.filters.protocol import Parts, PictureFilter, Pixels, Ruling
+from audit.instruments.detectors import nudenet
 from audit.instruments.detectors.clip_zero_shot import picture_embeddings, text_embeddings
 from audit.instruments.detectors.known_face import draw_face
 from audit.spec.sections import Concept, Guard
@@ -163,6 +164,12 @@ def test_the_nudenet_filter_blocks_what_its_labels_name(noise: list[Pixels]) -> 
     assert blocked.blocked and blocked.measures["FACE_FEMALE"] > 0.4
     assert (passed.blocked, dict(passed.measures)) == (False, {})
     assert not built("nudenet-filter").rule([face])[0].blocked
+
+
+def test_a_nudenet_that_misses_a_known_face_rules_on_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nudenet, "draw_face", lambda: np.zeros((320, 320, 3), np.uint8))
+    with pytest.raises(DetectorError, match="does not find the face"):
+        built("nudenet-filter")
 
 
 def test_a_number_that_is_none_is_no_ruling() -> None:
