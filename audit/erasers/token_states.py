@@ -132,9 +132,10 @@ def sequences(pipeline: Pipeline) -> tuple[Stretch, ...]:
 
 def _last_piece(tokenizer: T5TokenizerFast, text: str, phrase: str) -> int:
     """Return the number of the T5 piece that holds the last character of the phrase's last occurrence in `text`."""
-    end = text.rindex(phrase) + len(phrase)
+    end = text.rindex(phrase.strip()) + len(phrase.strip())
     places = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-    last = next((number for number, (begin, stop) in enumerate(places) if begin < end <= stop), None)
+    # The piece that begins a word may claim the word's first letter too: the later one holds it.
+    last = max((number for number, (begin, stop) in enumerate(places) if begin < end <= stop), default=None)
     if last is None or text[end : places[last][1]].strip():
         raise SpecError(
             f"the phrase {phrase!r} melts into other words in {text!r} for T5",

@@ -75,6 +75,13 @@ def test_flux_edits_t5_s_word_and_clip_s_pooled_state(backbone_of: Load) -> None
     assert all(torch.equal(*pair) for pair in zip((pooled.erase, pooled.guide, pooled.preserve), read, strict=True))
 
 
+def test_an_empty_guide_in_a_template_is_its_last_word(backbone_of: Load) -> None:
+    pipeline = backbone_of("flux")
+    assert pipeline.t5 is not None
+    _, edit = token_states(pipeline, [CONCEPT], UceParameters(wrap_guide=True, templates=("q {phrase}",)))
+    assert torch.equal(edit.guide[1], pipeline.t5.states(["q "], CPU)[0, 1])
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 @pytest.mark.parametrize("preset", ["official", "official-2023"])
 def test_the_entries_of_text_solve_the_closed_form(backbone_of: Load, family: str, preset: str) -> None:
