@@ -46,7 +46,10 @@ class RayCluster:
     def start_node(self, name: str) -> None:
         """Start a node."""
         stack = self._opened.enter_context(contextlib.ExitStack())
-        self._nodes[name] = stack, stack.enter_context(self._cluster.node(name))
+        self._nodes[name] = (
+            stack,
+            stack.enter_context(self._cluster.node(name, cpus=1)),
+        )  # a process each, whose start is most of a round
 
     def kill_node(self, name: str) -> None:
         """End a node and its processes at once."""
