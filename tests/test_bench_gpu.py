@@ -18,8 +18,8 @@ from tests.bench.gpu_work import PASSES, STEPS, Work
 from tests.sd14 import CUT
 
 CPU = torch.device("cpu")
-COMPILED = ("guided sampling", "inversion", "scoring (CLIP)")
-SMALL = Settings(batches=(1, 2), some=2, product=64, compile_with=None, seconds=600, repeats=1)
+COMPILED = ("guided sampling", "inversion")
+SMALL = Settings(batches=(1, 2), some=2, product=64, modes=(), seconds=600, repeats=1)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +44,23 @@ def test_every_piece_is_measured_at_every_batch(rows: list[Row]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # what torch.compile says about diffusers' code while it traces it
-def test_sampling_and_inversion_are_compiled_at_the_largest_batch_that_ran(pipeline: Pipeline) -> None:
-    found = measure(pipeline, CPU, dataclasses.replace(SMALL, batches=(2,), compile_with="eager"))
-    compiled = [row for row in found if row.compiled and row.rate]
-    assert {(row.piece, row.batch) for row in compiled} == {(name, 2) for name in COMPILED}
+def test_sampling_and_inversion_are_compiled_as_an_audit_does(pipeline: Pipeline) -> None:
+    settings = dataclasses.replace(SMALL, batches=(1, 2), modes=("inductor", "cuda-graphs"), backend="eager")
+    compiled = [row for row in measure(pipeline, CPU, settings) if row.compiled]
+    wanted = {"inductor": 2, "cuda-graphs": 1}  # the largest batch that ran, and the smallest
+    assert {(row.piece, row.compiled, row.batch) for row in compiled} == {
+        (name, mode, batch) for name in COMPILED for mode, batch in wanted.items()
+    }
     assert all(row.rate and row.utilisation for row in compiled)
-    said = {row.piece: row.note for row in found if row.compiled and not row.rate}
-    assert len(said) == 3 and all(note.startswith("eager in audits: ") for note in said.values())
+
+
+def test_what_cannot_be_compiled_is_not_called_compiled(pipeline: Pipeline) -> None:
+    def broken(*graph: object) -> None:
+        raise RuntimeError("no compiler")
+
+    settings = dataclasses.replace(SMALL, batches=(1,), modes=("inductor",), backend=broken)
+    compiled = [row for row in measure(pipeline, CPU, settings) if row.compiled]
+    assert [row.note for row in compiled] == ["could not be compiled"] * 2 and not any(row.rate for row in compiled)
 
 
 def test_flops_are_those_of_the_networks(pipeline: Pipeline) -> None:

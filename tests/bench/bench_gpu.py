@@ -2,7 +2,7 @@
 
 python -m tests.bench.bench_gpu [--minutes 7.5] [--rates FILE]
 
-One table: pictures a second of each piece of an audit by batch size, eager and through torch.compile; the model FLOPs
+One table: pictures a second of each piece of an audit by batch size, eager and as `--compile` evaluates it; the model FLOPs
 (counted by torch's own counter on one picture) as a share of what a large matrix product reaches on the same device in the
 same precision; peak memory. A piece that would not fit into the time that is left is skipped and says so. `--rates` writes
 the file that `erasure-audit plan --rates FILE` reads.
@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from audit.diffusion.compiled import Compiling
 from audit.diffusion.pipeline import Pipeline
+from audit.machine.compilers import Mode
 from tests.bench.gpu_models import make_clip, make_energy, make_pipeline
 from tests.bench.gpu_work import PASSES, STEPS, Piece, Work
 from tests.sd14 import FULL
@@ -39,7 +41,8 @@ class Settings:
     batches: Sequence[int] = BATCHES
     some: int = 5  # sampler steps of one measurement
     product: int = 8192  # side of the matrices whose product is the ceiling
-    compile_with: str | None = "inductor"
+    modes: Sequence[Mode] = ("inductor", "cuda-graphs")
+    backend: str | Callable[..., Any] = "inductor"  # of torch.compile
     seconds: float = 60 * MINUTES
     repeats: int = 2  # of which the fastest counts, after one that warms up
 
@@ -51,7 +54,7 @@ class Row:
     piece: str
     dtype: str
     batch: int
-    compiled: bool
+    compiled: str  # by which mode; empty for none
     rate: float | None = None  # pictures a second
     utilisation: float | None = None  # model FLOPs a second over the measured ceiling
     peak: float | None = None  # GB; None where the device does not say
@@ -82,9 +85,7 @@ def main() -> None:
     settings = Settings(seconds=60 * arguments.minutes - (time.monotonic() - started))
     rows = measure(half, device, settings, show=_printer())
     if arguments.rates:
-        left = Settings(
-            seconds=60 * arguments.minutes - (time.monotonic() - started), compile_with=None, batches=(8, 32)
-        )
+        left = Settings(seconds=60 * arguments.minutes - (time.monotonic() - started), modes=(), batches=(8, 32))
         write_rates(arguments.rates, single_rates(half, device, left), rows, name, left.some)
 
 
@@ -106,16 +107,11 @@ def measure(
 
     for piece in work.pieces():
         _by_batch(piece, device, settings, deadline, ceilings, note)
-    if settings.compile_with is not None:
-        work.use(settings.compile_with)
+    for mode in settings.modes:
+        how = work.use(mode, settings.backend)
         for piece in work.pieces():
-            if piece.eager:
-                row = Row(
-                    piece.name, _name(_dtype(piece)), settings.batches[-1], True, note=f"eager in audits: {piece.eager}"
-                )
-                note(row)
-            else:
-                _compiled(piece, device, settings, deadline, ceilings, rows, note)
+            if not piece.eager:
+                _compiled(piece, how, device, settings, deadline, ceilings, rows, note)
     return rows
 
 
@@ -126,7 +122,7 @@ def _by_batch(
     flops = count(piece) if time.monotonic() < deadline else None
     last, before = 0.0, 0
     for batch in settings.batches:
-        row = Row(piece.name, _name(_dtype(piece)), batch, False)
+        row = Row(piece.name, _name(_dtype(piece)), batch, "")
         expected = (1 + settings.repeats) * last * batch / before if before else 0.0
         if time.monotonic() + expected > deadline:
             note(dataclasses.replace(row, note="skipped: no time left"))
@@ -138,6 +134,7 @@ def _by_batch(
 
 def _compiled(
     piece: Piece,
+    how: Compiling,
     device: torch.device,
     settings: Settings,
     deadline: float,
@@ -145,14 +142,17 @@ def _compiled(
     rows: Sequence[Row],
     note: Callable[[Row], None],
 ) -> None:
-    """The row of one piece through torch.compile, at the largest batch that ran eagerly."""
-    ran = [row.batch for row in rows if row.piece == piece.name and row.rate is not None]
-    row = Row(piece.name, _name(_dtype(piece)), max(ran, default=settings.batches[0]), True)
+    """The row of one piece compiled, at the largest batch that ran eagerly; recorded launches pay at the smallest."""
+    ran = [row.batch for row in rows if row.piece == piece.name and row.rate is not None and not row.compiled]
+    chosen = min if how.mode == "cuda-graphs" else max
+    row = Row(piece.name, _name(_dtype(piece)), chosen(ran, default=settings.batches[0]), how.mode)
     if not ran or time.monotonic() + (COMPILING if device.type == "cuda" else 0) > deadline:
         note(dataclasses.replace(row, note="skipped: no time left" if ran else "skipped: no eager batch ran"))
         return
     eager = next(found for found in rows if (found.piece, found.batch) == (row.piece, row.batch))
-    note(_measured(row, piece, device, settings, None, ceilings, eager)[0])
+    before = how.evaluations
+    measured = _measured(row, piece, device, settings, None, ceilings, eager)[0]
+    note(measured if how.evaluations > before else dataclasses.replace(row, note="could not be compiled"))
 
 
 def _measured(
@@ -246,7 +246,7 @@ def line(row: Row) -> str:
     used = "" if row.utilisation is None else f"{row.utilisation:.0%}"
     peak = "" if row.peak is None else f"{row.peak:.1f}"
     rate = row.note if row.rate is None else f"{row.rate:.2f} images/s"
-    return f"| {row.piece} | {row.dtype} | {row.batch} | {'yes' if row.compiled else 'no'} | {rate} | {used} | {peak} |"
+    return f"| {row.piece} | {row.dtype} | {row.batch} | {row.compiled or 'no'} | {rate} | {used} | {peak} |"
 
 
 def _printer() -> Callable[[Row], None]:

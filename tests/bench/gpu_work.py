@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from audit import guards
+from audit.diffusion.compiled import Compiling
 from audit.diffusion.guard import Conditioning, Guard
 from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, noise_model
@@ -21,6 +22,7 @@ from audit.guards.building import Parts, build
 from audit.guards.egloce import Egloce
 from audit.guards.energy import Energy
 from audit.instruments.differentiable_clip import decoder
+from audit.machine.compilers import Mode
 from audit.spec.sections import Concept
 from audit.spec.sections import Guard as GuardSpec
 
@@ -52,23 +54,14 @@ class Work:
     def __init__(self, pipeline: Pipeline, network: Any, energy: Energy, some: int) -> None:
         self.pipeline, self.network, self.energy, self.some = pipeline, network, energy, some
         self.model: NoiseModel = noise_model(pipeline.unet)
-        self.vision: Callable[..., Any] = network.vision_model
+        self.batch = 0  # of the measurement that runs
         self.text, self.null = pipeline.encode_text([TEXT]), pipeline.encode_text([""])  # once, as the audit does
 
-    def use(self, compile_with: str | None) -> None:
-        """Evaluate UNet and CLIP through torch.compile with this backend from now on; None is eager."""
-        if compile_with is None:
-            self.model, self.vision = noise_model(self.pipeline.unet), self.network.vision_model
-            return
-        self.vision = torch.compile(self.network.vision_model, backend=compile_with, dynamic=False)
-        unet, dtype = torch.compile(self.pipeline.unet, backend=compile_with, dynamic=False), self.pipeline.unet.dtype
-
-        def predict(latents: torch.Tensor, timestep: float | torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-            # A tensor, because a new integer would be compiled anew at every step.
-            at = torch.as_tensor(timestep, device=latents.device)
-            return unet(latents.to(dtype), at, encoder_hidden_states=states.to(dtype)).sample.float()
-
-        self.model = predict
+    def use(self, mode: Mode, backend: str | Callable[..., Any]) -> Compiling:
+        """Evaluate the UNet as `--compile` does from now on, by torch.compile with `backend`; return what counts it."""
+        how = Compiling(mode, lambda: self.batch, backend)
+        self.model = noise_model(self.pipeline.unet, compiled=how.of(self.pipeline.unet))
+        return how
 
     def pieces(self) -> list[Piece]:
         """What is measured, in the order of what matters most for a forecast."""
@@ -79,7 +72,7 @@ class Work:
             Piece("guided sampling", self.guided, whole, half),
             Piece("inversion", self.inversion, whole, half),
             Piece("VAE decoding", self.decoding, 1, False, eager="one call a picture"),
-            Piece("scoring (CLIP)", self.scoring, 1, False),
+            Piece("scoring (CLIP)", self.scoring, 1, False, eager="one call a picture"),
             Piece("IRECE, its one intervention", self.irece, 1, half, eager="hooks capture attention"),
             Piece("EGLOCE, all inner iterations", self.egloce, inner, half, self.plain_egloce, "it differentiates"),
         ]
@@ -90,6 +83,7 @@ class Work:
         return Conditioning(states.expand(batch, -1, -1), null, guidance, (text,) * batch, tuple(range(batch)))
 
     def _noise(self, batch: int) -> torch.Tensor:
+        self.batch = batch
         return initial_noise(range(batch), self.pipeline.latent_shape).to(self.pipeline.device)
 
     def guided(self, batch: int) -> torch.Tensor:
@@ -112,7 +106,7 @@ class Work:
         """Picture embeddings, in float32 as detectors measure; resizing on the CPU is not in it."""
         side = self.network.config.vision_config.image_size
         pixels = torch.zeros(batch, 3, side, side, device=self.pipeline.device)
-        return self.vision(pixel_values=pixels).pooler_output
+        return self.network.vision_model(pixel_values=pixels).pooler_output
 
     def irece(self, batch: int) -> torch.Tensor:
         """The forward pass with captured attention, the mask and the noise of one batch: all that it adds to a picture."""
