@@ -92,11 +92,12 @@ def outline(ref: CheckpointRef, claim: str | None = None) -> Inspection | None:
 
 def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: Measured) -> dict[str, object]:
     """Return the measured and recognised facts, without the method that the user claims."""
+    network = "unet" if (backbone.path / "unet").is_dir() else "transformer"
     return {
         "sha256": ref.sha256,
         "files": dict(ref.files),
         "revision": ref.revision,
-        "backbone": {"name": backbone.name, "sha256": backbone.sha256, "unet": component_files(backbone, "unet")},
+        "backbone": {"name": backbone.name, "sha256": backbone.sha256, network: component_files(backbone, network)},
         **_recognised(artefact),
         "tensors": measured.tensors,
         "changed_key_set": measured.key_set,

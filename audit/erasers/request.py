@@ -196,8 +196,9 @@ def fulfil(
     """Erase into `out`; return the artefact's path and its record, None when `out` held this very artefact already.
 
     An interrupted training goes on where it stopped when the same request is fulfilled again. Before anything is loaded,
-    raises `OtherArtefact` when `out` holds another artefact, `EraserError` when it holds files of somebody else and
-    `EnvironmentProblem` when it cannot be written; afterwards everything that loading and erasing raise.
+    raises `SpecError` when the method cannot act on the backbone, `OtherArtefact` when `out` holds another artefact,
+    `EraserError` when it holds files of somebody else and `EnvironmentProblem` when it cannot be written; afterwards
+    everything that loading and erasing raise.
     """
     parameters = request.resolved()
     from audit.diffusion.devices import pick_device
@@ -205,9 +206,12 @@ def fulfil(
     from audit.erasers import saving
     from audit.erasers.produce import produce, request_key
     from audit.progress import Session, Silent
-    from audit.weights.references import resolve_model
+    from audit.weights.families import require_family
+    from audit.weights.references import pipeline_family, resolve_model
 
     chosen, ref = pick_device(device), resolve_model(request.backbone)
+    families = erasers.find(request.method).families
+    require_family(pipeline_family(ref), families, f"eraser {request.method!r}", "erase")
     artefact = saving.held(out)
     if artefact and artefact.key != request_key(ref, request.method, request.concepts, parameters):
         raise OtherArtefact(

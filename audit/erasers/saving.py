@@ -126,7 +126,7 @@ def card(erased: Erased) -> str:
         "file": f"`{erased.artefact.filename}`, layout {erased.artefact.layout}, {record.parameters['stored']}",
         "computed in": f"{record.seconds:.1f} s",
     }
-    part = "text encoder" if erased.artefact.layout == "text-encoder" else "UNet"
+    part = "text encoder" if erased.artefact.layout == "text-encoder" else "denoising network"
     footprint = {
         "tensors changed"
         if erased.artefact.layout in ("unet-partial", "text-encoder")

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Literal, TypeAlias
 
+from audit.errors import SpecError
 from audit.files import Document
 from audit.weights import settings
 from audit.weights.setting_checks import shown
@@ -92,6 +93,17 @@ T5_LENGTH, T5_LENGTHS = "_t5_length", {"sd3": 256, "flux": 512}
 FAMILIES: tuple[Family, ...] = tuple(LAYOUTS)
 GUIDED: tuple[Family, ...] = ("sd1", "sd2", "sdxl", "sd3")  # by a second evaluation under the null prompt
 SUPPORTED = ", ".join(layout.title for layout in LAYOUTS.values())
+
+
+def require_family(family: Family, able: Collection[str], what: str, where: str) -> None:
+    """Raise `SpecError` at `where` unless `what`, a method for the families `able`, can act on a backbone of `family`."""
+    if family not in able:
+        others = ", ".join(layout.title for name, layout in LAYOUTS.items() if name in able)
+        raise SpecError(
+            f"{what} cannot act on a {LAYOUTS[family].title} backbone; it is for {others}",
+            where=where,
+            next_step="take another method, or a backbone of one of these families",
+        )
 
 
 def family_of(index: Settings, unet: Settings, scheduler: Settings) -> Family | None:

@@ -18,6 +18,7 @@ from audit.weights.checkpoints import resolve_checkpoint
 from audit.weights.references import ModelRef
 from flows.cli import main
 from tests.checkpoints.files import TABLE, State, adapters
+from tests.tiny_families import write_sd3
 
 FITTING = {
     "A1 esd-x": "esd-x",
@@ -144,3 +145,19 @@ def test_inspect_says_what_is_wrong(backbone: ModelRef, folder: Path, capsys: py
     assert main(["inspect", str(folder / "a.pt"), "--backbone", str(backbone.path)]) == 2
     shown = capsys.readouterr()
     assert shown.out == "" and "where:" in shown.err and "next:" in shown.err
+
+
+def test_a_transformer_s_checkpoint_is_inspected_against_its_backbone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_sd3(tmp_path / "backbone")
+    erase = ["erase", "--method", "uce", "--backbone", str(folder), "--concept", "abc", "--out", str(tmp_path / "out")]
+    assert main(erase) == 0
+    capsys.readouterr()
+    (path,) = (tmp_path / "out").glob("*.safetensors")
+    assert main(["inspect", str(path), "--backbone", str(folder), "--claim", "uce", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["warnings"] == [] and found["facts"]["changed_key_set"] == "TEXT_ENTRY"
+    assert list(found["facts"]["backbone"]["transformer"]) == ["transformer/diffusion_pytorch_model.safetensors"]
+    assert main([*erase[:2], "rece", *erase[3:-1], str(tmp_path / "other")]) == 2
+    assert "eraser 'rece' cannot act on a Stable Diffusion 3.x backbone" in capsys.readouterr().err

@@ -8,7 +8,7 @@ from audit import erasers, guards
 from audit.errors import SpecError
 from audit.plan.resolved import Resolved
 from audit.spec.scenarios import LatentScenario
-from audit.weights.families import LAYOUTS
+from audit.weights.families import require_family
 from audit.weights.references import ModelRef, pipeline_family
 from audit.weights.schedulers import own_scheduler, prediction_kind
 
@@ -17,13 +17,7 @@ def check_families(resolved: Resolved, backbone: ModelRef) -> None:
     """Check that every method of the spec can act on the backbone's family. Raises `SpecError` for the first that cannot."""
     family = pipeline_family(backbone)
     for where, what, able in _uses(resolved):
-        if family not in able:
-            others = ", ".join(LAYOUTS[one].title for one in LAYOUTS if one in able)
-            raise SpecError(
-                f"{what} cannot act on a {LAYOUTS[family].title} backbone; it is for {others}",
-                where=where,
-                next_step="take another method, or a backbone of one of these families",
-            )
+        require_family(family, able, what, where)
     prediction = prediction_kind(own_scheduler(backbone.path))
     for scenario in resolved.spec.scenarios:
         if isinstance(scenario, LatentScenario) and scenario.method in ("bdia", "o-belm") and prediction != "epsilon":
