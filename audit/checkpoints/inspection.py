@@ -18,7 +18,7 @@ from audit.checkpoints.tensors import BackboneTensors
 from audit.errors import CheckpointError
 from audit.files import Document
 from audit.weights.checkpoints import CheckpointRef
-from audit.weights.references import ModelRef, component_files
+from audit.weights.references import ModelRef, component_files, denoiser_part
 
 DEFAULT = "testbed"  # the backbone that a checkpoint is compared with when none is named
 
@@ -92,7 +92,7 @@ def outline(ref: CheckpointRef, claim: str | None = None) -> Inspection | None:
 
 def facts(ref: CheckpointRef, backbone: ModelRef, artefact: Artefact, measured: Measured) -> dict[str, object]:
     """Return the measured and recognised facts, without the method that the user claims."""
-    network = "unet" if (backbone.path / "unet").is_dir() else "transformer"
+    network = denoiser_part(backbone.path)
     return {
         "sha256": ref.sha256,
         "files": dict(ref.files),

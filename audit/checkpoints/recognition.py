@@ -66,11 +66,12 @@ def _pipeline(ref: CheckpointRef, backbone: BackboneTensors, where: str) -> Arte
             "the pipeline folder has neither a UNet nor a transformer", where=where, next_step="pass the whole folder"
         )
     check_denoiser(unet, backbone.unet, where)
-    if any(".adapter." in name for name in unet):
-        return merged_receler(unet, backbone, where)
-    artefact = unet_artefact(unet, backbone, where)
+    adapted = any(".adapter." in name for name in unet)
+    artefact = (merged_receler if adapted else unet_artefact)(unet, backbone, where)
     for part in FURTHER_ENCODERS:
         _require_encoder(part, ref, backbone, where)
+    if adapted:
+        return artefact
     text = bare_text_names(from_shards(ref.paths("text_encoder")))
     if text:
         check_names_and_shapes(text, backbone.text, where, "text encoder")

@@ -24,7 +24,7 @@ from audit.diffusion.part_weights import piece_of
 from audit.errors import CheckpointError
 from audit.weights.files import LONGEST_NAME, check_safetensors, unreadable
 from audit.weights.original_names import Piece
-from audit.weights.references import ModelRef
+from audit.weights.references import ModelRef, denoiser_part
 from audit.weights.single_file import pieces_of
 
 T = TypeVar("T")
@@ -101,9 +101,8 @@ def bare_text_names(tensors: Mapping[str, T]) -> dict[str, T]:
 
 def backbone_files(ref: ModelRef) -> BackboneTensors:
     """Return the backbone's tensors, read from its files without building a model."""
-    network = "unet" if (ref.path / "unet").is_dir() else "transformer"
     further = {part: bare_text_names(_part(ref, part)) for part in FURTHER_ENCODERS}
-    return BackboneTensors(_part(ref, network), bare_text_names(_part(ref, "text_encoder")), further)
+    return BackboneTensors(_part(ref, denoiser_part(ref.path)), bare_text_names(_part(ref, "text_encoder")), further)
 
 
 def _part(ref: ModelRef, part: str) -> LazyTensors:

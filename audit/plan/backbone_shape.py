@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from audit.weights.families import FLUX_SIDE, LAYOUTS
 from audit.weights.files import read_json
-from audit.weights.references import ModelRef, stored_shapes
+from audit.weights.references import ModelRef, denoiser_part, stored_shapes
 from audit.weights.schedulers import PUBLISHED, own_scheduler
 
 
@@ -27,7 +27,7 @@ class Shape:
 def shape_of(backbone: ModelRef) -> Shape:
     """Return the sizes of a pipeline, read from its configuration and the headers of its weight files."""
     folder = backbone.path
-    part = "unet" if (folder / "unet").is_dir() else "transformer"
+    part = denoiser_part(folder)
     unet, vae = read_json(folder / part / "config.json"), read_json(folder / "vae" / "config.json")
     side = int(unet.get("sample_size", FLUX_SIDE))
     return Shape(

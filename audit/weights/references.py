@@ -119,6 +119,11 @@ def component_files(ref: ModelRef, component: str) -> dict[str, str]:
     return files
 
 
+def denoiser_part(folder: Path) -> str:
+    """Return the part of a pipeline folder that denoises: `unet` or `transformer`."""
+    return "unet" if (folder / "unet").is_dir() else "transformer"
+
+
 def weight_paths(ref: ModelRef, component: str) -> list[Path]:
     """Return the weight files of one part of a pipeline. Raises `CheckpointError` when the model has no such part."""
     names = component_files(ref, component)

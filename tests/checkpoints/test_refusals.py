@@ -19,7 +19,17 @@ from audit.diffusion.pipeline import load_pipeline
 from audit.errors import CheckpointError
 from audit.weights.checkpoints import resolve_checkpoint
 from audit.weights.references import ModelRef, resolve_model
-from tests.checkpoints.files import TABLE, State, adapters, erased, ldm_full, moved, spm_state, text_folder
+from tests.checkpoints.files import (
+    TABLE,
+    State,
+    adapters,
+    erased,
+    ldm_full,
+    merged_state,
+    moved,
+    spm_state,
+    text_folder,
+)
 from tests.tiny_families import WRITERS
 
 Maker = Callable[[Path, State, State], Path]
@@ -302,3 +312,8 @@ def test_a_folder_is_read_and_refused_with_another_further_text_encoder(
             assert apply_artefact(backbone, str(folder)).footprint.names == (name,)
     with pytest.raises(CheckpointError, match=f"{further} is not the backbone's"):
         apply_artefact(backbone, str(folder))
+    if family == "sdxl":  # one with Receler's adapters among its tensors too
+        weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+        save_file(merged_state(backbone.unet.state_dict()), weights)
+        with pytest.raises(CheckpointError, match=f"{further} is not the backbone's"):
+            apply_artefact(backbone, str(folder))

@@ -48,10 +48,8 @@ def test_stable_diffusion_3_edits_clip_s_word_and_t5_s(backbone_of: Load) -> Non
     texts, edit = token_states(pipeline, [CONCEPT], options)
     assert texts == ("abc", "q abc r")
     expected = []
-    for text, word, piece in (
-        ("abc", 3, 3),
-        ("q abc r", 4, 5),
-    ):  # T5 begins words with a piece of their own, and has no start
+    # T5 begins each word with a piece of its own, and has no start token.
+    for text, word, piece in (("abc", 3, 3), ("q abc r", 4, 5)):
         clip = clip_states(pipeline, text)[word]
         expected += [torch.nn.functional.pad(clip, (0, 64 - len(clip))), pipeline.t5.states([text], CPU)[0, piece]]
     assert torch.equal(edit.erase, torch.stack(expected))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from audit.weights.files import read_json
-from audit.weights.references import ModelRef
+from audit.weights.references import ModelRef, denoiser_part
 from audit.weights.setting_checks import Settings
 
 
 def network_settings(backbone: ModelRef) -> Settings:
     """Return the settings of the denoising network."""
-    part = "unet" if (backbone.path / "unet").is_dir() else "transformer"
-    return read_json(backbone.path / part / "config.json")
+    return read_json(backbone.path / denoiser_part(backbone.path) / "config.json")
 
 
 def pixels_of_a_cell(backbone: ModelRef) -> int:
