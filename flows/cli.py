@@ -10,13 +10,13 @@ import traceback
 import warnings
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from audit.errors import EXIT_CRASH, EXIT_INTERRUPTED, EXIT_USAGE, AuditError
 from audit.machine import environment
-from flows import streams
+from flows import ending, streams
 from flows.commands import (
     compare,
     compliance,
@@ -120,6 +120,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+def command() -> NoReturn:
+    """Run the command of this process's arguments, and end the process with its exit code."""
+    ending.run(main)
+
+
 def _unexpected(error: Exception, arguments: Sequence[str]) -> tuple[str, int]:
     """Return message and exit code of what no command foresees: a mistake in the command line, or a crash."""
     if hasattr(error, "format_message"):
@@ -169,4 +174,4 @@ def _settle_process(debug: bool) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

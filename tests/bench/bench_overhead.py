@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -20,13 +21,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
 from audit.plan.document import KINDS
+from flows import ending
 from tests.bench.table import Figure, conclude
 from tests.flows.audits import WAIVED
 
@@ -49,9 +51,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.side:
         name, folder = arguments.side
-        print(json.dumps({"server": server, "audit": audit, "bare": bare}[name](Path(folder))))
+        side = functools.partial(_print, {"server": server, "audit": audit, "bare": bare}[name], Path(folder))
+        if name == "bare":
+            side()
+        else:  # as the command ends
+            ending.run(side)
     else:
         conclude(figures(arguments.cases, arguments.rounds))
+
+
+def _print(side: Callable[[Path], Mapping[str, float]], folder: Path) -> int:
+    print(json.dumps(side(folder)), flush=True)
+    return 0
 
 
 def figures(cases: int = CASES, rounds: int = ROUNDS) -> list[Figure]:
