@@ -21,8 +21,12 @@ _UNET = re.compile(r"(^|[._])(down_blocks|up_blocks|mid_block|input_blocks|outpu
 _NEXT = f"pass the checkpoint's own backbone with --backbone ({SUPPORTED} and the testbed are supported)"
 
 
-def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str = "UNet") -> None:
-    """Check that every tensor exists in the backbone with this shape. Raises `CheckpointError` otherwise."""
+def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: str, part: str | None = None) -> None:
+    """Check that every tensor exists in the backbone with this shape; `part` names it (default: its denoising network).
+
+    Raises `CheckpointError` otherwise.
+    """
+    part = part or network_of(backbone)
     check_not_quantised(tensors, where)
     check_family(tensors, backbone, where)
     unexpected = sorted(set(tensors) - set(backbone))
@@ -53,6 +57,11 @@ def check_names_and_shapes(tensors: LazyTensors, backbone: LazyTensors, where: s
 def is_transformer(tensors: Collection[str]) -> bool:
     """Return whether the names are those of a transformer that denoises (SD 3.x, Flux), as diffusers or its authors write it."""
     return any(_TRANSFORMER.search(name) for name in tensors)
+
+
+def network_of(tensors: Collection[str]) -> str:
+    """Return what a denoising network with these names is called: transformer or UNet."""
+    return "transformer" if is_transformer(tensors) else "UNet"
 
 
 def family_of(backbone: LazyTensors) -> Family:
@@ -153,5 +162,5 @@ def known_set(tensors: Collection[str], backbone: Collection[str], where: str) -
         f"its {len(tensors)} tensors are no set that a known eraser changes; nearest is {near} ({MEANINGS[near]}) with "
         f"{missing} missing and {extra} besides it: the file is incomplete or of an unknown layout",
         where=where,
-        next_step="get the whole file; of an unknown method, save the erased model's whole UNet state dict instead",
+        next_step="get the whole file; of an unknown method, save the whole state dict of the erased network instead",
     )

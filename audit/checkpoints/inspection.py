@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
 from audit.checkpoints import Artefact, Measured, backbone_files, layouts, measure, recognise
+from audit.checkpoints.families import network_of
 from audit.checkpoints.footprint import ADAPTERS, SPM_LAYERS, TEXT_ENCODER
 from audit.checkpoints.key_sets import MEANINGS, key_set
 from audit.checkpoints.sd1 import sd1_names
@@ -22,7 +23,7 @@ from audit.weights.references import ModelRef, component_files, denoiser_part
 
 DEFAULT = "testbed"  # the backbone that a checkpoint is compared with when none is named
 
-# What each method changes: key sets of the UNet, or a part besides its tensors.
+# What each method changes: key sets of the denoising network, or a part besides its tensors.
 LORA_LAYERS = "the layers of a LoRA"
 EXPECTED: Mapping[str, tuple[str, ...]] = {
     "esd-x": ("XATTN",),
@@ -135,12 +136,15 @@ def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone
         )
     if artefact.whole and len(measured.names) == len(backbone.unet):
         sentences.append(
-            f"all {len(backbone.unet)} tensors of the UNet differ: the checkpoint trained everything, or started from "
+            f"all {len(backbone.unet)} tensors of the {network_of(backbone.unet)} differ: the checkpoint trained everything, or started from "
             "another copy of the weights (ESD of 2023, Receler and AdvUnlearn start from the non-EMA copy), and then "
             "part of what the audit sees is that difference"
         )
     elif artefact.adapters and measured.names:
-        sentences.append(f"{len(measured.names)} tensors of the UNet below the adapters differ from the backbone's too")
+        network = network_of(backbone.unet)
+        sentences.append(
+            f"{len(measured.names)} tensors of the {network} below the adapters differ from the backbone's too"
+        )
     if artefact.text and measured.text_names and artefact.unet:
         sentences.append(f"{len(measured.text_names)} tensors of the text encoder differ too; they are used")
     if claim is None:

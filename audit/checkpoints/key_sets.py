@@ -82,7 +82,7 @@ MEANINGS = {
     "ESD_U": "all linear and convolution layers but attn2",
     "ESD_ALL": "all linear and convolution layers",
     "NOXATTN": "all but attn2, time embedding and output (ESD-u of 2023)",
-    "ALL": "the whole UNet",
+    "ALL": "the whole network",
 }
 
 

@@ -19,12 +19,12 @@ class Layout:
 
 PARTIAL = Layout(
     "partial-unet",
-    "some of a UNet's tensors, by diffusers names",
+    "some of the network's tensors, by diffusers names",
     ("esd-x", "esd-x-strict", "esd-u", "esd-all", "uce", "concept-ablation", "mace", "rece", "speed"),
 )
 FULL = Layout(
     "full-unet",
-    "a whole UNet, by diffusers names",
+    "a whole network, by diffusers names",
     (
         "esd-x",
         "esd-x-strict",

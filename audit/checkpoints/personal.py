@@ -1,4 +1,4 @@
-"""Compute the change that a personalisation adds to each weight: a LoRA's products, or a whole UNet's difference to its base.
+"""Compute the change that a personalisation adds to each weight: a LoRA's products, or a whole network's difference to its base.
 
 DreamBooth (Ruiz et al. 2022, arXiv 2208.12242) saves the model it trained, not a change. Its change is the difference
 to the model that its training started from, the *base*: W_model + (W_dreambooth - W_base).
@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from audit.checkpoints import layouts
+from audit.checkpoints.families import network_of
 from audit.checkpoints.footprint import finite, same
 from audit.checkpoints.lora_files import read_lora_file
 from audit.checkpoints.personalisation import NEXT, PersonalisationRef
@@ -103,7 +104,7 @@ def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
             "ranks": ranks,
             **read.settings(),
         },
-        f"a LoRA of rank {rank} on {len(lora.unet)} layers of the UNet and {len(lora.text)} of the text encoder",
+        f"a LoRA of rank {rank} on {len(lora.unet)} layers of the {network_of(base.unet)} and {len(lora.text)} of the text encoder",
         read.notes,
     )
 
@@ -121,7 +122,7 @@ def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
     artefact = recognise(ref.files, base)
     if artefact.layout not in _WHOLE or set(artefact.unet) != set(base.unet):
         raise CheckpointError(
-            f"the personalisation is {artefact.layout.says} and not a whole UNet "
+            f"the personalisation is {artefact.layout.says} and not a whole {network_of(base.unet)} "
             f"({len(artefact.unet)} of {len(base.unet)} tensors)",
             where=where,
             next_step=NEXT,
@@ -138,7 +139,7 @@ def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
         unet,
         text,
         {"kind": "dreambooth", "unet_layers": len(unet), "text_encoder_layers": len(text)},
-        f"a whole UNet, which differs from its base in {len(unet)} tensors, and {len(text)} of the text encoder",
+        f"a whole {network_of(base.unet)}, which differs from its base in {len(unet)} tensors, and {len(text)} of the text encoder",
     )
 
 

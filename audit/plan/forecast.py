@@ -246,7 +246,7 @@ def _assumptions(rates: Rates, work: tuple[Work, ...]) -> tuple[str, ...]:
     sentences = []
     if any(w.calls.high for w in work if w.kind in ("erase", "attack")):
         sentences.append(
-            "training: a backward pass counts as two UNet calls, at whatever size an eraser or attack trains"
+            "training: a backward pass counts as two evaluations, at whatever size an eraser or attack trains"
         )
     inverts = next(w for w in work if w.kind == "invert")
     if inverts.pending:

@@ -52,7 +52,7 @@ def _base(builder: Builder, concept: Concept, scenario: EmbeddingScenario) -> st
     models = {name: builder.model(name, concept) for name in defences}
     if len(set(models.values())) > 1:
         raise SpecError(
-            f"a whole UNet was trained from one erased model, and the defences {', '.join(models)} have different ones",
+            f"a whole network was trained from one erased model, and the defences {', '.join(models)} have different ones",
             where=f"scenarios.{scenario.name}.personalisation",
             next_step="audit each erased model with its own personalisation in a spec of its own, or bring a LoRA",
         )

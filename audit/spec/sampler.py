@@ -30,7 +30,7 @@ class Sampler(Model):
     guidance: Annotated[float, Field(ge=1.0, le=30.0)] = 7.5
     "Scale of classifier-free guidance; 1 switches it off."
     dtype: Literal["float32", "bfloat16"] = "float32"
-    "Precision of the UNet; inversion needs float32."
+    "Precision of the denoising network; inversion needs float32."
     distilled: bool = False
     "Says that the UNet was distilled into a consistency model, as by a fused LCM-LoRA, which `lcm` needs."
 

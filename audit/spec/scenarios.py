@@ -131,8 +131,8 @@ class EmbeddingScenario(BaseScenario):
 
     White box, it is learned through the erased model of each defence; black box, on the backbone. `embedding` is a file,
     or a file for each concept, and is audited as it is, whoever learned it where. `personalisation` is, in the same way,
-    a LoRA or a whole UNet that somebody trained: it is put on top of every defence's model, and the templates name the
-    token that it was trained with, as in "a photo of a sks {phrase}". White box, a whole UNet started from the erased model.
+    a LoRA or a whole network that somebody trained: it is put on top of every defence's model, and the templates name the
+    token that it was trained with, as in "a photo of a sks {phrase}". White box, a whole network started from the erased model.
     """
 
     kind: Literal["embedding-whitebox", "embedding-blackbox"]
@@ -144,7 +144,7 @@ class EmbeddingScenario(BaseScenario):
     embedding: Files | None = None
     "A learned embedding that you bring: a file, or a file for each concept."
     personalisation: Files | None = None
-    "A LoRA or a whole UNet that you bring: a file or folder, or one for each concept."
+    "A LoRA or a whole network that you bring: a file or folder, or one for each concept."
     control_concept: Name | None = None
     "A concept that the backbone never learned, with pictures in a corpus entry of role `control`, learned in the same way."
     preset: Name | None = None

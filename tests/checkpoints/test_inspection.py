@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from audit.checkpoints import layouts
 from audit.checkpoints.inspection import EXPECTED, inspect
@@ -105,7 +105,7 @@ def test_inspect_prints_facts_and_warnings(
 @pytest.mark.parametrize(
     ("keys", "shown"),
     [
-        ("KV", "some of a UNet's tensors, by diffusers names (partial-unet), 32 tensors, key set KV"),
+        ("KV", "some of the network's tensors, by diffusers names (partial-unet), 32 tensors, key set KV"),
         ("receler", "Receler's adapters, which add modules after every attn2 (receler), 64 tensors"),
     ],
 )
@@ -161,3 +161,15 @@ def test_a_transformer_s_checkpoint_is_inspected_against_its_backbone(
     assert list(found["facts"]["backbone"]["transformer"]) == ["transformer/diffusion_pytorch_model.safetensors"]
     assert main([*erase[:2], "rece", *erase[3:-1], str(tmp_path / "other")]) == 2
     assert "eraser 'rece' cannot act on a Stable Diffusion 3.x backbone" in capsys.readouterr().err
+
+
+def test_what_is_said_of_a_transformer_calls_it_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_sd3(tmp_path / "backbone")
+    state = load_file(folder / "transformer" / "diffusion_pytorch_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in state.items()}, tmp_path / "all.safetensors")
+    assert main(["inspect", str(tmp_path / "all.safetensors"), "--backbone", str(folder)]) == 0
+    assert f"all {len(state)} tensors of the transformer differ" in capsys.readouterr().out
+    name = "transformer_blocks.0.attn.add_k_proj.weight"
+    save_file({name: state[name][:1].clone()}, tmp_path / "shape.safetensors")
+    assert main(["inspect", str(tmp_path / "shape.safetensors"), "--backbone", str(folder)]) == 2
+    assert f"{name} has shape (1, " in (said := capsys.readouterr().err) and "the backbone's transformer has (" in said

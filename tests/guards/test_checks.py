@@ -164,11 +164,11 @@ def test_a_backbone_without_cross_attention(backbone: ModelRef, tmp_path: Path) 
         "up_block_types": ["UpBlock2D"] * 3,
     }
     path.write_text(json.dumps({**config, **kinds}))
-    with pytest.raises(AuditError, match="needs cross-attention, and this backbone's UNet has none"):
+    with pytest.raises(AuditError, match="needs cross-attention, and this backbone has none"):
         check(spec_of(one("irece")), dataclasses.replace(backbone, path=folder))
     part = {"mid_block_type": "UNetMidBlock2D"}
     path.write_text(json.dumps({**config, **part}))
-    with pytest.raises(AuditError, match="mid blocks of this UNet have no cross-attention") as caught:
+    with pytest.raises(AuditError, match="this backbone's network has no mid blocks with cross-attention") as caught:
         check(spec_of(one("irece", layers="mid")), dataclasses.replace(backbone, path=folder))
     assert "all, down, up" in str(caught.value.next_step)
 

@@ -43,14 +43,14 @@ def check_attention(parameters: IreceParameters, backbone: ModelRef, where: str)
     crossed = crossing(config)
     if not any(crossed.values()):
         raise SpecError(
-            "guard irece needs cross-attention, and this backbone's UNet has none",
+            "guard irece needs cross-attention, and this backbone has none",
             where=where,
             next_step="use a guard that works on the picture, such as egloce, or another backbone",
         )
     if parameters.layers != "all" and ("patch_size" in config or not crossed[parameters.layers]):
         having = ", ".join(part for part, blocks in crossed.items() if blocks and "patch_size" not in config)
         raise SpecError(
-            f"guard irece: the {parameters.layers} blocks of this UNet have no cross-attention",
+            f"guard irece: this backbone's network has no {parameters.layers} blocks with cross-attention",
             where=where,
             next_step=f"set layers to one of: all, {having}".removesuffix(", "),
         )
