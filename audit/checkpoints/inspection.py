@@ -127,7 +127,7 @@ def _recognised(artefact: Artefact) -> dict[str, object]:
 
 def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone: BackboneTensors) -> list[str]:
     """Return sentences that the user should read before trusting a number about this checkpoint."""
-    sentences = list(artefact.notes)
+    sentences, network = list(artefact.notes), network_of(backbone.unet)
     eight = sum(tensor.stored in FP8 for tensor in artefact.tensors())
     if eight:
         sentences.append(
@@ -136,12 +136,11 @@ def warnings(claim: str | None, artefact: Artefact, measured: Measured, backbone
         )
     if artefact.whole and len(measured.names) == len(backbone.unet):
         sentences.append(
-            f"all {len(backbone.unet)} tensors of the {network_of(backbone.unet)} differ: the checkpoint trained everything, or started from "
+            f"all {len(backbone.unet)} tensors of the {network} differ: the checkpoint trained everything, or started from "
             "another copy of the weights (ESD of 2023, Receler and AdvUnlearn start from the non-EMA copy), and then "
             "part of what the audit sees is that difference"
         )
     elif artefact.adapters and measured.names:
-        network = network_of(backbone.unet)
         sentences.append(
             f"{len(measured.names)} tensors of the {network} below the adapters differ from the backbone's too"
         )

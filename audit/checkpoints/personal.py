@@ -104,7 +104,8 @@ def _lora(ref: PersonalisationRef, base: BackboneTensors) -> Change:
             "ranks": ranks,
             **read.settings(),
         },
-        f"a LoRA of rank {rank} on {len(lora.unet)} layers of the {network_of(base.unet)} and {len(lora.text)} of the text encoder",
+        f"a LoRA of rank {rank} on {len(lora.unet)} layers of the {network_of(base.unet)} "
+        f"and {len(lora.text)} of the text encoder",
         read.notes,
     )
 
@@ -139,7 +140,8 @@ def _dreambooth(ref: PersonalisationRef, base: BackboneTensors) -> Change:
         unet,
         text,
         {"kind": "dreambooth", "unet_layers": len(unet), "text_encoder_layers": len(text)},
-        f"a whole {network_of(base.unet)}, which differs from its base in {len(unet)} tensors, and {len(text)} of the text encoder",
+        f"a whole {network_of(base.unet)}, which differs from its base in {len(unet)} tensors, "
+        f"and {len(text)} of the text encoder",
     )
 
 
