@@ -93,5 +93,6 @@ def _bad(why: str, where: str, next_step: str = "") -> CheckpointError:
     return CheckpointError(
         f"the personalisation cannot be used: {why}",
         where=where,
-        next_step=next_step or "train a plain LoRA, or merge it into the model and name the whole network that this gives",
+        next_step=next_step
+        or "train a plain LoRA, or merge it into the model and name the whole network that this gives",
     )
