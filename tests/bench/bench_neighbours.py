@@ -40,21 +40,27 @@ def main() -> None:
 def figures(rounds: int = 3) -> Iterator[Figure]:
     """Yield the busy run over the quiet one, and the quiet one with our setting over the libraries' own."""
     alone = threads.running_elsewhere() == 0
-    busy, setting = [], []
+    busy, shared, setting = [], [], []
     for _ in range(rounds):
         quiet, default = measured("settled"), measured("default")
+        alone_on_share = measured("settled", max(1, threads.affinity() // 2))
         with neighbours(threads.affinity()):
-            busy.append(measured("settled") / quiet)
+            crowded = measured("settled")
+        busy.append(crowded / quiet)
+        shared.append(crowded / alone_on_share)
         setting.append(quiet / default)
     how = f"{threads.affinity()} cores, as many spinning processes; {rounds} rounds"
     how += "" if alone else "; other processes ran too, so no limit holds"
     yield spread("busy cores over quiet ones, wall time of the UNet", busy, BUSY_LIMIT if alone else None, how)
+    yield spread("- busy cores over half as many quiet ones, which is the share left", shared, None, how)
     yield spread("- quiet cores, threads as set here over the default", setting, QUIET_LIMIT if alone else None, how)
 
 
-def measured(child: str) -> float:
-    """Return the seconds that a process of its own took for its forwards."""
+def measured(child: str, count: int | None = None) -> float:
+    """Return the seconds that a process of its own took for its forwards, with `count` threads if given."""
     environment = {k: v for k, v in os.environ.items() if k not in (threads.COUNT, *threads.POLICIES)}
+    if count is not None:
+        environment[threads.COUNT] = str(count)
     command = [sys.executable, "-m", "tests.bench.bench_neighbours", "--child", child]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -7,11 +7,13 @@ import io
 import json
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow.parquet as pq
 import pytest
 
+import audit.run
 from audit.corpus.ingest import MANIFEST_SCHEMA
 from audit.corpus.manifest import manifest_sha256
 from audit.index.attempts import attempt
@@ -22,9 +24,12 @@ from audit.provenance import operator
 from audit.run import conclude, consolidate, overtaken, record_decision
 from audit.spec.policy import Limit, Policy
 from audit.storage.journal import Journal
-from audit.storage.run_records import RecordChanged, read_records
+from audit.storage.run_records import Record, RecordChanged, read_records
 from audit.verdict.record import policy_sha256
+from audit.verdict.results import RunResult
 from flows.cli import main
+from tasks import conclude as tasks_conclude
+from tasks import context as tasks_context
 from tests.synthetic import Run, cell, control, instrument
 
 POLICY = Policy(version="1", judges=("judge",), limits=(Limit(crr_max=0.2),))
@@ -171,6 +176,39 @@ def test_of_two_runs_that_are_decided_at_once_the_later_is_decided_again(place: 
     again = conclude(journal, "run-2", published, POLICY)
     record_decision(journal, again, database, "run")
     assert again.verdict.attempt == 2 and not overtaken(journal, again)
+
+
+@pytest.mark.parametrize("through", ["gate", "task"])
+def test_a_run_that_another_overtakes_while_it_is_decided_is_decided_again(
+    through: str, place: tuple[Journal, Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    journal, database = place
+    for run_id in ("run-1", "run-2"):
+        published = folded(journal, database, run_id)
+    early = dt.datetime(2026, 11, 1, 12, 0, tzinfo=dt.UTC)
+    first = conclude(journal, "run-1", published, POLICY, early)
+    steps, waiting = audit.run, [first]
+
+    def record(journal: Journal, result: RunResult, *others: Any) -> Record:
+        """Put the other run's decision on record between this one's count and its record."""
+        if waiting:
+            record_decision(journal, waiting.pop(), database, "run")
+        return record_decision(journal, result, *others)
+
+    monkeypatch.setattr(steps, "record_decision", record)
+    if through == "gate":
+        policy = tmp_path / "policy.yaml"
+        policy.write_text(POLICY.model_dump_json())
+        places = ["--root", journal.root, "--database", str(database)]
+        assert main(["gate", "run-2", *places, "--policy", str(policy), "--json"]) in (3, 4)
+        shown = json.loads(capsys.readouterr().out)["verdict"]["attempt"]
+    else:
+        monkeypatch.setattr(steps, "conclude", lambda *given: conclude(*given, POLICY))
+        monkeypatch.setattr("tasks.conclude.store_artifacts", lambda result: None)
+        run = tasks_context.Run("run-2", journal.root, tasks_context.Settings(database=str(database)))
+        shown = tasks_conclude.conclude.fn(run, published).verdict.attempt
+    assert (shown, len(read_records(journal, "run-2", "decisions"))) == (2, 2)
 
 
 def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
