@@ -202,13 +202,14 @@ def test_a_run_that_another_overtakes_while_it_is_decided_is_decided_again(
         policy.write_text(POLICY.model_dump_json())
         places = ["--root", journal.root, "--database", str(database)]
         assert main(["gate", "run-2", *places, "--policy", str(policy), "--json"]) in (3, 4)
-        shown = json.loads(capsys.readouterr().out)["verdict"]["attempt"]
+        shown = json.loads(capsys.readouterr().out)["verdict"]["basis"]["attempt"]
     else:
         monkeypatch.setattr(steps, "conclude", lambda *given: conclude(*given, POLICY))
         monkeypatch.setattr("tasks.conclude.store_artifacts", lambda result: None)
         run = tasks_context.Run("run-2", journal.root, tasks_context.Settings(database=str(database)))
         shown = tasks_conclude.conclude.fn(run, published).verdict.attempt
-    assert (shown, len(read_records(journal, "run-2", "decisions"))) == (2, 2)
+    recorded = [record.fields["verdict"]["basis"]["attempt"] for record in read_records(journal, "run-2", "decisions")]
+    assert (shown, recorded) == (2, [1, 2])
 
 
 def test_a_decision_folds_the_run_once_and_reads_each_record_once_a_step(
