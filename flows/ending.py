@@ -1,7 +1,7 @@
 """End a command as soon as its work is done.
 
 Python frees what it imported, object by object, before a process ends: a million objects after PyTorch and Prefect, which takes
-up to three seconds and changes nothing.
+seconds and changes nothing.
 """
 
 from __future__ import annotations

@@ -26,6 +26,4 @@ def test_a_large_bucket_is_listed_stopped_listed_on_and_not_read_again(
     rows = {figure.name.removeprefix("- "): figure for figure in large_listing(9_000, tmp_path)}
     again = rows["read again when listed on"]
     assert 0 < again.value < 4_500 and not again.missed  # 4,500 were listed, of which 4,000 lie in finished parts
-    assert rows["listed, hashed, decoded, kept for a resume"].value > 0.1
-    assert rows["peak memory of the process"].value > 0
     assert rows["unchanged since the run before"].detail == "0 pictures read"

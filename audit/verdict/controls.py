@@ -140,6 +140,7 @@ def _trouble(row: CrrRow, at_least: float | None, at_most: float | None) -> str 
 
 def _missing(policy: Policy, crr: Sequence[CrrRow], present: Sequence[ControlFinding]) -> Iterator[ControlFinding]:
     by_cell = Findings(present)
+    references = {(row.concept, row.subject): row.cell_id for row in crr if row.control == Control.REFERENCE}
     for row in crr:
         if row.role != Role.TARGET or row.control is not None or row.defence == "none":
             continue
@@ -147,7 +148,10 @@ def _missing(policy: Policy, crr: Sequence[CrrRow], present: Sequence[ControlFin
             continue
         latent = row.kind.startswith("latent-")
         had = {finding.control for finding in by_cell.stood_on(row)}
-        for control in _STOOD_ON if latent else (Control.BACKBONE,):
+        # Without latents the reference is not asked for, but one that the run has speaks of each of its judges.
+        reference = references.get((row.concept, row.subject))
+        asked = _STOOD_ON if latent else (Control.BACKBONE, *([Control.REFERENCE] if reference is not None else []))
+        for control in asked:
             at_least, at_most = _limits(policy.controls, control)
             if control in had or (at_least is None and at_most is None):
                 continue
@@ -158,7 +162,7 @@ def _missing(policy: Policy, crr: Sequence[CrrRow], present: Sequence[ControlFin
                 row.defence if control is Control.RANDOM_LATENT else "none",
                 row.scenario if control is Control.BACKBONE else Scenario.NONE.value,
                 row.detector,
-                None,
+                reference if control is Control.REFERENCE else None,
                 at_least,
                 at_most,
                 False,

@@ -40,19 +40,21 @@ def main() -> None:
 def figures(rounds: int = 3) -> Iterator[Figure]:
     """Yield the busy run over the quiet one, and the quiet one with our setting over the libraries' own."""
     alone = threads.running_elsewhere() == 0
-    busy, shared, setting = [], [], []
+    busy, shared, late, setting = [], [], [], []
     for _ in range(rounds):
         quiet, default = measured("settled"), measured("default")
         alone_on_share = measured("settled", max(1, threads.affinity() // 2))
         with neighbours(threads.affinity()):
-            crowded = measured("settled")
+            crowded, surprised = measured("settled"), measured("default")
         busy.append(crowded / quiet)
         shared.append(crowded / alone_on_share)
+        late.append(surprised / default)
         setting.append(quiet / default)
     how = f"{threads.affinity()} cores, as many spinning processes; {rounds} rounds"
     how += "" if alone else "; other processes ran too, so no limit holds"
     yield spread("busy cores over quiet ones, wall time of the UNet", busy, BUSY_LIMIT if alone else None, how)
     yield spread("- busy cores over half as many quiet ones, which is the share left", shared, None, how)
+    yield spread("- beside neighbours that came after the start, over quiet cores", late, None, how)
     yield spread("- quiet cores, threads as set here over the default", setting, QUIET_LIMIT if alone else None, how)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.machines import REPOSITORY
 
 PROGRAM = """
-import atexit, gc, logging, sys, threading, time
+import atexit, threading, time
 from flows import ending
 
 class Freed:

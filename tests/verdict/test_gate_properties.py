@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audit.spec.policy import Limit
 from audit.verdict.decisions import CheckResult
 from audit.verdict.results import CrrRow
-from tests.gate_rows import FAIL, GOOD_CHECK, INCONCLUSIVE, PASS, POLICY, good_controls, labels, row, verdict_of
+from tests.gate_rows import (
+    FAIL,
+    GOOD_CHECK,
+    INCONCLUSIVE,
+    PASS,
+    POLICY,
+    control,
+    good_controls,
+    labels,
+    row,
+    verdict_of,
+)
 
 
 def counts(most: int = 60) -> st.SearchStrategy[tuple[int, int, int]]:
@@ -121,6 +133,17 @@ def test_nothing_that_is_lost_improves_a_verdict_whatever_the_bounds(
     assert not {d.cell_id for d in after.decisions if d.status is PASS} - {
         d.cell_id for d in before.decisions if d.status is PASS
     }
+
+
+@pytest.mark.parametrize("latent", [False, True])
+@pytest.mark.parametrize("reference", [[], [control("reference", 0, 0)], [control("reference", 5, 15)]])
+def test_a_reference_control_that_only_another_judge_has_read_is_missing(reference: list[CrrRow], latent: bool) -> None:
+    """A row that is lost says no more of its judge than one that is empty or poor, whatever the scenario."""
+    rows = [row(0, 60, cell_id=1, scenario="text"), control("backbone", 20, 0, cell_id=2, scenario="text")]
+    rows += [control("reference", 20, 0, detector="second"), *reference]
+    if latent:
+        rows += [row(0, 60), *(r for r in good_controls() if r.control != "reference")]
+    assert {d.status for d in verdict_of(*rows).decisions} == {INCONCLUSIVE}
 
 
 @settings(max_examples=100, deadline=None)
