@@ -66,12 +66,22 @@ def _shown(index: Index, rows: Sequence[CrrRow]) -> tuple[str, str, str]:
 
 
 def _grouped(index: Index, rows: Iterable[CrrRow]) -> dict[tuple[str, ...], list[CrrRow]]:
+    """Group the first judge's rows over concepts. Pictures of an unlearned class by the un-erased model count once."""
     judge = judges(index)[0]
     found: dict[tuple[str, ...], list[CrrRow]] = defaultdict(list)
     for row in rows:
-        if row.detector == judge:
-            which = "never learned" if row.subject != row.concept else "the concepts"
-            found[name_of(row.defence), row.scenario, which, perturbation_name(row)].append(row)
+        if row.detector != judge:
+            continue
+        unlearned = row.subject != row.concept
+        key = (
+            name_of(row.defence),
+            row.scenario,
+            "never learned" if unlearned else "the concepts",
+            perturbation_name(row),
+        )
+        repeats = unlearned and row.defence == "none" and any(one.subject == row.subject for one in found[key])
+        if not repeats:  # the same pictures stand beside every concept
+            found[key].append(row)
     return found
 
 
@@ -79,7 +89,9 @@ def _unlearned(index: Index) -> Table:
     rows = _grouped(index, (row for row in index.result.crr if row.control == Control.UNLEARNED))
     lines = tuple((key[0], key[1], *_shown(index, found)) for key, found in rows.items())
     return Table(
-        "The unlearned class through the same attacks", (Column("Defence"), Column("Scenario"), *_COUNTS), lines
+        "The unlearned class through the same attacks; each concept's erased model is given the same pictures",
+        (Column("Defence"), Column("Scenario"), *_COUNTS),
+        lines,
     )
 
 
@@ -120,10 +132,14 @@ def _controls(index: Index) -> Table:
 def _likelihood(index: Index) -> Table:
     """The median over cells of each cell's median negative log-likelihood, by class and inverting model."""
     found: dict[tuple[str, str], list[tuple[float, int]]] = defaultdict(list)
+    erased = {defence["name"] for defence in index.result.spec["defences"] if defence["eraser"]}
+    repeated: set[tuple[str, str]] = set()  # one model inverts the pictures of an unlearned class for every concept
     for row in index.result.latents:
         cell = index.cells.get(row.cell_id)
-        if cell is None or cell.kind == "latent-blackbox":
+        if cell is None or cell.kind == "latent-blackbox" or (cell.defence, cell.subject) in repeated:
             continue
+        if cell.control == Control.UNLEARNED and cell.defence not in erased:
+            repeated.add((cell.defence, cell.subject))
         known = "known neighbours" if cell.role == Role.NEIGHBOUR else "the concepts"
         which = "never learned" if cell.control == Control.UNLEARNED else known
         found[name_of(cell.defence), which].append((row.nll_median, row.latents))

@@ -199,6 +199,35 @@ def test_the_readings_are_computed_from_the_runs_own_numbers() -> None:
     assert "27.0" not in " ".join(readings.section(Index(result("testbed", hits=50))).bullets)
 
 
+@pytest.mark.parametrize("guarded", [False, True])
+def test_an_unlearned_class_through_the_un_erased_model_is_counted_once(guarded: bool) -> None:
+    """Its pictures are the same whichever concept they stand beside; a guard acts on its concept, so its are not."""
+    of = result("testbed", hits=27)
+    rows = [row for row in of.crr if (row.defence, row.scenario) == ("esd", "latent-whitebox")]
+    named = "irece" if guarded else "none"
+    points: tuple[dict[str, Any], ...] = (
+        {"control": "unlearned", "hits": 4, "assessed": 6, "planned": 6},
+        {
+            "control": "perturbed",
+            "hits": 1,
+            "assessed": 2,
+            "planned": 2,
+            "perturbation": "latent-noise",
+            "strength": 0.5,
+        },
+    )
+    extra = tuple(
+        dataclasses.replace(row, cell_id=9000 + number, subject="arrow", role="control", defence=named, **changes)
+        for number, row in enumerate(rows)
+        for changes in points
+    )
+    made = readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra))))
+    found = {table.caption.split(" ")[1]: table.rows[0] for table in made.tables}
+    assert len(rows) == 10
+    assert found["unlearned"][-1] == ("40 / 60 / 60" if guarded else "4 / 6 / 6")
+    assert found["after"][-1] == ("10 / 20 / 20" if guarded else "1 / 2 / 2")
+
+
 def test_the_papers_findings_are_said_to_hold_only_where_they_do() -> None:
     said = {hits: " ".join(sentences(Index(result("testbed", hits=hits)))) for hits in (27, 99)}
     assert "Agrees with the paper that erasers hold against text prompts" in said[27]
