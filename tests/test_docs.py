@@ -169,7 +169,7 @@ def test_the_lines_that_need_only_the_testbed_do_what_they_say(
     assert list((tmp_path / "erased/uce-ring-star").glob("*.safetensors"))
     for start in ("erasure-audit plan deployments/specs/demo.yaml", "erasure-audit plan deployments/specs/m-erasure"):
         (plan,) = [out for line, out in printed.items() if line.startswith(start)]
-        assert re.search(r"^UNet calls +[\d,]+", plan, re.M), plan
+        assert re.search(r"^network calls +[\d,]+", plan, re.M), plan
     (doctor,) = [out for line, out in printed.items() if line.startswith("erasure-audit doctor")]
     assert re.search(r"PROBLEM +backbone", doctor)
     (inspected,) = [out for line, out in printed.items() if line.startswith("erasure-audit inspect")]

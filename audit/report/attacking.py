@@ -17,7 +17,7 @@ def attacks(rows: Sequence[Document]) -> Table:
         Column("Attack"),
         Column("Attacked model"),
         Column("Found", "number"),
-        Column("UNet calls", "number", minor=1),
+        Column("Network calls", "number", minor=1),
         Column("Remark", minor=2),
     )
     return Table("Attacks: what was searched for", columns, tuple(_row(row) for row in rows), heads=2, stack=True)

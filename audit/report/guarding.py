@@ -38,7 +38,7 @@ def _table(index: Index, rows: tuple[GuardRow, ...]) -> Table:
         Column("Cases", "number"),
         Column("Given up", "number", minor=1),
         Column("Steps, mean", "number"),
-        Column("Own UNet calls, mean", "number", minor=1),
+        Column("Own network calls, mean", "number", minor=1),
         Column("Measures, mean", minor=2),
     )
     lines = tuple(

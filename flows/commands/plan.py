@@ -62,7 +62,9 @@ def plan(
     output: options.OutputFormat = Format.TERMINAL,
     as_json: options.Json = False,
 ) -> int:
-    """Print cells, cases, units, UNet calls, time and storage of SPEC, what zero hits prove, and how likely a model passes.
+    """Print cells, cases, units, network calls, time and storage of SPEC, what zero hits prove, and how likely a model passes.
+
+    Network calls are those of the UNet, or of the transformer in its place.
 
     Writes nothing.
 
@@ -176,7 +178,7 @@ def _work_rows(price: Price) -> list[Row]:
             "done": work.units - work.pending,
             "pending": work.pending,
             "rows": work.rows,
-            "UNet calls": round(work.calls.expected),
+            "network calls": round(work.calls.expected),
             "storage": amount(work.storage),
         }
         for work in price.work
@@ -201,13 +203,13 @@ def _print(forecast: Forecast, price: Price, warned: list[str], spec: str, true_
     print()
     calls = price.calls
     spread = f" (between {calls.low:,.0f} and {calls.high:,.0f})" if calls.high > calls.low else ""
-    print(f"UNet calls  {calls.expected:,.0f}{spread}")
+    print(f"network calls  {calls.expected:,.0f} of the UNet or transformer{spread}")
     if price.texts:
-        print(f"text calls  {price.texts:,.0f} of the text encoder, by searches for prompts")
+        print(f"text calls     {price.texts:,.0f} of the text encoder, by searches for prompts")
     if price.gradients:
-        print(f"gradients   {price.gradients:,.0f} through the decoder and the guide, by classifier guidance")
-    print(f"storage     {amount(price.storage)}")
-    print(f"time        {_time(price)}")
+        print(f"gradients      {price.gradients:,.0f} through the decoder and the guide, by classifier guidance")
+    print(f"storage        {amount(price.storage)}")
+    print(f"time           {_time(price)}")
     for assumption in price.assumptions:
         print(f"  - {assumption}")
     if forecast.backbone is None:
