@@ -17,6 +17,8 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from audit import locations, run
 from audit.compute.models import Models
+from audit.erasers import ERASERS
+from audit.guards import GUARDS, reads
 from audit.plan.document import KINDS
 from audit.plan.forecast import price
 from audit.plan.rate_files import stated
@@ -167,7 +169,7 @@ def test_the_shipped_spec_is_the_benchmark() -> None:
 def test_the_readings_of_a_latent_rate_and_the_pictures_quality_stand_beside_it(path: Path) -> None:
     spec = load_spec(path)
     (whitebox,) = (s for s in spec.scenarios if isinstance(s, LatentScenario) and s.name == "latent-whitebox")
-    assert len(whitebox.perturbations) >= 3 and all(p.of_latent for p in whitebox.perturbations)
+    assert len(whitebox.perturbations) >= 2 and all(p.of_latent for p in whitebox.perturbations)
     assert whitebox.perturbed_cases and whitebox.perturbed_cases <= whitebox.cases / 4
     by_role = {
         role: {entry.concept for entry in spec.corpus if entry.role == role} for role in ("neighbour", "control")
@@ -181,13 +183,21 @@ def test_the_readings_of_a_latent_rate_and_the_pictures_quality_stand_beside_it(
     assert not networks & {guard.parameters.get("energy") for guard in guards}
 
 
+def test_every_eraser_and_guard_is_measured_on_the_testbed() -> None:
+    defences = load_spec(ON_THE_TESTBED).defences
+    variants = {name for name in ERASERS.names() if name.startswith("esd-")} - {"esd-x"}  # of one method
+    assert {d.eraser.method for d in defences if d.eraser} == set(ERASERS.names()) - variants
+    guards = {name for name in GUARDS.names() if reads(name) is None}
+    assert {d.guards[0].name for d in defences if not d.eraser} == guards  # filters have a spec of their own
+
+
 def test_both_backbones_of_the_testbed_are_asked_the_same() -> None:
     first, second = load_spec(ON_THE_TESTBED), load_spec(ON_THE_SECOND)
     assert {concept.name for concept in first.concepts} == set(CLASSES)
     assert (second.concepts, second.corpus) == (first.concepts, first.corpus)
     ways = [(s.name, s.cases) for s in load_spec(SPEC).scenarios]
     assert [s.name for s in first.scenarios] == [s.name for s in second.scenarios] == [name for name, _ in ways]
-    assert {s.cases for s in (*first.scenarios, *second.scenarios)} == {10}
+    assert {s.cases for s in (*first.scenarios, *second.scenarios)} == {8}
     named = [{d.name for d in spec.defences} for spec in (first, second)]
     assert named[1] & named[0] >= {"irece", "egloce", "esd-x", "esd-x+irece"}
     assert named[0] >= {f"{eraser}{guard}" for eraser in ("esd-x", "uce", "receler") for guard in ("", "+irece")}
@@ -198,7 +208,7 @@ def test_both_backbones_of_the_testbed_are_asked_the_same() -> None:
 
 @pytest.mark.parametrize("count", [1, pytest.param(len(CLASSES), marks=pytest.mark.slow)])
 def test_both_backbones_of_the_testbed_take_less_than_three_hours(count: int) -> None:
-    """By the forecast that `plan --rate 0.006` prints; half an hour is left for what it does not price."""
+    """By the forecast that `plan --rate 0.006` prints, which two processes keep, loading and judges with it."""
     hours = 0.0
     for path in (ON_THE_TESTBED, ON_THE_SECOND):
         planned = draft_plan(of_first_concepts(path, count), dt.datetime(2026, 1, 1, tzinfo=dt.UTC))
@@ -209,7 +219,7 @@ def test_both_backbones_of_the_testbed_take_less_than_three_hours(count: int) ->
         cost = price(planned.draft, Journal("/nowhere"), planned.shape, stated(0.006)).seconds
         assert cost is not None
         hours += cost.expected / 3600 * len(CLASSES) / count
-    assert hours < 2.6
+    assert hours < 3
 
 
 def of_first_concepts(path: Path, count: int) -> Spec:
