@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-FLOW = ("flow", "flow-further", "flow-finish")
+FLOW = ("flow", "flow-further", "flow-finish", "flow-corners")
 STAGES = ("vae", "judges", "classifier", "diffusion", *FLOW)
 TRAININGS = ("vae", "judge", "energy", "classifier", "diffusion", *FLOW)  # one checkpoint each
 

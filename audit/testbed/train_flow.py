@@ -5,9 +5,9 @@ encoder is trained with the transformer. There is no T5. While it trains, the im
 also name what the scene shows at their place, by heads that are then dropped: with that the transformer learns what words
 mean in a fraction of the steps.
 
-It is trained in three phases, each from the averaged weights of the one before. The second takes larger batches of more scenes,
-and Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all. The third draws more often the
-classes that the second draws least surely.
+It is trained in four phases, each from the averaged weights of the one before. The second takes larger batches of more scenes,
+and Muon for the matrices, whose loss on held-back batches fell faster than with AdamW for all. The last two draw
+more often the classes that came least surely before.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Phase:
 FIRST = Phase("flow", 12_000, SCENES, 32, 1.2e-3, 61, further=False)
 SECOND = Phase("flow-further", 5_000, 2 * SCENES, 64, 1e-3, 62, further=True)
 THIRD = Phase("flow-finish", 2_000, 2 * SCENES, 64, 7e-4, 64, further=True, oftener=("cross", "hexagon"))
-PHASES = (FIRST, SECOND, THIRD)
+FOURTH = Phase("flow-corners", 2_500, 2 * SCENES, 64, 5e-4, 65, further=True, oftener=("star", "cross", "hexagon"))
+PHASES = (FIRST, SECOND, THIRD, FOURTH)
 OFTENER = 4
 SEED = 61  # of the weights that the first phase begins with
 LAYERS, HEADS, HEAD_WIDTH = 6, 5, 32

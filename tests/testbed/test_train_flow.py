@@ -15,7 +15,7 @@ from audit.testbed import train, train_flow
 from audit.testbed.captions import ALL_CLASSES
 from audit.testbed.data import NOTHING, Scenes
 from audit.testbed.saving import WEIGHTS
-from audit.testbed.train_flow import FIRST, OFTENER, PHASES, SECOND, THIRD, Phase
+from audit.testbed.train_flow import FIRST, FOURTH, OFTENER, PHASES, SECOND, THIRD, Phase
 
 
 def short(phase: Phase) -> Phase:
@@ -41,7 +41,11 @@ def test_the_stages_of_the_command_are_the_phases() -> None:
     assert tuple(phase.name for phase in PHASES) == train.FLOW
 
 
-@pytest.mark.parametrize(("before", "after"), [(FIRST, SECOND), (SECOND, THIRD)], ids=["second", "third"])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(FIRST, SECOND), (SECOND, THIRD), (THIRD, FOURTH)],
+    ids=["second", "third", "fourth"],
+)
 def test_a_further_phase_begins_with_the_average_that_the_one_before_left(
     before: Phase, after: Phase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
