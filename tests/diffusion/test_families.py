@@ -18,6 +18,7 @@ from audit.diffusion.inversion import invert
 from audit.diffusion.pipeline import Pipeline, check_weights, load_pipeline, noise_model
 from audit.diffusion.sampling import initial_noise, sample
 from audit.errors import CheckpointError
+from audit.testbed.flow_card import INVERSION_STEPS, PASSES, TOLERANCE
 from audit.testbed.scenes import sample_scene
 from audit.weights.references import pipeline_family, resolve_model
 from tests.tiny_families import WRITERS, write_flux, write_sd3
@@ -200,8 +201,8 @@ def test_scenes_come_back_through_the_testbed_s_own_flow() -> None:
     backbone = load_pipeline(resolve_model("testbed/sd3"), torch.device("cpu"))
     scenes = torch.stack([torch.from_numpy(sample_scene("audit", i).image) for i in range(2)])
     clean = backbone.encode_images(scenes.permute(0, 3, 1, 2).float() / 127.5 - 1)
-    model, schedule, null = noise_model(backbone.unet), backbone.schedule(20), backbone.encode_text([""] * 2)
-    up = invert(model, schedule, clean, null, passes=40, tolerance=1e-4)
+    model, schedule, null = noise_model(backbone.unet), backbone.schedule(INVERSION_STEPS), backbone.encode_text([""] * 2)
+    up = invert(model, schedule, clean, null, passes=PASSES, tolerance=TOLERANCE)
     down = sample(model, schedule, up.latents, Conditioning(null, null, 1.0, ("",) * 2))
     before, after = (backbone.decode_latents(latents).numpy() for latents in (clean, down.latents))
     assert float(up.residual_max.max()) < 1e-3
