@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles failures cycles sd3-audit sd3-probes constraints clean
+.PHONY: help demo m-erasurebench test test-all lint docs bench bench-gpu chaos statistics testbed testbed-card testbed-sd3-card testbed-erased erasers-table guards-table probes filters drawings styles failures cycles sd3-audit sd3-probes sd3-cycles constraints clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -149,6 +149,14 @@ sd3-probes: $(STAMP) ## audit every probe of the SD3-shaped backbone beside its 
 		$(BIN)/erasure-audit testbed scenes $(SD3_PROBES)/corpus/$$class --class $$class --count 32 || exit 1; done
 	$(BIN)/erasure-audit run deployments/specs/testbed-sd3-probes.yaml --root $(SD3_PROBES)/store --exit-zero
 	$(PAGE) sd3-probes --root $(SD3_PROBES)/store
+
+SD3_CYCLES = build/sd3-cycles
+
+sd3-cycles: $(STAMP) ## edit and erase the SD3-shaped backbone in turn, table into audit/testbed/README.md (resumable)
+	for class in ring arrow; do \
+		$(BIN)/erasure-audit testbed scenes $(SD3_CYCLES)/corpus/$$class --class $$class --count 16 || exit 1; done
+	$(BIN)/erasure-audit run deployments/specs/testbed-sd3-cycles.yaml --root $(SD3_CYCLES)/store --exit-zero
+	$(PAGE) sd3-cycles --root $(SD3_CYCLES)/store
 
 MEB = build/m-erasurebench
 

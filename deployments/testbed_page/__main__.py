@@ -26,7 +26,7 @@ BLOCKS = {
     "failures": failures.block,
     "guards": guards.block,
     **dict.fromkeys(("probes", "probes-words", "sd3-probes"), probes.block),
-    **dict.fromkeys(("cycles", "drawings", "filters", "sd3-audit", "styles"), rates.block),
+    **dict.fromkeys(("cycles", "drawings", "filters", "sd3-audit", "sd3-cycles", "styles"), rates.block),
     "benchmark": benchmark.block,
     "benchmark-sd3": benchmark.block,
 }
