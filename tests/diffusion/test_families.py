@@ -201,7 +201,11 @@ def test_scenes_come_back_through_the_testbed_s_own_flow() -> None:
     backbone = load_pipeline(resolve_model("testbed/sd3"), torch.device("cpu"))
     scenes = torch.stack([torch.from_numpy(sample_scene("audit", i).image) for i in range(2)])
     clean = backbone.encode_images(scenes.permute(0, 3, 1, 2).float() / 127.5 - 1)
-    model, schedule, null = noise_model(backbone.unet), backbone.schedule(INVERSION_STEPS), backbone.encode_text([""] * 2)
+    model, schedule, null = (
+        noise_model(backbone.unet),
+        backbone.schedule(INVERSION_STEPS),
+        backbone.encode_text([""] * 2),
+    )
     up = invert(model, schedule, clean, null, passes=PASSES, tolerance=TOLERANCE)
     down = sample(model, schedule, up.latents, Conditioning(null, null, 1.0, ("",) * 2))
     before, after = (backbone.decode_latents(latents).numpy() for latents in (clean, down.latents))
