@@ -208,7 +208,7 @@ def test_both_backbones_of_the_testbed_are_asked_the_same() -> None:
 
 @pytest.mark.parametrize("count", [1, pytest.param(len(CLASSES), marks=pytest.mark.slow)])
 def test_both_backbones_of_the_testbed_take_less_than_three_hours(count: int) -> None:
-    """By the forecast that `plan --rate 0.006` prints, which two processes keep, loading and judges with it."""
+    """By the forecast that `plan --rate 0.006` prints. It leaves little for judges and loading, which it does not price."""
     hours = 0.0
     for path in (ON_THE_TESTBED, ON_THE_SECOND):
         planned = draft_plan(of_first_concepts(path, count), dt.datetime(2026, 1, 1, tzinfo=dt.UTC))

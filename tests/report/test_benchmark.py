@@ -18,7 +18,7 @@ from audit.report.view import Index, Table
 from audit.spec.policy import Policy
 from audit.storage.journal import SCHEMAS, Journal
 from audit.testbed.markers import replaced
-from audit.verdict.results import CrrRow, RunResult
+from audit.verdict.results import CrrRow, LatentRow, RunResult
 from deployments.testbed_page import readings
 from deployments.testbed_page.__main__ import newest_finished
 from deployments.testbed_page.benchmark import block as rendered
@@ -217,13 +217,15 @@ def test_an_unlearned_class_through_the_un_erased_model_is_counted_once(guarded:
         },
     )
     extra = tuple(
-        dataclasses.replace(row, cell_id=9000 + number, subject="arrow", role="control", defence=named, **changes)
+        dataclasses.replace(row, cell_id=start + number, subject="arrow", role="control", defence=named, **changes)
+        for start, changes in zip((9000, 9100), points, strict=True)
         for number, row in enumerate(rows)
-        for changes in points
     )
-    made = readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra))))
+    latents = tuple(LatentRow(9000 + number, 6, 1.3, 1.33, 1.4, 0.9, 0.1) for number in range(len(rows)))
+    made = readings.section(Index(dataclasses.replace(of, crr=(*of.crr, *extra), latents=latents)))
     found = {table.caption.split(" ")[1]: table.rows[0] for table in made.tables}
     assert len(rows) == 10
+    assert found["of"][1:3] == ("never learned", "6")  # a guard changes no inversion
     assert found["unlearned"][-1] == ("40 / 60 / 60" if guarded else "4 / 6 / 6")
     assert found["after"][-1] == ("10 / 20 / 20" if guarded else "1 / 2 / 2")
 
